@@ -1,0 +1,85 @@
+import type { Attachment, AttachmentGrant, DiskId, ReplicaId, VolumeId } from '@stor/protocol';
+
+export interface AgentDisk {
+  diskId: DiskId;
+  path: string;
+  tag: string;
+  state: 'online' | 'failed';
+  message: string;
+  capacityBytes: number;
+  usedBytes: number;
+  freeBytes: number;
+}
+
+/** What a primary says of itself right now. */
+export interface LiveVolume {
+  volumeId: VolumeId;
+  epoch: number;
+  /** serving, activating, holding … with the reason when it is not serving */
+  state: string;
+  reason: string;
+  connections: number;
+  allocatedBytes: number;
+  replicas: { replicaId: ReplicaId; state: string; bytesRemaining: number }[];
+}
+
+/**
+ * What the control plane asks of the node it runs on. The node agent implements it; tests have a
+ * fake. Everything is idempotent, because controllers look again and repeat.
+ */
+export interface AgentPort {
+  disks(): Promise<AgentDisk[]>;
+  /** FAILED_PRECONDITION, FOREIGN_DATA, IN_USE */
+  addDisk(path: string, tag: string): Promise<AgentDisk>;
+  /** Durable when resolved. NO_SPACE, DISK_FAILED, NOT_FOUND (disk). */
+  createReplica(
+    diskId: DiskId,
+    replica: { replicaId: ReplicaId; volumeId: VolumeId; segment: number; sizeBytes: number },
+  ): Promise<void>;
+  deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void>;
+  /** replicas that lie on the disks of this node */
+  replicas(): Promise<{ diskId: DiskId; replicaId: ReplicaId; volumeId: VolumeId }[]>;
+  /** Becomes primary under this grant; resolves when the volume serves. */
+  attach(grant: AttachmentGrant): Promise<void>;
+  /**
+   * Stops being primary of (volume, epoch): refuses new connections, drains, confirms. `ifIdle`:
+   * only when no client is connected, else `busy`. `gone` when it is not primary at that epoch.
+   */
+  detach(volumeId: VolumeId, epoch: number, ifIdle: boolean): Promise<'released' | 'busy' | 'gone'>;
+  liveVolumes(): Promise<LiveVolume[]>;
+  /** The node's lease is valid until this time on the monotonic clock of the process (ms). */
+  nodeLeaseUntil(deadlineMonotonicMs: number): void;
+}
+
+/** What the node agent asks of the control plane. */
+export interface ControlPlanePort {
+  /**
+   * Grants the attachment of a volume to this node. NOT_FOUND; ATTACHED_ELSEWHERE (details: holder,
+   * since); UNAVAILABLE. An idle `auto` holder is asked to release first; a dead one is replaced
+   * when its node lease has ended (waits for that up to `waitMs`).
+   */
+  acquire(
+    name: string,
+    mode: Attachment['mode'],
+    options: { waitMs: number; signal?: AbortSignal },
+  ): Promise<AttachmentGrant>;
+  /** Gives an attachment back after the data path has drained. Works twice. */
+  release(volumeId: VolumeId, epoch: number): Promise<void>;
+  proposeSet(proposal: {
+    volumeId: VolumeId;
+    segment: number;
+    epoch: number;
+    setRevision: number;
+    inSync: ReplicaId[];
+  }): Promise<
+    { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string }
+  >;
+  /** A replica failed for good (I7). */
+  reportFailure(failure: {
+    diskId: DiskId;
+    replicaId: ReplicaId | null;
+    reason: string;
+  }): Promise<void>;
+  /** names for NBD LIST, at most `limit` */
+  volumeNames(limit: number): Promise<string[]>;
+}

@@ -1,0 +1,2 @@
+export * from './agent-port.ts';
+export * from './cluster-store.ts';

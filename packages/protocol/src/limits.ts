@@ -1,0 +1,40 @@
+/** Sizes that the design fixes (docs/glossary.md): unit of I/O, of allocation, of marking. */
+export const blockBytes = 4096;
+export const chunkBytes = 256 * 1024;
+export const regionBytes = 4 * 1024 * 1024;
+export const blocksPerChunk = chunkBytes / blockBytes;
+export const chunksPerRegion = regionBytes / chunkBytes;
+
+/** Largest payload of one NBD or peer request: what NBD clients expect a server to take (2^25). */
+export const maxPayloadBytes = 32 * 1024 * 1024;
+
+/** A volume is at least one block; the upper bound keeps the flat chunk map at 256 MiB. */
+export const minVolumeBytes = blockBytes;
+export const maxVolumeBytes = 16 * 2 ** 40;
+
+/** More copies than this cost writes more than they add safety. */
+export const maxReplicas = 5;
+
+/** Time after which a silent node loses its lease, and how often it renews (ms). */
+export const nodeLeaseMs = 6_000;
+export const nodeLeaseRenewMs = 1_000;
+
+/** A secondary's word to the primary that it knows no newer epoch (I6), by the primary's clock. */
+export const replicaLeaseMs = 3_000;
+/** Added to a full replica lease before a new primary serves: clocks of two hosts drift apart. */
+export const replicaLeaseDriftMs = 150;
+/** Pings between agents; four fit into `peerSilenceMs`. */
+export const peerPingMs = 500;
+/** Silence of a peer after which it leaves the in-sync set. */
+export const peerSilenceMs = 2_000;
+
+/** An `auto` attachment is released this long after its last connection closed. */
+export const autoDetachMs = 30_000;
+
+/** NBD limits. An option larger than this is answered with TOO_BIG (export names are <= 4096). */
+export const maxNbdOptionBytes = 16 * 1024;
+export const nbdHandshakeTimeoutMs = 30_000;
+export const maxNbdConnectionsPerLane = 1_024;
+
+/** Bound of a peer's JSON frame body (channel open, marks): checked before allocation. */
+export const maxPeerControlBytes = 16 * 1024 * 1024;

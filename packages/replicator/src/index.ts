@@ -1,0 +1,3 @@
+export * from './block-device.ts';
+export * from './replica-store.ts';
+export * from './replicator-ports.ts';

@@ -1,0 +1,161 @@
+import type { DiskId, ReplicaId, StorError, VolumeId } from '@stor/protocol';
+import type { Extent } from './block-device.ts';
+
+/** Number of a checkpoint after which marks could be cleared; ordered by epoch, then n. */
+export interface Generation {
+  epoch: number;
+  n: number;
+}
+
+export const noGeneration: Generation = { epoch: 0, n: 0 };
+
+export function compareGenerations(a: Generation, b: Generation): number {
+  return a.epoch - b.epoch || a.n - b.n;
+}
+
+/** The membership a replica last served under; kept durably because the control plane may go back. */
+export interface SetView {
+  epoch: number;
+  setRevision: number;
+  members: ReplicaId[];
+}
+
+export interface ReplicaIdentity {
+  replicaId: ReplicaId;
+  volumeId: VolumeId;
+  segment: number;
+  sizeBytes: number;
+}
+
+export type StoreDone = (error: StorError | null) => void;
+
+/**
+ * One full copy of one segment on one disk. Offsets and lengths are multiples of `blockBytes`.
+ *
+ * Calls are applied in the order in which they are made wherever they overlap, inline and pooled
+ * ones alike (I10). The caller keeps overlapping *requests* apart; this keeps the *disk* right.
+ * A failed write or sync fails the replica for good (I7): every later call reports DISK_FAILED.
+ */
+export interface ReplicaStore extends ReplicaIdentity {
+  readonly diskId: DiskId;
+  /** highest epoch ever seen, durable (I2) */
+  readonly highestEpoch: number;
+  /**
+   * false: suspect, it may have lost writes that were not flushed (the host was rebooted or the
+   * disk was mounted anew since an unclean stop, or its metadata had to be repaired).
+   */
+  readonly keptMemory: boolean;
+  readonly setView: SetView | null;
+  /** generation of the last checkpoint that this replica recorded */
+  readonly generation: Generation;
+  /** set once; see I7 */
+  readonly failure: StorError | null;
+  readonly allocatedBytes: number;
+
+  /**
+   * Writes at once if nothing must be made durable first (region marked, chunks allocated, no
+   * overlapping slow call under way) and the length suits an inline write; says whether it did.
+   * `sums` holds the CRC-32 of each block. Throws DISK_FAILED when the write fails.
+   */
+  writeInline(
+    offset: number,
+    length: number,
+    bytes: Uint8Array,
+    start: number,
+    sums: Uint32Array,
+    sumsStart: number,
+  ): boolean;
+  /** As writeInline, however long it takes. `bytes` must stay unchanged until done; sums are copied. */
+  write(
+    offset: number,
+    length: number,
+    bytes: Uint8Array,
+    start: number,
+    sums: Uint32Array,
+    sumsStart: number,
+    done: StoreDone,
+  ): void;
+  /** Makes the range read as zeros; whole chunks give their space back unless `keepAllocated`. */
+  zero(offset: number, length: number, keepAllocated: boolean, done: StoreDone): void;
+
+  /**
+   * Reads and verifies at once when the blocks are known to be in the page cache or unallocated.
+   * False: call `read` (also on any error).
+   */
+  readInline(offset: number, length: number, target: Uint8Array, start: number): boolean;
+  /** Reads and verifies; CHECKSUM_MISMATCH has details {offset} of the first bad block (I9). */
+  read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void;
+  /**
+   * Reads without judging: `valid[i]` is 1 where block i matches its checksum. For settle and
+   * resync of marked regions, where after an unclean stop a mismatch is no verdict.
+   */
+  readUnverified(
+    offset: number,
+    length: number,
+    target: Uint8Array,
+    start: number,
+    valid: Uint8Array,
+    done: StoreDone,
+  ): void;
+
+  /** Every call made before is durable when done: data, checksums, metadata. Coalesced. */
+  flush(done: StoreDone): void;
+  extents(offset: number, length: number, limit: number): Extent[];
+  isAllocated(chunk: number): boolean;
+  /** How many new chunks this replica may take now without touching the reserve. */
+  freeChunks(): number;
+
+  /** Remembers the epoch durably. STALE_EPOCH when a higher one is known. */
+  fence(epoch: number, done: StoreDone): void;
+  recordSetView(view: SetView, done: StoreDone): void;
+
+  /** Regions (of regionBytes) marked now, ascending. */
+  marks(): number[];
+  readonly markedCount: number;
+  /**
+   * Regions that may have changed after the checkpoint `since`: marked now or stamped later.
+   * Null when `since` is unknown here, so that everything must be compared.
+   */
+  regionsChangedSince(since: Generation): number[] | null;
+  /** A checkpoint's cut: regions not written after it may lose their mark in `retireMarks`. */
+  cutMarks(): void;
+  /** Records the generation and clears marks not used since the last cut, durably. */
+  retireMarks(generation: Generation, done: StoreDone): void;
+  /**
+   * Takes over the generation stamps of a resync source, and its generation, once this replica is
+   * equal to it; durable.
+   */
+  adoptGeneration(generation: Generation, done: StoreDone): void;
+}
+
+export interface DiskUsage {
+  capacityBytes: number;
+  usedBytes: number;
+  freeBytes: number;
+}
+
+/** One disk: a directory with an identity, a lock, a journal and its replicas. */
+export interface DiskStore {
+  readonly diskId: DiskId;
+  readonly path: string;
+  readonly failure: StorError | null;
+  replicas(): ReplicaStore[];
+  replica(id: ReplicaId): ReplicaStore | null;
+  /** Creates a thin, empty replica, durable when resolved. NO_SPACE leaves nothing behind. */
+  createReplica(identity: ReplicaIdentity): Promise<ReplicaStore>;
+  /** Deletes a replica and gives its space back; an unknown id is done already. */
+  deleteReplica(id: ReplicaId): Promise<void>;
+  usage(): Promise<DiskUsage>;
+  /** Makes everything durable, notes a clean stop, releases the lock. Works twice. */
+  close(): Promise<void>;
+}
+
+/**
+ * Where a failure of a replica is recorded before anything else happens (I7): outside the disk
+ * that failed, synchronously.
+ */
+export interface FailureRecorder {
+  record(failure: { diskId: DiskId; replicaId: ReplicaId | null; reason: string }): void;
+  /** failures recorded earlier for this disk */
+  failuresOf(diskId: DiskId): { replicaId: ReplicaId | null; reason: string }[];
+}

@@ -1,0 +1,5 @@
+export * from './clock.ts';
+export * from './crc32.ts';
+export * from './logger.ts';
+export * from './random.ts';
+export * from './sockets.ts';

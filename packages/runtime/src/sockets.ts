@@ -1,0 +1,317 @@
+import net from 'node:net';
+
+/**
+ * Takes what has arrived: `bytes[start, end)`. Returns how many bytes of it are done with; the rest
+ * is kept and given again, contiguous, with what follows. Everything is valid only during the call.
+ */
+export type DataHandler = (bytes: Buffer, start: number, end: number) => number;
+
+/** A stream connection, TCP or UNIX; the simulator has its own. */
+export interface StreamSocket {
+  readonly remote: string;
+  /** bytes given to `write` that the kernel has not taken yet */
+  readonly pendingBytes: number;
+  readonly destroyed: boolean;
+  /** Called with received bytes; set it before the turn ends in which the socket was got. */
+  onData: DataHandler;
+  /** Called once when the connection has ended, by either side. */
+  onClose: (error: Error | null) => void;
+  /** Called when `pendingBytes` has fallen to zero after it was above the high-water mark. */
+  onDrain: () => void;
+  /** The bytes must not change until `written` is called (or onClose). */
+  write(bytes: Uint8Array, written?: () => void): void;
+  /** Writes between cork and uncork leave in one system call. */
+  cork(): void;
+  uncork(): void;
+  /** Stops and restarts reading: back-pressure towards the other side. */
+  pause(): void;
+  resume(): void;
+  /** Ends after what was written has been sent. */
+  end(): void;
+  destroy(error?: Error): void;
+}
+
+export interface Listener {
+  /** host:port, or the path of a UNIX socket */
+  readonly address: string;
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+export interface ReceiveOptions {
+  /** first size of the receive buffer (bytes) */
+  receiveBytes: number;
+  /** the buffer grows up to this for one message, then shrinks again (bytes) */
+  maxReceiveBytes: number;
+}
+
+export const defaultReceive: ReceiveOptions = {
+  receiveBytes: 1024 * 1024,
+  maxReceiveBytes: 48 * 1024 * 1024,
+};
+
+/** Below this much free room a partial message is moved to the front of the buffer. */
+const minReadBytes = 64 * 1024;
+
+/**
+ * One receive buffer per connection, filled by the kernel in place. When all is consumed the next
+ * read starts at the front again, so in steady state nothing is allocated and nothing is moved.
+ */
+export class ReceiveBuffer {
+  #bytes: Buffer;
+  #start = 0;
+  #end = 0;
+  readonly #options: ReceiveOptions;
+
+  constructor(options: ReceiveOptions) {
+    this.#options = options;
+    this.#bytes = Buffer.allocUnsafeSlow(options.receiveBytes);
+  }
+
+  /** Where the next read goes; null when the limit is reached by one unfinished message. */
+  room(): Buffer | null {
+    if (this.#bytes.length - this.#end < minReadBytes) this.#makeRoom();
+    return this.#end < this.#bytes.length ? this.#bytes.subarray(this.#end) : null;
+  }
+
+  /** `length` more bytes are at `room()`: offers all to the handler. */
+  filled(length: number, handler: DataHandler): void {
+    this.#end += length;
+    const used = handler(this.#bytes, this.#start, this.#end);
+    this.#start += used;
+    if (this.#start === this.#end) {
+      this.#start = 0;
+      this.#end = 0;
+      if (this.#bytes.length > this.#options.receiveBytes) {
+        this.#bytes = Buffer.allocUnsafeSlow(this.#options.receiveBytes);
+      }
+    }
+  }
+
+  #makeRoom(): void {
+    const kept = this.#end - this.#start;
+    if (this.#start > 0 && kept + minReadBytes <= this.#bytes.length) {
+      this.#bytes.copyWithin(0, this.#start, this.#end);
+    } else if (this.#bytes.length < this.#options.maxReceiveBytes) {
+      const grown = Math.min(this.#bytes.length * 2, this.#options.maxReceiveBytes);
+      const bytes = Buffer.allocUnsafeSlow(grown);
+      this.#bytes.copy(bytes, 0, this.#start, this.#end);
+      this.#bytes = bytes;
+    } else {
+      return;
+    }
+    this.#start = 0;
+    this.#end = kept;
+  }
+}
+
+class NodeSocket implements StreamSocket {
+  readonly remote: string;
+  onData: DataHandler = (_bytes, start, end) => end - start;
+  onClose: (error: Error | null) => void = () => {};
+  onDrain: () => void = () => {};
+  readonly #socket: net.Socket;
+  readonly #receive: ReceiveBuffer;
+  #error: Error | null = null;
+
+  constructor(socket: net.Socket, receive: ReceiveBuffer, remote: string) {
+    this.#socket = socket;
+    this.#receive = receive;
+    this.remote = remote;
+    socket.setNoDelay(true);
+    socket.on('error', (error) => {
+      this.#error = error;
+    });
+    socket.on('close', () => {
+      this.onClose(this.#error);
+    });
+    socket.on('drain', () => {
+      this.onDrain();
+    });
+  }
+
+  /** `length` bytes have been read into the receive buffer. */
+  received(length: number): void {
+    if (this.#socket.destroyed) return;
+    this.#receive.filled(length, this.onData);
+  }
+
+  /** For a socket that could not be given a static buffer: copies the chunk into it. */
+  receivedChunk(chunk: Buffer): void {
+    for (let at = 0; at < chunk.length;) {
+      const room = this.#receive.room();
+      if (!room) {
+        this.destroy(new Error('message exceeds the receive limit'));
+        return;
+      }
+      const length = Math.min(room.length, chunk.length - at);
+      chunk.copy(room, 0, at, at + length);
+      at += length;
+      this.received(length);
+    }
+  }
+
+  get pendingBytes(): number {
+    return this.#socket.writableLength;
+  }
+  get destroyed(): boolean {
+    return this.#socket.destroyed;
+  }
+  write(bytes: Uint8Array, written?: () => void): void {
+    if (this.#socket.destroyed) return;
+    if (written) this.#socket.write(bytes, written);
+    else this.#socket.write(bytes);
+  }
+  cork(): void {
+    this.#socket.cork();
+  }
+  uncork(): void {
+    this.#socket.uncork();
+  }
+  pause(): void {
+    this.#socket.pause();
+  }
+  resume(): void {
+    this.#socket.resume();
+  }
+  end(): void {
+    this.#socket.end();
+  }
+  destroy(error?: Error): void {
+    this.#socket.destroy(error);
+  }
+}
+
+/** Node's `onread` option for a receive buffer; the type of `@types/node` lacks the function form. */
+function onreadOf(receive: ReceiveBuffer, owner: () => NodeSocket | null): net.OnReadOpts {
+  const spare = Buffer.alloc(1);
+  return {
+    buffer: () => {
+      const room = receive.room();
+      if (room) return room;
+      owner()?.destroy(new Error('message exceeds the receive limit'));
+      return spare;
+    },
+    callback: (length: number) => {
+      owner()?.received(length);
+      return true;
+    },
+  };
+}
+
+/** Connects to `host:port` or to a UNIX socket path. Rejects with the system's error. */
+export function connectSocket(
+  target: { host: string; port: number } | { path: string },
+  options: ReceiveOptions & { signal?: AbortSignal; connectTimeoutMs?: number } = defaultReceive,
+): Promise<StreamSocket> {
+  return new Promise((resolve, reject) => {
+    const receive = new ReceiveBuffer(options);
+    let wrapped: NodeSocket | null = null;
+    const socket = net.connect({ ...target, onread: onreadOf(receive, () => wrapped) });
+    const name = 'path' in target ? target.path : `${target.host}:${target.port}`;
+    const fail = (error: Error): void => {
+      socket.destroy();
+      reject(error);
+    };
+    const onAbort = (): void => {
+      fail(new DOMException('connect aborted', 'AbortError'));
+    };
+    const timer =
+      options.connectTimeoutMs === undefined
+        ? null
+        : setTimeout(() => {
+            fail(new Error(`no connection to ${name} within ${options.connectTimeoutMs} ms`));
+          }, options.connectTimeoutMs);
+    options.signal?.addEventListener('abort', onAbort, { once: true });
+    if (options.signal?.aborted) onAbort();
+    socket.once('error', fail);
+    socket.once('connect', () => {
+      if (timer) clearTimeout(timer);
+      options.signal?.removeEventListener('abort', onAbort);
+      socket.off('error', fail);
+      wrapped = new NodeSocket(socket, receive, name);
+      resolve(wrapped);
+    });
+    socket.once('close', () => {
+      if (timer) clearTimeout(timer);
+      options.signal?.removeEventListener('abort', onAbort);
+    });
+  });
+}
+
+/** What Node gives to a server's handle; not in its documentation, so its absence is handled. */
+interface ServerHandle {
+  onconnection: ((error: number, handle: unknown) => void) | null;
+}
+
+/**
+ * Accepted sockets cannot be given `onread` through Node's public interface. Where the handle's
+ * callback has the known form the socket is built with it; else 'data' events are copied in.
+ */
+function takeOverAccept(
+  server: net.Server,
+  accept: (socket: net.Socket) => NodeSocket,
+  options: ReceiveOptions,
+): boolean {
+  const handle = (server as unknown as { _handle?: ServerHandle })._handle;
+  if (!handle || typeof handle.onconnection !== 'function') return false;
+  handle.onconnection = (error, clientHandle) => {
+    if (error || !clientHandle) return;
+    let wrapped: NodeSocket | null = null;
+    const receive = new ReceiveBuffer(options);
+    const socket = new net.Socket({
+      handle: clientHandle,
+      allowHalfOpen: false,
+      onread: onreadOf(receive, () => wrapped),
+    } as net.SocketConstructorOpts);
+    pendingReceive.set(socket, receive);
+    wrapped = accept(socket);
+    socket.resume();
+  };
+  return true;
+}
+
+const pendingReceive = new WeakMap<net.Socket, ReceiveBuffer>();
+
+/** Listens on TCP or a UNIX socket. Rejects with the system's error, for example EADDRINUSE. */
+export function listenSocket(
+  target: { host: string; port: number } | { path: string },
+  onConnection: (socket: StreamSocket) => void,
+  options: ReceiveOptions = defaultReceive,
+): Promise<Listener> {
+  const open = new Set<NodeSocket>();
+  const name = (socket: net.Socket): string =>
+    'path' in target
+      ? `unix:${target.path}`
+      : `${socket.remoteAddress ?? '?'}:${socket.remotePort ?? 0}`;
+  const accept = (socket: net.Socket): NodeSocket => {
+    const given = pendingReceive.get(socket);
+    const wrapped = new NodeSocket(socket, given ?? new ReceiveBuffer(options), name(socket));
+    open.add(wrapped);
+    socket.once('close', () => open.delete(wrapped));
+    onConnection(wrapped);
+    if (!given) socket.on('data', (chunk: Buffer) => wrapped.receivedChunk(chunk));
+    return wrapped;
+  };
+  const server = net.createServer((socket) => {
+    accept(socket);
+  });
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(target, () => {
+      server.off('error', reject);
+      takeOverAccept(server, accept, options);
+      const address = server.address();
+      const port = typeof address === 'object' && address ? address.port : 0;
+      resolve({
+        address: 'path' in target ? target.path : `${target.host}:${port}`,
+        port,
+        close: () =>
+          new Promise<void>((closed) => {
+            server.close(() => closed());
+            for (const socket of open) socket.destroy();
+          }),
+      });
+    });
+  });
+}
