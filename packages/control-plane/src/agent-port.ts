@@ -1,4 +1,11 @@
-import type { Attachment, AttachmentGrant, DiskId, ReplicaId, VolumeId } from '@stor/protocol';
+import type {
+  Attachment,
+  AttachmentGrant,
+  DiskId,
+  NodeId,
+  ReplicaId,
+  VolumeId,
+} from '@stor/protocol';
 
 export interface AgentDisk {
   diskId: DiskId;
@@ -47,6 +54,8 @@ export interface AgentPort {
    */
   detach(volumeId: VolumeId, epoch: number, ifIdle: boolean): Promise<'released' | 'busy' | 'gone'>;
   liveVolumes(): Promise<LiveVolume[]>;
+  /** Where every node's replication listener is; called at start and when one changes. */
+  peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): void;
   /** The node's lease is valid until this time on the monotonic clock of the process (ms). */
   nodeLeaseUntil(deadlineMonotonicMs: number): void;
 }
@@ -63,8 +72,13 @@ export interface ControlPlanePort {
     mode: Attachment['mode'],
     options: { waitMs: number; signal?: AbortSignal },
   ): Promise<AttachmentGrant>;
-  /** Gives an attachment back after the data path has drained. Works twice. */
-  release(volumeId: VolumeId, epoch: number): Promise<void>;
+  /**
+   * Gives an attachment back. `clean`: this primary served and has drained, or it waited out the
+   * leases of the one before it; only then may the next primary skip that wait (I6). Works twice.
+   */
+  release(volumeId: VolumeId, epoch: number, options: { clean: boolean }): Promise<void>;
+  /** Facts for NBD INFO, without attaching. NOT_FOUND. */
+  volumeInfo(name: string): Promise<{ name: string; volumeId: VolumeId; sizeBytes: number }>;
   proposeSet(proposal: {
     volumeId: VolumeId;
     segment: number;
