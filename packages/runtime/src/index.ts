@@ -3,3 +3,4 @@ export * from './crc32.ts';
 export * from './logger.ts';
 export * from './random.ts';
 export * from './sockets.ts';
+export * from './yaml.ts';

@@ -1,0 +1,77 @@
+import { readFileSync } from 'node:fs';
+import { StorError } from '@stor/protocol';
+import { parseYaml } from '@stor/runtime';
+import { z } from 'zod';
+
+const port = z.number().int().min(0).max(65535);
+
+const agentConfigSchema = z.strictObject({
+  clusterId: z.string().regex(/^c-[0-9a-f]{16}$/),
+  clusterName: z.string().min(1).default('stor'),
+  nodeId: z.string().regex(/^n-[0-9a-f]{16}$/),
+  nodeName: z.string().min(1).max(63),
+  dataDir: z.string().startsWith('/'),
+  listen: z.strictObject({
+    host: z.string().default('127.0.0.1'),
+    api: port,
+    http: port,
+    peers: port,
+    nbd: z.array(port).min(1),
+  }),
+  /** where the NBD UNIX sockets of the lanes are made; no UNIX socket when absent */
+  nbdUnixDir: z.string().startsWith('/').optional(),
+  members: z
+    .array(z.strictObject({ id: z.string(), name: z.string(), api: z.string() }))
+    .min(1)
+    .max(7),
+  logLevel: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
+  pidFile: z.string().startsWith('/').optional(),
+  /** bytes of each disk that replicas may not use; default: the larger of 64 MiB and 1 % */
+  diskReserveBytes: z.number().int().nonnegative().optional(),
+  autoDetachMs: z.number().int().positive().optional(),
+  /** listen beyond loopback although nothing is encrypted yet */
+  insecureListen: z.boolean().default(false),
+});
+
+export type AgentConfig = z.infer<typeof agentConfigSchema>;
+
+const loopback = /^(127\.\d+\.\d+\.\d+|::1|localhost)$/;
+
+/** Reads and checks a config file. INVALID_ARGUMENT names the field and what is wrong with it. */
+export function loadAgentConfig(path: string): AgentConfig {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `cannot read the config file ${path}: ${(error as Error).message}`,
+      { cause: error },
+    );
+  }
+  return checkAgentConfig(parseYaml(text, path), path);
+}
+
+export function checkAgentConfig(value: unknown, path: string): AgentConfig {
+  const parsed = agentConfigSchema.safeParse(value);
+  if (!parsed.success) {
+    const problems = parsed.error.issues.map(
+      (issue) => `${issue.path.join('.') || '(file)'}: ${issue.message}`,
+    );
+    throw new StorError('INVALID_ARGUMENT', `config file ${path}: ${problems.join('; ')}`);
+  }
+  const config = parsed.data;
+  if (!config.members.some((member) => member.id === config.nodeId)) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `config file ${path}: members does not contain nodeId ${config.nodeId}`,
+    );
+  }
+  if (!loopback.test(config.listen.host) && !config.insecureListen) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `config file ${path}: listen.host ${config.listen.host} is not loopback, and nothing is encrypted yet: anyone who can reach it could read and write every volume. Listen on 127.0.0.1, or set insecureListen: true on a network that you trust`,
+    );
+  }
+  return config;
+}

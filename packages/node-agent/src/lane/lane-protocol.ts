@@ -1,0 +1,78 @@
+import type { AgentDisk, ControlPlanePort, LiveVolume } from '@stor/control-plane';
+import type { AttachmentGrant, DiskId, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
+
+/** What a lane is started with (structured-clone data only). */
+export interface LaneOptions {
+  lane: number;
+  clusterId: string;
+  nodeId: NodeId;
+  nodeName: string;
+  agentInstance: string;
+  bootId: string;
+  dataDir: string;
+  host: string;
+  peersPort: number;
+  nbdPort: number;
+  nbdUnixPath: string | null;
+  diskReserveBytes: number | null;
+  autoDetachMs: number;
+  logLevel: string;
+}
+
+/** Counters of one export since the lane started, and its latency histogram per operation. */
+export interface ExportCounters {
+  volume: string;
+  operations: {
+    op: 'read' | 'write' | 'trim' | 'flush';
+    count: number;
+    bytes: number;
+    errors: number;
+    /** cumulative counts per bucket of `latencyBucketsSeconds`, then +Inf */
+    buckets: number[];
+    secondsSum: number;
+  }[];
+  connections: number;
+  inflight: number;
+}
+
+export interface LaneCounters {
+  exports: ExportCounters[];
+  latencyBucketsSeconds: number[];
+  nbdErrors: { error: string; count: number }[];
+  disks: { diskId: DiskId; errors: number }[];
+}
+
+/** Main thread to lane. */
+export interface LaneMethods {
+  /** Opens the listeners; IN_USE names the port that is taken. */
+  listen(): Promise<{ peersPort: number; nbdPort: number }>;
+  openDisk(entry: {
+    diskId: DiskId;
+    path: string;
+    tag: string;
+    create: boolean;
+  }): Promise<AgentDisk>;
+  disks(): Promise<AgentDisk[]>;
+  createReplica(
+    diskId: DiskId,
+    replica: { replicaId: ReplicaId; volumeId: VolumeId; segment: number; sizeBytes: number },
+  ): Promise<void>;
+  deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void>;
+  replicas(): Promise<{ diskId: DiskId; replicaId: ReplicaId; volumeId: VolumeId }[]>;
+  attach(grant: AttachmentGrant): Promise<void>;
+  detach(volumeId: VolumeId, epoch: number, ifIdle: boolean): Promise<'released' | 'busy' | 'gone'>;
+  liveVolumes(): Promise<LiveVolume[]>;
+  peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): Promise<void>;
+  counters(): Promise<LaneCounters>;
+  close(): Promise<void>;
+}
+
+/** Lane to main thread: the control plane as far as the data path needs it. */
+export interface MainMethods {
+  acquire(name: string): Promise<AttachmentGrant>;
+  release: ControlPlanePort['release'];
+  proposeSet: ControlPlanePort['proposeSet'];
+  reportFailure: ControlPlanePort['reportFailure'];
+  volumeNames: ControlPlanePort['volumeNames'];
+  volumeInfo: ControlPlanePort['volumeInfo'];
+}
