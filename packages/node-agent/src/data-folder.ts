@@ -1,5 +1,4 @@
 import {
-  appendFileSync,
   closeSync,
   existsSync,
   fsyncSync,
@@ -11,8 +10,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { StorError, type DiskId, type ReplicaId } from '@stor/protocol';
-import type { FailureRecorder } from '@stor/replicator';
+import { StorError, type DiskId } from '@stor/protocol';
 
 /** Version of the data folder's layout; a newer one is refused, never overwritten. */
 const formatVersion = 1;
@@ -43,7 +41,7 @@ function writeDurably(path: string, text: string): void {
   syncDirectory(dirname(path));
 }
 
-function syncDirectory(path: string): void {
+export function syncDirectory(path: string): void {
   const directory = openSync(path, 'r');
   try {
     fsyncSync(directory);
@@ -53,10 +51,10 @@ function syncDirectory(path: string): void {
 }
 
 /**
- * The agent's own folder: who it is, which disks it has, which of them failed. The replicas lie on
- * the disks; the Raft log lies in `raft/`.
+ * The agent's own folder: who it is and which disks it has; `failures.jsonl` says which of them
+ * failed. The replicas lie on the disks; the Raft log lies in `raft/`.
  */
-export class DataFolder implements FailureRecorder {
+export class DataFolder {
   readonly path: string;
   #disks: DiskEntry[];
 
@@ -102,38 +100,6 @@ export class DataFolder implements FailureRecorder {
     const disks = [...this.#disks.filter((other) => other.diskId !== entry.diskId), entry];
     writeDurably(join(this.path, 'disks.json'), `${JSON.stringify(disks, null, 2)}\n`);
     this.#disks = disks;
-  }
-
-  get #failuresPath(): string {
-    return join(this.path, 'failures.jsonl');
-  }
-
-  record(failure: { diskId: DiskId; replicaId: ReplicaId | null; reason: string }): void {
-    const created = !existsSync(this.#failuresPath);
-    appendFileSync(this.#failuresPath, `${JSON.stringify(failure)}\n`);
-    const file = openSync(this.#failuresPath, 'r+');
-    try {
-      fsyncSync(file);
-    } finally {
-      closeSync(file);
-    }
-    if (created) syncDirectory(this.path);
-  }
-
-  failuresOf(diskId: DiskId): { replicaId: ReplicaId | null; reason: string }[] {
-    if (!existsSync(this.#failuresPath)) return [];
-    const failures: { replicaId: ReplicaId | null; reason: string }[] = [];
-    for (const line of readFileSync(this.#failuresPath, 'utf8').split('\n')) {
-      // A line cut short by a power loss belongs to a failure that was not acted upon yet.
-      if (!line.endsWith('}')) continue;
-      const failure = JSON.parse(line) as {
-        diskId: DiskId;
-        replicaId: ReplicaId | null;
-        reason: string;
-      };
-      if (failure.diskId === diskId) failures.push(failure);
-    }
-    return failures;
   }
 }
 

@@ -1,0 +1,312 @@
+import type { LiveVolume } from '@stor/control-plane';
+import { StorError, autoDetachMs, type AttachmentGrant, type VolumeId } from '@stor/protocol';
+import type { PrimaryVolume } from '@stor/replicator';
+import type { Clock, Logger } from '@stor/runtime';
+import type { MainMethods } from '../lane/lane-protocol.ts';
+import type { NbdExportLease, NbdExports } from '../nbd/nbd-exports.ts';
+
+/** The part of the replicator that exports need. */
+export interface PrimaryHost {
+  attach(grant: AttachmentGrant, options: { signal: AbortSignal }): Promise<PrimaryVolume>;
+}
+
+/** How often a repair attachment looks whether it is done, and how long it goes on in vain (ms). */
+const repairLookMs = 500;
+const repairPatienceMs = 20_000;
+
+interface Connection {
+  revoke(): void;
+}
+
+/** One volume that this lane is primary of, from the grant until its release. */
+interface Entry {
+  grant: AttachmentGrant;
+  /** the mode may change from repair or auto when a client or an operator comes */
+  mode: AttachmentGrant['mode'];
+  primary: PrimaryVolume | null;
+  serving: Promise<PrimaryVolume>;
+  connections: Set<Connection>;
+  /** set from the moment on which no new connection is accepted */
+  ending: Promise<void> | null;
+  abort: AbortController;
+  cancelTimer: () => void;
+}
+
+/**
+ * Which volumes this lane is primary of, and who uses them: a first connection attaches by itself
+ * (`auto`), the last one's end starts the time after which the attachment is given back.
+ */
+export class VolumeExports implements NbdExports {
+  readonly #entries = new Map<VolumeId, Entry>();
+  /** opens under way by name, so that ten connections at once ask for one attachment */
+  readonly #acquiring = new Map<string, Promise<Entry>>();
+  readonly #host: PrimaryHost;
+  readonly #control: MainMethods;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #autoDetachMs: number;
+  #closed = false;
+
+  constructor(options: {
+    host: PrimaryHost;
+    control: MainMethods;
+    clock: Clock;
+    logger: Logger;
+    autoDetachMs?: number;
+  }) {
+    this.#host = options.host;
+    this.#control = options.control;
+    this.#clock = options.clock;
+    this.#logger = options.logger;
+    this.#autoDetachMs = options.autoDetachMs ?? autoDetachMs;
+  }
+
+  list(): Promise<string[]> {
+    return this.#control.volumeNames(maxListedExports);
+  }
+
+  async info(name: string): Promise<{ name: string; sizeBytes: number }> {
+    const { sizeBytes } = await this.#control.volumeInfo(name);
+    return { name, sizeBytes };
+  }
+
+  async open(name: string, connection: { id: number; remote: string }): Promise<NbdExportLease> {
+    const entry = await this.#entryFor(name);
+    const listeners: (() => void)[] = [];
+    let revoked = false;
+    const held: Connection = {
+      revoke: () => {
+        revoked = true;
+        for (const listener of listeners) listener();
+      },
+    };
+    entry.connections.add(held);
+    entry.cancelTimer();
+    let primary: PrimaryVolume;
+    try {
+      primary = await entry.serving;
+      if (revoked) throw new StorError('UNAVAILABLE', `volume ${name} is being detached`);
+    } catch (error) {
+      this.#drop(entry, held);
+      throw error;
+    }
+    if (entry.mode === 'repair') entry.mode = 'auto';
+    this.#logger.info({ volume: name, remote: connection.remote }, 'client connected');
+    let released = false;
+    return {
+      device: primary,
+      name: entry.grant.name,
+      volumeId: entry.grant.volumeId,
+      release: () => {
+        if (released) return;
+        released = true;
+        this.#drop(entry, held);
+      },
+      onRevoked: (listener) => {
+        if (revoked) listener();
+        else listeners.push(listener);
+      },
+    };
+  }
+
+  /** Becomes primary under a grant that the control plane made (manual attach, repair). */
+  async attach(grant: AttachmentGrant): Promise<void> {
+    const existing = this.#entries.get(grant.volumeId);
+    if (existing && !existing.ending && existing.grant.epoch === grant.epoch) {
+      // The same grant in another mode: an auto attachment that an operator now holds.
+      existing.mode = grant.mode;
+      existing.cancelTimer();
+      this.#watchIdle(existing);
+      await existing.serving;
+      return;
+    }
+    if (existing) await this.#end(existing, 'replaced by a newer grant', false);
+    const entry = this.#begin(grant);
+    await entry.serving;
+    this.#watchIdle(entry);
+  }
+
+  /** See AgentPort.detach. */
+  async detach(
+    volumeId: VolumeId,
+    epoch: number,
+    ifIdle: boolean,
+  ): Promise<'released' | 'busy' | 'gone'> {
+    const entry = this.#entries.get(volumeId);
+    if (!entry || entry.grant.epoch !== epoch) return 'gone';
+    if (ifIdle && !entry.ending && (entry.connections.size > 0 || entry.mode === 'manual'))
+      return 'busy';
+    await this.#end(entry, 'detached', true);
+    return 'released';
+  }
+
+  liveVolumes(): LiveVolume[] {
+    return [...this.#entries.values()].map((entry) => {
+      const status = entry.primary?.status();
+      return {
+        volumeId: entry.grant.volumeId,
+        epoch: entry.grant.epoch,
+        state: status?.state ?? 'activating',
+        reason: status?.reason ?? '',
+        connections: entry.connections.size,
+        allocatedBytes: entry.primary?.allocatedBytes ?? 0,
+        replicas: (status?.segments ?? []).flatMap((segment) =>
+          segment.members.map(({ replicaId, state, bytesRemaining }) => ({
+            replicaId,
+            state,
+            bytesRemaining,
+          })),
+        ),
+      };
+    });
+  }
+
+  /** Gives everything back: connections end, primaries drain. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.allSettled(
+      [...this.#entries.values()].map((entry) => this.#end(entry, 'the agent stops', true)),
+    );
+  }
+
+  /** The entry that serves `name`: the one there is, or a new one from a new grant. */
+  async #entryFor(name: string): Promise<Entry> {
+    if (this.#closed) throw new StorError('UNAVAILABLE', 'the agent is stopping');
+    for (const entry of this.#entries.values()) {
+      if (entry.grant.name !== name) continue;
+      if (!entry.ending) return entry;
+      await entry.ending;
+    }
+    const running = this.#acquiring.get(name);
+    if (running) return running;
+    const acquiring = this.#control.acquire(name).then((grant) => {
+      const existing = this.#entries.get(grant.volumeId);
+      return existing && !existing.ending && existing.grant.epoch === grant.epoch
+        ? existing
+        : this.#begin(grant);
+    });
+    this.#acquiring.set(name, acquiring);
+    try {
+      return await acquiring;
+    } finally {
+      this.#acquiring.delete(name);
+    }
+  }
+
+  #begin(grant: AttachmentGrant): Entry {
+    const abort = new AbortController();
+    const entry: Entry = {
+      grant,
+      mode: grant.mode,
+      primary: null,
+      serving: this.#host.attach(grant, { signal: abort.signal }),
+      connections: new Set(),
+      ending: null,
+      abort,
+      cancelTimer: () => {},
+    };
+    this.#entries.set(grant.volumeId, entry);
+    entry.serving.then(
+      (primary) => {
+        entry.primary = primary;
+        primary.onStopped((reason) => {
+          this.#end(entry, reason, false).catch((error: unknown) => {
+            this.#logger.error(
+              { volume: grant.name, error: StorError.from(error).message },
+              'ending failed',
+            );
+          });
+        });
+      },
+      (error: unknown) => {
+        const message = StorError.from(error).message;
+        this.#logger.warn(
+          { volume: grant.name, epoch: grant.epoch, error: message },
+          'could not become primary',
+        );
+        this.#end(entry, message, false).catch(() => {});
+      },
+    );
+    return entry;
+  }
+
+  #drop(entry: Entry, held: Connection): void {
+    entry.connections.delete(held);
+    this.#watchIdle(entry);
+  }
+
+  /** Starts the timer that gives an unused attachment back. */
+  #watchIdle(entry: Entry): void {
+    entry.cancelTimer();
+    if (entry.ending || entry.connections.size > 0 || entry.mode === 'manual') return;
+    if (entry.mode === 'repair') {
+      this.#watchRepair(entry, { sinceMs: this.#clock.monotonicMs(), remaining: Infinity });
+      return;
+    }
+    entry.cancelTimer = this.#clock.after(this.#autoDetachMs, () => {
+      this.#endLogged(entry, 'no connection for a while');
+    });
+  }
+
+  /** A repair attachment ends when every replica is in sync, or nothing has moved for a while. */
+  #watchRepair(entry: Entry, last: { sinceMs: number; remaining: number }): void {
+    entry.cancelTimer = this.#clock.after(repairLookMs, () => {
+      if (entry.ending || entry.mode !== 'repair' || entry.connections.size > 0) return;
+      const members = entry.primary?.status().segments.flatMap((segment) => segment.members) ?? [];
+      const behind = members.filter((member) => member.state !== 'in-sync');
+      const remaining = behind.reduce((sum, member) => sum + member.bytesRemaining, behind.length);
+      const nowMs = this.#clock.monotonicMs();
+      if (entry.primary && behind.length === 0) this.#endLogged(entry, 'repaired');
+      else if (remaining === last.remaining && nowMs - last.sinceMs > repairPatienceMs) {
+        this.#endLogged(entry, 'repair makes no progress');
+      } else {
+        this.#watchRepair(
+          entry,
+          remaining === last.remaining ? last : { sinceMs: nowMs, remaining },
+        );
+      }
+    });
+  }
+
+  #endLogged(entry: Entry, reason: string): void {
+    this.#end(entry, reason, true).catch((error: unknown) => {
+      this.#logger.error(
+        { volume: entry.grant.name, error: StorError.from(error).message },
+        'detach failed',
+      );
+    });
+  }
+
+  /** Ends an entry once, whoever asks: no new connection, the old ones end, the primary drains. */
+  #end(entry: Entry, reason: string, clean: boolean): Promise<void> {
+    entry.ending ??= this.#endOnce(entry, reason, clean).finally(() => {
+      if (this.#entries.get(entry.grant.volumeId) === entry)
+        this.#entries.delete(entry.grant.volumeId);
+    });
+    return entry.ending;
+  }
+
+  async #endOnce(entry: Entry, reason: string, clean: boolean): Promise<void> {
+    const { volumeId, epoch, name } = entry.grant;
+    this.#logger.info({ volume: name, epoch, reason }, 'giving the attachment back');
+    entry.cancelTimer();
+    for (const connection of [...entry.connections]) connection.revoke();
+    // Before it serves, activation is broken off; a primary that serves drains what was started.
+    if (!entry.primary) entry.abort.abort(new StorError('ABORTED', reason));
+    let served = false;
+    try {
+      const primary = await entry.serving;
+      await primary.stop();
+      served = true;
+    } catch (error) {
+      this.#logger.warn(
+        { volume: name, epoch, error: StorError.from(error).message },
+        'the primary did not stop cleanly',
+      );
+    }
+    await this.#control.release(volumeId, epoch, { clean: clean && served });
+  }
+}
+
+/** NBD LIST names at most this many exports: the reply is one option exchange of bounded size. */
+const maxListedExports = 4_096;
