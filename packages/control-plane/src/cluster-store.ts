@@ -85,7 +85,10 @@ export interface ClusterStore {
   /** Ends a lease now: its keys are deleted. */
   revokeLease(leaseId: string, options?: StoreCallOptions): Promise<void>;
   status(): StoreStatus;
-  /** Called with true when this member becomes leader, false when it stops; returns the undo. */
+  /**
+   * Called with true when this member becomes leader, false when it stops; returns the undo. Not
+   * called for how it is at the time of the call: read `status()` for that.
+   */
   onLeadership(listener: (isLeader: boolean) => void): () => void;
   close(): Promise<void>;
 }
