@@ -7,7 +7,7 @@ export interface CallOptions {
 }
 
 /**
- * The public API (service `stor.v1.Stor`, src/stor.proto). Every node answers every call. Names may
+ * The public API (service `stor.v1.Stor`, proto/stor.proto). Every node answers every call. Names may
  * be ids too. Errors are StorError with the codes named here and UNAVAILABLE (no quorum).
  */
 export interface StorApi {
@@ -32,7 +32,14 @@ export interface StorApi {
    * that are up and have a disk), NO_SPACE; after an error nothing is left behind.
    */
   createVolume(
-    request: { name: string; sizeBytes: number; replicas: number; labels: Record<string, string> },
+    request: {
+      name: string;
+      sizeBytes: number;
+      replicas: number;
+      labels: Record<string, string>;
+      /** kept in the record: the same request sent again finds its own volume; '' or absent: none */
+      requestId?: string;
+    },
     options?: CallOptions,
   ): Promise<Volume>;
   listVolumes(

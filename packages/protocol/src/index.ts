@@ -1,3 +1,4 @@
+export * from './api-client.ts';
 export * from './api.ts';
 export * from './byte-size.ts';
 export * from './errors.ts';
@@ -5,3 +6,6 @@ export * from './ids.ts';
 export * from './limits.ts';
 export * from './names.ts';
 export * from './resources.ts';
+export * from './rpc/rpc-endpoint.ts';
+export * from './rpc/rpc-error.ts';
+export * from './rpc/services.ts';

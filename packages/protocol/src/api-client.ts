@@ -1,0 +1,192 @@
+import { randomUUID } from 'node:crypto';
+import type { CallOptions, StorApi } from './api.ts';
+import { StorError } from './errors.ts';
+import { RpcEndpoint } from './rpc/rpc-endpoint.ts';
+import type { RpcOutcome } from './rpc/rpc-endpoint.ts';
+import { loadServices } from './rpc/services.ts';
+
+/** Time for one call with all its tries, unless the caller says otherwise (ms). */
+const defaultCallTimeoutMs = 30_000;
+/** A node that is dead costs at most this (ms); on the same machine it costs nothing. */
+const connectTimeoutMs = 800;
+/** A read that a node does not answer is asked of the next one after this (ms). */
+const readAttemptMs = 5_000;
+
+/**
+ * - `read`: changes nothing, may be asked of any node again
+ * - `repeatable`: changes something, and doing it twice is the same as once
+ * - `once`: tried again only when it was certainly not done
+ */
+type Kind = 'read' | 'repeatable' | 'once';
+
+const kinds: Readonly<Record<keyof StorApi, Kind>> = {
+  getClusterStatus: 'read',
+  listNodes: 'read',
+  getNode: 'read',
+  labelNode: 'once',
+  listDisks: 'read',
+  addDisk: 'once',
+  createVolume: 'repeatable',
+  listVolumes: 'read',
+  getVolume: 'read',
+  deleteVolume: 'once',
+  attachVolume: 'once',
+  detachVolume: 'once',
+};
+
+export interface ApiClientOptions {
+  /** host:port of the API of one or more nodes, the preferred one first */
+  endpoints: string[];
+  /** for each call unless it says otherwise (ms) @default 30,000 */
+  timeoutMs?: number;
+}
+
+export type ApiClient = StorApi & { close(): Promise<void> };
+
+/**
+ * A client of the API that lives as long as one of the endpoints does. It stays with the endpoint
+ * that answered last. Throws INVALID_ARGUMENT without endpoints.
+ */
+export function openApiClient(options: ApiClientOptions): ApiClient {
+  const caller = new FailoverCaller(options);
+  const call =
+    <M extends keyof StorApi>(method: M) =>
+    (
+      request: Parameters<StorApi[M]>[0],
+      callOptions?: CallOptions,
+    ): Promise<Awaited<ReturnType<StorApi[M]>>> =>
+      caller.call(method, request, callOptions ?? {}) as Promise<Awaited<ReturnType<StorApi[M]>>>;
+  const createVolume = call('createVolume');
+  return {
+    getClusterStatus: call('getClusterStatus'),
+    listNodes: call('listNodes'),
+    getNode: call('getNode'),
+    labelNode: call('labelNode'),
+    listDisks: call('listDisks'),
+    addDisk: call('addDisk'),
+    createVolume: (request, callOptions) =>
+      // one id for all tries: the second try finds the volume of the first
+      createVolume({ ...request, requestId: request.requestId ?? randomUUID() }, callOptions),
+    listVolumes: call('listVolumes'),
+    getVolume: call('getVolume'),
+    deleteVolume: call('deleteVolume'),
+    attachVolume: call('attachVolume'),
+    detachVolume: call('detachVolume'),
+    close: () => caller.close(),
+  };
+}
+
+class FailoverCaller {
+  readonly #addresses: string[];
+  readonly #timeoutMs: number;
+  #endpoints: Promise<RpcEndpoint[]> | null = null;
+  #preferred = 0;
+  #closed = false;
+
+  constructor(options: ApiClientOptions) {
+    if (options.endpoints.length === 0) {
+      throw new StorError('INVALID_ARGUMENT', 'no endpoint is known: give at least one host:port');
+    }
+    this.#addresses = options.endpoints;
+    this.#timeoutMs = options.timeoutMs ?? defaultCallTimeoutMs;
+  }
+
+  async call(method: keyof StorApi, request: object, options: CallOptions): Promise<unknown> {
+    const kind = kinds[method];
+    const timeoutMs = options.timeoutMs ?? this.#timeoutMs;
+    const deadlineMs = Date.now() + timeoutMs;
+    const endpoints = await this.#open();
+    const first = this.#preferred;
+    let last: StorError | null = null;
+    for (let i = 0; i < endpoints.length; i++) {
+      if (this.#closed) throw new StorError('ABORTED', 'the client was closed');
+      const at = (first + i) % endpoints.length;
+      const endpoint = endpoints[at];
+      if (!endpoint) continue;
+      const leftMs = deadlineMs - Date.now();
+      if (leftMs <= 0) break;
+      const more = i < endpoints.length - 1;
+      const attemptMs = kind === 'read' && more ? Math.min(leftMs, readAttemptMs) : leftMs;
+      const outcome = await endpoint.call({
+        method: method.charAt(0).toUpperCase() + method.slice(1),
+        request,
+        timeoutMs: attemptMs,
+        connectTimeoutMs,
+        signal: options.signal,
+      });
+      if (outcome.type === 'answered') {
+        this.#preferred = at;
+        return outcome.response;
+      }
+      const verdict = judge(outcome, kind, endpoint.address, attemptMs);
+      if (verdict.error) last = verdict.error;
+      const isDown = verdict.goOn || verdict.error.code === 'UNAVAILABLE';
+      if (isDown) this.#preferred = (at + 1) % endpoints.length;
+      if (!verdict.goOn) throw verdict.error;
+    }
+    throw last ?? this.#nobody();
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (!this.#endpoints) return;
+    for (const endpoint of await this.#endpoints) endpoint.close();
+  }
+
+  #open(): Promise<RpcEndpoint[]> {
+    this.#endpoints ??= loadServices().then((services) =>
+      this.#addresses.map((address) => new RpcEndpoint(address, services.stor)),
+    );
+    return this.#endpoints;
+  }
+
+  #nobody(): StorError {
+    const tried = this.#addresses.join(', ');
+    return new StorError(
+      'UNAVAILABLE',
+      `no node answers (tried ${tried}): check that the agents run and that the addresses are right`,
+    );
+  }
+}
+
+type Verdict = { goOn: true; error: StorError | null } | { goOn: false; error: StorError };
+
+/** Whether the next endpoint may be asked, and what to say if nobody answers. */
+function judge(
+  outcome: Exclude<RpcOutcome, { type: 'answered' }>,
+  kind: Kind,
+  address: string,
+  timeoutMs: number,
+): Verdict {
+  switch (outcome.type) {
+    case 'refused':
+      // UNAVAILABLE of a node that lost its quorum: another one may have it
+      return {
+        goOn: outcome.error.code === 'UNAVAILABLE' && kind === 'read',
+        error: outcome.error,
+      };
+    case 'not-sent':
+      return { goOn: true, error: null };
+    case 'aborted':
+      return { goOn: false, error: new StorError('ABORTED', 'the call was given up') };
+    case 'lost': {
+      if (kind === 'read') return { goOn: true, error: null };
+      const error = new StorError(
+        'OUTCOME_UNKNOWN',
+        `the connection to ${address} broke before it answered: the change may or may not have been made, look before trying again`,
+        { cause: outcome.cause },
+      );
+      return { goOn: kind === 'repeatable', error };
+    }
+    case 'timeout': {
+      const seconds = Math.round(timeoutMs / 100) / 10;
+      const error = new StorError(
+        'TIMEOUT',
+        kind === 'read'
+          ? `${address} did not answer within ${seconds} s`
+          : `${address} did not answer within ${seconds} s: the change may or may not have been made, look before trying again`,
+      );
+      return { goOn: kind !== 'once', error };
+    }
+  }
+}
