@@ -5,6 +5,7 @@ export * from './errors.ts';
 export * from './ids.ts';
 export * from './limits.ts';
 export * from './names.ts';
+export * from './peer-frame.ts';
 export * from './resources.ts';
 export * from './rpc/rpc-endpoint.ts';
 export * from './rpc/rpc-error.ts';
