@@ -45,6 +45,7 @@ export class VolumeExports implements NbdExports {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #autoDetachMs: number;
+  readonly #allocatedBytesOf: (volumeId: VolumeId) => number;
   #closed = false;
 
   constructor(options: {
@@ -53,7 +54,10 @@ export class VolumeExports implements NbdExports {
     clock: Clock;
     logger: Logger;
     autoDetachMs?: number;
+    /** bytes that this node's replica of the volume takes; 0 when it has none */
+    allocatedBytesOf: (volumeId: VolumeId) => number;
   }) {
+    this.#allocatedBytesOf = options.allocatedBytesOf;
     this.#host = options.host;
     this.#control = options.control;
     this.#clock = options.clock;
@@ -149,7 +153,7 @@ export class VolumeExports implements NbdExports {
         state: status?.state ?? 'activating',
         reason: status?.reason ?? '',
         connections: entry.connections.size,
-        allocatedBytes: entry.primary?.allocatedBytes ?? 0,
+        allocatedBytes: this.#allocatedBytesOf(entry.grant.volumeId),
         replicas: (status?.segments ?? []).flatMap((segment) =>
           segment.members.map(({ replicaId, state, bytesRemaining }) => ({
             replicaId,

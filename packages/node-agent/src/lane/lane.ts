@@ -1,0 +1,252 @@
+import type { AgentDisk, LiveVolume } from '@stor/control-plane';
+import {
+  StorError,
+  type AttachmentGrant,
+  type DiskId,
+  type NodeId,
+  type ReplicaId,
+  type VolumeId,
+} from '@stor/protocol';
+import { LaneReplicator, openDiskStore, type DiskStore } from '@stor/replicator';
+import {
+  connectSocket,
+  defaultReceive,
+  listenSocket,
+  realFiles,
+  type Clock,
+  type Listener,
+  type Logger,
+} from '@stor/runtime';
+import { VolumeExports } from '../exports/volume-exports.ts';
+import { NbdServer } from '../nbd/nbd-server.ts';
+import { FailureLog } from './failure-log.ts';
+import { laneCounters } from './lane-counters.ts';
+import type { LaneCounters, LaneMethods, LaneOptions, MainMethods } from './lane-protocol.ts';
+
+/** A peer that does not take a connection in this time is tried again later (ms). */
+const peerConnectTimeoutMs = 1_000;
+
+interface OpenDisk {
+  store: DiskStore;
+  tag: string;
+}
+
+/**
+ * One lane: a thread that owns disks, sockets and primaries. Composes the disk stores, the
+ * replicator and the NBD server; everything here runs on one event loop.
+ */
+export class Lane implements LaneMethods {
+  readonly #options: LaneOptions;
+  readonly #control: MainMethods;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #disks = new Map<DiskId, OpenDisk>();
+  readonly #failures: FailureLog;
+  readonly #replicator: LaneReplicator;
+  readonly #exports: VolumeExports;
+  #peers: Listener | null = null;
+  #nbd: NbdServer | null = null;
+  #closing: Promise<void> | null = null;
+
+  constructor(options: LaneOptions, control: MainMethods, clock: Clock, logger: Logger) {
+    this.#options = options;
+    this.#control = control;
+    this.#clock = clock;
+    this.#logger = logger;
+    this.#failures = new FailureLog(`${options.dataDir}/failures.jsonl`);
+    this.#replicator = new LaneReplicator({
+      nodeId: options.nodeId,
+      agentInstance: options.agentInstance,
+      clusterId: options.clusterId,
+      clock,
+      logger,
+      control,
+      connect: (host, port, signal) =>
+        connectSocket(
+          { host, port },
+          { ...defaultReceive, signal, connectTimeoutMs: peerConnectTimeoutMs },
+        ),
+      stores: () => [...this.#disks.values()].map((disk) => disk.store),
+      onReplicaFailure: (failure) => {
+        this.#report(failure);
+      },
+    });
+    this.#exports = new VolumeExports({
+      host: this.#replicator,
+      control,
+      clock,
+      logger,
+      autoDetachMs: options.autoDetachMs,
+      allocatedBytesOf: (volumeId) => this.#allocatedBytes(volumeId),
+    });
+  }
+
+  async listen(): Promise<{ peersPort: number; nbdPort: number }> {
+    const { host, peersPort, nbdPort, nbdUnixPath } = this.#options;
+    this.#peers = await listening('replication', host, peersPort, () =>
+      listenSocket({ host, port: peersPort }, (socket) => {
+        this.#replicator.acceptPeer(socket);
+      }),
+    );
+    this.#nbd = await listening('NBD', host, nbdPort, () =>
+      NbdServer.listen({
+        targets: [{ host, port: nbdPort }, ...(nbdUnixPath ? [{ path: nbdUnixPath }] : [])],
+        exports: this.#exports,
+        clock: this.#clock,
+        logger: this.#logger,
+      }),
+    );
+    return { peersPort: this.#peers.port, nbdPort: this.#nbd.port };
+  }
+
+  async openDisk(entry: {
+    diskId: DiskId;
+    path: string;
+    tag: string;
+    create: boolean;
+  }): Promise<AgentDisk> {
+    const { clusterId, nodeId, bootId, diskReserveBytes } = this.#options;
+    const open = this.#disks.get(entry.diskId);
+    if (open) return this.#describe(open);
+    const store = await openDiskStore({
+      path: entry.path,
+      expect: { clusterId, nodeId },
+      ...(entry.create ? { create: { diskId: entry.diskId } } : {}),
+      files: realFiles,
+      clock: this.#clock,
+      logger: this.#logger,
+      bootId,
+      failures: this.#failures,
+      options: diskReserveBytes === null ? {} : { reserveBytes: diskReserveBytes },
+    });
+    const disk = { store, tag: entry.tag };
+    this.#disks.set(store.diskId, disk);
+    return this.#describe(disk);
+  }
+
+  disks(): Promise<AgentDisk[]> {
+    return Promise.all([...this.#disks.values()].map((disk) => this.#describe(disk)));
+  }
+
+  async createReplica(
+    diskId: DiskId,
+    replica: { replicaId: ReplicaId; volumeId: VolumeId; segment: number; sizeBytes: number },
+  ): Promise<void> {
+    await this.#store(diskId).createReplica(replica);
+  }
+
+  async deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void> {
+    await this.#store(diskId).deleteReplica(replicaId);
+  }
+
+  async replicas(): Promise<{ diskId: DiskId; replicaId: ReplicaId; volumeId: VolumeId }[]> {
+    return [...this.#disks.values()].flatMap(({ store }) =>
+      store.replicas().map(({ diskId, replicaId, volumeId }) => ({ diskId, replicaId, volumeId })),
+    );
+  }
+
+  attach(grant: AttachmentGrant): Promise<void> {
+    return this.#exports.attach(grant);
+  }
+
+  detach(
+    volumeId: VolumeId,
+    epoch: number,
+    ifIdle: boolean,
+  ): Promise<'released' | 'busy' | 'gone'> {
+    return this.#exports.detach(volumeId, epoch, ifIdle);
+  }
+
+  async liveVolumes(): Promise<LiveVolume[]> {
+    return this.#exports.liveVolumes();
+  }
+
+  async peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): Promise<void> {
+    for (const { nodeId, host, port } of peers) this.#replicator.updatePeer(nodeId, host, port);
+  }
+
+  async counters(): Promise<LaneCounters> {
+    return laneCounters(
+      this.#nbd,
+      [...this.#disks.values()].map(({ store }) => store),
+    );
+  }
+
+  /** Clients first, then primaries, then the peers' channels, then the disks. */
+  close(): Promise<void> {
+    this.#closing ??= this.#closeOnce();
+    return this.#closing;
+  }
+
+  async #closeOnce(): Promise<void> {
+    await this.#exports.close();
+    await this.#nbd?.close();
+    await this.#replicator.close();
+    await this.#peers?.close();
+    await Promise.all([...this.#disks.values()].map(({ store }) => store.close()));
+  }
+
+  #store(diskId: DiskId): DiskStore {
+    const disk = this.#disks.get(diskId);
+    if (disk) return disk.store;
+    throw new StorError('NOT_FOUND', `no disk ${diskId} on node ${this.#options.nodeName}`);
+  }
+
+  #allocatedBytes(volumeId: VolumeId): number {
+    let bytes = 0;
+    for (const { store } of this.#disks.values()) {
+      for (const replica of store.replicas()) {
+        if (replica.volumeId === volumeId) bytes += replica.allocatedBytes;
+      }
+    }
+    return bytes;
+  }
+
+  async #describe({ store, tag }: OpenDisk): Promise<AgentDisk> {
+    const usage = await store.usage();
+    return {
+      diskId: store.diskId,
+      path: store.path,
+      tag,
+      state: store.failure ? 'failed' : 'online',
+      message: store.failure?.message ?? '',
+      ...usage,
+    };
+  }
+
+  #report(failure: { diskId: DiskId; replicaId: ReplicaId | null; reason: string }): void {
+    this.#logger.error({ ...failure }, 'replica failed');
+    this.#control.reportFailure(failure).catch((error: unknown) => {
+      // The failure is durable in the failure log and is reported again at the next start.
+      this.#logger.warn({ error: StorError.from(error).message }, 'failure not reported yet');
+    });
+  }
+}
+
+/** Opens a listener; a port that is taken becomes a message that says which and what to do. */
+async function listening<T>(
+  what: string,
+  host: string,
+  port: number,
+  open: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await open();
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'EADDRINUSE') {
+      throw new StorError(
+        'IN_USE',
+        `the ${what} port ${host}:${port} is in use by another process: stop it, or change the port in the config`,
+        { cause: error },
+      );
+    }
+    throw new StorError(
+      'FAILED_PRECONDITION',
+      `cannot listen for ${what} on ${host}:${port}: ${message}`,
+      {
+        cause: error,
+      },
+    );
+  }
+}

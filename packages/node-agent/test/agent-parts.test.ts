@@ -1,0 +1,123 @@
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { MessageChannel } from 'node:worker_threads';
+import t from 'tap';
+import { StorError } from '@stor/protocol';
+import { checkAgentConfig } from '../src/config.ts';
+import { DataFolder } from '../src/data-folder.ts';
+import { FailureLog } from '../src/lane/failure-log.ts';
+import { LaneRpc } from '../src/lane/rpc.ts';
+
+const good = {
+  clusterId: 'c-0123456789abcdef',
+  nodeId: 'n-0123456789abcdef',
+  nodeName: 'n1',
+  dataDir: '/data',
+  listen: { host: '127.0.0.1', api: 1, http: 2, peers: 3, nbd: [4] },
+  members: [{ id: 'n-0123456789abcdef', name: 'n1', api: '127.0.0.1:1' }],
+};
+
+t.test('config: a good one passes, a bad one is refused with the field named', async (t) => {
+  t.equal(checkAgentConfig(good, 'c.yaml').nodeName, 'n1');
+  t.throws(() => checkAgentConfig({ ...good, nodeId: 'x' }, 'c.yaml'), {
+    code: 'INVALID_ARGUMENT',
+    message: /nodeId/,
+  });
+  t.throws(() => checkAgentConfig({ ...good, colour: 'red' }, 'c.yaml'), {
+    code: 'INVALID_ARGUMENT',
+    message: /colour/,
+  });
+  t.throws(
+    () => checkAgentConfig({ ...good, members: [{ id: 'n-1', name: 'n', api: 'a:1' }] }, 'c.yaml'),
+    {
+      message: /members does not contain/,
+    },
+  );
+});
+
+t.test('config: without encryption the agent listens on loopback only, unless told', async (t) => {
+  const open = { ...good, listen: { ...good.listen, host: '0.0.0.0' } };
+  t.throws(() => checkAgentConfig(open, 'c.yaml'), {
+    code: 'INVALID_ARGUMENT',
+    message: /insecureListen/,
+  });
+  t.equal(checkAgentConfig({ ...open, insecureListen: true }, 'c.yaml').listen.host, '0.0.0.0');
+});
+
+t.test('data folder: keeps its identity and refuses what is not its own', async (t) => {
+  const base = t.testdir({ other: { 'notes.txt': 'mine' } });
+  const path = join(base, 'data');
+  const expect = { clusterId: good.clusterId, nodeId: good.nodeId };
+  const folder = DataFolder.open(path, expect);
+  folder.addDisk({ diskId: 'd-1', path: '/d1', tag: '' });
+  t.same(DataFolder.open(path, expect).disks(), [{ diskId: 'd-1', path: '/d1', tag: '' }]);
+  t.throws(() => DataFolder.open(path, { ...expect, clusterId: 'c-ffffffffffffffff' }), {
+    code: 'FOREIGN_DATA',
+    message: /belongs to cluster c-0123456789abcdef/,
+  });
+  t.throws(() => DataFolder.open(path, { ...expect, nodeId: 'n-ffffffffffffffff' }), {
+    code: 'FOREIGN_DATA',
+  });
+  t.throws(() => DataFolder.open(join(base, 'other'), expect), {
+    code: 'FOREIGN_DATA',
+    message: /empty folder/,
+  });
+  const identity = join(path, 'identity.json');
+  const newer = JSON.stringify({ ...expect, formatVersion: 99 });
+  writeFileSync(identity, newer);
+  t.throws(() => DataFolder.open(path, expect), {
+    code: 'FOREIGN_DATA',
+    message: /format version 99/,
+  });
+  t.equal(readFileSync(identity, 'utf8'), newer, 'a refused folder is left as it was');
+});
+
+t.test(
+  'failure log: failures outlive the process, and a record cut short hides no other',
+  async (t) => {
+    const path = join(t.testdir({}), 'failures.jsonl');
+    const log = new FailureLog(path);
+    log.record({ diskId: 'd-1', replicaId: 'r-1', reason: 'EIO' });
+    appendFileSync(path, '{"diskId":"d-1","rep');
+    log.record({ diskId: 'd-1', replicaId: null, reason: 'fdatasync: EIO' });
+    log.record({ diskId: 'd-2', replicaId: null, reason: 'other' });
+    t.same(
+      new FailureLog(path).failuresOf('d-1').map((failure) => failure.reason),
+      ['EIO', 'fdatasync: EIO'],
+    );
+  },
+);
+
+t.test(
+  'lane calls: results, coded errors, and failure of what waits when the lane ends',
+  async (t) => {
+    const { port1, port2 } = new MessageChannel();
+    interface Far {
+      add(a: number, b: number): Promise<number>;
+      fail(): Promise<void>;
+      hang(): Promise<void>;
+    }
+    const near = new LaneRpc<Far>(port1, {});
+    const far: Far = {
+      add: async (a, b) => a + b,
+      fail: () =>
+        Promise.reject(new StorError('NO_SPACE', 'disk is full', { details: { disk: 'd-1' } })),
+      hang: () => new Promise(() => {}),
+    };
+    new LaneRpc<object>(port2, far);
+    t.equal(await near.remote.add(2, 3), 5);
+    await t.rejects(near.remote.fail(), {
+      code: 'NO_SPACE',
+      message: 'disk is full',
+      details: { disk: 'd-1' },
+    });
+    await t.rejects((near.remote as unknown as { nope(): Promise<void> }).nope(), {
+      code: 'INTERNAL',
+    });
+    const hanging = near.remote.hang();
+    near.close(new StorError('INTERNAL', 'lane ended'));
+    await t.rejects(hanging, { message: 'lane ended' });
+    await t.rejects(near.remote.add(1, 1), { message: 'lane ended' });
+    port1.close();
+  },
+);

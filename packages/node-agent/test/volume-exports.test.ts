@@ -1,0 +1,172 @@
+import t from 'tap';
+import { StorError, type AttachmentGrant } from '@stor/protocol';
+import type { PrimaryVolume } from '@stor/replicator';
+import { silentLogger } from '@stor/runtime';
+import { FakeClock } from '@stor/runtime/testing';
+import { VolumeExports } from '../src/exports/volume-exports.ts';
+import type { MainMethods } from '../src/lane/lane-protocol.ts';
+
+type MemberState = 'in-sync' | 'syncing';
+
+class FakePrimary {
+  stopped = 0;
+  readonly listeners: ((reason: string) => void)[] = [];
+  members: { replicaId: string; nodeId: string; state: MemberState; bytesRemaining: number }[] = [];
+  stop = async (): Promise<void> => {
+    this.stopped++;
+  };
+  onStopped = (listener: (reason: string) => void): void => {
+    this.listeners.push(listener);
+  };
+  status = (): object => ({ state: 'serving', reason: '', segments: [{ members: this.members }] });
+}
+
+/** Exports over a fake control plane: grants count epochs up, releases are noted. */
+function setUp(mode: AttachmentGrant['mode'] = 'auto') {
+  const clock = new FakeClock();
+  const released: { epoch: number; clean: boolean }[] = [];
+  const primaries: FakePrimary[] = [];
+  let epoch = 0;
+  let attachError: Error | null = null;
+  const grantOf = (): AttachmentGrant => ({
+    volumeId: 'v-1',
+    name: 'db',
+    sizeBytes: 4096,
+    epoch: ++epoch,
+    mode,
+    previousReleased: true,
+    segments: [],
+  });
+  const control = {
+    acquire: async () => grantOf(),
+    release: async (_id: string, at: number, { clean }: { clean: boolean }) => {
+      released.push({ epoch: at, clean });
+    },
+  } as unknown as MainMethods;
+  const exports = new VolumeExports({
+    host: {
+      attach: async () => {
+        if (attachError) throw attachError;
+        const primary = new FakePrimary();
+        primaries.push(primary);
+        return primary as unknown as PrimaryVolume;
+      },
+    },
+    control,
+    clock,
+    logger: silentLogger,
+    autoDetachMs: 30_000,
+    allocatedBytesOf: () => 0,
+  });
+  return {
+    exports,
+    clock,
+    released,
+    primaries,
+    grantOf,
+    failAttach: (error: Error | null) => {
+      attachError = error;
+    },
+  };
+}
+
+const settle = async (): Promise<void> => {
+  for (let i = 0; i < 20; i++) await Promise.resolve();
+};
+const client = { id: 1, remote: 'test' };
+
+t.test(
+  'connections at once share one attachment, given back some time after the last',
+  async (t) => {
+    const { exports, clock, released, primaries } = setUp();
+    const leases = await Promise.all([exports.open('db', client), exports.open('db', client)]);
+    t.equal(primaries.length, 1);
+    leases[0].release();
+    leases[0].release();
+    clock.advance(60_000);
+    await settle();
+    t.same(released, [], 'a client is still there');
+    leases[1].release();
+    clock.advance(29_000);
+    await settle();
+    t.same(released, []);
+    const again = await exports.open('db', client);
+    clock.advance(29_000);
+    await settle();
+    t.same(released, [], 'a client came back in time');
+    again.release();
+    clock.advance(31_000);
+    await settle();
+    t.same(released, [{ epoch: 1, clean: true }]);
+    t.equal(primaries[0]?.stopped, 1);
+  },
+);
+
+t.test(
+  'detach: busy while clients are there and only idle is asked for; else they are cut',
+  async (t) => {
+    const { exports, released } = setUp();
+    const lease = await exports.open('db', client);
+    let revoked = 0;
+    lease.onRevoked(() => revoked++);
+    t.equal(await exports.detach('v-1', 1, true), 'busy');
+    t.equal(await exports.detach('v-1', 7, false), 'gone', 'another epoch');
+    t.equal(await exports.detach('v-1', 1, false), 'released');
+    t.equal(revoked, 1);
+    t.same(released, [{ epoch: 1, clean: true }]);
+    t.equal(await exports.detach('v-1', 1, false), 'gone');
+    const next = await exports.open('db', client);
+    t.equal(next.name, 'db', 'a new client gets a new attachment');
+  },
+);
+
+t.test('a primary that could not start gives its attachment back as not clean (I6)', async (t) => {
+  const { exports, released, failAttach } = setUp();
+  failAttach(new StorError('UNAVAILABLE', 'no replica answers'));
+  await t.rejects(exports.open('db', client), { message: 'no replica answers' });
+  await settle();
+  t.same(released, [{ epoch: 1, clean: false }]);
+  failAttach(null);
+  t.equal((await exports.open('db', client)).volumeId, 'v-1');
+});
+
+t.test(
+  'a primary superseded by a newer epoch cuts its clients and claims no clean release',
+  async (t) => {
+    const { exports, released, primaries } = setUp();
+    const lease = await exports.open('db', client);
+    let revoked = 0;
+    lease.onRevoked(() => revoked++);
+    primaries[0]?.listeners.forEach((listener) => listener('superseded'));
+    await settle();
+    t.equal(revoked, 1);
+    t.same(released, [{ epoch: 1, clean: false }]);
+  },
+);
+
+t.test(
+  'a manual attachment stays without clients; a repair ends when all is in sync',
+  async (t) => {
+    const manual = setUp('manual');
+    await manual.exports.attach(manual.grantOf());
+    manual.clock.advance(600_000);
+    await settle();
+    t.same(manual.released, []);
+
+    const repair = setUp('repair');
+    await repair.exports.attach(repair.grantOf());
+    const primary = repair.primaries[0];
+    if (!primary) throw new Error('no primary');
+    primary.members = [{ replicaId: 'r-1', nodeId: 'n-1', state: 'syncing', bytesRemaining: 100 }];
+    for (let bytes = 100; bytes > 0; bytes -= 10) {
+      primary.members[0]!.bytesRemaining = bytes;
+      repair.clock.advance(10_000);
+      await settle();
+    }
+    t.same(repair.released, [], 'it goes on while it moves');
+    primary.members[0]!.state = 'in-sync';
+    repair.clock.advance(1_000);
+    await settle();
+    t.same(repair.released, [{ epoch: 1, clean: true }]);
+  },
+);
