@@ -1,1 +1,11 @@
-export {};
+export * from './core/client-handshake.ts';
+export * from './core/constants.ts';
+export * from './core/coverage.ts';
+export * from './core/handshake-codec.ts';
+export * from './core/reply-decoder.ts';
+export * from './core/transmission-codec.ts';
+export * from './core/wire-integers.ts';
+export * from './nbd-client.ts';
+export * from './nbd-error.ts';
+export * from './nbd-uri.ts';
+export type { StatusExtent } from './outstanding-requests.ts';

@@ -1,0 +1,300 @@
+import { NbdError } from '../nbd-error.ts';
+import {
+  defaultMaxPayloadBytes,
+  handshakeFlag,
+  infoType,
+  maxStringBytes,
+  optionReplyType,
+  optionType,
+} from './constants.ts';
+import {
+  decodeGreeting,
+  decodeInfo,
+  decodeMetaContextReply,
+  decodeOptionReplyHeader,
+  decodeServerBody,
+  encodeClientFlags,
+  encodeGoBody,
+  encodeMetaContextBody,
+  encodeOption,
+  exportNameReplyBytes,
+  exportNameZeroBytes,
+  greetingBytes,
+  optionReplyHeaderBytes,
+} from './handshake-codec.ts';
+import { readText, readU64 } from './wire-integers.ts';
+
+/** Bytes of one option reply that are accepted: two strings of the largest size fit. */
+export const maxOptionReplyBytes = 2 * maxStringBytes + 64;
+/** Names that a list may have. */
+export const maxListedExports = 100_000;
+/** Replies to any other option: information kinds and contexts. */
+const maxRepliesPerOption = 256;
+
+/** Bytes. What a server did not say has the protocol's defaults. */
+export interface BlockSizes {
+  minimum: number;
+  preferred: number;
+  maximum: number;
+}
+
+export interface HandshakeWishes {
+  exportName: string;
+  structuredReplies: boolean;
+  metaContexts: readonly string[];
+  /** true: ask for the names of all exports and leave */
+  listOnly: boolean;
+}
+
+export interface HandshakeResult {
+  sizeBytes: number;
+  /** `transmissionFlag` bits */
+  flags: number;
+  blockSizes: BlockSizes;
+  structuredReplies: boolean;
+  /** context name -> id in block status chunks */
+  metaContexts: Map<string, number>;
+  /** only when listing */
+  exportNames: string[];
+}
+
+type Step = 'greeting' | 'structured' | 'meta' | 'go' | 'list' | 'exportName' | 'over';
+
+/**
+ * The client's side of the fixed newstyle handshake: bytes in, bytes out, no I/O. One option is
+ * outstanding at a time, as the specification demands.
+ */
+export class ClientHandshake {
+  /** Bytes to send; the owner takes and empties it after each call. */
+  readonly output: Buffer[] = [];
+  /** Set when the handshake is over. */
+  result: HandshakeResult | null = null;
+
+  readonly #wishes: HandshakeWishes;
+  #step: Step = 'greeting';
+  #fixed = false;
+  #noZeroes = false;
+  #replies = 0;
+  #sizeBytes = -1;
+  #flags = 0;
+  #blockSizes: BlockSizes = { minimum: 1, preferred: 4096, maximum: defaultMaxPayloadBytes };
+  #structured = false;
+  #contexts = new Map<string, number>();
+  #names: string[] = [];
+
+  constructor(wishes: HandshakeWishes) {
+    this.#wishes = wishes;
+  }
+
+  /**
+   * Takes what it can of `bytes[start, end)` and says how much. Throws REFUSED or PROTOCOL.
+   */
+  receive(bytes: Buffer, start: number, end: number): number {
+    let at = start;
+    while (this.#step !== 'over') {
+      const used = this.#receiveOne(bytes, at, end);
+      if (used === 0) break;
+      at += used;
+    }
+    return at - start;
+  }
+
+  #receiveOne(bytes: Buffer, at: number, end: number): number {
+    if (this.#step === 'greeting') {
+      if (end - at < greetingBytes) return 0;
+      this.#greet(decodeGreeting(bytes, at));
+      return greetingBytes;
+    }
+    if (this.#step === 'exportName') {
+      const needed = exportNameReplyBytes + (this.#noZeroes ? 0 : exportNameZeroBytes);
+      if (end - at < needed) return 0;
+      this.#takeSize(readU64(bytes, at), bytes.readUInt16BE(at + 8));
+      this.#finish();
+      return needed;
+    }
+    if (end - at < optionReplyHeaderBytes) return 0;
+    const header = decodeOptionReplyHeader(bytes, at);
+    if (!header) throw broken('option reply with a wrong magic');
+    if (header.option !== this.#option()) throw broken(`reply to option ${header.option}`);
+    if (header.length > maxOptionReplyBytes) {
+      throw broken(`option reply of ${header.length} bytes`);
+    }
+    const total = optionReplyHeaderBytes + header.length;
+    if (end - at < total) return 0;
+    this.#takeReply(header.type, bytes.subarray(at + optionReplyHeaderBytes, at + total));
+    return total;
+  }
+
+  #greet(flags: number | null): void {
+    if (flags === null) throw broken('no newstyle greeting; is this an NBD server?');
+    this.#fixed = (flags & handshakeFlag.fixedNewstyle) !== 0;
+    this.#noZeroes = (flags & handshakeFlag.noZeroes) !== 0;
+    this.output.push(
+      encodeClientFlags(flags & (handshakeFlag.fixedNewstyle | handshakeFlag.noZeroes)),
+    );
+    if (this.#wishes.listOnly) {
+      if (!this.#fixed) throw broken('the server cannot list its exports');
+      this.#ask('list');
+    } else if (!this.#fixed) {
+      this.#ask('exportName');
+    } else if (this.#wishes.structuredReplies) {
+      this.#ask('structured');
+    } else {
+      this.#ask('go');
+    }
+  }
+
+  #option(): number {
+    switch (this.#step) {
+      case 'structured':
+        return optionType.structuredReply;
+      case 'meta':
+        return optionType.setMetaContext;
+      case 'list':
+        return optionType.list;
+      default:
+        return optionType.go;
+    }
+  }
+
+  #ask(step: Step): void {
+    this.#step = step;
+    this.#replies = 0;
+    const { exportName, metaContexts } = this.#wishes;
+    switch (step) {
+      case 'structured':
+      case 'list':
+        this.output.push(encodeOption(this.#option()));
+        return;
+      case 'meta':
+        this.output.push(
+          encodeOption(
+            optionType.setMetaContext,
+            encodeMetaContextBody({ name: exportName, queries: [...metaContexts] }),
+          ),
+        );
+        return;
+      case 'go':
+        this.output.push(
+          encodeOption(
+            optionType.go,
+            encodeGoBody({ name: exportName, infos: [infoType.blockSize] }),
+          ),
+        );
+        return;
+      case 'exportName':
+        this.output.push(encodeOption(optionType.exportName, Buffer.from(exportName, 'utf8')));
+        return;
+      default:
+        return;
+    }
+  }
+
+  #takeReply(type: number, body: Buffer): void {
+    this.#replies += 1;
+    const most = this.#step === 'list' ? maxListedExports + 1 : maxRepliesPerOption;
+    if (this.#replies > most) throw broken('too many replies to one option');
+    if (type >= 0x80000000) {
+      this.#takeError(type, readText(body) ?? '');
+    } else if (type === optionReplyType.ack) {
+      this.#takeAck();
+    } else if (type === optionReplyType.server && this.#step === 'list') {
+      const name = decodeServerBody(body);
+      if (name === null) throw broken('export name that is not one');
+      this.#names.push(name);
+    } else if (type === optionReplyType.metaContext && this.#step === 'meta') {
+      const context = decodeMetaContextReply(body);
+      if (!context) throw broken('metadata context that is not one');
+      this.#contexts.set(context.name, context.id);
+    } else if (type === optionReplyType.info && this.#step === 'go') {
+      this.#takeInfo(body);
+    } else {
+      throw broken(`reply of type ${type} to option ${this.#option()}`);
+    }
+  }
+
+  #takeInfo(body: Buffer): void {
+    const info = decodeInfo(body);
+    if (!info) throw broken('information that cannot be read');
+    if (info.kind === 'export') this.#takeSize(info.sizeBytes, info.flags);
+    if (info.kind === 'blockSize') {
+      const { minimum, preferred, maximum } = info;
+      const right =
+        minimum > 0 && minimum <= 65536 && (minimum & (minimum - 1)) === 0 && preferred >= minimum;
+      if (!right || maximum < minimum) throw broken('block sizes that cannot be');
+      this.#blockSizes = { minimum, preferred, maximum };
+    }
+  }
+
+  #takeSize(sizeBytes: number, flags: number): void {
+    if (!Number.isSafeInteger(sizeBytes)) throw broken('an export above 2^53 bytes');
+    this.#sizeBytes = sizeBytes;
+    this.#flags = flags;
+  }
+
+  #takeAck(): void {
+    switch (this.#step) {
+      case 'structured':
+        this.#structured = true;
+        this.#ask(this.#wishes.metaContexts.length > 0 ? 'meta' : 'go');
+        return;
+      case 'meta':
+        this.#ask('go');
+        return;
+      case 'list':
+        this.output.push(encodeOption(optionType.abort));
+        this.#finish();
+        return;
+      default:
+        if (this.#sizeBytes < 0) throw broken('no size of the export');
+        this.#finish();
+    }
+  }
+
+  #takeError(type: number, message: string): void {
+    // an older server that lacks an extension: go on without it
+    if (this.#step === 'structured') {
+      this.#ask('go');
+      return;
+    }
+    if (this.#step === 'meta') {
+      this.#contexts.clear();
+      this.#ask('go');
+      return;
+    }
+    if (this.#step === 'go' && type === optionReplyType.errUnsup) {
+      this.#ask('exportName');
+      return;
+    }
+    this.output.push(encodeOption(optionType.abort));
+    const what =
+      this.#step === 'list'
+        ? 'list its exports'
+        : `open export ${JSON.stringify(this.#wishes.exportName)}`;
+    const why = message === '' ? '' : `: ${message}`;
+    throw new NbdError('REFUSED', `the server will not ${what} (${replyErrorName(type)})${why}`);
+  }
+
+  #finish(): void {
+    this.#step = 'over';
+    this.result = {
+      sizeBytes: this.#sizeBytes,
+      flags: this.#flags,
+      blockSizes: this.#blockSizes,
+      structuredReplies: this.#structured,
+      metaContexts: this.#contexts,
+      exportNames: this.#names,
+    };
+  }
+}
+
+/** `ERR_POLICY` for 2^31 + 2. */
+function replyErrorName(type: number): string {
+  const entry = Object.entries(optionReplyType).find(([, value]) => value === type);
+  if (!entry) return `error ${type - 0x80000000}`;
+  return entry[0].replace(/([A-Z])/g, '_$1').toUpperCase();
+}
+
+function broken(what: string): NbdError {
+  return new NbdError('PROTOCOL', `the server broke the NBD handshake: ${what}`);
+}

@@ -1,0 +1,449 @@
+import type net from 'node:net';
+import {
+  allocationContext,
+  allocationState,
+  command,
+  commandFlag,
+  transmissionFlag,
+} from './core/constants.ts';
+import type { BlockSizes } from './core/client-handshake.ts';
+import { Coverage } from './core/coverage.ts';
+import { ReplyDecoder } from './core/reply-decoder.ts';
+import { requestHeaderBytes, writeRequest } from './core/transmission-codec.ts';
+import { NbdError } from './nbd-error.ts';
+import { openNegotiated } from './nbd-socket.ts';
+import type { NegotiatedSocket } from './nbd-socket.ts';
+import { parseNbdUri } from './nbd-uri.ts';
+import type { NbdAddress, NbdTarget } from './nbd-uri.ts';
+import { OutstandingRequests } from './outstanding-requests.ts';
+import type { OutstandingRequest, StatusExtent } from './outstanding-requests.ts';
+
+const defaultConnectTimeoutMs = 30_000;
+/** Requests on the wire at once; more wait here. */
+const defaultMaxInFlight = 64;
+/** Requests that may wait; above it a request is refused with OVERLOADED. */
+const maxWaiting = 65_536;
+/** How long `disconnect` waits for the server to close (ms). */
+const disconnectTimeoutMs = 5_000;
+
+export interface NbdConnectOptions {
+  /** `nbd://host:port/name` or `nbd+unix:///name?socket=path`; else host and port, or path */
+  uri?: string;
+  host?: string;
+  port?: number;
+  /** UNIX socket */
+  path?: string;
+  /** taken from the URI unless given */
+  exportName?: string;
+  /** asked for unless false; `structuredReplies` of the client says whether the server agreed */
+  structuredReplies?: boolean;
+  /** contexts to ask block status for, `['base:allocation']` unless given */
+  metaContexts?: readonly string[];
+  /** for connecting and handshake (ms), 30 s unless given */
+  connectTimeoutMs?: number;
+  /** requests on the wire at once, 64 unless given; more of them wait */
+  maxInFlight?: number;
+  /** aborts connecting */
+  signal?: AbortSignal;
+}
+
+export interface RequestOptions {
+  /**
+   * Gives up waiting. A request that was sent may still take effect, and its payload must stay
+   * unchanged until the connection is over.
+   */
+  signal?: AbortSignal | undefined;
+}
+export interface WriteOptions extends RequestOptions {
+  /** answered only when the effect is durable */
+  fua?: boolean;
+}
+export interface WriteZeroesOptions extends WriteOptions {
+  /** keep the space allocated */
+  noHole?: boolean;
+}
+export interface BlockStatusOptions extends RequestOptions {
+  /** only the first extent */
+  reqOne?: boolean;
+  /** `base:allocation` unless given */
+  context?: string;
+}
+
+export interface BlockStatusExtent extends StatusExtent {
+  /** of `base:allocation`: takes no space */
+  hole: boolean;
+  /** of `base:allocation`: reads as zeros */
+  zero: boolean;
+}
+
+function targetOf(options: NbdConnectOptions): NbdTarget {
+  if (options.uri !== undefined) {
+    const target = parseNbdUri(options.uri);
+    return { ...target, exportName: options.exportName ?? target.exportName };
+  }
+  let address: NbdAddress;
+  if (options.path !== undefined) address = { path: options.path };
+  else if (options.host !== undefined && options.port !== undefined) {
+    address = { host: options.host, port: options.port };
+  } else throw new NbdError('INVALID_ARGUMENT', 'give uri, host and port, or path');
+  return { address, exportName: options.exportName ?? '' };
+}
+
+interface Waiting {
+  send(): void;
+  fail(error: NbdError): void;
+}
+
+/**
+ * A connection to one export. Requests may be issued without waiting for each other; they are
+ * answered in any order. When the connection breaks every outstanding one rejects with
+ * DISCONNECTED: the server may or may not have done it.
+ */
+export class NbdClient {
+  readonly sizeBytes: number;
+  /** `transmissionFlag` bits of the server */
+  readonly flags: number;
+  readonly blockSizes: Readonly<BlockSizes>;
+  readonly structuredReplies: boolean;
+  /** names of the contexts that the server granted */
+  readonly metaContexts: readonly string[];
+
+  readonly #target: NbdTarget;
+  readonly #socket: net.Socket;
+  readonly #outstanding: OutstandingRequests;
+  readonly #contextIds: Map<string, number>;
+  readonly #maxInFlight: number;
+  readonly #closed: Promise<void>;
+  #waiting: Waiting[] = [];
+  #nextCookie = 1;
+  #corked = false;
+  #failure: NbdError | null = null;
+  #leaving = false;
+  #idle: (() => void)[] = [];
+
+  private constructor(negotiated: NegotiatedSocket, target: NbdTarget, maxInFlight: number) {
+    const { result } = negotiated;
+    this.#target = target;
+    this.#socket = negotiated.socket;
+    this.#maxInFlight = maxInFlight;
+    this.sizeBytes = result.sizeBytes;
+    this.flags = result.flags;
+    this.blockSizes = result.blockSizes;
+    this.structuredReplies = result.structuredReplies;
+    this.#contextIds = result.metaContexts;
+    this.metaContexts = [...result.metaContexts.keys()];
+    this.#outstanding = new OutstandingRequests(result.structuredReplies);
+    const decoder = new ReplyDecoder(this.#outstanding, result.structuredReplies);
+    negotiated.onBytes = (bytes, start, end) => {
+      decoder.receive(bytes, start, end);
+    };
+    this.#closed = new Promise((resolve) => {
+      negotiated.onClose = (error) => {
+        this.#fail(error);
+        resolve();
+      };
+    });
+  }
+
+  /** Errors: INVALID_ARGUMENT, DISCONNECTED, TIMEOUT, ABORTED, REFUSED, PROTOCOL. */
+  static async connect(options: NbdConnectOptions): Promise<NbdClient> {
+    const target = targetOf(options);
+    const maxInFlight = options.maxInFlight ?? defaultMaxInFlight;
+    if (!Number.isSafeInteger(maxInFlight) || maxInFlight < 1) {
+      throw new NbdError('INVALID_ARGUMENT', `maxInFlight ${maxInFlight} is not a positive number`);
+    }
+    const negotiated = await openNegotiated(
+      target.address,
+      {
+        exportName: target.exportName,
+        structuredReplies: options.structuredReplies ?? true,
+        metaContexts: options.metaContexts ?? [allocationContext],
+        listOnly: false,
+      },
+      {
+        signal: options.signal,
+        connectTimeoutMs: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
+      },
+    );
+    return new NbdClient(negotiated, target, maxInFlight);
+  }
+
+  /** Names of the exports of a server, over a connection of its own. Errors as `connect`. */
+  static async list(options: NbdConnectOptions): Promise<string[]> {
+    const negotiated = await openNegotiated(
+      targetOf(options).address,
+      { exportName: '', structuredReplies: false, metaContexts: [], listOnly: true },
+      {
+        signal: options.signal,
+        connectTimeoutMs: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
+      },
+    );
+    negotiated.socket.end();
+    return negotiated.result.exportNames;
+  }
+
+  get exportName(): string {
+    return this.#target.exportName;
+  }
+
+  /** Names of the exports of this server; needs a second connection. */
+  list(options: { signal?: AbortSignal } = {}): Promise<string[]> {
+    const { address } = this.#target;
+    return NbdClient.list({ ...address, ...options });
+  }
+
+  /**
+   * Reads into `target` (of exactly `length` bytes) or a new buffer, and returns that. The target
+   * must not be used otherwise until this has settled.
+   */
+  async read(
+    offset: number,
+    length: number,
+    target?: Uint8Array,
+    options: RequestOptions = {},
+  ): Promise<Buffer> {
+    this.#checkRange(offset, length, this.blockSizes.maximum);
+    if (target && target.length !== length) {
+      throw new NbdError('INVALID_ARGUMENT', `target has ${target.length} bytes, not ${length}`);
+    }
+    const bytes = target
+      ? Buffer.from(target.buffer, target.byteOffset, target.byteLength)
+      : Buffer.allocUnsafe(length);
+    if (length === 0) return bytes;
+    await this.#request(command.read, 0, offset, length, options, { target: bytes });
+    return bytes;
+  }
+
+  /** `bytes` must stay unchanged until this has settled; see `RequestOptions` for aborts. */
+  async write(offset: number, bytes: Uint8Array, options: WriteOptions = {}): Promise<void> {
+    this.#checkRange(offset, bytes.length, this.blockSizes.maximum);
+    const flags = options.fua ? commandFlag.fua : 0;
+    await this.#request(command.write, flags, offset, bytes.length, options, { payload: bytes });
+  }
+
+  /** Everything answered before, on any connection of a multi-conn server, is durable then. */
+  async flush(options: RequestOptions = {}): Promise<void> {
+    if ((this.flags & transmissionFlag.sendFlush) === 0) return;
+    await this.#request(command.flush, 0, 0, 0, options, {});
+  }
+
+  async trim(offset: number, length: number, options: WriteOptions = {}): Promise<void> {
+    this.#need(transmissionFlag.sendTrim, 'TRIM');
+    this.#checkRange(offset, length, 2 ** 32 - 1);
+    const flags = options.fua ? commandFlag.fua : 0;
+    await this.#request(command.trim, flags, offset, length, options, {});
+  }
+
+  async writeZeroes(
+    offset: number,
+    length: number,
+    options: WriteZeroesOptions = {},
+  ): Promise<void> {
+    this.#need(transmissionFlag.sendWriteZeroes, 'WRITE_ZEROES');
+    this.#checkRange(offset, length, 2 ** 32 - 1);
+    const flags = (options.fua ? commandFlag.fua : 0) | (options.noHole ? commandFlag.noHole : 0);
+    await this.#request(command.writeZeroes, flags, offset, length, options, {});
+  }
+
+  /**
+   * Extents from `offset` on, in order; a server may stop before `offset + length`, so go on from
+   * the end of the last one. INVALID_ARGUMENT when the server did not grant the context.
+   */
+  async blockStatus(
+    offset: number,
+    length: number,
+    options: BlockStatusOptions = {},
+  ): Promise<BlockStatusExtent[]> {
+    const context = options.context ?? allocationContext;
+    const id = this.#contextIds.get(context);
+    if (id === undefined) {
+      throw new NbdError('INVALID_ARGUMENT', `the server has no metadata context ${context}`);
+    }
+    this.#checkRange(offset, length, 2 ** 32 - 1);
+    const statuses = new Map<number, StatusExtent[]>();
+    const flags = options.reqOne ? commandFlag.reqOne : 0;
+    await this.#request(command.blockStatus, flags, offset, length, options, { statuses });
+    const extents = statuses.get(id);
+    if (!extents) throw new NbdError('PROTOCOL', `the server left out context ${context}`);
+    return extents.map((extent) => ({
+      ...extent,
+      hole: (extent.flags & allocationState.hole) !== 0,
+      zero: (extent.flags & allocationState.zero) !== 0,
+    }));
+  }
+
+  /** Lets outstanding requests finish, says goodbye, and waits for the end. Works twice. */
+  async disconnect(): Promise<void> {
+    if (!this.#leaving) {
+      this.#leaving = true;
+      if (this.#outstanding.count + this.#waiting.length > 0) {
+        await new Promise<void>((resolve) => this.#idle.push(resolve));
+      }
+      if (!this.#failure) {
+        const bytes = Buffer.alloc(requestHeaderBytes);
+        this.#writeHeader(bytes, command.disconnect, 0, 0, 0, 0);
+        this.#socket.end(bytes);
+      }
+    }
+    const timer = setTimeout(() => this.#socket.destroy(), disconnectTimeoutMs);
+    await this.#closed;
+    clearTimeout(timer);
+  }
+
+  /** Ends at once; outstanding requests reject with DISCONNECTED. Works twice. */
+  async close(): Promise<void> {
+    this.#leaving = true;
+    this.#fail(new NbdError('DISCONNECTED', 'the connection was closed here'));
+    this.#socket.destroy();
+    await this.#closed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #need(flag: number, what: string): void {
+    if ((this.flags & flag) !== 0) return;
+    throw new NbdError('INVALID_ARGUMENT', `the server has no ${what}`);
+  }
+
+  #checkRange(offset: number, length: number, maxLength: number): void {
+    const right =
+      Number.isSafeInteger(offset) &&
+      Number.isSafeInteger(length) &&
+      offset >= 0 &&
+      length >= 0 &&
+      offset + length <= this.sizeBytes;
+    if (!right) {
+      const text = `${length} bytes at ${offset} are outside the export of ${this.sizeBytes} bytes`;
+      throw new NbdError('INVALID_ARGUMENT', text);
+    }
+    if (length > maxLength) {
+      const text = `${length} bytes in one request; the most is ${maxLength}`;
+      throw new NbdError('INVALID_ARGUMENT', text);
+    }
+  }
+
+  #request(
+    type: number,
+    flags: number,
+    offset: number,
+    length: number,
+    options: RequestOptions,
+    extra: {
+      target?: Buffer;
+      payload?: Uint8Array;
+      statuses?: Map<number, StatusExtent[]>;
+    },
+  ): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const { signal } = options;
+      if (this.#failure) {
+        reject(this.#failure);
+        return;
+      }
+      if (this.#leaving) {
+        reject(new NbdError('DISCONNECTED', 'the connection is being closed'));
+        return;
+      }
+      let waiting: Waiting | null = null;
+      const aborted = (): NbdError =>
+        new NbdError('ABORTED', 'the request was aborted', { cause: signal?.reason });
+      const request: OutstandingRequest = {
+        type,
+        offset,
+        length,
+        target: extra.target ?? null,
+        coverage: type === command.read ? new Coverage() : null,
+        errno: 0,
+        message: '',
+        statuses: extra.statuses ?? null,
+        settle: (error) => {
+          signal?.removeEventListener('abort', onAbort);
+          if (error) reject(error);
+          else resolve();
+          this.#oneDone();
+        },
+      };
+      const onAbort = (): void => {
+        // what has been sent stays outstanding until it is answered, but nobody waits for it
+        request.target = null;
+        const at = waiting ? this.#waiting.indexOf(waiting) : -1;
+        if (at >= 0) {
+          this.#waiting.splice(at, 1);
+          this.#checkIdle();
+        }
+        reject(aborted());
+      };
+      if (signal?.aborted) {
+        reject(aborted());
+        return;
+      }
+      const send = (): void => {
+        this.#send(request, flags, extra.payload ?? null);
+      };
+      if (this.#outstanding.count < this.#maxInFlight) send();
+      else if (this.#waiting.length >= maxWaiting) {
+        reject(new NbdError('OVERLOADED', `${maxWaiting} requests wait already`));
+        return;
+      } else {
+        waiting = { send, fail: (error) => request.settle(error) };
+        this.#waiting.push(waiting);
+      }
+      signal?.addEventListener('abort', onAbort, { once: true });
+    });
+  }
+
+  #send(request: OutstandingRequest, flags: number, payload: Uint8Array | null): void {
+    const cookie = this.#nextCookie++;
+    this.#outstanding.add(cookie, request);
+    const header = Buffer.allocUnsafe(requestHeaderBytes);
+    this.#writeHeader(header, request.type, flags, cookie, request.offset, request.length);
+    if (!this.#corked) {
+      // requests of one turn leave in one system call
+      this.#corked = true;
+      this.#socket.cork();
+      process.nextTick(() => {
+        this.#corked = false;
+        this.#socket.uncork();
+      });
+    }
+    this.#socket.write(header);
+    if (payload && payload.length > 0) this.#socket.write(payload);
+  }
+
+  #writeHeader(
+    bytes: Buffer,
+    type: number,
+    flags: number,
+    cookie: number,
+    offset: number,
+    length: number,
+  ): void {
+    const cookieHigh = Math.floor(cookie / 2 ** 32);
+    writeRequest(bytes, 0, { flags, type, cookieHigh, cookieLow: cookie >>> 0, offset, length });
+  }
+
+  #oneDone(): void {
+    if (this.#failure) return;
+    while (this.#outstanding.count < this.#maxInFlight) {
+      const next = this.#waiting.shift();
+      if (!next) break;
+      next.send();
+    }
+    this.#checkIdle();
+  }
+
+  #checkIdle(): void {
+    if (this.#outstanding.count + this.#waiting.length > 0) return;
+    for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  #fail(error: NbdError): void {
+    if (this.#failure) return;
+    this.#failure = error;
+    this.#outstanding.failAll(error);
+    for (const waiting of this.#waiting.splice(0)) waiting.fail(error);
+    this.#checkIdle();
+  }
+}

@@ -1,0 +1,41 @@
+import { errnoName } from './core/constants.ts';
+
+/**
+ * - `IO`: the server answered a request with an error; `errno` says which.
+ * - `REFUSED`: the server answered an option of the handshake with an error.
+ * - `PROTOCOL`: the server broke the protocol; the connection is gone.
+ * - `DISCONNECTED`: the connection could not be made, or ended while requests were outstanding.
+ * - `ABORTED`: the caller's signal. `TIMEOUT`: no handshake within the time given.
+ * - `INVALID_ARGUMENT`: refused here, nothing was sent. `OVERLOADED`: too many requests wait.
+ */
+export type NbdErrorCode =
+  | 'IO'
+  | 'REFUSED'
+  | 'PROTOCOL'
+  | 'DISCONNECTED'
+  | 'ABORTED'
+  | 'TIMEOUT'
+  | 'INVALID_ARGUMENT'
+  | 'OVERLOADED';
+
+export class NbdError extends Error {
+  readonly code: NbdErrorCode;
+  /** The protocol's error number of a reply (`errno` in the constants); 0 for every other error. */
+  readonly errno: number;
+
+  constructor(
+    code: NbdErrorCode,
+    message: string,
+    options: { cause?: unknown; errno?: number } = {},
+  ) {
+    super(message, options.cause === undefined ? {} : { cause: options.cause });
+    this.name = 'NbdError';
+    this.code = code;
+    this.errno = options.errno ?? 0;
+  }
+
+  /** `EIO`, `ENOSPC`, …; empty when the error is not from a reply. */
+  get errnoName(): string {
+    return this.errno === 0 ? '' : errnoName(this.errno);
+  }
+}
