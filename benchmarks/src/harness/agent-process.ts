@@ -1,0 +1,133 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { checkoutRoot } from './checkout.ts';
+import { waitFor } from './wait-for.ts';
+
+export interface AgentExit {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+}
+
+export interface AgentPlace {
+  /** n1, n2, n3 */
+  name: string;
+  nodeId: string;
+  /** folder of this node: config.yaml, agent.log, data/, run/ */
+  dir: string;
+  host: string;
+  apiPort: number;
+  httpPort: number;
+  nbdPort: number;
+}
+
+/** One real agent: a process started from `bin/stor-agent`, known by its own child handle only. */
+export class AgentProcess {
+  readonly place: AgentPlace;
+  #child: ChildProcess | null = null;
+  #exited: Promise<AgentExit> = Promise.resolve({ code: 0, signal: null });
+  /** the last end of the process, null while it runs or before it ever ran */
+  lastExit: AgentExit | null = null;
+
+  constructor(place: AgentPlace) {
+    this.place = place;
+  }
+
+  get configPath(): string {
+    return join(this.place.dir, 'config.yaml');
+  }
+
+  get logPath(): string {
+    return join(this.place.dir, 'agent.log');
+  }
+
+  get dataDir(): string {
+    return join(this.place.dir, 'data');
+  }
+
+  get running(): boolean {
+    return this.#child !== null;
+  }
+
+  get pid(): number {
+    const pid = this.#child?.pid;
+    if (pid === undefined) throw new Error(`${this.place.name} does not run`);
+    return pid;
+  }
+
+  /** Starts the process; `waitReady` says when it serves. */
+  start(): void {
+    if (this.#child) throw new Error(`${this.place.name} runs already`);
+    const log = openSync(this.logPath, 'a');
+    const child = spawn(join(checkoutRoot(), 'bin/stor-agent'), ['--config', this.configPath], {
+      stdio: ['ignore', log, log],
+    });
+    closeSync(log);
+    this.#child = child;
+    this.lastExit = null;
+    this.#exited = new Promise((resolve) => {
+      const over = (exit: AgentExit): void => {
+        this.#child = null;
+        this.lastExit = exit;
+        resolve(exit);
+      };
+      child.once('error', () => over({ code: -1, signal: null }));
+      child.once('exit', (code, signal) => over({ code, signal }));
+    });
+  }
+
+  /** Waits until `/readyz` answers 200. Rejects at once, with the log, when the process ends. */
+  async waitReady(deadlineMs = 40_000): Promise<void> {
+    await waitFor(
+      `${this.place.name} to be ready`,
+      async () => {
+        if (!this.running) return 'ended';
+        const url = `http://${this.place.host}:${this.place.httpPort}/readyz`;
+        const answer = await fetch(url, { signal: AbortSignal.timeout(2_000) });
+        const text = await answer.text();
+        if (answer.status !== 200) throw new Error(`${answer.status} ${text}`);
+        return 'ready';
+      },
+      { deadlineMs },
+    ).then(
+      (state) => {
+        if (state === 'ended') {
+          throw new Error(`${this.place.name} ended at start:\n${this.logTail()}`);
+        }
+      },
+      (error: unknown) => {
+        throw new Error(`${(error as Error).message}\n${this.logTail()}`);
+      },
+    );
+  }
+
+  /** SIGKILL; resolves when the process is gone. */
+  async kill9(): Promise<void> {
+    this.#child?.kill('SIGKILL');
+    await this.#exited;
+  }
+
+  /** SIGTERM, and SIGKILL when it does not end in time; the result tells which. */
+  async stop(graceMs = 20_000): Promise<AgentExit> {
+    const child = this.#child;
+    if (!child) return this.lastExit ?? { code: 0, signal: null };
+    child.kill('SIGTERM');
+    const timer = setTimeout(() => child.kill('SIGKILL'), graceMs);
+    const exit = await this.#exited;
+    clearTimeout(timer);
+    return exit;
+  }
+
+  /** Resolves when the process ends by itself. */
+  waitExit(): Promise<AgentExit> {
+    return this.#exited;
+  }
+
+  log(): string {
+    return existsSync(this.logPath) ? readFileSync(this.logPath, 'utf8') : '';
+  }
+
+  logTail(bytes = 4_000): string {
+    return `--- end of ${this.logPath} ---\n${this.log().slice(-bytes)}`;
+  }
+}

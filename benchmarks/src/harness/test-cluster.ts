@@ -1,0 +1,201 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ClusterStatus, Volume } from '@stor/protocol';
+import { AgentProcess } from './agent-process.ts';
+import { checkoutRoot } from './checkout.ts';
+import { findFreePorts } from './free-ports.ts';
+import { describeResult, runCommand, type CommandResult } from './run-command.ts';
+import { waitFor } from './wait-for.ts';
+
+export interface TestClusterOptions {
+  nodes?: number;
+  /** the cluster's folder; a new temporary one by default, removed by `close` */
+  dir?: string;
+  /** data folder of a node (by index), for a test that puts one on a small file system */
+  dataDirOf?: (index: number) => string | undefined;
+  /** lines added to every config.yaml */
+  extraConfig?: string;
+}
+
+const portsPerNode = 8;
+const host = '127.0.0.1';
+
+/**
+ * A cluster of real agents on loopback, in a temporary folder, on free ports: never the checkout's
+ * own cluster. It ends only processes that it started itself.
+ */
+export class TestCluster {
+  readonly dir: string;
+  readonly clusterId: string;
+  readonly agents: AgentProcess[];
+  readonly #ownsDir: boolean;
+
+  private constructor(dir: string, ownsDir: boolean, clusterId: string, agents: AgentProcess[]) {
+    this.dir = dir;
+    this.#ownsDir = ownsDir;
+    this.clusterId = clusterId;
+    this.agents = agents;
+  }
+
+  /** Lays out folders and configs; starts nothing. */
+  static async create(options: TestClusterOptions = {}): Promise<TestCluster> {
+    const dir = options.dir ?? mkdtempSync(join(tmpdir(), 'stor-test-'));
+    const count = options.nodes ?? 3;
+    const clusterId = `c-${randomBytes(8).toString('hex')}`;
+    const ports = await findFreePorts(count * portsPerNode);
+    const agents = Array.from({ length: count }, (_, index) => {
+      const first = ports[index * portsPerNode] ?? 0;
+      return new AgentProcess({
+        name: `n${index + 1}`,
+        nodeId: `n-${randomBytes(8).toString('hex')}`,
+        dir: join(dir, `n${index + 1}`),
+        host,
+        apiPort: first,
+        httpPort: first + 1,
+        nbdPort: first + 3,
+      });
+    });
+    const cluster = new TestCluster(dir, options.dir === undefined, clusterId, agents);
+    agents.forEach((agent, index) => {
+      mkdirSync(join(agent.place.dir, 'run'), { recursive: true });
+      const dataDir = options.dataDirOf?.(index) ?? agent.dataDir;
+      writeFileSync(
+        agent.configPath,
+        cluster.configOf(index, dataDir) + (options.extraConfig ?? ''),
+      );
+    });
+    return cluster;
+  }
+
+  /** config.yaml of a node; a test may write it with other values. */
+  configOf(index: number, dataDir: string): string {
+    const { place } = this.agent(index);
+    return [
+      `clusterId: ${this.clusterId}`,
+      'clusterName: test',
+      `nodeId: ${place.nodeId}`,
+      `nodeName: ${place.name}`,
+      `dataDir: ${dataDir}`,
+      `listen: { host: ${host}, api: ${place.apiPort}, http: ${place.httpPort}, peers: ${place.apiPort + 2}, nbd: [${place.nbdPort}] }`,
+      `nbdUnixDir: ${join(place.dir, 'run')}`,
+      'members:',
+      ...this.agents.map(
+        ({ place: member }) =>
+          `  - { id: ${member.nodeId}, name: ${member.name}, api: '${host}:${member.apiPort}' }`,
+      ),
+      'logLevel: info',
+      `pidFile: ${join(place.dir, 'agent.pid')}`,
+      '',
+    ].join('\n');
+  }
+
+  agent(index: number): AgentProcess {
+    const agent = this.agents[index];
+    if (!agent) throw new Error(`no agent ${index}`);
+    return agent;
+  }
+
+  indexOfNode(name: string): number {
+    const index = this.agents.findIndex((agent) => agent.place.name === name);
+    if (index < 0) throw new Error(`no node named ${name}`);
+    return index;
+  }
+
+  get endpoints(): string {
+    return this.agents.map(({ place }) => `${place.host}:${place.apiPort}`).join(',');
+  }
+
+  /** Starts every agent that does not run and waits until all are ready. */
+  async start(): Promise<void> {
+    for (const agent of this.agents) if (!agent.running) agent.start();
+    await Promise.all(this.agents.map((agent) => agent.waitReady()));
+  }
+
+  /** SIGTERM to all; every one must end with exit code 0. */
+  async stop(): Promise<void> {
+    const exits = await Promise.all(this.agents.map((agent) => agent.stop()));
+    exits.forEach((exit, index) => {
+      if (exit.code !== 0) {
+        const agent = this.agent(index);
+        throw new Error(
+          `${agent.place.name} ended with ${JSON.stringify(exit)}\n${agent.logTail()}`,
+        );
+      }
+    });
+  }
+
+  /** All agents at once. */
+  async kill9All(): Promise<void> {
+    await Promise.all(this.agents.map((agent) => agent.kill9()));
+  }
+
+  /** Runs `bin/storctl` with all three addresses. */
+  storctl(...args: string[]): Promise<CommandResult> {
+    return runCommand(join(checkoutRoot(), 'bin/storctl'), args, {
+      env: { STOR_ENDPOINTS: this.endpoints },
+      cwd: this.dir,
+    });
+  }
+
+  /** As storctl, and throws unless it ends with 0; the standard output without the last newline. */
+  async must(...args: string[]): Promise<string> {
+    const result = await this.storctl(...args);
+    if (result.code !== 0) throw new Error(describeResult(result));
+    return result.stdout.replace(/\n$/, '');
+  }
+
+  async inspect(volume: string): Promise<Volume> {
+    return JSON.parse(await this.must('volume', 'inspect', volume, '-o', 'json')) as Volume;
+  }
+
+  async status(): Promise<ClusterStatus> {
+    return JSON.parse(await this.must('cluster', 'status', '-o', 'json')) as ClusterStatus;
+  }
+
+  /** Index of the Raft leader. */
+  async leader(): Promise<number> {
+    return waitFor('a Raft leader', async () => {
+      const { leader } = await this.status();
+      return leader ? { index: this.indexOfNode(leader.node) } : null;
+    }).then(({ index }) => index);
+  }
+
+  /** Index of the node that has the volume attached, or null. */
+  async primary(volume: string): Promise<number | null> {
+    const { status } = await this.inspect(volume);
+    return status.primary ? this.indexOfNode(status.primary.node) : null;
+  }
+
+  waitHealth(volume: string, health: string, deadlineMs = 60_000): Promise<Volume> {
+    return waitFor(
+      `volume ${volume} to be ${health}`,
+      async () => {
+        const seen = await this.inspect(volume);
+        if (seen.status.health === health) return seen;
+        throw new Error(`${seen.status.health} (${seen.status.message})`);
+      },
+      { deadlineMs, intervalMs: 200 },
+    );
+  }
+
+  tcpUri(index: number, volume: string): string {
+    const { place } = this.agent(index);
+    return `nbd://${place.host}:${place.nbdPort}/${volume}`;
+  }
+
+  unixUri(index: number, volume: string): string {
+    return `nbd+unix:///${volume}?socket=${join(this.agent(index).place.dir, 'run', 'nbd-0.sock')}`;
+  }
+
+  /** Ends what runs and removes the folder. Works after any failure, and twice. */
+  async close(): Promise<void> {
+    await Promise.all(this.agents.map((agent) => agent.kill9()));
+    if (this.#ownsDir) rmSync(this.dir, { recursive: true, force: true });
+  }
+
+  logTails(): string {
+    return this.agents.map((agent) => agent.logTail()).join('\n');
+  }
+}
