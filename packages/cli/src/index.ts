@@ -1,1 +1,3 @@
-export {};
+export type { ApiClient, Progress, StorctlIo } from './command-context.ts';
+export type { NbdOpener, NbdSession } from './nbd-session.ts';
+export { runStorctl } from './run-storctl.ts';

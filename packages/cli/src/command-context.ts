@@ -1,0 +1,53 @@
+import type { CallOptions, StorApi } from '@stor/protocol';
+import type { NbdOpener } from './nbd-session.ts';
+import type { Printer, TextSink } from './printer.ts';
+
+/** Shows how far a transfer is; lives on the terminal until `stop`. */
+export interface Progress {
+  update(doneBytes: number): void;
+  stop(): void;
+}
+
+export type ApiClient = StorApi & { close(): void | Promise<void> };
+
+/** The world around one run of storctl. Tests give a fake of each part. */
+export interface StorctlIo {
+  openApi: (options: { endpoints: string[]; timeoutMs: number }) => ApiClient | Promise<ApiClient>;
+  openNbd: NbdOpener;
+  stdout: TextSink;
+  /** errors, progress and questions */
+  stderr: TextSink;
+  env: Readonly<Record<string, string | undefined>>;
+  cwd: string;
+  /** a person is there: questions and progress bars make sense */
+  isTty: boolean;
+  /** Asks a question and resolves with the answer. Called only when `isTty`. */
+  ask?: (question: string) => Promise<string>;
+  /** Opens a progress bar. Called only when `isTty`. */
+  progress?: (label: string, totalBytes: number) => Progress;
+  /** folder of the program: a checkout's cluster is found from there too */
+  programDir?: string | null;
+  /** aborts on Ctrl-C */
+  signal?: AbortSignal;
+  /** ms since 1970 */
+  nowMs?: () => number;
+  version?: string;
+}
+
+/** What the action of one command gets. */
+export interface CommandContext {
+  api: StorApi;
+  io: StorctlIo;
+  print: Printer;
+  /** signal and time for each call of the API */
+  call: CallOptions;
+  signal: AbortSignal;
+  nowMs: number;
+}
+
+/** Runs an action with an open API client; `longRunning`: no time limit unless one is given. */
+export type RunAction = (
+  globals: Record<string, unknown>,
+  action: (context: CommandContext) => Promise<void>,
+  options?: { longRunning?: boolean },
+) => Promise<void>;

@@ -1,0 +1,249 @@
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import {
+  StorError,
+  blockBytes,
+  checkVolumeName,
+  formatByteSize,
+  hasCode,
+  maxReplicas,
+  parseByteSize,
+} from '@stor/protocol';
+import type { Volume } from '@stor/protocol';
+import type { CommandContext, RunAction } from '../command-context.ts';
+import { parseNewLabels } from '../core/label-arguments.ts';
+import { volumeColumns, volumeSheet } from '../resource-views.ts';
+
+export function addVolumeCommands(program: Command, run: RunAction): Command {
+  const volume = program.command('volume').alias('vol').description('replicated block volumes');
+  addCreate(volume, run);
+  addViews(volume, run);
+  addAttachment(volume, run);
+  addRemove(volume, run);
+  return volume;
+}
+
+interface CreateOptions {
+  size: string;
+  replicas?: number;
+  label: string[];
+  ifExists: 'error' | 'ok';
+}
+
+function addCreate(volume: Command, run: RunAction): void {
+  volume
+    .command('create')
+    .argument('<name>', 'letters, digits, ".", "_" and "-"')
+    .requiredOption('--size <size>', 'size with a unit, for example 20GiB')
+    .option(
+      '--replicas <count>',
+      'copies on different nodes (default: 3, or all nodes if fewer)',
+      parseReplicas,
+    )
+    .option('--label <key=value>', 'label of the volume; may be given more than once', collect, [])
+    .addOption(
+      new Option('--if-exists <what>', 'what to do when the volume exists already')
+        .choices(['error', 'ok'])
+        .default('error'),
+    )
+    .description('create a volume; returns when every replica is on its disk')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok',
+    )
+    .action(async (name: string, options: CreateOptions, command: Command) => {
+      checkVolumeName(name);
+      const sizeBytes = parseByteSize(options.size);
+      if (sizeBytes <= 0) {
+        throw new StorError('INVALID_ARGUMENT', 'size 0 is not valid: a volume has at least 4KiB');
+      }
+      const request = {
+        name,
+        sizeBytes,
+        replicas: options.replicas ?? 0,
+        labels: parseNewLabels(options.label),
+      };
+      await run(command.optsWithGlobals(), (context) =>
+        create(context, request, options.ifExists === 'ok'),
+      );
+    });
+}
+
+async function create(
+  { api, print, call }: CommandContext,
+  request: { name: string; sizeBytes: number; replicas: number; labels: Record<string, string> },
+  existingIsOk: boolean,
+): Promise<void> {
+  try {
+    const created = await api.createVolume(request, call);
+    print.changed(created, `volume ${created.metadata.name} created: ${describe(created)}`);
+  } catch (error) {
+    if (!existingIsOk || !hasCode(error, 'ALREADY_EXISTS')) throw error;
+    const existing = await api.getVolume({ name: request.name }, call);
+    checkSameSpec(existing, request);
+    print.changed(
+      existing,
+      `volume ${existing.metadata.name} exists already: ${describe(existing)}`,
+    );
+  }
+}
+
+/** `--if-exists ok` must not hide that the existing volume is another one than was asked for. */
+function checkSameSpec(existing: Volume, request: { sizeBytes: number; replicas: number }): void {
+  const wantedBytes = Math.ceil(request.sizeBytes / blockBytes) * blockBytes;
+  const differs =
+    existing.spec.sizeBytes !== wantedBytes ||
+    (request.replicas !== 0 && existing.spec.replicas !== request.replicas);
+  if (!differs) return;
+  throw new StorError(
+    'ALREADY_EXISTS',
+    `volume ${existing.metadata.name} exists already, but with another shape: ${describe(existing)}; choose another name or the same size and replicas`,
+  );
+}
+
+function describe(volume: Volume): string {
+  const { spec, status } = volume;
+  const nodes = status.replicas.map((replica) => replica.node).join(', ');
+  const copies = spec.replicas === 1 ? '1 replica' : `${spec.replicas} replicas`;
+  return `${formatByteSize(spec.sizeBytes)}, ${copies} on ${nodes || 'no node yet'}`;
+}
+
+function addViews(volume: Command, run: RunAction): void {
+  volume
+    .command('ls')
+    .alias('list')
+    .description('list the volumes')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  storctl volume ls\n  storctl volume ls -o name --no-headers',
+    )
+    .action(async (_options: object, command: Command) =>
+      run(command.optsWithGlobals(), async ({ api, print, call, nowMs }) => {
+        const { volumes } = await api.listVolumes({}, call);
+        print.list(volumes, volumeColumns(nowMs));
+      }),
+    );
+  volume
+    .command('inspect')
+    .argument('<volume>', 'name or id')
+    .description('show everything about a volume')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  storctl volume inspect db\n  storctl volume inspect db -o json',
+    )
+    .action(async (name: string, _options: object, command: Command) =>
+      run(command.optsWithGlobals(), async ({ api, print, call }) => {
+        const found = await api.getVolume({ name }, call);
+        print.one(found, volumeSheet(found));
+      }),
+    );
+  volume
+    .command('uri')
+    .argument('<volume>', 'name or id')
+    .option('--node <node>', 'through this node (name or id) instead of the one that serves it')
+    .description('print the NBD address of a volume, for any NBD client')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  nbdinfo "$(storctl volume uri db)"\n  storctl volume uri db --node n2',
+    )
+    .action(async (name: string, options: { node?: string }, command: Command) =>
+      run(command.optsWithGlobals(), async (context) => {
+        const uri = await uriOf(context, name, options.node);
+        context.print.answer({ nbdUri: uri }, `${uri}\n`);
+      }),
+    );
+}
+
+async function uriOf(
+  { api, call }: CommandContext,
+  name: string,
+  nodeName: string | undefined,
+): Promise<string> {
+  const found = await api.getVolume({ name }, call);
+  if (nodeName === undefined) return found.status.nbdUri;
+  const node = await api.getNode({ name: nodeName }, call);
+  const address = node.status.addresses.nbd[0];
+  if (address === undefined) {
+    throw new StorError('UNAVAILABLE', `node ${node.metadata.name} serves no NBD at the moment`);
+  }
+  return `nbd://${address}/${found.metadata.name}`;
+}
+
+function addAttachment(volume: Command, run: RunAction): void {
+  volume
+    .command('attach')
+    .argument('<volume>', 'name or id')
+    .option('--node <node>', 'node that becomes the primary (default: the one that answers)', '')
+    .description('keep a volume attached to a node until it is detached')
+    .addHelpText('after', '\nExamples:\n  storctl volume attach db --node n2')
+    .action(async (name: string, options: { node: string }, command: Command) =>
+      run(command.optsWithGlobals(), async ({ api, print, call }) => {
+        const attached = await api.attachVolume({ name, node: options.node }, call);
+        const holder = attached.status.primary?.node ?? (options.node || 'a node');
+        print.changed(
+          attached,
+          `volume ${attached.metadata.name} attached to ${holder}: ${attached.status.nbdUri}`,
+        );
+      }),
+    );
+  volume
+    .command('detach')
+    .argument('<volume>', 'name or id')
+    .description('finish what is in flight, close the connections and give the volume free')
+    .addHelpText('after', '\nExamples:\n  storctl volume detach db')
+    .action(async (name: string, _options: object, command: Command) =>
+      run(command.optsWithGlobals(), async ({ api, print, call }) => {
+        const detached = await api.detachVolume({ name }, call);
+        print.changed(detached, `volume ${detached.metadata.name} detached`);
+      }),
+    );
+}
+
+function addRemove(volume: Command, run: RunAction): void {
+  volume
+    .command('rm')
+    .alias('delete')
+    .argument('<volume>', 'name or id')
+    .option('-y, --yes', 'do not ask')
+    .description('delete a volume and its data on every replica')
+    .addHelpText('after', '\nExamples:\n  storctl volume rm db\n  storctl volume rm db -y')
+    .action(async (name: string, options: { yes?: true }, command: Command) =>
+      run(
+        command.optsWithGlobals(),
+        async (context) => {
+          const { api, print, call } = context;
+          // After the question the id is used: the name may have gone to another volume meanwhile.
+          const target = options.yes === true ? name : await confirmRemoval(context, name);
+          await api.deleteVolume({ name: target }, call);
+          print.facts({ name, deleted: true }, `volume ${name} deleted\n`);
+        },
+        { longRunning: options.yes !== true },
+      ),
+    );
+}
+
+/** Resolves with the id of the volume that the answer was about. */
+async function confirmRemoval({ api, io, call }: CommandContext, name: string): Promise<string> {
+  if (!io.isTty || io.ask === undefined) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `deleting volume ${name} destroys its data and there is no terminal to ask on: give -y to confirm`,
+    );
+  }
+  const found = await api.getVolume({ name }, call);
+  const used = formatByteSize(found.status.allocatedBytes);
+  const answer = await io.ask(
+    `Delete volume ${found.metadata.name} (${describe(found)}, ${used} used)? Its data is lost. [y/N] `,
+  );
+  if (/^y(es)?$/i.test(answer.trim())) return found.metadata.id;
+  throw new StorError('ABORTED', `volume ${name} was not deleted`);
+}
+
+function parseReplicas(text: string): number {
+  const replicas = /^[0-9]+$/.test(text) ? Number(text) : NaN;
+  if (replicas >= 1 && replicas <= maxReplicas) return replicas;
+  throw new InvalidArgumentError(`A volume has 1 to ${maxReplicas} replicas.`);
+}
+
+function collect(value: string, previous: string[]): string[] {
+  return [...previous, value];
+}

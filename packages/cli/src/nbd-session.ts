@@ -1,0 +1,19 @@
+/**
+ * What storctl needs of an NBD connection. `nbd-client-js` fits it; tests serve it from memory.
+ * Offsets and lengths in bytes. Calls may overlap; each rejects when the connection breaks.
+ */
+export interface NbdSession {
+  readonly sizeBytes: number;
+  read(offset: number, length: number): Promise<Uint8Array>;
+  /** `bytes` must stay unchanged until the promise settles. */
+  write(offset: number, bytes: Uint8Array): Promise<void>;
+  writeZeroes(offset: number, length: number): Promise<void>;
+  flush(): Promise<void>;
+  /** Extents from `offset` on, the first ones of the range asked for; `zero`: reads as zeros. */
+  blockStatus(offset: number, length: number): Promise<{ length: number; zero: boolean }[]>;
+  /** Says goodbye (NBD_CMD_DISC) and closes. Works twice. */
+  close(): Promise<void>;
+}
+
+/** Connects to `nbd://host:port/name`. Rejects with StorError. */
+export type NbdOpener = (uri: string, options: { signal?: AbortSignal }) => Promise<NbdSession>;

@@ -1,0 +1,76 @@
+import { Command, Option } from 'commander';
+import { addClusterCommands } from './commands/cluster.ts';
+import { addDiskCommands } from './commands/disk.ts';
+import { addHelpCommand } from './commands/help.ts';
+import { addNodeCommands } from './commands/node.ts';
+import { addTransferCommands } from './commands/transfer.ts';
+import { addVolumeCommands } from './commands/volume.ts';
+import type { RunAction, StorctlIo } from './command-context.ts';
+import type { CommandWord } from './core/command-words.ts';
+import { outputFormats } from './printer.ts';
+
+/** Commands that destroy something are written in full: a prefix is easily a typing mistake. */
+const neverAbbreviated = new Set(['rm']);
+
+/** The whole command line as a commander tree. Errors are thrown, not printed. */
+export function buildProgram(io: StorctlIo, run: RunAction): Command {
+  const program = new Command('storctl');
+  program
+    .description('Looks after a Stor cluster: nodes, disks and replicated block volumes.')
+    .version(io.version ?? 'unknown', '--version', 'print the version')
+    .addOption(
+      new Option('-o, --output <form>', `form of the output: ${outputFormats.join(', ')}`).default(
+        'table',
+      ),
+    )
+    .option('--no-headers', 'leave out the heading of tables')
+    .option('-q, --quiet', 'print ids only, one per line, and no progress')
+    .option('--timeout <time>', 'give up after this time, for example 30s or 5m (default: 60s)')
+    .option('--endpoints <list>', 'API addresses, HOST:PORT[,HOST:PORT...] (or STOR_ENDPOINTS)')
+    .helpCommand(false)
+    .exitOverride()
+    .showSuggestionAfterError(true)
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({
+      writeOut: (text) => void io.stdout.write(text),
+      writeErr: (text) => void io.stderr.write(text),
+      // printed by runStorctl, with the exit code and the JSON form that go with it
+      outputError: () => {},
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+      getOutHelpWidth: () => 100,
+      getErrHelpWidth: () => 100,
+    });
+  addClusterCommands(program, run);
+  addNodeCommands(program, run);
+  addDiskCommands(program, run);
+  const volume = addVolumeCommands(program, run);
+  addTransferCommands(volume, run);
+  addHelpCommand(program, io);
+  program.addHelpText('after', helpFooter);
+  return program;
+}
+
+const helpFooter = `
+Commands may be shortened while they stay unambiguous: "storctl vol ls".
+Without --endpoints and STOR_ENDPOINTS the nearest .stor/cluster.yaml upwards is used.
+
+Examples:
+  storctl cluster status
+  storctl volume create db --size 20GiB --replicas 3
+  storctl volume ls -o wide
+  storctl help exit-codes`;
+
+/** The commander tree as the prefix matcher wants it. */
+export function commandWordsOf(command: Command): CommandWord {
+  return {
+    name: command.name(),
+    aliases: command.aliases(),
+    abbreviable: !neverAbbreviated.has(command.name()),
+    valueFlags: command.options
+      .filter((option) => option.required)
+      .flatMap((option) => [option.short, option.long])
+      .filter((flag) => flag !== undefined),
+    children: command.commands.map(commandWordsOf),
+  };
+}

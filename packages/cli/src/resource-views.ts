@@ -1,0 +1,159 @@
+import { formatByteSize } from '@stor/protocol';
+import type { ClusterStatus, Disk, Node, Volume } from '@stor/protocol';
+import { formatAge } from './core/duration.ts';
+import { renderSheet, renderTable, type Column } from './core/table.ts';
+
+/** What people see of each resource. JSON and YAML show the resource as the API gave it. */
+
+export function nodeColumns(nowMs: number): Column<Node>[] {
+  return [
+    { title: 'NAME', cell: (node) => node.metadata.name },
+    { title: 'STATE', cell: (node) => node.status.state },
+    { title: 'RAFT', cell: (node) => node.status.raftRole },
+    { title: 'API', cell: (node) => node.status.addresses.api },
+    { title: 'NBD', cell: (node) => node.status.addresses.nbd.join(',') },
+    { title: 'LABELS', cell: (node) => formatLabels(node.metadata.labels) },
+    { title: 'AGE', cell: (node) => formatAge(nowMs - node.metadata.createdAtMs) },
+    { title: 'ID', cell: (node) => node.metadata.id, wide: true },
+    { title: 'HTTP', cell: (node) => node.status.addresses.http, wide: true },
+    { title: 'VERSION', cell: (node) => node.status.version, wide: true },
+  ];
+}
+
+export function nodeSheet(node: Node): string {
+  const { metadata, status } = node;
+  return renderSheet([
+    ['Name', metadata.name],
+    ['ID', metadata.id],
+    ['State', status.state],
+    ['Raft role', status.raftRole],
+    ['API', status.addresses.api],
+    ['HTTP', status.addresses.http],
+    ['Replication', status.addresses.peers.join(', ')],
+    ['NBD', [...status.addresses.nbd, ...status.addresses.nbdUnix].join(', ')],
+    ['Version', status.version],
+    ['Labels', formatLabels(metadata.labels)],
+    ['Created', formatTime(metadata.createdAtMs)],
+  ]);
+}
+
+/** Disks with the name of their node, which the resource knows by id only. */
+export type DiskRow = Disk & { node: string };
+
+export const diskColumns: Column<DiskRow>[] = [
+  { title: 'NODE', cell: (disk) => disk.node },
+  { title: 'DISK', cell: (disk) => disk.metadata.name },
+  { title: 'TAG', cell: (disk) => disk.spec.tag },
+  { title: 'STATE', cell: (disk) => disk.status.state },
+  { title: 'SIZE', cell: (disk) => formatByteSize(disk.status.capacityBytes), right: true },
+  { title: 'USED', cell: (disk) => formatByteSize(disk.status.usedBytes), right: true },
+  { title: 'FREE', cell: (disk) => formatByteSize(disk.status.freeBytes), right: true },
+  { title: 'PATH', cell: (disk) => disk.spec.path },
+  { title: 'ID', cell: (disk) => disk.metadata.id, wide: true },
+  { title: 'MESSAGE', cell: (disk) => disk.status.message, wide: true },
+];
+
+export function volumeColumns(nowMs: number): Column<Volume>[] {
+  return [
+    { title: 'NAME', cell: (volume) => volume.metadata.name },
+    { title: 'SIZE', cell: (volume) => formatByteSize(volume.spec.sizeBytes), right: true },
+    { title: 'USED', cell: (volume) => formatByteSize(volume.status.allocatedBytes), right: true },
+    { title: 'HEALTH', cell: (volume) => volume.status.health },
+    { title: 'IN SYNC', cell: (volume) => `${inSyncCount(volume)}/${volume.spec.replicas}` },
+    { title: 'PRIMARY', cell: (volume) => volume.status.primary?.node ?? '' },
+    { title: 'AGE', cell: (volume) => formatAge(nowMs - volume.metadata.createdAtMs) },
+    { title: 'MESSAGE', cell: (volume) => volume.status.message },
+    { title: 'ID', cell: (volume) => volume.metadata.id, wide: true },
+    {
+      title: 'NODES',
+      cell: (volume) => volume.status.replicas.map((replica) => replica.node).join(','),
+      wide: true,
+    },
+    { title: 'NBD URI', cell: (volume) => volume.status.nbdUri, wide: true },
+    { title: 'LABELS', cell: (volume) => formatLabels(volume.metadata.labels), wide: true },
+  ];
+}
+
+type Replica = Volume['status']['replicas'][number];
+
+const replicaColumns: Column<Replica>[] = [
+  { title: 'REPLICA', cell: (replica) => replica.id },
+  { title: 'NODE', cell: (replica) => replica.node },
+  { title: 'DISK', cell: (replica) => replica.diskId },
+  { title: 'STATE', cell: (replica) => replica.state },
+  {
+    title: 'LEFT',
+    cell: (replica) => (replica.bytesRemaining > 0 ? formatByteSize(replica.bytesRemaining) : ''),
+  },
+];
+
+export function volumeSheet(volume: Volume): string {
+  const { metadata, spec, status } = volume;
+  const primary = status.primary;
+  const sheet = renderSheet([
+    ['Name', metadata.name],
+    ['ID', metadata.id],
+    ['Size', formatByteSize(spec.sizeBytes)],
+    ['Used', `${formatByteSize(status.allocatedBytes)} on each replica`],
+    ['Health', status.message === '' ? status.health : `${status.health}: ${status.message}`],
+    [
+      'Primary',
+      primary === null
+        ? 'none (attached nowhere)'
+        : `${primary.node} (${primary.mode}, since ${formatTime(primary.sinceMs)})`,
+    ],
+    ['Epoch', `${status.epoch} (set revision ${status.setRevision})`],
+    ['NBD URI', status.nbdUri],
+    ['Labels', formatLabels(metadata.labels)],
+    ['Created', formatTime(metadata.createdAtMs)],
+    ['In sync', `${inSyncCount(volume)} of ${spec.replicas} replicas`],
+  ]);
+  const replicas = renderTable(status.replicas, replicaColumns, { wide: false, headers: true });
+  return `${sheet}\n${replicas}`;
+}
+
+export function clusterSheet(status: ClusterStatus): string {
+  const { nodes, disks, volumes } = status;
+  const leader = status.leader === null ? 'none' : `${status.leader.node} (term ${status.term})`;
+  return renderSheet([
+    ['Cluster', `${status.name} (${status.clusterId})`],
+    ['Version', status.version],
+    ['Control plane', status.quorum ? `has a quorum, leader ${leader}` : 'NO QUORUM'],
+    ['Nodes', `${nodes.up} of ${nodes.total} up`],
+    [
+      'Disks',
+      `${disks.online} of ${disks.total} online, ${formatByteSize(disks.usedBytes)} of ${formatByteSize(disks.capacityBytes)} used`,
+    ],
+    [
+      'Volumes',
+      `${volumes.total}: ${volumes.healthy} healthy, ${volumes.degraded} degraded, ${volumes.unavailable} unavailable`,
+    ],
+  ]);
+}
+
+/** Everything up, online and in sync: what `cluster status --exit-code` asks. */
+export function clusterIsHealthy(status: ClusterStatus): boolean {
+  return (
+    status.quorum &&
+    status.nodes.up === status.nodes.total &&
+    status.disks.online === status.disks.total &&
+    status.volumes.degraded === 0 &&
+    status.volumes.unavailable === 0
+  );
+}
+
+export function inSyncCount(volume: Volume): number {
+  return volume.status.replicas.filter((replica) => replica.state === 'in-sync').length;
+}
+
+export function formatLabels(labels: Readonly<Record<string, string>>): string {
+  return Object.entries(labels)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([key, value]) => `${key}=${value}`)
+    .join(',');
+}
+
+/** `2026-11-21T13:20:26Z` */
+function formatTime(ms: number): string {
+  return new Date(ms).toISOString().replace(/\.\d+Z$/, 'Z');
+}

@@ -1,0 +1,9 @@
+// npm test [-- FILE... or tap options]: everything, or the files named.
+
+import { join } from 'node:path';
+import { bootstrapOrExit, checkoutRoot } from './bootstrap.mjs';
+import { runCommand } from './run-command.mjs';
+
+await bootstrapOrExit();
+const tap = join(checkoutRoot, 'node_modules/.bin/tap');
+process.exitCode = await runCommand(tap, process.argv.slice(2), checkoutRoot);
