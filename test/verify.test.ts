@@ -86,7 +86,8 @@ t.test('the model allows what the definition allows', async (t) => {
           for (let sector = 0; sector < sectors; sector += 1) {
             const got = [...model.candidates(sector)].sort((a, b) => a - b);
             const want = stupid.candidates(sector).sort((a, b) => a - b);
-            if (got.join() !== want.join()) throw new Error(`sector ${sector}: ${got.join()} not ${want.join()}`);
+            if (got.join() !== want.join())
+              throw new Error(`sector ${sector}: ${got.join()} not ${want.join()}`);
           }
         }
         for (const id of open) model.acknowledge(id);
