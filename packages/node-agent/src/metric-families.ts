@@ -46,7 +46,11 @@ export const metricFamilies: readonly MetricFamily[] = [
   { name: 'stor_disk_used_bytes', help: 'Bytes of the disk in use', type: 'gauge' },
   { name: 'stor_disk_free_bytes', help: 'Bytes of the disk that are free', type: 'gauge' },
   { name: 'stor_disk_errors_total', help: 'Reads, writes and syncs that failed', type: 'counter' },
-  { name: 'stor_node_up', help: '1 when the node holds its lease (from the leader)', type: 'gauge' },
+  {
+    name: 'stor_node_up',
+    help: '1 when the node holds its lease (from the leader)',
+    type: 'gauge',
+  },
   { name: 'stor_raft_term', help: 'Current Raft term', type: 'gauge' },
   {
     name: 'stor_raft_leader_changes_total',

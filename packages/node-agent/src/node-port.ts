@@ -38,7 +38,10 @@ export class NodePort implements AgentPort {
   /** The disk is made first and noted after: a crash between leaves an empty disk, which a retry takes. */
   async addDisk(path: string, tag: string): Promise<AgentDisk> {
     if (!isAbsolute(path)) {
-      throw new StorError('INVALID_ARGUMENT', `disk path ${JSON.stringify(path)} is not absolute: give the full path of a directory on the node`);
+      throw new StorError(
+        'INVALID_ARGUMENT',
+        `disk path ${JSON.stringify(path)} is not absolute: give the full path of a directory on the node`,
+      );
     }
     if (this.#folder.disks().some((disk) => disk.path === path)) {
       throw new StorError('ALREADY_EXISTS', `the node already has a disk at ${path}`);
@@ -68,7 +71,11 @@ export class NodePort implements AgentPort {
     return this.#lane.attach(grant);
   }
 
-  detach(volumeId: VolumeId, epoch: number, ifIdle: boolean): Promise<'released' | 'busy' | 'gone'> {
+  detach(
+    volumeId: VolumeId,
+    epoch: number,
+    ifIdle: boolean,
+  ): Promise<'released' | 'busy' | 'gone'> {
     return this.#lane.detach(volumeId, epoch, ifIdle);
   }
 

@@ -22,6 +22,7 @@ export interface LaneOptions {
 /** Counters of one export since the lane started, and its latency histogram per operation. */
 export interface ExportCounters {
   volume: string;
+  volumeId: VolumeId;
   operations: {
     op: 'read' | 'write' | 'trim' | 'flush';
     count: number;

@@ -1,0 +1,295 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { ControlPlane, EmbeddedClusterStore } from '@stor/control-plane';
+import { StorError, autoDetachMs } from '@stor/protocol';
+import {
+  MetricsPage,
+  systemClock,
+  systemRandom,
+  type Logger,
+  type MetricSnapshot,
+} from '@stor/runtime';
+import type { AgentConfig } from './config.ts';
+import { DataFolder } from './data-folder.ts';
+import { HttpServer } from './http-server.ts';
+import { startLane, type LaneHost } from './lane/lane-host.ts';
+import type { MainMethods } from './lane/lane-protocol.ts';
+import { metricFamilies } from './metric-families.ts';
+import { metricSnapshot } from './metrics-snapshot.ts';
+import { NodePort } from './node-port.ts';
+import { RaftMetrics } from './raft-metrics.ts';
+import { agentVersion } from './version.ts';
+
+/** A client that opens a volume whose holder has died waits for the node lease to end (ms). */
+const acquireWaitMs = 15_000;
+
+/**
+ * One node of Stor. Composes the data folder, the lane, the cluster store, the control plane and
+ * HTTP, in that order, and takes them down in the reverse one.
+ */
+export class Agent {
+  readonly #config: AgentConfig;
+  readonly #logger: Logger;
+  readonly #fatal: ((error: StorError) => void)[] = [];
+  /** what to close, last opened first */
+  readonly #open: (() => Promise<void>)[] = [];
+  #failed: StorError | null = null;
+  #closing: Promise<void> | null = null;
+
+  private constructor(config: AgentConfig, logger: Logger) {
+    this.#config = config;
+    this.#logger = logger;
+  }
+
+  /** Starts everything; on an error closes what was open and rejects with what and why. */
+  static async start(config: AgentConfig, logger: Logger): Promise<Agent> {
+    const agent = new Agent(config, logger);
+    try {
+      await agent.#start();
+      return agent;
+    } catch (error) {
+      await agent.close().catch((closing: unknown) => {
+        logger.warn({ error: StorError.from(closing).message }, 'closing after a failed start');
+      });
+      throw error;
+    }
+  }
+
+  /** Called when the agent cannot go on (a lane ended, the Raft log cannot be written). */
+  onFatal(listener: (error: StorError) => void): void {
+    this.#fatal.push(listener);
+    if (this.#failed) listener(this.#failed);
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#closeAll();
+    return this.#closing;
+  }
+
+  async #start(): Promise<void> {
+    const { clusterId, nodeId, dataDir } = this.#config;
+    const folder = DataFolder.open(dataDir, { clusterId, nodeId });
+    const agentInstance = Buffer.from(systemRandom.bytes(8)).toString('hex');
+    const server = new Server({ 'grpc.max_receive_message_length': maxGrpcMessageBytes });
+    const control: { plane?: ControlPlane } = {};
+    const lane = await this.#startLane(folder, agentInstance, control);
+    const node = new NodePort(lane.methods, folder, systemRandom);
+    await openDisks(lane, folder, node);
+    const store = await this.#openStore(folder, server);
+    const plane = await ControlPlane.open({
+      store,
+      agent: node,
+      node: await this.#describe(agentInstance),
+      clusterId,
+      clusterName: this.#config.clusterName,
+      clock: systemClock,
+      random: systemRandom,
+      logger: this.#logger,
+      server,
+    });
+    this.#open.push(() => plane.close());
+    control.plane = plane;
+    await this.#serve(server);
+    await this.#serveHttp(lane, plane, store, node);
+    this.#writePidFile();
+    this.#logger.info({ version: agentVersion, nodeId, agentInstance }, 'agent started');
+  }
+
+  async #startLane(
+    folder: DataFolder,
+    agentInstance: string,
+    control: { plane?: ControlPlane },
+  ): Promise<LaneHost> {
+    const { listen, nbdUnixDir } = this.#config;
+    if (nbdUnixDir) mkdirSync(nbdUnixDir, { recursive: true, mode: 0o700 });
+    const lane = startLane(
+      {
+        lane: 0,
+        clusterId: this.#config.clusterId,
+        nodeId: this.#config.nodeId,
+        nodeName: this.#config.nodeName,
+        agentInstance,
+        bootId: readBootId(),
+        dataDir: folder.path,
+        host: listen.host,
+        peersPort: listen.peers,
+        nbdPort: listen.nbd[0] ?? 0,
+        nbdUnixPath: nbdUnixDir ? join(nbdUnixDir, 'nbd-0.sock') : null,
+        diskReserveBytes: this.#config.diskReserveBytes ?? null,
+        autoDetachMs: this.#config.autoDetachMs ?? autoDetachMs,
+        logLevel: this.#config.logLevel,
+      },
+      laneControl(control),
+    );
+    this.#open.push(() => lane.close());
+    lane.onDeath((error) => {
+      this.#fail(error);
+    });
+    await lane.methods.listen();
+    return lane;
+  }
+
+  async #openStore(folder: DataFolder, server: Server): Promise<EmbeddedClusterStore> {
+    const store = await EmbeddedClusterStore.open({
+      id: this.#config.nodeId,
+      clusterId: this.#config.clusterId,
+      members: this.#config.members.map(({ id, api }) => ({ id, address: api })),
+      dataPath: folder.raftPath,
+      server,
+      clock: systemClock,
+      random: systemRandom,
+      logger: this.#logger,
+      onFatal: (error) => {
+        this.#fail(StorError.from(error));
+      },
+    });
+    this.#open.push(() => store.close());
+    return store;
+  }
+
+  async #serve(server: Server): Promise<void> {
+    const { host, api } = this.#config.listen;
+    await new Promise<void>((resolve, reject) => {
+      server.bindAsync(`${host}:${api}`, ServerCredentials.createInsecure(), (error) => {
+        if (!error) resolve();
+        else reject(portError('API', `${host}:${api}`, error));
+      });
+    });
+    this.#open.push(async () => {
+      server.forceShutdown();
+    });
+  }
+
+  async #serveHttp(
+    lane: LaneHost,
+    plane: ControlPlane,
+    store: EmbeddedClusterStore,
+    node: NodePort,
+  ): Promise<void> {
+    const { host, http } = this.#config.listen;
+    const raft = new RaftMetrics(this.#config.nodeName, store);
+    const metrics = new MetricsPage(metricFamilies, () => this.#snapshot(lane, plane, raft, node));
+    const server = await HttpServer.listen({
+      host,
+      port: http,
+      metrics,
+      health: async () => this.#failed?.message ?? '',
+      readiness: () => plane.readiness(),
+    }).catch((error: unknown) => {
+      throw portError('HTTP', `${host}:${http}`, error as Error);
+    });
+    this.#open.push(() => server.close());
+  }
+
+  async #snapshot(
+    lane: LaneHost,
+    plane: ControlPlane,
+    raft: RaftMetrics,
+    node: NodePort,
+  ): Promise<MetricSnapshot> {
+    const [counters, live, disks] = await Promise.all([
+      lane.methods.counters(),
+      lane.methods.liveVolumes(),
+      node.disks(),
+    ]);
+    return metricSnapshot({
+      node: this.#config.nodeName,
+      lane: counters,
+      live,
+      disks,
+      raft: raft.read(),
+      cluster: raft.isLeader ? plane.observe() : null,
+    });
+  }
+
+  async #describe(agentInstance: string): Promise<Parameters<typeof ControlPlane.open>[0]['node']> {
+    const { listen, nodeId, nodeName, nbdUnixDir } = this.#config;
+    return {
+      id: nodeId,
+      name: nodeName,
+      agentInstance,
+      bootId: readBootId(),
+      version: agentVersion,
+      addresses: {
+        api: `${listen.host}:${listen.api}`,
+        http: `${listen.host}:${listen.http}`,
+        peers: [`${listen.host}:${listen.peers}`],
+        nbd: [`${listen.host}:${listen.nbd[0] ?? 0}`],
+        nbdUnix: nbdUnixDir ? [join(nbdUnixDir, 'nbd-0.sock')] : [],
+      },
+    };
+  }
+
+  #writePidFile(): void {
+    const { pidFile } = this.#config;
+    if (!pidFile) return;
+    writeFileSync(pidFile, `${process.pid}\n`);
+    this.#open.push(() => rm(pidFile, { force: true }));
+  }
+
+  #fail(error: StorError): void {
+    if (this.#failed || this.#closing) return;
+    this.#failed = error;
+    for (const listener of this.#fatal) listener(error);
+  }
+
+  async #closeAll(): Promise<void> {
+    const errors: unknown[] = [];
+    for (const close of this.#open.reverse()) {
+      try {
+        await close();
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+    if (errors.length > 0) throw new StorError('INTERNAL', 'closing failed', { cause: errors });
+  }
+}
+
+/** Transactions carry values up to 1 MiB each; Raft messages carry several. */
+const maxGrpcMessageBytes = 64 * 1024 * 1024;
+
+function readBootId(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+}
+
+function portError(what: string, address: string, cause: Error): StorError {
+  return /EADDRINUSE|address already in use/i.test(cause.message)
+    ? new StorError(
+        'IN_USE',
+        `the ${what} port ${address} is in use by another process: stop it, or change the port in the config`,
+        { cause },
+      )
+    : new StorError(
+        'FAILED_PRECONDITION',
+        `cannot listen for ${what} on ${address}: ${cause.message}`,
+        { cause },
+      );
+}
+
+/** The disks that the node has; a node without any gets the first one in its data folder. */
+async function openDisks(lane: LaneHost, folder: DataFolder, node: NodePort): Promise<void> {
+  for (const disk of folder.disks()) await lane.methods.openDisk({ ...disk, create: false });
+  if (folder.disks().length > 0) return;
+  const path = join(folder.path, 'disks', 'd1');
+  mkdirSync(path, { recursive: true, mode: 0o700 });
+  await node.addDisk(path, '');
+}
+
+/** What lanes may call; until the control plane is there, they are told to come again. */
+function laneControl(control: { plane?: ControlPlane }): MainMethods {
+  const plane = (): ControlPlane => {
+    if (control.plane) return control.plane;
+    throw new StorError('UNAVAILABLE', 'the agent is starting');
+  };
+  return {
+    acquire: async (name) => plane().acquire(name, 'auto', { waitMs: acquireWaitMs }),
+    release: async (volumeId, epoch, options) => plane().release(volumeId, epoch, options),
+    proposeSet: async (proposal) => plane().proposeSet(proposal),
+    reportFailure: async (failure) => plane().reportFailure(failure),
+    volumeNames: async (limit) => plane().volumeNames(limit),
+    volumeInfo: async (name) => plane().volumeInfo(name),
+  };
+}

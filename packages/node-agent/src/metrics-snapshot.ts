@@ -1,0 +1,116 @@
+import type { LiveVolume } from '@stor/control-plane';
+import type { Disk, Node, Volume } from '@stor/protocol';
+import type { HistogramSample, MetricSample, MetricSnapshot } from '@stor/runtime';
+import type { LaneCounters } from './lane/lane-protocol.ts';
+
+/** Everything that one scrape shows, gathered beforehand. */
+export interface MetricSources {
+  node: string;
+  lane: LaneCounters;
+  live: LiveVolume[];
+  disks: Disk[];
+  raft: {
+    term: number;
+    appliedIndex: number;
+    leaderChanges: number;
+    commitLatency: HistogramSample;
+  };
+  /** what only the leader shows, so that a sum over agents counts nothing twice; null elsewhere */
+  cluster: { nodes: Node[]; volumes: Volume[] } | null;
+}
+
+const volumeStates = ['creating', 'healthy', 'degraded', 'unavailable', 'deleting'] as const;
+
+/** Turns what was gathered into samples by family name (see metric-families.ts). */
+export function metricSnapshot(sources: MetricSources): MetricSnapshot {
+  const samples = new Map<string, MetricSample[]>();
+  const histograms = new Map<string, HistogramSample[]>();
+  const add = (name: string, labels: Record<string, string>, value: number): void => {
+    const list = samples.get(name);
+    if (list) list.push({ labels, value });
+    else samples.set(name, [{ labels, value }]);
+  };
+  const { node } = sources;
+  addLane(sources, add, histograms);
+  for (const volume of sources.live) {
+    for (const replica of volume.replicas) {
+      add(
+        'stor_rebuild_bytes_remaining',
+        { node, replica: replica.replicaId },
+        replica.bytesRemaining,
+      );
+    }
+  }
+  for (const disk of sources.disks) {
+    const labels = { node, pool: disk.spec.tag || 'any', disk: disk.metadata.id };
+    add('stor_disk_capacity_bytes', labels, disk.status.capacityBytes);
+    add('stor_disk_used_bytes', labels, disk.status.usedBytes);
+    add('stor_disk_free_bytes', labels, disk.status.freeBytes);
+  }
+  add('stor_raft_term', { node }, sources.raft.term);
+  add('stor_raft_applied_index', { node }, sources.raft.appliedIndex);
+  add('stor_raft_leader_changes_total', { node }, sources.raft.leaderChanges);
+  histograms.set('stor_raft_commit_latency_seconds', [sources.raft.commitLatency]);
+  if (sources.cluster) addCluster(sources.cluster, add);
+  return { samples, histograms };
+}
+
+type Add = (name: string, labels: Record<string, string>, value: number) => void;
+
+function addLane(
+  sources: MetricSources,
+  add: Add,
+  histograms: Map<string, HistogramSample[]>,
+): void {
+  const { node, lane } = sources;
+  const latencies: HistogramSample[] = [];
+  let connections = 0;
+  let inflight = 0;
+  for (const counters of lane.exports) {
+    const { volume } = counters;
+    connections += counters.connections;
+    inflight += counters.inflight;
+    for (const { op, count, bytes, buckets, secondsSum } of counters.operations) {
+      add(`stor_volume_${op}_ops_total`, { volume, node }, count);
+      add(`stor_volume_${op}_bytes_total`, { volume, node }, bytes);
+      latencies.push({
+        labels: { volume, node, op },
+        bounds: lane.latencyBucketsSeconds,
+        counts: buckets,
+        sum: secondsSum,
+      });
+    }
+  }
+  for (const volume of sources.live) {
+    const name = lane.exports.find((counters) => counters.volumeId === volume.volumeId)?.volume;
+    if (name !== undefined)
+      add('stor_volume_allocated_bytes', { volume: name, node }, volume.allocatedBytes);
+  }
+  histograms.set('stor_volume_io_latency_seconds', latencies);
+  add('stor_nbd_connections', { node }, connections);
+  add('stor_nbd_inflight', { node }, inflight);
+  for (const { error, count } of lane.nbdErrors)
+    add('stor_nbd_errors_total', { node, error }, count);
+  for (const { diskId, errors } of lane.disks)
+    add('stor_disk_errors_total', { node, disk: diskId }, errors);
+}
+
+function addCluster(cluster: { nodes: Node[]; volumes: Volume[] }, add: Add): void {
+  for (const node of cluster.nodes) {
+    add('stor_node_up', { node: node.metadata.name }, node.status.state === 'up' ? 1 : 0);
+  }
+  for (const volume of cluster.volumes) {
+    const { name } = volume.metadata;
+    for (const state of volumeStates) {
+      add('stor_volume_state', { volume: name, state }, volume.status.health === state ? 1 : 0);
+    }
+    const inSync = volume.status.replicas.filter((replica) => replica.state === 'in-sync').length;
+    add('stor_volume_replicas', { volume: name, insync: 'true' }, inSync);
+    add(
+      'stor_volume_replicas',
+      { volume: name, insync: 'false' },
+      volume.status.replicas.length - inSync,
+    );
+    add('stor_volume_capacity_bytes', { volume: name }, volume.spec.sizeBytes);
+  }
+}
