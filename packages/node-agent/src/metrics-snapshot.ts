@@ -1,5 +1,5 @@
-import type { LiveVolume } from '@stor/control-plane';
-import type { Disk, Node, Volume } from '@stor/protocol';
+import type { AgentDisk, LiveVolume } from '@stor/control-plane';
+import type { Node, Volume } from '@stor/protocol';
 import type { HistogramSample, MetricSample, MetricSnapshot } from '@stor/runtime';
 import type { LaneCounters } from './lane/lane-protocol.ts';
 
@@ -8,7 +8,7 @@ export interface MetricSources {
   node: string;
   lane: LaneCounters;
   live: LiveVolume[];
-  disks: Disk[];
+  disks: AgentDisk[];
   raft: {
     term: number;
     appliedIndex: number;
@@ -42,10 +42,10 @@ export function metricSnapshot(sources: MetricSources): MetricSnapshot {
     }
   }
   for (const disk of sources.disks) {
-    const labels = { node, pool: disk.spec.tag || 'any', disk: disk.metadata.id };
-    add('stor_disk_capacity_bytes', labels, disk.status.capacityBytes);
-    add('stor_disk_used_bytes', labels, disk.status.usedBytes);
-    add('stor_disk_free_bytes', labels, disk.status.freeBytes);
+    const labels = { node, pool: disk.tag || 'any', disk: disk.diskId };
+    add('stor_disk_capacity_bytes', labels, disk.capacityBytes);
+    add('stor_disk_used_bytes', labels, disk.usedBytes);
+    add('stor_disk_free_bytes', labels, disk.freeBytes);
   }
   add('stor_raft_term', { node }, sources.raft.term);
   add('stor_raft_applied_index', { node }, sources.raft.appliedIndex);
