@@ -1,1 +1,27 @@
-export {};
+export { RaftError, type RaftErrorCode } from './errors.ts';
+export type * from './core/types.ts';
+export {
+  defaultLimits,
+  maxFrameBytes,
+  maxFrameMessages,
+  maxPeerIdBytes,
+  maxProposalBytes,
+  maxSnapshotBytes,
+  maxVoters,
+  type RaftLimits,
+} from './core/limits.ts';
+export { encodeMessages, decodeMessages } from './core/codec.ts';
+export { RawNode, type Ready, type RaftStatus, type PeerProgress } from './core/raw-node.ts';
+export type { CoreConfig } from './core/raft-state.ts';
+export type { RaftStorage, SaveBatch, StoredState } from './core/storage.ts';
+export { MemoryRaftStorage } from './memory-storage.ts';
+export { LevelRaftStorage } from './level-storage.ts';
+export {
+  RaftNode,
+  type RaftClock,
+  type RaftLogger,
+  type RaftNodeOptions,
+  type RaftStateMachine,
+  type RaftTransport,
+} from './raft-node.ts';
+export type { Proposed } from './proposals.ts';

@@ -1,1 +1,3 @@
-export {};
+export { ManualClock } from './manual-clock.ts';
+export { MemoryNetwork } from './memory-network.ts';
+export { storageSuite, type StorageTest, type StorageUnderTest } from './storage-suite.ts';

@@ -1,0 +1,206 @@
+import { RaftError } from '../errors.ts';
+import { BytesReader, BytesWriter } from './bytes.ts';
+import {
+  maxAppendEntries,
+  maxFrameBytes,
+  maxFrameMessages,
+  maxSnapshotBytes,
+  maxVoters,
+} from './limits.ts';
+import type { Entry, RaftMessage, Snapshot } from './types.ts';
+
+/**
+ * Messages as bytes: big-endian, one version byte, a count, then each message. The transport is
+ * trusted to carry bytes unchanged (TCP, HTTP/2); what it carries is not trusted: every length is
+ * checked against the bytes there are before anything is allocated.
+ */
+const version = 1;
+
+/** On the wire by number: never change one, only add. */
+const messageTypes = [
+  'vote',
+  'voteResponse',
+  'preVote',
+  'preVoteResponse',
+  'append',
+  'appendResponse',
+  'heartbeat',
+  'heartbeatResponse',
+  'snapshot',
+] as const;
+const entryTypes = ['normal', 'empty', 'config'] as const;
+
+/** Throws INVALID_ARGUMENT when the batch is over a limit of the wire. */
+export function encodeMessages(messages: RaftMessage[]): Uint8Array {
+  if (messages.length > maxFrameMessages) {
+    throw new RaftError('INVALID_ARGUMENT', `more than ${maxFrameMessages} messages in one batch`);
+  }
+  const writer = new BytesWriter(messages.reduce((sum, message) => sum + sizeHint(message), 16));
+  writer.u8(version);
+  writer.u32(messages.length);
+  for (const message of messages) writeMessage(writer, message);
+  const bytes = writer.finish();
+  if (bytes.length > maxFrameBytes) {
+    throw new RaftError('INVALID_ARGUMENT', `a batch of ${bytes.length} bytes is over the limit`);
+  }
+  return bytes;
+}
+
+function sizeHint(message: RaftMessage): number {
+  if (message.type === 'append') {
+    return message.entries.reduce((sum, entry) => sum + entry.data.length + 24, 128);
+  }
+  return message.type === 'snapshot' ? message.snapshot.data.length + 1024 : 128;
+}
+
+/**
+ * The messages, with data copied out of `bytes`, as entries live long and a receive buffer is used
+ * again. Throws CORRUPT when the bytes are not exactly what `encodeMessages` makes.
+ */
+export function decodeMessages(bytes: Uint8Array): RaftMessage[] {
+  if (bytes.length > maxFrameBytes) {
+    throw new RaftError('CORRUPT', `a batch of ${bytes.length} bytes is over the limit`);
+  }
+  const reader = new BytesReader(bytes, 'a batch of messages');
+  const seen = reader.u8();
+  if (seen !== version) reader.fail(`version ${seen} is not known`);
+  const count = reader.u32();
+  if (count > maxFrameMessages) reader.fail(`${count} messages are over the limit`);
+  const messages: RaftMessage[] = [];
+  for (let i = 0; i < count; i++) messages.push(readMessage(reader));
+  reader.expectEnd();
+  return messages;
+}
+
+function writeMessage(writer: BytesWriter, message: RaftMessage): void {
+  writer.u8(messageTypes.indexOf(message.type));
+  writer.text(message.from);
+  writer.text(message.to);
+  writer.u53(message.term);
+  switch (message.type) {
+    case 'vote':
+    case 'preVote':
+      writer.u53(message.lastIndex);
+      writer.u53(message.lastTerm);
+      return;
+    case 'voteResponse':
+    case 'preVoteResponse':
+      writer.u8(message.rejected ? 1 : 0);
+      return;
+    case 'append':
+      writer.u53(message.previousIndex);
+      writer.u53(message.previousTerm);
+      writer.u53(message.commit);
+      writer.u32(message.entries.length);
+      for (const entry of message.entries) {
+        writer.u53(entry.term);
+        writeEntryContent(writer, entry);
+      }
+      return;
+    case 'appendResponse':
+      writer.u8(message.rejected ? 1 : 0);
+      writer.u53(message.index);
+      writer.u53(message.hintIndex);
+      writer.u53(message.hintTerm);
+      return;
+    case 'heartbeat':
+      writer.u53(message.commit);
+      writer.u53(message.readContext);
+      return;
+    case 'heartbeatResponse':
+      writer.u53(message.readContext);
+      return;
+    case 'snapshot':
+      writeSnapshot(writer, message.snapshot);
+  }
+}
+
+function readMessage(reader: BytesReader): RaftMessage {
+  const type = messageTypes[reader.u8()];
+  if (type === undefined) reader.fail('a message of unknown type');
+  const envelope = { from: reader.text(), to: reader.text(), term: reader.u53() };
+  switch (type) {
+    case 'vote':
+    case 'preVote':
+      return { ...envelope, type, lastIndex: reader.u53(), lastTerm: reader.u53() };
+    case 'voteResponse':
+    case 'preVoteResponse':
+      return { ...envelope, type, rejected: reader.flag() };
+    case 'append': {
+      const previousIndex = reader.u53();
+      const previousTerm = reader.u53();
+      const commit = reader.u53();
+      const entries = readEntries(reader, previousIndex, previousTerm, envelope.term);
+      return { ...envelope, type, previousIndex, previousTerm, commit, entries };
+    }
+    case 'appendResponse':
+      return {
+        ...envelope,
+        type,
+        rejected: reader.flag(),
+        index: reader.u53(),
+        hintIndex: reader.u53(),
+        hintTerm: reader.u53(),
+      };
+    case 'heartbeat':
+      return { ...envelope, type, commit: reader.u53(), readContext: reader.u53() };
+    case 'heartbeatResponse':
+      return { ...envelope, type, readContext: reader.u53() };
+    case 'snapshot':
+      return { ...envelope, type, snapshot: readSnapshot(reader) };
+  }
+}
+
+/** Indexes are not sent: they follow the previous one. Terms may only rise, up to the message's. */
+function readEntries(
+  reader: BytesReader,
+  previousIndex: number,
+  previousTerm: number,
+  messageTerm: number,
+): Entry[] {
+  const count = reader.u32();
+  if (count > maxAppendEntries) reader.fail(`${count} entries in one append`);
+  const entries: Entry[] = [];
+  let lowestTerm = previousTerm;
+  for (let i = 0; i < count; i++) {
+    const term = reader.u53();
+    if (term < lowestTerm || term > messageTerm)
+      reader.fail('the terms of entries are not in order');
+    lowestTerm = term;
+    entries.push({ index: previousIndex + 1 + i, term, ...readEntryContent(reader) });
+  }
+  return entries;
+}
+
+/** Also the form of an entry in a store, behind its index and term. */
+export function writeEntryContent(writer: BytesWriter, entry: Pick<Entry, 'type' | 'data'>): void {
+  writer.u8(entryTypes.indexOf(entry.type));
+  writer.bytes(entry.data);
+}
+
+export function readEntryContent(reader: BytesReader): Pick<Entry, 'type' | 'data'> {
+  const type = entryTypes[reader.u8()];
+  if (type === undefined) reader.fail('an entry of unknown type');
+  return { type, data: reader.bytes() };
+}
+
+/** Also the form of a snapshot in a store. */
+export function writeSnapshot(writer: BytesWriter, snapshot: Snapshot): void {
+  writer.u53(snapshot.index);
+  writer.u53(snapshot.term);
+  writer.u8(snapshot.voters.length);
+  for (const voter of snapshot.voters) writer.text(voter);
+  writer.bytes(snapshot.data);
+}
+
+export function readSnapshot(reader: BytesReader): Snapshot {
+  const index = reader.u53();
+  const term = reader.u53();
+  const count = reader.u8();
+  if (count > maxVoters) reader.fail(`${count} voters`);
+  const voters: string[] = [];
+  for (let i = 0; i < count; i++) voters.push(reader.text());
+  const data = reader.bytes();
+  if (data.length > maxSnapshotBytes) reader.fail(`a snapshot of ${data.length} bytes`);
+  return { index, term, voters, data };
+}

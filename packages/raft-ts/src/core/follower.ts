@@ -1,0 +1,69 @@
+import type { RaftState } from './raft-state.ts';
+import type { AppendRequest, Heartbeat, PeerId, SnapshotRequest } from './types.ts';
+
+/** What a member does with the word of its term's leader. */
+
+function acknowledge(state: RaftState, to: PeerId, index: number): void {
+  state.send({
+    type: 'appendResponse',
+    from: state.id,
+    to,
+    term: state.term,
+    rejected: false,
+    index,
+    hintIndex: 0,
+    hintTerm: 0,
+  });
+}
+
+export function handleAppend(state: RaftState, message: AppendRequest): void {
+  const { log } = state;
+  if (message.previousIndex < log.committed) {
+    // old news: what is committed here equals the leader's log
+    acknowledge(state, message.from, log.committed);
+    return;
+  }
+  const last = log.appendAfter(message.previousIndex, message.previousTerm, message.entries);
+  if (last !== null) {
+    log.commitTo(Math.min(message.commit, last));
+    acknowledge(state, message.from, last);
+    return;
+  }
+  const hint = log.findConflictByTerm(message.previousIndex, message.previousTerm);
+  state.send({
+    type: 'appendResponse',
+    from: state.id,
+    to: message.from,
+    term: state.term,
+    rejected: true,
+    index: message.previousIndex,
+    hintIndex: hint.index,
+    hintTerm: hint.term,
+  });
+}
+
+export function handleHeartbeat(state: RaftState, message: Heartbeat): void {
+  state.log.commitTo(message.commit);
+  state.send({
+    type: 'heartbeatResponse',
+    from: state.id,
+    to: message.from,
+    term: state.term,
+    readContext: message.readContext,
+  });
+}
+
+export function handleSnapshot(state: RaftState, message: SnapshotRequest): void {
+  const { log } = state;
+  const { snapshot } = message;
+  if (snapshot.index > log.committed) {
+    if (log.matches(snapshot.index, snapshot.term)) {
+      // the log has it all: no need to start again from the snapshot
+      log.commitTo(snapshot.index);
+    } else if (snapshot.voters.includes(state.id)) {
+      log.restore(snapshot);
+      state.tracker.setVoters(snapshot.voters, log.lastIndex);
+    }
+  }
+  acknowledge(state, message.from, log.committed);
+}

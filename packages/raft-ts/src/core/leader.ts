@@ -1,0 +1,149 @@
+import { RaftError } from '../errors.ts';
+import { entryOverheadBytes, maxProposalBytes } from './limits.ts';
+import { notLeader } from './not-leader.ts';
+import type { Progress } from './progress.ts';
+import type { RaftState } from './raft-state.ts';
+import { advanceCommit, broadcastAppend, broadcastHeartbeat, sendAppend } from './replication.ts';
+import type { AppendResponse, HeartbeatResponse } from './types.ts';
+
+/** What a leader does with time, proposals, reads, and its followers' answers. */
+
+export function tickLeader(state: RaftState): void {
+  state.heartbeatElapsed++;
+  state.electionElapsed++;
+  if (state.electionElapsed >= state.electionTicks) {
+    state.electionElapsed = 0;
+    // CheckQuorum: a leader that hears no majority stops, so its clients look for the new one.
+    if (!state.tracker.takeQuorumActive(state.id)) {
+      state.becomeFollower(state.term, null);
+      return;
+    }
+  }
+  for (const [, progress] of state.tracker.entries()) {
+    if (progress.state !== 'snapshot') continue;
+    // No word for so long: the snapshot or its answer was lost. A probe finds out which.
+    if (++progress.snapshotTicks >= state.snapshotPatienceTicks) progress.becomeProbe();
+  }
+  if (state.heartbeatElapsed >= state.heartbeatTicks) {
+    state.heartbeatElapsed = 0;
+    broadcastHeartbeat(state);
+  }
+}
+
+/** Appends proposals as one group. Throws NOT_LEADER, TOO_BUSY, INVALID_ARGUMENT: nothing happened. */
+export function propose(state: RaftState, proposals: Uint8Array[]): void {
+  if (state.role !== 'leader') throw notLeader(state);
+  const bytes = proposals.reduce((sum, data) => sum + data.length + entryOverheadBytes, 0);
+  if (proposals.some((data) => data.length > maxProposalBytes)) {
+    throw new RaftError('INVALID_ARGUMENT', `a proposal is larger than ${maxProposalBytes} bytes`);
+  }
+  // One group is let in when nothing is under way, so that no limit can block for ever.
+  if (
+    state.uncommittedBytes > 0 &&
+    state.uncommittedBytes + bytes > state.limits.uncommittedBytes
+  ) {
+    throw new RaftError(
+      'TOO_BUSY',
+      `${state.uncommittedBytes} bytes of proposals wait for a quorum already`,
+    );
+  }
+  state.appendOwn(proposals.map((data) => ({ type: 'normal', data })));
+  broadcastAppend(state);
+}
+
+/** Asks for the commit index as of now; `context` rises from call to call. Throws NOT_LEADER. */
+export function readIndex(state: RaftState, context: number): void {
+  if (state.role !== 'leader') throw notLeader(state);
+  if (state.log.committed < state.termStartIndex) {
+    // Until an entry of its term is committed a leader does not know what was committed before.
+    state.earlyReads.push(context);
+    return;
+  }
+  beginRead(state, context);
+  broadcastHeartbeat(state);
+}
+
+function beginRead(state: RaftState, context: number): void {
+  state.readOnly.add(context, state.log.committed, state.id);
+  // alone it is its own majority
+  confirmReads(state, state.id, context);
+}
+
+function confirmReads(state: RaftState, from: string, context: number): void {
+  const confirmed = state.readOnly.acknowledge(from, context, (ids) => state.tracker.isQuorum(ids));
+  state.readStates.push(...confirmed);
+}
+
+export function handleAppendResponse(state: RaftState, message: AppendResponse): void {
+  const progress = state.tracker.progress(message.from);
+  if (!progress) return;
+  progress.recentActive = true;
+  if (message.rejected) {
+    handleRejection(state, message, progress);
+  } else {
+    handleAcknowledgement(state, message, progress);
+  }
+}
+
+function handleRejection(state: RaftState, message: AppendResponse, progress: Progress): void {
+  // The follower's last index that might agree; ours with a term not above its own is as far as
+  // the logs can agree (both sides skip whole terms).
+  const probe =
+    message.hintTerm > 0
+      ? state.log.findConflictByTerm(message.hintIndex, message.hintTerm).index
+      : message.hintIndex;
+  if (!progress.reject(message.index, probe)) return;
+  if (progress.state === 'replicate') progress.becomeProbe();
+  sendAppend(state, message.from, true);
+}
+
+function handleAcknowledgement(
+  state: RaftState,
+  message: AppendResponse,
+  progress: Progress,
+): void {
+  if (message.index > state.log.lastIndex) return; // it cannot have more than was sent
+  const wasPaused = progress.isPaused;
+  const probed = progress.state === 'probe' && progress.match === message.index;
+  if (!progress.acknowledge(message.index) && !probed) return;
+  if (progress.state === 'probe') {
+    progress.becomeReplicate();
+  } else if (progress.state === 'snapshot') {
+    // enough that the log can go on from there, be it by this snapshot or by another way
+    if (progress.match + 1 >= state.log.firstIndex) progress.becomeReplicate();
+  } else {
+    progress.inflights.freeThrough(message.index);
+  }
+  if (advanceCommit(state)) {
+    beginEarlyReads(state);
+    broadcastAppend(state);
+  } else if (message.from !== state.id && (wasPaused || mayTellCommit(state, progress))) {
+    sendAppend(state, message.from, true);
+  }
+  if (message.from === state.id) return;
+  while (sendAppend(state, message.from, false));
+}
+
+function mayTellCommit(state: RaftState, progress: Progress): boolean {
+  return state.log.committed > progress.sentCommit && progress.sentCommit < progress.next - 1;
+}
+
+function beginEarlyReads(state: RaftState): void {
+  if (state.earlyReads.length === 0 || state.log.committed < state.termStartIndex) return;
+  const contexts = state.earlyReads;
+  state.earlyReads = [];
+  for (const context of contexts) beginRead(state, context);
+  broadcastHeartbeat(state);
+}
+
+export function handleHeartbeatResponse(state: RaftState, message: HeartbeatResponse): void {
+  const progress = state.tracker.progress(message.from);
+  if (!progress) return;
+  progress.recentActive = true;
+  // It lives: whatever was lost may be sent again, one append per heartbeat.
+  progress.paused = false;
+  if (progress.match < state.log.lastIndex || progress.state === 'probe') {
+    sendAppend(state, message.from, true);
+  }
+  if (message.readContext > 0) confirmReads(state, message.from, message.readContext);
+}

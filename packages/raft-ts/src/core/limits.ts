@@ -1,0 +1,49 @@
+/**
+ * Every bound of the library, in one place. All may be passed in `limits` of the options except the
+ * ones of the wire, which both sides must agree on.
+ */
+export interface RaftLimits {
+  /** Entries of one append; one larger entry still goes alone. Keeps a lost message cheap. */
+  appendBytes: number;
+  /** Appends under way to one follower. */
+  inflightMessages: number;
+  /** Bytes of entries under way to one follower. */
+  inflightBytes: number;
+  /** Proposals accepted and not yet committed, on the leader: memory if a quorum is away. */
+  uncommittedBytes: number;
+  /** Reads waiting for a round of heartbeats. */
+  pendingReads: number;
+  /** Committed entries handed to the state machine in one call. */
+  applyBytes: number;
+  /** Log kept in memory and on disk after a log snapshot, for followers that lag. */
+  trailingBytes: number;
+  /** A log snapshot is taken when this much was applied since the last one. */
+  snapshotLogBytes: number;
+}
+
+export const defaultLimits: Readonly<RaftLimits> = {
+  appendBytes: 1 << 20,
+  inflightMessages: 256,
+  inflightBytes: 8 << 20,
+  uncommittedBytes: 32 << 20,
+  pendingReads: 10_000,
+  applyBytes: 1 << 20,
+  trailingBytes: 8 << 20,
+  snapshotLogBytes: 64 << 20,
+};
+
+/** One proposal. */
+export const maxProposalBytes = 8 << 20;
+/** One log snapshot travels in one message. */
+export const maxSnapshotBytes = 64 << 20;
+/** One encoded batch of messages: a snapshot, a window of appends, and room for headers. */
+export const maxFrameBytes = 96 << 20;
+/** Messages in one encoded batch. */
+export const maxFrameMessages = 65_535;
+/** Entries in one append; more go in the next. */
+export const maxAppendEntries = 65_535;
+export const maxPeerIdBytes = 255;
+export const maxVoters = 63;
+
+/** What an entry costs besides its data; so that empty ones are bounded too. */
+export const entryOverheadBytes = 32;

@@ -1,0 +1,166 @@
+import type { RaftLimits } from './limits.ts';
+import type { RaftLog } from './raft-log.ts';
+import { ReadOnly } from './read-only.ts';
+import { Tracker } from './tracker.ts';
+import type { Entry, HardState, PeerId, RaftMessage, ReadState, Role } from './types.ts';
+
+export interface CoreConfig {
+  id: PeerId;
+  voters: PeerId[];
+  electionTicks: number;
+  heartbeatTicks: number;
+  limits: RaftLimits;
+  /** uniform in [0, 1): spreads election timeouts, so that members do not stand at once */
+  random: () => number;
+}
+
+/** How many election timeouts a snapshot may take before the leader asks again where to go on. */
+const snapshotPatience = 10;
+
+/**
+ * Everything a member knows, and the changes of role. What it does with messages is in
+ * `election.ts`, `follower.ts` and `leader.ts`.
+ */
+export class RaftState {
+  readonly id: PeerId;
+  readonly log: RaftLog;
+  readonly tracker: Tracker;
+  readonly electionTicks: number;
+  readonly heartbeatTicks: number;
+  readonly limits: RaftLimits;
+  readonly #random: () => number;
+
+  role: Role = 'follower';
+  term: number;
+  vote: PeerId | null;
+  leaderId: PeerId | null = null;
+  /** follower, candidate: ticks since a leader was heard or a vote given; leader: see checkQuorum */
+  electionElapsed = 0;
+  heartbeatElapsed = 0;
+  /** drawn anew at each change of role, in [electionTicks, 2 * electionTicks) */
+  electionTimeoutTicks = 0;
+  /** the first index of the leader's own term; reads wait until it is committed */
+  termStartIndex = 0;
+  uncommittedBytes = 0;
+
+  readonly readOnly = new ReadOnly();
+  /** contexts that came before the leader's first commit */
+  earlyReads: number[] = [];
+  readStates: ReadState[] = [];
+  /** promises nothing about the store: may leave before the save, if the term is durable */
+  messages: RaftMessage[] = [];
+  /** promises what is being saved: leaves after the save; those to itself are its own votes */
+  messagesAfterSave: RaftMessage[] = [];
+
+  constructor(config: CoreConfig, log: RaftLog, hardState: HardState) {
+    this.id = config.id;
+    this.log = log;
+    this.electionTicks = config.electionTicks;
+    this.heartbeatTicks = config.heartbeatTicks;
+    this.limits = config.limits;
+    this.#random = config.random;
+    this.term = hardState.term;
+    this.vote = hardState.vote;
+    this.tracker = new Tracker(config.voters, config.limits);
+    this.becomeFollower(this.term, null);
+  }
+
+  get hardState(): HardState {
+    return { term: this.term, vote: this.vote, commit: this.log.committed };
+  }
+
+  get promotable(): boolean {
+    return this.tracker.voters.has(this.id) && this.log.unsavedSnapshot() === null;
+  }
+
+  get snapshotPatienceTicks(): number {
+    return this.electionTicks * snapshotPatience;
+  }
+
+  send(message: RaftMessage): void {
+    switch (message.type) {
+      case 'append':
+      case 'heartbeat':
+      case 'heartbeatResponse':
+      case 'snapshot':
+        this.messages.push(message);
+        return;
+      case 'vote':
+      case 'preVote':
+      case 'voteResponse':
+      case 'preVoteResponse':
+      case 'appendResponse':
+        this.messagesAfterSave.push(message);
+    }
+  }
+
+  becomeFollower(term: number, leaderId: PeerId | null): void {
+    this.#reset(term);
+    this.role = 'follower';
+    this.leaderId = leaderId;
+  }
+
+  /** Changes nothing durable: a pre-candidate only asks whether it could win. */
+  becomePreCandidate(): void {
+    this.role = 'preCandidate';
+    this.leaderId = null;
+    this.tracker.resetProgress(this.log.lastIndex);
+    this.#drawElectionTimeout();
+  }
+
+  becomeCandidate(): void {
+    this.#reset(this.term + 1);
+    this.role = 'candidate';
+    this.vote = this.id;
+  }
+
+  becomeLeader(): void {
+    this.#reset(this.term);
+    this.role = 'leader';
+    this.leaderId = this.id;
+    this.tracker.progress(this.id)?.becomeReplicate();
+    this.termStartIndex = this.log.lastIndex + 1;
+    this.appendOwn([{ type: 'empty', data: new Uint8Array() }]);
+  }
+
+  /** The leader's own acknowledgement counts like any other: when it is durable. */
+  appendOwn(contents: Pick<Entry, 'type' | 'data'>[]): void {
+    const first = this.log.lastIndex + 1;
+    this.log.append(
+      contents.map(({ type, data }, i) => ({ index: first + i, term: this.term, type, data })),
+    );
+    this.uncommittedBytes += this.log.bytesBetween(first - 1, this.log.lastIndex);
+    this.send({
+      type: 'appendResponse',
+      from: this.id,
+      to: this.id,
+      term: this.term,
+      rejected: false,
+      index: this.log.lastIndex,
+      hintIndex: 0,
+      hintTerm: 0,
+    });
+  }
+
+  #reset(term: number): void {
+    if (this.term !== term) {
+      this.term = term;
+      this.vote = null;
+    }
+    this.leaderId = null;
+    this.electionElapsed = 0;
+    this.heartbeatElapsed = 0;
+    this.#drawElectionTimeout();
+    this.tracker.resetProgress(this.log.lastIndex);
+    this.readOnly.clear();
+    this.earlyReads = [];
+    this.readStates = [];
+    this.uncommittedBytes = 0;
+    this.termStartIndex = 0;
+  }
+
+  #drawElectionTimeout(): void {
+    this.electionTimeoutTicks =
+      this.electionTicks + Math.floor(this.#random() * this.electionTicks);
+  }
+}

@@ -1,0 +1,250 @@
+import { invariant } from '../errors.ts';
+import { campaign } from './election.ts';
+import { propose, readIndex } from './leader.ts';
+import { step, tick } from './raft-core.ts';
+import { RaftLog, type LoadedLog } from './raft-log.ts';
+import { RaftState, type CoreConfig } from './raft-state.ts';
+import type {
+  Entry,
+  HardState,
+  LogPosition,
+  PeerId,
+  RaftMessage,
+  ReadState,
+  Role,
+  Snapshot,
+} from './types.ts';
+
+/**
+ * One piece of work for the store, and what may be said when it is done.
+ *
+ * The contract: write `hardState`, `snapshot` and `entries` in one atomic, synced write; then call
+ * `saved(ready)` and send what it returns. Nothing of it may leave before: an acknowledgement or a
+ * vote that a crash could take back breaks every promise of Raft. There is one Ready at a time.
+ */
+export interface Ready {
+  /** null: unchanged */
+  hardState: HardState | null;
+  /** a leader's snapshot that replaces the whole stored log; null: none */
+  snapshot: Snapshot | null;
+  /** replace everything stored from the first one's index on */
+  entries: Entry[];
+  messagesAfterSave: RaftMessage[];
+}
+
+export interface RaftStatus {
+  id: PeerId;
+  role: Role;
+  term: number;
+  leaderId: PeerId | null;
+  commitIndex: number;
+  appliedIndex: number;
+  voters: PeerId[];
+}
+
+export interface PeerProgress {
+  id: PeerId;
+  state: string;
+  match: number;
+  next: number;
+  paused: boolean;
+}
+
+/**
+ * The algorithm without any I/O: messages, ticks and proposals in; messages, writes and committed
+ * entries out. After any input: send `takeMessages()`, apply `takeSnapshot()` and
+ * `takeCommitted()`, and if no save is under way and `hasReady()`, save `ready()`.
+ */
+export class RawNode {
+  readonly #state: RaftState;
+  #savedHardState: HardState;
+  #saving: Ready | null = null;
+
+  constructor(config: CoreConfig, loaded: LoadedLog & { hardState: HardState }) {
+    this.#savedHardState = loaded.hardState;
+    this.#state = new RaftState(
+      config,
+      new RaftLog({ ...loaded, commit: loaded.hardState.commit }),
+      loaded.hardState,
+    );
+  }
+
+  /** Call once per tick interval. */
+  tick(): void {
+    tick(this.#state);
+  }
+
+  /** Stand for election now. */
+  campaign(): void {
+    campaign(this.#state);
+  }
+
+  /** A message from a peer. */
+  step(message: RaftMessage): void {
+    if (message.from === this.#state.id) return;
+    step(this.#state, message);
+  }
+
+  /**
+   * Appends a group of proposals; returns the index of the first. Leader only. Throws NOT_LEADER,
+   * TOO_BUSY or INVALID_ARGUMENT, and then nothing happened.
+   */
+  propose(proposals: Uint8Array[]): number {
+    propose(this.#state, proposals);
+    return this.#state.log.lastIndex - proposals.length + 1;
+  }
+
+  /** Begins a round of heartbeats; the answer comes in `takeReads()`. `context` must rise. */
+  readIndex(context: number): void {
+    invariant(context > this.#state.readOnly.newestContext, 'read contexts must rise');
+    readIndex(this.#state, context);
+  }
+
+  get status(): RaftStatus {
+    const state = this.#state;
+    return {
+      id: state.id,
+      role: state.role,
+      term: state.term,
+      leaderId: state.leaderId,
+      commitIndex: state.log.committed,
+      appliedIndex: state.log.applied,
+      voters: [...state.tracker.voters],
+    };
+  }
+
+  get uncommittedBytes(): number {
+    return this.#state.uncommittedBytes;
+  }
+
+  get savedHardState(): HardState {
+    return this.#savedHardState;
+  }
+
+  get log(): RaftLog {
+    return this.#state.log;
+  }
+
+  peers(): PeerProgress[] {
+    return [...this.#state.tracker.entries()].map(([id, { state, match, next, isPaused }]) => ({
+      id,
+      state,
+      match,
+      next,
+      paused: isPaused,
+    }));
+  }
+
+  /**
+   * Messages that may leave now, even while a save is under way: they promise nothing about the
+   * store. Empty as long as the term they carry is not durable.
+   */
+  takeMessages(): RaftMessage[] {
+    if (this.#state.messages.length === 0 || this.#termUnsaved()) return [];
+    const messages = this.#state.messages;
+    this.#state.messages = [];
+    return messages;
+  }
+
+  /** A snapshot for the state machine, before any entry of `takeCommitted`. */
+  takeSnapshot(): Snapshot | null {
+    return this.#state.log.takeUnappliedSnapshot();
+  }
+
+  /** The next committed entries; empty when there are none. */
+  takeCommitted(): Entry[] {
+    return this.#state.log.takeCommitted(this.#state.limits.applyBytes);
+  }
+
+  takeReads(): ReadState[] {
+    const reads = this.#state.readStates;
+    this.#state.readStates = [];
+    return reads;
+  }
+
+  get saving(): boolean {
+    return this.#saving !== null;
+  }
+
+  /** The commit index has moved since it was last saved: worth a write when there is time. */
+  get commitUnsaved(): boolean {
+    return this.#state.log.committed !== this.#savedHardState.commit;
+  }
+
+  hasReady(): boolean {
+    const { log, messagesAfterSave } = this.#state;
+    return (
+      this.#termUnsaved() ||
+      messagesAfterSave.length > 0 ||
+      log.saved < log.lastIndex ||
+      log.unsavedSnapshot() !== null
+    );
+  }
+
+  /**
+   * Takes the next piece of work. A moved commit index alone does not make one: entries are safe
+   * without it, and it is written along with the next thing, or `withCommit`.
+   */
+  ready(withCommit = false): Ready {
+    invariant(this.#saving === null, 'one Ready at a time');
+    const { log } = this.#state;
+    const entries = log.unsavedEntries();
+    const snapshot = log.unsavedSnapshot();
+    const writes = withCommit || entries.length > 0 || snapshot !== null || this.#termUnsaved();
+    const ready: Ready = {
+      hardState: writes && this.#hardStateUnsaved() ? this.#state.hardState : null,
+      snapshot,
+      entries,
+      messagesAfterSave: this.#state.messagesAfterSave,
+    };
+    this.#state.messagesAfterSave = [];
+    this.#saving = ready;
+    return ready;
+  }
+
+  /** Nothing in it needs the store: `saved` may be called at once. */
+  static needsNoWrite(ready: Ready): boolean {
+    return ready.hardState === null && ready.snapshot === null && ready.entries.length === 0;
+  }
+
+  /** The Ready is durable. Returns the messages to send now. */
+  saved(ready: Ready): RaftMessage[] {
+    invariant(this.#saving === ready, 'saved what was not given out');
+    this.#saving = null;
+    const { id, log } = this.#state;
+    if (ready.hardState) this.#savedHardState = ready.hardState;
+    if (ready.snapshot) log.snapshotSaved(ready.snapshot.index);
+    const last = ready.entries.at(-1);
+    if (last) log.entriesSaved(last);
+    for (const message of ready.messagesAfterSave) {
+      if (message.to === id) step(this.#state, message);
+    }
+    return ready.messagesAfterSave.filter((message) => message.to !== id);
+  }
+
+  /** The state machine's snapshot and the new beginning of the log are durable. */
+  compacted(snapshot: Snapshot, start: LogPosition): void {
+    this.#state.log.compact(snapshot, start);
+  }
+
+  /** Where the log may begin after a snapshot at the applied index, keeping some for who lags. */
+  compactionPoint(keepEntries: number): LogPosition {
+    const { log, limits } = this.#state;
+    let index = Math.max(log.firstIndex - 1, log.applied - keepEntries);
+    while (index < log.applied && log.bytesBetween(index, log.applied) > limits.trailingBytes) {
+      index += Math.ceil((log.applied - index) / 2);
+    }
+    const term = log.termAt(index);
+    invariant(term !== undefined, `no term is known at index ${index}`);
+    return { index, term };
+  }
+
+  #termUnsaved(): boolean {
+    const { term, vote } = this.#state;
+    return term !== this.#savedHardState.term || vote !== this.#savedHardState.vote;
+  }
+
+  #hardStateUnsaved(): boolean {
+    return this.#termUnsaved() || this.commitUnsaved;
+  }
+}

@@ -1,0 +1,77 @@
+import { entryBytes } from './raft-log.ts';
+import type { Progress } from './progress.ts';
+import type { RaftState } from './raft-state.ts';
+import type { PeerId } from './types.ts';
+
+/** What a leader sends, and what it commits. */
+
+/**
+ * Sends what the follower lacks, as far as its progress allows; with `evenIfEmpty` an append that
+ * only carries the commit index or probes. Returns whether anything left.
+ */
+export function sendAppend(state: RaftState, to: PeerId, evenIfEmpty: boolean): boolean {
+  const progress = state.tracker.progress(to);
+  if (!progress || progress.isPaused) return false;
+  const previousIndex = progress.next - 1;
+  const previousTerm = state.log.termAt(previousIndex);
+  if (previousTerm === undefined) return sendSnapshot(state, to, progress);
+  // A full window sends no entries, but an empty append still finds out what was lost of it.
+  const blocked = progress.state === 'replicate' && progress.inflights.full;
+  const entries = blocked ? [] : state.log.entriesFrom(progress.next, state.limits.appendBytes);
+  if (entries.length === 0 && !evenIfEmpty) return false;
+  const commit = state.log.committed;
+  state.send({
+    type: 'append',
+    from: state.id,
+    to,
+    term: state.term,
+    previousIndex,
+    previousTerm,
+    commit,
+    entries,
+  });
+  const bytes = entries.reduce((sum, entry) => sum + entryBytes(entry), 0);
+  progress.sentEntries(entries.length, bytes, commit);
+  return true;
+}
+
+/** Only to who answers: a snapshot to a dead member would be built and lost again and again. */
+function sendSnapshot(state: RaftState, to: PeerId, progress: Progress): boolean {
+  if (!progress.recentActive) return false;
+  const snapshot = state.log.snapshot;
+  progress.becomeSnapshot(snapshot.index);
+  state.send({ type: 'snapshot', from: state.id, to, term: state.term, snapshot });
+  return true;
+}
+
+export function broadcastAppend(state: RaftState): void {
+  for (const [id] of state.tracker.entries()) {
+    if (id !== state.id) sendAppend(state, id, true);
+  }
+}
+
+export function broadcastHeartbeat(state: RaftState): void {
+  const readContext = state.readOnly.newestContext;
+  for (const [id, progress] of state.tracker.entries()) {
+    if (id === state.id) continue;
+    // The follower may lack what it has not acknowledged: it must not commit beyond that.
+    const commit = Math.min(progress.match, state.log.committed);
+    state.send({
+      type: 'heartbeat',
+      from: state.id,
+      to: id,
+      term: state.term,
+      commit,
+      readContext,
+    });
+  }
+}
+
+/** Commits what a majority holds; true when the commit index moved. */
+export function advanceCommit(state: RaftState): boolean {
+  const before = state.log.committed;
+  if (!state.log.commitOwnTerm(state.tracker.committed(), state.term)) return false;
+  const own = Math.max(before, state.termStartIndex - 1);
+  state.uncommittedBytes -= state.log.bytesBetween(own, state.log.committed);
+  return true;
+}

@@ -1,0 +1,76 @@
+import { RaftError } from '../errors.ts';
+import type { Entry, HardState, LogPosition, Snapshot } from './types.ts';
+
+/** What a member remembers. */
+export interface StoredState {
+  hardState: HardState;
+  /** the newest; at index 0 it only names the first voters */
+  snapshot: Snapshot;
+  /** the log begins after this position, which is not after the snapshot's */
+  start: LogPosition;
+  entries: Entry[];
+}
+
+/** One atomic, synced write. */
+export interface SaveBatch {
+  /** null: unchanged */
+  hardState: HardState | null;
+  /** null: unchanged */
+  snapshot: Snapshot | null;
+  /**
+   * `compact` removes entries through the position, which the snapshot of this batch covers;
+   * `reset` removes all entries, and the log goes on after the position.
+   */
+  log: { type: 'keep' } | { type: 'compact' | 'reset'; position: LogPosition };
+  /** contiguous; they replace everything from the first one's index on */
+  entries: Entry[];
+}
+
+/** Where a member remembers. All implementations pass `storageSuite` of `raft-ts/testing`. */
+export interface RaftStorage {
+  /**
+   * All there is; null when nothing was ever saved. Throws CORRUPT, naming what is damaged, when it
+   * is not exactly what was saved: a log is never cut to what can still be read, as what is
+   * missing may have been acknowledged.
+   */
+  load(): Promise<StoredState | null>;
+  /**
+   * Resolves when the batch is durable as a whole. After a crash before that, either all or nothing
+   * of it is there. The caller waits for one save before it begins the next. After a rejection
+   * nothing is known, and no further save may be made.
+   */
+  save(batch: SaveBatch): Promise<void>;
+}
+
+/** What every store checks after reading: that the parts fit each other. Throws CORRUPT. */
+export function verifyStoredState(state: StoredState): void {
+  const { hardState, snapshot, start, entries } = state;
+  const fail = (reason: string): never => {
+    throw new RaftError('CORRUPT', `the stored Raft log is damaged: ${reason}`);
+  };
+  if (start.index > snapshot.index) {
+    fail(`it begins after entry ${start.index}, its snapshot is of entry ${snapshot.index}`);
+  }
+  let previous: LogPosition = start;
+  for (const entry of entries) {
+    if (entry.index !== previous.index + 1) {
+      fail(`entry ${previous.index + 1} is missing, entry ${entry.index} follows`);
+    }
+    if (entry.term < previous.term) {
+      fail(`the term of entry ${entry.index} is lower than that of the entry before`);
+    }
+    if (entry.index === snapshot.index && entry.term !== snapshot.term) {
+      fail(`entry ${entry.index} is of term ${entry.term}, the snapshot of term ${snapshot.term}`);
+    }
+    previous = entry;
+  }
+  if (previous.index < snapshot.index) {
+    fail(`it ends at entry ${previous.index}, its snapshot is of entry ${snapshot.index}`);
+  }
+  if (hardState.commit > previous.index) {
+    fail(`it ends at entry ${previous.index}, but entry ${hardState.commit} was committed`);
+  }
+  if (hardState.term < previous.term) {
+    fail(`its last entry is of term ${previous.term}, but the member's term is ${hardState.term}`);
+  }
+}

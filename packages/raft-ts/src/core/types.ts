@@ -1,0 +1,108 @@
+/** Name of a member; unique in the cluster and never given to another member. */
+export type PeerId = string;
+
+/**
+ * One slot of the log. A leader never makes two entries of one (index, term), so the pair names the
+ * content, and by log matching the whole log before it (Raft paper, section 5.3).
+ */
+export interface Entry {
+  index: number;
+  term: number;
+  /**
+   * `normal` carries a proposal; `empty` opens a leader's term, so that it may commit what it
+   * inherited; `config` is reserved for membership change.
+   */
+  type: 'normal' | 'empty' | 'config';
+  data: Uint8Array;
+}
+
+/** What a member must remember through a restart besides the log. */
+export interface HardState {
+  term: number;
+  /** who got this member's vote in `term`; null when nobody did */
+  vote: PeerId | null;
+  /** highest index known to be committed; it may lag behind, it never runs ahead of the log */
+  commit: number;
+}
+
+export interface LogPosition {
+  index: number;
+  term: number;
+}
+
+/** The state machine after `index`, and the voters of that time. */
+export interface Snapshot extends LogPosition {
+  voters: PeerId[];
+  data: Uint8Array;
+}
+
+export type Role = 'leader' | 'follower' | 'candidate' | 'preCandidate';
+
+interface Envelope {
+  from: PeerId;
+  to: PeerId;
+  /** the sender's term; for a pre-vote and its grant the term that would begin */
+  term: number;
+}
+
+export interface VoteRequest extends Envelope {
+  type: 'vote' | 'preVote';
+  lastIndex: number;
+  lastTerm: number;
+}
+
+export interface VoteResponse extends Envelope {
+  type: 'voteResponse' | 'preVoteResponse';
+  rejected: boolean;
+}
+
+export interface AppendRequest extends Envelope {
+  type: 'append';
+  previousIndex: number;
+  previousTerm: number;
+  commit: number;
+  entries: Entry[];
+}
+
+export interface AppendResponse extends Envelope {
+  type: 'appendResponse';
+  rejected: boolean;
+  /** accepted: the last index known to match; rejected: the `previousIndex` that was refused */
+  index: number;
+  /** rejected: the highest index at which the logs might agree, and its term here (0: unknown) */
+  hintIndex: number;
+  hintTerm: number;
+}
+
+export interface Heartbeat extends Envelope {
+  type: 'heartbeat';
+  commit: number;
+  /** newest read waiting for a round of heartbeats; 0: none */
+  readContext: number;
+}
+
+export interface HeartbeatResponse extends Envelope {
+  type: 'heartbeatResponse';
+  readContext: number;
+}
+
+export interface SnapshotRequest extends Envelope {
+  type: 'snapshot';
+  snapshot: Snapshot;
+}
+
+/** What members say to each other. Any of it may be lost, repeated, delayed or reordered. */
+export type RaftMessage =
+  | VoteRequest
+  | VoteResponse
+  | AppendRequest
+  | AppendResponse
+  | Heartbeat
+  | HeartbeatResponse
+  | SnapshotRequest;
+
+/** A read whose leadership was confirmed: serve it once `index` is applied. */
+export interface ReadState {
+  context: number;
+  index: number;
+}

@@ -1,0 +1,494 @@
+import { defaultLimits, maxSnapshotBytes, maxVoters, type RaftLimits } from './core/limits.ts';
+import { RawNode, type Ready, type RaftStatus } from './core/raw-node.ts';
+import type { RaftStorage, SaveBatch, StoredState } from './core/storage.ts';
+import type { Entry, PeerId, RaftMessage, Snapshot } from './core/types.ts';
+import { RaftError } from './errors.ts';
+import { AppliedWaiters } from './applied-waiters.ts';
+import { PendingReads } from './pending-reads.ts';
+import { Proposals, type Proposed } from './proposals.ts';
+
+/** What is replicated. Called from one place, never while another call of it runs. */
+export interface RaftStateMachine {
+  /**
+   * Applies committed entries in order and returns one result per entry, given to who proposed it
+   * here. Must do the same on every member, and not throw: a throw stops the node.
+   */
+  apply(entries: Entry[]): unknown[];
+  /** All of the state after the last applied entry; at most `maxSnapshotBytes`. */
+  snapshot(): Uint8Array;
+  /** Replaces the state with that of a snapshot, of this member or another. */
+  restore(data: Uint8Array): void;
+}
+
+/** Carries messages. May lose, delay, repeat and reorder them; must not block or throw. */
+export interface RaftTransport {
+  send(to: PeerId, messages: RaftMessage[]): void;
+}
+
+export interface RaftClock {
+  /** milliseconds that never go back */
+  monotonicMs(): number;
+  /** Runs `fn` once after `delayMs`; the returned function cancels it. */
+  after(delayMs: number, fn: () => void): () => void;
+}
+
+/** Fields first, then a sentence. */
+export interface RaftLogger {
+  debug(fields: object, message: string): void;
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+export interface RaftNodeOptions {
+  id: PeerId;
+  /** The voters of a new cluster, the same on each; later the stored ones count. */
+  initialVoters: PeerId[];
+  /** Stays the caller's: closed by the caller, after the node. */
+  storage: RaftStorage;
+  transport: RaftTransport;
+  stateMachine: RaftStateMachine;
+  clock: RaftClock;
+  /** uniform in [0, 1) */
+  random: () => number;
+  /** @default 100 */
+  tickMs?: number;
+  /** Ticks without a leader until an election, at least; at most twice as many. @default 10 */
+  electionTicks?: number;
+  /** @default 1 */
+  heartbeatTicks?: number;
+  /** A log snapshot is taken every so many applied entries. @default 10_000 */
+  snapshotEntries?: number;
+  /** Entries kept after a log snapshot for followers that lag. @default a tenth of the above */
+  trailingEntries?: number;
+  limits?: Partial<RaftLimits>;
+  logger?: RaftLogger;
+  /** The node has stopped for good; nothing is sent any more. Called once. */
+  onFatal?: (error: RaftError) => void;
+}
+
+type Settings = RaftNodeOptions &
+  Required<
+    Pick<RaftNodeOptions, 'tickMs' | 'electionTicks' | 'snapshotEntries' | 'trailingEntries'>
+  >;
+
+/**
+ * The driver: feeds the pure core with time, messages and proposals, and carries out what it asks
+ * for. One save is under way at a time; what arrives meanwhile goes into the next, so under load
+ * many proposals share one synced write and one append.
+ */
+export class RaftNode {
+  readonly id: PeerId;
+  readonly #settings: Settings;
+  readonly #raw: RawNode;
+  readonly #proposals: Proposals;
+  readonly #reads: PendingReads;
+  readonly #applied = new AppliedWaiters();
+  readonly #roleListeners = new Set<(status: RaftStatus) => void>();
+  #lastStatus: RaftStatus;
+  #save: Promise<void> | null = null;
+  #pumpQueued = false;
+  #flushCommit = false;
+  #appliedBytes = 0;
+  #nextSnapshotIndex: number;
+  #cancelTick: () => void = () => {};
+  #tickDueMs = 0;
+  /** set once: why nothing is accepted any more */
+  #stopped: RaftError | null = null;
+  /** what broke, when a fault and not `close` stopped the node */
+  #failure: RaftError | null = null;
+  #closing: Promise<void> | null = null;
+
+  private constructor(settings: Settings, stored: StoredState, limits: RaftLimits) {
+    this.id = settings.id;
+    this.#settings = settings;
+    this.#raw = new RawNode(
+      {
+        id: settings.id,
+        voters: stored.snapshot.voters,
+        electionTicks: settings.electionTicks,
+        heartbeatTicks: settings.heartbeatTicks ?? 1,
+        limits,
+        random: settings.random,
+      },
+      { ...stored, commit: stored.hardState.commit },
+    );
+    this.#proposals = new Proposals(limits);
+    this.#reads = new PendingReads(limits.pendingReads);
+    this.#lastStatus = this.#raw.status;
+    this.#nextSnapshotIndex = stored.snapshot.index + settings.snapshotEntries;
+  }
+
+  /**
+   * Loads what the member remembers, restores the state machine and begins to take part. Errors:
+   * INVALID_ARGUMENT, and those of the storage, CORRUPT above all.
+   */
+  static async open(options: RaftNodeOptions): Promise<RaftNode> {
+    const settings = checkOptions(options);
+    const stored = (await settings.storage.load()) ?? (await createState(settings));
+    const { voters } = stored.snapshot;
+    if ([...voters].sort().join() !== [...settings.initialVoters].sort().join()) {
+      const fields = { stored: voters, given: settings.initialVoters };
+      settings.logger?.warn(fields, 'the stored voters count, not the ones given');
+    }
+    const limits = { ...defaultLimits, ...settings.limits };
+    const node = new RaftNode(settings, stored, limits);
+    node.#start(voters.length === 1);
+    if (node.#failure) throw node.#failure;
+    return node;
+  }
+
+  #start(alone: boolean): void {
+    this.#tickDueMs = this.#settings.clock.monotonicMs() + this.#settings.tickMs;
+    this.#scheduleTick();
+    // Nobody else could be elected, so there is nothing to wait for.
+    if (alone) this.#raw.campaign();
+    this.#pump();
+  }
+
+  status(): RaftStatus {
+    return this.#raw.status;
+  }
+
+  /**
+   * Replicates `data`, which must not be changed afterwards. Resolves when it is committed and
+   * applied here, with what the state machine returned. Leader only. Errors: NOT_LEADER, TOO_BUSY,
+   * INVALID_ARGUMENT, ABORTED, CLOSED (nothing happened); OUTCOME_UNKNOWN (it may still commit).
+   */
+  propose(data: Uint8Array, options: { signal?: AbortSignal } = {}): Promise<Proposed> {
+    if (this.#stopped) return Promise.reject(this.#stopped);
+    const promise = this.#proposals.add(data, this.#raw, options.signal);
+    this.#queuePump();
+    return promise;
+  }
+
+  /**
+   * An index such that a read of the state machine, once that is applied, sees every write that
+   * was committed before this call; resolves when it is applied. Leadership is confirmed by a
+   * quorum round begun after the call. Errors: NOT_LEADER, TOO_BUSY, ABORTED, CLOSED.
+   */
+  readIndex(options: { signal?: AbortSignal } = {}): Promise<number> {
+    if (this.#stopped) return Promise.reject(this.#stopped);
+    const promise = this.#reads.add(this.#raw, options.signal);
+    this.#queuePump();
+    return promise;
+  }
+
+  /** Messages from the network, as decoded. Those for somebody else are ignored. */
+  step(messages: RaftMessage[]): void {
+    if (this.#stopped) return;
+    this.#guard(() => {
+      for (const message of messages) this.#raw.step(message);
+    });
+    this.#queuePump();
+  }
+
+  /** Called after role, term or known leader changed; returns the undo. */
+  onRoleChange(listener: (status: RaftStatus) => void): () => void {
+    this.#roleListeners.add(listener);
+    return () => {
+      this.#roleListeners.delete(listener);
+    };
+  }
+
+  /** Called with the applied index when it has moved; returns the undo. */
+  onApplied(listener: (appliedIndex: number) => void): () => void {
+    return this.#applied.listen(listener);
+  }
+
+  /** Resolves when `index` is applied here. Errors: ABORTED, CLOSED. */
+  waitApplied(index: number, options: { signal?: AbortSignal } = {}): Promise<void> {
+    if (this.#stopped) return Promise.reject(this.#stopped);
+    return this.#applied.wait(index, this.#raw.status.appliedIndex, options.signal);
+  }
+
+  /** Stops, waits for the write under way, fails what is pending. Works twice. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    this.#stop(new RaftError('CLOSED', `the Raft node ${this.id} is closed`));
+    await this.#save;
+    if (this.#failure || this.#raw.saving || !this.#raw.commitUnsaved) return;
+    // Not needed for safety: it only spares the next start from learning it again.
+    try {
+      await this.#settings.storage.save(batchOf(this.#raw.ready(true)));
+    } catch (error) {
+      this.#settings.logger?.warn({ error }, 'the commit index could not be saved at close');
+    }
+  }
+
+  // --- the loop ---
+
+  #scheduleTick(): void {
+    const { clock, tickMs } = this.#settings;
+    const delayMs = Math.max(0, this.#tickDueMs - clock.monotonicMs());
+    this.#cancelTick = clock.after(delayMs, () => {
+      const lateMs = clock.monotonicMs() - this.#tickDueMs;
+      // A stop of the process is one tick, not many: messages that wait must be read before an
+      // election is called because of silence that was our own.
+      this.#tickDueMs = lateMs > tickMs ? clock.monotonicMs() + tickMs : this.#tickDueMs + tickMs;
+      if (lateMs > (tickMs * this.#settings.electionTicks) / 2) {
+        this.#settings.logger?.warn({ lateMs }, 'a Raft tick is late: the process was held up');
+      }
+      this.#scheduleTick();
+      this.#guard(() => {
+        this.#raw.tick();
+      });
+      this.#flushCommit = this.#raw.commitUnsaved;
+      this.#pump();
+    });
+  }
+
+  /** Later in this turn, so that what arrives together is handled together. */
+  #queuePump(): void {
+    if (this.#pumpQueued || this.#stopped) return;
+    this.#pumpQueued = true;
+    queueMicrotask(() => {
+      this.#pumpQueued = false;
+      this.#pump();
+    });
+  }
+
+  #pump(): void {
+    if (this.#stopped) return;
+    this.#guard(() => {
+      do {
+        if (this.#save === null) this.#proposals.append(this.#raw);
+        this.#reads.begin(this.#raw);
+        this.#send(this.#raw.takeMessages());
+        this.#apply();
+        this.#reads.confirm(this.#raw);
+        this.#noticeRole();
+      } while (this.#stopped === null && this.#beginSave());
+    });
+  }
+
+  /** True when the work is already done, so that the loop must look again. */
+  #beginSave(): boolean {
+    if (this.#save !== null) return false;
+    const snapshot = this.#dueSnapshot();
+    if (!snapshot && !this.#flushCommit && !this.#raw.hasReady()) return false;
+    const ready = this.#raw.ready(this.#flushCommit || snapshot !== null);
+    this.#flushCommit = false;
+    if (!snapshot && RawNode.needsNoWrite(ready)) {
+      this.#send(this.#raw.saved(ready));
+      return true;
+    }
+    this.#save = this.#saveReady(ready, snapshot);
+    return false;
+  }
+
+  async #saveReady(ready: Ready, snapshot: Snapshot | null): Promise<void> {
+    const batch = batchOf(ready);
+    // A leader's snapshot is newer than ours could be: then there is nothing to compact.
+    if (snapshot && !ready.snapshot) {
+      const position = this.#raw.compactionPoint(this.#settings.trailingEntries);
+      batch.snapshot = snapshot;
+      batch.log = { type: 'compact', position };
+    }
+    try {
+      await this.#settings.storage.save(batch);
+    } catch (error) {
+      this.#save = null;
+      this.#fail(error);
+      return;
+    }
+    this.#save = null;
+    if (this.#stopped) return;
+    this.#guard(() => {
+      if (batch.log.type === 'compact' && snapshot) {
+        this.#raw.compacted(snapshot, batch.log.position);
+      }
+      this.#send(this.#raw.saved(ready));
+    });
+    this.#pump();
+  }
+
+  #apply(): void {
+    const { stateMachine } = this.#settings;
+    const before = this.#raw.status.appliedIndex;
+    const snapshot = this.#raw.takeSnapshot();
+    if (snapshot) {
+      stateMachine.restore(snapshot.data);
+      this.#appliedBytes = 0;
+      this.#nextSnapshotIndex = snapshot.index + this.#settings.snapshotEntries;
+    }
+    for (;;) {
+      const entries = this.#raw.takeCommitted();
+      if (entries.length === 0) break;
+      applyEntries(stateMachine, entries, this.#proposals);
+      for (const { data } of entries) this.#appliedBytes += data.length;
+    }
+    const { appliedIndex } = this.#raw.status;
+    if (appliedIndex > before || snapshot) this.#applied.advance(appliedIndex);
+  }
+
+  #dueSnapshot(): Snapshot | null {
+    const { appliedIndex, voters } = this.#raw.status;
+    const { snapshotEntries, limits, stateMachine, logger } = this.#settings;
+    const logBytes = limits?.snapshotLogBytes ?? defaultLimits.snapshotLogBytes;
+    if (appliedIndex < this.#nextSnapshotIndex && this.#appliedBytes < logBytes) return null;
+    const term = this.#raw.log.termAt(appliedIndex);
+    // while a leader's snapshot waits to be saved, the log of our own state is gone already
+    if (term === undefined || this.#raw.log.unsavedSnapshot()) return null;
+    this.#nextSnapshotIndex = appliedIndex + snapshotEntries;
+    this.#appliedBytes = 0;
+    const data = stateMachine.snapshot();
+    if (data.length > maxSnapshotBytes) {
+      const fields = { bytes: data.length, maxSnapshotBytes };
+      logger?.error(fields, 'the state is too large for a log snapshot: the log is not compacted');
+      return null;
+    }
+    return { index: appliedIndex, term, voters, data };
+  }
+
+  #send(messages: RaftMessage[]): void {
+    const byPeer = new Map<PeerId, RaftMessage[]>();
+    for (const message of messages) {
+      const list = byPeer.get(message.to);
+      if (list) list.push(message);
+      else byPeer.set(message.to, [message]);
+    }
+    for (const [to, list] of byPeer) {
+      try {
+        this.#settings.transport.send(to, list);
+      } catch (error) {
+        // To Raft a message that could not be sent is one that was lost.
+        this.#settings.logger?.warn({ to, error }, 'the Raft transport threw');
+      }
+    }
+  }
+
+  #noticeRole(): void {
+    const status = this.#raw.status;
+    const last = this.#lastStatus;
+    const changed =
+      status.role !== last.role || status.term !== last.term || status.leaderId !== last.leaderId;
+    if (!changed) return;
+    this.#lastStatus = status;
+    if (last.role === 'leader' && (status.role !== 'leader' || status.term !== last.term)) {
+      this.#proposals.leadershipLost(this.#raw);
+      this.#reads.leadershipLost(this.#raw);
+    }
+    const { role, term, leaderId } = status;
+    this.#settings.logger?.info({ raftId: this.id, role, term, leaderId }, 'Raft role');
+    for (const listener of this.#roleListeners) {
+      try {
+        listener(status);
+      } catch (error) {
+        this.#settings.logger?.error({ error }, 'a listener for Raft roles threw');
+      }
+    }
+  }
+
+  /** What throws in here broke an invariant, in the core or the state machine: stop for good. */
+  #guard(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  #fail(error: unknown): void {
+    if (this.#stopped) return;
+    const cause =
+      error instanceof RaftError
+        ? error
+        : new RaftError('INTERNAL', `the Raft node ${this.id} failed: ${String(error)}`, {
+            cause: error,
+          });
+    this.#failure = cause;
+    this.#settings.logger?.error({ raftId: this.id, error: cause }, 'the Raft node has stopped');
+    this.#stop(
+      new RaftError('CLOSED', `the Raft node ${this.id} has stopped: ${cause.message}`, { cause }),
+    );
+    this.#settings.onFatal?.(cause);
+  }
+
+  #stop(reason: RaftError): void {
+    if (this.#stopped) return;
+    this.#stopped = reason;
+    this.#cancelTick();
+    this.#proposals.stop(reason);
+    this.#reads.stop(reason);
+    this.#applied.stop(reason);
+  }
+}
+
+function checkOptions(options: RaftNodeOptions): Settings {
+  const {
+    tickMs = 100,
+    electionTicks = 10,
+    heartbeatTicks = 1,
+    snapshotEntries = 10_000,
+  } = options;
+  const trailingEntries = options.trailingEntries ?? Math.ceil(snapshotEntries / 10);
+  const refuse = (reason: string): never => {
+    throw new RaftError('INVALID_ARGUMENT', reason);
+  };
+  const { id, initialVoters } = options;
+  if (id === '' || initialVoters.includes('')) refuse('a member needs a name');
+  if (new Set(initialVoters).size !== initialVoters.length) refuse('a voter is named twice');
+  if (initialVoters.length > maxVoters) refuse(`more than ${maxVoters} voters`);
+  if (!initialVoters.includes(id)) refuse(`${id} is not among the voters`);
+  if (!(tickMs > 0)) refuse('tickMs must be positive');
+  if (electionTicks <= heartbeatTicks) refuse('electionTicks must be more than heartbeatTicks');
+  if (snapshotEntries < 1) refuse('snapshotEntries must be positive');
+  return { ...options, tickMs, electionTicks, heartbeatTicks, snapshotEntries, trailingEntries };
+}
+
+/** A new member: its voters are durable before it says its first word. */
+async function createState(settings: Settings): Promise<StoredState> {
+  const state: StoredState = {
+    hardState: { term: 0, vote: null, commit: 0 },
+    snapshot: { index: 0, term: 0, voters: settings.initialVoters, data: new Uint8Array() },
+    start: { index: 0, term: 0 },
+    entries: [],
+  };
+  await settings.storage.save({
+    hardState: state.hardState,
+    snapshot: state.snapshot,
+    log: { type: 'reset', position: state.start },
+    entries: [],
+  });
+  return state;
+}
+
+function batchOf(ready: Ready): SaveBatch {
+  const { hardState, snapshot, entries } = ready;
+  const log: SaveBatch['log'] = snapshot
+    ? { type: 'reset', position: { index: snapshot.index, term: snapshot.term } }
+    : { type: 'keep' };
+  return { hardState, snapshot, log, entries };
+}
+
+/** Only normal entries reach the state machine; a configuration that we cannot follow stops us. */
+function applyEntries(machine: RaftStateMachine, entries: Entry[], proposals: Proposals): void {
+  const config = entries.find((entry) => entry.type === 'config');
+  if (config) {
+    throw new RaftError(
+      'UNSUPPORTED_FORMAT',
+      `entry ${config.index} changes the members, which this version cannot do`,
+    );
+  }
+  const normal = entries.filter((entry) => entry.type === 'normal');
+  if (normal.length === 0) return;
+  const results = machine.apply(normal);
+  if (results.length !== normal.length) {
+    throw new RaftError(
+      'INTERNAL',
+      `the state machine gave ${results.length} results for ${normal.length} entries`,
+    );
+  }
+  normal.forEach((entry, i) => {
+    proposals.applied(entry, results[i]);
+  });
+}

@@ -1,0 +1,145 @@
+import type t from 'tap';
+import {
+  LevelRaftStorage,
+  MemoryRaftStorage,
+  RaftNode,
+  type RaftError,
+  type Entry,
+  type RaftNodeOptions,
+  type RaftStateMachine,
+  type RaftStorage,
+} from '../src/index.ts';
+import { ManualClock, MemoryNetwork } from '../src/testing/index.ts';
+
+/** Keeps every proposal, as text; a result is the number of proposals so far. */
+export class ListMachine implements RaftStateMachine {
+  items: string[] = [];
+  /** sizes of the groups in which entries came */
+  groups: number[] = [];
+  restores = 0;
+
+  apply(entries: Entry[]): unknown[] {
+    this.groups.push(entries.length);
+    return entries.map(({ data }) => this.items.push(new TextDecoder().decode(data)));
+  }
+
+  snapshot(): Uint8Array {
+    return new TextEncoder().encode(JSON.stringify(this.items));
+  }
+
+  restore(data: Uint8Array): void {
+    this.restores++;
+    this.items = JSON.parse(new TextDecoder().decode(data)) as string[];
+  }
+}
+
+export interface Member {
+  node: RaftNode;
+  machine: ListMachine;
+  storage: RaftStorage;
+  fatal: RaftError[];
+}
+
+/** Members on one clock and one network in this process, on LevelDB or in memory. */
+export class Cluster {
+  readonly clock = new ManualClock();
+  readonly network = new MemoryNetwork();
+  readonly members = new Map<string, Member>();
+  readonly #stores = new Map<string, MemoryRaftStorage>();
+  readonly #ids: string[];
+  readonly #path: string | null;
+  readonly #options: Partial<RaftNodeOptions>;
+
+  constructor(ids: string[], path: string | null, options: Partial<RaftNodeOptions> = {}) {
+    this.#ids = ids;
+    this.#path = path;
+    this.#options = options;
+  }
+
+  async start(id: string, options: Partial<RaftNodeOptions> = {}): Promise<Member> {
+    const machine = new ListMachine();
+    const storage = options.storage ?? (await this.#storage(id));
+    const fatal: RaftError[] = [];
+    const node = await RaftNode.open({
+      id,
+      initialVoters: this.#ids,
+      storage,
+      stateMachine: machine,
+      transport: this.network.transport(id),
+      clock: this.clock,
+      random: () => (this.#ids.indexOf(id) + 0.5) / this.#ids.length,
+      onFatal: (error) => fatal.push(error),
+      ...this.#options,
+      ...options,
+    });
+    const member = { node, machine, storage, fatal };
+    this.network.join(id, (messages) => {
+      node.step(messages);
+    });
+    this.members.set(id, member);
+    return member;
+  }
+
+  async startAll(): Promise<void> {
+    for (const id of this.#ids) await this.start(id);
+  }
+
+  async #storage(id: string): Promise<RaftStorage> {
+    if (this.#path !== null) return LevelRaftStorage.open(`${this.#path}/${id}`);
+    const storage = this.#stores.get(id) ?? new MemoryRaftStorage();
+    this.#stores.set(id, storage);
+    return storage;
+  }
+
+  async stop(id: string): Promise<void> {
+    const member = this.get(id);
+    this.network.leave(id);
+    this.members.delete(id);
+    await member.node.close();
+    if (member.storage instanceof LevelRaftStorage) await member.storage.close();
+  }
+
+  async stopAll(): Promise<void> {
+    for (const id of [...this.members.keys()]) await this.stop(id);
+  }
+
+  get(id: string): Member {
+    const member = this.members.get(id);
+    if (!member) throw new Error(`${id} does not run`);
+    return member;
+  }
+
+  /** The leader that a majority follows. */
+  get leader(): Member | undefined {
+    const all = [...this.members.values()];
+    return all.find(({ node }) => {
+      const { role, term } = node.status();
+      const followers = all.filter(({ node: other }) => {
+        const status = other.status();
+        return status.leaderId === node.id && status.term === term;
+      });
+      return role === 'leader' && followers.length * 2 > this.#ids.length;
+    });
+  }
+
+  /** Lets time pass, as long as the condition needs. */
+  async until<T>(what: string, condition: () => T | undefined | false): Promise<T> {
+    for (let round = 0; round < 20_000; round++) {
+      const value = condition();
+      if (value !== undefined && value !== false) return value;
+      if (round % 4 === 0) this.clock.advance(25);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    throw new Error(`it never came to be: ${what}`);
+  }
+
+  untilLeader(): Promise<Member> {
+    return this.until('a leader', () => this.leader);
+  }
+}
+
+export function bytes(text: string): Uint8Array {
+  return new TextEncoder().encode(text);
+}
+
+export type Test = typeof t;
