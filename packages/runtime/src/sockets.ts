@@ -23,8 +23,12 @@ export interface StreamSocket {
   /** Writes between cork and uncork leave in one system call. */
   cork(): void;
   uncork(): void;
-  /** Stops and restarts reading: back-pressure towards the other side. */
+  /** Stops reading: back-pressure towards the other side. */
   pause(): void;
+  /**
+   * Restarts reading. What `onData` had left is offered again, during this call unless it comes from
+   * within `onData`: the other side may be waiting for its answer and send nothing more.
+   */
   resume(): void;
   /** Ends after what was written has been sent. */
   end(): void;
@@ -41,7 +45,7 @@ export interface Listener {
 export interface ReceiveOptions {
   /** first size of the receive buffer (bytes) */
   receiveBytes: number;
-  /** the buffer grows up to this for one message, then shrinks again (bytes) */
+  /** the buffer grows up to this for one message, and shrinks again when it is not needed (bytes) */
   maxReceiveBytes: number;
 }
 
@@ -53,6 +57,12 @@ export const defaultReceive: ReceiveOptions = {
 /** Below this much free room a partial message is moved to the front of the buffer. */
 const minReadBytes = 64 * 1024;
 
+/** A host that vanished without a word is found out when its connection has been idle for so long (ms). */
+const keepAliveMs = 30_000;
+
+/** A grown buffer shrinks after so many times that the first size would have done. */
+const shrinkAfterFills = 256;
+
 /**
  * One receive buffer per connection, filled by the kernel in place. When all is consumed the next
  * read starts at the front again, so in steady state nothing is allocated and nothing is moved.
@@ -61,6 +71,7 @@ export class ReceiveBuffer {
   #bytes: Buffer;
   #start = 0;
   #end = 0;
+  #smallFills = 0;
   readonly #options: ReceiveOptions;
 
   constructor(options: ReceiveOptions) {
@@ -79,13 +90,30 @@ export class ReceiveBuffer {
     this.#end += length;
     const used = handler(this.#bytes, this.#start, this.#end);
     this.#start += used;
-    if (this.#start === this.#end) {
-      this.#start = 0;
-      this.#end = 0;
-      if (this.#bytes.length > this.#options.receiveBytes) {
-        this.#bytes = Buffer.allocUnsafeSlow(this.#options.receiveBytes);
+    if (this.#start === this.#end) this.#reset();
+  }
+
+  /**
+   * Offers again what the handler left. Only consumes: the next read may already have been promised
+   * the room behind what is here, so nothing is moved before it has happened.
+   */
+  offerKept(handler: DataHandler): void {
+    if (this.#start === this.#end) return;
+    this.#start += handler(this.#bytes, this.#start, this.#end);
+  }
+
+  #reset(): void {
+    const { receiveBytes } = this.#options;
+    if (this.#bytes.length > receiveBytes) {
+      // a stream of large messages keeps its large buffer; one large message does not keep it for long
+      this.#smallFills = this.#end > receiveBytes ? 0 : this.#smallFills + 1;
+      if (this.#smallFills >= shrinkAfterFills) {
+        this.#smallFills = 0;
+        this.#bytes = Buffer.allocUnsafeSlow(receiveBytes);
       }
     }
+    this.#start = 0;
+    this.#end = 0;
   }
 
   #makeRoom(): void {
@@ -113,12 +141,14 @@ class NodeSocket implements StreamSocket {
   readonly #socket: net.Socket;
   readonly #receive: ReceiveBuffer;
   #error: Error | null = null;
+  #inHandler = false;
 
   constructor(socket: net.Socket, receive: ReceiveBuffer, remote: string) {
     this.#socket = socket;
     this.#receive = receive;
     this.remote = remote;
     socket.setNoDelay(true);
+    socket.setKeepAlive(true, keepAliveMs);
     socket.on('error', (error) => {
       this.#error = error;
     });
@@ -133,7 +163,12 @@ class NodeSocket implements StreamSocket {
   /** `length` bytes have been read into the receive buffer. */
   received(length: number): void {
     if (this.#socket.destroyed) return;
-    this.#receive.filled(length, this.onData);
+    this.#inHandler = true;
+    try {
+      this.#receive.filled(length, this.onData);
+    } finally {
+      this.#inHandler = false;
+    }
   }
 
   /** For a socket that could not be given a static buffer: copies the chunk into it. */
@@ -173,6 +208,13 @@ class NodeSocket implements StreamSocket {
   }
   resume(): void {
     this.#socket.resume();
+    if (this.#inHandler || this.#socket.destroyed) return;
+    this.#inHandler = true;
+    try {
+      this.#receive.offerKept(this.onData);
+    } finally {
+      this.#inHandler = false;
+    }
   }
   end(): void {
     this.#socket.end();

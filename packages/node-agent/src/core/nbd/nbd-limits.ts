@@ -1,0 +1,60 @@
+import {
+  maxNbdConnectionsPerLane,
+  maxNbdOptionBytes,
+  maxPayloadBytes,
+  nbdHandshakeTimeoutMs,
+} from '@stor/protocol';
+
+/** Every bound of the NBD server, so that no client can make it use more than this. */
+export interface NbdLimits {
+  /** data of one option; a larger one is answered TOO_BIG (bytes) */
+  optionBytes: number;
+  /** data of a too large option that is skipped; beyond it the connection ends (bytes) */
+  skippedOptionBytes: number;
+  /** options in one handshake: listing asks two questions about each export */
+  options: number;
+  /** from accept to the last option, time that the server itself takes not counted (ms) */
+  handshakeMs: number;
+  /** answers of the handshake that the client has not taken; above it no option is read (bytes) */
+  handshakeOutputBytes: number;
+  /** on all listeners together */
+  connections: number;
+  /** payload of one READ or WRITE (bytes) */
+  payloadBytes: number;
+  /** payload of a too large WRITE that is skipped; beyond it the connection ends (bytes) */
+  skippedPayloadBytes: number;
+  /** requests of one connection that the device has not finished */
+  inFlightRequests: number;
+  /** payload of those (bytes); one request is always let in */
+  inFlightBytes: number;
+  /** replies that the client has not taken; above it no request is read (bytes) */
+  outputBytes: number;
+  /** READ up to this is tried at once, straight into the reply (bytes) */
+  inlineReadBytes: number;
+  /** descriptors in one answer to BLOCK_STATUS */
+  statusDescriptors: number;
+  /** free read buffers kept for reuse by all connections (bytes) */
+  pooledBytes: number;
+  /** how long `close` lets started requests finish before it cuts the connections (ms) */
+  closeDrainMs: number;
+}
+
+const mebibyte = 1024 * 1024;
+
+export const defaultNbdLimits: NbdLimits = {
+  optionBytes: maxNbdOptionBytes,
+  skippedOptionBytes: mebibyte,
+  options: 32_768,
+  handshakeMs: nbdHandshakeTimeoutMs,
+  handshakeOutputBytes: mebibyte,
+  connections: maxNbdConnectionsPerLane,
+  payloadBytes: maxPayloadBytes,
+  skippedPayloadBytes: 2 * maxPayloadBytes,
+  inFlightRequests: 256,
+  inFlightBytes: 64 * mebibyte,
+  outputBytes: 4 * mebibyte,
+  inlineReadBytes: 64 * 1024,
+  statusDescriptors: 1_024,
+  pooledBytes: 64 * mebibyte,
+  closeDrainMs: 10_000,
+};

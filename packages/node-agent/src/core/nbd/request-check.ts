@@ -1,0 +1,66 @@
+import { command, commandFlag, errno } from 'nbd-client-js';
+
+/** What the answer depends on besides the request itself. */
+export interface RequestRules {
+  sizeBytes: number;
+  /** largest payload of a READ or WRITE (bytes) */
+  payloadBytes: number;
+  structuredReplies: boolean;
+  allocationContext: boolean;
+}
+
+/**
+ * Flags that each command takes. FUA must be accepted on every command ("Command flags"). FAST_ZERO
+ * is not advertised, so it is a flag like any unknown one.
+ */
+const allowedFlags: readonly number[] = (() => {
+  const allowed: number[] = [];
+  allowed[command.read] = commandFlag.fua | commandFlag.df;
+  allowed[command.write] = commandFlag.fua;
+  allowed[command.flush] = commandFlag.fua;
+  allowed[command.trim] = commandFlag.fua;
+  allowed[command.cache] = commandFlag.fua;
+  allowed[command.writeZeroes] = commandFlag.fua | commandFlag.noHole;
+  allowed[command.blockStatus] = commandFlag.fua | commandFlag.reqOne;
+  return allowed;
+})();
+
+/**
+ * The error number for a request that must not reach the device, 0 for a good one. DISC is not asked
+ * about: it has no reply. `offset` may be above 2^53, rounded.
+ *
+ * From the specification ("Error values", "Request types"): unknown commands and flags EINVAL; beyond
+ * the end, ENOSPC for what writes data and EINVAL for everything else.
+ */
+export function checkRequest(
+  type: number,
+  flags: number,
+  offset: number,
+  length: number,
+  rules: RequestRules,
+): number {
+  const allowed = allowedFlags[type];
+  if (allowed === undefined || (flags & ~allowed) !== 0) return errno.EINVAL;
+  switch (type) {
+    case command.read:
+      // DF is exposed only by structured replies
+      if ((flags & commandFlag.df) !== 0 && !rules.structuredReplies) return errno.EINVAL;
+      if (length > rules.payloadBytes) return errno.EINVAL;
+      break;
+    case command.write:
+      if (length > rules.payloadBytes) return errno.EINVAL;
+      break;
+    case command.flush:
+      return offset === 0 && length === 0 ? 0 : errno.EINVAL;
+    case command.blockStatus:
+      // an answer must have a descriptor, and a descriptor a length
+      if (!rules.allocationContext || length === 0) return errno.EINVAL;
+      break;
+    default:
+      break;
+  }
+  if (offset + length > rules.sizeBytes) {
+    return type === command.write || type === command.writeZeroes ? errno.ENOSPC : errno.EINVAL;
+  }
+  return 0;
+}

@@ -1,0 +1,328 @@
+import {
+  allocationContext,
+  clientFlagsBytes,
+  decodeGoBody,
+  decodeMetaContextBody,
+  decodeOptionHeader,
+  encodeExportNameReply,
+  encodeGreeting,
+  encodeInfo,
+  encodeMetaContextReply,
+  encodeOptionReply,
+  encodeServerBody,
+  handshakeFlag,
+  infoType,
+  maxStringBytes,
+  optionHeaderBytes,
+  optionReplyType,
+  optionType,
+  readText,
+  transmissionFlag,
+} from 'nbd-client-js';
+import type { NbdLimits } from './nbd-limits.ts';
+
+/** Id of `base:allocation` in block status chunks; any number would do. */
+export const allocationContextId = 1;
+
+/** Longest message in a reply; the specification allows 4096 bytes. */
+const maxMessageChars = 1_000;
+
+/** What the machine must be told before it can go on; see `answer`. */
+export type HandshakeQuestion =
+  | { kind: 'list' }
+  | { kind: 'info'; name: string }
+  /** the client enters transmission with this export if it may */
+  | { kind: 'open'; name: string };
+
+export type HandshakeAnswer =
+  | { kind: 'names'; names: readonly string[] }
+  | { kind: 'export'; name: string; sizeBytes: number }
+  /** `type` is a value of `optionReplyType` */
+  | { kind: 'error'; type: number; message: string };
+
+/** What follows one step, after `send` has been sent. */
+export type HandshakeNext =
+  /** more bytes are needed */
+  | { kind: 'wait' }
+  /** call `receive` again with what is left */
+  | { kind: 'again' }
+  | { kind: 'ask'; question: HandshakeQuestion }
+  | { kind: 'transmission' }
+  | { kind: 'close'; reason: string };
+
+export interface HandshakeStep {
+  /** bytes of the input that are done with */
+  used: number;
+  send: Buffer[];
+  next: HandshakeNext;
+}
+
+interface PendingOption {
+  option: number;
+  exportName: string;
+  /** kinds of information that INFO or GO asked for */
+  infos: number[];
+  /** contexts that matched the queries of LIST_META_CONTEXT or SET_META_CONTEXT */
+  allocation: boolean;
+}
+
+type HandshakeLimits = Pick<
+  NbdLimits,
+  'optionBytes' | 'skippedOptionBytes' | 'options' | 'payloadBytes'
+>;
+
+/**
+ * The server's side of the fixed newstyle handshake: bytes and answers in, bytes and questions out,
+ * one option per step. Whatever a client sends, each step ends, and nothing that a length field asks
+ * for is kept before that length is known to be small.
+ */
+export class ServerHandshake {
+  /** settled when the client enters transmission */
+  structuredReplies = false;
+  #allocationFor: string | null = null;
+  /** of the last INFO or GO */
+  #exportName = '';
+  #fixed = false;
+  #noZeroes = false;
+  #greeted = false;
+  #options = 0;
+  #skipBytes = 0;
+  #pending: PendingOption | null = null;
+  readonly #limits: HandshakeLimits;
+
+  constructor(limits: HandshakeLimits) {
+    this.#limits = limits;
+  }
+
+  /** What the server says first. */
+  greeting(): Buffer {
+    return encodeGreeting(handshakeFlag.fixedNewstyle | handshakeFlag.noZeroes);
+  }
+
+  /** A context counts only for the export that it was set for. */
+  get allocationContext(): boolean {
+    return this.structuredReplies && this.#allocationFor === this.#exportName;
+  }
+
+  receive(bytes: Buffer, start: number, end: number): HandshakeStep {
+    const available = end - start;
+    if (this.#skipBytes > 0) {
+      const used = Math.min(this.#skipBytes, available);
+      this.#skipBytes -= used;
+      return step(used, [], used > 0 ? { kind: 'again' } : { kind: 'wait' });
+    }
+    if (!this.#greeted) {
+      if (available < clientFlagsBytes) return step(0, [], { kind: 'wait' });
+      return this.#takeFlags(bytes.readUInt32BE(start));
+    }
+    if (available < optionHeaderBytes) return step(0, [], { kind: 'wait' });
+    const header = decodeOptionHeader(bytes, start);
+    if (!header) return closing('option with a wrong magic');
+    if (header.length > this.#limits.optionBytes) return this.#tooBig(header.option, header.length);
+    const used = optionHeaderBytes + header.length;
+    if (available < used) return step(0, [], { kind: 'wait' });
+    this.#options += 1;
+    if (this.#options > this.#limits.options) return closing('too many options');
+    if (!this.#fixed && header.option !== optionType.exportName) {
+      return closing('an option that needs fixed newstyle');
+    }
+    const data = bytes.subarray(start + optionHeaderBytes, start + used);
+    return { ...this.#takeOption(header.option, data), used };
+  }
+
+  #takeFlags(flags: number): HandshakeStep {
+    const known = handshakeFlag.fixedNewstyle | handshakeFlag.noZeroes;
+    if ((flags & ~known) !== 0) return closing('unknown client flags');
+    this.#greeted = true;
+    this.#fixed = (flags & handshakeFlag.fixedNewstyle) !== 0;
+    this.#noZeroes = (flags & handshakeFlag.noZeroes) !== 0;
+    return step(clientFlagsBytes, [], { kind: 'again' });
+  }
+
+  #tooBig(option: number, length: number): HandshakeStep {
+    this.#options += 1;
+    const { optionBytes, skippedOptionBytes, options } = this.#limits;
+    if (length > skippedOptionBytes || option === optionType.exportName || !this.#fixed) {
+      return closing(`option of ${length} bytes`);
+    }
+    if (this.#options > options) return closing('too many options');
+    this.#skipBytes = length;
+    const message = `option data of ${length} bytes; the most is ${optionBytes}`;
+    const reply = errorReply(option, optionReplyType.errTooBig, message);
+    return step(optionHeaderBytes, [reply], { kind: 'again' });
+  }
+
+  #takeOption(option: number, data: Buffer): HandshakeStep {
+    switch (option) {
+      case optionType.exportName:
+        return this.#takeExportName(data);
+      case optionType.abort:
+        return step(0, [ack(option)], { kind: 'close', reason: 'the client left' });
+      case optionType.list:
+        if (data.length > 0) return refuse(option, 'LIST has no data');
+        return this.#ask(
+          { option, exportName: '', infos: [], allocation: false },
+          { kind: 'list' },
+        );
+      case optionType.starttls:
+        if (data.length > 0) return refuse(option, 'STARTTLS has no data');
+        return refuse(option, 'this server has no TLS', optionReplyType.errUnsup);
+      case optionType.structuredReply:
+        if (data.length > 0) return refuse(option, 'STRUCTURED_REPLY has no data');
+        this.structuredReplies = true;
+        return step(0, [ack(option)], { kind: 'again' });
+      case optionType.info:
+      case optionType.go:
+        return this.#takeGo(option, data);
+      case optionType.listMetaContext:
+      case optionType.setMetaContext:
+        return this.#takeMetaContext(option, data);
+      default:
+        return refuse(option, `option ${option} is not known here`, optionReplyType.errUnsup);
+    }
+  }
+
+  #ask(pending: PendingOption, question: HandshakeQuestion): HandshakeStep {
+    this.#pending = pending;
+    return step(0, [], { kind: 'ask', question });
+  }
+
+  #takeExportName(data: Buffer): HandshakeStep {
+    const name = data.length > maxStringBytes ? null : readText(data);
+    if (name === null) return closing('an export name that is not one');
+    const pending = {
+      option: optionType.exportName,
+      exportName: name,
+      infos: [],
+      allocation: false,
+    };
+    return this.#ask(pending, { kind: 'open', name });
+  }
+
+  #takeGo(option: number, data: Buffer): HandshakeStep {
+    const body = decodeGoBody(data);
+    if (!body) return refuse(option, 'the data are not an export name and a list of numbers');
+    const { name, infos } = body;
+    const kind = option === optionType.go ? 'open' : 'info';
+    return this.#ask({ option, exportName: name, infos, allocation: false }, { kind, name });
+  }
+
+  #takeMetaContext(option: number, data: Buffer): HandshakeStep {
+    const isSet = option === optionType.setMetaContext;
+    if (isSet) this.#allocationFor = null;
+    if (!this.structuredReplies) return refuse(option, 'needs STRUCTURED_REPLY first');
+    const body = decodeMetaContextBody(data);
+    if (!body) return refuse(option, 'the data are not an export name and a list of queries');
+    if (!body.queries.every((query) => query.includes(':'))) {
+      return refuse(option, 'a query begins with a namespace and a colon');
+    }
+    const { queries } = body;
+    // listing without a query, or with a whole namespace, asks for all that there are
+    const asked = queries.includes(allocationContext);
+    const listed = queries.length === 0 || queries.includes('base:');
+    const allocation = asked || (!isSet && listed);
+    const pending = { option, exportName: body.name, infos: [], allocation };
+    return this.#ask(pending, { kind: 'info', name: body.name });
+  }
+
+  /** Tells the machine what it asked for. Call it once per question. */
+  answer(answer: HandshakeAnswer): HandshakeStep {
+    const pending = this.#pending;
+    if (!pending) throw new Error('nothing was asked');
+    this.#pending = null;
+    const { option } = pending;
+    if (answer.kind === 'error') {
+      if (option === optionType.exportName) return closing(answer.message);
+      const reply = errorReply(option, answer.type, answer.message);
+      return step(0, [reply], { kind: 'again' });
+    }
+    if (answer.kind === 'names') {
+      const replies = answer.names.map((name) =>
+        encodeOptionReply(option, optionReplyType.server, encodeServerBody(name)),
+      );
+      return step(0, [...replies, ack(option)], { kind: 'again' });
+    }
+    if (option === optionType.exportName) {
+      this.#exportName = pending.exportName;
+      const reply = encodeExportNameReply(
+        answer.sizeBytes,
+        this.#transmissionFlags(),
+        this.#noZeroes,
+      );
+      return step(0, [reply], { kind: 'transmission' });
+    }
+    if (option === optionType.info || option === optionType.go) {
+      this.#exportName = pending.exportName;
+      const kind = option === optionType.go ? 'transmission' : 'again';
+      return step(0, this.#infoReplies(pending, answer), { kind });
+    }
+    return this.#contextReplies(pending);
+  }
+
+  #infoReplies(
+    { option, infos }: PendingOption,
+    { name, sizeBytes }: { name: string; sizeBytes: number },
+  ): Buffer[] {
+    const flags = this.#transmissionFlags();
+    const replies = [encodeInfo({ kind: 'export', sizeBytes, flags })];
+    if (infos.includes(infoType.name)) replies.push(encodeInfo({ kind: 'name', text: name }));
+    if (infos.includes(infoType.blockSize)) {
+      const maximum = this.#limits.payloadBytes;
+      replies.push(encodeInfo({ kind: 'blockSize', minimum: 1, preferred: 4096, maximum }));
+    }
+    return [
+      ...replies.map((info) => encodeOptionReply(option, optionReplyType.info, info)),
+      ack(option),
+    ];
+  }
+
+  #contextReplies({ option, exportName, allocation }: PendingOption): HandshakeStep {
+    const isSet = option === optionType.setMetaContext;
+    if (isSet && allocation) this.#allocationFor = exportName;
+    const replies: Buffer[] = [];
+    if (allocation) {
+      const context = { id: isSet ? allocationContextId : 0, name: allocationContext };
+      const body = encodeMetaContextReply(context);
+      replies.push(encodeOptionReply(option, optionReplyType.metaContext, body));
+    }
+    return step(0, [...replies, ack(option)], { kind: 'again' });
+  }
+
+  #transmissionFlags(): number {
+    return (
+      transmissionFlag.hasFlags |
+      transmissionFlag.sendFlush |
+      transmissionFlag.sendFua |
+      transmissionFlag.sendTrim |
+      transmissionFlag.sendWriteZeroes |
+      transmissionFlag.canMultiConn |
+      transmissionFlag.sendCache |
+      // must be clear unless structured replies were negotiated
+      (this.structuredReplies ? transmissionFlag.sendDf : 0)
+    );
+  }
+}
+
+function step(used: number, send: Buffer[], next: HandshakeNext): HandshakeStep {
+  return { used, send, next };
+}
+
+function closing(reason: string): HandshakeStep {
+  return step(0, [], { kind: 'close', reason });
+}
+
+function ack(option: number): Buffer {
+  return encodeOptionReply(option, optionReplyType.ack);
+}
+
+function errorReply(option: number, type: number, message: string): Buffer {
+  return encodeOptionReply(option, type, Buffer.from(message.slice(0, maxMessageChars), 'utf8'));
+}
+
+function refuse(
+  option: number,
+  message: string,
+  type: number = optionReplyType.errInvalid,
+): HandshakeStep {
+  return step(0, [errorReply(option, type, message)], { kind: 'again' });
+}

@@ -1,0 +1,27 @@
+import type { BlockDevice } from '@stor/replicator';
+
+/** One connection's hold on a volume. */
+export interface NbdExportLease {
+  device: BlockDevice;
+  name: string;
+  volumeId: string;
+  /** Called exactly once, when the connection is over and nothing of it is in the device any more. */
+  release(): void;
+  /**
+   * The listener is called when the volume may not be used any longer: what has been started is
+   * answered, then the connection is closed. At once if that has happened already.
+   */
+  onRevoked(listener: () => void): void;
+}
+
+/** Where the server gets its volumes. Errors are StorError, told to the client by `nbd-errno.ts`. */
+export interface NbdExports {
+  list(): Promise<string[]>;
+  /**
+   * Opens for one connection; the lease is released exactly once when the connection is over.
+   * NOT_FOUND, ATTACHED_ELSEWHERE, UNAVAILABLE, …
+   */
+  open(name: string, connection: { id: number; remote: string }): Promise<NbdExportLease>;
+  /** For NBD_OPT_INFO: facts without attaching. NOT_FOUND, UNAVAILABLE. */
+  info(name: string): Promise<{ sizeBytes: number; name: string }>;
+}

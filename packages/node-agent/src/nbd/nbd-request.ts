@@ -1,0 +1,44 @@
+import type { StorError } from '@stor/protocol';
+import type { BlockRequest } from '@stor/replicator';
+
+/** Who is told that a request is finished. */
+export interface RequestOwner {
+  completed(request: NbdRequest, error: StorError | null): void;
+}
+
+/**
+ * A request in the device. The objects are kept and used again by their connection, so that a 4 KiB
+ * request allocates nothing; `active` catches a device that answers twice, which would otherwise
+ * answer a later request of another owner with success.
+ */
+export class NbdRequest implements BlockRequest {
+  offset = 0;
+  length = 0;
+  bytes: Uint8Array | null = null;
+  start = 0;
+  retained = false;
+  fua = false;
+  noHole = false;
+
+  /** `command` of the protocol */
+  type = 0;
+  cookieHigh = 0;
+  cookieLow = 0;
+  arrivedMs = 0;
+  /** payload that counts as in flight (bytes) */
+  heldBytes = 0;
+  /** of a read, from the pool */
+  buffer: Buffer | null = null;
+  active = false;
+  readonly #owner: RequestOwner;
+
+  constructor(owner: RequestOwner) {
+    this.#owner = owner;
+  }
+
+  done(error: StorError | null): void {
+    if (!this.active) throw new Error('a block device finished a request twice');
+    this.active = false;
+    this.#owner.completed(this, error);
+  }
+}

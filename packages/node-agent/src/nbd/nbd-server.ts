@@ -1,0 +1,159 @@
+import { unlink } from 'node:fs/promises';
+import {
+  connectSocket,
+  defaultReceive,
+  listenSocket,
+  type Clock,
+  type Listener,
+  type Logger,
+  type StreamSocket,
+} from '@stor/runtime';
+import { defaultNbdLimits, type NbdLimits } from '../core/nbd/nbd-limits.ts';
+import { NbdConnection } from './nbd-connection.ts';
+import type { NbdExports } from './nbd-exports.ts';
+import { NbdStats } from './nbd-stats.ts';
+import { ReadBufferPool } from './read-buffer-pool.ts';
+import { OutputBufferPool } from './reply-output.ts';
+
+/** First size of a connection's receive buffer; it grows for large writes (bytes). */
+const receiveBytes = 512 * 1024;
+
+export type NbdListenTarget = { host: string; port: number } | { path: string };
+
+export interface NbdServerOptions {
+  targets: readonly NbdListenTarget[];
+  exports: NbdExports;
+  clock: Clock;
+  logger: Logger;
+  /** what is left out has its default */
+  limits?: Partial<NbdLimits>;
+  stats?: NbdStats;
+}
+
+/** Serves block devices over NBD, on any number of TCP ports and UNIX sockets. */
+export class NbdServer {
+  readonly stats: NbdStats;
+  /** in the order of the targets */
+  readonly listeners: readonly Listener[];
+  readonly #shared: Omit<NbdServerOptions, 'targets' | 'limits' | 'stats'>;
+  readonly #limits: NbdLimits;
+  readonly #readBuffers: ReadBufferPool;
+  readonly #outputBuffers = new OutputBufferPool();
+  readonly #connections = new Set<NbdConnection>();
+  #nextId = 1;
+  #closing: Promise<void> | null = null;
+
+  private constructor(options: NbdServerOptions, listeners: readonly Listener[]) {
+    this.#shared = options;
+    this.#limits = { ...defaultNbdLimits, ...options.limits };
+    this.#readBuffers = new ReadBufferPool(this.#limits.pooledBytes);
+    this.stats = options.stats ?? new NbdStats();
+    this.listeners = listeners;
+  }
+
+  /**
+   * Rejects with the system's error, for example EADDRINUSE, and listens nowhere then. The socket
+   * file of a process that is gone is replaced.
+   */
+  static async listen(options: NbdServerOptions): Promise<NbdServer> {
+    const listeners: Listener[] = [];
+    const server = new NbdServer(options, listeners);
+    try {
+      for (const target of options.targets) {
+        listeners.push(await listenReplacing(target, (socket) => server.#accept(socket)));
+      }
+    } catch (error) {
+      await server.close();
+      throw error;
+    }
+    return server;
+  }
+
+  /** TCP port of the first target that has one; 0 without. */
+  get port(): number {
+    return this.listeners.find((listener) => listener.port !== 0)?.port ?? 0;
+  }
+
+  get connectionCount(): number {
+    return this.#connections.size;
+  }
+
+  /**
+   * Stops accepting, answers what has been started, and closes. A connection that has not finished
+   * after `closeDrainMs` is cut; its lease is still released only when the device is done with it,
+   * which this does not wait for. Works twice.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#closeOnce();
+    return this.#closing;
+  }
+
+  async #closeOnce(): Promise<void> {
+    const connections = [...this.#connections];
+    for (const connection of connections) connection.shutDown();
+    const { clock } = this.#shared;
+    let cancel: () => void = () => {};
+    const tooLong = new Promise<void>((resolve) => {
+      cancel = clock.after(this.#limits.closeDrainMs, resolve);
+    });
+    await Promise.race([Promise.all(connections.map(({ over }) => over)), tooLong]);
+    cancel();
+    if (this.#connections.size > 0) {
+      const fields = { connections: this.#connections.size };
+      this.#shared.logger.warn(fields, 'NBD requests still unanswered; connections are cut');
+    }
+    // destroys what is still open
+    await Promise.all(this.listeners.map((listener) => listener.close()));
+  }
+
+  #accept(socket: StreamSocket): void {
+    if (this.#closing) {
+      socket.destroy();
+      return;
+    }
+    if (this.#connections.size >= this.#limits.connections) {
+      this.stats.refusedConnections += 1;
+      this.#shared.logger.warn({ remote: socket.remote }, 'too many NBD connections; one refused');
+      socket.destroy();
+      return;
+    }
+    const connection = new NbdConnection({
+      id: this.#nextId++,
+      socket,
+      exports: this.#shared.exports,
+      clock: this.#shared.clock,
+      logger: this.#shared.logger,
+      limits: this.#limits,
+      stats: this.stats,
+      readBuffers: this.#readBuffers,
+      outputBuffers: this.#outputBuffers,
+    });
+    this.#connections.add(connection);
+    void connection.over.then(() => this.#connections.delete(connection));
+  }
+}
+
+async function listenReplacing(
+  target: NbdListenTarget,
+  onConnection: (socket: StreamSocket) => void,
+): Promise<Listener> {
+  const options = { ...defaultReceive, receiveBytes };
+  try {
+    return await listenSocket(target, onConnection, options);
+  } catch (error) {
+    const isUsed = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
+    if (!isUsed || !('path' in target) || (await isServed(target.path))) throw error;
+    await unlink(target.path);
+    return listenSocket(target, onConnection, options);
+  }
+}
+
+/** Only a refused connection proves that no process listens there any more. */
+async function isServed(path: string): Promise<boolean> {
+  try {
+    (await connectSocket({ path })).destroy();
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ECONNREFUSED';
+  }
+}

@@ -1,0 +1,407 @@
+import type { StorError } from '@stor/protocol';
+import type { BlockDevice } from '@stor/replicator';
+import type { Clock, Logger, StreamSocket } from '@stor/runtime';
+import { command, commandFlag, readU64, requestHeaderBytes, requestMagic } from 'nbd-client-js';
+import { nbdErrnoOf } from '../core/nbd/nbd-errno.ts';
+import type { NbdLimits } from '../core/nbd/nbd-limits.ts';
+import { checkRequest, type RequestRules } from '../core/nbd/request-check.ts';
+import { statusDescriptors } from '../core/nbd/status-descriptors.ts';
+import { NbdRequest, type RequestOwner } from './nbd-request.ts';
+import type { ExportStats, NbdStats, OperationStats } from './nbd-stats.ts';
+import type { ReadBufferPool } from './read-buffer-pool.ts';
+import { copiedReadBytes, ReplyWriter } from './reply-writer.ts';
+import { ReplyOutput, type OutputBufferPool } from './reply-output.ts';
+
+export interface TransmissionOptions {
+  socket: StreamSocket;
+  device: BlockDevice;
+  structuredReplies: boolean;
+  allocationContext: boolean;
+  limits: NbdLimits;
+  clock: Clock;
+  logger: Logger;
+  stats: NbdStats;
+  exportStats: ExportStats;
+  readBuffers: ReadBufferPool;
+  outputBuffers: OutputBufferPool;
+  /** Called once when no request is in the device any more and none will be started. */
+  onDrained: () => void;
+}
+
+/**
+ * The transmission phase of one connection.
+ *
+ * Every complete request in what has arrived is started at once; what the device answers during the
+ * call goes out in one write at the end of it, what it answers later in one write at the end of that
+ * turn. Reading stops while too much is in the device or waits for the client, and goes on when that
+ * has halved. Requests that were started are always drained: `onDrained` comes after the last of them.
+ */
+export class Transmission implements RequestOwner {
+  readonly #options: TransmissionOptions;
+  readonly #socket: StreamSocket;
+  readonly #device: BlockDevice;
+  readonly #limits: NbdLimits;
+  readonly #clock: Clock;
+  readonly #output: ReplyOutput;
+  readonly #replies: ReplyWriter;
+  readonly #rules: RequestRules;
+  readonly #inlineReadBytes: number;
+  readonly #exportStats: ExportStats;
+  readonly #idle: NbdRequest[] = [];
+  #inFlight = 0;
+  #inFlightBytes = 0;
+  /** payload of a refused WRITE that is still to come */
+  #skipBytes = 0;
+  #receiving = false;
+  #paused = false;
+  #flushPlanned = false;
+  /**
+   * open: requests are read. ending: none are started any more, but what was is answered.
+   * gone: nobody will read an answer.
+   */
+  #state: 'open' | 'ending' | 'gone' = 'open';
+  #drainedSaid = false;
+
+  constructor(options: TransmissionOptions) {
+    this.#options = options;
+    this.#socket = options.socket;
+    this.#device = options.device;
+    this.#limits = options.limits;
+    this.#clock = options.clock;
+    this.#exportStats = options.exportStats;
+    this.#output = new ReplyOutput(options.socket, options.outputBuffers);
+    this.#replies = new ReplyWriter(this.#output, options);
+    this.#output.onWritten = () => {
+      this.#resumeIfRoom();
+    };
+    this.#inlineReadBytes = Math.min(options.limits.inlineReadBytes, copiedReadBytes);
+    this.#rules = {
+      sizeBytes: options.device.sizeBytes,
+      payloadBytes: options.limits.payloadBytes,
+      structuredReplies: options.structuredReplies,
+      allocationContext: options.allocationContext,
+    };
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  /** Handler of the socket's data. */
+  receive(bytes: Buffer, start: number, end: number): number {
+    this.#receiving = true;
+    const arrivedMs = this.#clock.monotonicMs();
+    const pendingBytes = this.#socket.pendingBytes;
+    let at = start;
+    while (this.#state === 'open') {
+      if (this.#skipBytes > 0) {
+        const length = Math.min(this.#skipBytes, end - at);
+        at += length;
+        this.#skipBytes -= length;
+      }
+      if (end - at < requestHeaderBytes) break;
+      if (this.#isFull(pendingBytes, 1)) {
+        this.#pause();
+        break;
+      }
+      const used = this.#takeRequest(bytes, at, end, arrivedMs);
+      if (used === 0) break;
+      at += used;
+    }
+    this.#receiving = false;
+    this.#output.flush();
+    this.#sayDrained();
+    return this.#state === 'open' ? at - start : end - start;
+  }
+
+  /**
+   * Starts nothing more; what was started is answered and then the connection ends. Requests that
+   * have not been started are dropped.
+   */
+  endAfterReplies(): void {
+    if (this.#state !== 'open') return;
+    this.#state = 'ending';
+    this.#planFlush();
+  }
+
+  /** The connection is over. What is in the device is waited for, and answered to nobody. */
+  gone(): void {
+    if (this.#state === 'gone') return;
+    this.#state = 'gone';
+    this.#output.discard();
+    this.#sayDrained();
+  }
+
+  #isFull(pendingBytes: number, share: number): boolean {
+    const limits = this.#limits;
+    return (
+      this.#inFlight >= limits.inFlightRequests * share ||
+      this.#inFlightBytes >= limits.inFlightBytes * share ||
+      this.#output.queuedBytes + pendingBytes >= limits.outputBytes * share
+    );
+  }
+
+  #pause(): void {
+    if (this.#paused) return;
+    this.#paused = true;
+    this.#socket.pause();
+  }
+
+  #resumeIfRoom(): void {
+    if (!this.#paused || this.#receiving || this.#state !== 'open') return;
+    if (this.#isFull(this.#socket.pendingBytes, 0.5)) return;
+    this.#paused = false;
+    this.#socket.resume();
+  }
+
+  /** One request at `at`: how many bytes of it are done with; 0 when its payload is not there yet. */
+  #takeRequest(bytes: Buffer, at: number, end: number, arrivedMs: number): number {
+    if (bytes.readUInt32BE(at) !== requestMagic) {
+      // the stream is out of step: nothing that follows can be trusted
+      this.#options.logger.warn({}, 'NBD request with a wrong magic; connection closed');
+      this.endAfterReplies();
+      return 0;
+    }
+    const flags = bytes.readUInt16BE(at + 4);
+    const type = bytes.readUInt16BE(at + 6);
+    const offset = readU64(bytes, at + 16);
+    const length = bytes.readUInt32BE(at + 24);
+    if (type === command.disconnect) {
+      this.endAfterReplies();
+      return 0;
+    }
+    const refusal = checkRequest(type, flags, offset, length, this.#rules);
+    if (refusal === 0 && type === command.write && end - at < requestHeaderBytes + length) return 0;
+    const cookieHigh = bytes.readUInt32BE(at + 8);
+    const cookieLow = bytes.readUInt32BE(at + 12);
+    if (refusal !== 0) {
+      this.#refuse(type, refusal, cookieHigh, cookieLow, arrivedMs);
+      if (type === command.write) this.#skipPayload(length);
+      return requestHeaderBytes;
+    }
+    if (type === command.read) {
+      this.#read(flags, offset, length, cookieHigh, cookieLow, arrivedMs);
+      return requestHeaderBytes;
+    }
+    if (type === command.blockStatus) {
+      this.#blockStatus(flags, offset, length, cookieHigh, cookieLow);
+      return requestHeaderBytes;
+    }
+    if (type === command.cache || (length === 0 && type !== command.flush)) {
+      // CACHE is a hint; a request for nothing has no effect that could be made durable
+      this.#replies.simple(0, cookieHigh, cookieLow);
+    } else {
+      const request = this.#take(type, offset, length, cookieHigh, cookieLow, arrivedMs);
+      request.fua = (flags & commandFlag.fua) !== 0;
+      this.#start(request, flags, bytes, at + requestHeaderBytes);
+    }
+    return requestHeaderBytes + (type === command.write ? length : 0);
+  }
+
+  #start(request: NbdRequest, flags: number, bytes: Buffer, payloadAt: number): void {
+    switch (request.type) {
+      case command.write:
+        // the payload stays in the receive buffer: the device copies it if it needs it for longer
+        request.bytes = bytes;
+        request.start = payloadAt;
+        this.#hold(request, request.length);
+        this.#device.write(request);
+        return;
+      case command.flush:
+        this.#device.flush(request);
+        return;
+      case command.trim:
+        this.#device.trim(request);
+        return;
+      default:
+        request.noHole = (flags & commandFlag.noHole) !== 0;
+        this.#device.writeZeroes(request);
+    }
+  }
+
+  #read(
+    flags: number,
+    offset: number,
+    length: number,
+    cookieHigh: number,
+    cookieLow: number,
+    arrivedMs: number,
+  ): void {
+    if (length === 0) {
+      this.#replies.emptyRead(cookieHigh, cookieLow);
+      return;
+    }
+    if (length <= this.#inlineReadBytes) {
+      const { readHeaderBytes: headerBytes } = this.#replies;
+      const out = this.#output.reserve(headerBytes + length);
+      if (this.#device.readInline(offset, length, out.bytes, out.used + headerBytes)) {
+        this.#replies.writeReadHeader(out.bytes, out.used, offset, length, cookieHigh, cookieLow);
+        this.#output.commit(out, headerBytes + length);
+        this.#exportStats.read.record(this.#clock.monotonicMs() - arrivedMs, length, false);
+        return;
+      }
+    }
+    const request = this.#take(command.read, offset, length, cookieHigh, cookieLow, arrivedMs);
+    const buffer = this.#options.readBuffers.take(length);
+    request.buffer = buffer;
+    request.bytes = buffer;
+    request.start = 0;
+    request.retained = true;
+    request.fua = (flags & commandFlag.fua) !== 0;
+    this.#hold(request, length);
+    this.#device.read(request);
+  }
+
+  #take(
+    type: number,
+    offset: number,
+    length: number,
+    cookieHigh: number,
+    cookieLow: number,
+    arrivedMs: number,
+  ): NbdRequest {
+    const request = this.#idle.pop() ?? new NbdRequest(this);
+    request.type = type;
+    request.offset = offset;
+    request.length = length;
+    request.cookieHigh = cookieHigh;
+    request.cookieLow = cookieLow;
+    request.arrivedMs = arrivedMs;
+    request.bytes = null;
+    request.start = 0;
+    request.retained = false;
+    request.fua = false;
+    request.noHole = false;
+    request.heldBytes = 0;
+    request.active = true;
+    this.#inFlight += 1;
+    this.#exportStats.inFlight += 1;
+    return request;
+  }
+
+  #hold(request: NbdRequest, bytes: number): void {
+    request.heldBytes = bytes;
+    this.#inFlightBytes += bytes;
+  }
+
+  /** The device is done with a request; may be called during the call that started it. */
+  completed(request: NbdRequest, error: StorError | null): void {
+    this.#inFlight -= 1;
+    this.#exportStats.inFlight -= 1;
+    this.#inFlightBytes -= request.heldBytes;
+    const { type, cookieHigh, cookieLow, length, buffer } = request;
+    const latencyMs = this.#clock.monotonicMs() - request.arrivedMs;
+    this.#operationStats(type)?.record(latencyMs, length, error !== null);
+    request.bytes = null;
+    request.buffer = null;
+    if (this.#state === 'gone') {
+      if (buffer) this.#options.readBuffers.give(buffer);
+    } else if (error) {
+      if (buffer) this.#options.readBuffers.give(buffer);
+      this.#errorReply(type, nbdErrnoOf[error.code], cookieHigh, cookieLow, error.message);
+    } else if (buffer) {
+      this.#replies.data(request.offset, length, buffer, cookieHigh, cookieLow);
+    } else {
+      this.#replies.simple(0, cookieHigh, cookieLow);
+    }
+    this.#idle.push(request);
+    if (!this.#receiving) this.#planFlush();
+  }
+
+  #operationStats(type: number): OperationStats | null {
+    switch (type) {
+      case command.read:
+        return this.#exportStats.read;
+      case command.write:
+      case command.writeZeroes:
+        return this.#exportStats.write;
+      case command.trim:
+        return this.#exportStats.trim;
+      case command.flush:
+        return this.#exportStats.flush;
+      default:
+        return null;
+    }
+  }
+
+  #planFlush(): void {
+    if (this.#flushPlanned) return;
+    this.#flushPlanned = true;
+    this.#clock.endOfTurn(this.#endOfTurn);
+  }
+
+  readonly #endOfTurn = (): void => {
+    this.#flushPlanned = false;
+    if (this.#state !== 'gone') this.#output.flush();
+    this.#sayDrained();
+    this.#resumeIfRoom();
+  };
+
+  #sayDrained(): void {
+    if (this.#drainedSaid || this.#state === 'open' || this.#inFlight > 0 || this.#receiving)
+      return;
+    this.#drainedSaid = true;
+    if (this.#state === 'ending') this.#output.flush();
+    this.#options.onDrained();
+  }
+
+  #skipPayload(length: number): void {
+    this.#skipBytes = length;
+    if (length > this.#limits.skippedPayloadBytes) {
+      const fields = { payloadBytes: length };
+      this.#options.logger.warn(fields, 'NBD write far above the limit; connection closed');
+      this.endAfterReplies();
+    }
+  }
+
+  #refuse(
+    type: number,
+    error: number,
+    cookieHigh: number,
+    cookieLow: number,
+    arrivedMs: number,
+  ): void {
+    this.#operationStats(type)?.record(this.#clock.monotonicMs() - arrivedMs, 0, true);
+    this.#errorReply(type, error, cookieHigh, cookieLow, '');
+  }
+
+  #blockStatus(
+    flags: number,
+    offset: number,
+    length: number,
+    cookieHigh: number,
+    cookieLow: number,
+  ): void {
+    this.#inFlight += 1;
+    this.#exportStats.inFlight += 1;
+    const limit = (flags & commandFlag.reqOne) !== 0 ? 1 : this.#limits.statusDescriptors;
+    let answered = false;
+    this.#device.extents(offset, length, limit, (error, extents) => {
+      if (answered) throw new Error('a block device answered extents twice');
+      answered = true;
+      this.#inFlight -= 1;
+      this.#exportStats.inFlight -= 1;
+      if (this.#state === 'gone') {
+        // nobody is there to be told
+      } else if (error) {
+        const code = nbdErrnoOf[error.code];
+        this.#errorReply(command.blockStatus, code, cookieHigh, cookieLow, error.message);
+      } else {
+        const descriptors = statusDescriptors(extents, offset, length, limit);
+        this.#replies.status(descriptors, cookieHigh, cookieLow);
+      }
+      if (!this.#receiving) this.#planFlush();
+    });
+  }
+
+  #errorReply(
+    type: number,
+    error: number,
+    cookieHigh: number,
+    cookieLow: number,
+    message: string,
+  ): void {
+    this.#options.stats.countError(error);
+    this.#replies.error(type, error, cookieHigh, cookieLow, message);
+  }
+}
