@@ -1,1 +1,2 @@
+export * from './compliance-suite.ts';
 export * from './memory-cluster.ts';

@@ -12,7 +12,7 @@ import type {
   TransactionResult,
   WatchEvent,
 } from '../cluster-store.ts';
-import { checkKey, encodeCommand, type KvCommand } from '../core/kv/kv-command.ts';
+import { checkKey, encodeCommand, type KvCommandBody } from '../core/kv/kv-command.ts';
 import { KvState, type KvResult } from '../core/kv/kv-state.ts';
 import type { kvLimits } from '../core/kv/kv-limits.ts';
 import { LeaseDeadlines } from '../core/kv/lease-deadlines.ts';
@@ -112,7 +112,7 @@ export class MemoryCluster {
     return Array.from(this.#random.bytes(8), (b) => b.toString(16).padStart(2, '0')).join('');
   }
 
-  execute(body: CommandBody): KvResult {
+  execute(body: KvCommandBody): KvResult {
     const request = { id: this.newId(), since: this.machine.state.sequence };
     // through the codec, as in a real member: limits are checked and values are copied
     const data = encodeCommand({ ...body, request });
@@ -136,9 +136,6 @@ export class MemoryCluster {
     });
   }
 }
-
-type WithoutRequest<T> = T extends unknown ? Omit<T, 'request'> : never;
-type CommandBody = WithoutRequest<KvCommand>;
 
 /** One member of a `MemoryCluster`. */
 export class MemoryClusterStore implements ClusterStore {

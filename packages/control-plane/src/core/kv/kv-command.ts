@@ -29,6 +29,11 @@ export type KvCommand =
       onlyInTerm: number | null;
     };
 
+type WithoutRequest<T> = T extends unknown ? Omit<T, 'request'> : never;
+
+/** A command before it has its request id. */
+export type KvCommandBody = WithoutRequest<KvCommand>;
+
 /** Printable ASCII, so that order and length are the same as bytes, as strings and in any store. */
 const keyPattern = /^[\x20-\x7e]+$/;
 const idPattern = /^[\x21-\x7e]+$/;

@@ -1,16 +1,8 @@
-import { StorError } from '@stor/protocol';
 import { ValueReader, decodeEnvelope, encodeEnvelope } from './envelope.ts';
 import { countField, listField, textField } from './field.ts';
-import type { KvImage, KvResult } from './kv-state.ts';
+import { statusField } from './kv-result.ts';
+import type { KvImage } from './kv-state.ts';
 import type { RememberedRequest } from './remembered-requests.ts';
-
-const statuses: readonly KvResult['status'][] = [
-  'done',
-  'leaseNotFound',
-  'leaseExists',
-  'full',
-  'forgotten',
-];
 
 export function encodeSnapshot(image: KvImage): Uint8Array {
   const header = {
@@ -72,13 +64,11 @@ export function decodeSnapshot(bytes: Uint8Array): KvImage {
 
 function decodeRequest(item: unknown): RememberedRequest {
   const [id, sequence, status, succeeded, revision] = listField(item, 'request');
-  const known = statuses.find((one) => one === status);
-  if (!known) throw new StorError('PROTOCOL', `request of unknown status ${String(status)}`);
   return {
     id: textField(id, 'id'),
     sequence: countField(sequence, 'sequence'),
     result: {
-      status: known,
+      status: statusField(status),
       succeeded: countField(succeeded, 'succeeded') === 1,
       revision: countField(revision, 'revision'),
     },

@@ -29,6 +29,12 @@ export class LeaseDeadlines {
     this.#deadlines.set(leaseId, nowMs + ttlMs);
   }
 
+  /** Every lease lasts that much longer: the leader stood still and could hear no renewal. */
+  extend(ms: number): void {
+    for (const [leaseId, deadlineMs] of this.#deadlines)
+      this.#deadlines.set(leaseId, deadlineMs + ms);
+  }
+
   /** Takes note of leases that came and went; returns those whose time is over. */
   due(leases: LeaseRecord[], nowMs: number): LeaseRecord[] {
     const live = new Set(leases.map((lease) => lease.leaseId));

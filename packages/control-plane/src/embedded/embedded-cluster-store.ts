@@ -1,0 +1,470 @@
+import path from 'node:path';
+import type { ChannelCredentials, Server } from '@grpc/grpc-js';
+import { RpcEndpoint, StorError } from '@stor/protocol';
+import type { Clock, Logger, Random } from '@stor/runtime';
+import { LevelRaftStorage, RaftNode, decodeMessages, encodeMessages } from 'raft-ts';
+import { ClusterStoreMachine } from '../cluster-store-machine.ts';
+import { resultOrThrow } from '../cluster-store-result.ts';
+import type {
+  ClusterStore,
+  KeyValue,
+  StoreCallOptions,
+  StoreStatus,
+  Transaction,
+  TransactionResult,
+  WatchEvent,
+} from '../cluster-store.ts';
+import { copyOfItem, watchChanges } from '../cluster-store-watch.ts';
+import { decodeEnvelope, encodeEnvelope } from '../core/kv/envelope.ts';
+import { countField, textField } from '../core/kv/field.ts';
+import {
+  checkId,
+  checkKey,
+  checkLeaseMs,
+  checkTransaction,
+  decodeCommand,
+  encodeCommand,
+  type KvCommandBody,
+} from '../core/kv/kv-command.ts';
+import { decodeResult, encodeResult } from '../core/kv/kv-result.ts';
+import type { KvResult } from '../core/kv/kv-state.ts';
+import { CallDeadline } from './call-deadline.ts';
+import { LatencyHistogram } from './latency-histogram.ts';
+import { LeaderCalls } from './leader-calls.ts';
+import { LeaseKeeper } from './lease-keeper.ts';
+import { PeerLink } from './peer-link.ts';
+import { fromRaft, fromRaftStorage } from './raft-errors.ts';
+import { callMetadata, raftServiceDefinition } from './raft-rpc.ts';
+import { RaftService } from './raft-service.ts';
+import { claimFolder } from './store-identity.ts';
+
+export interface EmbeddedStoreOptions {
+  clusterId: string;
+  /** of this member; must be among `members` */
+  id: string;
+  /** all voters, the same on each member; address is host:port of their gRPC server */
+  members: { id: string; address: string }[];
+  /** a folder of this store's own; made when it is not there */
+  dataPath: string;
+  /** The store adds its service; the caller binds the server, before or after. */
+  server: Server;
+  clock: Clock;
+  random: Random;
+  logger: Logger;
+  /** of the streams to other members; default: without TLS */
+  credentials?: ChannelCredentials;
+  /** Raft's unit of time; an election takes 10 to 20 (ms, default 100) */
+  tickMs?: number;
+  /** applied entries between two snapshots of the log (default 10,000) */
+  snapshotEntries?: number;
+  /** This member has stopped for good, for example because its disk failed. Called once. */
+  onFatal?: (error: StorError) => void;
+}
+
+/** Why this member has stopped for good, and who wants to know. */
+interface Failure {
+  error: StorError | null;
+  listener: () => void;
+}
+
+/**
+ * The cluster store replicated by Raft inside the members themselves. A change goes to the leader
+ * under a request id, through the log, and is applied by every member; a read asks the leader for
+ * an index and is answered from this member's own state once that is applied.
+ */
+export class EmbeddedClusterStore implements ClusterStore {
+  readonly #options: EmbeddedStoreOptions;
+  readonly #machine: ClusterStoreMachine;
+  readonly #node: RaftNode;
+  readonly #storage: LevelRaftStorage;
+  readonly #service: RaftService;
+  readonly #links: Map<string, PeerLink>;
+  readonly #endpoints = new Map<string, RpcEndpoint>();
+  readonly #calls: LeaderCalls;
+  readonly #leases: LeaseKeeper;
+  readonly #latency = new LatencyHistogram();
+  readonly #closed = new AbortController();
+  readonly #failure: Failure;
+  readonly #listeners = new Set<(isLeader: boolean) => void>();
+  /** calls under way, and commands that other members sent, by request id */
+  readonly #underWay = new Set<Promise<unknown>>();
+  readonly #executing = new Map<string, Promise<KvResult>>();
+  #wasLeader = false;
+  #closing: Promise<void> | null = null;
+
+  private constructor(
+    options: EmbeddedStoreOptions,
+    parts: {
+      machine: ClusterStoreMachine;
+      node: RaftNode;
+      storage: LevelRaftStorage;
+      service: RaftService;
+      links: Map<string, PeerLink>;
+      failure: Failure;
+    },
+  ) {
+    this.#options = options;
+    this.#machine = parts.machine;
+    this.#node = parts.node;
+    this.#storage = parts.storage;
+    this.#service = parts.service;
+    this.#links = parts.links;
+    this.#failure = parts.failure;
+    for (const { id, address } of options.members) {
+      if (id === options.id) continue;
+      this.#endpoints.set(id, new RpcEndpoint(address, raftServiceDefinition));
+    }
+    this.#calls = new LeaderCalls({
+      id: options.id,
+      leaderId: () => this.#node.status().leaderId,
+      endpoint: (id) => this.#endpoints.get(id) ?? null,
+      metadata: (to) => callMetadata(options.clusterId, options.id, to),
+    });
+    this.#leases = new LeaseKeeper({
+      node: this.#node,
+      machine: this.#machine,
+      clock: options.clock,
+      logger: options.logger,
+      proposeExpiry: (leaseId, term) =>
+        this.#executeHere({ type: 'revokeLease', leaseId, onlyInTerm: term }),
+    });
+    this.#node.onRoleChange(() => {
+      this.#noticeLeadership();
+    });
+    this.#noticeLeadership();
+    this.#failure.listener = () => {
+      this.#service.stop();
+      this.#noticeLeadership();
+    };
+    this.#service.start({
+      receive: (from, batch) => {
+        this.#receive(from, batch);
+      },
+      execute: async (request) => encodeResult(await this.#execute(request)),
+      readIndex: async () => encodeEnvelope({ index: await this.#readIndexHere() }),
+      renewLease: async (request) => {
+        const { header } = decodeEnvelope(request);
+        await this.#leases.renew(textField(header['leaseId'], 'leaseId'));
+        return encodeEnvelope({});
+      },
+    });
+  }
+
+  /**
+   * Opens this member; it serves once a quorum of members is open. Errors: INVALID_ARGUMENT;
+   * FOREIGN_DATA (the folder is of another member, cluster or a newer format); IN_USE;
+   * CHECKSUM_MISMATCH; DISK_FAILED.
+   */
+  static async open(options: EmbeddedStoreOptions): Promise<EmbeddedClusterStore> {
+    const memberIds = new Set(options.members.map(({ id }) => id));
+    if (!memberIds.has(options.id) || memberIds.size !== options.members.length) {
+      throw new StorError(
+        'INVALID_ARGUMENT',
+        `the members of the cluster store must differ and include ${options.id}: ` +
+          options.members.map(({ id }) => id).join(', '),
+      );
+    }
+    const { clusterId, id } = options;
+    await claimFolder(options.dataPath, clusterId, id);
+    const logPath = path.join(options.dataPath, 'log');
+    const storage = await LevelRaftStorage.open(logPath).catch((error: unknown) => {
+      throw fromRaftStorage(error, logPath);
+    });
+    const service = new RaftService({ clusterId, id, memberIds });
+    const links = openLinks(options);
+    try {
+      service.addTo(options.server);
+      const machine = new ClusterStoreMachine();
+      const failure: Failure = { error: null, listener: () => {} };
+      const node = await openNode(options, { machine, storage, links, failure });
+      const parts = { machine, node, storage, service, links, failure };
+      return new EmbeddedClusterStore(options, parts);
+    } catch (error) {
+      for (const link of links.values()) link.close();
+      await storage.close();
+      throw fromRaftStorage(error, logPath);
+    }
+  }
+
+  get(key: string, options: StoreCallOptions & { local?: boolean } = {}): Promise<KeyValue | null> {
+    return this.#call(options, async (deadline) => {
+      checkKey(key);
+      if (!options.local) await this.#readBarrier(deadline);
+      const item = this.#machine.state.get(key);
+      return item ? copyOfItem(item) : null;
+    });
+  }
+
+  list(
+    prefix: string,
+    options: StoreCallOptions & { local?: boolean } = {},
+  ): Promise<{ revision: number; items: KeyValue[] }> {
+    return this.#call(options, async (deadline) => {
+      if (!options.local) await this.#readBarrier(deadline);
+      const { state } = this.#machine;
+      return { revision: state.revision, items: state.list(prefix).map(copyOfItem) };
+    });
+  }
+
+  transact(transaction: Transaction, options: StoreCallOptions = {}): Promise<TransactionResult> {
+    return this.#call(options, async (deadline) => {
+      checkTransaction(transaction);
+      const startMs = this.#options.clock.monotonicMs();
+      const { succeeded, revision } = await this.#submit(
+        { type: 'transact', transaction },
+        deadline,
+      );
+      this.#latency.observe((this.#options.clock.monotonicMs() - startMs) / 1000);
+      return { succeeded, revision };
+    });
+  }
+
+  watch(prefix: string, afterRevision: number, signal: AbortSignal): AsyncIterable<WatchEvent[]> {
+    return watchChanges(this.#machine, prefix, afterRevision, signal, this.#closed.signal);
+  }
+
+  grantLease(ttlMs: number, options: StoreCallOptions = {}): Promise<{ leaseId: string }> {
+    return this.#call(options, async (deadline) => {
+      checkLeaseMs(ttlMs);
+      const leaseId = this.#newId(8);
+      await this.#submit({ type: 'grantLease', leaseId, ttlMs }, deadline);
+      return { leaseId };
+    });
+  }
+
+  renewLease(leaseId: string, options: StoreCallOptions = {}): Promise<void> {
+    return this.#call(options, async (deadline) => {
+      checkId(leaseId, 'a lease id');
+      const call = {
+        writes: false,
+        method: 'RenewLease',
+        request: encodeEnvelope({ leaseId }),
+        local: () => this.#leases.renew(leaseId),
+        decode: () => undefined,
+      };
+      await this.#calls.run(call, deadline);
+    });
+  }
+
+  revokeLease(leaseId: string, options: StoreCallOptions = {}): Promise<void> {
+    return this.#call(options, async (deadline) => {
+      checkId(leaseId, 'a lease id');
+      await this.#submit({ type: 'revokeLease', leaseId, onlyInTerm: null }, deadline);
+    });
+  }
+
+  status(): StoreStatus {
+    const { leaderId, role, term, commitIndex, appliedIndex } = this.#node.status();
+    const isLeader = role === 'leader' && this.#failure.error === null;
+    const { revision } = this.#machine.state;
+    return { leaderId, isLeader, term, commitIndex, appliedIndex, revision };
+  }
+
+  /** Time of committed transactions of this member, from call to result, for the metrics page. */
+  commitLatency(): { bounds: readonly number[]; counts: readonly number[]; sum: number } {
+    return this.#latency.read();
+  }
+
+  onLeadership(listener: (isLeader: boolean) => void): () => void {
+    this.#listeners.add(listener);
+    return () => {
+      this.#listeners.delete(listener);
+    };
+  }
+
+  /** Stops taking part; calls under way end with an error first. Works twice. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    this.#closed.abort();
+    this.#service.stop();
+    await this.#node.close();
+    this.#becomeFollower();
+    await this.#leases.close();
+    for (const link of this.#links.values()) link.close();
+    for (const endpoint of this.#endpoints.values()) endpoint.close();
+    await Promise.allSettled(this.#underWay);
+    await this.#storage.close();
+  }
+
+  /** Runs one call of a user within its limits. */
+  async #call<T>(
+    options: StoreCallOptions,
+    run: (deadline: CallDeadline) => Promise<T>,
+  ): Promise<T> {
+    const deadline = new CallDeadline(this.#options.clock, options, this.#closed.signal);
+    if (deadline.end !== null || this.#failure.error) {
+      deadline.dispose();
+      throw this.#failure.error ? stopped(this.#failure.error) : deadline.error(false, null);
+    }
+    const promise = run(deadline);
+    this.#underWay.add(promise);
+    try {
+      return await promise;
+    } finally {
+      this.#underWay.delete(promise);
+      deadline.dispose();
+    }
+  }
+
+  /** Has a command done once, by whoever leads. */
+  async #submit(body: KvCommandBody, deadline: CallDeadline): Promise<KvResult> {
+    for (;;) {
+      const request = encodeCommand({ ...body, request: this.#newRequest() });
+      const { value, repeated } = await this.#calls.run(
+        {
+          writes: true,
+          method: 'Execute',
+          request,
+          local: () => this.#execute(request),
+          decode: decodeResult,
+        },
+        deadline,
+      );
+      if (value.status !== 'forgotten' || repeated) return resultOrThrow(value);
+      // This member's state was so old that its first try looked like a late repetition. Nothing
+      // was done: catch up and ask anew.
+      await this.#readBarrier(deadline);
+    }
+  }
+
+  /** Returns when this member has applied everything that was committed before the call. */
+  async #readBarrier(deadline: CallDeadline): Promise<void> {
+    const call = {
+      writes: false,
+      method: 'ReadIndex',
+      request: encodeEnvelope({}),
+      local: () => this.#readIndexHere(),
+      decode: (bytes: Uint8Array) => countField(decodeEnvelope(bytes).header['index'], 'index'),
+    };
+    const { value: index } = await this.#calls.run(call, deadline);
+    try {
+      await this.#node.waitApplied(index, { signal: deadline.signal });
+    } catch (error) {
+      throw deadline.end === null ? fromRaft(error) : deadline.error(false, error);
+    }
+  }
+
+  async #readIndexHere(): Promise<number> {
+    try {
+      return await this.#node.readIndex();
+    } catch (error) {
+      throw fromRaft(error);
+    }
+  }
+
+  #executeHere(body: KvCommandBody): Promise<KvResult> {
+    return this.#execute(encodeCommand({ ...body, request: this.#newRequest() }));
+  }
+
+  /** Proposes a command here. One that is sent again while it is under way waits for the first. */
+  #execute(request: Uint8Array): Promise<KvResult> {
+    const { id } = decodeCommand(request).request;
+    const earlier = this.#executing.get(id);
+    if (earlier) return earlier;
+    const result = this.#node.propose(request).then(
+      (proposed) => proposed.result as KvResult,
+      (error: unknown) => {
+        throw fromRaft(error);
+      },
+    );
+    this.#executing.set(id, result);
+    const done = (): void => {
+      this.#executing.delete(id);
+    };
+    result.then(done, done);
+    return result;
+  }
+
+  #receive(from: string, batch: Uint8Array): void {
+    const messages = decodeMessages(batch);
+    const foreign = messages.find((message) => message.from !== from);
+    if (foreign) {
+      throw new StorError('PROTOCOL', `${from} sent a message as if from ${foreign.from}`);
+    }
+    this.#node.step(messages);
+  }
+
+  #newRequest(): { id: string; since: number } {
+    return { id: this.#newId(12), since: this.#machine.state.sequence };
+  }
+
+  #newId(bytes: number): string {
+    return Buffer.from(this.#options.random.bytes(bytes)).toString('hex');
+  }
+
+  #noticeLeadership(): void {
+    if (this.#closed.signal.aborted) return;
+    const { isLeader } = this.status();
+    if (isLeader === this.#wasLeader) return;
+    this.#wasLeader = isLeader;
+    this.#notify(isLeader);
+  }
+
+  #becomeFollower(): void {
+    if (this.#wasLeader) this.#notify(false);
+    this.#wasLeader = false;
+  }
+
+  #notify(isLeader: boolean): void {
+    for (const listener of [...this.#listeners]) listener(isLeader);
+  }
+}
+
+function stopped(cause: StorError): StorError {
+  const message = `this member of the cluster store has stopped: ${cause.message}`;
+  return new StorError('UNAVAILABLE', message, { cause });
+}
+
+function openLinks(options: EmbeddedStoreOptions): Map<string, PeerLink> {
+  const { clock, random, logger, credentials, clusterId, id } = options;
+  const peers = options.members.filter((member) => member.id !== id);
+  return new Map(
+    peers.map((peer) => {
+      const metadata = callMetadata(clusterId, id, peer.id);
+      const { address } = peer;
+      return [peer.id, new PeerLink({ address, metadata, clock, random, logger, credentials })];
+    }),
+  );
+}
+
+function openNode(
+  options: EmbeddedStoreOptions,
+  parts: {
+    machine: ClusterStoreMachine;
+    storage: LevelRaftStorage;
+    links: Map<string, PeerLink>;
+    failure: Failure;
+  },
+): Promise<RaftNode> {
+  const { tickMs, snapshotEntries } = options;
+  const { failure } = parts;
+  return RaftNode.open({
+    id: options.id,
+    initialVoters: options.members.map((member) => member.id),
+    storage: parts.storage,
+    stateMachine: parts.machine,
+    transport: {
+      send: (to, messages) => {
+        parts.links.get(to)?.send(encodeMessages(messages));
+      },
+    },
+    clock: options.clock,
+    random: () => options.random.next(),
+    logger: options.logger,
+    onFatal: (error) => {
+      failure.error = fromRaftStorage(error, options.dataPath);
+      failure.listener();
+      options.onFatal?.(failure.error);
+    },
+    ...(tickMs === undefined ? {} : { tickMs }),
+    ...(snapshotEntries === undefined ? {} : { snapshotEntries }),
+  });
+}

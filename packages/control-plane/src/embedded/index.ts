@@ -1,0 +1,1 @@
+export { EmbeddedClusterStore, type EmbeddedStoreOptions } from './embedded-cluster-store.ts';

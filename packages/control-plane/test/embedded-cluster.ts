@@ -1,0 +1,134 @@
+import path from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
+import type { Test } from 'tap';
+import { EmbeddedClusterStore, type EmbeddedStoreOptions } from '../src/embedded/index.ts';
+
+export const tickMs = 20;
+export const clusterId = 'c-0123456789abcdef';
+
+/** Waits until the condition holds; the test's own time limit ends it otherwise. */
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await pause(5);
+}
+
+export async function listen(server: Server, address: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.bindAsync(address, ServerCredentials.createInsecure(), (error, port) => {
+      if (error) reject(error);
+      else resolve(port);
+    });
+  });
+}
+
+interface Member {
+  id: string;
+  address: string;
+  server: Server | null;
+  store: EmbeddedClusterStore | null;
+}
+
+/** Three members on free ports of the loopback address, with folders of their own. */
+export class EmbeddedCluster {
+  readonly members: Member[] = [];
+  readonly #folder: string;
+  readonly #options: Partial<EmbeddedStoreOptions>;
+
+  private constructor(folder: string, options: Partial<EmbeddedStoreOptions>) {
+    this.#folder = folder;
+    this.#options = options;
+  }
+
+  static async open(
+    t: Test,
+    options: Partial<EmbeddedStoreOptions> = {},
+    size = 3,
+  ): Promise<EmbeddedCluster> {
+    const cluster = new EmbeddedCluster(t.testdir(), options);
+    for (let i = 1; i <= size; i++) {
+      const server = new Server();
+      const port = await listen(server, '127.0.0.1:0');
+      cluster.members.push({ id: `n${i}`, address: `127.0.0.1:${port}`, server, store: null });
+    }
+    t.teardown(() => cluster.close());
+    await Promise.all(cluster.members.map((member) => cluster.#openStore(member)));
+    await cluster.ready();
+    return cluster;
+  }
+
+  folderOf(id: string): string {
+    return path.join(this.#folder, id);
+  }
+
+  stores(): EmbeddedClusterStore[] {
+    return this.members.flatMap(({ store }) => store ?? []);
+  }
+
+  store(id: string): EmbeddedClusterStore {
+    const store = this.#member(id).store;
+    if (!store) throw new Error(`${id} is down`);
+    return store;
+  }
+
+  /** Waits until all open members know one leader and it can commit. */
+  async ready(): Promise<void> {
+    const [first] = this.stores();
+    await first?.list('', { timeoutMs: 15_000 });
+    await until(() => {
+      const leaders = new Set(this.stores().map((store) => store.status().leaderId));
+      return leaders.size === 1 && !leaders.has(null);
+    });
+  }
+
+  leaderId(): string {
+    const leader = this.stores().find((store) => store.status().isLeader);
+    return this.members.find(({ store }) => store === leader && store)?.id ?? '';
+  }
+
+  followerIds(): string[] {
+    const leaderId = this.leaderId();
+    return this.members.flatMap(({ id, store }) => (store && id !== leaderId ? id : []));
+  }
+
+  /** Connections break first, then the member stops: others see a death, not a farewell. */
+  async stop(id: string): Promise<void> {
+    const member = this.#member(id);
+    member.server?.forceShutdown();
+    await member.store?.close();
+    member.store = null;
+    member.server = null;
+  }
+
+  async start(id: string): Promise<void> {
+    const member = this.#member(id);
+    member.server = new Server();
+    await this.#openStore(member);
+    await listen(member.server, member.address);
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.members.map(({ id }) => this.stop(id)));
+  }
+
+  #member(id: string): Member {
+    const member = this.members.find((one) => one.id === id);
+    if (!member) throw new Error(`no member ${id}`);
+    return member;
+  }
+
+  async #openStore(member: Member): Promise<void> {
+    member.store = await EmbeddedClusterStore.open({
+      clusterId,
+      id: member.id,
+      members: this.members.map(({ id, address }) => ({ id, address })),
+      dataPath: this.folderOf(member.id),
+      server: member.server as Server,
+      clock: systemClock,
+      random: systemRandom,
+      logger: silentLogger,
+      tickMs,
+      ...this.#options,
+    });
+  }
+}
