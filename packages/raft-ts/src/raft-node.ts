@@ -1,6 +1,6 @@
 import { defaultLimits, maxSnapshotBytes, maxVoters, type RaftLimits } from './core/limits.ts';
-import { RawNode, type Ready, type RaftStatus } from './core/raw-node.ts';
-import type { RaftStorage, SaveBatch, StoredState } from './core/storage.ts';
+import { batchOf, RawNode, type Ready, type RaftStatus } from './core/raw-node.ts';
+import type { RaftStorage, StoredState } from './core/storage.ts';
 import type { Entry, PeerId, RaftMessage, Snapshot } from './core/types.ts';
 import { RaftError } from './errors.ts';
 import { AppliedWaiters } from './applied-waiters.ts';
@@ -218,7 +218,7 @@ export class RaftNode {
     if (this.#failure || this.#raw.saving || !this.#raw.commitUnsaved) return;
     // Not needed for safety: it only spares the next start from learning it again.
     try {
-      await this.#settings.storage.save(batchOf(this.#raw.ready(true)));
+      await this.#settings.storage.save(batchOf(this.#raw.ready(true), null));
     } catch (error) {
       this.#settings.logger?.warn({ error }, 'the commit index could not be saved at close');
     }
@@ -286,13 +286,8 @@ export class RaftNode {
   }
 
   async #saveReady(ready: Ready, snapshot: Snapshot | null): Promise<void> {
-    const batch = batchOf(ready);
-    // A leader's snapshot is newer than ours could be: then there is nothing to compact.
-    if (snapshot && !ready.snapshot) {
-      const position = this.#raw.compactionPoint(this.#settings.trailingEntries);
-      batch.snapshot = snapshot;
-      batch.log = { type: 'compact', position };
-    }
+    const start = this.#raw.compactionPoint(this.#settings.trailingEntries);
+    const batch = batchOf(ready, snapshot && { snapshot, start });
     try {
       await this.#settings.storage.save(batch);
     } catch (error) {
@@ -303,9 +298,7 @@ export class RaftNode {
     this.#save = null;
     if (this.#stopped) return;
     this.#guard(() => {
-      if (batch.log.type === 'compact' && snapshot) {
-        this.#raw.compacted(snapshot, batch.log.position);
-      }
+      if (snapshot) this.#raw.compacted(snapshot, start);
       this.#send(this.#raw.saved(ready));
     });
     this.#pump();
@@ -460,14 +453,6 @@ async function createState(settings: Settings): Promise<StoredState> {
     entries: [],
   });
   return state;
-}
-
-function batchOf(ready: Ready): SaveBatch {
-  const { hardState, snapshot, entries } = ready;
-  const log: SaveBatch['log'] = snapshot
-    ? { type: 'reset', position: { index: snapshot.index, term: snapshot.term } }
-    : { type: 'keep' };
-  return { hardState, snapshot, log, entries };
 }
 
 /** Only normal entries reach the state machine; a configuration that we cannot follow stops us. */

@@ -4,6 +4,7 @@ import { propose, readIndex } from './leader.ts';
 import { step, tick } from './raft-core.ts';
 import { RaftLog, type LoadedLog } from './raft-log.ts';
 import { RaftState, type CoreConfig } from './raft-state.ts';
+import type { SaveBatch } from './storage.ts';
 import type {
   Entry,
   HardState,
@@ -247,4 +248,23 @@ export class RawNode {
   #hardStateUnsaved(): boolean {
     return this.#termUnsaved() || this.commitUnsaved;
   }
+}
+
+/**
+ * The write that a Ready asks for, together with a compaction: a snapshot of the state machine at
+ * its applied index, and where the log is to begin.
+ */
+export function batchOf(
+  ready: Ready,
+  compaction: { snapshot: Snapshot; start: LogPosition } | null,
+): SaveBatch {
+  const { hardState, snapshot, entries } = ready;
+  if (compaction) {
+    invariant(snapshot === null, 'a snapshot of our own beside a newer one of a leader');
+    const log = { type: 'compact', position: compaction.start } as const;
+    return { hardState, snapshot: compaction.snapshot, log, entries };
+  }
+  if (!snapshot) return { hardState, snapshot, log: { type: 'keep' }, entries };
+  const position = { index: snapshot.index, term: snapshot.term };
+  return { hardState, snapshot, log: { type: 'reset', position }, entries };
 }

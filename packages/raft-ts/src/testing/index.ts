@@ -1,3 +1,4 @@
 export { ManualClock } from './manual-clock.ts';
 export { MemoryNetwork } from './memory-network.ts';
 export { storageSuite, type StorageTest, type StorageUnderTest } from './storage-suite.ts';
+export { seededRandom } from './seeded-random.ts';

@@ -1,0 +1,118 @@
+import assert from 'node:assert/strict';
+import type { Entry, RawNode, StoredState } from '../src/index.ts';
+
+/** One member as the checker sees it. */
+export interface Observed {
+  id: string;
+  raw: RawNode;
+  disk: StoredState;
+}
+
+/**
+ * What must hold after every step of every run, over all members (Raft paper, figure 3). Each
+ * check throws with the name of the property that broke.
+ */
+export class Checker {
+  readonly #voters: number;
+  readonly #leaders = new Map<number, string>();
+  /** by index and term: content, and the term before it */
+  readonly #entries = new Map<string, string>();
+  /** what was committed, by index; [0] is before the log */
+  readonly committed: Entry[] = [{ index: 0, term: 0, type: 'empty', data: new Uint8Array() }];
+  readonly #commitIndex = new Map<string, number>();
+  /** by member, since its last start */
+  readonly #checked = new Map<string, WeakSet<Entry>>();
+  leaderCount = 0;
+
+  constructor(voters: number) {
+    this.#voters = voters;
+  }
+
+  /** After anything that `node` did. */
+  check(node: Observed, all: Observed[]): void {
+    this.#logMatching(node);
+    this.#electionSafety(node);
+    this.#commits(node, all);
+  }
+
+  restarted(node: Observed): void {
+    this.#commitIndex.delete(node.id);
+    this.#checked.delete(node.id);
+  }
+
+  /** State machine safety: all apply the same entries in the same order, without a gap. */
+  applied(id: string, entries: Entry[], after: number): void {
+    for (const [i, entry] of entries.entries()) {
+      assert.equal(entry.index, after + 1 + i, `${id} applies without a gap`);
+      assert.deepEqual(entry, this.committed[entry.index], `state machine safety at ${id}`);
+    }
+  }
+
+  /** What is on a disk never goes back: term, vote within a term, commit index. */
+  saved(before: StoredState, after: StoredState): void {
+    const old = before.hardState;
+    const now = after.hardState;
+    assert.ok(now.term >= old.term, 'the term goes back on disk');
+    assert.ok(now.commit >= old.commit, 'the commit index goes back on disk');
+    if (now.term === old.term && old.vote !== null) {
+      assert.equal(now.vote, old.vote, 'the vote changes within a term on disk');
+    }
+  }
+
+  #logMatching({ raw, id }: Observed): void {
+    const { log } = raw;
+    const checked = this.#checked.get(id) ?? new WeakSet();
+    this.#checked.set(id, checked);
+    let previousTerm = log.termAt(log.firstIndex - 1) ?? -1;
+    for (const entry of log.entriesFrom(log.firstIndex, Infinity)) {
+      const before = previousTerm;
+      previousTerm = entry.term;
+      // an entry leaves the log before the one in front of it can change: once is enough
+      if (checked.has(entry)) continue;
+      checked.add(entry);
+      const key = `${entry.index}.${entry.term}`;
+      const content = `${entry.type} ${Buffer.from(entry.data).toString()} after ${before}`;
+      const known = this.#entries.get(key);
+      if (known === undefined) this.#entries.set(key, content);
+      else assert.equal(content, known, `log matching at ${id}, entry ${key}`);
+    }
+  }
+
+  #electionSafety({ raw, id }: Observed): void {
+    const { role, term } = raw.status;
+    if (role !== 'leader') return;
+    const known = this.#leaders.get(term);
+    if (known !== undefined) {
+      assert.equal(id, known, `election safety: two leaders in term ${term}`);
+      return;
+    }
+    this.#leaders.set(term, id);
+    this.leaderCount++;
+    for (const entry of this.committed.slice(raw.log.firstIndex)) {
+      assert.equal(raw.log.termAt(entry.index), entry.term, `leader completeness, term ${term}`);
+    }
+    assert.ok(raw.log.lastIndex >= this.committed.length - 1, `leader completeness, term ${term}`);
+  }
+
+  #commits(node: Observed, all: Observed[]): void {
+    const { raw, id } = node;
+    const commit = raw.log.committed;
+    assert.ok(commit >= (this.#commitIndex.get(id) ?? 0), `the commit index goes back at ${id}`);
+    this.#commitIndex.set(id, commit);
+    for (let index = this.committed.length; index <= commit; index++) {
+      const [entry] = raw.log.entriesFrom(index, 1);
+      assert.ok(entry);
+      const holders = all.filter(({ disk }) => holds(disk, entry));
+      assert.ok(
+        holders.length * 2 > this.#voters,
+        `entry ${index} is committed and on ${holders.length} of ${this.#voters} disks`,
+      );
+      this.committed.push(entry);
+    }
+  }
+}
+
+function holds(disk: StoredState, entry: Entry): boolean {
+  const stored = disk.entries[entry.index - disk.start.index - 1];
+  return stored ? stored.term === entry.term : entry.index <= disk.start.index;
+}

@@ -1,0 +1,55 @@
+import t from 'tap';
+import { Simulation, type SimulationOptions } from './simulation.ts';
+
+/** A failure names the seed; RAFT_SEED=n runs only that one. */
+const only = process.env['RAFT_SEED'];
+const seeds = Number(process.env['RAFT_SEEDS'] ?? 100);
+const firstSeed = 1;
+
+function run(options: SimulationOptions): Simulation {
+  const simulation = new Simulation(options);
+  try {
+    simulation.run();
+  } catch (error) {
+    throw new Error(`${options.members} members, RAFT_SEED=${options.seed}`, { cause: error });
+  }
+  return simulation;
+}
+
+for (const members of [3, 5]) {
+  t.test(`${members} members keep every promise of Raft`, async (t) => {
+    const total = { leaders: 0, crashes: 0, snapshots: 0, reads: 0, committed: 0 };
+    const range = only ? [Number(only)] : Array.from({ length: seeds }, (_, i) => firstSeed + i);
+    for (const seed of range) {
+      const simulation = run({ seed, members, steps: members * 500 });
+      total.leaders += simulation.checker.leaderCount;
+      total.committed += simulation.checker.committed.length;
+      total.crashes += simulation.stats.crashes;
+      total.snapshots += simulation.stats.snapshots;
+      total.reads += simulation.stats.reads;
+    }
+    t.comment(`${range.length} seeds`, total);
+    // the runs are worth something: things really happened
+    if (only) return;
+    t.ok(total.leaders > 2 * range.length, 'leaders changed');
+    t.ok(total.crashes > range.length, 'members crashed');
+    t.ok(total.snapshots > range.length, 'snapshots were taken from disks and leaders');
+    t.ok(total.reads > range.length, 'reads were confirmed');
+    t.ok(total.committed > 20 * range.length, 'entries were committed');
+  });
+}
+
+t.test('the checker notices a broken rule', async (t) => {
+  const rules = ['answerBeforeSave', 'forgetVote', 'forgetTail', 'staleReads'] as const;
+  for (const sabotage of rules) {
+    let caught = 0;
+    for (let seed = 1; caught === 0 && seed <= 300; seed++) {
+      try {
+        new Simulation({ seed, members: 3, steps: 1500, sabotage }).run();
+      } catch {
+        caught = seed;
+      }
+    }
+    t.ok(caught > 0, `${sabotage}: caught by seed ${caught}`);
+  }
+});

@@ -1,0 +1,339 @@
+import assert from 'node:assert/strict';
+import { batchOf, RawNode, type Ready } from '../src/core/raw-node.ts';
+import { verifyStoredState } from '../src/core/storage.ts';
+import { applyBatch } from '../src/memory-storage.ts';
+import {
+  decodeMessages,
+  defaultLimits,
+  encodeMessages,
+  type RaftMessage,
+  type SaveBatch,
+  type Snapshot,
+  type StoredState,
+  type LogPosition,
+} from '../src/index.ts';
+import { seededRandom } from '../src/testing/index.ts';
+import { Checker, type Observed } from './simulation-checker.ts';
+
+/**
+ * A cluster of pure cores in a world where anything happens at any time: messages are lost,
+ * repeated, delayed and reordered, the network is cut, members crash in the middle of a save and
+ * forget what was not synced. Everything is drawn from the seed.
+ */
+export interface SimulationOptions {
+  seed: number;
+  members: number;
+  steps: number;
+  /** Breaks a rule on purpose, to see that the checker would notice. */
+  sabotage?: 'answerBeforeSave' | 'forgetVote' | 'forgetTail' | 'staleReads';
+}
+
+interface Save {
+  ready: Ready;
+  batch: SaveBatch;
+  compaction: { snapshot: Snapshot; start: LogPosition } | null;
+}
+
+interface Member extends Observed {
+  save: Save | null;
+  up: boolean;
+  applied: number;
+  state: string;
+  /** commit index of the whole cluster when a read began, by context */
+  reads: Map<number, number>;
+}
+
+const electionTicks = 5;
+const text = new TextEncoder();
+
+export class Simulation {
+  readonly checker: Checker;
+  readonly #options: SimulationOptions;
+  readonly #random: () => number;
+  readonly #ids: string[];
+  readonly #members: Member[];
+  #network: { to: string; from: string; bytes: Uint8Array }[] = [];
+  #side = new Map<string, number>();
+  #proposed = 0;
+  #context = 0;
+  stats = { crashes: 0, snapshots: 0, reads: 0, proposals: 0 };
+
+  constructor(options: SimulationOptions) {
+    this.#options = options;
+    this.#random = seededRandom(options.seed);
+    this.#ids = Array.from({ length: options.members }, (_, i) => `n${i + 1}`);
+    this.checker = new Checker(options.members);
+    const disk: StoredState = {
+      hardState: { term: 0, vote: null, commit: 0 },
+      snapshot: { index: 0, term: 0, voters: this.#ids, data: new Uint8Array() },
+      start: { index: 0, term: 0 },
+      entries: [],
+    };
+    this.#members = this.#ids.map((id) => this.#boot(id, disk));
+  }
+
+  run(): void {
+    for (let i = 0; i < this.#options.steps; i++) this.#step();
+    this.#heal();
+  }
+
+  #boot(id: string, disk: StoredState): Member {
+    verifyStoredState(disk);
+    const raw = new RawNode(
+      {
+        id,
+        voters: disk.snapshot.voters,
+        electionTicks,
+        heartbeatTicks: 1,
+        random: this.#random,
+        limits: { ...defaultLimits, appendBytes: 80, inflightMessages: 3, trailingBytes: 200 },
+      },
+      { ...disk, commit: disk.hardState.commit },
+    );
+    return { id, raw, disk, save: null, up: true, applied: 0, state: '', reads: new Map() };
+  }
+
+  #pick<T>(list: T[]): T | undefined {
+    return list[Math.floor(this.#random() * list.length)];
+  }
+
+  #step(): void {
+    const dice = this.#random() * 100;
+    const member = this.#pick(this.#members);
+    if (!member) return;
+    const input = (work: (raw: RawNode) => void) => {
+      this.#input(member, work);
+    };
+    if (dice < 57) this.#deliver();
+    else if (dice < 68) input((raw) => raw.tick());
+    else if (dice < 82) this.#finishSave(member);
+    else if (dice < 90) this.#propose();
+    else if (dice < 94) this.#read();
+    else if (dice < 96.5) this.#compact(member);
+    else if (dice < 98.5) this.#crashOrRestart(member, 0.3);
+    else if (dice < 98.8) this.#cut();
+    else if (dice < 99.5) this.#side.clear();
+    else input((raw) => raw.campaign());
+  }
+
+  #input(member: Member, input: (raw: RawNode) => void): void {
+    if (!member.up) return;
+    input(member.raw);
+    this.#pump(member);
+    this.checker.check(member, this.#members);
+  }
+
+  /** What the driver does after any input. */
+  #pump(member: Member): void {
+    const { raw } = member;
+    for (;;) {
+      this.#post(raw.takeMessages());
+      this.#apply(member);
+      if (member.save || !raw.hasReady()) return;
+      const ready = raw.ready();
+      if (RawNode.needsNoWrite(ready)) {
+        this.#post(raw.saved(ready));
+      } else {
+        this.#beginSave(member, ready, null);
+        return;
+      }
+    }
+  }
+
+  #beginSave(member: Member, ready: Ready, compaction: Save['compaction']): void {
+    member.save = { ready, compaction, batch: batchOf(ready, compaction) };
+    if (this.#options.sabotage === 'answerBeforeSave') {
+      this.#post(ready.messagesAfterSave.filter(({ to }) => to !== member.id));
+    }
+  }
+
+  #write(member: Member, batch: SaveBatch): void {
+    const disk = applyBatch(member.disk, batch);
+    this.checker.saved(member.disk, disk);
+    verifyStoredState(disk);
+    member.disk = disk;
+  }
+
+  #finishSave(member: Member): void {
+    const { save } = member;
+    if (!save || !member.up) return;
+    member.save = null;
+    this.#write(member, save.batch);
+    this.#input(member, (raw) => {
+      if (save.compaction) raw.compacted(save.compaction.snapshot, save.compaction.start);
+      this.#post(raw.saved(save.ready));
+    });
+  }
+
+  #apply(member: Member): void {
+    const { raw } = member;
+    const snapshot = raw.takeSnapshot();
+    if (snapshot) {
+      this.stats.snapshots++;
+      member.applied = snapshot.index;
+      member.state = new TextDecoder().decode(snapshot.data);
+      const expected = this.#stateAt(snapshot.index);
+      assert.equal(member.state, expected, 'a snapshot is the state at its index');
+    }
+    this.checker.check(member, this.#members);
+    for (let entries = raw.takeCommitted(); entries.length > 0; entries = raw.takeCommitted()) {
+      this.checker.applied(member.id, entries, member.applied);
+      for (const { data, index } of entries) {
+        member.applied = index;
+        member.state = digest(member.state, data);
+      }
+    }
+    for (const { context, index } of raw.takeReads()) {
+      this.stats.reads++;
+      const least = member.reads.get(context);
+      assert.ok(
+        least !== undefined && index >= least,
+        'a read misses what was committed before it',
+      );
+    }
+  }
+
+  #stateAt(index: number): string {
+    const entries = this.checker.committed.slice(1, index + 1);
+    return entries.reduce((state, { data }) => digest(state, data), '');
+  }
+
+  #post(messages: RaftMessage[]): void {
+    for (const message of messages) {
+      const { from, to } = message;
+      this.#network.push({ from, to, bytes: encodeMessages([message]) });
+    }
+    // a bounded network drops the oldest
+    if (this.#network.length > 200) this.#network.splice(0, this.#network.length - 200);
+  }
+
+  #deliver(): void {
+    if (this.#network.length === 0) return;
+    // mostly in order, at times any
+    const at = this.#random() < 0.7 ? 0 : Math.floor(this.#random() * this.#network.length);
+    const again = this.#random() < 0.05;
+    const [packet] = again ? this.#network.slice(at, at + 1) : this.#network.splice(at, 1);
+    if (!packet || this.#random() < 0.05) return;
+    if (this.#side.get(packet.from) !== this.#side.get(packet.to)) return;
+    const member = this.#members.find(({ id }) => id === packet.to);
+    if (!member) return;
+    this.#input(member, (raw) => {
+      for (const message of decodeMessages(packet.bytes)) raw.step(message);
+    });
+  }
+
+  #leaders(): Member[] {
+    return this.#members.filter(({ up, raw }) => up && raw.status.role === 'leader');
+  }
+
+  #propose(): void {
+    const leader = this.#pick(this.#leaders());
+    if (!leader) return;
+    this.stats.proposals++;
+    const count = 1 + Math.floor(this.#random() * 3);
+    const group = Array.from({ length: count }, () => text.encode(`p${this.#proposed++}`));
+    this.#input(leader, (raw) => {
+      raw.propose(group);
+    });
+  }
+
+  #read(): void {
+    const leader = this.#pick(this.#leaders());
+    if (!leader) return;
+    const context = ++this.#context;
+    leader.reads.set(context, this.checker.committed.length - 1);
+    if (this.#options.sabotage === 'staleReads') {
+      const least = leader.reads.get(context) ?? 0;
+      assert.ok(leader.raw.log.committed >= least, 'a read misses what was committed before it');
+      return;
+    }
+    this.#input(leader, (raw) => {
+      raw.readIndex(context);
+    });
+  }
+
+  #compact(member: Member): void {
+    const { raw } = member;
+    if (!member.up || member.save || raw.log.unsavedSnapshot()) return;
+    if (member.applied === raw.log.snapshot.index) return;
+    const term = raw.log.termAt(member.applied);
+    assert.ok(term !== undefined);
+    const snapshot: Snapshot = {
+      index: member.applied,
+      term,
+      voters: this.#ids,
+      data: text.encode(member.state),
+    };
+    const start = raw.compactionPoint(Math.floor(this.#random() * 4));
+    this.#beginSave(member, raw.ready(true), { snapshot, start });
+  }
+
+  /** A member that is down starts; one that is up crashes with some probability. */
+  #crashOrRestart(member: Member, crashProbability: number): void {
+    if (member.up && this.#random() >= crashProbability) return;
+    if (member.up) {
+      this.stats.crashes++;
+      // the write under way is one batch: on the disk as a whole, or not at all
+      if (member.save && this.#random() < 0.5) this.#write(member, member.save.batch);
+      member.save = null;
+      member.up = false;
+      return;
+    }
+    const { disk } = member;
+    const { sabotage } = this.#options;
+    if (sabotage === 'forgetVote') disk.hardState = { ...disk.hardState, vote: null };
+    if (sabotage === 'forgetTail' && disk.entries.length > 0) {
+      const entries = disk.entries.slice(0, -1);
+      const last = disk.start.index + entries.length;
+      if (last >= disk.snapshot.index) {
+        const commit = Math.min(disk.hardState.commit, last);
+        Object.assign(disk, { entries, hardState: { ...disk.hardState, commit } });
+      }
+    }
+    Object.assign(member, this.#boot(member.id, disk));
+    this.checker.restarted(member);
+    this.#pump(member);
+  }
+
+  #cut(): void {
+    for (const id of this.#ids) this.#side.set(id, Math.floor(this.#random() * 2));
+  }
+
+  /** Nothing fails any more: a leader is found, a proposal is committed, all become equal. */
+  #heal(): void {
+    this.#side.clear();
+    for (const member of this.#members) if (!member.up) this.#crashOrRestart(member, 0);
+    const proposed = this.#proposed;
+    for (let round = 0; round < 3000; round++) {
+      for (const member of this.#members) {
+        this.#input(member, (raw) => {
+          raw.tick();
+        });
+        this.#finishSave(member);
+      }
+      for (let n = this.#network.length * 2; n > 0; n--) this.#deliver();
+      if (this.#proposed === proposed && round > 20) this.#propose();
+      if (this.#proposed > proposed && this.#converged()) return;
+    }
+    assert.fail('the healed cluster did not become equal');
+  }
+
+  #converged(): boolean {
+    const last = this.checker.committed.length - 1;
+    const tail = this.checker.committed[last];
+    const isOurs = tail !== undefined && new TextDecoder().decode(tail.data) !== '';
+    return (
+      isOurs &&
+      this.#members.every(({ applied, state }) => {
+        return applied === last && state === this.#members[0]?.state;
+      })
+    );
+  }
+}
+
+/** The state of a member: a number that depends on every entry and their order. */
+function digest(state: string, data: Uint8Array): string {
+  let hash = Number(state === '' ? 17 : state);
+  for (const byte of data) hash = (Math.imul(hash, 31) + byte) >>> 0;
+  return String(Math.imul(hash, 31) >>> 0);
+}
