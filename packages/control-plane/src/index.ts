@@ -1,2 +1,5 @@
 export * from './agent-port.ts';
 export * from './cluster-store.ts';
+export * from './control-plane.ts';
+export type { NodeIdentity } from './agent/node-session.ts';
+export * from './embedded/index.ts';

@@ -1,0 +1,49 @@
+import { StorError } from '@stor/protocol';
+import type { Attachment, NodeId } from '@stor/protocol';
+import type { CallContext, UnaryMethod } from '../api/serve-unary.ts';
+import { clusterIdKey, nodeIdKey } from './agent-peers.ts';
+import type { NodeCalls } from './agent-peers.ts';
+
+const modes: readonly string[] = ['auto', 'manual', 'repair'] satisfies Attachment['mode'][];
+
+function isMode(mode: string): mode is Attachment['mode'] {
+  return modes.includes(mode);
+}
+
+/** The service `stor.internal.v1.Agent` of this node: checks that it is meant, then does it. */
+export function agentService(
+  calls: NodeCalls,
+  identity: { clusterId: string; nodeId: NodeId },
+): Record<string, UnaryMethod> {
+  const checked =
+    <Q>(run: (request: Q) => Promise<object>): UnaryMethod =>
+    async (request: Q, context: CallContext) => {
+      const clusterId = context.header(clusterIdKey);
+      const nodeId = context.header(nodeIdKey);
+      if (clusterId !== identity.clusterId) {
+        throw new StorError(
+          'FOREIGN_DATA',
+          `this node belongs to cluster ${identity.clusterId}, the caller to ${JSON.stringify(clusterId)}`,
+        );
+      }
+      if (nodeId !== identity.nodeId) {
+        throw new StorError(
+          'UNAVAILABLE',
+          `node ${JSON.stringify(nodeId)} was meant and ${identity.nodeId} answers: its address has changed`,
+          { details: { unreachable: nodeId } },
+        );
+      }
+      return run(request);
+    };
+  return {
+    releaseAttachment: checked(async (request: Parameters<NodeCalls['releaseAttachment']>[0]) => ({
+      result: await calls.releaseAttachment(request),
+    })),
+    attachHere: checked(async ({ volumeId, mode }: { volumeId: string; mode: string }) => {
+      if (!isMode(mode)) throw new StorError('INVALID_ARGUMENT', `no attachment mode ${mode}`);
+      return calls.attachHere({ volumeId, mode });
+    }),
+    liveVolumes: checked(async () => ({ volumes: await calls.liveVolumes() })),
+    addDisk: checked((request: { path: string; tag: string }) => calls.addDisk(request)),
+  };
+}

@@ -1,0 +1,180 @@
+import { StorError } from '@stor/protocol';
+import type { Clock, Logger } from '@stor/runtime';
+import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
+import { Controllers } from '../core/controllers/controllers.ts';
+import type { Action } from '../core/controllers/controllers.ts';
+import type { Versioned } from '../resources/cluster-state.ts';
+import { deletedKey, replicaReportKey, volumeKey, volumeNameKey } from '../resources/keys.ts';
+import { encodeRecord } from '../resources/records.ts';
+import type { StoredVolume } from '../resources/records.ts';
+import type { StateCache } from '../resources/state-cache.ts';
+import type { AgentPeers } from './agent-peers.ts';
+
+/** The controllers look at least this often (ms), besides at each change. */
+const lookMs = 1_000;
+
+/** Moves a volume's record to where its replicas are removed from, and frees its name. */
+export function deletionOf(
+  volume: Versioned<StoredVolume>,
+  failure: StoredVolume['failure'],
+): { compare: Compare[]; operations: Operation[] } {
+  const { id, name } = volume.value.metadata;
+  const status = {
+    ...volume.value.status,
+    phase: 'deleting' as const,
+    message: failure ? `creation failed: ${failure.message}` : '',
+    attachment: null,
+  };
+  const record: StoredVolume = { ...volume.value, status, failure };
+  return {
+    compare: [{ key: volumeKey(id), modRevision: volume.modRevision }],
+    operations: [
+      { type: 'delete', key: volumeKey(id) },
+      { type: 'delete', key: volumeNameKey(name) },
+      { type: 'put', key: deletedKey(id), value: encodeRecord(record) },
+    ],
+  };
+}
+
+/** Runs the controllers while this member leads. */
+export class LeaderControllers {
+  readonly #store: ClusterStore;
+  readonly #cache: StateCache;
+  readonly #peers: AgentPeers;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #undo: (() => void)[];
+  readonly #asking = new Set<Promise<void>>();
+  #controllers: Controllers | null = null;
+  #cancel: () => void = () => {};
+  #round: Promise<void> | null = null;
+  #again = false;
+  #closed = false;
+
+  constructor(options: {
+    store: ClusterStore;
+    cache: StateCache;
+    peers: AgentPeers;
+    clock: Clock;
+    logger: Logger;
+  }) {
+    this.#store = options.store;
+    this.#cache = options.cache;
+    this.#peers = options.peers;
+    this.#clock = options.clock;
+    this.#logger = options.logger;
+    this.#undo = [
+      this.#store.onLeadership((isLeader) => {
+        this.#lead(isLeader);
+      }),
+      this.#cache.onChange(() => {
+        this.#look();
+      }),
+    ];
+    this.#lead(this.#store.status().isLeader);
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const undo of this.#undo) undo();
+    this.#lead(false);
+    await this.#round;
+    await Promise.allSettled(this.#asking);
+  }
+
+  #lead(isLeader: boolean): void {
+    this.#cancel();
+    // a new term starts with no memory: nothing is urgent that was not seen to wait
+    this.#controllers = isLeader && !this.#closed ? new Controllers() : null;
+    this.#tick();
+  }
+
+  #tick(): void {
+    if (!this.#controllers) return;
+    this.#cancel = this.#clock.after(lookMs, () => {
+      this.#tick();
+    });
+    this.#look();
+  }
+
+  /** One round at a time; a change during a round leads to one more. */
+  #look(): void {
+    if (!this.#controllers || !this.#cache.loaded) return;
+    this.#again = true;
+    this.#round ??= this.#rounds().finally(() => {
+      this.#round = null;
+    });
+  }
+
+  async #rounds(): Promise<void> {
+    while (this.#again && this.#controllers) {
+      this.#again = false;
+      const actions = this.#controllers.plan(this.#cache.state, this.#clock.monotonicMs());
+      for (const action of actions) {
+        try {
+          await this.#do(action);
+        } catch (error) {
+          // the next look plans it again
+          const { message } = StorError.from(error);
+          this.#logger.warn({ action: action.type, error: message }, 'controller action failed');
+        }
+      }
+    }
+  }
+
+  async #do(action: Action): Promise<void> {
+    switch (action.type) {
+      case 'mark-ready':
+      case 'mark-failed': {
+        const key = volumeKey(action.record.metadata.id);
+        const compare = [{ key, modRevision: action.volume.modRevision }];
+        const value = encodeRecord(action.record);
+        await this.#store.transact({ compare, operations: [{ type: 'put', key, value }] });
+        return;
+      }
+      case 'roll-back': {
+        const { name } = action.volume.value.metadata;
+        this.#logger.warn({ volume: name, reason: action.failure.message }, 'creation rolled back');
+        await this.#store.transact(deletionOf(action.volume, action.failure));
+        return;
+      }
+      case 'finish-delete':
+        await this.#finishDelete(action);
+        return;
+      case 'ask-attach': {
+        const { volumeId, nodeId, mode } = action;
+        this.#logger.info({ volumeId, nodeId, mode }, 'asking a node to attach');
+        // an attachment takes seconds: the round goes on
+        const asking = this.#peers
+          .at(nodeId)
+          .attachHere({ volumeId, mode })
+          .then(
+            () => {},
+            (error: unknown) => {
+              const { message } = StorError.from(error);
+              this.#logger.warn({ volumeId, nodeId, error: message }, 'the node did not attach');
+            },
+          )
+          .then(() => {
+            this.#asking.delete(asking);
+          });
+        this.#asking.add(asking);
+        return;
+      }
+    }
+  }
+
+  async #finishDelete(action: Action & { type: 'finish-delete' }): Promise<void> {
+    const { id } = action.volume.value.metadata;
+    const key = deletedKey(id);
+    await this.#store.transact({
+      compare: [{ key, modRevision: action.volume.modRevision }],
+      operations: [
+        { type: 'delete', key },
+        ...action.replicaIds.map((replicaId): Operation => {
+          return { type: 'delete', key: replicaReportKey(replicaId) };
+        }),
+      ],
+    });
+  }
+}

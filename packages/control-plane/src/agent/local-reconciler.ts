@@ -1,0 +1,195 @@
+import { StorError } from '@stor/protocol';
+import type { DiskId, NodeId, ReplicaId, VolumeReplica } from '@stor/protocol';
+import type { Clock, Logger } from '@stor/runtime';
+import type { AgentPort } from '../agent-port.ts';
+import type { ClusterStore } from '../cluster-store.ts';
+import { readVolume } from '../resources/find.ts';
+import { replicaReportKey } from '../resources/keys.ts';
+import { decodeReplicaReport, encodeRecord } from '../resources/records.ts';
+import type { ReplicaReport, StoredVolume } from '../resources/records.ts';
+import type { StateCache } from '../resources/state-cache.ts';
+
+/** What failed is tried again after this (ms): a client waits for creations, nobody for deletions. */
+const createRetryMs = 1_000;
+const deleteRetryMs = 10_000;
+
+interface LocalReplica {
+  volume: StoredVolume;
+  segment: number;
+  replica: VolumeReplica;
+}
+
+/**
+ * Makes this node's disks hold what the records say: creates replicas of volumes that are being
+ * created, deletes those of deleted ones, and reports what it did. A replica that no record knows is
+ * never deleted: the control plane may have been restored from a backup.
+ */
+export class LocalReconciler {
+  readonly #store: ClusterStore;
+  readonly #cache: StateCache;
+  readonly #agent: AgentPort;
+  readonly #nodeId: NodeId;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  /** one thing at a time for each replica, so that a deletion waits for its creation */
+  readonly #busy = new Map<ReplicaId, Promise<void>>();
+  readonly #notBeforeMs = new Map<ReplicaId, number>();
+  #orphans = new Set<ReplicaId>();
+  readonly #changed: () => void;
+
+  constructor(options: {
+    store: ClusterStore;
+    cache: StateCache;
+    agent: AgentPort;
+    nodeId: NodeId;
+    clock: Clock;
+    logger: Logger;
+    /** called when something has finished and it is worth looking again */
+    changed: () => void;
+  }) {
+    this.#store = options.store;
+    this.#cache = options.cache;
+    this.#agent = options.agent;
+    this.#nodeId = options.nodeId;
+    this.#clock = options.clock;
+    this.#logger = options.logger;
+    this.#changed = options.changed;
+  }
+
+  /** replicas on this node that no record knows */
+  get orphanCount(): number {
+    return this.#orphans.size;
+  }
+
+  /** Starts what the state asks for; returns at once. */
+  reconcile(): void {
+    const { state } = this.#cache;
+    for (const local of this.#mine(state.volumes.values())) {
+      const { phase } = local.volume.status;
+      const report = state.reports.get(local.replica.id)?.value;
+      if (phase === 'creating' && !report)
+        this.#start(local, createRetryMs, () => this.#create(local));
+    }
+    for (const local of this.#mine(state.deleted.values())) {
+      const report = state.reports.get(local.replica.id)?.value;
+      if (report?.state !== 'deleted') this.#start(local, deleteRetryMs, () => this.#delete(local));
+    }
+  }
+
+  /** Counts and logs replicas that no record knows. Reads the records now, not as cached. */
+  async lookForOrphans(): Promise<void> {
+    const found = await this.#agent.replicas();
+    const { state } = this.#cache;
+    const known = new Set<ReplicaId>();
+    for (const { replica } of this.#mine(state.volumes.values())) known.add(replica.id);
+    for (const { replica } of this.#mine(state.deleted.values())) known.add(replica.id);
+    const orphans = new Set<ReplicaId>();
+    for (const { replicaId, volumeId, diskId } of found) {
+      if (known.has(replicaId) || this.#busy.has(replicaId)) continue;
+      orphans.add(replicaId);
+      if (this.#orphans.has(replicaId)) continue;
+      this.#logger.warn({ replicaId, volumeId, diskId }, 'orphan: no volume knows this replica');
+    }
+    this.#orphans = orphans;
+  }
+
+  /** A replica, or all of a disk (`replicaId` null), failed for good (I7). */
+  async reportFailure(failure: {
+    diskId: DiskId;
+    replicaId: ReplicaId | null;
+    reason: string;
+  }): Promise<void> {
+    for (const { replica, volume } of [...this.#mine(this.#cache.state.volumes.values())]) {
+      const isMeant =
+        failure.replicaId === null
+          ? replica.diskId === failure.diskId
+          : replica.id === failure.replicaId;
+      if (!isMeant) continue;
+      const error = new StorError('DISK_FAILED', failure.reason);
+      await this.#report(volume, replica, 'failed', error);
+    }
+  }
+
+  /** Waits for what is under way. */
+  async close(): Promise<void> {
+    await Promise.allSettled(this.#busy.values());
+  }
+
+  *#mine(volumes: Iterable<{ value: StoredVolume }>): Iterable<LocalReplica> {
+    for (const { value: volume } of volumes) {
+      for (const segment of volume.status.segments) {
+        for (const replica of segment.replicas) {
+          if (replica.nodeId === this.#nodeId) yield { volume, segment: segment.index, replica };
+        }
+      }
+    }
+  }
+
+  #start(local: LocalReplica, retryMs: number, run: () => Promise<void>): void {
+    const { id } = local.replica;
+    if (this.#busy.has(id)) return;
+    if (this.#clock.monotonicMs() < (this.#notBeforeMs.get(id) ?? 0)) return;
+    const work = run()
+      .catch((error: unknown) => {
+        const { message } = StorError.from(error);
+        this.#logger.warn({ replicaId: id, error: message }, 'replica work failed, will retry');
+        this.#notBeforeMs.set(id, this.#clock.monotonicMs() + retryMs);
+      })
+      .then(() => {
+        this.#busy.delete(id);
+        this.#changed();
+      });
+    this.#busy.set(id, work);
+  }
+
+  async #create({ volume, segment, replica }: LocalReplica): Promise<void> {
+    const { id: volumeId } = volume.metadata;
+    // The cache may be old, just after a start: a volume that is gone by now must not come back.
+    const now = await readVolume(this.#store, volumeId);
+    if (now?.value.status.phase !== 'creating') return;
+    const { sizeBytes } = volume.spec;
+    const what = { replicaId: replica.id, volumeId, segment, sizeBytes };
+    try {
+      await this.#agent.createReplica(replica.diskId, what);
+    } catch (error) {
+      await this.#report(volume, replica, 'failed', StorError.from(error));
+      return;
+    }
+    await this.#report(volume, replica, 'ready', null);
+  }
+
+  async #delete({ volume, replica }: LocalReplica): Promise<void> {
+    const { diskId, id } = replica;
+    await this.#agent.deleteReplica(diskId, id);
+    await this.#report(volume, replica, 'deleted', null);
+    this.#notBeforeMs.delete(id);
+    this.#logger.info({ replicaId: id, volume: volume.metadata.name }, 'replica deleted');
+  }
+
+  async #report(
+    volume: StoredVolume,
+    replica: VolumeReplica,
+    state: 'ready' | 'failed' | 'deleted',
+    error: StorError | null,
+  ): Promise<void> {
+    const key = replicaReportKey(replica.id);
+    const item = await this.#store.get(key);
+    const known = item ? decodeReplicaReport(item.key, item.value) : null;
+    // failed is for good, and nothing follows deleted
+    if (known?.state === 'deleted' || (known?.state === 'failed' && state !== 'deleted')) return;
+    const report: ReplicaReport = {
+      replicaId: replica.id,
+      volumeId: volume.metadata.id,
+      nodeId: this.#nodeId,
+      state,
+      code: error?.code ?? '',
+      message: error?.message ?? '',
+    };
+    const { succeeded } = await this.#store.transact({
+      compare: [{ key, modRevision: item?.modRevision ?? 0 }],
+      operations: [{ type: 'put', key, value: encodeRecord(report) }],
+    });
+    if (!succeeded)
+      throw new StorError('CONFLICT', `the report of ${replica.id} changed meanwhile`);
+  }
+}

@@ -1,0 +1,129 @@
+import { checkLabels, StorError } from '@stor/protocol';
+import type { ClusterStatus, Disk, Node, StorApi } from '@stor/protocol';
+import type { AgentPeers } from '../agent/agent-peers.ts';
+import type { NodeIdentity } from '../agent/node-session.ts';
+import type { ClusterStore } from '../cluster-store.ts';
+import { countCluster, describeDisk, describeNode } from '../core/volume/describe-cluster.ts';
+import { nodeName } from '../resources/cluster-state.ts';
+import { readState } from '../resources/find.ts';
+import { diskKey, nodeKey } from '../resources/keys.ts';
+import { decodeDisk, encodeRecord } from '../resources/records.ts';
+import type { CallContext, UnaryMethod } from './serve-unary.ts';
+import { findNode } from './volume-service.ts';
+import type { CreateVolumeRequest, VolumeService } from './volume-service.ts';
+
+/** `cluster status` must answer without a quorum too, and soon (ms). */
+const quorumCheckMs = 1_000;
+const maxConflicts = 20;
+
+type Request<M extends keyof StorApi> = Parameters<StorApi[M]>[0];
+
+interface StorServiceOptions {
+  store: ClusterStore;
+  peers: AgentPeers;
+  volumes: VolumeService;
+  node: NodeIdentity;
+  cluster: { id: string; name: string };
+}
+
+/** The service `stor.v1.Stor`: every call of `StorApi`, answered by any node. */
+export function storService(options: StorServiceOptions): Record<keyof StorApi, UnaryMethod> {
+  const { volumes } = options;
+  return {
+    getClusterStatus: () => clusterStatus(options),
+    listNodes: async () => ({ nodes: await listNodes(options) }),
+    getNode: ({ name }: Request<'getNode'>) => getNode(options, name),
+    labelNode: (request: Request<'labelNode'>) => labelNode(options, request),
+    listDisks: async () => ({ disks: await listDisks(options) }),
+    addDisk: (request: Request<'addDisk'>) => addDisk(options, request),
+    createVolume: (request: CreateVolumeRequest, { signal }: CallContext) =>
+      volumes.create(request, signal),
+    listVolumes: async () => ({ volumes: await volumes.list() }),
+    getVolume: ({ name }: Request<'getVolume'>) => volumes.get(name),
+    deleteVolume: async ({ name }: Request<'deleteVolume'>) => {
+      await volumes.delete(name);
+      return {};
+    },
+    attachVolume: ({ name, node }: Request<'attachVolume'>) => volumes.attach(name, node),
+    detachVolume: ({ name }: Request<'detachVolume'>) => volumes.detach(name),
+  };
+}
+
+async function clusterStatus(options: StorServiceOptions): Promise<ClusterStatus> {
+  const { store, cluster, node } = options;
+  let quorum = true;
+  try {
+    await store.get(nodeKey(node.id), { timeoutMs: quorumCheckMs });
+  } catch {
+    // the answer is what this member knows, and that there is no quorum
+    quorum = false;
+  }
+  const state = await readState(store, { local: true });
+  const { leaderId, term } = store.status();
+  const described = await options.volumes.describe([...state.volumes.values()], state);
+  const healths = described.map((volume) => volume.status.health);
+  return {
+    clusterId: cluster.id,
+    name: state.cluster?.value.name ?? cluster.name,
+    version: node.version,
+    leader: leaderId === null ? null : { nodeId: leaderId, node: nodeName(state, leaderId) },
+    term,
+    quorum,
+    ...countCluster(state, healths),
+  };
+}
+
+async function listNodes({ store }: StorServiceOptions): Promise<Node[]> {
+  const state = await readState(store);
+  const { leaderId } = store.status();
+  return [...state.nodes.values()]
+    .map((node) => describeNode(node, state, leaderId))
+    .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
+}
+
+async function getNode({ store }: StorServiceOptions, name: string): Promise<Node> {
+  const state = await readState(store);
+  return describeNode(findNode(state, name), state, store.status().leaderId);
+}
+
+async function labelNode(
+  options: StorServiceOptions,
+  request: Request<'labelNode'>,
+): Promise<Node> {
+  checkLabels(request.set);
+  for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
+    const node = findNode(await readState(options.store), request.name);
+    const removed = new Set(request.remove);
+    const kept = Object.entries(node.value.labels).filter(([label]) => !removed.has(label));
+    const labels = { ...Object.fromEntries(kept), ...request.set };
+    const key = nodeKey(node.value.id);
+    const { succeeded } = await options.store.transact({
+      compare: [{ key, modRevision: node.modRevision }],
+      operations: [{ type: 'put', key, value: encodeRecord({ ...node.value, labels }) }],
+    });
+    if (succeeded) return getNode(options, node.value.id);
+  }
+  throw new StorError('CONFLICT', `node ${request.name} changes too often: try again`);
+}
+
+async function listDisks({ store }: StorServiceOptions): Promise<Disk[]> {
+  const state = await readState(store);
+  return [...state.disks.values()]
+    .map((disk) => describeDisk(disk, state))
+    .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
+}
+
+async function addDisk(
+  { store, peers }: StorServiceOptions,
+  request: Request<'addDisk'>,
+): Promise<Disk> {
+  const node = findNode(await readState(store), request.node);
+  const { path, tag } = request;
+  if (path === '') throw new StorError('INVALID_ARGUMENT', 'the path of the disk is missing');
+  const { diskId } = await peers.at(node.value.id).addDisk({ path, tag });
+  const item = await store.get(diskKey(diskId));
+  if (!item) throw new StorError('NOT_FOUND', `disk ${diskId} was removed meanwhile`);
+  const state = await readState(store, { local: true });
+  const disk = { value: decodeDisk(item.key, item.value), modRevision: item.modRevision };
+  return describeDisk(disk, state);
+}

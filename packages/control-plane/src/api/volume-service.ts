@@ -1,0 +1,307 @@
+import {
+  blockBytes,
+  checkLabels,
+  checkVolumeName,
+  errorCodes,
+  formatByteSize,
+  makeId,
+  maxReplicas,
+  maxVolumeBytes,
+  StorError,
+} from '@stor/protocol';
+import type { ErrorCode, NodeId, Volume, VolumeId } from '@stor/protocol';
+import type { Clock, Logger, Random } from '@stor/runtime';
+import type { LiveVolume } from '../agent-port.ts';
+import type { AgentPeers } from '../agent/agent-peers.ts';
+import type { Attachments } from '../agent/attachments.ts';
+import { deletionOf } from '../agent/leader-controllers.ts';
+import type { ClusterStore } from '../cluster-store.ts';
+import { placeReplicas } from '../core/placement/place-replicas.ts';
+import { describeVolume } from '../core/volume/describe-volume.ts';
+import { nodeName } from '../resources/cluster-state.ts';
+import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
+import { findVolume, readState, readVolume } from '../resources/find.ts';
+import { volumeKey, volumeNameKey } from '../resources/keys.ts';
+import { encodeRecord } from '../resources/records.ts';
+import type { NodeRecord, StoredVolume } from '../resources/records.ts';
+import type { StateCache } from '../resources/state-cache.ts';
+
+/** How long a creation may take before it is undone (ms). */
+const createWaitMs = 20_000;
+/** After an undone creation the reason is looked for this long (ms). */
+const reasonWaitMs = 1_000;
+const defaultReplicas = 3;
+const maxConflicts = 20;
+
+export interface CreateVolumeRequest {
+  name: string;
+  sizeBytes: number;
+  replicas: number;
+  labels: Record<string, string>;
+  requestId?: string;
+}
+
+/** The calls of the API that concern volumes. */
+export class VolumeService {
+  readonly #store: ClusterStore;
+  readonly #cache: StateCache;
+  readonly #attachments: Attachments;
+  readonly #peers: AgentPeers;
+  readonly #nodeId: NodeId;
+  readonly #clock: Clock;
+  readonly #random: Random;
+  readonly #logger: Logger;
+
+  constructor(options: {
+    store: ClusterStore;
+    cache: StateCache;
+    attachments: Attachments;
+    peers: AgentPeers;
+    nodeId: NodeId;
+    clock: Clock;
+    random: Random;
+    logger: Logger;
+  }) {
+    this.#store = options.store;
+    this.#cache = options.cache;
+    this.#attachments = options.attachments;
+    this.#peers = options.peers;
+    this.#nodeId = options.nodeId;
+    this.#clock = options.clock;
+    this.#random = options.random;
+    this.#logger = options.logger;
+  }
+
+  async create(request: CreateVolumeRequest, signal?: AbortSignal): Promise<Volume> {
+    const sizeBytes = checkCreate(request);
+    const id = await this.#reserve(request, sizeBytes);
+    const settled = await this.#cache.waitFor((state) => creationOutcome(state, id), {
+      timeoutMs: createWaitMs,
+      signal,
+    });
+    if (settled === 'ready') return this.get(id);
+    return this.#undoCreation(id, request.name);
+  }
+
+  async list(): Promise<Volume[]> {
+    const state = await readState(this.#store);
+    const volumes = [...state.volumes.values()];
+    volumes.sort((a, b) => (a.value.metadata.name < b.value.metadata.name ? -1 : 1));
+    return this.describe(volumes, state);
+  }
+
+  async get(name: string): Promise<Volume> {
+    const volume = await findVolume(this.#store, name);
+    const state = await readState(this.#store, { local: true });
+    return this.#describeOne(volume, state);
+  }
+
+  async delete(name: string): Promise<void> {
+    const { id } = (await findVolume(this.#store, name)).value.metadata;
+    for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
+      const volume = await this.#attachments.detach(id, true);
+      if (!volume) throw new StorError('NOT_FOUND', `volume ${name} was deleted meanwhile`);
+      const { succeeded } = await this.#store.transact(deletionOf(volume, null));
+      if (succeeded) {
+        this.#logger.info({ volume: volume.value.metadata.name }, 'volume deleted');
+        return;
+      }
+    }
+    throw new StorError('CONFLICT', `volume ${name} changes too often to be deleted: try again`);
+  }
+
+  async attach(name: string, node: string): Promise<Volume> {
+    const { id } = (await findVolume(this.#store, name)).value.metadata;
+    const state = await readState(this.#store, { local: true });
+    const nodeId = node === '' ? this.#nodeId : findNode(state, node).value.id;
+    await this.#peers.at(nodeId).attachHere({ volumeId: id, mode: 'manual' });
+    return this.get(id);
+  }
+
+  async detach(name: string): Promise<Volume> {
+    const { id } = (await findVolume(this.#store, name)).value.metadata;
+    await this.#attachments.detach(id, false);
+    return this.get(id);
+  }
+
+  /** Asks each primary once, all at the same time; one that does not answer is left out. */
+  async describe(volumes: Versioned<StoredVolume>[], state: ClusterState): Promise<Volume[]> {
+    const holderOf = new Map<VolumeId, NodeId>();
+    for (const { value } of volumes) {
+      const holder = value.status.attachment?.nodeId;
+      if (holder !== undefined && state.leases.has(holder)) holderOf.set(value.metadata.id, holder);
+    }
+    const live = new Map<VolumeId, LiveVolume>();
+    await Promise.all(
+      [...new Set(holderOf.values())].map(async (nodeId) => {
+        try {
+          for (const seen of await this.#peers.at(nodeId).liveVolumes()) {
+            if (holderOf.get(seen.volumeId) === nodeId) live.set(seen.volumeId, seen);
+          }
+        } catch (error) {
+          const { message } = StorError.from(error);
+          this.#logger.debug({ nodeId, error: message }, 'no live status');
+        }
+      }),
+    );
+    return volumes.map((volume) =>
+      describeVolume(volume, state, live.get(volume.value.metadata.id) ?? null, this.#nodeId),
+    );
+  }
+
+  async #describeOne(volume: Versioned<StoredVolume>, state: ClusterState): Promise<Volume> {
+    const [described] = await this.describe([volume], state);
+    if (!described) throw new StorError('INTERNAL', 'nothing was described');
+    return described;
+  }
+
+  /** Writes name and record in one transaction; the id of the same request's volume if there is one. */
+  async #reserve(request: CreateVolumeRequest, sizeBytes: number): Promise<VolumeId> {
+    const { name } = request;
+    const requestId = request.requestId ?? '';
+    for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
+      const state = await readState(this.#store);
+      const known = state.names.get(name);
+      if (known) {
+        const volume = state.volumes.get(known.value);
+        if (requestId !== '' && volume?.value.requestId === requestId) return known.value;
+        throw new StorError('ALREADY_EXISTS', `there is a volume ${name} already`);
+      }
+      const record = this.#newRecord(request, sizeBytes, state);
+      const { id } = record.metadata;
+      const { succeeded } = await this.#store.transact({
+        compare: [
+          { key: volumeNameKey(name), modRevision: 0 },
+          { key: volumeKey(id), modRevision: 0 },
+        ],
+        operations: [
+          { type: 'put', key: volumeKey(id), value: encodeRecord(record) },
+          { type: 'put', key: volumeNameKey(name), value: new TextEncoder().encode(id) },
+        ],
+      });
+      if (succeeded) return id;
+    }
+    throw new StorError('CONFLICT', `the name ${name} is taken and freed too often: try again`);
+  }
+
+  #newRecord(request: CreateVolumeRequest, sizeBytes: number, state: ClusterState): StoredVolume {
+    const replicas = request.replicas || Math.min(defaultReplicas, Math.max(1, state.nodes.size));
+    const places = placeReplicas(state, replicas);
+    return {
+      metadata: {
+        id: makeId('v', this.#random.bytes(8)),
+        name: request.name,
+        labels: request.labels,
+        createdAtMs: this.#clock.wallMs(),
+        resourceVersion: 0,
+      },
+      spec: { sizeBytes, replicas },
+      status: {
+        phase: 'creating',
+        message: '',
+        epoch: 0,
+        attachment: null,
+        cleanRelease: true,
+        segments: [
+          {
+            index: 0,
+            setRevision: 0,
+            replicas: places.map(({ nodeId, diskId }) => ({
+              id: makeId('r', this.#random.bytes(8)),
+              nodeId,
+              diskId,
+              state: 'creating' as const,
+            })),
+            inSync: [],
+          },
+        ],
+      },
+      requestId: request.requestId ?? '',
+      failure: null,
+    };
+  }
+
+  /** A creation that did not become ready: undone if nobody has yet, then reported. */
+  async #undoCreation(id: VolumeId, name: string): Promise<Volume> {
+    const volume = await readVolume(this.#store, id);
+    if (volume?.value.status.phase === 'ready') return this.get(id);
+    if (volume) {
+      const late = lateNodes(volume.value, this.#cache.state).join(', ');
+      const message = `no word that the replica was created from ${late || 'the leader'} within ${createWaitMs / 1000} s`;
+      const failure = { code: 'TIMEOUT', message };
+      const { succeeded } = await this.#store.transact(deletionOf(volume, failure));
+      if (succeeded) throw creationFailed(name, failure);
+      return this.#undoCreation(id, name);
+    }
+    const found = await this.#cache.waitFor((state) => state.deleted.get(id), {
+      timeoutMs: reasonWaitMs,
+    });
+    throw creationFailed(name, found?.value.failure ?? null);
+  }
+}
+
+/** Returns the size, rounded up to whole blocks. Throws INVALID_ARGUMENT. */
+function checkCreate(request: CreateVolumeRequest): number {
+  const { name, sizeBytes, replicas, labels } = request;
+  checkVolumeName(name);
+  checkLabels(labels);
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `size ${sizeBytes} is not valid: a volume has at least 1 byte, for example --size 20GiB`,
+    );
+  }
+  if (sizeBytes > maxVolumeBytes) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `size ${formatByteSize(sizeBytes)} is too large: a volume has at most ${formatByteSize(maxVolumeBytes)}`,
+    );
+  }
+  if (!Number.isInteger(replicas) || replicas < 0 || replicas > maxReplicas) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `${replicas} replicas are not possible: ask for 1 to ${maxReplicas}`,
+    );
+  }
+  return Math.ceil(sizeBytes / blockBytes) * blockBytes;
+}
+
+/** `undefined` while it is under way. */
+function creationOutcome(state: ClusterState, id: VolumeId): 'ready' | 'undone' | undefined {
+  const volume = state.volumes.get(id);
+  if (volume) return volume.value.status.phase === 'ready' ? 'ready' : undefined;
+  // the cache may not have come to the creation yet; a deletion it knows is one
+  return state.deleted.has(id) ? 'undone' : undefined;
+}
+
+function lateNodes(volume: StoredVolume, state: ClusterState): string[] {
+  return volume.status.segments
+    .flatMap((segment) => segment.replicas)
+    .filter((replica) => !state.reports.has(replica.id))
+    .map((replica) => nodeName(state, replica.nodeId));
+}
+
+function creationFailed(name: string, failure: StoredVolume['failure']): StorError {
+  const reason = failure?.message ?? 'it was deleted meanwhile';
+  const code = errorCodes.find((known) => known === failure?.code) ?? 'UNAVAILABLE';
+  return new StorError(publicCode(code), `volume ${name} was not created: ${reason}`);
+}
+
+/** What a node says of its disk is not what the caller did wrong. */
+function publicCode(code: ErrorCode): ErrorCode {
+  const passed: ErrorCode[] = ['NO_SPACE', 'DISK_FAILED', 'UNAVAILABLE', 'TIMEOUT'];
+  return passed.includes(code) ? code : 'FAILED_PRECONDITION';
+}
+
+/** By name or id. NOT_FOUND. */
+export function findNode(state: ClusterState, nameOrId: string): Versioned<NodeRecord> {
+  const found =
+    [...state.nodes.values()].find((node) => node.value.name === nameOrId) ??
+    state.nodes.get(nameOrId);
+  if (found) return found;
+  const names = [...state.nodes.values()].map((node) => node.value.name).sort();
+  throw new StorError(
+    'NOT_FOUND',
+    `there is no node ${JSON.stringify(nameOrId)}: the nodes are ${names.join(', ') || '(none)'}`,
+  );
+}

@@ -1,0 +1,257 @@
+import type { Server } from '@grpc/grpc-js';
+import { loadServices, StorError } from '@stor/protocol';
+import type { AttachmentGrant, ReplicaId, VolumeId } from '@stor/protocol';
+import type { Clock, Logger, Random } from '@stor/runtime';
+import type { AgentPort, ControlPlanePort } from './agent-port.ts';
+import { AgentPeers } from './agent/agent-peers.ts';
+import type { NodeCalls } from './agent/agent-peers.ts';
+import { agentService } from './agent/agent-service.ts';
+import { Attachments } from './agent/attachments.ts';
+import { DiskReporter } from './agent/disk-reporter.ts';
+import { LeaderControllers } from './agent/leader-controllers.ts';
+import { LocalReconciler } from './agent/local-reconciler.ts';
+import { NodeSession } from './agent/node-session.ts';
+import type { NodeIdentity } from './agent/node-session.ts';
+import { OpenCalls, unaryHandlers } from './api/serve-unary.ts';
+import { storService } from './api/stor-service.ts';
+import { VolumeService } from './api/volume-service.ts';
+import type { ClusterStore } from './cluster-store.ts';
+import { splitAddress } from './core/volume/grant.ts';
+import { findVolume } from './resources/find.ts';
+import { volumeNamesPrefix } from './resources/keys.ts';
+import { StateCache } from './resources/state-cache.ts';
+
+/** How often disks are reported and orphans looked for (ms). */
+const reportMs = 10_000;
+/** How often local work is looked at besides at each change (ms). */
+const reconcileMs = 2_000;
+
+export interface ControlPlaneOptions {
+  store: ClusterStore;
+  agent: AgentPort;
+  node: NodeIdentity;
+  clusterId: string;
+  clusterName: string;
+  clock: Clock;
+  random: Random;
+  logger: Logger;
+  /** the services are added to it, so it must not serve yet */
+  server: Server;
+}
+
+/**
+ * The control plane's part of one node: keeps the node's lease, makes its disks hold what the
+ * records say, grants attachments, answers the API, and runs the controllers while this node's
+ * member of the store leads. It owns neither the store nor the server.
+ */
+export class ControlPlane implements ControlPlanePort {
+  readonly #options: ControlPlaneOptions;
+  readonly #calls = new OpenCalls();
+  readonly #cache: StateCache;
+  readonly #peers: AgentPeers;
+  readonly #attachments: Attachments;
+  readonly #volumes: VolumeService;
+  readonly #disks: DiskReporter;
+  readonly #reconciler: LocalReconciler;
+  readonly #controllers: LeaderControllers;
+  readonly #session: NodeSession;
+  readonly #undo: (() => void)[] = [];
+  readonly #work = new Set<Promise<void>>();
+  #hasReported = false;
+  #peersTold = '';
+  #closing: Promise<void> | null = null;
+
+  /** Returns before the node is registered: that needs a quorum of nodes that start like this one. */
+  static async open(options: ControlPlaneOptions): Promise<ControlPlane> {
+    const services = await loadServices();
+    const controlPlane = new ControlPlane(options);
+    const { server, logger, node, clusterId: id, clusterName: name, store } = options;
+    const volumes = controlPlane.#volumes;
+    const peers = controlPlane.#peers;
+    const stor = storService({ store, peers, volumes, node, cluster: { id, name } });
+    const agent = agentService(controlPlane.#nodeCalls(), { clusterId: id, nodeId: node.id });
+    const common = { calls: controlPlane.#calls, logger };
+    server.addService(services.stor, unaryHandlers(services.stor, stor, common));
+    server.addService(services.agent, unaryHandlers(services.agent, agent, common));
+    return controlPlane;
+  }
+
+  private constructor(options: ControlPlaneOptions) {
+    this.#options = options;
+    const { store, agent, node, clock, logger, random } = options;
+    const { id: nodeId, agentInstance } = node;
+    const cache = new StateCache(store, clock, logger);
+    this.#cache = cache;
+    this.#peers = new AgentPeers({
+      clusterId: options.clusterId,
+      selfId: nodeId,
+      cache,
+      self: () => this.#nodeCalls(),
+    });
+    const common = { store, cache, clock, logger, agent, nodeId, peers: this.#peers };
+    this.#attachments = new Attachments({ ...common, agentInstance });
+    this.#volumes = new VolumeService({ ...common, attachments: this.#attachments, random });
+    this.#disks = new DiskReporter(common);
+    this.#reconciler = new LocalReconciler({
+      ...common,
+      changed: () => {
+        this.#look();
+      },
+    });
+    this.#controllers = new LeaderControllers(common);
+    const cluster = { id: options.clusterId, name: options.clusterName };
+    const registered = (): void => {
+      this.#look();
+    };
+    this.#session = new NodeSession({ store, agent, node, cluster, clock, logger, registered });
+    this.#undo.push(
+      cache.onChange(() => {
+        this.#look();
+        this.#tellPeers();
+      }),
+      this.#every(reconcileMs, () => {
+        this.#look();
+      }),
+      this.#every(reportMs, () => {
+        this.#report();
+      }),
+    );
+  }
+
+  acquire(
+    name: string,
+    mode: AttachmentGrant['mode'],
+    options: { waitMs: number; signal?: AbortSignal },
+  ): Promise<AttachmentGrant> {
+    return this.#attachments.acquire(name, mode, options);
+  }
+
+  release(volumeId: VolumeId, epoch: number, options: { clean: boolean }): Promise<void> {
+    return this.#attachments.release(volumeId, epoch, options.clean);
+  }
+
+  async volumeInfo(name: string): Promise<{ name: string; volumeId: VolumeId; sizeBytes: number }> {
+    const { metadata, spec } = (await findVolume(this.#options.store, name)).value;
+    return { name: metadata.name, volumeId: metadata.id, sizeBytes: spec.sizeBytes };
+  }
+
+  proposeSet(
+    proposal: Parameters<ControlPlanePort['proposeSet']>[0],
+  ): ReturnType<ControlPlanePort['proposeSet']> {
+    return this.#attachments.proposeSet(proposal);
+  }
+
+  async reportFailure(failure: {
+    diskId: string;
+    replicaId: ReplicaId | null;
+    reason: string;
+  }): Promise<void> {
+    await this.#reconciler.reportFailure(failure);
+    await this.#disks.report();
+  }
+
+  async volumeNames(limit: number): Promise<string[]> {
+    const { items } = await this.#options.store.list(volumeNamesPrefix, { local: true });
+    return items.slice(0, limit).map((item) => item.key.slice(volumeNamesPrefix.length));
+  }
+
+  /** For `/readyz`: the node holds its lease and the store has a leader. */
+  readiness(): { ready: boolean; reason: string } {
+    if (this.#closing) return { ready: false, reason: 'the node is stopping' };
+    if (this.#options.store.status().leaderId === null) {
+      return { ready: false, reason: 'the cluster store has no leader: too few nodes are up' };
+    }
+    const trouble = this.#session.trouble;
+    return trouble === null ? { ready: true, reason: '' } : { ready: false, reason: trouble };
+  }
+
+  /** Replicas on this node that no volume knows (a metric). */
+  get orphanReplicas(): number {
+    return this.#reconciler.orphanCount;
+  }
+
+  /**
+   * Stops the controllers, finishes what is being answered and ends the node's lease. The agent
+   * gives up its attachments before. Works twice.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    for (const undo of this.#undo) undo();
+    await this.#calls.close();
+    await this.#controllers.close();
+    await this.#reconciler.close();
+    await Promise.allSettled(this.#work);
+    await this.#session.close();
+    await this.#cache.close();
+    this.#peers.close();
+  }
+
+  #nodeCalls(): NodeCalls {
+    return {
+      releaseAttachment: ({ volumeId, epoch, ifIdle }) =>
+        this.#attachments.releaseHere(volumeId, epoch, ifIdle),
+      attachHere: ({ volumeId, mode }) => this.#attachments.attachHere(volumeId, mode),
+      liveVolumes: () => this.#options.agent.liveVolumes(),
+      addDisk: ({ path, tag }) => this.#disks.addDisk(path, tag),
+    };
+  }
+
+  /** False without a lease: others may already act for this node. */
+  get #mayAct(): boolean {
+    return !this.#closing && this.#cache.loaded && this.#session.trouble === null;
+  }
+
+  #look(): void {
+    if (!this.#mayAct) return;
+    this.#reconciler.reconcile();
+    if (!this.#hasReported) this.#report();
+  }
+
+  #report(): void {
+    if (!this.#mayAct) return;
+    this.#hasReported = true;
+    const work = this.#disks
+      .report()
+      .then(() => this.#reconciler.lookForOrphans())
+      .catch((error: unknown) => {
+        const { message } = StorError.from(error);
+        this.#options.logger.warn({ error: message }, 'disks not reported');
+        this.#hasReported = false;
+      })
+      .then(() => {
+        this.#work.delete(work);
+      });
+    this.#work.add(work);
+  }
+
+  /** Tells the data path where replication listeners are, when that changed. */
+  #tellPeers(): void {
+    const peers = [...this.#cache.state.nodes.values()].map(({ value }) => ({
+      nodeId: value.id,
+      ...splitAddress(value.addresses.peers[0] ?? ''),
+    }));
+    const told = JSON.stringify(peers);
+    if (told === this.#peersTold || peers.length === 0) return;
+    this.#peersTold = told;
+    this.#options.agent.peersChanged(peers);
+  }
+
+  /** Runs `look` now and then; returns the undo. */
+  #every(ms: number, look: () => void): () => void {
+    let cancel = (): void => {};
+    const next = (): void => {
+      cancel = this.#options.clock.after(ms, () => {
+        next();
+        look();
+      });
+    };
+    next();
+    return () => {
+      cancel();
+    };
+  }
+}

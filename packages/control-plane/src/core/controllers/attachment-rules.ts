@@ -1,0 +1,151 @@
+import { StorError } from '@stor/protocol';
+import type { Attachment, NodeId, ReplicaId } from '@stor/protocol';
+import type { NodeLeaseRecord, StoredVolume } from '../../resources/records.ts';
+
+/**
+ * The rules of attachments and in-sync sets, as changes of one volume record. Whoever applies them
+ * writes the result only if the record is still the one they were given (I2, I4).
+ */
+export type AcquireDecision =
+  | { type: 'grant'; record: StoredVolume; attachment: Attachment; previousReleased: boolean }
+  /** the holder lives and may be persuaded */
+  | { type: 'ask-holder'; holder: Attachment }
+  | { type: 'held'; holder: Attachment }
+  | { type: 'refuse'; error: StorError };
+
+export interface AcquireRequest {
+  nodeId: NodeId;
+  agentInstance: string;
+  mode: Attachment['mode'];
+  nowWallMs: number;
+}
+
+const strength: Record<Attachment['mode'], number> = { repair: 0, auto: 1, manual: 2 };
+
+export function strongerMode(a: Attachment['mode'], b: Attachment['mode']): Attachment['mode'] {
+  return strength[a] >= strength[b] ? a : b;
+}
+
+/** True when the process that holds the attachment may still be serving, as far as leases tell. */
+export function holderLives(holder: Attachment, lease: NodeLeaseRecord | null): boolean {
+  // another agent instance under the same node id: the process that was granted is dead
+  return lease !== null && lease.agentInstance === holder.agentInstance;
+}
+
+/** Whether `request.nodeId` may become primary now; `holderLease` is that of the record's holder. */
+export function decideAcquire(
+  record: StoredVolume,
+  holderLease: NodeLeaseRecord | null,
+  request: AcquireRequest,
+): AcquireDecision {
+  const { phase, attachment: holder } = record.status;
+  const { name } = record.metadata;
+  if (phase === 'creating') {
+    return refuse('UNAVAILABLE', `volume ${name} is still being created: try again in a moment`);
+  }
+  if (phase !== 'ready') return refuse('FAILED_PRECONDITION', `volume ${name} is being deleted`);
+  if (!holder) return grant(record, request, request.mode, record.status.cleanRelease);
+  if (holder.nodeId === request.nodeId) {
+    // This node's older process is dead (the caller holds the locks of its disks), or its data path
+    // gave the volume up. Nobody has confirmed that leases were drained, so they are waited out.
+    return grant(record, request, strongerMode(holder.mode, request.mode), false);
+  }
+  if (!holderLives(holder, holderLease)) return grant(record, request, request.mode, false);
+  if (holder.mode === 'manual' || request.mode === 'repair') return { type: 'held', holder };
+  return { type: 'ask-holder', holder };
+}
+
+function refuse(code: 'UNAVAILABLE' | 'FAILED_PRECONDITION', message: string): AcquireDecision {
+  return { type: 'refuse', error: new StorError(code, message) };
+}
+
+function grant(
+  record: StoredVolume,
+  request: AcquireRequest,
+  mode: Attachment['mode'],
+  previousReleased: boolean,
+): AcquireDecision {
+  const epoch = record.status.epoch + 1;
+  const attachment: Attachment = {
+    nodeId: request.nodeId,
+    agentInstance: request.agentInstance,
+    epoch,
+    mode,
+    sinceMs: request.nowWallMs,
+  };
+  const status = { ...record.status, epoch, attachment, cleanRelease: false };
+  return { type: 'grant', record: { ...record, status }, attachment, previousReleased };
+}
+
+/** The record without the attachment of `epoch`; null when that is not the current one. */
+export function releaseAttachment(
+  record: StoredVolume,
+  epoch: number,
+  clean: boolean,
+): StoredVolume | null {
+  if (record.status.attachment?.epoch !== epoch) return null;
+  return { ...record, status: { ...record.status, attachment: null, cleanRelease: clean } };
+}
+
+/** The record with another mode of the attachment of `epoch`; null when that is not current. */
+export function changeMode(
+  record: StoredVolume,
+  epoch: number,
+  mode: Attachment['mode'],
+): StoredVolume | null {
+  const { attachment } = record.status;
+  if (attachment?.epoch !== epoch) return null;
+  return { ...record, status: { ...record.status, attachment: { ...attachment, mode } } };
+}
+
+export interface SetProposal {
+  segment: number;
+  epoch: number;
+  setRevision: number;
+  inSync: ReplicaId[];
+}
+
+export type SetDecision =
+  | { type: 'change'; record: StoredVolume; setRevision: number }
+  /** it took effect before: the answer was lost */
+  | { type: 'done'; setRevision: number }
+  | { type: 'superseded'; reason: string };
+
+/** Compare-and-set of one segment's in-sync set on (epoch, setRevision) (I4). */
+export function decideSet(record: StoredVolume, proposal: SetProposal): SetDecision {
+  const { attachment, segments } = record.status;
+  if (attachment?.epoch !== proposal.epoch) {
+    const now = attachment ? `epoch ${attachment.epoch} is` : 'nobody is';
+    return superseded(`${now} attached, not epoch ${proposal.epoch}`);
+  }
+  const segment = segments.find((candidate) => candidate.index === proposal.segment);
+  if (!segment) throw new StorError('INVALID_ARGUMENT', `no segment ${proposal.segment}`);
+  const inSync = segment.replicas.map((r) => r.id).filter((id) => proposal.inSync.includes(id));
+  if (inSync.length === 0) {
+    throw new StorError('INVALID_ARGUMENT', 'an in-sync set is never empty (I7)');
+  }
+  if (inSync.length !== proposal.inSync.length) {
+    throw new StorError('INVALID_ARGUMENT', 'the set names a replica twice or one unknown here');
+  }
+  if (segment.setRevision === proposal.setRevision) {
+    const setRevision = segment.setRevision + 1;
+    const changed = { ...segment, setRevision, inSync };
+    const status = {
+      ...record.status,
+      segments: segments.map((other) => (other === segment ? changed : other)),
+    };
+    return { type: 'change', record: { ...record, status }, setRevision };
+  }
+  // Only this epoch's primary proposes, one at a time, and its grant named a revision not older
+  // than any change of an earlier epoch: an equal set one revision on is this proposal's own.
+  const isRepeat =
+    segment.setRevision === proposal.setRevision + 1 &&
+    segment.inSync.length === inSync.length &&
+    inSync.every((id) => segment.inSync.includes(id));
+  if (isRepeat) return { type: 'done', setRevision: segment.setRevision };
+  return superseded(`the set is at revision ${segment.setRevision}, not ${proposal.setRevision}`);
+}
+
+function superseded(reason: string): SetDecision {
+  return { type: 'superseded', reason };
+}

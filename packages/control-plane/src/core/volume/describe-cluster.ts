@@ -1,0 +1,84 @@
+import type { Disk, Node, VolumeHealth } from '@stor/protocol';
+import { isUp } from '../../resources/cluster-state.ts';
+import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
+import type { DiskRecord, NodeRecord } from '../../resources/records.ts';
+
+/** What `node inspect` shows. `leaderId`: the leading member of the cluster store. */
+export function describeNode(
+  node: Versioned<NodeRecord>,
+  state: ClusterState,
+  leaderId: string | null,
+): Node {
+  const { id, name, labels, createdAtMs, addresses } = node.value;
+  const up = isUp(state, id);
+  return {
+    metadata: { id, name, labels, createdAtMs, resourceVersion: node.modRevision },
+    spec: {},
+    status: {
+      state: up ? 'up' : 'down',
+      addresses,
+      agentInstance: node.value.agentInstance,
+      bootId: node.value.bootId,
+      version: node.value.version,
+      raftRole: !up ? 'none' : id === leaderId ? 'leader' : 'follower',
+    },
+  };
+}
+
+/** What `disk ls` shows: a disk is offline while its node is down. */
+export function describeDisk(disk: Versioned<DiskRecord>, state: ClusterState): Disk {
+  const { value } = disk;
+  const node = state.nodes.get(value.nodeId)?.value.name ?? value.nodeId;
+  const up = isUp(state, value.nodeId);
+  const known = value.state === 'online' || value.state === 'failed' ? value.state : 'offline';
+  const shown = known === 'failed' || up ? known : 'offline';
+  return {
+    metadata: {
+      id: value.id,
+      name: `${node}:${value.path}`,
+      labels: {},
+      createdAtMs: value.createdAtMs,
+      resourceVersion: disk.modRevision,
+    },
+    spec: { nodeId: value.nodeId, path: value.path, tag: value.tag },
+    status: {
+      state: shown,
+      message: shown === 'offline' && !up ? `node ${node} is down` : value.message,
+      capacityBytes: value.capacityBytes,
+      usedBytes: value.usedBytes,
+      freeBytes: value.freeBytes,
+    },
+  };
+}
+
+/** Counts for `cluster status`; what is offline or failed offers no room. */
+export function countCluster(
+  state: ClusterState,
+  healths: VolumeHealth[],
+): {
+  nodes: { total: number; up: number };
+  disks: { total: number; online: number; capacityBytes: number; usedBytes: number };
+  volumes: { total: number; healthy: number; degraded: number; unavailable: number };
+} {
+  const disks = [...state.disks.values()].map((disk) => describeDisk(disk, state).status);
+  const online = disks.filter((disk) => disk.state === 'online');
+  const count = (health: VolumeHealth): number => healths.filter((h) => h === health).length;
+  return {
+    nodes: {
+      total: state.nodes.size,
+      up: [...state.nodes.keys()].filter((id) => isUp(state, id)).length,
+    },
+    disks: {
+      total: disks.length,
+      online: online.length,
+      capacityBytes: online.reduce((sum, disk) => sum + disk.capacityBytes, 0),
+      usedBytes: online.reduce((sum, disk) => sum + disk.usedBytes, 0),
+    },
+    volumes: {
+      total: healths.length,
+      healthy: count('healthy'),
+      degraded: count('degraded'),
+      unavailable: count('unavailable'),
+    },
+  };
+}

@@ -1,0 +1,123 @@
+import { formatByteSize } from '@stor/protocol';
+import type { Attachment, NodeId, Volume, VolumeHealth, VolumeReplica } from '@stor/protocol';
+import type { LiveVolume } from '../../agent-port.ts';
+import { isUp, nodeName } from '../../resources/cluster-state.ts';
+import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
+import type { StoredVolume } from '../../resources/records.ts';
+
+type ReplicaView = Volume['status']['replicas'][number];
+
+/** States that a primary uses for a replica that is on its way back. */
+const syncingStates = new Set(['syncing', 'joining']);
+
+/**
+ * What `volume inspect` shows: the record, and what follows from it, from the nodes that are up and
+ * from what the primary says of itself (`live`, null when it was not asked or did not answer).
+ * `answeringNodeId` is the node whose NBD address is named while nobody is attached.
+ */
+export function describeVolume(
+  volume: Versioned<StoredVolume>,
+  state: ClusterState,
+  live: LiveVolume | null,
+  answeringNodeId: NodeId,
+): Volume {
+  const { metadata, spec, status } = volume.value;
+  const attachment = status.attachment;
+  const current = attachment && live?.epoch === attachment.epoch ? live : null;
+  const replicas = status.segments.flatMap((segment) =>
+    segment.replicas.map((replica) =>
+      describeReplica(replica, segment.inSync.includes(replica.id), state, current),
+    ),
+  );
+  const health = healthOf(volume.value, replicas);
+  return {
+    metadata: { ...metadata, resourceVersion: volume.modRevision },
+    spec: { sizeBytes: spec.sizeBytes, replicas: spec.replicas },
+    status: {
+      health,
+      message: messageOf(volume.value, health, replicas, current),
+      primary: attachment ? describePrimary(attachment, state) : null,
+      epoch: status.epoch,
+      setRevision: Math.max(0, ...status.segments.map((segment) => segment.setRevision)),
+      replicas,
+      allocatedBytes: current?.allocatedBytes ?? 0,
+      nbdUri: nbdUri(state, attachment?.nodeId ?? answeringNodeId, metadata.name),
+    },
+  };
+}
+
+function describeReplica(
+  replica: VolumeReplica,
+  isInSync: boolean,
+  state: ClusterState,
+  live: LiveVolume | null,
+): ReplicaView {
+  const seen = live?.replicas.find((candidate) => candidate.replicaId === replica.id);
+  let shown: ReplicaView['state'] = 'out-of-sync';
+  if (replica.state !== 'ready') shown = replica.state;
+  else if (!isUp(state, replica.nodeId)) shown = 'node-down';
+  else if (isInSync) shown = 'in-sync';
+  else if (seen && syncingStates.has(seen.state)) shown = 'syncing';
+  return {
+    id: replica.id,
+    nodeId: replica.nodeId,
+    node: nodeName(state, replica.nodeId),
+    diskId: replica.diskId,
+    state: shown,
+    bytesRemaining: shown === 'syncing' ? (seen?.bytesRemaining ?? 0) : 0,
+  };
+}
+
+/** healthy: every replica in sync on a node that is up; unavailable: a segment with none such. */
+function healthOf(volume: StoredVolume, replicas: ReplicaView[]): VolumeHealth {
+  const { phase, segments } = volume.status;
+  if (phase === 'creating' || phase === 'deleting') return phase;
+  const good = new Set(replicas.filter((r) => r.state === 'in-sync').map((r) => r.id));
+  const perSegment = segments.map((s) => s.replicas.filter((r) => good.has(r.id)).length);
+  if (perSegment.length === 0 || perSegment.some((count) => count === 0)) return 'unavailable';
+  return perSegment.every((count) => count >= volume.spec.replicas) ? 'healthy' : 'degraded';
+}
+
+function describeTrouble(replica: ReplicaView): string {
+  switch (replica.state) {
+    case 'node-down':
+      return `node ${replica.node} is down`;
+    case 'failed':
+      return `the replica on ${replica.node} failed`;
+    case 'syncing':
+      return `the replica on ${replica.node} is being brought in sync (${formatByteSize(replica.bytesRemaining)} left)`;
+    case 'out-of-sync':
+      return `the replica on ${replica.node} is out of sync`;
+    case 'creating':
+      return `the replica on ${replica.node} is being created`;
+    case 'in-sync':
+      return '';
+  }
+}
+
+function messageOf(
+  volume: StoredVolume,
+  health: VolumeHealth,
+  replicas: ReplicaView[],
+  live: LiveVolume | null,
+): string {
+  const serving = live && live.state !== 'serving' ? live.reason || `it is ${live.state}` : '';
+  if (health === 'healthy') return serving ? `not serving: ${serving}` : '';
+  if (health === 'deleting') return volume.status.message || 'its replicas are being removed';
+  const troubles = replicas.map(describeTrouble).filter((text) => text !== '');
+  const inSync = replicas.length - troubles.length;
+  const count = `${inSync} of ${volume.spec.replicas} replicas in sync`;
+  const head = health === 'creating' ? 'being created' : count;
+  const notServing = serving ? [`not serving: ${serving}`] : [];
+  return [head, [...troubles, ...notServing].join('; ')].filter((part) => part !== '').join(': ');
+}
+
+function describePrimary(attachment: Attachment, state: ClusterState): Volume['status']['primary'] {
+  const { nodeId, mode, sinceMs } = attachment;
+  return { nodeId, node: nodeName(state, nodeId), mode, sinceMs };
+}
+
+function nbdUri(state: ClusterState, nodeId: NodeId, name: string): string {
+  const address = state.nodes.get(nodeId)?.value.addresses.nbd[0];
+  return address ? `nbd://${address}/${name}` : '';
+}

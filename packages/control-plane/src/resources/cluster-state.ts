@@ -1,0 +1,91 @@
+import type { DiskId, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
+import { StorError } from '@stor/protocol';
+import * as keys from './keys.ts';
+import * as records from './records.ts';
+
+/** A record and the revision of its last change: what compare-and-set needs. */
+export interface Versioned<T> {
+  value: T;
+  modRevision: number;
+}
+
+/** All resources as one member of the store sees them, decoded. */
+export interface ClusterState {
+  revision: number;
+  cluster: Versioned<records.ClusterRecord> | null;
+  nodes: Map<NodeId, Versioned<records.NodeRecord>>;
+  /** nodes that are up */
+  leases: Map<NodeId, Versioned<records.NodeLeaseRecord>>;
+  disks: Map<DiskId, Versioned<records.DiskRecord>>;
+  volumes: Map<VolumeId, Versioned<records.StoredVolume>>;
+  names: Map<string, Versioned<VolumeId>>;
+  deleted: Map<VolumeId, Versioned<records.StoredVolume>>;
+  reports: Map<ReplicaId, Versioned<records.ReplicaReport>>;
+}
+
+export function emptyState(): ClusterState {
+  return {
+    revision: 0,
+    cluster: null,
+    nodes: new Map(),
+    leases: new Map(),
+    disks: new Map(),
+    volumes: new Map(),
+    names: new Map(),
+    deleted: new Map(),
+    reports: new Map(),
+  };
+}
+
+/** True when the node holds its lease. */
+export function isUp(state: ClusterState, nodeId: NodeId): boolean {
+  return state.leases.has(nodeId);
+}
+
+/** A node's name, or its id while it is not known. */
+export function nodeName(state: ClusterState, nodeId: NodeId): string {
+  return state.nodes.get(nodeId)?.value.name ?? nodeId;
+}
+
+const decodeName = (_key: string, value: Uint8Array): string => new TextDecoder().decode(value);
+
+type Decode = (key: string, value: Uint8Array) => unknown;
+
+function tables(state: ClusterState): [string, Map<string, Versioned<unknown>>, Decode][] {
+  return [
+    [keys.nodeLeasesPrefix, state.leases, records.decodeNodeLease],
+    [keys.nodesPrefix, state.nodes, records.decodeNode],
+    [keys.disksPrefix, state.disks, records.decodeDisk],
+    [keys.volumesPrefix, state.volumes, records.decodeVolume],
+    [keys.volumeNamesPrefix, state.names, decodeName],
+    [keys.deletedPrefix, state.deleted, records.decodeVolume],
+    [keys.replicaReportsPrefix, state.reports, records.decodeReplicaReport],
+  ];
+}
+
+/**
+ * Applies one change. Returns the error of a record that cannot be read: the entry is then left out
+ * of the state, and since nothing is written without comparing its revision, it stays as it is.
+ */
+export function applyChange(
+  state: ClusterState,
+  change: { key: string; value: Uint8Array | null; modRevision: number },
+): StorError | null {
+  const { key, value, modRevision } = change;
+  try {
+    if (key === keys.clusterKey) {
+      state.cluster = value ? { value: records.decodeCluster(key, value), modRevision } : null;
+      return null;
+    }
+    for (const [prefix, table, decode] of tables(state)) {
+      if (!key.startsWith(prefix)) continue;
+      const id = key.slice(prefix.length);
+      table.delete(id);
+      if (value) table.set(id, { value: decode(key, value), modRevision });
+      return null;
+    }
+    return null;
+  } catch (error) {
+    return StorError.from(error);
+  }
+}

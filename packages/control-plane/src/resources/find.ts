@@ -1,0 +1,50 @@
+import { idPattern, StorError } from '@stor/protocol';
+import type { VolumeId } from '@stor/protocol';
+import type { ClusterStore, StoreCallOptions } from '../cluster-store.ts';
+import { applyChange, emptyState } from './cluster-state.ts';
+import type { ClusterState, Versioned } from './cluster-state.ts';
+import { rootPrefix, volumeKey, volumeNameKey } from './keys.ts';
+import { decodeVolume } from './records.ts';
+import type { StoredVolume } from './records.ts';
+
+/** Reads a volume by id; null when there is none. Linearizable unless `local`. */
+export async function readVolume(
+  store: ClusterStore,
+  id: VolumeId,
+  options: StoreCallOptions & { local?: boolean } = {},
+): Promise<Versioned<StoredVolume> | null> {
+  const item = await store.get(volumeKey(id), options);
+  if (!item) return null;
+  return { value: decodeVolume(item.key, item.value), modRevision: item.modRevision };
+}
+
+/** Reads a volume by name, or else by id. NOT_FOUND. Linearizable. */
+export async function findVolume(
+  store: ClusterStore,
+  nameOrId: string,
+  options: StoreCallOptions = {},
+): Promise<Versioned<StoredVolume>> {
+  // a name that cannot be one is no key either: it may be longer than the store takes
+  const named = nameOrId.length <= 128 ? await store.get(volumeNameKey(nameOrId), options) : null;
+  const id = named ? new TextDecoder().decode(named.value) : nameOrId;
+  // the read above waited until this member had all that was committed before: local is enough
+  const local = { ...options, local: true };
+  const found = named || idPattern.test(id) ? await readVolume(store, id, local) : null;
+  if (!found) {
+    const name = JSON.stringify(nameOrId.slice(0, 128));
+    throw new StorError('NOT_FOUND', `there is no volume ${name}: see "storctl volume ls"`);
+  }
+  return found;
+}
+
+/** All resources as of now (linearizable), or as this member knows them (`local`). */
+export async function readState(
+  store: ClusterStore,
+  options: StoreCallOptions & { local?: boolean } = {},
+): Promise<ClusterState> {
+  const { revision, items } = await store.list(rootPrefix, options);
+  const state = emptyState();
+  for (const item of items) applyChange(state, item);
+  state.revision = revision;
+  return state;
+}

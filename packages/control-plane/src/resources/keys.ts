@@ -1,0 +1,24 @@
+import type { DiskId, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
+
+/** Everything that Stor keeps in the cluster store lies under this prefix. */
+export const rootPrefix = '/stor/';
+
+export const clusterKey = '/stor/cluster';
+export const nodesPrefix = '/stor/nodes/';
+export const nodeLeasesPrefix = '/stor/node-leases/';
+export const disksPrefix = '/stor/disks/';
+export const volumesPrefix = '/stor/volumes/';
+export const volumeNamesPrefix = '/stor/volume-names/';
+/** volumes whose replicas are still to be removed: their names are free already */
+export const deletedPrefix = '/stor/deleted/';
+/** what the node of a replica says of it */
+export const replicaReportsPrefix = '/stor/replica-status/';
+
+export const nodeKey = (id: NodeId): string => nodesPrefix + id;
+/** exists as long as the node holds its lease */
+export const nodeLeaseKey = (id: NodeId): string => nodeLeasesPrefix + id;
+export const diskKey = (id: DiskId): string => disksPrefix + id;
+export const volumeKey = (id: VolumeId): string => volumesPrefix + id;
+export const volumeNameKey = (name: string): string => volumeNamesPrefix + name;
+export const deletedKey = (id: VolumeId): string => deletedPrefix + id;
+export const replicaReportKey = (id: ReplicaId): string => replicaReportsPrefix + id;

@@ -1,0 +1,187 @@
+import type { NodeAddresses, VolumeRecord } from '@stor/protocol';
+import { StorError } from '@stor/protocol';
+import { z } from 'zod';
+
+/**
+ * What lies in the cluster store, as JSON. Objects are loose and states are plain strings: a record
+ * written by a newer version keeps what this one does not know when it is written back.
+ */
+const labels = z.record(z.string(), z.string());
+const addresses = z.looseObject({
+  api: z.string(),
+  http: z.string(),
+  peers: z.array(z.string()),
+  nbd: z.array(z.string()),
+  nbdUnix: z.array(z.string()),
+});
+
+const clusterSchema = z.looseObject({
+  clusterId: z.string(),
+  name: z.string(),
+  createdAtMs: z.number(),
+});
+
+const nodeSchema = z.looseObject({
+  id: z.string(),
+  name: z.string(),
+  labels,
+  createdAtMs: z.number(),
+  addresses,
+  agentInstance: z.string(),
+  bootId: z.string(),
+  version: z.string(),
+});
+
+const nodeLeaseSchema = z.looseObject({
+  agentInstance: z.string(),
+  bootId: z.string(),
+  addresses,
+});
+
+const diskSchema = z.looseObject({
+  id: z.string(),
+  nodeId: z.string(),
+  path: z.string(),
+  tag: z.string(),
+  createdAtMs: z.number(),
+  state: z.string(),
+  message: z.string(),
+  capacityBytes: z.number(),
+  usedBytes: z.number(),
+  freeBytes: z.number(),
+});
+
+const replicaReportSchema = z.looseObject({
+  replicaId: z.string(),
+  volumeId: z.string(),
+  nodeId: z.string(),
+  /** ready, failed, deleted */
+  state: z.string(),
+  /** error code of a failed one, else '' */
+  code: z.string(),
+  message: z.string(),
+});
+
+const volumeSchema = z.looseObject({
+  metadata: z.looseObject({
+    id: z.string(),
+    name: z.string(),
+    labels,
+    createdAtMs: z.number(),
+    resourceVersion: z.number(),
+  }),
+  spec: z.looseObject({ sizeBytes: z.number(), replicas: z.number() }),
+  status: z.looseObject({
+    phase: z.string(),
+    message: z.string(),
+    epoch: z.number(),
+    attachment: z
+      .looseObject({
+        nodeId: z.string(),
+        agentInstance: z.string(),
+        epoch: z.number(),
+        mode: z.string(),
+        sinceMs: z.number(),
+      })
+      .nullable(),
+    cleanRelease: z.boolean(),
+    segments: z.array(
+      z.looseObject({
+        index: z.number(),
+        setRevision: z.number(),
+        replicas: z.array(
+          z.looseObject({
+            id: z.string(),
+            nodeId: z.string(),
+            diskId: z.string(),
+            state: z.string(),
+          }),
+        ),
+        inSync: z.array(z.string()),
+      }),
+    ),
+  }),
+  requestId: z.string().default(''),
+  failure: z.looseObject({ code: z.string(), message: z.string() }).nullable().default(null),
+});
+
+export interface ClusterRecord {
+  clusterId: string;
+  name: string;
+  createdAtMs: number;
+}
+
+export interface NodeRecord {
+  id: string;
+  name: string;
+  labels: Record<string, string>;
+  createdAtMs: number;
+  addresses: NodeAddresses;
+  agentInstance: string;
+  bootId: string;
+  version: string;
+}
+
+/** Value of a node's lease key: who holds it. */
+export interface NodeLeaseRecord {
+  agentInstance: string;
+  bootId: string;
+  addresses: NodeAddresses;
+}
+
+export interface DiskRecord {
+  id: string;
+  nodeId: string;
+  path: string;
+  tag: string;
+  createdAtMs: number;
+  state: string;
+  message: string;
+  capacityBytes: number;
+  usedBytes: number;
+  freeBytes: number;
+}
+
+export interface ReplicaReport {
+  replicaId: string;
+  volumeId: string;
+  nodeId: string;
+  state: string;
+  code: string;
+  message: string;
+}
+
+export interface StoredVolume extends VolumeRecord {
+  /** chosen by the client that created it; a repeated request finds its volume by it */
+  requestId: string;
+  /** why a creation was rolled back; null for a volume that was deleted by its owner */
+  failure: { code: string; message: string } | null;
+}
+
+export function encodeRecord(record: object): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify(record));
+}
+
+/** INTERNAL when the bytes are not such a record: never guessed at, never overwritten. */
+function decoder<T>(kind: string, schema: z.ZodType): (key: string, value: Uint8Array) => T {
+  return (key, value) => {
+    let json: unknown;
+    try {
+      json = JSON.parse(new TextDecoder().decode(value));
+    } catch (error) {
+      throw new StorError('INTERNAL', `${key} holds no ${kind}: it is not JSON`, { cause: error });
+    }
+    const parsed = schema.safeParse(json);
+    if (parsed.success) return parsed.data as T;
+    const issue = parsed.error.issues[0];
+    const where = issue ? `${issue.path.join('.')}: ${issue.message}` : 'unreadable';
+    throw new StorError('INTERNAL', `${key} holds no ${kind}: ${where}`);
+  };
+}
+
+export const decodeCluster = decoder<ClusterRecord>('cluster', clusterSchema);
+export const decodeNode = decoder<NodeRecord>('node', nodeSchema);
+export const decodeNodeLease = decoder<NodeLeaseRecord>('node lease', nodeLeaseSchema);
+export const decodeDisk = decoder<DiskRecord>('disk', diskSchema);
+export const decodeVolume = decoder<StoredVolume>('volume', volumeSchema);
+export const decodeReplicaReport = decoder<ReplicaReport>('replica report', replicaReportSchema);

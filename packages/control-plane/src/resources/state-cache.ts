@@ -1,0 +1,130 @@
+import { hasCode, StorError } from '@stor/protocol';
+import type { Clock, Logger } from '@stor/runtime';
+import type { ClusterStore } from '../cluster-store.ts';
+import { applyChange, emptyState } from './cluster-state.ts';
+import type { ClusterState } from './cluster-state.ts';
+import { rootPrefix } from './keys.ts';
+import { pause } from './pause.ts';
+
+/** After a watch broke (ms). */
+const retryMs = 200;
+
+/**
+ * The resources as this member of the store has applied them, kept current by a watch. It may lag
+ * behind: whoever acts on it compares revisions when it writes.
+ */
+export class StateCache {
+  readonly #store: ClusterStore;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #listeners = new Set<() => void>();
+  readonly #closing = new AbortController();
+  readonly #running: Promise<void>;
+  #state: ClusterState = emptyState();
+  #loaded = false;
+
+  constructor(store: ClusterStore, clock: Clock, logger: Logger) {
+    this.#store = store;
+    this.#clock = clock;
+    this.#logger = logger;
+    this.#running = this.#run();
+  }
+
+  get state(): ClusterState {
+    return this.#state;
+  }
+
+  /** false until the resources were read once */
+  get loaded(): boolean {
+    return this.#loaded;
+  }
+
+  /** Called after each change; returns the undo. */
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => {
+      this.#listeners.delete(listener);
+    };
+  }
+
+  /**
+   * Resolves with what `look` finds, now or after a later change; with undefined when the time is
+   * over. Rejects ABORTED.
+   */
+  waitFor<T>(
+    look: (state: ClusterState) => T | undefined,
+    options: { timeoutMs: number; signal?: AbortSignal | undefined },
+  ): Promise<T | undefined> {
+    const found = look(this.#state);
+    if (found !== undefined) return Promise.resolve(found);
+    return new Promise((resolve, reject) => {
+      const finish = (): void => {
+        undo();
+        cancel();
+        options.signal?.removeEventListener('abort', onAbort);
+        this.#closing.signal.removeEventListener('abort', onAbort);
+      };
+      const onAbort = (): void => {
+        finish();
+        reject(new StorError('ABORTED', 'the wait was given up'));
+      };
+      const undo = this.onChange(() => {
+        const value = look(this.#state);
+        if (value === undefined) return;
+        finish();
+        resolve(value);
+      });
+      const cancel = this.#clock.after(options.timeoutMs, () => {
+        finish();
+        resolve(undefined);
+      });
+      options.signal?.addEventListener('abort', onAbort, { once: true });
+      this.#closing.signal.addEventListener('abort', onAbort, { once: true });
+      if (options.signal?.aborted || this.#closing.signal.aborted) onAbort();
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#closing;
+    while (!signal.aborted) {
+      try {
+        const revision = await this.#load();
+        for await (const events of this.#store.watch(rootPrefix, revision, signal)) {
+          for (const event of events) this.#apply(event.key, event.value, event.revision);
+          this.#notify();
+        }
+      } catch (error) {
+        // FAILED_PRECONDITION: the changes since are no longer kept, so everything is read again
+        if (!hasCode(error, 'FAILED_PRECONDITION', 'UNAVAILABLE', 'TIMEOUT', 'ABORTED')) {
+          this.#logger.error({ error: StorError.from(error).message }, 'watch failed');
+        }
+      }
+      await pause(this.#clock, retryMs, signal);
+    }
+  }
+
+  async #load(): Promise<number> {
+    const { revision, items } = await this.#store.list(rootPrefix, { local: true });
+    this.#state = emptyState();
+    for (const item of items) this.#apply(item.key, item.value, item.modRevision);
+    this.#state.revision = revision;
+    this.#loaded = true;
+    this.#notify();
+    return revision;
+  }
+
+  #apply(key: string, value: Uint8Array | null, modRevision: number): void {
+    const error = applyChange(this.#state, { key, value, modRevision });
+    this.#state.revision = Math.max(this.#state.revision, modRevision);
+    if (error) this.#logger.error({ key, error: error.message }, 'a record cannot be read');
+  }
+
+  #notify(): void {
+    for (const listener of [...this.#listeners]) listener();
+  }
+}

@@ -1,0 +1,119 @@
+import { StorError } from '@stor/protocol';
+import type { AttachmentGrant, DiskId, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
+import type { AgentDisk, AgentPort, ControlPlanePort, LiveVolume } from '../agent-port.ts';
+
+interface FakeReplica {
+  replicaId: ReplicaId;
+  volumeId: VolumeId;
+  diskId: DiskId;
+  sizeBytes: number;
+}
+
+/**
+ * A node agent without disks or sockets: keeps replicas and attachments in memory, and does at once
+ * what it is asked. Like the real one it releases through the control plane when it detaches.
+ */
+export class FakeAgent implements AgentPort {
+  readonly diskList: AgentDisk[] = [];
+  readonly replicaList = new Map<ReplicaId, FakeReplica>();
+  readonly attached = new Map<VolumeId, { grant: AttachmentGrant; connections: number }>();
+  peers: { nodeId: NodeId; host: string; port: number }[] = [];
+  leaseUntilMs = 0;
+  /** the control plane that releases go to */
+  control: Pick<ControlPlanePort, 'release'> | null = null;
+  /** when set, creating a replica fails with it */
+  createError: StorError | null = null;
+  /** when set, attaching fails with it */
+  attachError: StorError | null = null;
+  /** while set, creating a replica waits for it */
+  createGate: Promise<void> | null = null;
+
+  static withDisk(diskId: DiskId, freeBytes = 100 * 2 ** 30): FakeAgent {
+    const agent = new FakeAgent();
+    agent.diskList.push(fakeDisk(diskId, `/disks/${diskId}`, '', freeBytes));
+    return agent;
+  }
+
+  async disks(): Promise<AgentDisk[]> {
+    return this.diskList.map((disk) => ({ ...disk }));
+  }
+
+  async addDisk(path: string, tag: string): Promise<AgentDisk> {
+    if (this.diskList.some((disk) => disk.path === path)) {
+      throw new StorError('ALREADY_EXISTS', `the node already has a disk at ${path}`);
+    }
+    const disk = fakeDisk(`d-${String(this.diskList.length).padStart(16, 'f')}`, path, tag);
+    this.diskList.push(disk);
+    return disk;
+  }
+
+  async createReplica(
+    diskId: DiskId,
+    replica: { replicaId: ReplicaId; volumeId: VolumeId; segment: number; sizeBytes: number },
+  ): Promise<void> {
+    if (this.createGate) await this.createGate;
+    if (this.createError) throw this.createError;
+    const { replicaId, volumeId, sizeBytes } = replica;
+    this.replicaList.set(replicaId, { replicaId, volumeId, diskId, sizeBytes });
+  }
+
+  async deleteReplica(_diskId: DiskId, replicaId: ReplicaId): Promise<void> {
+    this.replicaList.delete(replicaId);
+  }
+
+  async replicas(): Promise<{ diskId: DiskId; replicaId: ReplicaId; volumeId: VolumeId }[]> {
+    return [...this.replicaList.values()];
+  }
+
+  async attach(grant: AttachmentGrant): Promise<void> {
+    if (this.attachError) throw this.attachError;
+    const connections = this.attached.get(grant.volumeId)?.connections ?? 0;
+    this.attached.set(grant.volumeId, { grant, connections });
+  }
+
+  async detach(
+    volumeId: VolumeId,
+    epoch: number,
+    ifIdle: boolean,
+  ): Promise<'released' | 'busy' | 'gone'> {
+    const held = this.attached.get(volumeId);
+    if (held?.grant.epoch !== epoch) return 'gone';
+    if (ifIdle && (held.connections > 0 || held.grant.mode === 'manual')) return 'busy';
+    this.attached.delete(volumeId);
+    await this.control?.release(volumeId, epoch, { clean: true });
+    return 'released';
+  }
+
+  async liveVolumes(): Promise<LiveVolume[]> {
+    return [...this.attached.values()].map(({ grant, connections }) => ({
+      volumeId: grant.volumeId,
+      epoch: grant.epoch,
+      state: 'serving',
+      reason: '',
+      connections,
+      allocatedBytes: 4096,
+      replicas: [],
+    }));
+  }
+
+  peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): void {
+    this.peers = peers;
+  }
+
+  nodeLeaseUntil(deadlineMonotonicMs: number): void {
+    this.leaseUntilMs = deadlineMonotonicMs;
+  }
+}
+
+function fakeDisk(diskId: DiskId, path: string, tag: string, freeBytes = 100 * 2 ** 30): AgentDisk {
+  return {
+    diskId,
+    path,
+    tag,
+    state: 'online',
+    message: '',
+    capacityBytes: 100 * 2 ** 30,
+    usedBytes: 100 * 2 ** 30 - freeBytes,
+    freeBytes,
+  };
+}
