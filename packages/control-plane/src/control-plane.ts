@@ -1,6 +1,6 @@
 import type { Server } from '@grpc/grpc-js';
 import { loadServices, StorError } from '@stor/protocol';
-import type { AttachmentGrant, ReplicaId, VolumeId } from '@stor/protocol';
+import type { AttachmentGrant, Node, ReplicaId, Volume, VolumeId } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { AgentPort, ControlPlanePort } from './agent-port.ts';
 import { AgentPeers } from './agent/agent-peers.ts';
@@ -16,6 +16,7 @@ import { OpenCalls, unaryHandlers } from './api/serve-unary.ts';
 import { storService } from './api/stor-service.ts';
 import { VolumeService } from './api/volume-service.ts';
 import type { ClusterStore } from './cluster-store.ts';
+import { describeNode } from './core/volume/describe-cluster.ts';
 import { splitAddress } from './core/volume/grant.ts';
 import { findVolume } from './resources/find.ts';
 import { volumeNamesPrefix } from './resources/keys.ts';
@@ -163,6 +164,16 @@ export class ControlPlane implements ControlPlanePort {
     }
     const trouble = this.#session.trouble;
     return trouble === null ? { ready: true, reason: '' } : { ready: false, reason: trouble };
+  }
+
+  /** Nodes and volumes as this member sees them, for the metrics that only the leader shows. */
+  async observe(): Promise<{ nodes: Node[]; volumes: Volume[] }> {
+    const { state } = this.#cache;
+    const { leaderId } = this.#options.store.status();
+    return {
+      nodes: [...state.nodes.values()].map((node) => describeNode(node, state, leaderId)),
+      volumes: await this.#volumes.describe([...state.volumes.values()], state),
+    };
   }
 
   /** Replicas on this node that no volume knows (a metric). */

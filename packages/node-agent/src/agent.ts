@@ -200,7 +200,7 @@ export class Agent {
       live,
       disks,
       raft: raft.read(),
-      cluster: raft.isLeader ? plane.observe() : null,
+      cluster: raft.isLeader ? await plane.observe() : null,
     });
   }
 
