@@ -1,0 +1,406 @@
+import net from 'node:net';
+import t, { type Test } from 'tap';
+import {
+  NbdClient,
+  NbdError,
+  chunkType,
+  encodeExportNameReply,
+  encodeGreeting,
+  encodeInfo,
+  encodeMetaContextReply,
+  encodeOptionReply,
+  encodeServerBody,
+  optionReplyType,
+  optionType,
+  requestHeaderBytes,
+  simpleReplyBytes,
+  writeChunkHeader,
+  writeSimpleReply,
+  writeU64,
+} from '../src/index.ts';
+
+/** A server that says what a test tells it to; it remembers what it got. */
+class ScriptedServer {
+  port = 0;
+  socket: net.Socket | null = null;
+  #got: Buffer = Buffer.alloc(0);
+  #wake: () => void = () => {};
+  #ended = false;
+  readonly #server = net.createServer((socket) => {
+    this.socket = socket;
+    this.#got = Buffer.alloc(0);
+    this.#ended = false;
+    socket.on('data', (chunk) => {
+      this.#got = Buffer.concat([this.#got, chunk]);
+      this.#wake();
+    });
+    socket.on('error', () => {});
+    socket.on('close', () => {
+      if (this.socket !== socket) return;
+      this.#ended = true;
+      this.#wake();
+    });
+    this.#wake();
+  });
+
+  async listen(): Promise<void> {
+    await new Promise<void>((resolve) => this.#server.listen(0, '127.0.0.1', resolve));
+    this.port = (this.#server.address() as net.AddressInfo).port;
+  }
+
+  send(...parts: Buffer[]): void {
+    this.socket!.write(Buffer.concat(parts));
+  }
+
+  async accepted(): Promise<void> {
+    while (!this.socket) await new Promise<void>((resolve) => (this.#wake = resolve));
+  }
+
+  async take(length: number): Promise<Buffer> {
+    while (this.#got.length < length) {
+      if (this.#ended) throw new Error('the client left');
+      await new Promise<void>((resolve) => (this.#wake = resolve));
+    }
+    const bytes = this.#got.subarray(0, length);
+    this.#got = this.#got.subarray(length);
+    return bytes;
+  }
+
+  async takeOption(): Promise<{ option: number; data: Buffer }> {
+    const header = await this.take(16);
+    return { option: header.readUInt32BE(8), data: await this.take(header.readUInt32BE(12)) };
+  }
+
+  async takeRequest(): Promise<{ flags: number; type: number; cookie: number; length: number }> {
+    const bytes = await this.take(requestHeaderBytes);
+    return {
+      flags: bytes.readUInt16BE(4),
+      type: bytes.readUInt16BE(6),
+      cookie: bytes.readUInt32BE(12),
+      length: bytes.readUInt32BE(24),
+    };
+  }
+
+  async ended(): Promise<void> {
+    while (!this.#ended) await new Promise<void>((resolve) => (this.#wake = resolve));
+  }
+
+  async close(): Promise<void> {
+    this.socket?.destroy();
+    await new Promise<void>((resolve) => this.#server.close(() => resolve()));
+  }
+
+  /** A whole handshake of a modern server. */
+  async shake(sizeBytes = 1 << 20, structured = true): Promise<void> {
+    await this.accepted();
+    this.send(encodeGreeting(3));
+    await this.take(4);
+    for (;;) {
+      const { option } = await this.takeOption();
+      const ack = encodeOptionReply(option, optionReplyType.ack);
+      if (option === optionType.structuredReply && !structured) {
+        this.send(encodeOptionReply(option, optionReplyType.errUnsup));
+      } else if (option === optionType.setMetaContext) {
+        const context = encodeMetaContextReply({ id: 7, name: 'base:allocation' });
+        this.send(encodeOptionReply(option, optionReplyType.metaContext, context), ack);
+      } else if (option === optionType.go) {
+        const info = encodeInfo({ kind: 'export', sizeBytes, flags: 0x1ed });
+        this.send(encodeOptionReply(option, optionReplyType.info, info), ack);
+        return;
+      } else {
+        this.send(ack);
+      }
+    }
+  }
+
+  simple(cookie: number, errno: number, data: Buffer = Buffer.alloc(0)): void {
+    const bytes = Buffer.alloc(simpleReplyBytes);
+    writeSimpleReply(bytes, 0, errno, 0, cookie);
+    this.send(bytes, data);
+  }
+
+  chunk(cookie: number, isLast: boolean, type: number, body: Buffer): void {
+    const bytes = Buffer.alloc(20);
+    writeChunkHeader(bytes, 0, isLast ? 1 : 0, type, 0, cookie, body.length);
+    this.send(bytes, body);
+  }
+
+  data(cookie: number, isLast: boolean, offset: number, data: Buffer): void {
+    const prefix = Buffer.alloc(8);
+    writeU64(prefix, offset, 0);
+    this.chunk(cookie, isLast, chunkType.offsetData, Buffer.concat([prefix, data]));
+  }
+}
+
+async function start(t: Test): Promise<ScriptedServer> {
+  const server = new ScriptedServer();
+  await server.listen();
+  t.teardown(() => server.close());
+  return server;
+}
+
+async function connected(
+  t: Test,
+  options: { structured?: boolean; maxInFlight?: number } = {},
+): Promise<{ server: ScriptedServer; client: NbdClient }> {
+  const server = await start(t);
+  const { structured = true, ...rest } = options;
+  const [client] = await Promise.all([
+    NbdClient.connect({ host: '127.0.0.1', port: server.port, exportName: 'db', ...rest }),
+    server.shake(1 << 20, structured),
+  ]);
+  t.teardown(() => client.close());
+  return { server, client };
+}
+
+t.test('reads: split, out of order, with holes; each piece goes where it belongs', async (t) => {
+  const { server, client } = await connected(t);
+  const read = client.read(4096, 4096);
+  const { cookie, type, length } = await server.takeRequest();
+  t.strictSame({ type, length }, { type: 0, length: 4096 });
+  server.data(cookie, false, 6144, Buffer.alloc(2048, 3));
+  const hole = Buffer.alloc(12);
+  writeU64(hole, 5120, 0);
+  hole.writeUInt32BE(1024, 8);
+  server.chunk(cookie, false, chunkType.offsetHole, hole);
+  server.data(cookie, true, 4096, Buffer.alloc(1024, 1));
+  const expected = Buffer.concat([
+    Buffer.alloc(1024, 1),
+    Buffer.alloc(1024, 0),
+    Buffer.alloc(2048, 3),
+  ]);
+  t.ok((await read).equals(expected));
+});
+
+t.test('requests are pipelined up to the bound, and answered in any order', async (t) => {
+  const { server, client } = await connected(t, { maxInFlight: 2, structured: false });
+  const target = new Uint8Array(512);
+  const first = client.read(0, 512, target);
+  const second = client.write(512, Buffer.alloc(512, 9));
+  const third = client.flush();
+  const one = await server.takeRequest();
+  const two = await server.takeRequest();
+  t.equal((await server.take(512))[0], 9);
+  server.simple(two.cookie, 0);
+  await second;
+  const three = await server.takeRequest();
+  t.equal(three.type, 3, 'the third was held back until there was room');
+  server.simple(three.cookie, 0);
+  await third;
+  server.simple(one.cookie, 0, Buffer.alloc(512, 4));
+  t.equal(Buffer.from(await first).compare(target), 0);
+  t.ok(target.every((b) => b === 4));
+});
+
+t.test('errors carry the errno and the text of the server', async (t) => {
+  const { server, client } = await connected(t);
+  const write = client.write(0, Buffer.alloc(512));
+  const w = await server.takeRequest();
+  await server.take(512);
+  server.simple(w.cookie, 28);
+  await t.rejects(write, { name: 'NbdError', code: 'IO', errno: 28, errnoName: 'ENOSPC' });
+  const read = client.read(0, 512);
+  const r = await server.takeRequest();
+  const message = Buffer.from('bad block');
+  const body = Buffer.concat([Buffer.from([0, 0, 0, 5, 0, message.length]), message]);
+  server.chunk(r.cookie, true, chunkType.error, body);
+  await t.rejects(read, { code: 'IO', errnoName: 'EIO', message: /bad block/ });
+  await t.rejects(client.read(1 << 20, 1), { code: 'INVALID_ARGUMENT' });
+  await t.rejects(client.read(0, 512, new Uint8Array(3)), { code: 'INVALID_ARGUMENT' });
+  await t.rejects(client.blockStatus(0, 512, { context: 'x:y' }), { code: 'INVALID_ARGUMENT' });
+});
+
+t.test('a broken connection fails what is outstanding, and everything after', async (t) => {
+  const { server, client } = await connected(t, { maxInFlight: 1 });
+  const outstanding = client.read(0, 512);
+  const waiting = client.flush();
+  await server.takeRequest();
+  server.socket!.destroy();
+  await t.rejects(outstanding, { code: 'DISCONNECTED' });
+  await t.rejects(waiting, { code: 'DISCONNECTED' });
+  await t.rejects(client.flush(), { code: 'DISCONNECTED' });
+  await client.close();
+  await client.disconnect();
+});
+
+t.test('an aborted read leaves its target alone and the connection usable', async (t) => {
+  const { server, client } = await connected(t, { structured: false });
+  const abort = new AbortController();
+  const target = Buffer.alloc(512, 1);
+  const read = client.read(0, 512, target, { signal: abort.signal });
+  const { cookie } = await server.takeRequest();
+  abort.abort();
+  await t.rejects(read, { code: 'ABORTED' });
+  server.simple(cookie, 0, Buffer.alloc(512, 2));
+  const flush = client.flush();
+  server.simple((await server.takeRequest()).cookie, 0);
+  await flush;
+  t.ok(target.every((b) => b === 1));
+  await t.rejects(client.flush({ signal: AbortSignal.abort() }), { code: 'ABORTED' });
+});
+
+t.test('an aborted request that still waits is never sent', async (t) => {
+  const { server, client } = await connected(t, { maxInFlight: 1 });
+  const abort = new AbortController();
+  const first = client.flush();
+  const second = client.trim(0, 4096, { signal: abort.signal });
+  const third = client.writeZeroes(0, 4096, { noHole: true, fua: true });
+  abort.abort();
+  await t.rejects(second, { code: 'ABORTED' });
+  server.simple((await server.takeRequest()).cookie, 0);
+  const next = await server.takeRequest();
+  t.strictSame({ type: next.type, flags: next.flags }, { type: 6, flags: 3 });
+  server.simple(next.cookie, 0);
+  await Promise.all([first, third]);
+});
+
+t.test('disconnect waits for what is outstanding and says goodbye', async (t) => {
+  const { server, client } = await connected(t);
+  const flush = client.flush();
+  const gone = client.disconnect();
+  await t.rejects(client.flush(), { code: 'DISCONNECTED' });
+  server.simple((await server.takeRequest()).cookie, 0);
+  await flush;
+  t.equal((await server.takeRequest()).type, 2);
+  server.socket!.end();
+  await gone;
+  await client.disconnect();
+});
+
+t.test('block status', async (t) => {
+  const { server, client } = await connected(t);
+  t.strictSame(client.metaContexts, ['base:allocation']);
+  const status = client.blockStatus(4096, 8192);
+  const { cookie, type } = await server.takeRequest();
+  t.equal(type, 7);
+  const body = Buffer.alloc(20);
+  [7, 4096, 3, 4096, 0].forEach((value, i) => body.writeUInt32BE(value, 4 * i));
+  server.chunk(cookie, true, chunkType.blockStatus, body);
+  t.strictSame(await status, [
+    { offset: 4096, length: 4096, flags: 3, hole: true, zero: true },
+    { offset: 8192, length: 4096, flags: 0, hole: false, zero: false },
+  ]);
+});
+
+t.test('a server that breaks the rules loses its connection', async (t) => {
+  const cases: [string, (server: ScriptedServer, cookie: number) => void][] = [
+    ['unknown cookie', (s, c) => s.simple(c + 1, 0)],
+    ['simple reply to a read', (s, c) => s.simple(c, 0)],
+    ['data outside the request', (s, c) => s.data(c, true, 511, Buffer.alloc(2))],
+    [
+      'the same data twice',
+      (s, c) => {
+        s.data(c, false, 0, Buffer.alloc(300));
+        s.data(c, true, 299, Buffer.alloc(213));
+      },
+    ],
+    ['not all data', (s, c) => s.data(c, true, 0, Buffer.alloc(511))],
+    [
+      'block status to a read',
+      (s, c) => s.chunk(c, true, chunkType.blockStatus, Buffer.alloc(12, 1)),
+    ],
+    ['garbage', (s) => s.send(Buffer.alloc(64, 0x5a))],
+  ];
+  for (const [name, misbehave] of cases) {
+    const { server, client } = await connected(t);
+    const read = client.read(0, 512);
+    misbehave(server, (await server.takeRequest()).cookie);
+    await t.rejects(read, { code: 'PROTOCOL' }, name);
+    await server.ended();
+  }
+});
+
+t.test('older servers: no GO, no structured replies, no fixed newstyle', async (t) => {
+  const server = await start(t);
+  const connecting = NbdClient.connect({ host: '127.0.0.1', port: server.port, exportName: 'db' });
+  await server.accepted();
+  server.send(encodeGreeting(1));
+  t.equal((await server.take(4)).readUInt32BE(0), 1);
+  for (const option of [optionType.structuredReply, optionType.go]) {
+    t.equal((await server.takeOption()).option, option);
+    server.send(encodeOptionReply(option, optionReplyType.errUnsup));
+  }
+  const { option, data } = await server.takeOption();
+  t.strictSame([option, data.toString()], [optionType.exportName, 'db']);
+  server.send(encodeExportNameReply(1 << 20, 1, false));
+  const client = await connecting;
+  t.equal(client.sizeBytes, 1 << 20);
+  t.equal(client.structuredReplies, false);
+  await client.flush();
+  await t.rejects(client.trim(0, 1), { code: 'INVALID_ARGUMENT' });
+  await client.close();
+
+  server.socket = null;
+  const plain = NbdClient.connect({ host: '127.0.0.1', port: server.port });
+  await server.accepted();
+  server.send(encodeGreeting(0));
+  await server.take(4);
+  t.equal((await server.takeOption()).option, optionType.exportName);
+  server.send(encodeExportNameReply(512, 1, false));
+  await (await plain).close();
+});
+
+t.test('listing', async (t) => {
+  const server = await start(t);
+  const listing = NbdClient.list({ host: '127.0.0.1', port: server.port });
+  await server.accepted();
+  server.send(encodeGreeting(3));
+  await server.take(4);
+  const { option } = await server.takeOption();
+  for (const name of ['a', 'größe']) {
+    server.send(encodeOptionReply(option, optionReplyType.server, encodeServerBody(name)));
+  }
+  server.send(encodeOptionReply(option, optionReplyType.ack));
+  t.strictSame(await listing, ['a', 'größe']);
+  t.equal((await server.takeOption()).option, optionType.abort);
+});
+
+t.test('connecting fails with the reason', async (t) => {
+  const server = await start(t);
+  const target = { host: '127.0.0.1', port: server.port, exportName: 'db' };
+  const failing = async (
+    how: () => Promise<void> | void,
+    expected: { code: string; message?: RegExp },
+    options: object = {},
+  ): Promise<void> => {
+    server.socket = null;
+    const connecting = NbdClient.connect({ ...target, ...options });
+    const checked = t.rejects(connecting, expected);
+    await server.accepted();
+    await how();
+    await checked;
+  };
+  await failing(() => server.send(Buffer.alloc(32, 1)), { code: 'PROTOCOL' });
+  await failing(() => void server.socket!.destroy(), { code: 'DISCONNECTED' });
+  await failing(
+    async () => {
+      server.send(encodeGreeting(3));
+      await server.take(4);
+      const { option } = await server.takeOption();
+      server.send(
+        encodeOptionReply(option, optionReplyType.errPolicy, Buffer.from('held by node n2')),
+      );
+      t.equal((await server.takeOption()).option, optionType.abort);
+    },
+    { code: 'REFUSED', message: /db.*ERR_POLICY.*held by node n2/ },
+    { structuredReplies: false },
+  );
+  await failing(
+    async () => {
+      server.send(encodeGreeting(3));
+      await server.take(4);
+      const { option } = await server.takeOption();
+      const reply = encodeOptionReply(option, optionReplyType.info);
+      reply.writeUInt32BE(0xffffffff, 16);
+      server.send(reply);
+    },
+    { code: 'PROTOCOL' },
+  );
+  await failing(() => {}, { code: 'TIMEOUT' }, { connectTimeoutMs: 50 });
+  const abort = new AbortController();
+  await failing(() => abort.abort(), { code: 'ABORTED' }, { signal: abort.signal });
+  const { port } = server;
+  await server.close();
+  await t.rejects(NbdClient.connect({ host: '127.0.0.1', port }), { code: 'DISCONNECTED' });
+  await t.rejects(NbdClient.connect({}), NbdError);
+});
