@@ -5,7 +5,7 @@ import type { NodeIdentity } from '../agent/node-session.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { countCluster, describeDisk, describeNode } from '../core/volume/describe-cluster.ts';
 import { nodeName } from '../resources/cluster-state.ts';
-import { readState } from '../resources/find.ts';
+import { readHosts, readState } from '../resources/find.ts';
 import { diskKey, nodeKey } from '../resources/keys.ts';
 import { decodeDisk, encodeRecord } from '../resources/records.ts';
 import type { CallContext, UnaryMethod } from './serve-unary.ts';
@@ -74,7 +74,7 @@ async function clusterStatus(options: StorServiceOptions): Promise<ClusterStatus
 }
 
 async function listNodes({ store }: StorServiceOptions): Promise<Node[]> {
-  const state = await readState(store);
+  const state = await readHosts(store);
   const { leaderId } = store.status();
   return [...state.nodes.values()]
     .map((node) => describeNode(node, state, leaderId))
@@ -82,7 +82,7 @@ async function listNodes({ store }: StorServiceOptions): Promise<Node[]> {
 }
 
 async function getNode({ store }: StorServiceOptions, name: string): Promise<Node> {
-  const state = await readState(store);
+  const state = await readHosts(store);
   return describeNode(findNode(state, name), state, store.status().leaderId);
 }
 
@@ -92,7 +92,7 @@ async function labelNode(
 ): Promise<Node> {
   checkLabels(request.set);
   for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
-    const node = findNode(await readState(options.store), request.name);
+    const node = findNode(await readHosts(options.store), request.name);
     const removed = new Set(request.remove);
     const kept = Object.entries(node.value.labels).filter(([label]) => !removed.has(label));
     const labels = { ...Object.fromEntries(kept), ...request.set };
@@ -107,7 +107,7 @@ async function labelNode(
 }
 
 async function listDisks({ store }: StorServiceOptions): Promise<Disk[]> {
-  const state = await readState(store);
+  const state = await readHosts(store);
   return [...state.disks.values()]
     .map((disk) => describeDisk(disk, state))
     .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
@@ -117,13 +117,13 @@ async function addDisk(
   { store, peers }: StorServiceOptions,
   request: Request<'addDisk'>,
 ): Promise<Disk> {
-  const node = findNode(await readState(store), request.node);
+  const node = findNode(await readHosts(store), request.node);
   const { path, tag } = request;
   if (path === '') throw new StorError('INVALID_ARGUMENT', 'the path of the disk is missing');
   const { diskId } = await peers.at(node.value.id).addDisk({ path, tag });
   const item = await store.get(diskKey(diskId));
   if (!item) throw new StorError('NOT_FOUND', `disk ${diskId} was removed meanwhile`);
-  const state = await readState(store, { local: true });
+  const state = await readHosts(store, { local: true });
   const disk = { value: decodeDisk(item.key, item.value), modRevision: item.modRevision };
   return describeDisk(disk, state);
 }

@@ -20,7 +20,7 @@ import { placeReplicas } from '../core/placement/place-replicas.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
-import { findVolume, readState, readVolume } from '../resources/find.ts';
+import { findVolume, readHosts, readState, readVolume } from '../resources/find.ts';
 import { volumeKey, volumeNameKey } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
 import type { NodeRecord, StoredVolume } from '../resources/records.ts';
@@ -92,7 +92,7 @@ export class VolumeService {
 
   async get(name: string): Promise<Volume> {
     const volume = await findVolume(this.#store, name);
-    const state = await readState(this.#store, { local: true });
+    const state = await readHosts(this.#store, { local: true });
     return this.#describeOne(volume, state);
   }
 
@@ -112,7 +112,7 @@ export class VolumeService {
 
   async attach(name: string, node: string): Promise<Volume> {
     const { id } = (await findVolume(this.#store, name)).value.metadata;
-    const state = await readState(this.#store, { local: true });
+    const state = await readHosts(this.#store, { local: true });
     const nodeId = node === '' ? this.#nodeId : findNode(state, node).value.id;
     await this.#peers.at(nodeId).attachHere({ volumeId: id, mode: 'manual' });
     return this.get(id);
@@ -160,13 +160,16 @@ export class VolumeService {
     const { name } = request;
     const requestId = request.requestId ?? '';
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
-      const state = await readState(this.#store);
-      const known = state.names.get(name);
-      if (known) {
-        const volume = state.volumes.get(known.value);
-        if (requestId !== '' && volume?.value.requestId === requestId) return known.value;
+      const item = await this.#store.get(volumeNameKey(name));
+      if (item) {
+        const known = new TextDecoder().decode(item.value);
+        const volume = await readVolume(this.#store, known, { local: true });
+        if (requestId !== '' && volume?.value.requestId === requestId) return known;
         throw new StorError('ALREADY_EXISTS', `there is a volume ${name} already`);
       }
+      // what other volumes were promised may be a moment old: it only ranks the disks
+      const { volumes } = this.#cache.state;
+      const state = { ...(await readHosts(this.#store, { local: true })), volumes };
       const record = this.#newRecord(request, sizeBytes, state);
       const { id } = record.metadata;
       const { succeeded } = await this.#store.transact({

@@ -1,9 +1,16 @@
-import { idPattern, StorError } from '@stor/protocol';
+import { idPattern, StorError, volumeNamePattern } from '@stor/protocol';
 import type { VolumeId } from '@stor/protocol';
 import type { ClusterStore, StoreCallOptions } from '../cluster-store.ts';
 import { applyChange, emptyState } from './cluster-state.ts';
 import type { ClusterState, Versioned } from './cluster-state.ts';
-import { rootPrefix, volumeKey, volumeNameKey } from './keys.ts';
+import {
+  disksPrefix,
+  nodeLeasesPrefix,
+  nodesPrefix,
+  rootPrefix,
+  volumeKey,
+  volumeNameKey,
+} from './keys.ts';
 import { decodeVolume } from './records.ts';
 import type { StoredVolume } from './records.ts';
 
@@ -24,8 +31,9 @@ export async function findVolume(
   nameOrId: string,
   options: StoreCallOptions = {},
 ): Promise<Versioned<StoredVolume>> {
-  // a name that cannot be one is no key either: it may be longer than the store takes
-  const named = nameOrId.length <= 128 ? await store.get(volumeNameKey(nameOrId), options) : null;
+  // what cannot be a name is no key either: it may be longer than the store takes
+  const mayBeName = volumeNamePattern.test(nameOrId);
+  const named = mayBeName ? await store.get(volumeNameKey(nameOrId), options) : null;
   const id = named ? new TextDecoder().decode(named.value) : nameOrId;
   // the read above waited until this member had all that was committed before: local is enough
   const local = { ...options, local: true };
@@ -35,6 +43,26 @@ export async function findVolume(
     throw new StorError('NOT_FOUND', `there is no volume ${name}: see "storctl volume ls"`);
   }
   return found;
+}
+
+/**
+ * Nodes, their leases and disks as of now: few, where volumes may be many. `options` as for reads
+ * of the store.
+ */
+export async function readHosts(
+  store: ClusterStore,
+  options: StoreCallOptions & { local?: boolean } = {},
+): Promise<ClusterState> {
+  const state = emptyState();
+  let local = options.local ?? false;
+  for (const prefix of [nodesPrefix, nodeLeasesPrefix, disksPrefix]) {
+    // the first read waits until this member is up to date, so the others may read here
+    const { revision, items } = await store.list(prefix, { ...options, local });
+    for (const item of items) applyChange(state, item);
+    state.revision = revision;
+    local = true;
+  }
+  return state;
 }
 
 /** All resources as of now (linearizable), or as this member knows them (`local`). */

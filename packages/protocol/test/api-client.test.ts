@@ -1,0 +1,354 @@
+import net from 'node:net';
+import { Metadata, Server, ServerCredentials } from '@grpc/grpc-js';
+import type { sendUnaryData, ServerUnaryCall } from '@grpc/grpc-js';
+import fc from 'fast-check';
+import t from 'tap';
+import {
+  decodeRpcError,
+  encodeRpcError,
+  errorCodes,
+  errorMetadataKey,
+  hasCode,
+  loadServices,
+  openApiClient,
+  StorError,
+} from '../src/index.ts';
+import type { ApiClient, CallOptions } from '../src/index.ts';
+
+type Answer = (method: string, request: Record<string, unknown>) => object | Promise<object>;
+
+/** A node that answers with `answer` and remembers what it was asked. */
+async function startNode(answer: Answer) {
+  const { stor } = await loadServices();
+  const calls: { method: string; request: Record<string, unknown> }[] = [];
+  const server = new Server();
+  const handlers = Object.fromEntries(
+    Object.keys(stor).map((method) => [
+      method,
+      (call: ServerUnaryCall<Record<string, unknown>, object>, done: sendUnaryData<object>) => {
+        calls.push({ method, request: call.request });
+        Promise.resolve()
+          .then(() => answer(method, call.request))
+          .then(
+            (response) => done(null, response),
+            (thrown: unknown) => {
+              const { status, text, metadata } = encodeRpcError(StorError.from(thrown));
+              const trailer = new Metadata();
+              trailer.set(errorMetadataKey, Buffer.from(metadata));
+              done({ code: status, details: text, metadata: trailer });
+            },
+          );
+      },
+    ]),
+  );
+  server.addService(stor, handlers);
+  const port = await new Promise<number>((resolve, reject) => {
+    server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) => {
+      if (error) reject(error);
+      else resolve(bound);
+    });
+  });
+  return { server, calls, address: `127.0.0.1:${port}` };
+}
+
+/** A TCP server of bytes; `onConnection` decides what it does. */
+async function startTcp(onConnection: (socket: net.Socket) => void) {
+  const sockets = new Set<net.Socket>();
+  const server = net.createServer((socket) => {
+    sockets.add(socket);
+    socket.on('error', () => {});
+    onConnection(socket);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as net.AddressInfo;
+  const close = (): void => {
+    server.close();
+    for (const socket of sockets) socket.destroy();
+  };
+  return { address: `127.0.0.1:${port}`, close };
+}
+
+/** An address where nobody listens. */
+async function deadAddress(): Promise<string> {
+  const { address, close } = await startTcp(() => {});
+  close();
+  return address;
+}
+
+async function errorOf(promise: Promise<unknown>): Promise<StorError> {
+  try {
+    await promise;
+  } catch (error) {
+    if (error instanceof StorError) return error;
+    throw error;
+  }
+  throw new Error('no error');
+}
+
+const volume = { name: 'db', sizeBytes: 4096, replicas: 1, labels: {} };
+
+t.test('a client outlives dead nodes', async (t) => {
+  const node = await startNode(() => ({ nodes: [] }));
+  t.teardown(() => node.server.forceShutdown());
+
+  await t.test('a port where nobody listens', async (t) => {
+    const client = openApiClient({ endpoints: [await deadAddress(), node.address] });
+    t.teardown(() => client.close());
+    t.same(await client.listNodes({}), { nodes: [] });
+    await client.createVolume(volume);
+    t.pass('changes too: they were certainly not done');
+  });
+
+  await t.test('a host that accepts and says nothing', async (t) => {
+    const silent = await startTcp(() => {});
+    t.teardown(() => silent.close());
+    const client = openApiClient({ endpoints: [silent.address, node.address] });
+    t.teardown(() => client.close());
+    t.same(await client.listNodes({}), { nodes: [] });
+  });
+
+  await t.test('nobody at all, then somebody', async (t) => {
+    const [first, second] = [await deadAddress(), await deadAddress()];
+    const client = openApiClient({ endpoints: [first, second] });
+    t.teardown(() => client.close());
+    const error = await errorOf(client.listNodes({}));
+    t.match(error, { code: 'UNAVAILABLE' });
+    t.equal(
+      error.message,
+      `no node answers (tried ${first}, ${second}): check that the agents run and that the addresses are right`,
+    );
+    const server = new Server();
+    const { stor } = await loadServices();
+    server.addService(
+      stor,
+      Object.fromEntries(
+        Object.keys(stor).map((method) => [
+          method,
+          (_call: unknown, done: sendUnaryData<object>) => done(null, { nodes: [] }),
+        ]),
+      ),
+    );
+    await new Promise<void>((resolve, reject) => {
+      server.bindAsync(second, ServerCredentials.createInsecure(), (failed) => {
+        if (failed) reject(failed);
+        else resolve();
+      });
+    });
+    t.teardown(() => server.forceShutdown());
+    t.same(await client.listNodes({}), { nodes: [] }, 'the next call finds it, without a wait');
+  });
+});
+
+t.test('what may be tried again', async (t) => {
+  const good = await startNode(() => ({}));
+  t.teardown(() => good.server.forceShutdown());
+  // takes the request and dies: the client cannot know whether it was done
+  const dying = await startNode(() => {
+    dying.server.forceShutdown();
+    return new Promise<object>(() => {});
+  });
+  const methods: [string, (client: ApiClient) => Promise<unknown>, string][] = [
+    ['a read', (client) => client.listVolumes({}), 'answered'],
+    ['a creation', (client) => client.createVolume(volume), 'answered'],
+  ];
+  for (const [what, run, wanted] of methods) {
+    const lost = await startNode(() => {
+      lost.server.forceShutdown();
+      return new Promise<object>(() => {});
+    });
+    const client = openApiClient({ endpoints: [lost.address, good.address] });
+    const before = good.calls.length;
+    await run(client);
+    t.equal(good.calls.length, before + 1, `${what} is ${wanted} by the other node`);
+    t.same(lost.calls[0]?.request, good.calls.at(-1)?.request, 'with the same request');
+    await client.close();
+  }
+  t.match(good.calls.at(-1)?.request, { requestId: /^[0-9a-f-]{36}$/ });
+
+  const client = openApiClient({ endpoints: [dying.address, good.address] });
+  t.teardown(() => client.close());
+  const before = good.calls.length;
+  const error = await errorOf(client.deleteVolume({ name: 'db' }));
+  t.match(error, { code: 'OUTCOME_UNKNOWN', message: /may or may not have been made/ });
+  t.equal(good.calls.length, before, 'a deletion is not sent again');
+});
+
+t.test('errors arrive as they were thrown', async (t) => {
+  const thrown = new StorError('ATTACHED_ELSEWHERE', 'volume däb is attached on n2', {
+    details: { holder: 'n2' },
+  });
+  let answer: Answer = () => Promise.reject(thrown);
+  const node = await startNode((method, request) => answer(method, request));
+  const other = await startNode(() => ({ volumes: [] }));
+  t.teardown(() => {
+    node.server.forceShutdown();
+    other.server.forceShutdown();
+  });
+  const open = (endpoints: string[]): ApiClient => {
+    const client = openApiClient({ endpoints });
+    t.teardown(() => client.close());
+    return client;
+  };
+  const client = open([node.address, other.address]);
+  t.match(await errorOf(client.attachVolume({ name: 'db', node: '' })), {
+    code: thrown.code,
+    message: thrown.message,
+    details: thrown.details,
+  });
+  t.equal(other.calls.length, 0, 'an answer is an answer');
+
+  answer = () => Promise.reject(new StorError('UNAVAILABLE', 'no quorum'));
+  t.match(await errorOf(open([node.address, other.address]).detachVolume({ name: 'x' })), {
+    code: 'UNAVAILABLE',
+    message: 'no quorum',
+  });
+  t.equal(other.calls.length, 0);
+  t.same(await open([node.address, other.address]).listVolumes({}), { volumes: [] });
+  t.equal(other.calls.length, 1, 'a read is asked of a node that may have the quorum');
+  t.match(await errorOf(open([node.address]).listVolumes({})), { message: 'no quorum' });
+
+  answer = () => new Promise<object>(() => {});
+  const late: CallOptions = { timeoutMs: 50 };
+  const timeout = await errorOf(open([node.address]).deleteVolume({ name: 'db' }, late));
+  t.match(timeout, { code: 'TIMEOUT', message: /did not answer within 0.1 s: the change may or/ });
+  const abort = new AbortController();
+  const given = errorOf(open([node.address]).listNodes({}, { signal: abort.signal }));
+  abort.abort();
+  t.match(await given, { code: 'ABORTED' });
+  t.match(await errorOf(open([node.address]).listNodes({}, { signal: abort.signal })), {
+    code: 'ABORTED',
+  });
+  const closed = open([node.address]);
+  await closed.close();
+  await closed.close();
+  t.match(await errorOf(closed.listNodes({})), { code: 'ABORTED' });
+  t.throws(() => openApiClient({ endpoints: [] }), { code: 'INVALID_ARGUMENT' });
+});
+
+t.test('the error codec', async (t) => {
+  for (const code of errorCodes) {
+    const error = new StorError(code, 'why', { details: { a: 'b' } });
+    const decoded = decodeRpcError(encodeRpcError(error).metadata);
+    t.match(decoded, { code, message: 'why', details: { a: 'b' } });
+  }
+  const newer = new TextEncoder().encode(JSON.stringify({ code: 'NEW_CODE', message: 'm' }));
+  t.match(decodeRpcError(newer), { code: 'INTERNAL', message: 'NEW_CODE: m' });
+  const long = new StorError('INTERNAL', 'x'.repeat(100_000), {
+    details: { a: 'y'.repeat(9_000) },
+  });
+  t.ok(encodeRpcError(long).metadata.length < 8_192, 'fits into a header');
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 100 }), (bytes) => decodeRpcError(bytes) === null),
+  );
+});
+
+t.test('resources survive the wire', async (t) => {
+  const { stor, agent } = await loadServices();
+  const round = (method: string, value: object): unknown => {
+    const { responseSerialize, responseDeserialize } = stor[method] ?? {};
+    if (!responseSerialize || !responseDeserialize) throw new Error(method);
+    return responseDeserialize(responseSerialize(value));
+  };
+  const number = fc.maxSafeNat();
+  const text = fc.string({ unit: 'binary-ascii' });
+  const labels = fc.dictionary(fc.stringMatching(/^[a-z]{1,8}$/), text, { noNullPrototype: true });
+  const metadata = fc.record({
+    id: text,
+    name: text,
+    labels,
+    createdAtMs: number,
+    resourceVersion: number,
+  });
+  const volumes = fc.record({
+    metadata,
+    spec: fc.record({ sizeBytes: number, replicas: fc.nat(5) }),
+    status: fc.record({
+      health: text,
+      message: text,
+      primary: fc.option(fc.record({ nodeId: text, node: text, mode: text, sinceMs: number })),
+      epoch: number,
+      setRevision: number,
+      replicas: fc.array(
+        fc.record({
+          id: text,
+          nodeId: text,
+          node: text,
+          diskId: text,
+          state: text,
+          bytesRemaining: number,
+        }),
+        { maxLength: 3 },
+      ),
+      allocatedBytes: number,
+      nbdUri: text,
+    }),
+  });
+  const addresses = fc.record({
+    api: text,
+    http: text,
+    peers: fc.array(text, { maxLength: 2 }),
+    nbd: fc.array(text, { maxLength: 2 }),
+    nbdUnix: fc.array(text, { maxLength: 2 }),
+  });
+  const nodes = fc.record({
+    metadata,
+    spec: fc.constant({}),
+    status: fc.record({
+      state: text,
+      addresses,
+      agentInstance: text,
+      bootId: text,
+      version: text,
+      raftRole: text,
+    }),
+  });
+  const disks = fc.record({
+    metadata,
+    spec: fc.record({ nodeId: text, path: text, tag: text }),
+    status: fc.record({
+      state: text,
+      message: text,
+      capacityBytes: number,
+      usedBytes: number,
+      freeBytes: number,
+    }),
+  });
+  const clusters = fc.record({
+    clusterId: text,
+    name: text,
+    version: text,
+    leader: fc.option(fc.record({ nodeId: text, node: text })),
+    term: number,
+    quorum: fc.boolean(),
+    nodes: fc.record({ total: fc.nat(9), up: fc.nat(9) }),
+    disks: fc.record({
+      total: fc.nat(9),
+      online: fc.nat(9),
+      capacityBytes: number,
+      usedBytes: number,
+    }),
+    volumes: fc.record({
+      total: fc.nat(9),
+      healthy: fc.nat(9),
+      degraded: fc.nat(9),
+      unavailable: fc.nat(9),
+    }),
+  });
+  const all: [string, fc.Arbitrary<object>][] = [
+    ['GetVolume', volumes],
+    ['GetNode', nodes],
+    ['AddDisk', disks],
+    ['GetClusterStatus', clusters],
+    ['ListVolumes', fc.record({ volumes: fc.array(volumes, { maxLength: 2 }) })],
+  ];
+  for (const [method, values] of all) {
+    fc.assert(
+      fc.property(values, (value) => {
+        t.same(JSON.parse(JSON.stringify(round(method, value))), JSON.parse(JSON.stringify(value)));
+      }),
+      { numRuns: 40 },
+    );
+  }
+  t.same(Object.keys(agent).sort(), ['AddDisk', 'AttachHere', 'LiveVolumes', 'ReleaseAttachment']);
+  t.ok(hasCode(new StorError('TIMEOUT', ''), 'TIMEOUT'));
+});
