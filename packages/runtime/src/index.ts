@@ -1,5 +1,7 @@
 export * from './clock.ts';
 export * from './crc32.ts';
+export * from './directory-lock.ts';
+export * from './files.ts';
 export * from './logger.ts';
 export * from './metrics.ts';
 export * from './random.ts';
