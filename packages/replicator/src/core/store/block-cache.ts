@@ -1,0 +1,102 @@
+import { blockBytes, blocksPerChunk, regionBytes } from '@stor/protocol';
+
+const blocksPerRegion = regionBytes / blockBytes;
+const bytesPerRegion = blocksPerRegion / 8;
+
+/**
+ * Which blocks are likely to be in the page cache, because this process wrote or read them. One bit
+ * per block, kept for at most `maxRegions` regions; when they run out, or when a read proves the
+ * guess wrong, all is forgotten and learnt again.
+ */
+export class HotBlocks {
+  readonly #maxRegions: number;
+  readonly #place: Uint32Array;
+  #bits: Uint8Array;
+  #used = 0;
+
+  constructor(regionCount: number, maxRegions: number) {
+    this.#maxRegions = Math.min(regionCount, maxRegions);
+    this.#place = new Uint32Array(regionCount);
+    this.#bits = new Uint8Array(Math.min(this.#maxRegions, 8) * bytesPerRegion);
+  }
+
+  clear(): void {
+    this.#place.fill(0);
+    this.#bits.fill(0);
+    this.#used = 0;
+  }
+
+  add(firstBlock: number, count: number): void {
+    for (let block = firstBlock; block < firstBlock + count; block++) {
+      const region = Math.floor(block / blocksPerRegion);
+      let place = this.#place[region] ?? 0;
+      if (place === 0) place = this.#claim(region);
+      const bit = block % blocksPerRegion;
+      const at = (place - 1) * bytesPerRegion + (bit >> 3);
+      this.#bits[at] = (this.#bits[at] ?? 0) | (1 << (bit & 7));
+    }
+  }
+
+  has(block: number): boolean {
+    const place = this.#place[Math.floor(block / blocksPerRegion)] ?? 0;
+    if (place === 0) return false;
+    const bit = block % blocksPerRegion;
+    return ((this.#bits[(place - 1) * bytesPerRegion + (bit >> 3)] ?? 0) & (1 << (bit & 7))) !== 0;
+  }
+
+  #claim(region: number): number {
+    if (this.#used === this.#maxRegions) this.clear();
+    this.#used += 1;
+    if (this.#used * bytesPerRegion > this.#bits.length) {
+      const larger = new Uint8Array(
+        Math.min(this.#maxRegions * bytesPerRegion, this.#bits.length * 2),
+      );
+      larger.set(this.#bits);
+      this.#bits = larger;
+    }
+    this.#place[region] = this.#used;
+    return this.#used;
+  }
+}
+
+/**
+ * Checksums of recently read slots, direct-mapped. Always equal to the file: whoever writes sums
+ * updates both in the same turn.
+ */
+export class SumsCache {
+  readonly #lines: number;
+  readonly #tags: Float64Array;
+  readonly #sums: Uint32Array;
+
+  constructor(lines: number) {
+    this.#lines = lines;
+    this.#tags = new Float64Array(lines).fill(-1);
+    this.#sums = new Uint32Array(lines * blocksPerChunk);
+  }
+
+  #line(replica: number, slot: number): number {
+    return (slot + replica * 7919) % this.#lines;
+  }
+
+  /** Index of the slot's first checksum in `sums`, or -1. */
+  find(replica: number, slot: number): number {
+    const line = this.#line(replica, slot);
+    return this.#tags[line] === replica * 2 ** 31 + slot ? line * blocksPerChunk : -1;
+  }
+
+  /** Takes a line for the slot, whose sums the caller puts at the index in the same turn. */
+  claim(replica: number, slot: number): number {
+    const line = this.#line(replica, slot);
+    this.#tags[line] = replica * 2 ** 31 + slot;
+    return line * blocksPerChunk;
+  }
+
+  drop(replica: number, slot: number): void {
+    const line = this.#line(replica, slot);
+    if (this.#tags[line] === replica * 2 ** 31 + slot) this.#tags[line] = -1;
+  }
+
+  get sums(): Uint32Array {
+    return this.#sums;
+  }
+}

@@ -1,0 +1,186 @@
+import { StorError } from '@stor/protocol';
+import type { Generation, ReplicaIdentity, SetView } from '../../replica-store.ts';
+import { getU64, putU64 } from './format.ts';
+
+/**
+ * A change of metadata. Every record says what *is* afterwards, not what to do, so applying it again
+ * (replay over pages that already contain it) changes nothing.
+ */
+export type JournalRecord =
+  | { type: 'create'; replica: number; identity: ReplicaIdentity }
+  | { type: 'delete'; replica: number }
+  /** entries: chunk, slot + 1 (0: the chunk is free), alternating */
+  | { type: 'chunks'; replica: number; entries: Uint32Array }
+  | { type: 'mark'; replica: number; regions: Uint32Array }
+  /** the regions lose their mark and are stamped with the generation */
+  | { type: 'retire'; replica: number; generation: Generation; regions: Uint32Array }
+  | { type: 'generation'; replica: number; generation: Generation }
+  /** the replica is equal to a source of that generation; what changed before is not known here */
+  | { type: 'adopt'; replica: number; generation: Generation }
+  | { type: 'fence'; replica: number; epoch: number }
+  | { type: 'view'; replica: number; view: SetView };
+
+const typeNumbers = {
+  create: 1,
+  delete: 2,
+  chunks: 3,
+  mark: 4,
+  retire: 5,
+  generation: 6,
+  adopt: 7,
+  fence: 8,
+  view: 9,
+} as const satisfies Record<JournalRecord['type'], number>;
+
+/** type u16, flags u16, body length u32, replica number u32, zero u32 */
+export const recordHeaderBytes = 16;
+const generationBytes = 16;
+
+export function encodedRecordBytes(record: JournalRecord): number {
+  return recordHeaderBytes + padded(bodyBytesOf(record));
+}
+
+function padded(bytes: number): number {
+  return Math.ceil(bytes / 8) * 8;
+}
+
+const textEncoder = new TextEncoder();
+const textDecoder = new TextDecoder();
+
+function bodyBytesOf(record: JournalRecord): number {
+  switch (record.type) {
+    case 'create':
+      return textEncoder.encode(JSON.stringify(record.identity)).length;
+    case 'delete':
+      return 0;
+    case 'chunks':
+      return record.entries.length * 4;
+    case 'mark':
+      return record.regions.length * 4;
+    case 'retire':
+      return generationBytes + record.regions.length * 4;
+    case 'generation':
+    case 'adopt':
+      return generationBytes;
+    case 'fence':
+      return 8;
+    case 'view':
+      return textEncoder.encode(JSON.stringify(record.view)).length;
+  }
+}
+
+/** Writes the record at `at` and returns where the next one begins. `target` is zero there. */
+export function encodeRecord(record: JournalRecord, target: Uint8Array, at: number): number {
+  const view = new DataView(target.buffer, target.byteOffset, target.byteLength);
+  const body = at + recordHeaderBytes;
+  const bodyBytes = bodyBytesOf(record);
+  view.setUint16(at, typeNumbers[record.type], true);
+  view.setUint32(at + 4, bodyBytes, true);
+  view.setUint32(at + 8, record.replica, true);
+  switch (record.type) {
+    case 'create':
+      target.set(textEncoder.encode(JSON.stringify(record.identity)), body);
+      break;
+    case 'delete':
+      break;
+    case 'chunks':
+      putNumbers(view, body, record.entries);
+      break;
+    case 'mark':
+      putNumbers(view, body, record.regions);
+      break;
+    case 'retire':
+      putGeneration(view, body, record.generation);
+      putNumbers(view, body + generationBytes, record.regions);
+      break;
+    case 'generation':
+    case 'adopt':
+      putGeneration(view, body, record.generation);
+      break;
+    case 'fence':
+      putU64(view, body, record.epoch);
+      break;
+    case 'view':
+      target.set(textEncoder.encode(JSON.stringify(record.view)), body);
+      break;
+  }
+  return body + padded(bodyBytes);
+}
+
+/** Reads the record at `at`. Throws FOREIGN_DATA for a type that only a newer version knows. */
+export function decodeRecord(
+  source: Uint8Array,
+  at: number,
+): { record: JournalRecord; next: number } {
+  const view = new DataView(source.buffer, source.byteOffset, source.byteLength);
+  const type = view.getUint16(at, true);
+  const bodyBytes = view.getUint32(at + 4, true);
+  const replica = view.getUint32(at + 8, true);
+  const body = at + recordHeaderBytes;
+  const next = body + padded(bodyBytes);
+  if (next > source.length) {
+    throw new StorError('DISK_FAILED', `journal record at byte ${at} reaches beyond its frame`);
+  }
+  return { record: decodeBody(type, replica, view, body, bodyBytes), next };
+}
+
+function decodeBody(
+  type: number,
+  replica: number,
+  view: DataView,
+  body: number,
+  bodyBytes: number,
+): JournalRecord {
+  switch (type) {
+    case typeNumbers.create:
+      return { type: 'create', replica, identity: getJson(view, body, bodyBytes) };
+    case typeNumbers.delete:
+      return { type: 'delete', replica };
+    case typeNumbers.chunks:
+      return { type: 'chunks', replica, entries: getNumbers(view, body, bodyBytes / 4) };
+    case typeNumbers.mark:
+      return { type: 'mark', replica, regions: getNumbers(view, body, bodyBytes / 4) };
+    case typeNumbers.retire: {
+      const regions = getNumbers(view, body + generationBytes, (bodyBytes - generationBytes) / 4);
+      return { type: 'retire', replica, generation: getGeneration(view, body), regions };
+    }
+    case typeNumbers.generation:
+      return { type: 'generation', replica, generation: getGeneration(view, body) };
+    case typeNumbers.adopt:
+      return { type: 'adopt', replica, generation: getGeneration(view, body) };
+    case typeNumbers.fence:
+      return { type: 'fence', replica, epoch: getU64(view, body) };
+    case typeNumbers.view:
+      return { type: 'view', replica, view: getJson(view, body, bodyBytes) };
+    default:
+      throw new StorError(
+        'FOREIGN_DATA',
+        `the journal holds records of type ${type}, which only a newer version of Stor knows: start that version`,
+      );
+  }
+}
+
+function putNumbers(view: DataView, at: number, numbers: Uint32Array): void {
+  for (let i = 0; i < numbers.length; i++) view.setUint32(at + i * 4, numbers[i] ?? 0, true);
+}
+
+function getNumbers(view: DataView, at: number, count: number): Uint32Array {
+  const numbers = new Uint32Array(count);
+  for (let i = 0; i < count; i++) numbers[i] = view.getUint32(at + i * 4, true);
+  return numbers;
+}
+
+function putGeneration(view: DataView, at: number, generation: Generation): void {
+  putU64(view, at, generation.epoch);
+  putU64(view, at + 8, generation.n);
+}
+
+function getGeneration(view: DataView, at: number): Generation {
+  return { epoch: getU64(view, at), n: getU64(view, at + 8) };
+}
+
+/** The frame's checksum held, so the text is what this program wrote. */
+function getJson<T>(view: DataView, at: number, bytes: number): T {
+  const text = textDecoder.decode(new Uint8Array(view.buffer, view.byteOffset + at, bytes));
+  return JSON.parse(text) as T;
+}

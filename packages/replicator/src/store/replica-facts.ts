@@ -1,0 +1,109 @@
+import { StorError } from '@stor/protocol';
+import type { JournalRecord } from '../core/store/journal-record.ts';
+import type { ReplicaTables } from '../core/store/replica-tables.ts';
+import {
+  compareGenerations,
+  type Generation,
+  type SetView,
+  type StoreDone,
+} from '../replica-store.ts';
+
+export interface FactsParts {
+  tables: ReplicaTables;
+  /** numbers in one journal record */
+  maxRecordNumbers: number;
+  /** Appends a record; `done` comes when it is durable. */
+  append(record: JournalRecord, done: StoreDone | null): void;
+  /** Answers in a later turn. */
+  answer(done: StoreDone, error: StorError): void;
+  /** True while a writing call touches the region. */
+  busy(region: number): boolean;
+  /** Flushes unless one that began after the last cut has succeeded. */
+  flushCut(done: StoreDone): void;
+}
+
+/**
+ * What a replica durably knows about itself: epoch, set view, generation, marks. Compared with what
+ * was appended, not with what is durable: two calls in one turn must not go back either.
+ */
+export class ReplicaFacts {
+  readonly #parts: FactsParts;
+  #epoch: number;
+  #view: SetView | null;
+  #generation: Generation;
+
+  constructor(parts: FactsParts) {
+    this.#parts = parts;
+    this.#epoch = parts.tables.highestEpoch;
+    this.#view = parts.tables.setView;
+    this.#generation = parts.tables.generation;
+  }
+
+  fence(epoch: number, done: StoreDone): void {
+    if (epoch < this.#epoch) {
+      this.#parts.answer(done, this.#stale(`epoch ${epoch}`));
+      return;
+    }
+    this.#epoch = epoch;
+    this.#parts.append({ type: 'fence', replica: this.#number, epoch }, done);
+  }
+
+  recordSetView(view: SetView, done: StoreDone): void {
+    const known = this.#view;
+    const older =
+      known !== null && view.epoch === known.epoch && view.setRevision < known.setRevision;
+    if (older || view.epoch < this.#epoch) {
+      const what = `set revision ${view.setRevision} of epoch ${view.epoch}`;
+      this.#parts.answer(done, this.#stale(what));
+      return;
+    }
+    this.#view = { ...view, members: [...view.members] };
+    this.#epoch = view.epoch;
+    this.#parts.append({ type: 'view', replica: this.#number, view: this.#view }, done);
+  }
+
+  /**
+   * Makes sure itself that a flush began after the last cut, whatever the caller did: a mark that
+   * is cleared while its region's writes are not durable would hide a difference for ever.
+   */
+  retireMarks(generation: Generation, done: StoreDone): void {
+    if (compareGenerations(generation, this.#generation) < 0) {
+      const { replicaId } = this.#parts.tables.identity;
+      const message = `replica ${replicaId} has recorded a newer generation`;
+      this.#parts.answer(done, new StorError('FAILED_PRECONDITION', message));
+      return;
+    }
+    this.#generation = generation;
+    this.#parts.flushCut((error) => {
+      if (error) done(error);
+      else this.#retire(generation, done);
+    });
+  }
+
+  #retire(generation: Generation, done: StoreDone): void {
+    const parts = this.#parts;
+    const regions = parts.tables.startRetire((region) => parts.busy(region));
+    for (let i = 0; i < regions.length; i += parts.maxRecordNumbers) {
+      const part = regions.slice(i, i + parts.maxRecordNumbers);
+      parts.append({ type: 'retire', replica: this.#number, generation, regions: part }, null);
+    }
+    parts.append({ type: 'generation', replica: this.#number, generation }, done);
+  }
+
+  adoptGeneration(generation: Generation, done: StoreDone): void {
+    this.#generation = generation;
+    this.#parts.append({ type: 'adopt', replica: this.#number, generation }, done);
+  }
+
+  get #number(): number {
+    return this.#parts.tables.number;
+  }
+
+  #stale(what: string): StorError {
+    return new StorError(
+      'STALE_EPOCH',
+      `replica ${this.#parts.tables.identity.replicaId} refuses ${what}: it has seen epoch ${this.#epoch}`,
+      { details: { highestEpoch: String(this.#epoch) } },
+    );
+  }
+}

@@ -1,0 +1,78 @@
+import { type DiskId, type ReplicaId, StorError } from '@stor/protocol';
+
+/** Why a replica takes no more calls; set once, and recorded outside the disk before that (I7). */
+export class ReplicaFailure {
+  readonly #replicaId: ReplicaId;
+  readonly #diskId: DiskId;
+  readonly #record: (reason: string) => void;
+  #error: StorError | null = null;
+
+  constructor(replicaId: ReplicaId, diskId: DiskId, record: (reason: string) => void) {
+    this.#replicaId = replicaId;
+    this.#diskId = diskId;
+    this.#record = record;
+  }
+
+  get error(): StorError | null {
+    return this.#error;
+  }
+
+  /** The whole disk failed, or the replica did earlier: recorded already. */
+  set(error: StorError): void {
+    this.#error ??= error;
+  }
+
+  /**
+   * A failed write fails the replica for good, except that a full file system loses nothing that
+   * was there: that failure ends with the process and is not recorded.
+   */
+  write(cause: unknown): StorError {
+    if (this.#error) return this.#error;
+    if (cause instanceof StorError && cause.code !== 'NO_SPACE') {
+      // the journal failed, and with it the disk: recorded by whoever saw it
+      return (this.#error = cause);
+    }
+    if (cause instanceof StorError || codeOf(cause) === 'ENOSPC') {
+      this.#error = new StorError(
+        'NO_SPACE',
+        `replica ${this.#replicaId} on disk ${this.#diskId} cannot take a write: the disk is full; free space on it or move replicas away`,
+        { cause },
+      );
+      return this.#error;
+    }
+    return this.#forGood('write', cause);
+  }
+
+  /** Also for lack of space: what could not be written back is lost. */
+  sync(cause: unknown): StorError {
+    if (this.#error) return this.#error;
+    if (cause instanceof StorError) return (this.#error = cause);
+    return this.#forGood('fdatasync', cause);
+  }
+
+  /** A failed read fails the call, not the replica: another member may repair the block. */
+  read(cause: unknown): StorError {
+    if (cause instanceof StorError) return cause;
+    const message = `replica ${this.#replicaId} on disk ${this.#diskId}: read failed: ${text(cause)}`;
+    return new StorError('DISK_FAILED', message, { cause });
+  }
+
+  #forGood(what: string, cause: unknown): StorError {
+    const reason = `${what} failed: ${text(cause)}`;
+    this.#record(reason);
+    this.#error = new StorError(
+      'DISK_FAILED',
+      `replica ${this.#replicaId} on disk ${this.#diskId}: ${reason}; it must be rebuilt`,
+      { cause },
+    );
+    return this.#error;
+  }
+}
+
+function codeOf(cause: unknown): string | undefined {
+  return cause instanceof Error ? (cause as NodeJS.ErrnoException).code : undefined;
+}
+
+function text(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}

@@ -1,0 +1,218 @@
+import { blockBytes, blocksPerChunk } from '@stor/protocol';
+import { crc32, type OpenFile } from '@stor/runtime';
+import type { SumsCache } from '../core/store/block-cache.ts';
+import { slotSumsBytes, sumBytes, zeroBlockCrc } from '../core/store/format.ts';
+import type { IoPool } from './io-pool.ts';
+
+if (new Uint8Array(new Uint32Array([1]).buffer)[0] !== 1) {
+  throw new Error('the disk format is little-endian, and so must the host be');
+}
+
+/** Slots whose checksums share one page of the sums file. */
+const slotsPerSumsPage = blockBytes / slotSumsBytes;
+const zeroChunk = new Uint8Array(blocksPerChunk * blockBytes);
+
+/**
+ * The bytes of one lineage: `data` (slots) and `sums` (a checksum per block of each slot). A block is
+ * named by its linear number, slot * blocksPerChunk + block in slot, in both files.
+ *
+ * Data go to the pool when large; sums are always written in the event loop, right after their
+ * data, so that the cache, the file and what inline readers see never differ.
+ */
+export class SlotFiles {
+  readonly data: OpenFile;
+  readonly sums: OpenFile;
+  /** written since the last sync began */
+  dirty = false;
+
+  readonly #replica: number;
+  readonly #cache: SumsCache;
+  readonly #pool: IoPool;
+  #scratch = new Uint32Array(blocksPerChunk);
+  #scratchBytes = new Uint8Array(this.#scratch.buffer);
+  /** sums pages that this process has touched: writing 4 bytes there reads nothing from disk */
+  #warm = new Uint8Array(64);
+
+  constructor(
+    files: { data: OpenFile; sums: OpenFile },
+    replica: number,
+    cache: SumsCache,
+    pool: IoPool,
+  ) {
+    this.data = files.data;
+    this.sums = files.sums;
+    this.#replica = replica;
+    this.#cache = cache;
+    this.#pool = pool;
+  }
+
+  isWarm(slot: number): boolean {
+    return this.#warm[Math.floor(slot / slotsPerSumsPage)] === 1;
+  }
+
+  coolDown(): void {
+    this.#warm.fill(0);
+  }
+
+  /** Brings the slots' checksums into the page cache, off this thread. */
+  async warm(firstSlot: number, count: number): Promise<void> {
+    const first = Math.floor(firstSlot / slotsPerSumsPage);
+    const last = Math.floor((firstSlot + count - 1) / slotsPerSumsPage);
+    const target = new Uint8Array((last - first + 1) * blockBytes);
+    await this.#pool.read(this.sums, target, 0, target.length, first * blockBytes);
+    this.#setWarm(first, last);
+  }
+
+  #setWarm(first: number, last: number): void {
+    if (last >= this.#warm.length) {
+      const larger = new Uint8Array(Math.max(last + 1, this.#warm.length * 2));
+      larger.set(this.#warm);
+      this.#warm = larger;
+    }
+    this.#warm.fill(1, first, last + 1);
+  }
+
+  writeSync(
+    linear: number,
+    count: number,
+    bytes: Uint8Array,
+    start: number,
+    sums: Uint32Array,
+    sumsStart: number,
+  ): void {
+    this.dirty = true;
+    this.data.writeSync(bytes, start, count * blockBytes, linear * blockBytes);
+    this.#writeSums(linear, count, sums, sumsStart);
+  }
+
+  async write(
+    linear: number,
+    count: number,
+    bytes: Uint8Array,
+    start: number,
+    sums: Uint32Array,
+    sumsStart: number,
+  ): Promise<void> {
+    this.dirty = true;
+    await this.#pool.write(this.data, bytes, start, count * blockBytes, linear * blockBytes);
+    // a sync may have begun meanwhile, without these bytes
+    this.dirty = true;
+    this.#writeSums(linear, count, sums, sumsStart);
+  }
+
+  /** Zeros, at most one slot's worth. */
+  async writeZeros(linear: number, count: number): Promise<void> {
+    this.dirty = true;
+    await this.#pool.write(this.data, zeroChunk, 0, count * blockBytes, linear * blockBytes);
+    this.dirty = true;
+    this.#scratchFor(count).fill(0, 0, count);
+    this.#putSums(linear, count);
+  }
+
+  #scratchFor(count: number): Uint32Array {
+    if (this.#scratch.length < count) {
+      this.#scratch = new Uint32Array(count);
+      this.#scratchBytes = new Uint8Array(this.#scratch.buffer);
+    }
+    return this.#scratch;
+  }
+
+  #writeSums(linear: number, count: number, sums: Uint32Array, sumsStart: number): void {
+    const scratch = this.#scratchFor(count);
+    for (let i = 0; i < count; i++) scratch[i] = (sums[sumsStart + i] ?? 0) ^ zeroBlockCrc;
+    this.#putSums(linear, count);
+  }
+
+  #putSums(linear: number, count: number): void {
+    this.sums.writeSync(this.#scratchBytes, 0, count * sumBytes, linear * sumBytes);
+    const cached = this.#cache.sums;
+    for (let i = 0; i < count;) {
+      const slot = Math.floor((linear + i) / blocksPerChunk);
+      const within = (linear + i) % blocksPerChunk;
+      const n = Math.min(count - i, blocksPerChunk - within);
+      const line = this.#cache.find(this.#replica, slot);
+      if (line >= 0) {
+        for (let k = 0; k < n; k++) cached[line + within + k] = this.#scratch[i + k] ?? 0;
+      }
+      i += n;
+    }
+  }
+
+  /** Reads within one slot and verifies; false when a block does not match. */
+  readSync(linear: number, count: number, target: Uint8Array, start: number): boolean {
+    this.data.readSync(target, start, count * blockBytes, linear * blockBytes);
+    const slot = Math.floor(linear / blocksPerChunk);
+    let line = this.#cache.find(this.#replica, slot);
+    if (line < 0) line = this.#load(slot);
+    const first = line + (linear % blocksPerChunk);
+    for (let i = 0; i < count; i++) {
+      const at = start + i * blockBytes;
+      const sum = crc32(target.subarray(at, at + blockBytes)) ^ zeroBlockCrc;
+      if (sum >>> 0 !== this.#cache.sums[first + i]) return false;
+    }
+    return true;
+  }
+
+  #load(slot: number): number {
+    const scratch = this.#scratchFor(blocksPerChunk);
+    this.sums.readSync(this.#scratchBytes, 0, slotSumsBytes, slot * slotSumsBytes);
+    const line = this.#cache.claim(this.#replica, slot);
+    for (let i = 0; i < blocksPerChunk; i++) this.#cache.sums[line + i] = scratch[i] ?? 0;
+    return line;
+  }
+
+  /**
+   * Reads in the pool; `valid[validStart + i]` becomes 1 where block i matches its checksum. The
+   * caller keeps writes of the range away meanwhile, so sums read here belong to the data.
+   */
+  async read(
+    linear: number,
+    count: number,
+    target: Uint8Array,
+    start: number,
+    valid: Uint8Array,
+    validStart: number,
+  ): Promise<void> {
+    const sums = new Uint32Array(count);
+    const sumsBytes = new Uint8Array(sums.buffer);
+    const length = count * blockBytes;
+    // settled, not raced: no read may still be writing to the target when the call is answered
+    const results = await Promise.allSettled([
+      this.#pool.read(this.data, target, start, length, linear * blockBytes),
+      this.#pool.read(this.sums, sumsBytes, 0, sumsBytes.length, linear * sumBytes),
+    ]);
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
+    for (let i = 0; i < count; i++) {
+      const at = start + i * blockBytes;
+      const sum = crc32(target.subarray(at, at + blockBytes)) ^ zeroBlockCrc;
+      valid[validStart + i] = sum >>> 0 === sums[i] ? 1 : 0;
+    }
+    const firstSlot = Math.floor(linear / blocksPerChunk);
+    const lastSlot = Math.floor((linear + count - 1) / blocksPerChunk);
+    this.#setWarm(
+      Math.floor(firstSlot / slotsPerSumsPage),
+      Math.floor(lastSlot / slotsPerSumsPage),
+    );
+  }
+
+  /** Makes all bytes written before durable. */
+  async sync(): Promise<void> {
+    if (!this.dirty) return;
+    this.dirty = false;
+    await this.syncNow();
+  }
+
+  /** As `sync`, whatever another sync under way may have covered. */
+  async syncNow(): Promise<void> {
+    const results = await Promise.allSettled([
+      this.#pool.datasync(this.data),
+      this.#pool.datasync(this.sums),
+    ]);
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
+  }
+
+  close(): void {
+    this.data.close();
+    this.sums.close();
+  }
+}

@@ -1,0 +1,94 @@
+import type { Clock, Files } from '@stor/runtime';
+import { slotBytes, slotSumsBytes } from '../core/store/format.ts';
+
+/** What a slot may come to take of the file system, once all its blocks are written. */
+const slotCostBytes = slotBytes + slotSumsBytes;
+/** The file system is asked again after this time; others may write to it too. */
+const refreshMs = 1_000;
+/** Below the reserve callers are told that there is no room; below this part of it we refuse. */
+const floorShare = 4;
+
+/** What one replica's files take now, and will when every slot below its high-water mark is full. */
+export interface SlotUsage {
+  highWater: number;
+  allocatedBytes: number;
+}
+
+/**
+ * How many slots the disk can still give out. Files are sparse, so what was promised to slots that
+ * are not filled yet is subtracted: an overwrite of an allocated chunk must not run out of space.
+ */
+export class SpaceAccount {
+  readonly #files: Files;
+  readonly #directory: string;
+  readonly #clock: Clock;
+  readonly #reserve: number | null;
+  readonly #usage: () => Iterable<SlotUsage>;
+  #free = 0;
+  #total = 0;
+  #used = 0;
+  #refreshedMs = -Infinity;
+
+  constructor(options: {
+    files: Files;
+    directory: string;
+    clock: Clock;
+    reserveBytes: number | null;
+    usage: () => Iterable<SlotUsage>;
+  }) {
+    this.#files = options.files;
+    this.#directory = options.directory;
+    this.#clock = options.clock;
+    this.#reserve = options.reserveBytes;
+    this.#usage = options.usage;
+  }
+
+  #refresh(): void {
+    const now = this.#clock.monotonicMs();
+    if (now - this.#refreshedMs < refreshMs) return;
+    this.#refreshedMs = now;
+    const { totalBytes, freeBytes } = this.#files.space(this.#directory);
+    let promised = 0;
+    let used = 0;
+    for (const { highWater, allocatedBytes } of this.#usage()) {
+      promised += Math.max(0, highWater * slotCostBytes - allocatedBytes);
+      used += allocatedBytes;
+    }
+    this.#total = totalBytes;
+    this.#used = used;
+    this.#free = freeBytes - promised;
+  }
+
+  /** Kept for metadata and for what others put on the file system: 64 MiB or 1 %, a tenth at most. */
+  get reserveBytes(): number {
+    if (this.#reserve !== null) return this.#reserve;
+    return Math.min(Math.max(64 * 2 ** 20, this.#total / 100), this.#total / 10);
+  }
+
+  /** bytes that may be promised without touching the reserve */
+  freeBytes(): number {
+    this.#refresh();
+    return Math.max(0, this.#free - this.reserveBytes);
+  }
+
+  freeSlots(): number {
+    return Math.floor(this.freeBytes() / slotCostBytes);
+  }
+
+  /** Promises one slot; false when even the reserve is nearly used. */
+  takeSlot(): boolean {
+    return this.takeBytes(slotCostBytes);
+  }
+
+  takeBytes(bytes: number): boolean {
+    this.#refresh();
+    if (this.#free - bytes < this.reserveBytes / floorShare) return false;
+    this.#free -= bytes;
+    return true;
+  }
+
+  usage(): { capacityBytes: number; usedBytes: number; freeBytes: number } {
+    const freeBytes = Math.floor(this.freeBytes());
+    return { capacityBytes: this.#total, usedBytes: this.#used, freeBytes };
+  }
+}

@@ -1,0 +1,43 @@
+import t from 'tap';
+import { systemFiles, systemClock, silentLogger, crc32 } from '@stor/runtime';
+import { openDiskStore } from '../src/index.ts';
+
+t.test('smoke', async (t) => {
+  const dir = t.testdir();
+  const failures = { record(f: unknown) { t.fail(JSON.stringify(f)); }, failuresOf: () => [] };
+  const open = () => openDiskStore({ path: dir + '/disk', expect: { clusterId: 'c-0000000000000001', nodeId: 'n-0000000000000001' },
+    create: { diskId: 'd-0000000000000001' }, files: systemFiles, clock: systemClock, logger: silentLogger, bootId: 'b', failures });
+  let store = await open();
+  let r = await store.createReplica({ replicaId: 'r-1', volumeId: 'v-1', segment: 0, sizeBytes: 1 << 30 });
+  const block = Buffer.alloc(4096, 7);
+  const sums = new Uint32Array([crc32(block)]);
+  const p = (f: (done: (e: Error | null) => void) => void) => new Promise<void>((res, rej) => f((e) => (e ? rej(e) : res())));
+  t.equal(r.writeInline(0, 4096, block, 0, sums, 0), false);
+  await p((d) => r.write(0, 4096, block, 0, sums, 0, d));
+  t.equal(r.writeInline(0, 4096, block, 0, sums, 0), true);
+  const out = Buffer.alloc(4096);
+  t.equal(r.readInline(0, 4096, out, 0), true);
+  t.same(out, block);
+  await p((d) => r.flush(d));
+  await p((d) => r.fence(5, d));
+  t.same(r.marks(), [0]);
+  r.cutMarks();
+  await p((d) => r.retireMarks({ epoch: 5, n: 1 }, d));
+  t.same(r.marks(), []);
+  await t.rejects(open(), { code: 'IN_USE' });
+  await store.close();
+  store = await open();
+  r = store.replica('r-1')! as typeof r;
+  t.equal(r.highestEpoch, 5);
+  t.equal(r.keptMemory, true);
+  t.same(r.generation, { epoch: 5, n: 1 });
+  await p((d) => r.read(0, 4096, out, 0, d));
+  t.same(out, block);
+  await p((d) => r.zero(0, 1 << 20, false, d));
+  t.equal(r.allocatedBytes, 0);
+  t.equal(r.readInline(0, 4096, out, 0), true);
+  t.same(out, Buffer.alloc(4096));
+  console.log(await store.usage(), r.freeChunks());
+  await store.deleteReplica('r-1');
+  await store.close();
+});
