@@ -41,9 +41,8 @@ t.test('real clients', async (t) => {
     t.match(db.contexts, ['base:allocation']);
     for (const index of [0, 1, 2]) {
       const list = await mustRun('nbdinfo', ['--list', '--json', cluster.tcpUri(index, '')]);
-      const names = JSON.parse(list.stdout).exports.map(
-        (e: Record<string, string>) => e['export-name'],
-      );
+      const { exports } = JSON.parse(list.stdout) as { exports: Record<string, string>[] };
+      const names = exports.map((found) => found['export-name']);
       t.same(names, ['db'], `listed by n${index + 1}`);
     }
     const unknown = await runCommand('nbdinfo', [cluster.tcpUri(1, 'absent')]);

@@ -1,0 +1,123 @@
+import {
+  closeSync,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  readSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { checksum } from './bytes.ts';
+import { readChunkMap } from './chunk-map.ts';
+import { readDiskMetadata, type DiskMetadata } from './disk-metadata.ts';
+import { recordTypes } from './journal.ts';
+
+const blockBytes = 4096;
+const chunkBytes = 256 * 1024;
+const blocksPerChunk = chunkBytes / blockBytes;
+const zeroBlockChecksum = checksum(Buffer.alloc(blockBytes));
+
+export interface ReplicaFacts {
+  replicaId: string;
+  volumeId: string;
+  clusterId: string;
+  sizeBytes: number;
+  /** the agent was stopped in order */
+  cleanShutdown: boolean;
+  allocatedBytes: number;
+  /** blocks of allocated chunks whose bytes do not match their checksum */
+  badBlocks: number;
+  /** everything else that is not as the format says */
+  problems: string[];
+}
+
+/**
+ * Reads one replica from a disk whose agent is stopped, checks every block against its checksum,
+ * and writes the volume's bytes to `imagePath`, sparse where the replica is.
+ */
+export function readReplica(diskPath: string, replicaId: string, imagePath: string): ReplicaFacts {
+  const disk = readDiskMetadata(diskPath);
+  const found = findReplica(disk, replicaId);
+  if (!found) throw new Error(`${diskPath} has no replica ${replicaId}`);
+  const { number, identity } = found;
+  const facts: ReplicaFacts = {
+    replicaId,
+    volumeId: identity.volumeId,
+    clusterId: disk.identity.clusterId,
+    sizeBytes: identity.sizeBytes,
+    cleanShutdown: disk.cleanShutdown,
+    allocatedBytes: 0,
+    badBlocks: 0,
+    problems: [...disk.problems],
+  };
+  const folder = join(diskPath, 'replicas', replicaId);
+  const chunks = Math.ceil(identity.sizeBytes / chunkBytes);
+  const mapFile = readFileSync(join(folder, 'map'));
+  const map = readChunkMap(mapFile, chunks, number, disk.records, facts.problems);
+  copyChunks(folder, map, imagePath, facts);
+  return facts;
+}
+
+/** A replica of the image or one created since; one that was deleted since is not there. */
+function findReplica(
+  disk: DiskMetadata,
+  replicaId: string,
+): DiskMetadata['replicas'][number] | undefined {
+  const replicas = [...disk.replicas];
+  const deleted = new Set<number>();
+  for (const record of disk.records) {
+    if (record.type === recordTypes.create) {
+      const identity = JSON.parse(
+        record.body.toString('utf8'),
+      ) as DiskMetadata['replicas'][number]['identity'];
+      replicas.push({ number: record.replica, identity });
+    }
+    if (record.type === recordTypes.delete) deleted.add(record.replica);
+  }
+  return replicas.findLast(
+    ({ number, identity }) => identity.replicaId === replicaId && !deleted.has(number),
+  );
+}
+
+function copyChunks(
+  folder: string,
+  map: Uint32Array,
+  imagePath: string,
+  facts: ReplicaFacts,
+): void {
+  const data = openSync(join(folder, 'data'), 'r');
+  const sums = openSync(join(folder, 'sums'), 'r');
+  const image = openSync(imagePath, 'w');
+  try {
+    ftruncateSync(image, facts.sizeBytes);
+    const bytes = Buffer.alloc(chunkBytes);
+    const slotSums = Buffer.alloc(blocksPerChunk * 4);
+    map.forEach((entry, chunk) => {
+      if (entry === 0) return;
+      const slot = entry - 1;
+      facts.allocatedBytes += chunkBytes;
+      readOrZeros(data, bytes, slot * chunkBytes);
+      readOrZeros(sums, slotSums, slot * slotSums.length);
+      const start = chunk * chunkBytes;
+      const length = Math.min(chunkBytes, facts.sizeBytes - start);
+      for (let block = 0; block * blockBytes < length; block += 1) {
+        const content = bytes.subarray(block * blockBytes, (block + 1) * blockBytes);
+        // Stored sums are XORed with the sum of a block of zeros: a hole of both files is right.
+        const wanted = (slotSums.readUInt32LE(block * 4) ^ zeroBlockChecksum) >>> 0;
+        if (checksum(content) !== wanted) facts.badBlocks += 1;
+      }
+      writeSync(image, bytes, 0, length, start);
+    });
+  } finally {
+    closeSync(data);
+    closeSync(sums);
+    closeSync(image);
+  }
+}
+
+/** The files are sparse and may end early: what is not there is zeros. */
+function readOrZeros(file: number, target: Buffer, offset: number): void {
+  target.fill(0);
+  if (offset < fstatSync(file).size) readSync(file, target, 0, target.length, offset);
+}
