@@ -1,6 +1,7 @@
 import type { AgentDisk, LiveVolume } from '@stor/control-plane';
 import {
   StorError,
+  hasCode,
   type AttachmentGrant,
   type DiskId,
   type NodeId,
@@ -12,7 +13,7 @@ import {
   connectSocket,
   defaultReceive,
   listenSocket,
-  realFiles,
+  systemFiles,
   type Clock,
   type Listener,
   type Logger,
@@ -41,6 +42,7 @@ export class Lane implements LaneMethods {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #disks = new Map<DiskId, OpenDisk>();
+  readonly #failedDisks: AgentDisk[] = [];
   readonly #failures: FailureLog;
   readonly #replicator: LaneReplicator;
   readonly #exports: VolumeExports;
@@ -105,27 +107,42 @@ export class Lane implements LaneMethods {
     tag: string;
     create: boolean;
   }): Promise<AgentDisk> {
-    const { clusterId, nodeId, bootId, diskReserveBytes } = this.#options;
     const open = this.#disks.get(entry.diskId);
     if (open) return this.#describe(open);
-    const store = await openDiskStore({
+    try {
+      const store = await this.#openStore(entry);
+      const disk = { store, tag: entry.tag };
+      this.#disks.set(store.diskId, disk);
+      return await this.#describe(disk);
+    } catch (error) {
+      // A disk that failed or is not mounted must not take the node's other disks down; one that
+      // is not ours, or is in use, is a mistake to be mended before the agent runs.
+      if (entry.create || !hasCode(error, 'DISK_FAILED', 'NOT_FOUND')) throw error;
+      this.#logger.error({ disk: entry.path, error: error.message }, 'disk not opened');
+      const failed = failedDisk(entry, error.message);
+      this.#failedDisks.push(failed);
+      return failed;
+    }
+  }
+
+  #openStore(entry: { diskId: DiskId; path: string; create: boolean }): Promise<DiskStore> {
+    const { clusterId, nodeId, bootId, diskReserveBytes } = this.#options;
+    return openDiskStore({
       path: entry.path,
       expect: { clusterId, nodeId },
       ...(entry.create ? { create: { diskId: entry.diskId } } : {}),
-      files: realFiles,
+      files: systemFiles,
       clock: this.#clock,
       logger: this.#logger,
       bootId,
       failures: this.#failures,
       options: diskReserveBytes === null ? {} : { reserveBytes: diskReserveBytes },
     });
-    const disk = { store, tag: entry.tag };
-    this.#disks.set(store.diskId, disk);
-    return this.#describe(disk);
   }
 
-  disks(): Promise<AgentDisk[]> {
-    return Promise.all([...this.#disks.values()].map((disk) => this.#describe(disk)));
+  async disks(): Promise<AgentDisk[]> {
+    const open = await Promise.all([...this.#disks.values()].map((disk) => this.#describe(disk)));
+    return [...open, ...this.#failedDisks];
   }
 
   async createReplica(
@@ -167,7 +184,7 @@ export class Lane implements LaneMethods {
 
   async counters(): Promise<LaneCounters> {
     return laneCounters(
-      this.#nbd,
+      this.#nbd?.stats ?? null,
       [...this.#disks.values()].map(({ store }) => store),
     );
   }
@@ -221,6 +238,14 @@ export class Lane implements LaneMethods {
       this.#logger.warn({ error: StorError.from(error).message }, 'failure not reported yet');
     });
   }
+}
+
+function failedDisk(
+  { diskId, path, tag }: { diskId: DiskId; path: string; tag: string },
+  message: string,
+): AgentDisk {
+  const unknown = { capacityBytes: 0, usedBytes: 0, freeBytes: 0 };
+  return { diskId, path, tag, state: 'failed', message, ...unknown };
 }
 
 /** Opens a listener; a port that is taken becomes a message that says which and what to do. */
