@@ -146,8 +146,10 @@ export class RaftNode {
     this.#pump();
   }
 
+  /** A node that has stopped follows nobody and leads nobody, whatever it was. */
   status(): RaftStatus {
-    return this.#raw.status;
+    const status = this.#raw.status;
+    return this.#stopped ? { ...status, role: 'follower', leaderId: null } : status;
   }
 
   /**
@@ -183,7 +185,10 @@ export class RaftNode {
     this.#queuePump();
   }
 
-  /** Called after role, term or known leader changed; returns the undo. */
+  /**
+   * Called after role, term or known leader changed, also by a stop; returns the undo. It must be
+   * quick; what it throws is logged.
+   */
   onRoleChange(listener: (status: RaftStatus) => void): () => void {
     this.#roleListeners.add(listener);
     return () => {
@@ -360,7 +365,7 @@ export class RaftNode {
   }
 
   #noticeRole(): void {
-    const status = this.#raw.status;
+    const status = this.status();
     const last = this.#lastStatus;
     const changed =
       status.role !== last.role || status.term !== last.term || status.leaderId !== last.leaderId;
@@ -413,6 +418,9 @@ export class RaftNode {
     this.#proposals.stop(reason);
     this.#reads.stop(reason);
     this.#applied.stop(reason);
+    // who acts for the leader must hear that this one leads no more
+    this.#noticeRole();
+    this.#roleListeners.clear();
   }
 }
 

@@ -1,4 +1,3 @@
-import type t from 'tap';
 import {
   LevelRaftStorage,
   MemoryRaftStorage,
@@ -8,6 +7,8 @@ import {
   type RaftNodeOptions,
   type RaftStateMachine,
   type RaftStorage,
+  type SaveBatch,
+  type StoredState,
 } from '../src/index.ts';
 import { ManualClock, MemoryNetwork } from '../src/testing/index.ts';
 
@@ -40,11 +41,36 @@ export interface Member {
   fatal: RaftError[];
 }
 
+/** Counts saves under way, so that time can stand still meanwhile. */
+class CountedStorage implements RaftStorage {
+  readonly inner: RaftStorage;
+  readonly #count: (change: number) => void;
+
+  constructor(inner: RaftStorage, count: (change: number) => void) {
+    this.inner = inner;
+    this.#count = count;
+  }
+
+  load(): Promise<StoredState | null> {
+    return this.inner.load();
+  }
+
+  async save(batch: SaveBatch): Promise<void> {
+    this.#count(1);
+    try {
+      await this.inner.save(batch);
+    } finally {
+      this.#count(-1);
+    }
+  }
+}
+
 /** Members on one clock and one network in this process, on LevelDB or in memory. */
 export class Cluster {
   readonly clock = new ManualClock();
   readonly network = new MemoryNetwork();
   readonly members = new Map<string, Member>();
+  #saves = 0;
   readonly #stores = new Map<string, MemoryRaftStorage>();
   readonly #ids: string[];
   readonly #path: string | null;
@@ -58,12 +84,14 @@ export class Cluster {
 
   async start(id: string, options: Partial<RaftNodeOptions> = {}): Promise<Member> {
     const machine = new ListMachine();
-    const storage = options.storage ?? (await this.#storage(id));
+    const inner = options.storage ?? (await this.#storage(id));
+    const storage = new CountedStorage(inner, (change) => {
+      this.#saves += change;
+    });
     const fatal: RaftError[] = [];
     const node = await RaftNode.open({
       id,
       initialVoters: this.#ids,
-      storage,
       stateMachine: machine,
       transport: this.network.transport(id),
       clock: this.clock,
@@ -71,8 +99,9 @@ export class Cluster {
       onFatal: (error) => fatal.push(error),
       ...this.#options,
       ...options,
+      storage,
     });
-    const member = { node, machine, storage, fatal };
+    const member = { node, machine, storage: inner, fatal };
     this.network.join(id, (messages) => {
       node.step(messages);
     });
@@ -122,12 +151,18 @@ export class Cluster {
     });
   }
 
-  /** Lets time pass, as long as the condition needs. */
-  async until<T>(what: string, condition: () => T | undefined | false): Promise<T> {
+  /**
+   * Lets time pass, as long as the condition needs. It stands still while a disk works: a slow
+   * machine must not look like a dead leader.
+   */
+  async until<T>(
+    what: string,
+    condition: () => Promise<T | undefined | false> | T | undefined | false,
+  ): Promise<T> {
     for (let round = 0; round < 20_000; round++) {
-      const value = condition();
+      const value = await condition();
       if (value !== undefined && value !== false) return value;
-      if (round % 4 === 0) this.clock.advance(25);
+      if (round % 4 === 0 && this.#saves === 0) this.clock.advance(25);
       await new Promise((resolve) => setImmediate(resolve));
     }
     throw new Error(`it never came to be: ${what}`);
@@ -141,5 +176,3 @@ export class Cluster {
 export function bytes(text: string): Uint8Array {
   return new TextEncoder().encode(text);
 }
-
-export type Test = typeof t;

@@ -44,9 +44,12 @@ function sendSnapshot(state: RaftState, to: PeerId, progress: Progress): boolean
   return true;
 }
 
+/** To every follower at least one append, as it carries the commit index, then what the window lets. */
 export function broadcastAppend(state: RaftState): void {
   for (const [id] of state.tracker.entries()) {
-    if (id !== state.id) sendAppend(state, id, true);
+    if (id === state.id) continue;
+    sendAppend(state, id, true);
+    while (sendAppend(state, id, false));
   }
 }
 
