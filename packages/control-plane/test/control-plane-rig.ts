@@ -8,6 +8,7 @@ import { ControlPlane } from '../src/control-plane.ts';
 import type { NodeIdentity } from '../src/agent/node-session.ts';
 import { FakeAgent } from '../src/testing/fake-agent.ts';
 import { MemoryCluster } from '../src/testing/memory-cluster.ts';
+import type { MemoryClusterOptions } from '../src/testing/memory-cluster.ts';
 
 export const clusterId = 'c-00000000000000c1';
 export const nodeIds = ['n-0000000000000001', 'n-0000000000000002', 'n-0000000000000003'] as const;
@@ -31,17 +32,21 @@ export class Rig {
   readonly #logger: Logger;
   #instances = 0;
 
-  constructor(logger: Logger = silentLogger) {
+  constructor(logger: Logger = silentLogger, limits: MemoryClusterOptions['limits'] = {}) {
     this.#logger = logger;
     this.cluster = new MemoryCluster({
+      limits,
       ids: [...nodeIds],
       clock: this.clock,
       random: new SeededRandom(7),
     });
   }
 
-  static async open(count = 3, logger?: Logger): Promise<Rig> {
-    const rig = new Rig(logger);
+  static async open(
+    count = 3,
+    options: { logger?: Logger; limits?: MemoryClusterOptions['limits'] } = {},
+  ): Promise<Rig> {
+    const rig = new Rig(options.logger, options.limits);
     for (let i = 0; i < count; i++) {
       const agent = FakeAgent.withDisk(`d-000000000000000${i + 1}`);
       rig.nodes.push(await rig.start(i, agent));
@@ -53,7 +58,12 @@ export class Rig {
   }
 
   /** Starts a process of node `index` with this agent, on a free port. */
-  async start(index: number, agent: FakeAgent, bootId = 'boot-1'): Promise<RigNode> {
+  async start(
+    index: number,
+    agent: FakeAgent,
+    bootId = 'boot-1',
+    cluster = clusterId,
+  ): Promise<RigNode> {
     const id = nodeIds[index] ?? 'n-0';
     const name = `n${index + 1}`;
     const server = new Server();
@@ -81,7 +91,7 @@ export class Rig {
       store: this.cluster.store(id),
       agent,
       node: identity,
-      clusterId,
+      clusterId: cluster,
       clusterName: 'test',
       clock: this.clock,
       random: new SeededRandom(100 + this.#instances),

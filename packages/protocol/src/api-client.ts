@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { CallOptions, StorApi } from './api.ts';
-import { StorError } from './errors.ts';
+import { hasCode, StorError } from './errors.ts';
 import { RpcEndpoint } from './rpc/rpc-endpoint.ts';
 import type { RpcOutcome } from './rpc/rpc-endpoint.ts';
 import { loadServices } from './rpc/services.ts';
@@ -159,12 +159,11 @@ function judge(
   timeoutMs: number,
 ): Verdict {
   switch (outcome.type) {
-    case 'refused':
-      // UNAVAILABLE of a node that lost its quorum: another one may have it
-      return {
-        goOn: outcome.error.code === 'UNAVAILABLE' && kind === 'read',
-        error: outcome.error,
-      };
+    case 'refused': {
+      // said by a node that has lost its quorum: another one may have it
+      const mayHelp = hasCode(outcome.error, 'UNAVAILABLE', 'OUTCOME_UNKNOWN');
+      return { goOn: mayHelp && kind !== 'once', error: outcome.error };
+    }
     case 'not-sent':
       return { goOn: true, error: null };
     case 'aborted':
