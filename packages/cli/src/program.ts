@@ -6,7 +6,7 @@ import { addNodeCommands } from './commands/node.ts';
 import { addTransferCommands } from './commands/transfer.ts';
 import { addVolumeCommands } from './commands/volume.ts';
 import type { RunAction, StorctlIo } from './command-context.ts';
-import type { CommandWord } from './core/command-words.ts';
+import { expandCommandWords, type CommandWord } from './core/command-words.ts';
 import { outputFormats } from './printer.ts';
 
 /** Commands that destroy something are written in full: a prefix is easily a typing mistake. */
@@ -46,7 +46,10 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addDiskCommands(program, run);
   const volume = addVolumeCommands(program, run);
   addTransferCommands(volume, run);
-  addHelpCommand(program, io);
+  addHelpCommand(program, io, (words) => {
+    const expanded = expandCommandWords(words, commandWordsOf(program));
+    return expanded.kind === 'ok' ? expanded.argv : words;
+  });
   program.addHelpText('after', helpFooter);
   return program;
 }

@@ -37,7 +37,7 @@ export function nodeSheet(node: Node): string {
   ]);
 }
 
-/** Disks with the name of their node, which the resource knows by id only. */
+/** Disks with the name of their node (in JSON too), which the resource knows by id only. */
 export type DiskRow = Disk & { node: string };
 
 export const diskColumns: Column<DiskRow>[] = [

@@ -20,6 +20,7 @@ const cleanUpMs = 3_000;
  * @param argv the words after `storctl`
  */
 export async function runStorctl(argv: readonly string[], io: StorctlIo): Promise<number> {
+  let command: readonly string[] = [];
   try {
     const program = buildProgram(io, runActionWith(io));
     const expanded = expandCommandWords(argv, commandWordsOf(program));
@@ -29,10 +30,11 @@ export async function runStorctl(argv: readonly string[], io: StorctlIo): Promis
         `command ${JSON.stringify(expanded.word)} is ambiguous: it may be ${expanded.candidates.join(', ')}`,
       );
     }
+    command = expanded.command;
     await program.parseAsync(expanded.argv, { from: 'user' });
     return 0;
   } catch (error) {
-    return report(error, argv, io);
+    return report(error, argv, command, io);
   }
 }
 
@@ -129,14 +131,21 @@ async function withLimit(
 }
 
 /** Prints what went wrong and returns the exit code. */
-function report(error: unknown, argv: readonly string[], io: StorctlIo): number {
+function report(
+  error: unknown,
+  argv: readonly string[],
+  command: readonly string[],
+  io: StorctlIo,
+): number {
   if (error instanceof ExitStatus) return error.status;
   if (error instanceof CommanderError) {
     if (error.exitCode === 0) return 0;
     // Commander has printed the help of a noun without a verb; other errors are printed here.
     if (error.code === 'commander.help') return exitCodeOf.INVALID_ARGUMENT;
     const message = error.message.replace(/^error: /, '').replaceAll(/\s*\n\s*/g, ' ');
-    return printError(new StorError('INVALID_ARGUMENT', message), argv, io);
+    const help = ['storctl', ...command, '--help'].join(' ');
+    const hint = `${message.replace(/\.$/, '')}; "${help}" shows what is possible`;
+    return printError(new StorError('INVALID_ARGUMENT', hint), argv, io);
   }
   return printError(StorError.from(error), argv, io);
 }

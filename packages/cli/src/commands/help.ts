@@ -9,7 +9,12 @@ STOR_DEBUG      when set, an internal error is printed with where it happened
 `;
 
 /** `help`, `help COMMAND...`, `help exit-codes`, `help env`. */
-export function addHelpCommand(program: Command, io: StorctlIo): void {
+export function addHelpCommand(
+  program: Command,
+  io: StorctlIo,
+  /** full names for shortened command words */
+  expand: (words: readonly string[]) => readonly string[],
+): void {
   program
     .command('help')
     .argument('[topic...]', 'a command, or exit-codes, or env')
@@ -18,7 +23,7 @@ export function addHelpCommand(program: Command, io: StorctlIo): void {
       const word = topic.join(' ');
       if (word === 'exit-codes') io.stdout.write(exitCodeTable());
       else if (word === 'env') io.stdout.write(environment);
-      else io.stdout.write(commandAt(program, topic).helpInformation());
+      else commandAt(program, expand(topic)).outputHelp();
     });
 }
 

@@ -25,7 +25,7 @@ export function addVolumeCommands(program: Command, run: RunAction): Command {
 interface CreateOptions {
   size: string;
   replicas?: number;
-  label: string[];
+  label?: string[];
   ifExists: 'error' | 'ok';
 }
 
@@ -39,7 +39,7 @@ function addCreate(volume: Command, run: RunAction): void {
       'copies on different nodes (default: 3, or all nodes if fewer)',
       parseReplicas,
     )
-    .option('--label <key=value>', 'label of the volume; may be given more than once', collect, [])
+    .option('--label <key=value>', 'label of the volume; may be given more than once', collect)
     .addOption(
       new Option('--if-exists <what>', 'what to do when the volume exists already')
         .choices(['error', 'ok'])
@@ -60,7 +60,7 @@ function addCreate(volume: Command, run: RunAction): void {
         name,
         sizeBytes,
         replicas: options.replicas ?? 0,
-        labels: parseNewLabels(options.label),
+        labels: parseNewLabels(options.label ?? []),
       };
       await run(command.optsWithGlobals(), (context) =>
         create(context, request, options.ifExists === 'ok'),
@@ -244,6 +244,6 @@ function parseReplicas(text: string): number {
   throw new InvalidArgumentError(`A volume has 1 to ${maxReplicas} replicas.`);
 }
 
-function collect(value: string, previous: string[]): string[] {
-  return [...previous, value];
+function collect(value: string, previous: string[] | undefined): string[] {
+  return [...(previous ?? []), value];
 }

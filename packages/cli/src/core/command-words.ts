@@ -10,14 +10,17 @@ export interface CommandWord {
 }
 
 export type ExpandedWords =
-  { kind: 'ok'; argv: string[] } | { kind: 'ambiguous'; word: string; candidates: string[] };
+  | { kind: 'ok'; argv: string[]; command: string[] }
+  | { kind: 'ambiguous'; word: string; candidates: string[] };
 
 /**
  * Replaces unambiguous prefixes of commands by their names: `vol ls` becomes `volume ls`. Words
- * that match nothing stay, so that the parser reports them with its suggestions.
+ * that match nothing stay, so that the parser reports them with its suggestions. `command` is the
+ * command that was found, as the words of its full name.
  */
 export function expandCommandWords(argv: readonly string[], root: CommandWord): ExpandedWords {
   const expanded: string[] = [];
+  const path: string[] = [];
   const valueFlags = new Set(root.valueFlags);
   let command = root;
   let at = 0;
@@ -40,10 +43,11 @@ export function expandCommandWords(argv: readonly string[], root: CommandWord): 
     const next = found[0];
     if (next === undefined) break;
     expanded.push(next.name);
+    path.push(next.name);
     for (const flag of next.valueFlags) valueFlags.add(flag);
     command = next;
   }
-  return { kind: 'ok', argv: [...expanded, ...argv.slice(at)] };
+  return { kind: 'ok', argv: [...expanded, ...argv.slice(at)], command: path };
 }
 
 function matchCommand(word: string, commands: readonly CommandWord[]): CommandWord[] {
