@@ -1,0 +1,202 @@
+/** What the shell must do next; at most one step of each kind is under way. */
+export type MembershipStep =
+  | { type: 'propose'; setRevision: number; inSync: string[] }
+  | { type: 'record'; setRevision: number; inSync: string[] };
+
+/**
+ * The in-sync set of one segment as its primary knows it (PacificA, invariant I4).
+ *
+ * A change is proposed to the control plane, then recorded by the members of the new set, and only
+ * then acknowledgements need the new set alone; until that they need the union of old and new.
+ * The set never becomes empty: when all members are away, none is proposed out, and I/O is held.
+ */
+export class Membership {
+  #committed: string[];
+  #setRevision: number;
+  /** The set that acknowledgements needed before the last commit, until the new one is recorded. */
+  #previous: string[] = [];
+  #proposed: string[] | null = null;
+  #recording: Set<string> | null = null;
+  #stepGiven = false;
+  #mustPropose: boolean;
+  #mustRecord = true;
+  readonly #leaving = new Set<string>();
+  readonly #joining = new Set<string>();
+  readonly #candidates = new Set<string>();
+
+  /** `mustPropose`: the control plane does not have this set (it went back in time). */
+  constructor(committed: readonly string[], setRevision: number, mustPropose: boolean) {
+    this.#committed = [...committed];
+    this.#setRevision = setRevision;
+    this.#mustPropose = mustPropose;
+  }
+
+  get committed(): readonly string[] {
+    return this.#committed;
+  }
+  get setRevision(): number {
+    return this.#setRevision;
+  }
+  get proposed(): readonly string[] | null {
+    return this.#proposed;
+  }
+
+  /** Nothing is under way or wanted, and no member is away. */
+  get stable(): boolean {
+    return (
+      !this.#proposed &&
+      !this.#recording &&
+      !this.#mustPropose &&
+      !this.#mustRecord &&
+      this.#leaving.size === 0
+    );
+  }
+
+  /** A member is away, or nobody keeps the set yet: new writes wait until that is decided. */
+  get holding(): boolean {
+    return this.#leaving.size > 0 || this.#mustPropose || this.#mustRecord || this.suspended;
+  }
+
+  /** Every member is away: nothing may be proposed, I/O is held until one returns. */
+  get suspended(): boolean {
+    return this.#committed.every((id) => this.#leaving.has(id));
+  }
+
+  isLeaving(id: string): boolean {
+    return this.#leaving.has(id);
+  }
+  isCommitted(id: string): boolean {
+    return this.#committed.includes(id);
+  }
+
+  /** Who must have a write before it is acknowledged. */
+  required(): string[] {
+    const all = new Set([...this.#committed, ...this.#previous, ...this.#joining]);
+    for (const id of this.#proposed ?? []) all.add(id);
+    return [...all];
+  }
+
+  /** A member or newcomer cannot be reached, failed, or must go. */
+  lost(id: string): void {
+    this.#joining.delete(id);
+    this.#candidates.delete(id);
+    this.#recording?.delete(id);
+    const counted =
+      this.#committed.includes(id) ||
+      this.#previous.includes(id) ||
+      (this.#proposed?.includes(id) ?? false);
+    if (counted) this.#leaving.add(id);
+  }
+
+  /**
+   * A leaving member is back with its memory. True when it is a member again: only while it could
+   * not be dropped (all were away) and no set without it may have been committed. The caller sends
+   * it every write that it has not acknowledged.
+   */
+  readmit(id: string): boolean {
+    if (!this.#leaving.has(id) || !this.suspended) return false;
+    if (this.#proposed || this.#recording || !this.#committed.includes(id)) return false;
+    this.#leaving.delete(id);
+    return true;
+  }
+
+  /** From now on `id` is given every write and must acknowledge it. */
+  join(id: string): void {
+    this.#joining.add(id);
+  }
+
+  /** All that the newcomer was given is durable there: it may be proposed. */
+  joined(id: string): void {
+    if (this.#joining.has(id)) this.#candidates.add(id);
+  }
+
+  /** The next thing to do, or null; the same step is not given twice. */
+  next(): MembershipStep | null {
+    if (this.#stepGiven) return null;
+    if (this.#mustRecord && !this.#mustPropose && !this.#proposed && !this.#wanted()) {
+      if (this.suspended) return null;
+      this.#mustRecord = false;
+      return this.#startRecording();
+    }
+    if (this.#recording || this.#proposed) return null;
+    const wanted = this.#wanted() ?? (this.#mustPropose ? this.#desired() : null);
+    if (!wanted || wanted.length === 0) return null;
+    this.#proposed = wanted;
+    this.#stepGiven = true;
+    return { type: 'propose', setRevision: this.#setRevision, inSync: [...wanted] };
+  }
+
+  /** The control plane has the proposed set. */
+  proposalCommitted(setRevision: number): void {
+    if (!this.#proposed) return;
+    this.#previous = [...new Set([...this.#previous, ...this.#committed])];
+    this.#committed = this.#proposed;
+    this.#proposed = null;
+    this.#setRevision = setRevision;
+    this.#stepGiven = false;
+    this.#mustPropose = false;
+    this.#mustRecord = true;
+    for (const id of this.#committed) {
+      this.#joining.delete(id);
+      this.#candidates.delete(id);
+    }
+    for (const id of this.#leaving) if (!this.#committed.includes(id)) this.#leaving.delete(id);
+  }
+
+  /** Nothing of the proposal was ever sent and it is not what is wanted now: forget it. */
+  withdraw(): boolean {
+    if (!this.#proposed) return false;
+    const desired = this.#desired();
+    if (desired.length === 0 || sameMembers(desired, this.#proposed)) return false;
+    this.#proposed = null;
+    this.#stepGiven = false;
+    for (const id of this.#leaving) {
+      if (!this.#committed.includes(id) && !this.#previous.includes(id)) this.#leaving.delete(id);
+    }
+    return true;
+  }
+
+  /** A member keeps the set view durably. */
+  recorded(id: string): void {
+    this.#recording?.delete(id);
+    this.#finishRecording();
+  }
+
+  /** Call after `lost`: a lost member can no longer record. */
+  settleRecording(): void {
+    this.#finishRecording();
+  }
+
+  #startRecording(): MembershipStep {
+    this.#recording = new Set(this.#committed.filter((id) => !this.#leaving.has(id)));
+    return { type: 'record', setRevision: this.#setRevision, inSync: [...this.#committed] };
+  }
+
+  #finishRecording(): void {
+    if (!this.#recording || this.#recording.size > 0) return;
+    // with nobody left to keep it, the view is recorded again when a member is back
+    if (this.suspended) this.#mustRecord = true;
+    else {
+      this.#previous = [];
+      for (const id of this.#leaving) if (!this.#committed.includes(id)) this.#leaving.delete(id);
+    }
+    this.#recording = null;
+  }
+
+  #desired(): string[] {
+    const kept = this.#committed.filter((id) => !this.#leaving.has(id));
+    if (kept.length === 0) return [];
+    const added = [...this.#candidates].filter((id) => !kept.includes(id));
+    return [...kept, ...added];
+  }
+
+  /** The set to propose, or null when the committed one is right or nobody is left. */
+  #wanted(): string[] | null {
+    const desired = this.#desired();
+    return desired.length === 0 || sameMembers(desired, this.#committed) ? null : desired;
+  }
+}
+
+function sameMembers(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((id) => b.includes(id));
+}

@@ -1,0 +1,142 @@
+import type { StorError } from '@stor/protocol';
+
+import type { BlockRequest } from '../block-device.ts';
+import type { LockOwner } from '../core/replication/range-lock.ts';
+import type { Batch, FrameRef, Outbox } from '../peer/outbox.ts';
+
+export type IoKind = 'read' | 'write' | 'zero';
+
+/** One aligned request under way; pooled, because there is one for every client I/O. */
+export class IoOp implements LockOwner {
+  lockStart = 0;
+  lockEnd = 0;
+  lockExclusive = true;
+  lockSlot = -1;
+  kind: IoKind = 'write';
+  offset = 0;
+  length = 0;
+  /** the client's request, or null for an engine's own write */
+  request: BlockRequest | null = null;
+  /** called in place of `request.done` */
+  internalDone: ((error: StorError | null) => void) | null = null;
+  fua = false;
+  keepAllocated = false;
+  bytes: Uint8Array | null = null;
+  start = 0;
+  /** `bytes` stays as it is until the op is recycled, whatever the client does */
+  ownsBytes = false;
+  /** unaligned: bytes of the first and last block that come from the disk are still to be read */
+  headBytes = 0;
+  tailBytes = 0;
+  sequence = 0;
+  /** the local replica must have it and has not applied it yet */
+  localPending = false;
+  /** a call of the local store is under way and may use `bytes` */
+  localRunning = false;
+  localChunks = 0;
+  /** decided; kept only until the local store is done with the bytes */
+  completed = false;
+  /** the answer waits for the local store, which uses the client's bytes */
+  answerLater = false;
+  failure: StorError | null = null;
+  frame: FrameRef | null = null;
+  frameBodyBytes = 0;
+  readonly #ownFrame: { batch: Batch | null; start: number; end: number } = {
+    batch: null,
+    start: 0,
+    end: 0,
+  };
+  previous: IoOp | null = null;
+  next: IoOp | null = null;
+  inPending = false;
+  onGranted: (op: IoOp) => void;
+
+  constructor(onGranted: (op: IoOp) => void) {
+    this.onGranted = onGranted;
+  }
+
+  lockGranted(): void {
+    this.onGranted(this);
+  }
+
+  setRange(kind: IoKind, offset: number, length: number): void {
+    this.kind = kind;
+    this.offset = offset;
+    this.length = length;
+    this.lockStart = offset;
+    this.lockEnd = offset + length;
+    this.lockExclusive = kind !== 'read';
+  }
+
+  /** Makes the payload survive the call that brought it. */
+  own(): void {
+    if (this.ownsBytes || !this.bytes || this.kind !== 'write') return;
+    if (this.request?.retained === true && !this.frame) return;
+    const copy = Buffer.allocUnsafe(this.length);
+    copy.set(this.bytes.subarray(this.start, this.start + this.length));
+    this.bytes = copy;
+    this.start = 0;
+    this.ownsBytes = true;
+  }
+
+  /** Keeps the frame: it is sent again to a member that returns. */
+  keepFrame(frame: FrameRef, bodyBytes: number): void {
+    const own = this.#ownFrame;
+    frame.batch.refs += 1;
+    own.batch = frame.batch;
+    own.start = frame.start;
+    own.end = frame.end;
+    this.frame = own as FrameRef;
+    this.frameBodyBytes = bodyBytes;
+  }
+
+  recycle(outbox: Outbox): void {
+    if (this.frame) outbox.release(this.frame.batch);
+    this.#ownFrame.batch = null;
+    this.frame = null;
+    this.request = null;
+    this.internalDone = null;
+    this.bytes = null;
+    this.ownsBytes = false;
+    this.fua = false;
+    this.keepAllocated = false;
+    this.headBytes = 0;
+    this.tailBytes = 0;
+    this.sequence = 0;
+    this.localPending = false;
+    this.localRunning = false;
+    this.answerLater = false;
+    this.localChunks = 0;
+    this.completed = false;
+    this.failure = null;
+  }
+}
+
+/** The ops that are sent and not answered, in the order of their sequence. */
+export class PendingOps {
+  head: IoOp | null = null;
+  #tail: IoOp | null = null;
+  size = 0;
+
+  append(op: IoOp): void {
+    op.inPending = true;
+    op.previous = this.#tail;
+    op.next = null;
+    if (this.#tail) this.#tail.next = op;
+    else this.head = op;
+    this.#tail = op;
+    this.size += 1;
+  }
+
+  remove(op: IoOp): void {
+    if (!op.inPending) return;
+    op.inPending = false;
+    if (op.previous) op.previous.next = op.next;
+    else this.head = op.next;
+    if (op.next) op.next.previous = op.previous;
+    else this.#tail = op.previous;
+    op.previous = null;
+    op.next = null;
+    this.size -= 1;
+  }
+}

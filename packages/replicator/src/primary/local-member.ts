@@ -1,0 +1,241 @@
+import { StorError, blockBytes, hasCode, regionBytes } from '@stor/protocol';
+import { crc32, type Clock } from '@stor/runtime';
+
+import { Bitmap } from '../core/replication/bitmap.ts';
+import type { ChunkSums } from '../core/replication/settle-choice.ts';
+import { SpaceCredits } from '../core/replication/space-credits.ts';
+import { reconnectMaxMs, reconnectMinMs } from '../replication/limits.ts';
+import type { GateSession, ReplicaGate } from '../replication/replica-gate.ts';
+import {
+  noGeneration,
+  type Generation,
+  type ReplicaStore,
+  type SetView,
+  type StoreDone,
+} from '../replica-store.ts';
+import { allocatedBitmap, regionBitmap } from '../secondary/secondary-channel.ts';
+import type { Member, MemberEvents, OpenAnswer } from './member.ts';
+
+/** The replica on a disk of this lane, used through its gate: another primary's fence ends it (I2). */
+export class LocalMember implements Member {
+  readonly replicaId: string;
+  readonly nodeId: string;
+  readonly diskId: string;
+  readonly isLocal = true;
+  readonly credits = new SpaceCredits();
+  readonly leaseUntilMs = Infinity;
+  readonly unackedBytes = 0;
+  answer: OpenAnswer | null = null;
+  ackedSequence = Infinity;
+  generation: Generation = noGeneration;
+  allocated: Bitmap | null = null;
+  session: GateSession | null = null;
+  /** new chunks of writes that are under way */
+  allocatingChunks = 0;
+  readonly #options: {
+    replica: { id: string; nodeId: string; diskId: string };
+    epoch: number;
+    holder: string;
+    store: () => ReplicaStore | null;
+    gate: ReplicaGate;
+    clock: Clock;
+    events: MemberEvents;
+  };
+  #stopped = false;
+  #opening = false;
+  #backoffMs = reconnectMinMs;
+  #cancelTimer: (() => void) | null = null;
+
+  constructor(options: {
+    replica: { id: string; nodeId: string; diskId: string };
+    epoch: number;
+    holder: string;
+    store: () => ReplicaStore | null;
+    gate: ReplicaGate;
+    clock: Clock;
+    events: MemberEvents;
+  }) {
+    this.#options = options;
+    this.replicaId = options.replica.id;
+    this.nodeId = options.replica.nodeId;
+    this.diskId = options.replica.diskId;
+  }
+
+  get isOpen(): boolean {
+    return this.session?.alive === true;
+  }
+  get markedCount(): number {
+    return this.session?.store.markedCount ?? 0;
+  }
+
+  start(): void {
+    if (this.#stopped || this.#opening || this.isOpen) return;
+    this.#cancelTimer?.();
+    this.#cancelTimer = null;
+    this.#opening = true;
+    this.#open().then(
+      (store) => {
+        this.#opening = false;
+        if (store && this.isOpen && !this.#stopped) this.#opened(store);
+      },
+      (error: unknown) => {
+        this.#opening = false;
+        const failure = StorError.from(error);
+        if (hasCode(failure, 'STALE_EPOCH')) this.#options.events.superseded(failure);
+        this.drop(failure);
+      },
+    );
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#cancelTimer?.();
+    if (this.session) this.#options.gate.close(this.session);
+  }
+
+  tick(): void {}
+
+  drop(error: StorError): void {
+    if (this.#stopped) return;
+    if (this.session) this.#options.gate.close(this.session);
+    this.#cancelTimer?.();
+    this.#cancelTimer = this.#options.clock.after(this.#backoffMs, () => {
+      this.#cancelTimer = null;
+      this.start();
+    });
+    this.#backoffMs = Math.min(this.#backoffMs * 2, reconnectMaxMs);
+    this.#options.events.lost(this, error);
+  }
+
+  /** Chunks that a new write may take: what is free less what writes under way will take. */
+  get availableChunks(): number {
+    return (this.session?.store.freeChunks() ?? 0) - this.allocatingChunks;
+  }
+
+  read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
+    this.#use(done)?.read(offset, length, target, start, this.#counted(done));
+  }
+
+  readUnverified(
+    offset: number,
+    length: number,
+    target: Uint8Array,
+    start: number,
+    valid: Uint8Array,
+    done: StoreDone,
+  ): void {
+    this.#use(done)?.readUnverified(offset, length, target, start, valid, this.#counted(done));
+  }
+
+  sums(
+    offset: number,
+    length: number,
+    done: (error: StorError | null, sums: ChunkSums | null) => void,
+  ): void {
+    const data = Buffer.allocUnsafe(length);
+    const blocks = length / blockBytes;
+    const valid = new Uint8Array(blocks);
+    this.readUnverified(offset, length, data, 0, valid, (error) => {
+      if (error) {
+        done(error, null);
+        return;
+      }
+      const sums = new Uint32Array(blocks);
+      for (let block = 0; block < blocks; block++) {
+        sums[block] = crc32(data.subarray(block * blockBytes, (block + 1) * blockBytes));
+      }
+      done(null, { sums, valid });
+    });
+  }
+
+  copy(
+    _sequence: number,
+    offset: number,
+    length: number,
+    bytes: Uint8Array,
+    sums: Uint32Array,
+    done: StoreDone,
+  ): void {
+    this.#use(done)?.write(offset, length, bytes, 0, sums, 0, this.#counted(done));
+  }
+  copyZero(_sequence: number, offset: number, length: number, done: StoreDone): void {
+    this.#use(done)?.zero(offset, length, false, this.#counted(done));
+  }
+  flush(done: StoreDone): void {
+    this.#use(done)?.flush(this.#counted(done));
+  }
+  recordSetView(view: SetView, done: StoreDone): void {
+    this.#use(done)?.recordSetView(view, this.#counted(done));
+  }
+  checkpoint(done: StoreDone): void {
+    const store = this.#use(done);
+    if (!store) return;
+    store.cutMarks();
+    store.flush(this.#counted(done));
+  }
+  retire(generation: Generation, done: StoreDone): void {
+    this.#use(done)?.retireMarks(generation, this.#counted(done));
+  }
+  adopt(generation: Generation, done: StoreDone): void {
+    this.#use(done)?.adoptGeneration(generation, this.#counted(done));
+  }
+  changedSince(
+    generation: Generation,
+    done: (error: StorError | null, regions: number[] | null) => void,
+  ): void {
+    const store = this.#use((error) => {
+      done(error, null);
+    });
+    if (store) done(null, store.regionsChangedSince(generation));
+  }
+
+  async #open(): Promise<ReplicaStore | null> {
+    const { replica, epoch, holder, gate, events } = this.#options;
+    const store = this.#options.store();
+    if (!store) throw new StorError('NOT_FOUND', `replica ${replica.id} is not on this node`);
+    const session = await gate.open(store, epoch, holder, (reason) => {
+      if (hasCode(reason, 'STALE_EPOCH')) events.superseded(reason);
+      else if (this.session && !this.session.alive) this.drop(reason);
+    });
+    if (this.#stopped) {
+      gate.close(session);
+      return null;
+    }
+    this.session = session;
+    if (!session.alive) throw new StorError('STALE_EPOCH', 'a newer primary fenced the replica');
+    return store;
+  }
+
+  #opened(store: ReplicaStore): void {
+    this.#backoffMs = reconnectMinMs;
+    this.allocated = allocatedBitmap(store);
+    this.generation = store.generation;
+    const regions = Math.ceil(store.sizeBytes / regionBytes);
+    this.answer = {
+      keptMemory: store.keptMemory && store.failure === null,
+      failure: store.failure,
+      highestEpoch: store.highestEpoch,
+      setView: store.setView,
+      generation: store.generation,
+      marks: new Bitmap(regions, regionBitmap(store, store.marks())),
+    };
+    this.#options.events.opened(this, this.answer);
+  }
+
+  /** The store while this primary may use it; else answers the caller. */
+  #use(done: StoreDone): ReplicaStore | null {
+    if (this.session?.alive) return this.session.store;
+    done(new StorError('UNAVAILABLE', 'the local replica is not open'));
+    return null;
+  }
+
+  /** Counts a store call, and gives the replica up when it turns out to have failed (I7). */
+  #counted(done: StoreDone): StoreDone {
+    const { session } = this;
+    if (!session) return done;
+    return session.tracked((error) => {
+      done(error);
+      if (error && session.store.failure && session.alive) this.drop(session.store.failure);
+    });
+  }
+}

@@ -1,0 +1,92 @@
+import type { StorError } from '@stor/protocol';
+
+import type { Bitmap } from '../core/replication/bitmap.ts';
+import type { ChunkSums } from '../core/replication/settle-choice.ts';
+import type { SpaceCredits } from '../core/replication/space-credits.ts';
+import type { Generation, SetView, StoreDone } from '../replica-store.ts';
+
+/** What a replica said of itself when it was fenced. */
+export interface OpenAnswer {
+  keptMemory: boolean;
+  failure: StorError | null;
+  highestEpoch: number;
+  setView: SetView | null;
+  generation: Generation;
+  /** marked regions */
+  marks: Bitmap;
+}
+
+/** What the segment hears from its members. */
+export interface MemberEvents {
+  opened(member: Member, answer: OpenAnswer): void;
+  /** It has applied more; or its lease was renewed. */
+  progressed(member: Member): void;
+  /** It cannot be reached, failed, or refuses; it tries to come back by itself. */
+  lost(member: Member, error: StorError): void;
+  /** A newer primary exists (I2). */
+  superseded(reason: StorError): void;
+}
+
+/** One replica of the segment as its primary uses it: on this node's disk, or over a link. */
+export interface Member {
+  readonly replicaId: string;
+  readonly nodeId: string;
+  readonly diskId: string;
+  readonly isLocal: boolean;
+  /** the fence was answered and the connection lives */
+  readonly isOpen: boolean;
+  /** null until first opened */
+  readonly answer: OpenAnswer | null;
+  /** Everything up to this sequence that was sent to it is applied; not used for the local one. */
+  ackedSequence: number;
+  /** Its word that it knows no newer epoch holds until then, by the monotonic clock (I6). */
+  readonly leaseUntilMs: number;
+  /** chunks known to take space there; null until opened */
+  readonly allocated: Bitmap | null;
+  readonly credits: SpaceCredits;
+  generation: Generation;
+  readonly markedCount: number;
+  /** bytes given to it that it has not acknowledged */
+  readonly unackedBytes: number;
+
+  start(): void;
+  /** Ends the channel and all tries to open it. */
+  stop(): void;
+  tick(nowMs: number): void;
+  /** Gives it up for now: as if the connection had broken. */
+  drop(error: StorError): void;
+
+  read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void;
+  readUnverified(
+    offset: number,
+    length: number,
+    target: Uint8Array,
+    start: number,
+    valid: Uint8Array,
+    done: StoreDone,
+  ): void;
+  sums(
+    offset: number,
+    length: number,
+    done: (error: StorError | null, sums: ChunkSums | null) => void,
+  ): void;
+  /** A write for this member alone (resync); `done` when it is applied. */
+  copy(
+    sequence: number,
+    offset: number,
+    length: number,
+    bytes: Uint8Array,
+    sums: Uint32Array,
+    done: StoreDone,
+  ): void;
+  copyZero(sequence: number, offset: number, length: number, done: StoreDone): void;
+  flush(done: StoreDone): void;
+  recordSetView(view: SetView, done: StoreDone): void;
+  checkpoint(done: StoreDone): void;
+  retire(generation: Generation, done: StoreDone): void;
+  adopt(generation: Generation, done: StoreDone): void;
+  changedSince(
+    generation: Generation,
+    done: (error: StorError | null, regions: number[] | null) => void,
+  ): void;
+}

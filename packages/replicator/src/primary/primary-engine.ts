@@ -1,0 +1,365 @@
+import {
+  StorError,
+  peerPingMs,
+  replicaLeaseDriftMs,
+  replicaLeaseMs,
+  type AttachmentGrant,
+} from '@stor/protocol';
+
+import type { BlockRequest, Extent } from '../block-device.ts';
+import {
+  decideActivation,
+  type ActivationDecision,
+  type FenceAnswer,
+} from '../core/replication/activation.ts';
+import { Membership } from '../core/replication/membership.ts';
+import { activationGraceMs, activationTimeoutMs, stopDrainMs } from '../replication/limits.ts';
+import type { PrimaryStatus } from '../replicator-ports.ts';
+import { Checkpointer } from './checkpointer.ts';
+import type { Member } from './member.ts';
+import type { PrimaryVolume } from './primary-volume.ts';
+import { Resyncer } from './resyncer.ts';
+import type { Segment } from './segment.ts';
+import { VolumeIo } from './volume-io.ts';
+import type { BrokenOnPurpose } from './write-path.ts';
+
+type State = PrimaryStatus['state'];
+
+/** One attached volume: its life from the fence to the last checkpoint. */
+export class PrimaryEngine implements PrimaryVolume {
+  readonly volumeId: string;
+  readonly epoch: number;
+  readonly sizeBytes: number;
+  readonly #grant: AttachmentGrant;
+  readonly #segment: Segment;
+  readonly #broken: BrokenOnPurpose;
+  readonly #io: VolumeIo;
+  readonly #resyncer: Resyncer;
+  readonly #checkpointer: Checkpointer;
+  readonly #listeners: ((reason: StorError) => void)[] = [];
+  #state: State = 'activating';
+  #reason = 'fencing the replicas';
+  #over: StorError | null = null;
+  #stopping: Promise<void> | null = null;
+  /** rejects the steps of an activation that is under way */
+  #interrupt: (error: StorError) => void = () => {};
+
+  constructor(grant: AttachmentGrant, segment: Segment, broken: BrokenOnPurpose) {
+    this.#grant = grant;
+    this.#segment = segment;
+    this.#broken = broken;
+    this.volumeId = grant.volumeId;
+    this.epoch = grant.epoch;
+    this.sizeBytes = grant.sizeBytes;
+    const settled = (): boolean => this.#state === 'serving' && !this.#io.settler.active;
+    this.#io = new VolumeIo(segment, broken, () => {
+      segment.changed();
+    });
+    this.#resyncer = new Resyncer(segment, this.#io.reads, {
+      mayStart: settled,
+      pendingRanges: () => this.#io.writes.pendingRanges(),
+      copyNothing: broken.skipResync ?? false,
+      joined: () => {
+        segment.changed();
+      },
+    });
+    this.#checkpointer = new Checkpointer(
+      segment,
+      () =>
+        (this.#state === 'serving' || this.#state === 'stopping') &&
+        !this.#io.settler.active &&
+        this.#resyncer.adopting === 0,
+    );
+    segment.parts = [
+      this.#io.writes,
+      this.#io.reads,
+      this.#io.flushes,
+      this.#io.settler,
+      this.#resyncer,
+    ];
+  }
+
+  // the block device
+
+  readInline(offset: number, length: number, target: Uint8Array, start: number): boolean {
+    return this.#state === 'serving' && this.#io.readInline(offset, length, target, start);
+  }
+  read(request: BlockRequest): void {
+    if (this.#accepts(request)) this.#io.read(request);
+  }
+  write(request: BlockRequest): void {
+    if (this.#accepts(request)) this.#io.write(request);
+  }
+  writeZeroes(request: BlockRequest): void {
+    if (this.#accepts(request)) this.#io.zero(request, request.noHole, true);
+  }
+  trim(request: BlockRequest): void {
+    if (this.#accepts(request)) this.#io.zero(request, false, false);
+  }
+  flush(request: BlockRequest): void {
+    if (this.#state !== 'serving') request.done(this.#refusal());
+    else {
+      this.#io.flush((error) => {
+        request.done(error);
+      });
+    }
+  }
+  extents(
+    offset: number,
+    length: number,
+    limit: number,
+    done: (error: StorError | null, extents: Extent[]) => void,
+  ): void {
+    if (this.#state !== 'serving') done(this.#refusal(), []);
+    else this.#io.extents(offset, length, limit, done);
+  }
+
+  // its life
+
+  /** Resolves when the volume serves. STALE_EPOCH, UNAVAILABLE, ABORTED. */
+  async activate(signal: AbortSignal): Promise<void> {
+    const { clock } = this.#segment.options;
+    const interrupted = new Promise<never>((_resolve, reject) => {
+      this.#interrupt = reject;
+    });
+    interrupted.catch(() => {});
+    const onAbort = (): void => {
+      this.#interrupt(new StorError('ABORTED', 'the attach was called off'));
+    };
+    signal.addEventListener('abort', onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    const cancelTimeout = clock.after(activationTimeoutMs, () => {
+      this.#interrupt(new StorError('UNAVAILABLE', `${this.volumeId}: ${this.#reason}`));
+    });
+    try {
+      await this.#steps(interrupted);
+    } catch (error) {
+      const failure = this.#over ?? StorError.from(error);
+      this.finish(failure);
+      throw failure;
+    } finally {
+      cancelTimeout();
+      signal.removeEventListener('abort', onAbort);
+      this.#interrupt = () => {};
+    }
+  }
+
+  tick(nowMs: number): void {
+    if (this.#over) return;
+    this.#segment.tick(nowMs);
+    this.#checkpointer.tick(nowMs);
+  }
+
+  /** Ends at once: what is under way fails with the reason. */
+  finish(reason: StorError): void {
+    if (this.#over) return;
+    this.#over = reason;
+    this.#state = 'stopped';
+    this.#reason = reason.message;
+    this.#interrupt(reason);
+    // segment first: no callback may start anything on behalf of a primary that is over
+    this.#segment.stopped = true;
+    this.#io.abandon(reason);
+    this.#segment.stop();
+    for (const listener of this.#listeners) listener(reason);
+  }
+
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop();
+    return this.#stopping;
+  }
+
+  onStopped(listener: (reason: StorError) => void): void {
+    if (this.#over) listener(this.#over);
+    else this.#listeners.push(listener);
+  }
+
+  status(): PrimaryStatus {
+    const segment = this.#segment;
+    const { membership } = segment;
+    const held = this.#state === 'serving' && (membership?.holding === true || !segment.leased);
+    return {
+      volumeId: this.volumeId,
+      epoch: this.epoch,
+      state: held ? 'holding' : this.#state,
+      reason: held ? this.#holdReason() : this.#state === 'serving' ? '' : this.#reason,
+      segments: [
+        {
+          index: segment.options.index,
+          setRevision: membership?.setRevision ?? this.#grant.segments[0]?.setRevision ?? 0,
+          inSync: [...(membership?.committed ?? this.#grant.segments[0]?.inSync ?? [])],
+          members: segment.members.map((member) => ({
+            replicaId: member.replicaId,
+            nodeId: member.nodeId,
+            state: this.#memberState(member),
+            bytesRemaining: this.#resyncer.bytesRemaining(member),
+          })),
+          settleBytesRemaining: this.#io.settler.bytesRemaining,
+        },
+      ],
+    };
+  }
+
+  async #steps(interrupted: Promise<never>): Promise<void> {
+    const { clock } = this.#segment.options;
+    const decision = await Promise.race([this.#decide(), interrupted]);
+    const fencedMs = clock.monotonicMs();
+    const recorded = this.#grant.segments[0];
+    const membership = new Membership(
+      decision.from.inSync,
+      recorded?.setRevision ?? 0,
+      decision.controlIsOlder,
+    );
+    for (const id of decision.from.inSync) {
+      if (!decision.members.includes(id)) membership.lost(id);
+    }
+    this.#segment.begin(membership);
+    if (!this.#grant.previousReleased && this.#broken.skipLeaseWait !== true) {
+      this.#reason = 'waiting until leases of the previous primary have run out';
+      const waitMs = fencedMs + replicaLeaseMs + replicaLeaseDriftMs - clock.monotonicMs();
+      await Promise.race([this.#after(waitMs), interrupted]);
+    }
+    this.#reason = 'agreeing on the in-sync set';
+    await Promise.race([this.#stable(membership), interrupted]);
+    this.#state = 'serving';
+    const regions = new Set<number>();
+    for (const member of this.#segment.sources()) {
+      for (const region of member.answer?.marks.list() ?? []) regions.add(region);
+    }
+    this.#io.settler.begin(this.#broken.skipSettle ? [] : regions);
+    this.#segment.changed();
+  }
+
+  /** Fences all replicas and waits until those that answered can decide. */
+  #decide(): Promise<Extract<ActivationDecision, { type: 'go' }>> {
+    const { clock } = this.#segment.options;
+    const segment = this.#segment;
+    const recorded = this.#grant.segments[0] ?? { setRevision: 0, inSync: [] };
+    let graceOver = false;
+    return new Promise((resolve) => {
+      const look = (): void => {
+        const answers: FenceAnswer[] = [];
+        for (const member of segment.members) {
+          const { answer } = member;
+          if (!member.isOpen || !answer) continue;
+          answers.push({
+            replicaId: member.replicaId,
+            keptMemory: answer.keptMemory,
+            failed: answer.failure !== null,
+            generation: answer.generation,
+            setView: answer.setView,
+            isLocal: member.isLocal,
+          });
+        }
+        const decision = decideActivation(recorded, answers, graceOver);
+        if (decision.type === 'wait') {
+          this.#reason = decision.reason;
+          return;
+        }
+        cancel();
+        segment.onAnswer = () => {};
+        resolve(decision);
+      };
+      const cancel = clock.after(activationGraceMs, () => {
+        graceOver = true;
+        look();
+      });
+      segment.onAnswer = look;
+      for (const member of segment.members) member.start();
+    });
+  }
+
+  #stable(membership: Membership): Promise<void> {
+    return new Promise((resolve) => {
+      const part = {
+        membersChanged: (): void => {
+          if (!membership.stable || this.#segment.stopped) return;
+          this.#segment.parts = this.#segment.parts.filter((each) => each !== part);
+          resolve();
+        },
+      };
+      this.#segment.parts = [...this.#segment.parts, part];
+      part.membersChanged();
+    });
+  }
+
+  #after(delayMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#segment.options.clock.after(Math.max(0, delayMs), resolve);
+    });
+  }
+
+  async #stop(): Promise<void> {
+    const { clock } = this.#segment.options;
+    if (this.#state === 'serving') {
+      this.#state = 'stopping';
+      this.#reason = 'draining';
+      let cancel = (): void => {};
+      const timeout = new Promise<void>((resolve) => {
+        cancel = clock.after(stopDrainMs, resolve);
+      });
+      await Promise.race([this.#drain(), timeout, this.#ended()]);
+      cancel();
+    }
+    this.finish(new StorError('ABORTED', 'the volume was detached here'));
+    await this.#segment.local?.session?.drained();
+  }
+
+  async #drain(): Promise<void> {
+    await this.#io.idle();
+    await new Promise<void>((resolve) => {
+      this.#io.flush(() => {
+        resolve();
+      });
+    });
+    while (this.#checkpointer.running && !this.#over) await this.#after(peerPingMs / 10);
+    if (this.#over) return;
+    await new Promise<void>((resolve) => {
+      this.#checkpointer.run(() => {
+        resolve();
+      });
+    });
+  }
+
+  #ended(): Promise<void> {
+    return new Promise((resolve) => {
+      this.onStopped(() => {
+        resolve();
+      });
+    });
+  }
+
+  #accepts(request: BlockRequest): boolean {
+    if (this.#state !== 'serving') {
+      request.done(this.#refusal());
+      return false;
+    }
+    if (request.length === 0) {
+      request.done(null);
+      return false;
+    }
+    return true;
+  }
+
+  #refusal(): StorError {
+    return (
+      this.#over ?? new StorError('UNAVAILABLE', `${this.volumeId} is ${this.#state}: ${this.#reason}`)
+    );
+  }
+
+  #holdReason(): string {
+    const { membership } = this.#segment;
+    if (membership?.suspended) return 'no in-sync replica can be reached';
+    if (membership?.holding) return 'a replica left: the in-sync set is being changed';
+    return 'waiting for a replica to renew its lease';
+  }
+
+  #memberState(member: Member): PrimaryStatus['segments'][0]['members'][0]['state'] {
+    const segment = this.#segment;
+    if (member.answer?.failure) return 'failed';
+    if (segment.isInSync(member) && member.isOpen) return 'in-sync';
+    if (segment.joining.has(member)) return 'joining';
+    if (segment.syncing.has(member)) return 'syncing';
+    return member.isOpen ? 'absent' : 'connecting';
+  }
+}

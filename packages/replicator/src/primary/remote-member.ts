@@ -1,0 +1,495 @@
+import {
+  StorError,
+  blockBytes,
+  chunkBytes,
+  errorOfPeer,
+  hasCode,
+  parsePeerBody,
+  peerControlReply,
+  peerClosed,
+  peerFlagUnverified,
+  peerFrame,
+  peerOpened,
+  peerWriteBodyBytes,
+  regionBytes,
+  replicaLeaseMs,
+  type PeerControl,
+  type PeerHeader,
+  type PeerOpened,
+} from '@stor/protocol';
+import { crc32, type Clock } from '@stor/runtime';
+
+import { Bitmap } from '../core/replication/bitmap.ts';
+import type { ChunkSums } from '../core/replication/settle-choice.ts';
+import { SpaceCredits } from '../core/replication/space-credits.ts';
+import type { FrameRef, Outbox } from '../peer/outbox.ts';
+import type { ChannelListener, PeerConnection } from '../peer/peer-connection.ts';
+import type { PeerDirectory } from '../peer/peer-directory.ts';
+import {
+  memberStallMs,
+  openTimeoutMs,
+  reconnectMaxMs,
+  reconnectMinMs,
+} from '../replication/limits.ts';
+import { noGeneration, type Generation, type SetView, type StoreDone } from '../replica-store.ts';
+import type { Member, MemberEvents, OpenAnswer } from './member.ts';
+
+type Reply = (
+  error: StorError | null,
+  header: PeerHeader | null,
+  bytes: Buffer | null,
+  body: number,
+) => void;
+
+export interface RemoteMemberOptions {
+  replica: { id: string; nodeId: string; diskId: string; host: string; port: number };
+  volumeId: string;
+  segment: number;
+  sizeBytes: number;
+  epoch: number;
+  channel: number;
+  clock: Clock;
+  outbox: Outbox;
+  directory: PeerDirectory;
+  events: MemberEvents;
+}
+
+/** A replica on another lane: one channel of a shared connection, opened again when it breaks. */
+export class RemoteMember implements Member, ChannelListener {
+  readonly replicaId: string;
+  readonly nodeId: string;
+  readonly diskId: string;
+  readonly isLocal = false;
+  readonly credits = new SpaceCredits();
+  answer: OpenAnswer | null = null;
+  allocated: Bitmap | null = null;
+  ackedSequence = 0;
+  generation: Generation = noGeneration;
+  markedCount = 0;
+  readonly #options: RemoteMemberOptions;
+  #host: string;
+  #port: number;
+  #connection: PeerConnection | null = null;
+  #phase: 'closed' | 'opening' | 'open' | 'stopped' = 'closed';
+  #lease = 0;
+  #openSentMs = 0;
+  #requests = new Map<number, Reply>();
+  #flushes = new Map<number, StoreDone>();
+  #copies: { sequence: number; done: StoreDone }[] = [];
+  #nextRequest = 1;
+  #sentBytes = 0;
+  #appliedBytes = 0;
+  #sentSequence = 0;
+  #progressMs = 0;
+  #backoffMs = reconnectMinMs;
+  #cancelTimer: (() => void) | null = null;
+
+  constructor(options: RemoteMemberOptions) {
+    this.#options = options;
+    const { replica } = options;
+    this.replicaId = replica.id;
+    this.nodeId = replica.nodeId;
+    this.diskId = replica.diskId;
+    this.#host = replica.host;
+    this.#port = replica.port;
+  }
+
+  get isOpen(): boolean {
+    return this.#phase === 'open';
+  }
+  get leaseUntilMs(): number {
+    return Math.max(this.#lease, this.#phase === 'open' ? (this.#connection?.leaseUntilMs ?? 0) : 0);
+  }
+  get unackedBytes(): number {
+    return this.#sentBytes - this.#appliedBytes;
+  }
+
+  start(): void {
+    if (this.#phase !== 'closed') return;
+    this.#cancelTimer?.();
+    this.#cancelTimer = null;
+    this.#phase = 'opening';
+    const { directory } = this.#options;
+    directory.get(this.nodeId, this.#host, this.#port).then(
+      (connection) => {
+        this.#openOn(connection);
+      },
+      (error: unknown) => {
+        if (this.#phase === 'opening') this.#lost(StorError.from(error));
+      },
+    );
+  }
+
+  stop(): void {
+    if (this.#phase === 'stopped') return;
+    this.#detach(true);
+    this.#phase = 'stopped';
+    this.#cancelTimer?.();
+    this.#cancelTimer = null;
+    this.#failRequests(new StorError('ABORTED', 'the primary has stopped'));
+  }
+
+  drop(error: StorError): void {
+    if (this.#phase === 'open' || this.#phase === 'opening') {
+      this.#detach(true);
+      this.#lost(error);
+    }
+  }
+
+  /** The node listens elsewhere now. */
+  moved(host: string, port: number): void {
+    if (host === this.#host && port === this.#port) return;
+    this.#host = host;
+    this.#port = port;
+    this.#backoffMs = reconnectMinMs;
+    if (this.#phase === 'closed') this.start();
+  }
+
+  tick(nowMs: number): void {
+    if (this.#phase !== 'open' || this.#sentSequence <= this.ackedSequence) {
+      this.#progressMs = nowMs;
+    } else if (nowMs - this.#progressMs > memberStallMs) {
+      this.drop(
+        new StorError('TIMEOUT', `${this.nodeId} has not applied a write for ${memberStallMs} ms`),
+      );
+    }
+  }
+
+  /** Sends an encoded write or zero; the caller keeps the frame for a member that returns. */
+  send(frame: FrameRef, sequence: number, bodyBytes: number): void {
+    this.#connection?.output.queue(frame.batch, frame.start, frame.end);
+    this.#sentSequence = sequence;
+    this.#sentBytes += bodyBytes;
+  }
+
+  copy(
+    sequence: number,
+    offset: number,
+    length: number,
+    bytes: Uint8Array,
+    sums: Uint32Array,
+    done: StoreDone,
+  ): void {
+    if (!this.#connection || !this.isOpen) {
+      done(this.#unavailable());
+      return;
+    }
+    const { outbox, segment, channel } = this.#options;
+    const frame = outbox.encodeWrite(segment, channel, sequence, offset, length, bytes, 0, sums);
+    this.#copies.push({ sequence, done });
+    this.send(frame, sequence, peerWriteBodyBytes(length));
+  }
+
+  copyZero(sequence: number, offset: number, length: number, done: StoreDone): void {
+    if (!this.#connection || !this.isOpen) {
+      done(this.#unavailable());
+      return;
+    }
+    const { segment, channel, outbox } = this.#options;
+    this.#copies.push({ sequence, done });
+    this.send(
+      outbox.encode(peerFrame.zero, 0, segment, channel, sequence, offset, length, null),
+      sequence,
+      0,
+    );
+  }
+
+  flush(done: StoreDone): void {
+    const id = this.#nextRequest++;
+    if (!this.#sendRequest(peerFrame.flush, 0, id, 0, 0, null)) {
+      done(this.#unavailable());
+      return;
+    }
+    this.#flushes.set(id, done);
+  }
+
+  read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
+    const blocks = length / blockBytes;
+    this.#request(peerFrame.read, 0, offset, length, null, (error, _header, bytes, body) => {
+      if (error || !bytes) {
+        done(error);
+        return;
+      }
+      const data = body + blocks * 4;
+      for (let block = 0; block < blocks; block++) {
+        const at = data + block * blockBytes;
+        if (crc32(bytes.subarray(at, at + blockBytes)) !== bytes.readUInt32BE(body + block * 4)) {
+          done(new StorError('CHECKSUM_MISMATCH', `a block was damaged on the way`));
+          return;
+        }
+      }
+      target.set(bytes.subarray(data, data + length), start);
+      done(null);
+    });
+  }
+
+  readUnverified(
+    offset: number,
+    length: number,
+    target: Uint8Array,
+    start: number,
+    valid: Uint8Array,
+    done: StoreDone,
+  ): void {
+    const blocks = length / blockBytes;
+    const flags = peerFlagUnverified;
+    this.#request(peerFrame.read, flags, offset, length, null, (error, _header, bytes, body) => {
+      if (error || !bytes) {
+        done(error);
+        return;
+      }
+      valid.set(bytes.subarray(body, body + blocks));
+      target.set(bytes.subarray(body + blocks, body + blocks + length), start);
+      done(null);
+    });
+  }
+
+  sums(
+    offset: number,
+    length: number,
+    done: (error: StorError | null, sums: ChunkSums | null) => void,
+  ): void {
+    const blocks = length / blockBytes;
+    this.#request(peerFrame.sums, 0, offset, length, null, (error, _header, bytes, body) => {
+      if (error || !bytes) {
+        done(error, null);
+        return;
+      }
+      const sums = new Uint32Array(blocks);
+      for (let block = 0; block < blocks; block++) sums[block] = bytes.readUInt32BE(body + block * 4);
+      const valid = new Uint8Array(bytes.subarray(body + blocks * 4, body + blocks * 5));
+      done(null, { sums, valid });
+    });
+  }
+
+  recordSetView(view: SetView, done: StoreDone): void {
+    this.#control({ op: 'set-view', view }, done);
+  }
+  checkpoint(done: StoreDone): void {
+    this.#control({ op: 'checkpoint' }, done);
+  }
+  retire(generation: Generation, done: StoreDone): void {
+    this.#control({ op: 'retire', generation }, done);
+  }
+  adopt(generation: Generation, done: StoreDone): void {
+    this.#control({ op: 'adopt', generation }, done);
+  }
+
+  changedSince(
+    generation: Generation,
+    done: (error: StorError | null, regions: number[] | null) => void,
+  ): void {
+    const body = Buffer.from(JSON.stringify({ op: 'changed-since', generation }));
+    this.#request(peerFrame.control, 0, 0, 0, body, (error, header, bytes, at) => {
+      if (error || !header || !bytes) {
+        done(error, null);
+        return;
+      }
+      const reply = parsePeerBody(peerControlReply, bytes, at, at + header.bodyBytes);
+      const regions = reply.regions ? this.#regions(reply.regions).list() : null;
+      done(null, regions);
+    });
+  }
+
+  // what the channel hears
+
+  acknowledged(sequence: number, appliedBytes: number, freeChunks: number): void {
+    if (!this.isOpen) return;
+    this.#appliedBytes = appliedBytes;
+    this.credits.granted(sequence, freeChunks);
+    if (sequence <= this.ackedSequence) return;
+    this.ackedSequence = sequence;
+    this.#progressMs = this.#options.clock.monotonicMs();
+    while (this.#copies.length > 0) {
+      const copy = this.#copies[0];
+      if (!copy || copy.sequence > sequence) break;
+      this.#copies.shift();
+      copy.done(null);
+    }
+    this.#options.events.progressed(this);
+  }
+
+  flushed(id: number): void {
+    const done = this.#flushes.get(id);
+    this.#flushes.delete(id);
+    done?.(null);
+  }
+
+  answered(header: PeerHeader, bytes: Buffer, start: number): void {
+    if (header.type === peerFrame.opened) {
+      this.#opened(parsePeerBody(peerOpened, bytes, start, start + header.bodyBytes), header);
+      return;
+    }
+    const reply = this.#requests.get(header.sequence);
+    if (!reply) return;
+    this.#requests.delete(header.sequence);
+    if (header.type === peerFrame.requestFailed) {
+      const failed = parsePeerBody(peerClosed, bytes, start, start + header.bodyBytes);
+      reply(errorOfPeer(failed), null, null, 0);
+    } else reply(null, header, bytes, start);
+  }
+
+  pong(sequence: number, freeChunks: number, markedCount: number): void {
+    if (!this.isOpen) return;
+    this.credits.granted(sequence, freeChunks);
+    this.markedCount = markedCount;
+  }
+
+  renewed(): void {
+    if (this.isOpen) this.#options.events.progressed(this);
+  }
+
+  closed(error: StorError): void {
+    if (hasCode(error, 'STALE_EPOCH')) this.#options.events.superseded(error);
+    this.#lost(error);
+  }
+
+  lost(error: StorError): void {
+    this.#lost(error);
+  }
+
+  #openOn(connection: PeerConnection): void {
+    if (this.#phase !== 'opening') return;
+    if (connection.over) {
+      this.#lost(connection.over);
+      return;
+    }
+    const { channel, segment, volumeId, epoch, sizeBytes, clock } = this.#options;
+    this.#connection = connection;
+    connection.attachChannel(channel, this);
+    this.#openSentMs = clock.monotonicMs();
+    const open = { volumeId, segment, replicaId: this.replicaId, epoch, sizeBytes };
+    const body = Buffer.from(JSON.stringify(open));
+    const id = this.#nextRequest++;
+    connection.output.send(peerFrame.open, 0, segment, channel, id, 0, 0, body);
+    this.#cancelTimer = clock.after(openTimeoutMs, () => {
+      this.drop(new StorError('TIMEOUT', `${this.nodeId} did not answer the fence`));
+    });
+  }
+
+  #opened(opened: PeerOpened, header: PeerHeader): void {
+    if (this.#phase !== 'opening' || header.sequence !== this.#nextRequest - 1) return;
+    this.#cancelTimer?.();
+    this.#cancelTimer = null;
+    if ('error' in opened) {
+      const error = errorOfPeer(opened.error);
+      this.#detach(false);
+      if (hasCode(error, 'STALE_EPOCH')) this.#options.events.superseded(error);
+      this.#lost(error);
+      return;
+    }
+    const { sizeBytes, clock, events } = this.#options;
+    this.#phase = 'open';
+    this.#backoffMs = reconnectMinMs;
+    this.#lease = this.#openSentMs + replicaLeaseMs;
+    this.#sentBytes = 0;
+    this.#appliedBytes = 0;
+    this.#sentSequence = 0;
+    this.#progressMs = clock.monotonicMs();
+    this.generation = opened.generation;
+    this.credits.reset(opened.freeChunks);
+    const chunks = Math.ceil(sizeBytes / chunkBytes);
+    this.allocated = new Bitmap(chunks, Buffer.from(opened.allocated, 'base64'));
+    this.answer = {
+      keptMemory: opened.keptMemory,
+      failure: opened.failure && errorOfPeer(opened.failure),
+      highestEpoch: opened.highestEpoch,
+      setView: opened.setView,
+      generation: opened.generation,
+      marks: this.#regions(opened.marks),
+    };
+    this.markedCount = this.answer.marks.count;
+    events.opened(this, this.answer);
+  }
+
+  #regions(base64: string): Bitmap {
+    const size = Math.ceil(this.#options.sizeBytes / regionBytes);
+    return new Bitmap(size, Buffer.from(base64, 'base64'));
+  }
+
+  #control(control: PeerControl, done: StoreDone): void {
+    const body = Buffer.from(JSON.stringify(control));
+    this.#request(peerFrame.control, 0, 0, 0, body, (error) => {
+      done(error);
+    });
+  }
+
+  #request(
+    type: typeof peerFrame.read | typeof peerFrame.sums | typeof peerFrame.control,
+    flags: number,
+    offset: number,
+    length: number,
+    body: Uint8Array | null,
+    reply: Reply,
+  ): void {
+    const id = this.#nextRequest++;
+    if (!this.#sendRequest(type, flags, id, offset, length, body)) {
+      reply(this.#unavailable(), null, null, 0);
+      return;
+    }
+    this.#requests.set(id, reply);
+  }
+
+  #sendRequest(
+    type: typeof peerFrame.read | typeof peerFrame.sums | typeof peerFrame.control | 9,
+    flags: number,
+    id: number,
+    offset: number,
+    length: number,
+    body: Uint8Array | null,
+  ): boolean {
+    if (!this.#connection || !this.isOpen) return false;
+    const { segment, channel } = this.#options;
+    this.#connection.output.send(type, flags, segment, channel, id, offset, length, body);
+    return true;
+  }
+
+  #detach(tell: boolean): void {
+    const connection = this.#connection;
+    this.#connection = null;
+    if (!connection) return;
+    // a lease that was given holds although the connection does not
+    this.#lease = Math.max(this.#lease, connection.leaseUntilMs);
+    const { segment, channel } = this.#options;
+    connection.detachChannel(channel, this);
+    if (tell && !connection.over) {
+      connection.output.send(peerFrame.close, 0, segment, channel, 0, 0, 0, null);
+    }
+  }
+
+  #lost(error: StorError): void {
+    if (this.#phase === 'stopped' || this.#phase === 'closed') return;
+    const wasOpen = this.#phase === 'open';
+    if (wasOpen) this.#lease = Math.max(this.#lease, this.#connection?.leaseUntilMs ?? 0);
+    this.#phase = 'closed';
+    this.#detach(false);
+    this.#cancelTimer?.();
+    this.#cancelTimer = this.#options.clock.after(this.#backoffMs, () => {
+      this.#cancelTimer = null;
+      this.start();
+    });
+    this.#backoffMs = Math.min(this.#backoffMs * 2, reconnectMaxMs);
+    this.#failRequests(error);
+    this.#options.events.lost(this, error);
+  }
+
+  #failRequests(error: StorError): void {
+    const failed =
+      error.code === 'DISK_FAILED'
+      ? error
+      : new StorError('UNAVAILABLE', error.message, { cause: error });
+    const requests = [...this.#requests.values()];
+    const flushes = [...this.#flushes.values()];
+    const copies = this.#copies;
+    this.#requests.clear();
+    this.#flushes.clear();
+    this.#copies = [];
+    for (const reply of requests) reply(failed, null, null, 0);
+    for (const done of flushes) done(failed);
+    for (const { done } of copies) done(failed);
+  }
+
+  #unavailable(): StorError {
+    return new StorError('UNAVAILABLE', `${this.nodeId} is not connected`);
+  }
+}

@@ -1,0 +1,278 @@
+import { StorError, hasCode } from '@stor/protocol';
+import type { Clock, Logger } from '@stor/runtime';
+
+import { Membership, type MembershipStep } from '../core/replication/membership.ts';
+import { RangeLock } from '../core/replication/range-lock.ts';
+import type { Outbox } from '../peer/outbox.ts';
+import { proposeRetryMaxMs, proposeRetryMinMs } from '../replication/limits.ts';
+import type { ReplicatorControl } from '../replicator-ports.ts';
+import type { LocalMember } from './local-member.ts';
+import type { Member, MemberEvents, OpenAnswer } from './member.ts';
+import type { RemoteMember } from './remote-member.ts';
+
+export interface SegmentOptions {
+  readonly volumeId: string;
+  readonly index: number;
+  readonly epoch: number;
+  readonly sizeBytes: number;
+  readonly channel: number;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly outbox: Outbox;
+  readonly control: ReplicatorControl;
+  /** A newer primary or set exists: stop (I2, I4). */
+  readonly superseded: (reason: StorError) => void;
+  readonly replicaFailed: (member: Member, error: StorError) => void;
+}
+
+/** Parts of the engine that look again when members come, go, or make progress. */
+export interface SegmentPart {
+  /** who is a member, target or required may have changed */
+  membersChanged(): void;
+  /** the member is open again, or for the first time */
+  memberOpened?(member: Member): void;
+  memberLost?(member: Member): void;
+}
+
+/**
+ * One segment as its primary sees it: the members and who of them must have a write. The parts
+ * that do I/O, settle, resync and checkpoints hang on it.
+ */
+export class Segment implements MemberEvents {
+  readonly options: SegmentOptions;
+  readonly lock = new RangeLock();
+  members: readonly Member[] = [];
+  remotes: readonly RemoteMember[] = [];
+  local: LocalMember | null = null;
+  /** null until the first set is decided */
+  membership: Membership | null = null;
+  /** number of the last write given to any member */
+  sequence = 0;
+  /** remote members that are sent every write */
+  targets: RemoteMember[] = [];
+  localIsTarget = false;
+  /** remote members whose acknowledgement every write needs */
+  required: RemoteMember[] = [];
+  localIsRequired = false;
+  /** the local replica may be read */
+  localIsInSync = false;
+  /** members being filled: they get every write and are needed by none (resync) */
+  readonly syncing = new Set<Member>();
+  readonly joining = new Set<Member>();
+  parts: SegmentPart[] = [];
+  /** Called at each answer while the first set is not decided. */
+  onAnswer: () => void = () => {};
+  stopped = false;
+  #progress: () => void = () => {};
+  #advancing = false;
+
+  constructor(options: SegmentOptions) {
+    this.options = options;
+  }
+
+  setProgress(progress: () => void): void {
+    this.#progress = progress;
+  }
+
+  /** Leases of all that must acknowledge run until then (I6). */
+  get leaseUntilMs(): number {
+    let until = Infinity;
+    for (const member of this.required) until = Math.min(until, member.leaseUntilMs);
+    return until;
+  }
+
+  /** Reads and acknowledgements are allowed now (I6). */
+  get leased(): boolean {
+    if (this.required.length === 0) return true;
+    return this.options.clock.monotonicMs() < this.leaseUntilMs;
+  }
+
+  isInSync(member: Member): boolean {
+    const { membership } = this;
+    return (
+      membership !== null &&
+      membership.isCommitted(member.replicaId) &&
+      !membership.isLeaving(member.replicaId)
+    );
+  }
+
+  /** In-sync members that answer, the local one first. */
+  sources(): Member[] {
+    return this.members.filter((member) => member.isOpen && this.isInSync(member));
+  }
+
+  begin(membership: Membership): void {
+    this.membership = membership;
+    for (const id of membership.committed) {
+      const member = this.members.find((each) => each.replicaId === id);
+      if (!member?.isOpen || member.answer?.failure) membership.lost(id);
+    }
+    this.changed();
+  }
+
+  /** Looks at everything again after a change of members. */
+  changed(): void {
+    this.#refresh();
+    this.#advance();
+    for (const part of this.parts) part.membersChanged();
+    this.#progress();
+  }
+
+  stop(): void {
+    this.stopped = true;
+    for (const member of this.members) member.stop();
+  }
+
+  tick(nowMs: number): void {
+    for (const member of this.members) member.tick(nowMs);
+  }
+
+  // what members say
+
+  opened(member: Member, answer: OpenAnswer): void {
+    if (this.stopped) return;
+    const { membership } = this;
+    if (answer.failure) this.options.replicaFailed(member, answer.failure);
+    if (!membership) {
+      this.onAnswer();
+      return;
+    }
+    const { replicaId } = member;
+    if (membership.isLeaving(replicaId) && answer.keptMemory) {
+      if (membership.readmit(replicaId)) {
+        this.options.logger.info({ replica: replicaId }, 'the last in-sync replica is back');
+        this.#refresh();
+        for (const part of this.parts) part.memberOpened?.(member);
+      }
+    }
+    this.#checkMemoryLost();
+    this.changed();
+  }
+
+  progressed(): void {
+    if (!this.stopped) this.#progress();
+  }
+
+  lost(member: Member, error: StorError): void {
+    if (this.stopped) return;
+    const { membership, options } = this;
+    if (hasCode(error, 'DISK_FAILED', 'NO_SPACE')) options.replicaFailed(member, error);
+    if (!membership) {
+      this.onAnswer();
+      return;
+    }
+    const { replicaId } = member;
+    const mattered = membership.required().includes(replicaId);
+    this.syncing.delete(member);
+    this.joining.delete(member);
+    membership.lost(replicaId);
+    membership.settleRecording();
+    if (mattered) {
+      options.logger.warn({ replica: replicaId, reason: error.message }, 'a replica was lost');
+    }
+    for (const part of this.parts) part.memberLost?.(member);
+    this.changed();
+  }
+
+  superseded(reason: StorError): void {
+    if (!this.stopped) this.options.superseded(reason);
+  }
+
+  /**
+   * Nobody is left who has all acknowledged writes for certain: which state stands is decided as at
+   * any activation, so this primary ends and the next attach decides (I5).
+   */
+  #checkMemoryLost(): void {
+    const { membership } = this;
+    if (!membership?.suspended) return;
+    const all = membership.committed.every((id) => {
+      const member = this.members.find((each) => each.replicaId === id);
+      return member?.isOpen === true && member.answer?.keptMemory === false;
+    });
+    if (all && membership.committed.length > 0) {
+      this.superseded(new StorError('UNAVAILABLE', 'every in-sync replica has lost its memory'));
+    }
+  }
+
+  #refresh(): void {
+    const { membership } = this;
+    if (!membership) return;
+    const required = new Set(membership.required());
+    const isTarget = (member: Member): boolean =>
+      member.isOpen &&
+      !membership.isLeaving(member.replicaId) &&
+      (required.has(member.replicaId) || this.syncing.has(member));
+    this.targets = this.remotes.filter(isTarget);
+    this.required = this.remotes.filter((member) => required.has(member.replicaId));
+    this.localIsTarget = this.local !== null && isTarget(this.local);
+    this.localIsInSync = this.local !== null && this.local.isOpen && this.isInSync(this.local);
+    this.localIsRequired = this.local !== null && required.has(this.local.replicaId);
+  }
+
+  #advance(): void {
+    if (this.#advancing || this.stopped || !this.membership) return;
+    this.#advancing = true;
+    for (;;) {
+      const step = this.membership.next();
+      if (!step) break;
+      if (step.type === 'propose') this.#propose(step);
+      else this.#record(step);
+    }
+    this.#advancing = false;
+    this.#refresh();
+  }
+
+  #record(step: MembershipStep): void {
+    const { epoch } = this.options;
+    const view = { epoch, setRevision: step.setRevision, members: step.inSync };
+    for (const member of this.members) {
+      if (!step.inSync.includes(member.replicaId) || !this.isInSync(member)) continue;
+      member.recordSetView(view, (error) => {
+        if (this.stopped || !this.membership) return;
+        if (error) {
+          member.drop(error);
+          return;
+        }
+        this.membership.recorded(member.replicaId);
+        this.changed();
+      });
+    }
+  }
+
+  #propose(step: MembershipStep): void {
+    const { control, volumeId, index, epoch, clock, logger } = this.options;
+    const { setRevision, inSync } = step;
+    let mayHaveArrived = false;
+    let delayMs = proposeRetryMinMs;
+    const again = (): void => {
+      if (this.stopped) return;
+      control.proposeSet({ volumeId, segment: index, epoch, setRevision, inSync }).then(
+        (answer) => {
+          if (this.stopped || !this.membership) return;
+          if (answer.outcome === 'superseded') {
+            this.superseded(new StorError('STALE_EPOCH', answer.reason));
+            return;
+          }
+          logger.info({ inSync, setRevision: answer.setRevision }, 'the in-sync set changed');
+          this.membership.proposalCommitted(answer.setRevision);
+          for (const member of [...this.joining]) {
+            if (inSync.includes(member.replicaId)) this.joining.delete(member);
+          }
+          this.changed();
+        },
+        (error: unknown) => {
+          if (this.stopped || !this.membership) return;
+          // anything but "nothing was sent" may have taken effect: the union stays in force (I4)
+          if (!hasCode(error, 'UNAVAILABLE')) mayHaveArrived = true;
+          if (!mayHaveArrived && this.membership.withdraw()) {
+            this.changed();
+            return;
+          }
+          clock.after(delayMs, again);
+          delayMs = Math.min(delayMs * 2, proposeRetryMaxMs);
+        },
+      );
+    };
+    again();
+  }
+}

@@ -1,0 +1,227 @@
+import { blockBytes, chunkBytes, chunksPerRegion, StorError } from '@stor/protocol';
+import { crc32 } from '@stor/runtime';
+
+import { Bitmap } from '../core/replication/bitmap.ts';
+import { chooseBlocks, type ChunkSums, type SettleChoice } from '../core/replication/settle-choice.ts';
+import { chunkRetryMs, maxChunksInFlight } from '../replication/limits.ts';
+import { ChunkLock } from './chunk-lock.ts';
+import type { Member } from './member.ts';
+import type { Segment, SegmentPart } from './segment.ts';
+
+/** An engine's own write to all members; the range is locked by the caller. */
+export type WriteAll = (
+  offset: number,
+  length: number,
+  bytes: Uint8Array | null,
+  done: (error: StorError | null) => void,
+) => void;
+
+/**
+ * Makes the members equal after an unclean stop. What the members have marked may differ; each
+ * chunk of it is decided once, written to all, and only then read or written by clients (I5). The
+ * chunk a client asks for comes first, the rest follows in the background.
+ */
+export class Settler implements SegmentPart {
+  readonly #segment: Segment;
+  readonly #writeAll: WriteAll;
+  #unsettled = new Bitmap(0);
+  readonly #waiting = new Map<number, (() => void)[]>();
+  readonly #running = new Set<number>();
+  #onSettled: () => void = () => {};
+
+  constructor(segment: Segment, writeAll: WriteAll, onSettled: () => void) {
+    this.#segment = segment;
+    this.#writeAll = writeAll;
+    this.#onSettled = onSettled;
+  }
+
+  get active(): boolean {
+    return this.#unsettled.count > 0;
+  }
+  get bytesRemaining(): number {
+    return this.#unsettled.count * chunkBytes;
+  }
+
+  /** The regions that may differ. */
+  begin(regions: Iterable<number>): void {
+    const chunks = Math.ceil(this.#segment.options.sizeBytes / chunkBytes);
+    this.#unsettled = new Bitmap(chunks);
+    for (const region of regions) {
+      const first = region * chunksPerRegion;
+      for (let i = 0; i < chunksPerRegion; i++) this.#unsettled.add(first + i);
+    }
+    if (!this.active) this.#onSettled();
+    else this.#fill();
+  }
+
+  blocks(offset: number, length: number): boolean {
+    if (this.#unsettled.count === 0) return false;
+    const first = Math.floor(offset / chunkBytes);
+    return this.#unsettled.hasAny(first, Math.floor((offset + length - 1) / chunkBytes) + 1);
+  }
+
+  /** Calls back when the first unsettled chunk of the range is settled; ask again then. */
+  whenSettled(offset: number, length: number, then: () => void): void {
+    const chunk = this.#unsettled.next(Math.floor(offset / chunkBytes));
+    if (chunk < 0 || chunk * chunkBytes >= offset + length) {
+      then();
+      return;
+    }
+    const waiting = this.#waiting.get(chunk);
+    if (waiting) waiting.push(then);
+    else this.#waiting.set(chunk, [then]);
+    if (!this.#running.has(chunk)) this.#settle(chunk);
+  }
+
+  membersChanged(): void {
+    this.#fill();
+  }
+
+  /** The primary stops: those who wait must look at that themselves. */
+  abandon(): void {
+    const waiting = [...this.#waiting.values()].flat();
+    this.#waiting.clear();
+    for (const then of waiting) then();
+  }
+
+  #fill(): void {
+    const { stopped, membership } = this.#segment;
+    if (stopped || !membership || membership.holding) return;
+    let chunk = this.#unsettled.next(0);
+    while (chunk >= 0 && this.#running.size < maxChunksInFlight) {
+      if (!this.#running.has(chunk)) this.#settle(chunk);
+      chunk = this.#unsettled.next(chunk + 1);
+    }
+  }
+
+  #settle(chunk: number): void {
+    this.#running.add(chunk);
+    const { lock, options } = this.#segment;
+    const offset = chunk * chunkBytes;
+    const padded = Math.ceil(options.sizeBytes / blockBytes) * blockBytes;
+    const length = Math.min(chunkBytes, padded - offset);
+    const owner = new ChunkLock(offset, length, () => {
+      this.#decide(offset, length, (error) => {
+        lock.release(owner);
+        this.#running.delete(chunk);
+        if (this.#segment.stopped) return;
+        if (error) {
+          options.clock.after(chunkRetryMs, () => {
+            if (this.#waiting.has(chunk) && !this.#running.has(chunk)) this.#settle(chunk);
+            else this.#fill();
+          });
+          return;
+        }
+        this.#settled(chunk);
+      });
+    });
+    if (lock.acquire(owner)) owner.lockGranted();
+  }
+
+  #settled(chunk: number): void {
+    this.#unsettled.delete(chunk);
+    const waiting = this.#waiting.get(chunk) ?? [];
+    this.#waiting.delete(chunk);
+    for (const then of waiting) then();
+    if (this.active) this.#fill();
+    else this.#onSettled();
+  }
+
+  #decide(offset: number, length: number, done: (error: StorError | null) => void): void {
+    const { membership } = this.#segment;
+    const members = this.#segment.sources();
+    if (!membership || membership.holding || members.length !== membership.committed.length) {
+      done(new StorError('UNAVAILABLE', 'the members are changing'));
+      return;
+    }
+    const revision = membership.setRevision;
+    const views: (ChunkSums | null)[] = members.map(() => null);
+    gather(members, (member, index, next) => {
+      member.sums(offset, length, (error, sums) => {
+        views[index] = sums;
+        next(error);
+      });
+    })((error) => {
+      if (error) {
+        done(error);
+        return;
+      }
+      const choice = chooseBlocks(views.filter((view) => view !== null));
+      if (choice.firstBlock > choice.lastBlock) done(null);
+      else this.#equalize(members, revision, offset, choice, done);
+    });
+  }
+
+  /** Builds the bytes that stand and writes them to every member. */
+  #equalize(
+    members: Member[],
+    revision: number,
+    offset: number,
+    choice: SettleChoice,
+    done: (error: StorError | null) => void,
+  ): void {
+    const length = choice.source.length * blockBytes;
+    const chosen = Buffer.alloc(length);
+    const used = members.filter((_member, index) => choice.source.includes(index));
+    gather(used, (member, _index, next) => {
+      const bytes = Buffer.allocUnsafe(length);
+      const valid = new Uint8Array(choice.source.length);
+      const own = members.indexOf(member);
+      member.readUnverified(offset, length, bytes, 0, valid, (error) => {
+        for (let block = 0; block < choice.source.length; block++) {
+          const at = block * blockBytes;
+          if (choice.source[block] === own) bytes.copy(chosen, at, at, at + blockBytes);
+        }
+        next(error);
+      });
+    })((error) => {
+      if (error) {
+        done(error);
+        return;
+      }
+      const { membership } = this.#segment;
+      if (this.#segment.stopped || membership?.setRevision !== revision) {
+        done(new StorError('UNAVAILABLE', 'the members changed'));
+        return;
+      }
+      if (isZero(chosen)) {
+        this.#writeAll(offset, length, null, done);
+        return;
+      }
+      const from = choice.firstBlock * blockBytes;
+      const bytes = chosen.subarray(from, (choice.lastBlock + 1) * blockBytes);
+      this.#writeAll(offset + from, bytes.length, bytes, done);
+    });
+  }
+}
+
+/** Runs a step for each item at once and calls back with the first error when all are over. */
+export function gather<T>(
+  items: readonly T[],
+  step: (item: T, index: number, next: (error: StorError | null) => void) => void,
+): (done: (error: StorError | null) => void) => void {
+  return (done) => {
+    let open = items.length;
+    let failed: StorError | null = null;
+    if (open === 0) done(null);
+    items.forEach((item, index) => {
+      step(item, index, (error) => {
+        failed ??= error;
+        open -= 1;
+        if (open === 0) done(failed);
+      });
+    });
+  };
+}
+
+export function isZero(bytes: Buffer): boolean {
+  return bytes.length === 0 || (bytes[0] === 0 && bytes.compare(bytes, 1, bytes.length, 0, bytes.length - 1) === 0);
+}
+
+export function sumsOf(bytes: Buffer): Uint32Array {
+  const sums = new Uint32Array(bytes.length / blockBytes);
+  for (let block = 0; block < sums.length; block++) {
+    sums[block] = crc32(bytes.subarray(block * blockBytes, (block + 1) * blockBytes));
+  }
+  return sums;
+}

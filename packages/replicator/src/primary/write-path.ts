@@ -1,0 +1,330 @@
+import {
+  StorError,
+  blockBytes,
+  chunkBytes,
+  peerFlagKeepAllocated,
+  peerFrame,
+  peerWriteBodyBytes,
+} from '@stor/protocol';
+import { crc32 } from '@stor/runtime';
+
+import { maxUnackedBytesPerMember } from '../replication/limits.ts';
+import { PendingOps, type IoOp } from './io-op.ts';
+import type { Member } from './member.ts';
+import type { Segment, SegmentPart } from './segment.ts';
+
+/** Test-only seams that break an invariant on purpose, so that checkers prove that they see it. */
+export interface BrokenOnPurpose {
+  /** acknowledges as soon as the local replica has a write (breaks I1) */
+  acknowledgeEarly?: boolean;
+  /** serves and acknowledges without replica leases (breaks I6) */
+  ignoreLeases?: boolean;
+  /** serves at once after fencing (breaks I6) */
+  skipLeaseWait?: boolean;
+  /** believes that replicas are equal after an unclean stop (breaks I5) */
+  skipSettle?: boolean;
+  /** copies nothing to a member that returns (breaks I4) */
+  skipResync?: boolean;
+}
+
+export interface WriteHooks {
+  /** Answers an op and releases its range; once for each. */
+  answer(op: IoOp, error: StorError | null): void;
+  /** Nothing uses the op any more. */
+  recycle(op: IoOp): void;
+}
+
+/**
+ * The way of an aligned write whose range is locked: to the members' links first, then to the local
+ * store, then wait until all that must have it have it (I1), under valid leases (I6).
+ */
+export class WritePath implements SegmentPart {
+  readonly #segment: Segment;
+  readonly #broken: BrokenOnPurpose;
+  readonly #hooks: WriteHooks;
+  readonly #pending = new PendingOps();
+  /** ops that hold their range and wait until writes may start */
+  #held: IoOp[] = [];
+  #sums = new Uint32Array(64);
+  #pumping = false;
+  /** looked at after acknowledgements: flushes and reads that wait for a lease */
+  readonly afterPump: (() => void)[] = [];
+
+  constructor(segment: Segment, broken: BrokenOnPurpose, hooks: WriteHooks) {
+    this.#segment = segment;
+    this.#broken = broken;
+    this.#hooks = hooks;
+  }
+
+  get inFlight(): number {
+    return this.#pending.size + this.#held.length;
+  }
+
+  /** Ranges of writes that are sent and not answered: they may be on some members only. */
+  pendingRanges(): { offset: number; length: number }[] {
+    const ranges: { offset: number; length: number }[] = [];
+    for (let op = this.#pending.head; op; op = op.next) {
+      ranges.push({ offset: op.offset, length: op.length });
+    }
+    return ranges;
+  }
+
+  /** Starts an op that holds its range, or holds it back while a member's fate is open. */
+  start(op: IoOp): void {
+    if (this.#held.length === 0 && this.#mayStart()) this.#issue(op);
+    else {
+      op.own();
+      this.#held.push(op);
+    }
+  }
+
+  membersChanged(): void {}
+
+  /** A member that could not be dropped is back: it gets again what it has not acknowledged. */
+  memberOpened(member: Member): void {
+    const remote = this.#segment.remotes.find((each) => each === member);
+    if (!remote) return;
+    for (let op = this.#pending.head; op; op = op.next) {
+      if (op.frame && op.sequence > remote.ackedSequence) {
+        remote.send(op.frame, op.sequence, op.frameBodyBytes);
+      }
+    }
+  }
+
+  /** Answers what all that must have it have; then starts what was held. */
+  pump(): void {
+    if (this.#pumping || this.#segment.stopped) return;
+    this.#pumping = true;
+    try {
+      this.#acknowledge();
+      while (this.#held.length > 0 && this.#mayStart()) {
+        const op = this.#held.shift();
+        if (op) this.#issue(op);
+        this.#acknowledge();
+      }
+    } finally {
+      this.#pumping = false;
+    }
+    for (const look of this.afterPump) look();
+  }
+
+  /** Fails everything: the primary has stopped. */
+  abandon(error: StorError): void {
+    const ops = this.#held;
+    this.#held = [];
+    for (let op = this.#pending.head; op; op = this.#pending.head) {
+      this.#pending.remove(op);
+      ops.push(op);
+    }
+    for (const op of ops) this.#finish(op, error);
+  }
+
+  #finish(op: IoOp, error: StorError | null): void {
+    if (!op.localRunning) {
+      this.#hooks.answer(op, error);
+      this.#hooks.recycle(op);
+      return;
+    }
+    // the store still reads the payload: nobody may reuse the memory before it is done
+    op.completed = true;
+    op.failure = error;
+    op.answerLater = op.kind === 'write' && !op.ownsBytes;
+    if (!op.answerLater) this.#hooks.answer(op, error);
+  }
+
+  #mayStart(): boolean {
+    const { membership, targets, required, local, localIsRequired, stopped } = this.#segment;
+    if (!membership || membership.holding || stopped) return false;
+    if (localIsRequired && !local?.isOpen) return false;
+    for (const member of required) if (!member.isOpen) return false;
+    for (const member of targets) {
+      if (member.unackedBytes > maxUnackedBytesPerMember) return false;
+    }
+    return true;
+  }
+
+  #acknowledge(): void {
+    const segment = this.#segment;
+    if (!this.#pending.head || segment.stopped) return;
+    if (!segment.leased && !this.#broken.ignoreLeases) return;
+    let acked = Infinity;
+    for (const member of segment.required) acked = Math.min(acked, member.ackedSequence);
+    if (this.#broken.acknowledgeEarly) acked = Infinity;
+    let op: IoOp | null = this.#pending.head;
+    while (op && op.sequence <= acked) {
+      const next: IoOp | null = op.next;
+      if (!op.localPending || !segment.localIsRequired) {
+        this.#pending.remove(op);
+        this.#finish(op, null);
+      }
+      op = next;
+    }
+  }
+
+  #issue(op: IoOp): void {
+    const segment = this.#segment;
+    if (op.kind === 'write' && !this.#spendSpace(op)) {
+      // nothing was sent: the volume stays as it is, and so do its members
+      this.#finish(op, new StorError('NO_SPACE', 'a replica has no room for a new chunk'));
+      return;
+    }
+    const sequence = ++segment.sequence;
+    op.sequence = sequence;
+    if (op.kind === 'write') this.#sum(op);
+    if (segment.targets.length > 0) this.#send(op);
+    this.#noteAllocation(op);
+    this.#pending.append(op);
+    if (segment.localIsTarget) this.#issueLocal(op);
+    if (segment.required.length === 0 || this.#broken.acknowledgeEarly) this.pump();
+  }
+
+  #sum(op: IoOp): void {
+    const blocks = op.length / blockBytes;
+    if (this.#sums.length < blocks) this.#sums = new Uint32Array(blocks);
+    const { bytes } = op;
+    if (!bytes) return;
+    let at = op.start;
+    for (let block = 0; block < blocks; block++, at += blockBytes) {
+      this.#sums[block] = crc32(bytes.subarray(at, at + blockBytes));
+    }
+  }
+
+  #send(op: IoOp): void {
+    const { options, targets } = this.#segment;
+    const { outbox, index, channel } = options;
+    const { sequence, offset, length } = op;
+    if (op.kind === 'write' && op.bytes) {
+      op.keepFrame(
+        outbox.encodeWrite(index, channel, sequence, offset, length, op.bytes, op.start, this.#sums),
+        peerWriteBodyBytes(length),
+      );
+    } else {
+      const flags = op.keepAllocated ? peerFlagKeepAllocated : 0;
+      const type = peerFrame.zero;
+      op.keepFrame(outbox.encode(type, flags, index, channel, sequence, offset, length, null), 0);
+    }
+    const { frame } = op;
+    if (!frame) return;
+    for (const member of targets) member.send(frame, sequence, op.frameBodyBytes);
+  }
+
+  /** Inline when the store can; the client's bytes are used where they lie. */
+  #issueLocal(op: IoOp): void {
+    const { local } = this.#segment;
+    const session = local?.session;
+    op.localPending = true;
+    // the epoch is checked in the turn in which the write is issued (I2)
+    if (!local || !session?.alive) return;
+    const { store } = session;
+    const done = (error: StorError | null): void => {
+      local.allocatingChunks -= op.localChunks;
+      op.localRunning = false;
+      // a failed replica leaves the set before this write is acknowledged (I4, I7)
+      if (!error) op.localPending = false;
+      if (op.completed) {
+        if (op.answerLater) this.#hooks.answer(op, op.failure);
+        this.#hooks.recycle(op);
+      }
+      if (error && session.alive) local.drop(error);
+      else this.pump();
+    };
+    if (op.kind === 'zero') {
+      op.localRunning = true;
+      store.zero(op.offset, op.length, op.keepAllocated, session.tracked(done));
+      return;
+    }
+    const { offset, length, bytes, start } = op;
+    if (!bytes) return;
+    try {
+      if (store.writeInline(offset, length, bytes, start, this.#sums, 0)) {
+        local.allocatingChunks -= op.localChunks;
+        op.localPending = false;
+        return;
+      }
+    } catch (error) {
+      local.allocatingChunks -= op.localChunks;
+      local.drop(StorError.from(error));
+      return;
+    }
+    const kept = this.#keptPayload(op);
+    op.localRunning = true;
+    store.write(offset, length, kept.bytes, kept.start, this.#sums, 0, session.tracked(done));
+  }
+
+  /** The payload where it stays unchanged until the op is recycled. */
+  #keptPayload(op: IoOp): { bytes: Uint8Array; start: number } {
+    if (op.frame && !op.ownsBytes) {
+      op.ownsBytes = true;
+      return { bytes: op.frame.batch.bytes, start: op.frame.end - op.length };
+    }
+    op.own();
+    return { bytes: op.bytes ?? new Uint8Array(op.length), start: op.start };
+  }
+
+  /** Checks that every member has room for the chunks that the write may take, and takes it. */
+  #spendSpace(op: IoOp): boolean {
+    const { targets, local, localIsTarget } = this.#segment;
+    op.localChunks = 0;
+    let room = true;
+    for (const member of targets) {
+      const chunks = newChunks(member, op);
+      if (chunks > 0 && member.credits.available < chunks) room = this.#dropWithoutRoom(member);
+      if (!room) return false;
+    }
+    if (local && localIsTarget) {
+      const chunks = newChunks(local, op);
+      if (chunks > 0 && local.availableChunks < chunks) {
+        if (!this.#dropWithoutRoom(local)) return false;
+      } else {
+        op.localChunks = chunks;
+        local.allocatingChunks += chunks;
+      }
+    }
+    for (const member of this.#segment.targets) {
+      const chunks = newChunks(member, op);
+      if (chunks > 0) member.credits.spend(this.#segment.sequence + 1, chunks);
+    }
+    return true;
+  }
+
+  /** A member that is being filled must not make the volume full: it goes. False for others. */
+  #dropWithoutRoom(member: Member): boolean {
+    const { joining, syncing } = this.#segment;
+    if (!joining.has(member) && !syncing.has(member)) return false;
+    member.drop(new StorError('UNAVAILABLE', `${member.nodeId} has no room for the replica`));
+    return true;
+  }
+
+  #noteAllocation(op: IoOp): void {
+    const { targets, local, localIsTarget } = this.#segment;
+    for (const member of targets) noteAllocation(member, op);
+    if (local && localIsTarget) noteAllocation(local, op);
+  }
+}
+
+function newChunks(member: Member, op: { offset: number; length: number }): number {
+  const first = Math.floor(op.offset / chunkBytes);
+  const last = Math.floor((op.offset + op.length - 1) / chunkBytes);
+  let count = 0;
+  for (let chunk = first; chunk <= last; chunk++) if (!member.allocated?.has(chunk)) count += 1;
+  return count;
+}
+
+/** Keeps what is known of a member's chunks in step with what it is sent. */
+export function noteAllocation(
+  member: Member,
+  op: { kind: string; offset: number; length: number; keepAllocated: boolean },
+): void {
+  const { allocated } = member;
+  if (!allocated) return;
+  const end = op.offset + op.length;
+  if (op.kind === 'write') {
+    const last = Math.floor((end - 1) / chunkBytes);
+    for (let chunk = Math.floor(op.offset / chunkBytes); chunk <= last; chunk++) allocated.add(chunk);
+  } else if (!op.keepAllocated) {
+    const last = Math.floor(end / chunkBytes);
+    for (let chunk = Math.ceil(op.offset / chunkBytes); chunk < last; chunk++) {
+      allocated.delete(chunk);
+    }
+  }
+}

@@ -1,0 +1,275 @@
+import { StorError, type AttachmentGrant } from '@stor/protocol';
+import type { Clock, Logger, StreamSocket } from '@stor/runtime';
+
+import { Outbox } from '../peer/outbox.ts';
+import { PeerDirectory, type ConnectPeer } from '../peer/peer-directory.ts';
+import { LocalMember } from '../primary/local-member.ts';
+import type { Member } from '../primary/member.ts';
+import { PrimaryEngine } from '../primary/primary-engine.ts';
+import type { PrimaryVolume } from '../primary/primary-volume.ts';
+import { RemoteMember } from '../primary/remote-member.ts';
+import { Segment } from '../primary/segment.ts';
+import type { BrokenOnPurpose } from '../primary/write-path.ts';
+import type { DiskStore, ReplicaStore } from '../replica-store.ts';
+import type { PrimaryStatus, ReplicatorControl } from '../replicator-ports.ts';
+import { SecondaryLink, type SecondaryHost } from '../secondary/secondary-link.ts';
+import { tickMs } from './limits.ts';
+import { ReplicaGate } from './replica-gate.ts';
+
+/** A replica that failed for good, here or at a peer (I7). */
+export interface ReplicaFailure {
+  volumeId: string;
+  replicaId: string;
+  nodeId: string;
+  diskId: string;
+  reason: string;
+}
+
+export interface LaneReplicatorOptions {
+  nodeId: string;
+  agentInstance: string;
+  clusterId: string;
+  clock: Clock;
+  logger: Logger;
+  control: ReplicatorControl;
+  /** opens a TCP connection to a peer listener */
+  connect: ConnectPeer;
+  /** the disks of this lane, as they are now */
+  stores: () => Iterable<DiskStore>;
+  onReplicaFailure: (failure: ReplicaFailure) => void;
+  /** for negative controls in tests only */
+  brokenOnPurpose?: BrokenOnPurpose;
+}
+
+/** Replication of one lane: primary of some volumes, secondary of others. */
+export class LaneReplicator {
+  readonly #options: LaneReplicatorOptions;
+  readonly #own: { clusterId: string; nodeId: string; agentInstance: string };
+  readonly #outbox: Outbox;
+  readonly #directory: PeerDirectory;
+  readonly #gates = new Map<string, ReplicaGate>();
+  readonly #links = new Set<SecondaryLink>();
+  readonly #primaries = new Map<string, { engine: PrimaryEngine; remotes: RemoteMember[] }>();
+  readonly #reportedFailures = new Set<string>();
+  #nextChannel = 1;
+  #cancelTick: () => void;
+  #closing: Promise<void> | null = null;
+
+  constructor(options: LaneReplicatorOptions) {
+    this.#options = options;
+    const { clock, logger, connect, clusterId, nodeId, agentInstance } = options;
+    this.#own = { clusterId, nodeId, agentInstance };
+    this.#outbox = new Outbox(clock);
+    this.#directory = new PeerDirectory({
+      own: this.#own,
+      clock,
+      logger,
+      connect,
+      outbox: this.#outbox,
+    });
+    this.#cancelTick = clock.after(tickMs, this.#tick);
+  }
+
+  /** Serves as secondary: give it each accepted peer socket in the turn in which it was accepted. */
+  acceptPeer(socket: StreamSocket): void {
+    if (this.#closing) {
+      socket.destroy();
+      return;
+    }
+    this.#links.add(new SecondaryLink(socket, this.#secondaryHost()));
+  }
+
+  /**
+   * Becomes primary. Resolves when the volume serves: replicas fenced, leases of the old primary
+   * over, the first set committed. STALE_EPOCH, UNAVAILABLE, ABORTED, FAILED_PRECONDITION.
+   */
+  async attach(
+    grant: AttachmentGrant,
+    options: { signal: AbortSignal },
+  ): Promise<PrimaryVolume> {
+    if (this.#closing) throw new StorError('ABORTED', 'this lane is closing');
+    if (grant.segments.length !== 1 || grant.segments[0]?.index !== 0) {
+      throw new StorError('FAILED_PRECONDITION', 'volumes of several segments cannot be served yet');
+    }
+    const current = this.#primaries.get(grant.volumeId)?.engine;
+    if (current && current.epoch >= grant.epoch) {
+      throw new StorError(
+        'STALE_EPOCH',
+        `${grant.volumeId} is attached here at epoch ${current.epoch}, not below`,
+      );
+    }
+    current?.finish(new StorError('STALE_EPOCH', `replaced here by epoch ${grant.epoch}`));
+    const { engine, remotes } = this.#build(grant);
+    this.#primaries.set(grant.volumeId, { engine, remotes });
+    engine.onStopped((reason) => {
+      if (this.#primaries.get(grant.volumeId)?.engine === engine) {
+        this.#primaries.delete(grant.volumeId);
+      }
+      this.#options.logger.info(
+        { volume: grant.volumeId, epoch: grant.epoch, reason: reason.message },
+        'primary has ended',
+      );
+    });
+    await engine.activate(options.signal);
+    return engine;
+  }
+
+  primary(volumeId: string): PrimaryVolume | null {
+    return this.#primaries.get(volumeId)?.engine ?? null;
+  }
+
+  /** A node listens elsewhere now (it was started anew). */
+  updatePeer(nodeId: string, host: string, port: number): void {
+    this.#directory.forgetOthers(nodeId, host, port);
+    for (const { remotes } of this.#primaries.values()) {
+      for (const member of remotes) if (member.nodeId === nodeId) member.moved(host, port);
+    }
+  }
+
+  status(): PrimaryStatus[] {
+    return [...this.#primaries.values()].map(({ engine }) => engine.status());
+  }
+
+  /** Stops every primary in order, then every link; resolves when nothing is under way. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    await Promise.all([...this.#primaries.values()].map(({ engine }) => engine.stop()));
+    this.#cancelTick();
+    this.#directory.close();
+    this.#outbox.flush();
+    const links = [...this.#links];
+    const drained = links.map((link) => link.drained());
+    for (const link of links) link.destroy();
+    await Promise.all(drained);
+  }
+
+  readonly #tick = (): void => {
+    const nowMs = this.#options.clock.monotonicMs();
+    this.#cancelTick = this.#options.clock.after(tickMs, this.#tick);
+    this.#directory.tick();
+    for (const link of [...this.#links]) link.tick();
+    for (const { engine } of [...this.#primaries.values()]) engine.tick(nowMs);
+  };
+
+  #build(grant: AttachmentGrant): { engine: PrimaryEngine; remotes: RemoteMember[] } {
+    const { clock, logger, control, brokenOnPurpose } = this.#options;
+    const { volumeId, epoch, sizeBytes } = grant;
+    const channel = this.#nextChannel++;
+    const segment: Segment = new Segment({
+      volumeId,
+      index: 0,
+      epoch,
+      sizeBytes,
+      channel,
+      clock,
+      logger: logger.child({ volume: volumeId, epoch }),
+      outbox: this.#outbox,
+      control,
+      superseded: (reason) => {
+        engine.finish(reason);
+      },
+      replicaFailed: (member, error) => {
+        this.#report(volumeId, member, error);
+      },
+    });
+    const remotes: RemoteMember[] = [];
+    const members: Member[] = [];
+    for (const replica of grant.segments[0]?.replicas ?? []) {
+      // on another lane of this node it is reached like any other peer
+      if (this.#replica(replica.id)) {
+        const local = this.#localMember(replica, epoch, segment);
+        segment.local = local;
+        members.unshift(local);
+        continue;
+      }
+      const remote = new RemoteMember({
+        replica,
+        volumeId,
+        segment: 0,
+        sizeBytes,
+        epoch,
+        channel,
+        clock,
+        outbox: this.#outbox,
+        directory: this.#directory,
+        events: segment,
+      });
+      remotes.push(remote);
+      members.push(remote);
+    }
+    segment.members = members;
+    segment.remotes = remotes;
+    const engine = new PrimaryEngine(grant, segment, brokenOnPurpose ?? {});
+    return { engine, remotes };
+  }
+
+  #localMember(
+    replica: { id: string; nodeId: string; diskId: string },
+    epoch: number,
+    segment: Segment,
+  ): LocalMember {
+    return new LocalMember({
+      replica,
+      epoch,
+      holder: `${this.#own.nodeId} ${this.#own.agentInstance}`,
+      store: () => this.#replica(replica.id),
+      gate: this.#gate(replica.id),
+      clock: this.#options.clock,
+      events: segment,
+    });
+  }
+
+  #replica(id: string): ReplicaStore | null {
+    for (const disk of this.#options.stores()) {
+      const replica = disk.replica(id);
+      if (replica) return replica;
+    }
+    return null;
+  }
+
+  #gate(replicaId: string): ReplicaGate {
+    let gate = this.#gates.get(replicaId);
+    if (!gate) {
+      gate = new ReplicaGate();
+      this.#gates.set(replicaId, gate);
+    }
+    return gate;
+  }
+
+  #report(
+    volumeId: string,
+    replica: { replicaId: string; nodeId: string; diskId: string },
+    error: StorError,
+  ): void {
+    if (this.#reportedFailures.has(replica.replicaId)) return;
+    this.#reportedFailures.add(replica.replicaId);
+    const { replicaId, nodeId, diskId } = replica;
+    const failure = { volumeId, replicaId, nodeId, diskId, reason: error.message };
+    this.#options.logger.error(failure, 'a replica has failed');
+    this.#options.onReplicaFailure(failure);
+  }
+
+  #secondaryHost(): SecondaryHost {
+    const { clock, logger } = this.#options;
+    return {
+      own: this.#own,
+      clock,
+      logger,
+      outbox: this.#outbox,
+      replica: (id) => this.#replica(id),
+      gate: (replicaId) => this.#gate(replicaId),
+      replicaFailed: (store, error) => {
+        if (!store.failure) return;
+        const { replicaId, volumeId, diskId } = store;
+        this.#report(volumeId, { replicaId, nodeId: this.#own.nodeId, diskId }, error);
+      },
+      linkEnded: (link) => {
+        this.#links.delete(link);
+      },
+    };
+  }
+}

@@ -1,0 +1,53 @@
+/** Bounds of the replication engine, with units and reasons. */
+
+/** A batch buffer: the writes of a few turns; larger frames get a buffer of their own (bytes). */
+export const batchBytes = 1024 * 1024;
+/** Spare batch buffers kept for reuse. */
+export const maxSpareBatches = 8;
+
+/**
+ * Bytes given to one member and not yet acknowledged by it; above that no further write starts, so
+ * a slow member costs latency and never memory.
+ */
+export const maxUnackedBytesPerMember = 64 * 1024 * 1024;
+/** Bytes of slow writes that a secondary holds for one link before it stops reading from it. */
+export const maxSecondaryBacklogBytes = 128 * 1024 * 1024;
+/** Answers that a peer has not taken yet; above that no further request of it is read (bytes). */
+export const maxSecondaryReplyBytes = 64 * 1024 * 1024;
+
+/** An established member that answers pings but not writes for this long leaves (failure row 10). */
+export const memberStallMs = 15_000;
+/** From connect to the peer's hello (ms). */
+export const peerHandshakeMs = 3_000;
+/** A fence may have to wait for slow writes of an older epoch (ms). */
+export const openTimeoutMs = 20_000;
+/** Reconnects back off between these (ms). */
+export const reconnectMinMs = 500;
+export const reconnectMaxMs = 5_000;
+/** A secondary forgets a link on which not even pings come (ms). */
+export const secondaryIdleMs = 10_000;
+
+/** In-sync members that do not answer get this long when another one kept its memory (ms). */
+export const activationGraceMs = 1_000;
+/** Then `attach` gives up; the caller may try again under the same grant (ms). */
+export const activationTimeoutMs = 30_000;
+/** Between two tries to change the set in the control plane (ms). */
+export const proposeRetryMinMs = 100;
+export const proposeRetryMaxMs = 2_000;
+
+/** How often the engine looks at pings, silence, checkpoints (ms). */
+export const tickMs = 250;
+/** Between checkpoints while regions are marked (ms). */
+export const checkpointMs = 5_000;
+/** With more marked regions than this a checkpoint comes sooner: a crash would settle them all. */
+export const checkpointMarks = 4_096;
+/** ... but not more often than this (ms). */
+export const checkpointMinMs = 500;
+
+/** Chunks settled or copied at once: polite to clients, enough to fill a disk. */
+export const maxChunksInFlight = 4;
+/** A settle or copy step that could not finish is tried again after this (ms). */
+export const chunkRetryMs = 100;
+
+/** `stop` gives requests under way this long, then they are failed (ms). */
+export const stopDrainMs = 10_000;

@@ -1,0 +1,151 @@
+import { StorError, hasCode } from '@stor/protocol';
+
+import type { ReplicaStore, StoreDone } from '../replica-store.ts';
+
+/**
+ * The right of one primary, at one epoch, to use one replica. A session is alive from its fence
+ * until another one opens, or it is closed; a dead one issues nothing any more (I2).
+ */
+export class GateSession {
+  readonly epoch: number;
+  readonly holder: string;
+  readonly store: ReplicaStore;
+  alive = true;
+  /** store calls issued and not answered */
+  inFlight = 0;
+  /** Called in the turn in which the session dies by another's hand. */
+  readonly onDisplaced: (reason: StorError) => void;
+  #idle: (() => void) | null = null;
+
+  constructor(
+    store: ReplicaStore,
+    epoch: number,
+    holder: string,
+    onDisplaced: (reason: StorError) => void,
+  ) {
+    this.store = store;
+    this.epoch = epoch;
+    this.holder = holder;
+    this.onDisplaced = onDisplaced;
+  }
+
+  /** Counts a store call in; the returned callback counts it out. Call only while alive. */
+  tracked(done: StoreDone): StoreDone {
+    this.inFlight += 1;
+    return (error) => {
+      this.inFlight -= 1;
+      try {
+        done(error);
+      } finally {
+        if (this.inFlight === 0) this.#idle?.();
+      }
+    };
+  }
+
+  /** Resolves when no store call of this session is under way. */
+  drained(): Promise<void> {
+    if (this.inFlight === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const before = this.#idle;
+      this.#idle = () => {
+        this.#idle = null;
+        before?.();
+        resolve();
+      };
+    });
+  }
+}
+
+/**
+ * One gate per replica of this lane. Opening fences: what was accepted under older sessions is
+ * finished before the answer, and nothing of them starts afterwards (I2).
+ */
+export class ReplicaGate {
+  #session: GateSession | null = null;
+  #highestAsked = 0;
+  #queue: Promise<void> = Promise.resolve();
+
+  /** STALE_EPOCH (details.highestEpoch), DISK_FAILED. */
+  async open(
+    store: ReplicaStore,
+    epoch: number,
+    holder: string,
+    onDisplaced: (reason: StorError) => void,
+  ): Promise<GateSession> {
+    this.#refuseStale(store, epoch, holder);
+    this.#highestAsked = epoch;
+    // the older session dies now, in this turn, not when its drain is over
+    this.#displace(epoch);
+    const turn = this.#queue.then(() => this.#openInTurn(store, epoch, holder, onDisplaced));
+    this.#queue = turn.then(
+      () => {},
+      () => {},
+    );
+    return turn;
+  }
+
+  async #openInTurn(
+    store: ReplicaStore,
+    epoch: number,
+    holder: string,
+    onDisplaced: (reason: StorError) => void,
+  ): Promise<GateSession> {
+    this.#refuseStale(store, epoch, holder);
+    const older = this.#session;
+    this.#displace(epoch);
+    if (older) await older.drained();
+    this.#refuseStale(store, epoch, holder);
+    await fenced(store, epoch);
+    this.#refuseStale(store, epoch, holder);
+    const session = new GateSession(store, epoch, holder, onDisplaced);
+    this.#session = session;
+    return session;
+  }
+
+  /** Ends a session from its own side. */
+  close(session: GateSession): void {
+    session.alive = false;
+  }
+
+  #displace(epoch: number): void {
+    const older = this.#session;
+    if (!older?.alive) return;
+    older.alive = false;
+    older.onDisplaced(
+      older.epoch < epoch
+        ? staleEpoch(older.epoch, epoch)
+        : new StorError('ABORTED', 'the primary opened the replica again'),
+    );
+  }
+
+  #refuseStale(store: ReplicaStore, epoch: number, holder: string): void {
+    const highest = Math.max(store.highestEpoch, this.#highestAsked);
+    if (epoch < highest) throw staleEpoch(epoch, highest);
+    const current = this.#session;
+    if (current && current.epoch === epoch && current.holder !== holder) {
+      throw new StorError(
+        'STALE_EPOCH',
+        `epoch ${epoch} is held by ${current.holder}; an epoch is never granted twice`,
+        { details: { highestEpoch: String(epoch) } },
+      );
+    }
+  }
+}
+
+function staleEpoch(epoch: number, highest: number): StorError {
+  return new StorError(
+    'STALE_EPOCH',
+    `epoch ${epoch} is over: the replica has seen epoch ${highest}`,
+    { details: { highestEpoch: String(highest) } },
+  );
+}
+
+/** A failed replica is still fenced in memory by its gate; it serves nothing anyway. */
+function fenced(store: ReplicaStore, epoch: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    store.fence(epoch, (error) => {
+      if (error && !hasCode(error, 'DISK_FAILED', 'NO_SPACE')) reject(error);
+      else resolve();
+    });
+  });
+}

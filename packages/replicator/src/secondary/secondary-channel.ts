@@ -1,0 +1,313 @@
+import {
+  StorError,
+  blockBytes,
+  chunkBytes,
+  hasCode,
+  parsePeerBody,
+  peerControl,
+  peerFailureOf,
+  peerFlagKeepAllocated,
+  peerFlagUnverified,
+  peerFrame,
+  regionBytes,
+  type PeerControl,
+  type PeerControlReply,
+  type PeerFrameType,
+  type PeerHeader,
+} from '@stor/protocol';
+import { crc32 } from '@stor/runtime';
+
+import { AppliedPrefix } from '../core/replication/applied-prefix.ts';
+import { Bitmap } from '../core/replication/bitmap.ts';
+import type { LinkOutput } from '../peer/outbox.ts';
+import type { GateSession } from '../replication/replica-gate.ts';
+import type { ReplicaStore } from '../replica-store.ts';
+
+/** What a channel needs of the link that carries it. */
+export interface ChannelOwner {
+  readonly output: LinkOutput;
+  /** The channel has something to acknowledge at the end of this turn. */
+  acknowledgeSoon(channel: SecondaryChannel): void;
+  /** Bytes held for slow writes and unsent answers changed: the link pauses reading on too many. */
+  backlogChanged(bytes: number): void;
+  /** The replica failed: the channel is over and the failure is to be reported (I7). */
+  failed(channel: SecondaryChannel, error: StorError): void;
+}
+
+/**
+ * One replica as it follows one primary at one epoch. Frames are applied in the order in which they
+ * come wherever they overlap (the store sees to that) and acknowledged as a prefix.
+ */
+export class SecondaryChannel {
+  readonly number: number;
+  readonly segment: number;
+  readonly session: GateSession;
+  readonly #store: ReplicaStore;
+  readonly #owner: ChannelOwner;
+  readonly #applied = new AppliedPrefix();
+  #sums = new Uint32Array(64);
+  ackQueued = false;
+
+  constructor(number: number, segment: number, session: GateSession, owner: ChannelOwner) {
+    this.number = number;
+    this.segment = segment;
+    this.session = session;
+    this.#store = session.store;
+    this.#owner = owner;
+  }
+
+  get appliedSequence(): number {
+    return this.#applied.sequence;
+  }
+  get freeChunks(): number {
+    return this.#store.failure ? 0 : this.#store.freeChunks();
+  }
+  get markedCount(): number {
+    return this.#store.markedCount;
+  }
+
+  /** One frame of the primary; `body` is where its body begins. Throws PROTOCOL. */
+  frame(header: PeerHeader, bytes: Buffer, body: number): void {
+    // the epoch is checked in the turn in which the work is issued: a dead session does nothing (I2)
+    if (!this.session.alive) return;
+    if (header.length > 0 && header.offset + header.length > this.#paddedBytes()) {
+      throw new StorError('PROTOCOL', 'a range beyond the end of the replica');
+    }
+    switch (header.type) {
+      case peerFrame.write:
+        this.#write(header, bytes, body);
+        return;
+      case peerFrame.zero:
+        this.#zero(header);
+        return;
+      case peerFrame.flush:
+        this.#flush(header.sequence);
+        return;
+      case peerFrame.read:
+        this.#read(header);
+        return;
+      case peerFrame.sums:
+        this.#sumsOf(header);
+        return;
+      case peerFrame.control:
+        this.#control(
+          header.sequence,
+          parsePeerBody(peerControl, bytes, body, body + header.bodyBytes),
+        );
+        return;
+      default:
+        throw new StorError('PROTOCOL', `a primary sent a frame of type ${header.type}`);
+    }
+  }
+
+  acknowledge(): void {
+    this.ackQueued = false;
+    if (!this.session.alive) return;
+    this.#owner.output.send(
+      peerFrame.ack,
+      0,
+      this.segment,
+      this.number,
+      this.#applied.sequence,
+      this.#applied.bytes,
+      Math.min(this.freeChunks, 0xffffffff),
+      null,
+    );
+  }
+
+  #paddedBytes(): number {
+    return Math.ceil(this.#store.sizeBytes / blockBytes) * blockBytes;
+  }
+
+  #write(header: PeerHeader, bytes: Buffer, body: number): void {
+    const { offset, length, sequence } = header;
+    const blocks = length / blockBytes;
+    if (this.#sums.length < blocks) this.#sums = new Uint32Array(blocks);
+    for (let block = 0; block < blocks; block++) {
+      this.#sums[block] = bytes.readUInt32BE(body + block * 4);
+    }
+    const start = body + blocks * 4;
+    const frameBytes = header.bodyBytes;
+    try {
+      if (this.#store.writeInline(offset, length, bytes, start, this.#sums, 0)) {
+        if (this.#applied.done(sequence, frameBytes)) this.#owner.acknowledgeSoon(this);
+        return;
+      }
+    } catch (error) {
+      this.#fail(StorError.from(error));
+      return;
+    }
+    // the receive buffer is gone after this call, the store's slow path is not
+    const copy = Buffer.allocUnsafe(length);
+    bytes.copy(copy, 0, start, start + length);
+    const token = this.#applied.begin(sequence, frameBytes);
+    this.#owner.backlogChanged(length);
+    const done = this.session.tracked((error) => {
+      this.#owner.backlogChanged(-length);
+      this.#finished(token, error);
+    });
+    this.#store.write(offset, length, copy, 0, this.#sums, 0, done);
+  }
+
+  #zero(header: PeerHeader): void {
+    const token = this.#applied.begin(header.sequence, 0);
+    const keep = (header.flags & peerFlagKeepAllocated) !== 0;
+    const done = this.session.tracked((error) => {
+      this.#finished(token, error);
+    });
+    this.#store.zero(header.offset, header.length, keep, done);
+  }
+
+  #finished(token: object, error: StorError | null): void {
+    if (error) {
+      this.#fail(error);
+      return;
+    }
+    if (this.#applied.applied(token) && this.session.alive) this.#owner.acknowledgeSoon(this);
+  }
+
+  #flush(sequence: number): void {
+    this.#store.flush(
+      this.session.tracked((error) => {
+        if (error) this.#fail(error);
+        else if (this.session.alive) {
+          const { segment, number } = this;
+          this.#owner.output.send(peerFrame.flushed, 0, segment, number, sequence, 0, 0, null);
+        }
+      }),
+    );
+  }
+
+  #read(header: PeerHeader): void {
+    const { offset, length, sequence } = header;
+    const blocks = length / blockBytes;
+    const unverified = (header.flags & peerFlagUnverified) !== 0;
+    const front = unverified ? blocks : blocks * 4;
+    const reply = Buffer.allocUnsafe(front + length);
+    this.#owner.backlogChanged(length);
+    const done = this.session.tracked((error) => {
+      this.#owner.backlogChanged(-length);
+      if (!this.session.alive) return;
+      if (error) {
+        this.#readFailed(sequence, error);
+        return;
+      }
+      if (!unverified) {
+        for (let block = 0; block < blocks; block++) {
+          const at = front + block * blockBytes;
+          reply.writeUInt32BE(crc32(reply.subarray(at, at + blockBytes)), block * 4);
+        }
+      }
+      this.#reply(peerFrame.readReply, header.flags, sequence, offset, length, reply);
+    });
+    if (unverified) {
+      const valid = reply.subarray(0, blocks);
+      this.#store.readUnverified(offset, length, reply, front, valid, done);
+    } else {
+      this.#store.read(offset, length, reply, front, done);
+    }
+  }
+
+  #sumsOf(header: PeerHeader): void {
+    const { offset, length, sequence } = header;
+    const blocks = length / blockBytes;
+    const data = Buffer.allocUnsafe(length);
+    const reply = Buffer.allocUnsafe(blocks * 5);
+    const valid = reply.subarray(blocks * 4);
+    this.#owner.backlogChanged(length);
+    const done = this.session.tracked((error) => {
+      this.#owner.backlogChanged(-length);
+      if (!this.session.alive) return;
+      if (error) {
+        this.#readFailed(sequence, error);
+        return;
+      }
+      for (let block = 0; block < blocks; block++) {
+        const at = block * blockBytes;
+        reply.writeUInt32BE(crc32(data.subarray(at, at + blockBytes)), block * 4);
+      }
+      this.#reply(peerFrame.sumsReply, 0, sequence, offset, length, reply);
+    });
+    this.#store.readUnverified(offset, length, data, 0, valid, done);
+  }
+
+  #control(sequence: number, control: PeerControl): void {
+    const done = this.session.tracked((error) => {
+      if (error) {
+        this.#requestFailed(sequence, error);
+        if (hasCode(error, 'DISK_FAILED', 'NO_SPACE')) this.#fail(error);
+      } else this.#controlReply(sequence, {});
+    });
+    switch (control.op) {
+      case 'set-view':
+        this.#store.recordSetView(control.view, done);
+        return;
+      case 'checkpoint':
+        // every write before this frame was issued before this call, so the flush covers it
+        this.#store.cutMarks();
+        this.#store.flush(done);
+        return;
+      case 'retire':
+        this.#store.retireMarks(control.generation, done);
+        return;
+      case 'adopt':
+        this.#store.adoptGeneration(control.generation, done);
+        return;
+      case 'changed-since': {
+        const regions = this.#store.regionsChangedSince(control.generation);
+        this.#controlReply(sequence, {
+          regions: regions && regionBitmap(this.#store, regions).toString('base64'),
+        });
+        done(null);
+        return;
+      }
+    }
+  }
+
+  #readFailed(sequence: number, error: StorError): void {
+    this.#requestFailed(sequence, error);
+    if (hasCode(error, 'DISK_FAILED')) this.#fail(error);
+  }
+
+  #controlReply(sequence: number, reply: PeerControlReply): void {
+    if (!this.session.alive) return;
+    const body = Buffer.from(JSON.stringify(reply));
+    this.#reply(peerFrame.controlReply, 0, sequence, 0, 0, body);
+  }
+
+  #requestFailed(sequence: number, error: StorError): void {
+    if (!this.session.alive) return;
+    const body = Buffer.from(JSON.stringify(peerFailureOf(error)));
+    this.#reply(peerFrame.requestFailed, 0, sequence, 0, 0, body);
+  }
+
+  #reply(
+    type: PeerFrameType,
+    flags: number,
+    sequence: number,
+    offset: number,
+    length: number,
+    body: Uint8Array,
+  ): void {
+    const { segment, number } = this;
+    this.#owner.output.send(type, flags, segment, number, sequence, offset, length, body);
+  }
+
+  #fail(error: StorError): void {
+    if (!this.session.alive) return;
+    this.#owner.failed(this, error);
+  }
+}
+
+/** Chunks of a replica that take space, as a bitmap. */
+export function allocatedBitmap(store: ReplicaStore): Bitmap {
+  const bitmap = new Bitmap(Math.ceil(store.sizeBytes / chunkBytes));
+  for (let chunk = 0; chunk < bitmap.size; chunk++) if (store.isAllocated(chunk)) bitmap.add(chunk);
+  return bitmap;
+}
+
+export function regionBitmap(store: ReplicaStore, regions: readonly number[]): Buffer {
+  const bitmap = new Bitmap(Math.ceil(store.sizeBytes / regionBytes));
+  for (const region of regions) bitmap.add(region);
+  return Buffer.from(bitmap.bytes);
+}

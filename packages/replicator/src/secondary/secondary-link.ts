@@ -1,0 +1,295 @@
+import {
+  StorError,
+  decodePeerHeader,
+  encodePongEntry,
+  maxPeerChannels,
+  newPeerHeader,
+  parsePeerBody,
+  peerFailureOf,
+  peerFrame,
+  peerHeaderBytes,
+  peerHello,
+  peerOpen,
+  peerPongEntryBytes,
+  peerVersion,
+  type PeerFrameType,
+  type PeerHeader,
+  type PeerHello,
+  type PeerOpen,
+  type PeerOpened,
+} from '@stor/protocol';
+import type { Clock, Logger, StreamSocket } from '@stor/runtime';
+
+import { LinkOutput, type Outbox } from '../peer/outbox.ts';
+import { encodeHello, encodeLoose, helloProblem } from '../peer/peer-connection.ts';
+import {
+  maxSecondaryBacklogBytes,
+  maxSecondaryReplyBytes,
+  secondaryIdleMs,
+} from '../replication/limits.ts';
+import type { ReplicaGate } from '../replication/replica-gate.ts';
+import type { ReplicaStore } from '../replica-store.ts';
+import { SecondaryChannel, allocatedBitmap, regionBitmap } from './secondary-channel.ts';
+
+export interface SecondaryHost {
+  readonly own: { clusterId: string; nodeId: string; agentInstance: string };
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly outbox: Outbox;
+  replica(id: string): ReplicaStore | null;
+  gate(replicaId: string): ReplicaGate;
+  /** A replica failed while it followed (I7). */
+  replicaFailed(store: ReplicaStore, error: StorError): void;
+  linkEnded(link: SecondaryLink): void;
+}
+
+/** An accepted connection: the primaries of one lane of another node, and their channels here. */
+export class SecondaryLink {
+  readonly output: LinkOutput;
+  readonly #host: SecondaryHost;
+  readonly #socket: StreamSocket;
+  readonly #header = newPeerHeader();
+  readonly #channels = new Map<number, SecondaryChannel>();
+  /** channels whose fence is under way, with what ends them */
+  readonly #opening = new Map<number, object>();
+  #toAcknowledge: SecondaryChannel[] = [];
+  #hello: PeerHello | null = null;
+  #heardMs: number;
+  #backlogBytes = 0;
+  #paused = false;
+  #over = false;
+
+  constructor(socket: StreamSocket, host: SecondaryHost) {
+    this.#socket = socket;
+    this.#host = host;
+    this.#heardMs = host.clock.monotonicMs();
+    this.output = new LinkOutput(host.outbox, socket);
+    this.output.onDrained = () => {
+      this.#regulate();
+    };
+    socket.onData = (bytes, start, end) => this.#received(bytes, start, end);
+    socket.onClose = () => {
+      this.#end();
+    };
+  }
+
+  /** Store calls of this link's channels, for an orderly close. */
+  drained(): Promise<unknown> {
+    return Promise.all([...this.#channels.values()].map((channel) => channel.session.drained()));
+  }
+
+  tick(): void {
+    const nowMs = this.#host.clock.monotonicMs();
+    if (!this.#paused && nowMs - this.#heardMs > secondaryIdleMs) this.destroy();
+  }
+
+  destroy(): void {
+    this.#socket.destroy();
+    this.#end();
+  }
+
+  acknowledgeSoon(channel: SecondaryChannel): void {
+    if (channel.ackQueued || this.#over) return;
+    channel.ackQueued = true;
+    this.#toAcknowledge.push(channel);
+    if (this.#toAcknowledge.length > 1) return;
+    this.#host.clock.endOfTurn(() => {
+      const channels = this.#toAcknowledge;
+      this.#toAcknowledge = [];
+      for (const each of channels) each.acknowledge();
+      this.#host.outbox.flush();
+    });
+  }
+
+  backlogChanged(bytes: number): void {
+    this.#backlogBytes += bytes;
+    this.#regulate();
+  }
+
+  failed(channel: SecondaryChannel, error: StorError): void {
+    const { session } = channel;
+    this.#host.replicaFailed(session.store, error);
+    this.#closeChannel(channel, error);
+  }
+
+  #closeChannel(channel: SecondaryChannel, error: StorError): void {
+    const { session } = channel;
+    session.alive = false;
+    this.#channels.delete(channel.number);
+    this.#sendJson(peerFrame.closed, channel.segment, channel.number, 0, peerFailureOf(error));
+  }
+
+  #regulate(): void {
+    const full =
+      this.#backlogBytes > maxSecondaryBacklogBytes ||
+      this.output.pendingBytes > maxSecondaryReplyBytes;
+    if (full === this.#paused || this.#over) return;
+    this.#paused = full;
+    this.#heardMs = this.#host.clock.monotonicMs();
+    if (full) this.#socket.pause();
+    else this.#socket.resume();
+  }
+
+  #end(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.output.close();
+    this.#opening.clear();
+    for (const channel of this.#channels.values()) channel.session.alive = false;
+    this.#host.linkEnded(this);
+  }
+
+  #received(bytes: Buffer, start: number, end: number): number {
+    this.#heardMs = this.#host.clock.monotonicMs();
+    let at = start;
+    try {
+      while (!this.#over && end - at >= peerHeaderBytes) {
+        decodePeerHeader(bytes, at, this.#header);
+        const next = at + peerHeaderBytes + this.#header.bodyBytes;
+        if (next > end) break;
+        this.#frame(this.#header, bytes, at + peerHeaderBytes);
+        at = next;
+      }
+    } catch (error) {
+      const failure = StorError.from(error);
+      const { logger } = this.#host;
+      logger.warn({ peer: this.#socket.remote, error: failure.message }, 'peer broke the protocol');
+      if (!this.#hello) this.#socket.write(encodeLoose(peerFrame.closed, peerFailureOf(failure)));
+      this.#socket.end();
+      this.#end();
+      return end - start;
+    }
+    return this.#over ? end - start : at - start;
+  }
+
+  #frame(header: PeerHeader, bytes: Buffer, body: number): void {
+    if (!this.#hello) {
+      this.#greet(header, bytes, body);
+      return;
+    }
+    switch (header.type) {
+      case peerFrame.ping:
+        this.#pong(header.sequence);
+        return;
+      case peerFrame.open:
+        this.#open(header, parsePeerBody(peerOpen, bytes, body, body + header.bodyBytes));
+        return;
+      case peerFrame.close: {
+        this.#opening.delete(header.channel);
+        const channel = this.#channels.get(header.channel);
+        if (channel) channel.session.alive = false;
+        this.#channels.delete(header.channel);
+        return;
+      }
+      default: {
+        // a frame of a channel that ended here a moment ago: the primary does not know yet
+        const channel = this.#channels.get(header.channel);
+        channel?.frame(header, bytes, body);
+      }
+    }
+  }
+
+  #greet(header: PeerHeader, bytes: Buffer, body: number): void {
+    if (header.type !== peerFrame.hello) throw new StorError('PROTOCOL', 'no hello first');
+    const hello = parsePeerBody(peerHello, bytes, body, body + header.bodyBytes);
+    const problem = helloProblem(hello, this.#host.own.clusterId, null);
+    if (problem) throw problem;
+    this.#hello = hello;
+    this.#socket.write(encodeHello({ version: peerVersion, ...this.#host.own }));
+  }
+
+  /**
+   * A pong says: none of the channels still open here is known to have a newer epoch (I6). A
+   * channel that was displaced has sent its `closed` before this, on the same connection.
+   */
+  #pong(id: number): void {
+    const body = Buffer.alloc(this.#channels.size * peerPongEntryBytes);
+    let at = 0;
+    for (const channel of this.#channels.values()) {
+      encodePongEntry(body, at, {
+        channel: channel.number,
+        markedCount: channel.markedCount,
+        sequence: channel.appliedSequence,
+        freeChunks: channel.freeChunks,
+      });
+      at += peerPongEntryBytes;
+    }
+    this.output.send(peerFrame.pong, 0, 0, 0, id, 0, 0, body);
+  }
+
+  #open(header: PeerHeader, open: PeerOpen): void {
+    const { channel: number, segment } = header;
+    if (this.#channels.size + this.#opening.size >= maxPeerChannels) {
+      throw new StorError('PROTOCOL', 'too many channels on one connection');
+    }
+    const older = this.#channels.get(number);
+    if (older) older.session.alive = false;
+    this.#channels.delete(number);
+    const attempt = {};
+    this.#opening.set(number, attempt);
+    this.#fence(number, segment, open, attempt).then(
+      (opened) => {
+        if (opened) this.#sendJson(peerFrame.opened, segment, number, header.sequence, opened);
+      },
+      (error: unknown) => {
+        if (this.#opening.get(number) !== attempt) return;
+        this.#opening.delete(number);
+        const failed = { error: peerFailureOf(StorError.from(error)) };
+        this.#sendJson(peerFrame.opened, segment, number, header.sequence, failed);
+      },
+    );
+  }
+
+  async #fence(
+    number: number,
+    segment: number,
+    open: PeerOpen,
+    attempt: object,
+  ): Promise<PeerOpened | null> {
+    const store = this.#host.replica(open.replicaId);
+    if (!store) throw new StorError('NOT_FOUND', `there is no replica ${open.replicaId} here`);
+    if (
+      store.volumeId !== open.volumeId ||
+      store.segment !== segment ||
+      store.sizeBytes !== open.sizeBytes
+    ) {
+      throw new StorError('FAILED_PRECONDITION', `replica ${open.replicaId} is of another volume`);
+    }
+    const holder = `${this.#hello?.nodeId ?? ''} ${this.#hello?.agentInstance ?? ''}`;
+    const gate = this.#host.gate(open.replicaId);
+    const session = await gate.open(store, open.epoch, holder, (reason) => {
+      const channel = this.#channels.get(number);
+      // sent now, before any later pong of this link (I6)
+      if (channel && !channel.session.alive) this.#closeChannel(channel, reason);
+    });
+    if (this.#over || this.#opening.get(number) !== attempt) {
+      gate.close(session);
+      return null;
+    }
+    if (!session.alive) throw new StorError('ABORTED', 'the replica was opened again meanwhile');
+    this.#opening.delete(number);
+    this.#channels.set(number, new SecondaryChannel(number, segment, session, this));
+    return {
+      diskId: store.diskId,
+      keptMemory: store.keptMemory && store.failure === null,
+      failure: store.failure && peerFailureOf(store.failure),
+      highestEpoch: store.highestEpoch,
+      setView: store.setView,
+      generation: store.generation,
+      marks: regionBitmap(store, store.marks()).toString('base64'),
+      allocated: Buffer.from(allocatedBitmap(store).bytes).toString('base64'),
+      freeChunks: store.failure ? 0 : Math.max(0, store.freeChunks()),
+    };
+  }
+
+  #sendJson(
+    type: PeerFrameType,
+    segment: number,
+    channel: number,
+    sequence: number,
+    value: object,
+  ): void {
+    const body = Buffer.from(JSON.stringify(value));
+    this.output.send(type, 0, segment, channel, sequence, 0, 0, body);
+  }
+}

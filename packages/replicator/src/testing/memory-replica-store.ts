@@ -1,0 +1,432 @@
+import { StorError, blockBytes, chunkBytes, regionBytes } from '@stor/protocol';
+import { crc32, type Random } from '@stor/runtime';
+
+import type { Extent } from '../block-device.ts';
+import {
+  compareGenerations,
+  noGeneration,
+  type DiskStore,
+  type DiskUsage,
+  type Generation,
+  type ReplicaIdentity,
+  type ReplicaStore,
+  type SetView,
+  type StoreDone,
+} from '../replica-store.ts';
+import type { ProcessClock } from './sim-clock.ts';
+
+const zeroSum = crc32(new Uint8Array(blockBytes));
+
+/** What lies on the disk and in the page cache: it outlives the process. */
+export class MemoryReplicaState {
+  readonly identity: ReplicaIdentity;
+  readonly blocks: number;
+  readonly bytes: Buffer;
+  readonly sums: Uint32Array;
+  /** what a power cut leaves of blocks that were written and not flushed */
+  readonly unflushed = new Map<number, { bytes: Buffer; sum: number }>();
+  readonly allocated = new Set<number>();
+  /** marked region -> number of its last use */
+  readonly marks = new Map<number, number>();
+  readonly stamps = new Map<number, Generation>();
+  generation: Generation = noGeneration;
+  setView: SetView | null = null;
+  highestEpoch = 0;
+  keptMemory = true;
+  clean = true;
+
+  constructor(identity: ReplicaIdentity) {
+    this.identity = identity;
+    this.blocks = Math.ceil(identity.sizeBytes / blockBytes);
+    this.bytes = Buffer.alloc(this.blocks * blockBytes);
+    this.sums = new Uint32Array(this.blocks).fill(zeroSum);
+  }
+
+  put(block: number, bytes: Uint8Array, start: number, sum: number): void {
+    const at = block * blockBytes;
+    if (!this.unflushed.has(block)) {
+      const before = Buffer.from(this.bytes.subarray(at, at + blockBytes));
+      this.unflushed.set(block, { bytes: before, sum: this.sums[block] ?? 0 });
+    }
+    this.bytes.set(bytes.subarray(start, start + blockBytes), at);
+    this.sums[block] = sum;
+  }
+
+  isValid(block: number): boolean {
+    const at = block * blockBytes;
+    return crc32(this.bytes.subarray(at, at + blockBytes)) === this.sums[block];
+  }
+
+  /** The host loses power: of what was not flushed, any part is lost. */
+  losePower(random: Random): void {
+    for (const [block, before] of this.unflushed) {
+      const chance = random.next();
+      if (chance < 0.3) continue;
+      before.bytes.copy(this.bytes, block * blockBytes);
+      // sometimes data and checksum are lost apart
+      if (chance < 0.9) this.sums[block] = before.sum;
+    }
+    this.unflushed.clear();
+    if (!this.clean) this.keptMemory = false;
+  }
+}
+
+interface Pending {
+  offset: number;
+  length: number;
+  run: () => void;
+  done: StoreDone;
+}
+
+/** A ReplicaStore in memory, with the contract of the disk store and faults on demand. */
+export class MemoryReplicaStore implements ReplicaStore {
+  readonly replicaId: string;
+  readonly volumeId: string;
+  readonly segment: number;
+  readonly sizeBytes: number;
+  readonly diskId: string;
+  readonly state: MemoryReplicaState;
+  failure: StorError | null = null;
+  /** new chunks that may be taken; Infinity: no limit */
+  capacityChunks = 1_000_000;
+  /** the next write fails, and the replica with it (I7) */
+  failNextWrite = false;
+  /** calls never end while this is set */
+  stuck = false;
+  readonly #clock: ProcessClock;
+  readonly #random: Random;
+  #queue: Pending[] = [];
+  #busy = false;
+  #uses = 0;
+  #cut = 0;
+
+  constructor(state: MemoryReplicaState, diskId: string, clock: ProcessClock, random: Random) {
+    this.state = state;
+    this.replicaId = state.identity.replicaId;
+    this.volumeId = state.identity.volumeId;
+    this.segment = state.identity.segment;
+    this.sizeBytes = state.identity.sizeBytes;
+    this.diskId = diskId;
+    this.#clock = clock;
+    this.#random = random;
+    this.#uses = Math.max(0, ...state.marks.values()) + 1;
+    state.clean = false;
+  }
+
+  get highestEpoch(): number {
+    return this.state.highestEpoch;
+  }
+  get keptMemory(): boolean {
+    return this.state.keptMemory;
+  }
+  get setView(): SetView | null {
+    return this.state.setView;
+  }
+  get generation(): Generation {
+    return this.state.generation;
+  }
+  get allocatedBytes(): number {
+    return this.state.allocated.size * chunkBytes;
+  }
+  get markedCount(): number {
+    return this.state.marks.size;
+  }
+
+  writeInline(
+    offset: number,
+    length: number,
+    bytes: Uint8Array,
+    start: number,
+    sums: Uint32Array,
+    sumsStart: number,
+  ): boolean {
+    if (this.failure) throw this.failure;
+    if (this.failNextWrite) {
+      this.#fail();
+      throw this.failure ?? new StorError('DISK_FAILED', 'failed');
+    }
+    const ready = this.#regions(offset, length).every((region) => this.state.marks.has(region));
+    const given = this.#chunks(offset, length).every((chunk) => this.state.allocated.has(chunk));
+    if (!ready || !given || this.#overlaps(offset, length) || this.#random.next() < 0.2) return false;
+    this.#apply(offset, length, bytes, start, sums, sumsStart);
+    return true;
+  }
+
+  write(
+    offset: number,
+    length: number,
+    bytes: Uint8Array,
+    start: number,
+    sums: Uint32Array,
+    sumsStart: number,
+    done: StoreDone,
+  ): void {
+    const kept = sums.slice(sumsStart, sumsStart + length / blockBytes);
+    this.#enqueue(
+      offset,
+      length,
+      () => {
+        if (this.failNextWrite) this.#fail();
+        else this.#apply(offset, length, bytes, start, kept, 0);
+      },
+      done,
+    );
+  }
+
+  zero(offset: number, length: number, keepAllocated: boolean, done: StoreDone): void {
+    const run = (): void => {
+      this.#mark(offset, length);
+      const zero = new Uint8Array(blockBytes);
+      for (const block of this.#blocks(offset, length)) this.state.put(block, zero, 0, zeroSum);
+      if (keepAllocated) return;
+      for (const chunk of this.#chunks(offset, length)) {
+        const whole = chunk * chunkBytes >= offset && (chunk + 1) * chunkBytes <= offset + length;
+        if (whole) this.state.allocated.delete(chunk);
+      }
+    };
+    this.#enqueue(offset, length, run, done);
+  }
+
+  readInline(offset: number, length: number, target: Uint8Array, start: number): boolean {
+    if (this.failure || this.#overlaps(offset, length) || this.#random.next() < 0.3) return false;
+    if (!this.#blocks(offset, length).every((block) => this.state.isValid(block))) return false;
+    target.set(this.state.bytes.subarray(offset, offset + length), start);
+    return true;
+  }
+
+  read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
+    let bad = -1;
+    this.#enqueue(
+      offset,
+      length,
+      () => {
+        bad = this.#blocks(offset, length).find((block) => !this.state.isValid(block)) ?? -1;
+        target.set(this.state.bytes.subarray(offset, offset + length), start);
+      },
+      (error) => {
+        if (error || bad < 0) done(error);
+        else {
+          const details = { offset: String(bad * blockBytes) };
+          done(new StorError('CHECKSUM_MISMATCH', 'a block does not verify', { details }));
+        }
+      },
+    );
+  }
+
+  readUnverified(
+    offset: number,
+    length: number,
+    target: Uint8Array,
+    start: number,
+    valid: Uint8Array,
+    done: StoreDone,
+  ): void {
+    const run = (): void => {
+      this.#blocks(offset, length).forEach((block, index) => {
+        valid[index] = this.state.isValid(block) ? 1 : 0;
+      });
+      target.set(this.state.bytes.subarray(offset, offset + length), start);
+    };
+    this.#enqueue(offset, length, run, done);
+  }
+
+  flush(done: StoreDone): void {
+    this.#enqueue(0, 0, () => this.state.unflushed.clear(), done);
+  }
+
+  extents(offset: number, length: number, limit: number): Extent[] {
+    const extents: Extent[] = [];
+    for (const chunk of this.#chunks(offset, length)) {
+      const at = Math.max(offset, chunk * chunkBytes);
+      const end = Math.min(offset + length, (chunk + 1) * chunkBytes);
+      extents.push({ offset: at, length: end - at, allocated: this.isAllocated(chunk) });
+    }
+    return extents.slice(0, limit);
+  }
+  isAllocated(chunk: number): boolean {
+    return this.state.allocated.has(chunk);
+  }
+  freeChunks(): number {
+    return this.capacityChunks - this.state.allocated.size;
+  }
+
+  fence(epoch: number, done: StoreDone): void {
+    if (epoch < this.state.highestEpoch) {
+      const highest = this.state.highestEpoch;
+      this.#enqueue(0, 0, () => {}, () => {
+        done(new StorError('STALE_EPOCH', `the replica has seen epoch ${highest}`));
+      });
+      return;
+    }
+    const run = (): void => {
+      this.state.highestEpoch = Math.max(epoch, this.state.highestEpoch);
+    };
+    this.#enqueue(0, 0, run, done);
+  }
+  recordSetView(view: SetView, done: StoreDone): void {
+    const run = (): void => {
+      this.state.setView = { ...view, members: [...view.members] };
+    };
+    this.#enqueue(0, 0, run, done);
+  }
+
+  marks(): number[] {
+    return [...this.state.marks.keys()].sort((a, b) => a - b);
+  }
+  regionsChangedSince(since: Generation): number[] | null {
+    if (compareGenerations(since, this.state.generation) > 0) return null;
+    const changed = new Set(this.state.marks.keys());
+    for (const [region, stamp] of this.state.stamps) {
+      if (compareGenerations(stamp, since) > 0) changed.add(region);
+    }
+    return [...changed].sort((a, b) => a - b);
+  }
+  cutMarks(): void {
+    this.#cut = this.#uses;
+    this.#uses += 1;
+  }
+  retireMarks(generation: Generation, done: StoreDone): void {
+    const run = (): void => {
+      for (const [region, use] of [...this.state.marks]) {
+        if (use > this.#cut) continue;
+        this.state.marks.delete(region);
+        this.state.stamps.set(region, generation);
+      }
+      this.state.generation = generation;
+    };
+    this.#enqueue(0, 0, run, done);
+  }
+  adoptGeneration(generation: Generation, done: StoreDone): void {
+    const run = (): void => {
+      this.state.generation = generation;
+    };
+    this.#enqueue(0, 0, run, done);
+  }
+
+  /** The process dies: of what is under way the first may have been written in part. */
+  crash(): void {
+    const [first] = this.#queue;
+    this.#queue = [];
+    if (first && this.#random.next() < 0.5) first.run();
+  }
+
+  #fail(): void {
+    this.failure = new StorError('DISK_FAILED', `disk ${this.diskId}: write error`);
+  }
+
+  #apply(
+    offset: number,
+    length: number,
+    bytes: Uint8Array,
+    start: number,
+    sums: Uint32Array,
+    sumsStart: number,
+  ): void {
+    this.#mark(offset, length);
+    for (const chunk of this.#chunks(offset, length)) this.state.allocated.add(chunk);
+    this.#blocks(offset, length).forEach((block, index) => {
+      this.state.put(block, bytes, start + index * blockBytes, sums[sumsStart + index] ?? 0);
+    });
+  }
+
+  #mark(offset: number, length: number): void {
+    for (const region of this.#regions(offset, length)) this.state.marks.set(region, this.#uses);
+  }
+
+  #overlaps(offset: number, length: number): boolean {
+    return this.#queue.some((each) => each.offset < offset + length && offset < each.offset + each.length);
+  }
+
+  #enqueue(offset: number, length: number, run: () => void, done: StoreDone): void {
+    if (offset % blockBytes !== 0 || length % blockBytes !== 0) {
+      throw new Error(`not whole blocks: ${offset} ${length}`);
+    }
+    this.#queue.push({ offset, length, run, done });
+    this.#next();
+  }
+
+  #next(): void {
+    if (this.#busy || this.stuck || this.#queue.length === 0) return;
+    this.#busy = true;
+    this.#clock.after(this.#random.next() * 0.5, () => {
+      this.#busy = false;
+      const call = this.#queue.shift();
+      if (!call) return;
+      if (!this.failure) call.run();
+      call.done(this.failure);
+      this.#next();
+    });
+  }
+
+  #blocks(offset: number, length: number): number[] {
+    return range(offset / blockBytes, (offset + length) / blockBytes);
+  }
+  #chunks(offset: number, length: number): number[] {
+    return range(Math.floor(offset / chunkBytes), Math.ceil((offset + length) / chunkBytes));
+  }
+  #regions(offset: number, length: number): number[] {
+    return range(Math.floor(offset / regionBytes), Math.ceil((offset + length) / regionBytes));
+  }
+}
+
+function range(from: number, end: number): number[] {
+  return Array.from({ length: Math.max(0, end - from) }, (_, index) => from + index);
+}
+
+/** A disk of MemoryReplicaStores. `states` outlives it: give them to the disk of the next process. */
+export class MemoryDiskStore implements DiskStore {
+  readonly diskId: string;
+  readonly path: string;
+  readonly failure = null;
+  readonly #replicas = new Map<string, MemoryReplicaStore>();
+  readonly #clock: ProcessClock;
+  readonly #random: Random;
+
+  constructor(
+    diskId: string,
+    states: readonly MemoryReplicaState[],
+    clock: ProcessClock,
+    random: Random,
+  ) {
+    this.diskId = diskId;
+    this.path = `/memory/${diskId}`;
+    this.#clock = clock;
+    this.#random = random;
+    for (const state of states) this.#open(state);
+  }
+
+  replicas(): MemoryReplicaStore[] {
+    return [...this.#replicas.values()];
+  }
+  replica(id: string): MemoryReplicaStore | null {
+    return this.#replicas.get(id) ?? null;
+  }
+  createReplica(identity: ReplicaIdentity): Promise<ReplicaStore> {
+    return Promise.resolve(this.#open(new MemoryReplicaState(identity)));
+  }
+  deleteReplica(id: string): Promise<void> {
+    this.#replicas.delete(id);
+    return Promise.resolve();
+  }
+  usage(): Promise<DiskUsage> {
+    const usedBytes = this.replicas().reduce((sum, each) => sum + each.allocatedBytes, 0);
+    return Promise.resolve({ capacityBytes: 2 ** 40, usedBytes, freeBytes: 2 ** 40 - usedBytes });
+  }
+  close(): Promise<void> {
+    for (const { state } of this.#replicas.values()) {
+      state.unflushed.clear();
+      state.clean = true;
+    }
+    return Promise.resolve();
+  }
+  /** kill -9 */
+  crash(): void {
+    for (const replica of this.#replicas.values()) replica.crash();
+  }
+
+  #open(state: MemoryReplicaState): MemoryReplicaStore {
+    const store = new MemoryReplicaStore(state, this.diskId, this.#clock, this.#random);
+    this.#replicas.set(store.replicaId, store);
+    return store;
+  }
+}
