@@ -91,6 +91,11 @@ export class EmbeddedCluster {
     return this.members.flatMap(({ id, store }) => (store && id !== leaderId ? id : []));
   }
 
+  /** Others no longer reach the member, but it reaches them; `stop` and `start` end that. */
+  deafen(id: string): void {
+    this.#member(id).server?.forceShutdown();
+  }
+
   /** Connections break first, then the member stops: others see a death, not a farewell. */
   async stop(id: string): Promise<void> {
     const member = this.#member(id);

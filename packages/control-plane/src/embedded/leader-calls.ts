@@ -33,7 +33,7 @@ export interface Leadership {
   readonly id: string;
   leaderId(): string | null;
   /** null for a leader that is not among the members */
-  endpoint(id: string): RpcEndpoint | null;
+  endpoint(id: string): Pick<RpcEndpoint, 'address' | 'call'> | null;
   metadata(to: string): Record<string, string>;
 }
 
