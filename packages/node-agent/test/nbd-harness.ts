@@ -1,0 +1,238 @@
+import net from 'node:net';
+import { StorError } from '@stor/protocol';
+import { silentLogger, systemClock, type Clock } from '@stor/runtime';
+import {
+  encodeClientFlags,
+  encodeGoBody,
+  encodeMetaContextBody,
+  encodeOption,
+  greetingBytes,
+  optionReplyHeaderBytes,
+  optionType,
+  requestHeaderBytes,
+  writeRequest,
+} from 'nbd-client-js';
+import type { Test } from 'tap';
+import type { NbdLimits } from '../src/core/nbd/nbd-limits.ts';
+import type { NbdExportLease, NbdExports } from '../src/nbd/nbd-exports.ts';
+import { NbdServer } from '../src/nbd/nbd-server.ts';
+import { MemoryBlockDevice } from '../src/testing/memory-block-device.ts';
+
+/** Volumes in memory, with a count of leases that must come out even. */
+export class TestExports implements NbdExports {
+  readonly volumes = new Map<string, MemoryBlockDevice>();
+  opened = 0;
+  released = 0;
+  /** leases released while requests of the device were unfinished */
+  releasedTooEarly = 0;
+  openError: StorError | null = null;
+  /** opens wait for it */
+  openGate: Promise<void> | null = null;
+  readonly revokers = new Set<() => void>();
+
+  add(name: string, sizeBytes: number): MemoryBlockDevice {
+    const device = new MemoryBlockDevice(sizeBytes);
+    this.volumes.set(name, device);
+    return device;
+  }
+
+  list(): Promise<string[]> {
+    return Promise.resolve([...this.volumes.keys()]);
+  }
+
+  async info(name: string): Promise<{ sizeBytes: number; name: string }> {
+    return { name, sizeBytes: this.#device(name).sizeBytes };
+  }
+
+  async open(name: string): Promise<NbdExportLease> {
+    if (this.openGate) await this.openGate;
+    if (this.openError) throw this.openError;
+    const device = this.#device(name);
+    this.opened += 1;
+    let isReleased = false;
+    return {
+      device,
+      name,
+      volumeId: `v-${name}`,
+      release: () => {
+        if (isReleased) throw new Error('a lease was released twice');
+        isReleased = true;
+        this.released += 1;
+        if (device.pending > 0) this.releasedTooEarly += 1;
+      },
+      onRevoked: (listener) => {
+        this.revokers.add(listener);
+      },
+    };
+  }
+
+  #device(name: string): MemoryBlockDevice {
+    const device = this.volumes.get(name);
+    if (!device) throw new StorError('NOT_FOUND', `no volume ${JSON.stringify(name)}`);
+    return device;
+  }
+}
+
+export interface TestServer {
+  server: NbdServer;
+  exports: TestExports;
+  device: MemoryBlockDevice;
+  port: number;
+}
+
+/** A server with one volume `db`, closed when the test is over. */
+export async function startServer(
+  t: Test,
+  options: { sizeBytes?: number; limits?: Partial<NbdLimits>; path?: string; clock?: Clock } = {},
+): Promise<TestServer> {
+  const exports = new TestExports();
+  const device = exports.add('db', options.sizeBytes ?? 1 << 20);
+  const server = await NbdServer.listen({
+    targets: [{ host: '127.0.0.1', port: 0 }, ...(options.path ? [{ path: options.path }] : [])],
+    exports,
+    clock: options.clock ?? systemClock,
+    logger: silentLogger,
+    limits: { closeDrainMs: 2_000, ...options.limits },
+  });
+  t.teardown(() => server.close());
+  return { server, exports, device, port: server.port };
+}
+
+/** Resolves when the condition holds; the test's own timeout ends a wait in vain. */
+export async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise<void>((resolve) => setImmediate(resolve));
+}
+
+export interface RawRequest {
+  type: number;
+  flags?: number;
+  offset?: number | bigint;
+  length?: number;
+  cookie?: number;
+  payload?: Buffer;
+}
+
+export function encodeRequest(request: RawRequest): Buffer {
+  const bytes = Buffer.alloc(requestHeaderBytes);
+  const { type, flags = 0, offset = 0, payload = Buffer.alloc(0) } = request;
+  writeRequest(bytes, 0, {
+    type,
+    flags,
+    cookieHigh: 0xc00c1e,
+    cookieLow: request.cookie ?? 1,
+    offset: 0,
+    length: request.length ?? payload.length,
+  });
+  bytes.writeBigUInt64BE(BigInt(offset), 16);
+  return Buffer.concat([bytes, payload]);
+}
+
+/** A client that sends bytes as a test wants them. */
+export class RawClient {
+  readonly socket: net.Socket;
+  #got: Buffer = Buffer.alloc(0);
+  #wake: () => void = () => {};
+  ended = false;
+
+  constructor(target: net.NetConnectOpts) {
+    this.socket = net.connect(target);
+    this.socket.on('error', () => {});
+    this.socket.on('data', (chunk) => {
+      this.#got = Buffer.concat([this.#got, chunk]);
+      this.#wake();
+    });
+    this.socket.on('close', () => {
+      this.ended = true;
+      this.#wake();
+    });
+  }
+
+  send(...parts: Buffer[]): void {
+    this.socket.write(Buffer.concat(parts));
+  }
+
+  async take(length: number): Promise<Buffer> {
+    while (this.#got.length < length) {
+      if (this.ended) throw new Error(`the server left after ${this.#got.length} bytes`);
+      await new Promise<void>((resolve) => (this.#wake = resolve));
+    }
+    const bytes = this.#got.subarray(0, length);
+    this.#got = this.#got.subarray(length);
+    return bytes;
+  }
+
+  /** All that comes until the server closes. */
+  async rest(): Promise<Buffer> {
+    while (!this.ended) await new Promise<void>((resolve) => (this.#wake = resolve));
+    return this.#got;
+  }
+
+  async greet(flags = 3): Promise<void> {
+    await this.take(greetingBytes);
+    this.send(encodeClientFlags(flags));
+  }
+
+  async takeReply(): Promise<{ option: number; type: number; data: Buffer }> {
+    const header = await this.take(optionReplyHeaderBytes);
+    return {
+      option: header.readUInt32BE(8),
+      type: header.readUInt32BE(12),
+      data: await this.take(header.readUInt32BE(16)),
+    };
+  }
+
+  /** Sends an option and takes its replies up to the last. */
+  async option(option: number, data?: Buffer): Promise<{ type: number; data: Buffer }[]> {
+    this.send(encodeOption(option, data));
+    const replies: { type: number; data: Buffer }[] = [];
+    for (;;) {
+      const reply = await this.takeReply();
+      if (reply.option !== option) throw new Error(`reply to option ${reply.option}`);
+      replies.push({ type: reply.type, data: reply.data });
+      if (reply.type === 1 || reply.type >= 0x80000000) return replies;
+    }
+  }
+
+  async go(name: string, options: { structured?: boolean; context?: boolean } = {}): Promise<void> {
+    await this.greet();
+    if (options.structured) await this.option(optionType.structuredReply);
+    if (options.context) {
+      const queries = ['base:allocation'];
+      await this.option(optionType.setMetaContext, encodeMetaContextBody({ name, queries }));
+    }
+    const replies = await this.option(optionType.go, encodeGoBody({ name, infos: [] }));
+    if (replies.at(-1)?.type !== 1) throw new Error(`GO was refused`);
+  }
+
+  request(request: RawRequest): void {
+    this.send(encodeRequest(request));
+  }
+
+  /** A simple reply: its error number. Its cookie must be the one that `request` sends. */
+  async simple(cookie = 1): Promise<number> {
+    const bytes = await this.take(16);
+    if (bytes.readUInt32BE(0) !== 0x67446698)
+      throw new Error(`not a simple reply: ${bytes.toString('hex')}`);
+    if (bytes.readUInt32BE(8) !== 0xc00c1e || bytes.readUInt32BE(12) !== cookie) {
+      throw new Error('reply to another request');
+    }
+    return bytes.readUInt32BE(4);
+  }
+
+  async chunk(): Promise<{ flags: number; type: number; body: Buffer }> {
+    const bytes = await this.take(20);
+    if (bytes.readUInt32BE(0) !== 0x668e33ef)
+      throw new Error(`not a chunk: ${bytes.toString('hex')}`);
+    return {
+      flags: bytes.readUInt16BE(4),
+      type: bytes.readUInt16BE(6),
+      body: await this.take(bytes.readUInt32BE(16)),
+    };
+  }
+}
+
+export function rawClient(t: Test, port: number): RawClient {
+  const client = new RawClient({ host: '127.0.0.1', port });
+  t.teardown(() => client.socket.destroy());
+  return client;
+}
