@@ -1,14 +1,25 @@
 import { aborted, Pending } from './abortable.ts';
-import type { RaftError } from './errors.ts';
+import { RaftError } from './errors.ts';
 
 /** Who waits for an index to be applied. */
 export class AppliedWaiters {
+  readonly #maxWaiters: number;
+  readonly #onListenerError: (error: unknown) => void;
   #waiting = new Set<{ index: number; pending: Pending<void> }>();
   readonly #listeners = new Set<(appliedIndex: number) => void>();
+
+  constructor(maxWaiters: number, onListenerError: (error: unknown) => void) {
+    this.#maxWaiters = maxWaiters;
+    this.#onListenerError = onListenerError;
+  }
 
   wait(index: number, appliedIndex: number, signal: AbortSignal | undefined): Promise<void> {
     if (signal?.aborted) return Promise.reject(aborted(signal));
     if (appliedIndex >= index) return Promise.resolve();
+    if (this.#waiting.size >= this.#maxWaiters) {
+      const message = `${this.#waiting.size} callers wait for an index already`;
+      return Promise.reject(new RaftError('TOO_BUSY', message));
+    }
     const waiter = {
       index,
       pending: new Pending<void>(signal, (pending) => {
@@ -33,7 +44,13 @@ export class AppliedWaiters {
       this.#waiting.delete(waiter);
       waiter.pending.resolve();
     }
-    for (const listener of this.#listeners) listener(appliedIndex);
+    for (const listener of this.#listeners) {
+      try {
+        listener(appliedIndex);
+      } catch (error) {
+        this.#onListenerError(error);
+      }
+    }
   }
 
   stop(reason: RaftError): void {

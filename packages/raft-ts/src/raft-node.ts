@@ -83,7 +83,7 @@ export class RaftNode {
   readonly #raw: RawNode;
   readonly #proposals: Proposals;
   readonly #reads: PendingReads;
-  readonly #applied = new AppliedWaiters();
+  readonly #applied: AppliedWaiters;
   readonly #roleListeners = new Set<(status: RaftStatus) => void>();
   #lastStatus: RaftStatus;
   #save: Promise<void> | null = null;
@@ -115,6 +115,9 @@ export class RaftNode {
     );
     this.#proposals = new Proposals(limits);
     this.#reads = new PendingReads(limits.pendingReads);
+    this.#applied = new AppliedWaiters(limits.pendingWaits, (error) => {
+      settings.logger?.error({ error }, 'a listener for applied entries threw');
+    });
     this.#lastStatus = this.#raw.status;
     this.#nextSnapshotIndex = stored.snapshot.index + settings.snapshotEntries;
   }
@@ -201,7 +204,7 @@ export class RaftNode {
     return this.#applied.listen(listener);
   }
 
-  /** Resolves when `index` is applied here. Errors: ABORTED, CLOSED. */
+  /** Resolves when `index` is applied here. Errors: TOO_BUSY, ABORTED, CLOSED. */
   waitApplied(index: number, options: { signal?: AbortSignal } = {}): Promise<void> {
     if (this.#stopped) return Promise.reject(this.#stopped);
     return this.#applied.wait(index, this.#raw.status.appliedIndex, options.signal);
@@ -297,7 +300,9 @@ export class RaftNode {
       await this.#settings.storage.save(batch);
     } catch (error) {
       this.#save = null;
-      this.#fail(error);
+      const reason = `the Raft store of ${this.id} failed: ${String(error)}`;
+      const failure = new RaftError('STORAGE_FAILED', reason, { cause: error });
+      this.#fail(error instanceof RaftError ? error : failure);
       return;
     }
     this.#save = null;

@@ -181,7 +181,7 @@ t.test('a store that fails stops the node: nothing is said, nothing is accepted'
   const wait = a.node.waitApplied(1000);
   await t.rejects(proposal, { code: 'OUTCOME_UNKNOWN' });
   await t.rejects(wait, { code: 'CLOSED' });
-  t.match(a.fatal, [{ code: 'INTERNAL', message: /the disk is on fire/ }]);
+  t.match(a.fatal, [{ code: 'STORAGE_FAILED', message: /the disk is on fire/ }]);
   const before = sent.length;
   t.match(a.node.status(), { role: 'follower', leaderId: null }, 'it leads no more');
   const other = await cluster.until('another leads', () => cluster.leader);
@@ -224,7 +224,9 @@ t.test('a member that lost its disk is noticed when the leader counts on it', as
 });
 
 t.test('limits and mistakes are refused before anything happens', async (t) => {
-  const cluster = new Cluster(['a'], null, { limits: { uncommittedBytes: 300, pendingReads: 1 } });
+  const cluster = new Cluster(['a'], null, {
+    limits: { uncommittedBytes: 300, pendingReads: 1, pendingWaits: 1 },
+  });
   t.teardown(() => cluster.stopAll());
   const storage = new SlowStorage();
   const { node, machine } = await cluster.start('a', { storage });
@@ -238,10 +240,11 @@ t.test('limits and mistakes are refused before anything happens', async (t) => {
   await t.rejects(node.propose(new Uint8Array(200)), { code: 'TOO_BUSY' });
   const read = node.readIndex();
   await t.rejects(node.readIndex(), { code: 'TOO_BUSY' });
+  const wait = node.waitApplied(2);
+  await t.rejects(node.waitApplied(2), { code: 'TOO_BUSY' });
   storage.hold = false;
   storage.release();
-  await first;
-  await read;
+  await Promise.all([first, read, wait]);
   t.equal(machine.items.length, 1);
   await node.propose(bytes('there is room again'));
 });
@@ -335,6 +338,9 @@ t.test('changes are told', async (t) => {
   const applied: number[] = [];
   const stopRoles = node.onRoleChange(({ role }) => roles.push(role));
   node.onRoleChange(() => {
+    throw new Error('a listener’s own fault');
+  });
+  node.onApplied(() => {
     throw new Error('a listener’s own fault');
   });
   const stopApplied = node.onApplied((index) => applied.push(index));

@@ -13,6 +13,8 @@ export interface RaftLimits {
   uncommittedBytes: number;
   /** Reads waiting for a round of heartbeats. */
   pendingReads: number;
+  /** Callers that wait for an index to be applied. */
+  pendingWaits: number;
   /** Committed entries handed to the state machine in one call. */
   applyBytes: number;
   /** Log kept in memory and on disk after a log snapshot, for followers that lag. */
@@ -27,6 +29,7 @@ export const defaultLimits: Readonly<RaftLimits> = {
   inflightBytes: 8 << 20,
   uncommittedBytes: 32 << 20,
   pendingReads: 10_000,
+  pendingWaits: 10_000,
   applyBytes: 1 << 20,
   trailingBytes: 8 << 20,
   snapshotLogBytes: 64 << 20,
