@@ -5,6 +5,9 @@ import { withLock } from './lock.mjs';
 
 const lockWaitMs = 120_000;
 
+// Whoever stops reading must not leave half of the agents running.
+process.stdout.on('error', () => {});
+
 await bootstrapOrExit();
 const { runDown } = await import('../packages/cli/dist/src/checkout/down.js');
 process.exitCode = await withLock({ root: checkoutRoot, name: 'cluster', waitMs: lockWaitMs }, () =>

@@ -42,13 +42,12 @@ export type DiskRow = Disk & { node: string };
 
 export const diskColumns: Column<DiskRow>[] = [
   { title: 'NODE', cell: (disk) => disk.node },
-  { title: 'DISK', cell: (disk) => disk.metadata.name },
+  { title: 'PATH', cell: (disk) => disk.spec.path },
   { title: 'TAG', cell: (disk) => disk.spec.tag },
   { title: 'STATE', cell: (disk) => disk.status.state },
   { title: 'SIZE', cell: (disk) => formatByteSize(disk.status.capacityBytes), right: true },
   { title: 'USED', cell: (disk) => formatByteSize(disk.status.usedBytes), right: true },
   { title: 'FREE', cell: (disk) => formatByteSize(disk.status.freeBytes), right: true },
-  { title: 'PATH', cell: (disk) => disk.spec.path },
   { title: 'ID', cell: (disk) => disk.metadata.id, wide: true },
   { title: 'MESSAGE', cell: (disk) => disk.status.message, wide: true },
 ];
@@ -57,7 +56,7 @@ export function volumeColumns(nowMs: number): Column<Volume>[] {
   return [
     { title: 'NAME', cell: (volume) => volume.metadata.name },
     { title: 'SIZE', cell: (volume) => formatByteSize(volume.spec.sizeBytes), right: true },
-    { title: 'USED', cell: (volume) => formatByteSize(volume.status.allocatedBytes), right: true },
+    { title: 'USED', cell: usedSpace, right: true },
     { title: 'HEALTH', cell: (volume) => volume.status.health },
     { title: 'IN SYNC', cell: (volume) => `${inSyncCount(volume)}/${volume.spec.replicas}` },
     { title: 'PRIMARY', cell: (volume) => volume.status.primary?.node ?? '' },
@@ -94,7 +93,7 @@ export function volumeSheet(volume: Volume): string {
     ['Name', metadata.name],
     ['ID', metadata.id],
     ['Size', formatByteSize(spec.sizeBytes)],
-    ['Used', `${formatByteSize(status.allocatedBytes)} on each replica`],
+    ['Used', usedSpace(volume) && `${usedSpace(volume)} on each replica`],
     ['Health', status.message === '' ? status.health : `${status.health}: ${status.message}`],
     [
       'Primary',
@@ -144,6 +143,12 @@ export function clusterIsHealthy(status: ClusterStatus): boolean {
 
 export function inSyncCount(volume: Volume): number {
   return volume.status.replicas.filter((replica) => replica.state === 'in-sync').length;
+}
+
+/** Empty when nobody knows: the primary says it, so 0 without a primary means nothing. */
+export function usedSpace({ status }: Volume): string {
+  if (status.primary === null && status.allocatedBytes === 0) return '';
+  return formatByteSize(status.allocatedBytes);
 }
 
 export function formatLabels(labels: Readonly<Record<string, string>>): string {

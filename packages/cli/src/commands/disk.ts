@@ -59,7 +59,7 @@ export function addDiskCommands(program: Command, run: RunAction): void {
         const { metadata, spec, status } = added;
         print.changed(
           added,
-          `disk ${metadata.name} (${spec.path}, ${formatByteSize(status.freeBytes)} free) added to node ${node}`,
+          `disk ${metadata.id} added to node ${node}: ${spec.path}, ${formatByteSize(status.freeBytes)} free`,
         );
       });
     });

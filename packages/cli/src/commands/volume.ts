@@ -11,7 +11,7 @@ import {
 import type { Volume } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
-import { volumeColumns, volumeSheet } from '../resource-views.ts';
+import { usedSpace, volumeColumns, volumeSheet } from '../resource-views.ts';
 
 export function addVolumeCommands(program: Command, run: RunAction): Command {
   const volume = program.command('volume').alias('vol').description('replicated block volumes');
@@ -230,9 +230,9 @@ async function confirmRemoval({ api, io, call }: CommandContext, name: string): 
     );
   }
   const found = await api.getVolume({ name }, call);
-  const used = formatByteSize(found.status.allocatedBytes);
+  const used = usedSpace(found);
   const answer = await io.ask(
-    `Delete volume ${found.metadata.name} (${describe(found)}, ${used} used)? Its data is lost. [y/N] `,
+    `Delete volume ${found.metadata.name} (${describe(found)}${used === '' ? '' : `, ${used} used`})? Its data is lost. [y/N] `,
   );
   if (/^y(es)?$/i.test(answer.trim())) return found.metadata.id;
   throw new StorError('ABORTED', `volume ${name} was not deleted`);
