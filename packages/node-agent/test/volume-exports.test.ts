@@ -10,12 +10,12 @@ type MemberState = 'in-sync' | 'syncing';
 
 class FakePrimary {
   stopped = 0;
-  readonly listeners: ((reason: string) => void)[] = [];
+  readonly listeners: ((reason: StorError) => void)[] = [];
   members: { replicaId: string; nodeId: string; state: MemberState; bytesRemaining: number }[] = [];
   stop = async (): Promise<void> => {
     this.stopped++;
   };
-  onStopped = (listener: (reason: string) => void): void => {
+  onStopped = (listener: (reason: StorError) => void): void => {
     this.listeners.push(listener);
   };
   status = (): object => ({ state: 'serving', reason: '', segments: [{ members: this.members }] });
@@ -137,7 +137,9 @@ t.test(
     const lease = await exports.open('db', client);
     let revoked = 0;
     lease.onRevoked(() => revoked++);
-    primaries[0]?.listeners.forEach((listener) => listener('superseded'));
+    primaries[0]?.listeners.forEach((listener) =>
+      listener(new StorError('STALE_EPOCH', 'superseded')),
+    );
     await settle();
     t.equal(revoked, 1);
     t.same(released, [{ epoch: 1, clean: false }]);

@@ -214,7 +214,7 @@ export class VolumeExports implements NbdExports {
       (primary) => {
         entry.primary = primary;
         primary.onStopped((reason) => {
-          this.#end(entry, reason, false).catch((error: unknown) => {
+          this.#end(entry, reason.message, false).catch((error: unknown) => {
             this.#logger.error(
               { volume: grant.name, error: StorError.from(error).message },
               'ending failed',

@@ -1,4 +1,5 @@
 import { unlink } from 'node:fs/promises';
+import { StorError } from '@stor/protocol';
 import {
   connectSocket,
   defaultReceive,
@@ -17,6 +18,9 @@ import { OutputBufferPool } from './reply-output.ts';
 
 /** First size of a connection's receive buffer; it grows for large writes (bytes). */
 const receiveBytes = 512 * 1024;
+
+/** Room for a path in the kernel's `sockaddr_un`; what is beyond is cut off without an error (bytes). */
+const maxSocketPathBytes = 107;
 
 export type NbdListenTarget = { host: string; port: number } | { path: string };
 
@@ -52,8 +56,8 @@ export class NbdServer {
   }
 
   /**
-   * Rejects with the system's error, for example EADDRINUSE, and listens nowhere then. The socket
-   * file of a process that is gone is replaced.
+   * Rejects with the system's error, for example EADDRINUSE, or INVALID_ARGUMENT for too long a path,
+   * and listens nowhere then. The socket file of a process that is gone is replaced.
    */
   static async listen(options: NbdServerOptions): Promise<NbdServer> {
     const listeners: Listener[] = [];
@@ -137,6 +141,12 @@ async function listenReplacing(
   target: NbdListenTarget,
   onConnection: (socket: StreamSocket) => void,
 ): Promise<Listener> {
+  if ('path' in target && Buffer.byteLength(target.path) > maxSocketPathBytes) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `the path of UNIX socket ${target.path} is too long: use one of at most ${maxSocketPathBytes} bytes`,
+    );
+  }
   const options = { ...defaultReceive, receiveBytes };
   try {
     return await listenSocket(target, onConnection, options);
