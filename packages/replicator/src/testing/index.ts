@@ -1,1 +1,6 @@
-export {};
+export * from './fake-control.ts';
+export * from './memory-replica-store.ts';
+export * from './register-history.ts';
+export * from './sim-clock.ts';
+export * from './sim-cluster.ts';
+export * from './sim-network.ts';

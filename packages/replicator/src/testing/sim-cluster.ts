@@ -1,0 +1,239 @@
+import { StorError } from '@stor/protocol';
+import { silentLogger, type Logger, type Random } from '@stor/runtime';
+import { SeededRandom } from '@stor/runtime/testing';
+
+import type { BlockRequest } from '../block-device.ts';
+import type { PrimaryVolume } from '../primary/primary-volume.ts';
+import type { BrokenOnPurpose } from '../primary/write-path.ts';
+import { LaneReplicator, type ReplicaFailure } from '../replication/lane-replicator.ts';
+import { FakeControl } from './fake-control.ts';
+import { MemoryDiskStore, MemoryReplicaState, type MemoryReplicaStore } from './memory-replica-store.ts';
+import { ProcessClock, SimScheduler } from './sim-clock.ts';
+import { SimNetwork } from './sim-network.ts';
+
+/** Microtasks that a promise chain of the engine may need between two events. */
+const microtaskRounds = 12;
+
+export interface SimNode {
+  id: string;
+  port: number;
+  starts: number;
+  clock: ProcessClock;
+  disk: MemoryDiskStore | null;
+  lane: LaneReplicator | null;
+  failures: ReplicaFailure[];
+  controlReachable: boolean;
+}
+
+export interface SimClusterOptions {
+  seed: number;
+  sizeBytes: number;
+  nodes?: number;
+  /** nodes that hold a replica; the others are diskless */
+  replicaNodes?: number;
+  broken?: BrokenOnPurpose;
+  logger?: Logger;
+}
+
+/** Nodes with one volume in one process: stores, lanes, network and control plane from one seed. */
+export class SimCluster {
+  readonly scheduler = new SimScheduler();
+  readonly random: Random;
+  readonly network: SimNetwork;
+  readonly control: FakeControl;
+  readonly nodes: SimNode[] = [];
+  readonly states: MemoryReplicaState[] = [];
+  readonly volume: { volumeId: string; sizeBytes: number };
+  readonly #options: SimClusterOptions;
+
+  constructor(options: SimClusterOptions) {
+    this.#options = options;
+    this.random = new SeededRandom(options.seed);
+    this.network = new SimNetwork(this.scheduler, this.random);
+    this.volume = { volumeId: 'v-1', sizeBytes: options.sizeBytes };
+    const nodes = options.nodes ?? 3;
+    const replicas = options.replicaNodes ?? nodes;
+    for (let i = 0; i < replicas; i++) {
+      const identity = { replicaId: `r-${i}`, volumeId: 'v-1', segment: 0 };
+      this.states.push(new MemoryReplicaState({ ...identity, sizeBytes: options.sizeBytes }));
+    }
+    this.control = new FakeControl(
+      this.scheduler,
+      this.random,
+      this.states.map(({ identity }) => identity.replicaId),
+    );
+    for (let i = 0; i < nodes; i++) {
+      this.nodes.push({
+        id: `n-${i}`,
+        port: 100 + i,
+        starts: 0,
+        clock: new ProcessClock(this.scheduler),
+        disk: null,
+        lane: null,
+        failures: [],
+        controlReachable: true,
+      });
+      this.start(i);
+    }
+  }
+
+  node(index: number): SimNode {
+    const node = this.nodes[index];
+    if (!node) throw new Error(`no node ${index}`);
+    return node;
+  }
+
+  store(index: number): MemoryReplicaStore {
+    const store = this.node(index).disk?.replica(`r-${index}`);
+    if (!store) throw new Error(`no store on node ${index}`);
+    return store;
+  }
+
+  start(index: number): void {
+    const node = this.node(index);
+    if (node.lane) return;
+    node.starts += 1;
+    const clock = new ProcessClock(this.scheduler);
+    node.clock = clock;
+    const state = this.states[index];
+    const disk = new MemoryDiskStore(`d-${index}`, state ? [state] : [], clock, this.random);
+    node.disk = disk;
+    const port = this.control.portOf(() => node.controlReachable && !clock.dead);
+    const lane = new LaneReplicator({
+      nodeId: node.id,
+      agentInstance: `i-${index}-${node.starts}`,
+      clusterId: 'c-1',
+      clock,
+      logger: this.#options.logger ?? silentLogger,
+      // an answer reaches a process only while it lives
+      control: {
+        proposeSet: (proposal) =>
+          new Promise((resolve, reject) => {
+            port.proposeSet(proposal).then(
+              (answer) => {
+                clock.run(() => {
+                  resolve(answer);
+                });
+              },
+              (error: unknown) => {
+                clock.run(() => {
+                  reject(StorError.from(error));
+                });
+              },
+            );
+          }),
+      },
+      connect: (host, peerPort) => this.network.connect(node.id, clock, host, peerPort),
+      stores: () => [disk],
+      onReplicaFailure: (failure) => node.failures.push(failure),
+      brokenOnPurpose: this.#options.broken ?? {},
+    });
+    node.lane = lane;
+    this.network.listen(node.id, 'sim', node.port, clock, (socket) => {
+      lane.acceptPeer(socket);
+    });
+  }
+
+  /** kill -9: the page cache stays. */
+  kill(index: number): void {
+    const node = this.node(index);
+    if (!node.lane) return;
+    node.clock.kill();
+    node.disk?.crash();
+    node.lane = null;
+    node.disk = null;
+    this.network.drop(node.id);
+  }
+
+  /** The host loses power: what was not flushed is lost in part. */
+  cutPower(index: number): void {
+    this.kill(index);
+    this.states[index]?.losePower(this.random);
+  }
+
+  pause(index: number): void {
+    this.node(index).clock.pause();
+  }
+  resume(index: number): void {
+    this.node(index).clock.resume();
+  }
+
+  /** Grants the next epoch to a node and attaches there. */
+  attach(index: number, signal?: AbortSignal): Promise<PrimaryVolume> {
+    const node = this.node(index);
+    if (!node.lane) return Promise.reject(new StorError('UNAVAILABLE', 'the node is down'));
+    const replicas = this.states.map(({ identity }, i) => ({
+      id: identity.replicaId,
+      nodeId: `n-${i}`,
+      diskId: `d-${i}`,
+      host: 'sim',
+      port: 100 + i,
+    }));
+    const grant = this.control.grant(node.id, this.volume, replicas);
+    return node.lane.attach(grant, { signal: signal ?? new AbortController().signal });
+  }
+
+  async run(ms: number): Promise<void> {
+    await this.until(() => false, ms);
+  }
+
+  /** Runs until the condition holds; false when it does not within `ms` of simulated time. */
+  async until(condition: () => boolean, ms: number): Promise<boolean> {
+    const end = this.scheduler.nowMs + ms;
+    await this.settle();
+    while (!condition()) {
+      const more = this.scheduler.step(end);
+      await this.settle();
+      if (!more) return condition();
+    }
+    return true;
+  }
+
+  /** Waits for a promise of the engine while time goes on. */
+  async wait<T>(promise: Promise<T>, ms = 60_000): Promise<T> {
+    let over = false;
+    const mark = (): void => {
+      over = true;
+    };
+    promise.then(mark, mark);
+    if (!(await this.until(() => over, ms))) throw new Error(`nothing within ${ms} simulated ms`);
+    return promise;
+  }
+
+  async settle(): Promise<void> {
+    for (let i = 0; i < microtaskRounds; i++) await null;
+    this.scheduler.runTurn();
+  }
+}
+
+type Submit = 'read' | 'write' | 'writeZeroes' | 'trim' | 'flush';
+
+/** One request as a promise; the payload is scrambled as soon as the device may no longer use it. */
+export function request(
+  device: PrimaryVolume,
+  kind: Submit,
+  offset: number,
+  length: number,
+  bytes: Uint8Array | null,
+  options: { fua?: boolean; retained?: boolean; noHole?: boolean } = {},
+): Promise<StorError | null> {
+  return new Promise((resolve) => {
+    const retained = options.retained ?? kind === 'read';
+    const payload = kind === 'write' && bytes ? Buffer.from(bytes) : bytes;
+    const blockRequest: BlockRequest = {
+      offset,
+      length,
+      bytes: payload,
+      start: 0,
+      retained,
+      fua: options.fua ?? false,
+      noHole: options.noHole ?? false,
+      done: (error) => {
+        if (kind === 'write') payload?.fill(0xee);
+        resolve(error);
+      },
+    };
+    device[kind](blockRequest);
+    if (kind === 'write' && !retained) payload?.fill(0xee);
+  });
+}
