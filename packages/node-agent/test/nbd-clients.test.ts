@@ -96,18 +96,20 @@ t.test('nbdinfo', { skip: missing('nbdinfo') }, async (t) => {
       block_size_maximum: 32 * mebibyte,
     });
   }
-  const list = JSON.parse(await run('nbdinfo', '--json', '--list', server.base));
+  const list = JSON.parse(await run('nbdinfo', '--json', '--list', server.base)) as {
+    exports: Record<string, unknown>[];
+  };
   t.strictSame(
-    list.exports.map((entry: Record<string, unknown>) => [
-      entry['export-name'],
-      entry['export-size'],
-    ]),
+    list.exports.map((entry) => [entry['export-name'], entry['export-size']]),
     [
       ['db', 16 * mebibyte],
       ['other', 4096],
     ],
   );
-  await t.rejects(run('nbdinfo', server.tcp.replace('/db', '/nope')), /no volume "nope"/);
+  await t.rejects(
+    run('nbdinfo', server.tcp.replace('/db', '/nope')),
+    /No such file or directory for export: nope/,
+  );
   const map = JSON.parse(await run('nbdinfo', '--json', '--map', server.unix));
   t.match(map, [{ offset: 0, length: 16 * mebibyte, type: 3 }]);
   await until(() => server.exports.released === server.exports.opened);
