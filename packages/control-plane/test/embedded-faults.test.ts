@@ -1,3 +1,4 @@
+import path from 'node:path';
 import { Server } from '@grpc/grpc-js';
 import { RpcEndpoint, hasCode } from '@stor/protocol';
 import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
@@ -207,6 +208,10 @@ t.test('folders and members are checked', async (t) => {
   await t.rejects(EmbeddedClusterStore.open({ ...options, id: 'n2' }), invalid);
   const twice = [...options.members, ...options.members];
   await t.rejects(EmbeddedClusterStore.open({ ...options, members: twice }), invalid);
+  const inFile = path.join(cluster.folderOf('n1'), 'identity.json', 'folder');
+  await t.rejects(EmbeddedClusterStore.open({ ...options, dataPath: inFile }), {
+    code: 'DISK_FAILED',
+  });
   await cluster.stop('n1');
   await cluster.start('n1');
   t.equal(await valueOf(cluster.store('n1'), 'a'), '1');

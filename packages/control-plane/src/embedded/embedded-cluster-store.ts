@@ -1,8 +1,6 @@
 import path from 'node:path';
-import type { ChannelCredentials, Server } from '@grpc/grpc-js';
 import { RpcEndpoint, StorError } from '@stor/protocol';
-import type { Clock, Logger, Random } from '@stor/runtime';
-import { LevelRaftStorage, RaftNode, decodeMessages, encodeMessages } from 'raft-ts';
+import { LevelRaftStorage, decodeMessages, type RaftNode } from 'raft-ts';
 import { ClusterStoreMachine } from '../cluster-store-machine.ts';
 import { resultOrThrow } from '../cluster-store-result.ts';
 import type {
@@ -32,40 +30,15 @@ import { CallDeadline } from './call-deadline.ts';
 import { LatencyHistogram } from './latency-histogram.ts';
 import { LeaderCalls } from './leader-calls.ts';
 import { LeaseKeeper } from './lease-keeper.ts';
-import { PeerLink } from './peer-link.ts';
+import type { PeerLink } from './peer-link.ts';
+import { openLinks, openNode, type EmbeddedStoreOptions, type Failure } from './open-node.ts';
 import { fromRaft, fromRaftStorage } from './raft-errors.ts';
 import { callMetadata, raftServiceDefinition } from './raft-rpc.ts';
 import { RaftService } from './raft-service.ts';
 import { claimFolder } from './store-identity.ts';
 
-export interface EmbeddedStoreOptions {
-  clusterId: string;
-  /** of this member; must be among `members` */
-  id: string;
-  /** all voters, the same on each member; address is host:port of their gRPC server */
-  members: { id: string; address: string }[];
-  /** a folder of this store's own; made when it is not there */
-  dataPath: string;
-  /** The store adds its service; the caller binds the server, before or after. */
-  server: Server;
-  clock: Clock;
-  random: Random;
-  logger: Logger;
-  /** of the streams to other members; default: without TLS */
-  credentials?: ChannelCredentials;
-  /** Raft's unit of time; an election takes 10 to 20 (ms, default 100) */
-  tickMs?: number;
-  /** applied entries between two snapshots of the log (default 10,000) */
-  snapshotEntries?: number;
-  /** This member has stopped for good, for example because its disk failed. Called once. */
-  onFatal?: (error: StorError) => void;
-}
-
-/** Why this member has stopped for good, and who wants to know. */
-interface Failure {
-  error: StorError | null;
-  listener: () => void;
-}
+/** Calls of this member that wait, without a quorum up to their time limit. */
+const maxCallsUnderWay = 10_000;
 
 /**
  * The cluster store replicated by Raft inside the members themselves. A change goes to the leader
@@ -134,6 +107,7 @@ export class EmbeddedClusterStore implements ClusterStore {
     this.#noticeLeadership();
     this.#failure.listener = () => {
       this.#service.stop();
+      void this.#leases.close();
       this.#noticeLeadership();
     };
     this.#service.start({
@@ -304,6 +278,13 @@ export class EmbeddedClusterStore implements ClusterStore {
       deadline.dispose();
       throw this.#failure.error ? stopped(this.#failure.error) : deadline.error(false, null);
     }
+    if (this.#underWay.size >= maxCallsUnderWay) {
+      deadline.dispose();
+      throw new StorError(
+        'UNAVAILABLE',
+        `${maxCallsUnderWay} calls of the cluster store wait already`,
+      );
+    }
     const promise = run(deadline);
     this.#underWay.add(promise);
     try {
@@ -421,50 +402,4 @@ export class EmbeddedClusterStore implements ClusterStore {
 function stopped(cause: StorError): StorError {
   const message = `this member of the cluster store has stopped: ${cause.message}`;
   return new StorError('UNAVAILABLE', message, { cause });
-}
-
-function openLinks(options: EmbeddedStoreOptions): Map<string, PeerLink> {
-  const { clock, random, logger, credentials, clusterId, id } = options;
-  const peers = options.members.filter((member) => member.id !== id);
-  return new Map(
-    peers.map((peer) => {
-      const metadata = callMetadata(clusterId, id, peer.id);
-      const { address } = peer;
-      return [peer.id, new PeerLink({ address, metadata, clock, random, logger, credentials })];
-    }),
-  );
-}
-
-function openNode(
-  options: EmbeddedStoreOptions,
-  parts: {
-    machine: ClusterStoreMachine;
-    storage: LevelRaftStorage;
-    links: Map<string, PeerLink>;
-    failure: Failure;
-  },
-): Promise<RaftNode> {
-  const { tickMs, snapshotEntries } = options;
-  const { failure } = parts;
-  return RaftNode.open({
-    id: options.id,
-    initialVoters: options.members.map((member) => member.id),
-    storage: parts.storage,
-    stateMachine: parts.machine,
-    transport: {
-      send: (to, messages) => {
-        parts.links.get(to)?.send(encodeMessages(messages));
-      },
-    },
-    clock: options.clock,
-    random: () => options.random.next(),
-    logger: options.logger,
-    onFatal: (error) => {
-      failure.error = fromRaftStorage(error, options.dataPath);
-      failure.listener();
-      options.onFatal?.(failure.error);
-    },
-    ...(tickMs === undefined ? {} : { tickMs }),
-    ...(snapshotEntries === undefined ? {} : { snapshotEntries }),
-  });
 }

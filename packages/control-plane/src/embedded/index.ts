@@ -1,1 +1,2 @@
-export { EmbeddedClusterStore, type EmbeddedStoreOptions } from './embedded-cluster-store.ts';
+export { EmbeddedClusterStore } from './embedded-cluster-store.ts';
+export type { EmbeddedStoreOptions } from './open-node.ts';

@@ -7,9 +7,24 @@ const fileName = 'identity.json';
 
 /**
  * Marks a data folder as one member's of one cluster. To open it as another would let a member vote
- * twice or mix two clusters. FOREIGN_DATA when it is another's or of a newer format.
+ * twice or mix two clusters. FOREIGN_DATA when it is another's or of a newer format; NO_SPACE and
+ * DISK_FAILED when it cannot be read or written.
  */
 export async function claimFolder(folder: string, clusterId: string, id: string): Promise<void> {
+  try {
+    await claim(folder, clusterId, id);
+  } catch (error) {
+    if (error instanceof StorError) throw error;
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new StorError(
+      code === 'ENOSPC' ? 'NO_SPACE' : 'DISK_FAILED',
+      `the folder of the cluster store cannot be used: ${message}`,
+      { cause: error },
+    );
+  }
+}
+
+async function claim(folder: string, clusterId: string, id: string): Promise<void> {
   await mkdir(folder, { recursive: true });
   const file = path.join(folder, fileName);
   const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
