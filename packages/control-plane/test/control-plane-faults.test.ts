@@ -115,6 +115,50 @@ t.test('a watch that fell behind reads everything again', async (t) => {
   t.same(await rig.node(0).control.volumeNames(10), ['db', 'second']);
 });
 
+t.test('a holder that is stopped, not dead, is waited for until its lease ends', async (t) => {
+  const rig = await Rig.open();
+  t.teardown(() => rig.close());
+  const client = rig.client();
+  await rig.during(client.createVolume(request));
+  const [n1, n2] = [rig.node(0), rig.node(1)];
+  const grant = await n2.control.acquire('db', 'auto', { waitMs });
+  await n2.agent.attach(grant);
+
+  // it takes the question and never answers; nor does it renew its lease
+  let goOn = (): void => {};
+  const stopped = new Promise<void>((resolve) => {
+    goOn = resolve;
+  });
+  const detach = n2.agent.detach.bind(n2.agent);
+  n2.agent.detach = async (...args) => {
+    await stopped;
+    return detach(...args);
+  };
+  const store = rig.cluster.store(n2.id);
+  const renew = store.renewLease.bind(store);
+  store.renewLease = () => Promise.reject(new StorError('UNAVAILABLE', 'stopped'));
+
+  t.match(await rejection(rig.during(n1.control.acquire('db', 'auto', { waitMs: 1_000 }))), {
+    code: 'UNAVAILABLE',
+    message: /attached on node n2, which does not answer and whose lease still runs/,
+    details: { holder: 'n2' },
+  });
+  const { leaseUntilMs } = n2.agent;
+  const next = await rig.during(n1.control.acquire('db', 'auto', { waitMs }));
+  t.match(next, { epoch: 2, previousReleased: false });
+  t.ok(rig.clock.monotonicMs() >= leaseUntilMs);
+  goOn();
+  store.renewLease = renew;
+  await rig.until(() => n2.control.readiness().ready);
+  const { segments, volumeId } = grant;
+  const inSync = segments[0]?.inSync.slice(0, 1) ?? [];
+  t.match(
+    await n2.control.proposeSet({ volumeId, segment: 0, epoch: 1, setRevision: 1, inSync }),
+    { outcome: 'superseded' },
+    'when it goes on it can change nothing',
+  );
+});
+
 t.test('strangers are refused', async (t) => {
   const rig = await Rig.open(1);
   t.teardown(() => rig.close());

@@ -6,11 +6,10 @@ import type { StateCache } from '../resources/state-cache.ts';
 
 /** What one node may ask of another, or of itself. */
 export interface NodeCalls {
-  releaseAttachment(request: {
-    volumeId: VolumeId;
-    epoch: number;
-    ifIdle: boolean;
-  }): Promise<'released' | 'busy' | 'gone'>;
+  releaseAttachment(
+    request: { volumeId: VolumeId; epoch: number; ifIdle: boolean },
+    signal?: AbortSignal,
+  ): Promise<'released' | 'busy' | 'gone'>;
   attachHere(request: { volumeId: VolumeId; mode: Attachment['mode'] }): Promise<{ epoch: number }>;
   liveVolumes(): Promise<LiveVolume[]>;
   addDisk(request: { path: string; tag: string }): Promise<{ diskId: DiskId }>;
@@ -25,11 +24,6 @@ const releaseTimeoutMs = 15_000;
 const attachTimeoutMs = 30_000;
 const addDiskTimeoutMs = 30_000;
 const glanceTimeoutMs = 500;
-
-/** Keys of `details` of the error for a node that did not answer. */
-export function isUnreachable(error: unknown): boolean {
-  return error instanceof StorError && error.details['unreachable'] !== undefined;
-}
 
 /** The other nodes, by node id; this node is called without the network. */
 export class AgentPeers {
@@ -51,15 +45,16 @@ export class AgentPeers {
     this.#self = options.self;
   }
 
-  /** Calls fail with what the node answers, or UNAVAILABLE / OUTCOME_UNKNOWN (`isUnreachable`). */
+  /** Calls fail with what the node answers, or UNAVAILABLE / OUTCOME_UNKNOWN. */
   at(nodeId: NodeId): NodeCalls {
     if (nodeId === this.#selfId) return this.#self();
     return {
-      releaseAttachment: async (request) => {
+      releaseAttachment: async (request, signal) => {
         const answer = (await this.#call(nodeId, {
           method: 'ReleaseAttachment',
           request,
           timeoutMs: releaseTimeoutMs,
+          signal,
         })) as { result: string };
         const { result } = answer;
         if (result === 'released' || result === 'gone') return result;
@@ -93,7 +88,7 @@ export class AgentPeers {
 
   async #call(
     nodeId: NodeId,
-    call: { method: string; request: object; timeoutMs: number },
+    call: { method: string; request: object; timeoutMs: number; signal?: AbortSignal | undefined },
   ): Promise<unknown> {
     const { state } = this.#cache;
     const name = nodeName(state, nodeId);

@@ -161,8 +161,11 @@ export class Attachments {
    * client uses it or it is attached by hand. UNAVAILABLE when the holder cannot be asked in time.
    */
   async detach(volumeId: VolumeId, ifIdle: boolean): Promise<Versioned<StoredVolume> | null> {
-    const wait = { deadlineMs: this.#clock.monotonicMs() + deadHolderWaitMs, signal: undefined };
-    for (;;) {
+    const wait: Wait = {
+      deadlineMs: this.#clock.monotonicMs() + deadHolderWaitMs,
+      signal: undefined,
+    };
+    for (let asked = false; ; asked = true) {
       const volume = await readVolume(this.#store, volumeId);
       const holder = volume?.value.status.attachment;
       if (!volume || !holder) return volume;
@@ -173,17 +176,15 @@ export class Attachments {
         continue;
       }
       if (ifIdle && holder.mode === 'manual') throw this.#inUse(volume.value, holder);
-      const answer = await this.#askRelease(volume.value, holder, ifIdle);
+      if (asked && this.#isOver(wait)) throw this.#notAnswering(volume.value, holder);
+      const answer = await this.#askRelease(volume.value, holder, ifIdle, wait);
       if (answer === 'busy' && ifIdle) throw this.#inUse(volume.value, holder);
-      if (answer === 'released' || answer === 'gone') continue;
-      if (this.#clock.monotonicMs() >= wait.deadlineMs) {
-        throw this.#notAnswering(volume.value, holder);
-      }
-      await pause(this.#clock, leaseLookMs);
+      if (answer === 'busy' || answer === 'unreachable') await pause(this.#clock, leaseLookMs);
     }
   }
 
   async #acquire(id: VolumeId, name: string, mode: Mode, wait: Wait): Promise<AttachmentGrant> {
+    let asked = false;
     for (let conflicts = 0; conflicts < maxConflicts;) {
       if (wait.signal?.aborted) throw new StorError('ABORTED', 'the attachment was given up');
       const volume = await readVolume(this.#store, id, signalOf(wait));
@@ -201,7 +202,10 @@ export class Attachments {
         throw attachedElsewhere(volume.value, decision.holder, this.#cache.state);
       }
       if (decision.type === 'ask-holder') {
+        // the lease is looked at once more after the last try before this gives up
+        if (asked && this.#isOver(wait)) throw this.#notAnswering(volume.value, decision.holder);
         await this.#persuade(volume.value, decision.holder, wait);
+        asked = true;
         continue;
       }
       const compare = holderId === undefined ? [] : [leaseCompare(holderId, holderLease)];
@@ -256,24 +260,41 @@ export class Attachments {
     return grantOf(record, attachment, previousReleased, this.#cache.state);
   }
 
-  /** Asks a living holder to let go; throws when it does not, or cannot be asked in time. */
+  /** Asks a living holder to let go. Throws ATTACHED_ELSEWHERE when it is in use. */
   async #persuade(record: StoredVolume, holder: Attachment, wait: Wait): Promise<void> {
-    const answer = await this.#askRelease(record, holder, true);
+    const answer = await this.#askRelease(record, holder, true, wait);
     if (answer === 'busy') throw attachedElsewhere(record, holder, this.#cache.state);
-    if (answer !== 'unreachable') return;
-    if (this.#clock.monotonicMs() >= wait.deadlineMs) throw this.#notAnswering(record, holder);
-    await pause(this.#clock, leaseLookMs, wait.signal);
+    if (answer === 'unreachable') await pause(this.#clock, leaseLookMs, wait.signal);
   }
 
+  /**
+   * Asks until the holder answers, its lease is seen to end or the time is over: a process that is
+   * stopped keeps its connections and answers nothing.
+   */
   async #askRelease(
     record: StoredVolume,
     holder: Attachment,
     ifIdle: boolean,
+    wait: Wait,
   ): Promise<'released' | 'busy' | 'gone' | 'unreachable'> {
     const { nodeId, epoch } = holder;
+    const giveUp = new AbortController();
+    const abort = (): void => {
+      giveUp.abort();
+    };
+    const look = (): void => {
+      const lease = this.#cache.state.leases.get(nodeId)?.value ?? null;
+      if (!holderLives(holder, lease)) abort();
+    };
+    const undo = this.#cache.onChange(look);
+    look();
+    const leftMs = Math.max(leaseLookMs, wait.deadlineMs - this.#clock.monotonicMs());
+    const cancel = this.#clock.after(leftMs, abort);
+    wait.signal?.addEventListener('abort', abort, { once: true });
     try {
       const volumeId = record.metadata.id;
-      return await this.#peers.at(nodeId).releaseAttachment({ volumeId, epoch, ifIdle });
+      const request = { volumeId, epoch, ifIdle };
+      return await this.#peers.at(nodeId).releaseAttachment(request, giveUp.signal);
     } catch (error) {
       // whatever went wrong over there, the record or the lease will tell when it is looked at again
       const { message } = StorError.from(error);
@@ -282,7 +303,15 @@ export class Attachments {
         'holder did not release',
       );
       return 'unreachable';
+    } finally {
+      undo();
+      cancel();
+      wait.signal?.removeEventListener('abort', abort);
     }
+  }
+
+  #isOver(wait: Wait): boolean {
+    return this.#clock.monotonicMs() >= wait.deadlineMs;
   }
 
   /** This process's attachment of the volume, when its data path serves it. */
