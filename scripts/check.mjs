@@ -7,7 +7,7 @@ import { runCommand } from './run-command.mjs';
 await bootstrapOrExit();
 const bin = (name) => join(checkoutRoot, 'node_modules/.bin', name);
 const steps = [
-  ['build', bin('tsc'), ['-b']],
+  ['build', bin('tsc'), ['-b', '.', 'test']],
   ['lint', bin('eslint'), ['.']],
   ['format', bin('prettier'), ['--check', '.']],
   ['test', bin('tap'), process.argv.slice(2)],
