@@ -90,7 +90,11 @@ export class ControlPlane implements ControlPlanePort {
       self: () => this.#nodeCalls(),
     });
     const common = { store, cache, clock, logger, agent, nodeId, peers: this.#peers };
-    this.#attachments = new Attachments({ ...common, agentInstance });
+    this.#attachments = new Attachments({
+      ...common,
+      agentInstance,
+      closing: this.#calls.signal,
+    });
     this.#volumes = new VolumeService({ ...common, attachments: this.#attachments, random });
     this.#disks = new DiskReporter(common);
     this.#reconciler = new LocalReconciler({
@@ -192,13 +196,13 @@ export class ControlPlane implements ControlPlanePort {
 
   async #close(): Promise<void> {
     for (const undo of this.#undo) undo();
+    this.#peers.close();
     await this.#calls.close();
     await this.#controllers.close();
     await this.#reconciler.close();
     await Promise.allSettled(this.#work);
     await this.#session.close();
     await this.#cache.close();
-    this.#peers.close();
   }
 
   #nodeCalls(): NodeCalls {

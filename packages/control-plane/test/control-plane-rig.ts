@@ -63,9 +63,9 @@ export class Rig {
     agent: FakeAgent,
     bootId = 'boot-1',
     cluster = clusterId,
+    name = `n${index + 1}`,
   ): Promise<RigNode> {
     const id = nodeIds[index] ?? 'n-0';
-    const name = `n${index + 1}`;
     const server = new Server();
     const port = await new Promise<number>((resolve, reject) => {
       server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) => {

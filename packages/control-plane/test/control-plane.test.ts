@@ -1,6 +1,7 @@
 import { hasCode, StorError } from '@stor/protocol';
 import t from 'tap';
-import { Rig } from './control-plane-rig.ts';
+import { FakeAgent } from '../src/testing/fake-agent.ts';
+import { clusterId, Rig } from './control-plane-rig.ts';
 
 const gib = 2 ** 30;
 
@@ -399,6 +400,9 @@ t.test('one node id, two agents', async (t) => {
   t.match(other.control.readiness(), { ready: false, reason: /holds the lease of node n2/ });
   t.ok(rig.node(1).control.readiness().ready, 'the first one goes on');
   rig.nodes.push(other);
+  const namesake = await rig.start(2, FakeAgent.withDisk('d-3'), 'b', clusterId, 'n1');
+  rig.nodes.push(namesake);
+  await rig.until(() => /has the name n1 too/.test(namesake.control.readiness().reason));
 });
 
 t.test('replicas that no volume knows are counted, never deleted', async (t) => {
@@ -435,6 +439,13 @@ t.test('a failed replica is marked, and not repaired', async (t) => {
   t.equal(status.message, '2 of 3 replicas in sync: the replica on n2 failed');
   for (let i = 0; i < 500; i++) await rig.turn();
   t.equal((await client.getVolume({ name: 'db' })).status.epoch, 0, 'nobody was asked to attach');
+  const other = volume.status.replicas.find((candidate) => candidate.node === 'n3');
+  const { diskId = '', id: replicaId = '' } = other ?? {};
+  await rig.node(0).control.reportFailure({ diskId, replicaId, reason: 'a write failed' });
+  await rig.until(async () => {
+    const now = await client.getVolume({ name: 'db' });
+    return now.status.replicas.filter((candidate) => candidate.state === 'failed').length === 2;
+  });
 });
 
 function seenId(node: { agent: { attached: Map<string, unknown> } }): string {

@@ -32,6 +32,7 @@ export class AgentPeers {
   readonly #cache: StateCache;
   readonly #self: () => NodeCalls;
   readonly #endpoints = new Map<NodeId, RpcEndpoint>();
+  readonly #closing = new AbortController();
 
   constructor(options: {
     clusterId: string;
@@ -81,7 +82,9 @@ export class AgentPeers {
     };
   }
 
+  /** Gives up what is being asked. */
   close(): void {
+    this.#closing.abort();
     for (const endpoint of this.#endpoints.values()) endpoint.close();
     this.#endpoints.clear();
   }
@@ -98,6 +101,9 @@ export class AgentPeers {
     const endpoint = await this.#endpoint(nodeId, address);
     const outcome = await endpoint.call({
       ...call,
+      signal: call.signal
+        ? AbortSignal.any([call.signal, this.#closing.signal])
+        : this.#closing.signal,
       connectTimeoutMs: Math.min(connectTimeoutMs, call.timeoutMs),
       metadata: { [clusterIdKey]: this.#clusterId, [nodeIdKey]: nodeId },
     });

@@ -37,7 +37,7 @@ type Mode = Attachment['mode'];
 
 interface Wait {
   deadlineMs: number;
-  signal: AbortSignal | undefined;
+  signal: AbortSignal;
 }
 
 /** Attachments and in-sync sets: compare-and-set on the volume record (I2, I4). */
@@ -50,6 +50,7 @@ export class Attachments {
   readonly #peers: AgentPeers;
   readonly #nodeId: NodeId;
   readonly #agentInstance: string;
+  readonly #closing: AbortSignal;
   /** the last of what runs for a volume here: two grants to one node would fence each other */
   readonly #turns = new Map<VolumeId, Promise<unknown>>();
   readonly #grants = new Map<VolumeId, { epoch: number; atMs: number }>();
@@ -63,7 +64,10 @@ export class Attachments {
     peers: AgentPeers;
     nodeId: NodeId;
     agentInstance: string;
+    /** ends every wait */
+    closing: AbortSignal;
   }) {
+    this.#closing = options.closing;
     this.#store = options.store;
     this.#cache = options.cache;
     this.#clock = options.clock;
@@ -80,11 +84,8 @@ export class Attachments {
     mode: Mode,
     options: { waitMs: number; signal?: AbortSignal },
   ): Promise<AttachmentGrant> {
-    const wait = {
-      deadlineMs: this.#clock.monotonicMs() + options.waitMs,
-      signal: options.signal,
-    };
-    const found = await findVolume(this.#store, name, signalOf(wait));
+    const wait = this.#wait(options.waitMs, options.signal);
+    const found = await findVolume(this.#store, name, { signal: wait.signal });
     const { id } = found.value.metadata;
     return this.#inTurn(id, () => this.#acquire(id, name, mode, wait));
   }
@@ -161,11 +162,9 @@ export class Attachments {
    * client uses it or it is attached by hand. UNAVAILABLE when the holder cannot be asked in time.
    */
   async detach(volumeId: VolumeId, ifIdle: boolean): Promise<Versioned<StoredVolume> | null> {
-    const wait: Wait = {
-      deadlineMs: this.#clock.monotonicMs() + deadHolderWaitMs,
-      signal: undefined,
-    };
+    const wait = this.#wait(deadHolderWaitMs, undefined);
     for (let asked = false; ; asked = true) {
+      if (wait.signal.aborted) throw new StorError('ABORTED', 'the node is stopping');
       const volume = await readVolume(this.#store, volumeId);
       const holder = volume?.value.status.attachment;
       if (!volume || !holder) return volume;
@@ -179,15 +178,16 @@ export class Attachments {
       if (asked && this.#isOver(wait)) throw this.#notAnswering(volume.value, holder);
       const answer = await this.#askRelease(volume.value, holder, ifIdle, wait);
       if (answer === 'busy' && ifIdle) throw this.#inUse(volume.value, holder);
-      if (answer === 'busy' || answer === 'unreachable') await pause(this.#clock, leaseLookMs);
+      if (answer === 'busy' || answer === 'unreachable')
+        await pause(this.#clock, leaseLookMs, wait.signal);
     }
   }
 
   async #acquire(id: VolumeId, name: string, mode: Mode, wait: Wait): Promise<AttachmentGrant> {
     let asked = false;
     for (let conflicts = 0; conflicts < maxConflicts;) {
-      if (wait.signal?.aborted) throw new StorError('ABORTED', 'the attachment was given up');
-      const volume = await readVolume(this.#store, id, signalOf(wait));
+      if (wait.signal.aborted) throw new StorError('ABORTED', 'the attachment was given up');
+      const volume = await readVolume(this.#store, id, { signal: wait.signal });
       if (!volume) throw new StorError('NOT_FOUND', `volume ${name} was deleted`);
       const holderId = volume.value.status.attachment?.nodeId;
       const holderLease = holderId === undefined ? null : await this.#lease(holderId);
@@ -250,7 +250,7 @@ export class Attachments {
   ): Promise<AttachmentGrant> {
     const { record, attachment, previousReleased } = decision;
     const { id, name } = record.metadata;
-    if (wait.signal?.aborted) {
+    if (wait.signal.aborted) {
       await this.release(id, attachment.epoch, previousReleased);
       throw new StorError('ABORTED', 'the attachment was given up');
     }
@@ -290,7 +290,7 @@ export class Attachments {
     look();
     const leftMs = Math.max(leaseLookMs, wait.deadlineMs - this.#clock.monotonicMs());
     const cancel = this.#clock.after(leftMs, abort);
-    wait.signal?.addEventListener('abort', abort, { once: true });
+    wait.signal.addEventListener('abort', abort, { once: true });
     try {
       const volumeId = record.metadata.id;
       const request = { volumeId, epoch, ifIdle };
@@ -306,8 +306,13 @@ export class Attachments {
     } finally {
       undo();
       cancel();
-      wait.signal?.removeEventListener('abort', abort);
+      wait.signal.removeEventListener('abort', abort);
     }
+  }
+
+  #wait(waitMs: number, signal: AbortSignal | undefined): Wait {
+    const both = signal ? AbortSignal.any([this.#closing, signal]) : this.#closing;
+    return { deadlineMs: this.#clock.monotonicMs() + waitMs, signal: both };
   }
 
   #isOver(wait: Wait): boolean {
@@ -388,10 +393,6 @@ export class Attachments {
 
 function leaseCompare(nodeId: NodeId, lease: Versioned<unknown> | null): Compare {
   return { key: nodeLeaseKey(nodeId), modRevision: lease?.modRevision ?? 0 };
-}
-
-function signalOf(wait: Wait): { signal?: AbortSignal } {
-  return wait.signal ? { signal: wait.signal } : {};
 }
 
 function tooManyConflicts(what: string): StorError {

@@ -76,7 +76,7 @@ export class LocalReconciler {
     }
   }
 
-  /** Counts and logs replicas that no record knows. Reads the records now, not as cached. */
+  /** Counts and logs replicas that no record knows. */
   async lookForOrphans(): Promise<void> {
     const found = await this.#agent.replicas();
     const { state } = this.#cache;
@@ -93,20 +93,25 @@ export class LocalReconciler {
     this.#orphans = orphans;
   }
 
-  /** A replica, or all of a disk (`replicaId` null), failed for good (I7). */
+  /**
+   * A replica failed for good (I7), here or, as its primary saw, on another node; or all replicas
+   * of a disk of this node did (`replicaId` null).
+   */
   async reportFailure(failure: {
     diskId: DiskId;
     replicaId: ReplicaId | null;
     reason: string;
   }): Promise<void> {
-    for (const { replica, volume } of [...this.#mine(this.#cache.state.volumes.values())]) {
-      const isMeant =
-        failure.replicaId === null
-          ? replica.diskId === failure.diskId
-          : replica.id === failure.replicaId;
-      if (!isMeant) continue;
-      const error = new StorError('DISK_FAILED', failure.reason);
-      await this.#report(volume, replica, 'failed', error);
+    const { diskId, replicaId } = failure;
+    const error = new StorError('DISK_FAILED', failure.reason);
+    for (const { value: volume } of [...this.#cache.state.volumes.values()]) {
+      for (const replica of volume.status.segments.flatMap((segment) => segment.replicas)) {
+        const isMeant =
+          replicaId === null
+            ? replica.diskId === diskId && replica.nodeId === this.#nodeId
+            : replica.id === replicaId;
+        if (isMeant) await this.#report(volume, replica, 'failed', error);
+      }
     }
   }
 
@@ -180,7 +185,7 @@ export class LocalReconciler {
     const report: ReplicaReport = {
       replicaId: replica.id,
       volumeId: volume.metadata.id,
-      nodeId: this.#nodeId,
+      nodeId: replica.nodeId,
       state,
       code: error?.code ?? '',
       message: error?.message ?? '',

@@ -3,7 +3,7 @@ import type { NodeAddresses, NodeId } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { AgentPort } from '../agent-port.ts';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
-import { clusterKey, nodeKey, nodeLeaseKey } from '../resources/keys.ts';
+import { clusterKey, nodeKey, nodeLeaseKey, nodesPrefix } from '../resources/keys.ts';
 import { pause } from '../resources/pause.ts';
 import { decodeCluster, decodeNode, decodeNodeLease, encodeRecord } from '../resources/records.ts';
 import type { NodeRecord } from '../resources/records.ts';
@@ -116,6 +116,7 @@ export class NodeSession {
     const { store, clock, node, logger } = this.#options;
     const { signal } = this.#closing;
     await this.#checkCluster();
+    await this.#checkName();
     const old = await store.get(nodeLeaseKey(node.id), { signal });
     if (old) await this.#takeOver(old.key, old.value, old.leaseId);
     const sentMs = clock.monotonicMs();
@@ -150,6 +151,21 @@ export class NodeSession {
       'FOREIGN_DATA',
       `the cluster store belongs to cluster ${clusterId}, this node to ${cluster.id}: check clusterId in the config`,
     );
+  }
+
+  /** Commands name nodes by name, so two nodes that are up may not share one. */
+  async #checkName(): Promise<void> {
+    const { store, node } = this.#options;
+    const { items } = await store.list(nodesPrefix, { signal: this.#closing.signal });
+    for (const item of items) {
+      const { id, name } = decodeNode(item.key, item.value);
+      if (id === node.id || name !== node.name) continue;
+      if ((await store.get(nodeLeaseKey(id), { local: true })) === null) continue;
+      throw new StorError(
+        'IN_USE',
+        `node ${id} has the name ${name} too: give this node another nodeName`,
+      );
+    }
   }
 
   /**
