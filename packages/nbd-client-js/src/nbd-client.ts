@@ -23,6 +23,8 @@ const defaultConnectTimeoutMs = 30_000;
 const defaultMaxInFlight = 64;
 /** Requests that may wait; above it a request is refused with OVERLOADED. */
 const maxWaiting = 65_536;
+/** Bytes that one BLOCK_STATUS asks about: the largest 32-bit length of whole 4 KiB blocks. */
+const maxStatusBytes = 2 ** 32 - 4096;
 /** How long `disconnect` waits for the server to close (ms). */
 const disconnectTimeoutMs = 5_000;
 
@@ -259,10 +261,12 @@ export class NbdClient {
     if (id === undefined) {
       throw new NbdError('INVALID_ARGUMENT', `the server has no metadata context ${context}`);
     }
-    this.#checkRange(offset, length, 2 ** 32 - 1);
+    this.#checkRange(offset, length, Infinity);
+    if (length === 0) return [];
     const statuses = new Map<number, StatusExtent[]>();
     const flags = options.reqOne ? commandFlag.reqOne : 0;
-    await this.#request(command.blockStatus, flags, offset, length, options, { statuses });
+    const asked = Math.min(length, maxStatusBytes);
+    await this.#request(command.blockStatus, flags, offset, asked, options, { statuses });
     const extents = statuses.get(id);
     if (!extents) throw new NbdError('PROTOCOL', `the server left out context ${context}`);
     return extents.map((extent) => ({

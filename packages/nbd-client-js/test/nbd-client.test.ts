@@ -282,6 +282,24 @@ t.test('block status', async (t) => {
   ]);
 });
 
+t.test('block status of more than 32 bits can say asks for the first part', async (t) => {
+  const server = await start(t);
+  const [client] = await Promise.all([
+    NbdClient.connect({ host: '127.0.0.1', port: server.port }),
+    server.shake(2 ** 40),
+  ]);
+  const status = client.blockStatus(0, 2 ** 40);
+  const { cookie, length } = await server.takeRequest();
+  t.equal(length, 2 ** 32 - 4096);
+  const body = Buffer.alloc(12);
+  [7, length, 0].forEach((value, i) => body.writeUInt32BE(value, 4 * i));
+  server.chunk(cookie, true, chunkType.blockStatus, body);
+  t.equal((await status)[0]?.length, length);
+  t.strictSame(await client.blockStatus(0, 0), []);
+  await t.rejects(client.trim(0, 2 ** 32), { code: 'INVALID_ARGUMENT' });
+  await client.close();
+});
+
 t.test('a server that breaks the rules loses its connection', async (t) => {
   const cases: [string, (server: ScriptedServer, cookie: number) => void][] = [
     ['unknown cookie', (s, c) => s.simple(c + 1, 0)],
