@@ -14,19 +14,20 @@ export interface NbdTarget {
  * percent-decoded and may be empty. Throws INVALID_ARGUMENT, for `nbds://` too: there is no TLS yet.
  */
 export function parseNbdUri(text: string): NbdTarget {
-  const bad = (why: string): NbdError =>
-    new NbdError('INVALID_ARGUMENT', `${JSON.stringify(text)} is not an NBD URI: ${why}`);
+  const bad = (why: string, cause?: unknown): NbdError =>
+    new NbdError('INVALID_ARGUMENT', `${JSON.stringify(text)} is not an NBD URI: ${why}`, {
+      cause,
+    });
+  const parts = /^[^:/?#]+:\/\/[^/?#\s]*(?:\/([^?#\s]*))?(?:\?\S*)?$/.exec(text);
+  if (!parts) throw bad('write nbd://host:port/name or nbd+unix:///name?socket=path');
   let uri: URL;
-  try {
-    uri = new URL(text);
-  } catch (cause) {
-    throw new NbdError('INVALID_ARGUMENT', `${JSON.stringify(text)} is not an NBD URI`, { cause });
-  }
   let exportName: string;
   try {
-    exportName = decodeURIComponent(uri.pathname.replace(/^\//, ''));
-  } catch {
-    throw bad('the export name is not percent-encoded UTF-8');
+    uri = new URL(text);
+    // not uri.pathname: there `.` and `..` would count as steps of a path
+    exportName = decodeURIComponent(parts[1] ?? '');
+  } catch (cause) {
+    throw bad('it has a bad host, port or percent-encoding', cause);
   }
   if (uri.protocol === 'nbd+unix:') {
     const path = uri.searchParams.get('socket');

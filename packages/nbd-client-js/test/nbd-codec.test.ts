@@ -409,19 +409,25 @@ t.test('URIs', async (t) => {
     'nbd+unix:///db',
     'nbd:///x',
     'nbd://h/%zz',
+    'nbd://h/a b',
+    'nbd://h:99999/x',
   ]) {
     t.throws(() => parseNbdUri(bad), { code: 'INVALID_ARGUMENT' }, bad);
   }
   fc.assert(
-    fc.property(text, fc.integer({ min: 1, max: 65535 }), (exportName, port) => {
-      for (const address of [
-        { host: '10.0.0.1', port },
-        { host: 'fe80::1', port },
-        { path: '/a b' },
-      ]) {
-        t.strictSame(parseNbdUri(formatNbdUri({ address, exportName })), { address, exportName });
-      }
-    }),
+    fc.property(
+      fc.oneof(text, fc.constantFrom('.', '..', 'a/../b', '%2e')),
+      fc.integer({ min: 1, max: 65535 }),
+      (exportName, port) => {
+        for (const address of [
+          { host: '10.0.0.1', port },
+          { host: 'fe80::1', port },
+          { path: '/a b' },
+        ]) {
+          t.strictSame(parseNbdUri(formatNbdUri({ address, exportName })), { address, exportName });
+        }
+      },
+    ),
     { numRuns: 50 },
   );
 });
