@@ -54,6 +54,7 @@ export class Simulation {
   readonly #members: Member[];
   #network: { to: string; from: string; bytes: Uint8Array }[] = [];
   #side = new Map<string, number>();
+  readonly #slow = new Set<string>();
   #proposed = 0;
   #context = 0;
   stats = { crashes: 0, snapshots: 0, reads: 0, proposals: 0 };
@@ -105,14 +106,14 @@ export class Simulation {
       this.#input(member, work);
     };
     if (dice < 57) this.#deliver();
-    else if (dice < 68) input((raw) => raw.tick());
+    else if (dice < 68) this.#tick(member);
     else if (dice < 82) this.#finishSave(member);
     else if (dice < 90) this.#propose();
     else if (dice < 94) this.#read();
     else if (dice < 96.5) this.#compact(member);
     else if (dice < 98.5) this.#crashOrRestart(member, 0.3);
-    else if (dice < 98.8) this.#cut();
-    else if (dice < 99.5) this.#side.clear();
+    else if (dice < 99) this.#cut();
+    else if (dice < 99.6) this.#mend();
     else input((raw) => raw.campaign());
   }
 
@@ -295,13 +296,30 @@ export class Simulation {
     this.#pump(member);
   }
 
+  /** A random cut, or a leader alone, whose clock may be slow: it goes on to believe in itself. */
   #cut(): void {
     for (const id of this.#ids) this.#side.set(id, Math.floor(this.#random() * 2));
+    const leader = this.#pick(this.#leaders());
+    if (!leader || this.#random() < 0.3) return;
+    for (const id of this.#ids) this.#side.set(id, id === leader.id ? 1 : 0);
+    if (this.#random() < 0.7) this.#slow.add(leader.id);
+  }
+
+  #mend(): void {
+    this.#side.clear();
+    this.#slow.clear();
+  }
+
+  #tick(member: Member): void {
+    if (this.#slow.has(member.id) && this.#random() < 0.9) return;
+    this.#input(member, (raw) => {
+      raw.tick();
+    });
   }
 
   /** Nothing fails any more: a leader is found, a proposal is committed, all become equal. */
   #heal(): void {
-    this.#side.clear();
+    this.#mend();
     for (const member of this.#members) if (!member.up) this.#crashOrRestart(member, 0);
     const proposed = this.#proposed;
     for (let round = 0; round < 3000; round++) {

@@ -3,7 +3,7 @@ import t from 'tap';
 import { committedIndex, voteResult } from '../src/core/quorum.ts';
 import { RaftLog } from '../src/core/raft-log.ts';
 import { Inflights } from '../src/core/inflights.ts';
-import type { Entry } from '../src/index.ts';
+import { defaultLimits, RawNode, type Entry, type RaftMessage } from '../src/index.ts';
 
 const ids = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
 
@@ -135,5 +135,98 @@ t.test('a leader cannot replace what is committed', async (t) => {
       log.commitTo(9);
     },
     { code: 'INTERNAL', message: /entries that were acknowledged are lost/ },
+  );
+});
+
+/** A member in term 3 whose log has these terms, and what it answers to a message, once saved. */
+function answers(list: number[], commit: number, message: RaftMessage): RaftMessage[] {
+  const entries = list.map((term, i): Entry => {
+    return { index: i + 1, term, type: 'normal', data: new Uint8Array() };
+  });
+  const raw = new RawNode(
+    {
+      id: 'b',
+      voters: ['a', 'b', 'c'],
+      electionTicks: 3,
+      heartbeatTicks: 1,
+      random: () => 0,
+      limits: defaultLimits,
+    },
+    {
+      hardState: { term: 3, vote: null, commit },
+      snapshot: { index: 0, term: 0, voters: ['a', 'b', 'c'], data: new Uint8Array() },
+      start: { index: 0, term: 0 },
+      entries,
+      commit,
+    },
+  );
+  raw.step(message);
+  const early = raw.takeMessages();
+  return [...early, ...raw.saved(raw.ready())];
+}
+
+const fromLeader = { from: 'a', to: 'b', term: 3 };
+
+t.test('an append acknowledges what it carried, not what else the log holds', async (t) => {
+  // entries 3 and 4 are of another leader: counting them would commit what is not there
+  const entry: Entry = { index: 2, term: 1, type: 'normal', data: new Uint8Array() };
+  const append = { ...fromLeader, type: 'append', previousIndex: 1, previousTerm: 1 } as const;
+  t.match(answers([1, 1, 2, 2], 1, { ...append, commit: 4, entries: [entry] }), [
+    { type: 'appendResponse', rejected: false, index: 2 },
+  ]);
+});
+
+t.test('an old, empty append cuts nothing', async (t) => {
+  const log = logOf([1, 1, 2, 2]);
+  t.equal(log.appendAfter(1, 1, []), 1);
+  t.equal(log.lastIndex, 4);
+});
+
+t.test('an append that overlaps the committed part is answered with it', async (t) => {
+  const append = { ...fromLeader, type: 'append', previousIndex: 0, previousTerm: 0 } as const;
+  t.match(answers([1, 1, 1], 2, { ...append, commit: 0, entries: [] }), [
+    { type: 'appendResponse', rejected: false, index: 2 },
+  ]);
+});
+
+t.test('a snapshot of what the log holds already only moves the commit index', async (t) => {
+  const snapshot = { index: 3, term: 1, voters: ['a', 'b', 'c'], data: new Uint8Array() };
+  t.match(answers([1, 1, 1, 1], 1, { ...fromLeader, type: 'snapshot', snapshot }), [
+    { type: 'appendResponse', rejected: false, index: 3 },
+  ]);
+});
+
+t.test('a snapshot that does not name this member is not taken', async (t) => {
+  const snapshot = { index: 9, term: 2, voters: ['a', 'c'], data: new Uint8Array() };
+  t.match(answers([1, 1, 1, 1], 1, { ...fromLeader, type: 'snapshot', snapshot }), [
+    { type: 'appendResponse', rejected: false, index: 1 },
+  ]);
+});
+
+t.test('two leaders of one term stop who notices', async (t) => {
+  const heartbeat = { type: 'heartbeat', to: 'b', term: 3, commit: 0, readContext: 0 } as const;
+  const raw = new RawNode(
+    {
+      id: 'b',
+      voters: ['a', 'b', 'c'],
+      electionTicks: 3,
+      heartbeatTicks: 1,
+      random: () => 0,
+      limits: defaultLimits,
+    },
+    {
+      hardState: { term: 3, vote: null, commit: 0 },
+      snapshot: { index: 0, term: 0, voters: ['a', 'b', 'c'], data: new Uint8Array() },
+      start: { index: 0, term: 0 },
+      entries: [],
+      commit: 0,
+    },
+  );
+  raw.step({ ...heartbeat, from: 'a' });
+  t.throws(
+    () => {
+      raw.step({ ...heartbeat, from: 'c' });
+    },
+    { code: 'INTERNAL', message: /c and a both lead term 3/ },
   );
 });
