@@ -110,9 +110,12 @@ async function compareReplicas(
   logPath: string,
   imageDir: string,
 ): Promise<void> {
-  const { replicas, servedSha256 } = await readAllReplicas(cluster, volume, imageDir);
-  const hashes = new Set(replicas.map((replica) => replica.sha256));
-  const bad = replicas.reduce((sum, replica) => sum + replica.badBlocks, 0);
+  const { replicas, servedHash } = await readAllReplicas(cluster, volume, imageDir);
+  const hashes = new Set(replicas.map((replica) => replica.contentHash));
+  const bad = replicas.reduce(
+    (sum, replica) => sum + replica.badBlocks + replica.problems.length,
+    0,
+  );
   const smallest = Math.min(...replicas.map((replica) => replica.allocatedBytes));
   report.add(
     `${volume}: replicas read from disk`,
@@ -120,7 +123,7 @@ async function compareReplicas(
     '3 replicas, 1 content (the served one), not empty',
     replicas.length === 3 &&
       hashes.size === 1 &&
-      hashes.has(servedSha256) &&
+      hashes.has(servedHash) &&
       bad === 0 &&
       smallest > 0,
   );

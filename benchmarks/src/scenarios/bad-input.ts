@@ -73,7 +73,7 @@ async function badVolumes(cluster: TestCluster, checks: CheckList): Promise<void
       'a name that is taken',
       [...create, volume, '--size', '1GiB'],
       exit.exists,
-      /precious.*exists/,
+      /precious (already|exists)/,
     ],
     ['size 0', [...create, 'zero', '--size', '0'], exit.invalid, /size 0/],
     ['size 0 with a unit', [...create, 'zero', '--size', '0GiB'], exit.invalid, /size 0/],

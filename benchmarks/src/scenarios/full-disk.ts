@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { NbdClient, NbdError } from 'nbd-client-js';
 import { mustRun, runCommand } from '../harness/run-command.ts';
 import { TestCluster } from '../harness/test-cluster.ts';
+import { waitFor } from '../harness/wait-for.ts';
 import { stampSectors, recogniseSector, sectorBytes } from '../verify/stamp.ts';
 import { type CheckList, expect } from './check-list.ts';
 
@@ -64,7 +65,10 @@ async function fillAndRecover(cluster: TestCluster): Promise<void> {
   await other.disconnect();
   await cluster.must('volume', 'detach', 'big');
   await cluster.must('volume', 'rm', 'big', '-y');
-  await cluster.must('volume', 'create', 'next', '--size', String(8 * MiB), '--replicas', '3');
+  // Nodes report how full they are now and then, not on every change.
+  await waitFor('room for a new volume', () =>
+    cluster.must('volume', 'create', 'next', '--size', String(8 * MiB), '--replicas', '3'),
+  );
   const next = await NbdClient.connect({ uri: cluster.tcpUri(0, 'next') });
   await writePiece(next, 0, 1);
   await next.flush();
