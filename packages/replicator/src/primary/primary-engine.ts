@@ -48,6 +48,7 @@ export class PrimaryEngine implements PrimaryVolume {
     this.#grant = grant;
     this.#segment = segment;
     this.#broken = broken;
+    segment.ignoreLeases = broken.ignoreLeases ?? false;
     this.volumeId = grant.volumeId;
     this.epoch = grant.epoch;
     this.sizeBytes = grant.sizeBytes;

@@ -146,7 +146,7 @@ export class WritePath implements SegmentPart {
   #acknowledge(): void {
     const segment = this.#segment;
     if (!this.#pending.head || segment.stopped) return;
-    if (!segment.leased && !this.#broken.ignoreLeases) return;
+    if (!segment.leased) return;
     let acked = Infinity;
     for (const member of segment.required) acked = Math.min(acked, member.ackedSequence);
     if (this.#broken.acknowledgeEarly) acked = Infinity;

@@ -1,4 +1,5 @@
 export * from './fake-control.ts';
+export * from './fault-scenario.ts';
 export * from './memory-replica-store.ts';
 export * from './register-history.ts';
 export * from './sim-clock.ts';
