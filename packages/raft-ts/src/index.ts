@@ -16,12 +16,12 @@ export type { CoreConfig } from './core/raft-state.ts';
 export type { RaftStorage, SaveBatch, StoredState } from './core/storage.ts';
 export { MemoryRaftStorage } from './memory-storage.ts';
 export { LevelRaftStorage } from './level-storage.ts';
-export {
-  RaftNode,
-  type RaftClock,
-  type RaftLogger,
-  type RaftNodeOptions,
-  type RaftStateMachine,
-  type RaftTransport,
-} from './raft-node.ts';
+export { RaftNode } from './raft-node.ts';
+export type {
+  RaftClock,
+  RaftLogger,
+  RaftNodeOptions,
+  RaftStateMachine,
+  RaftTransport,
+} from './raft-options.ts';
 export type { Proposed } from './proposals.ts';

@@ -1,76 +1,17 @@
-import { defaultLimits, maxSnapshotBytes, maxVoters, type RaftLimits } from './core/limits.ts';
+import { defaultLimits, maxSnapshotBytes, type RaftLimits } from './core/limits.ts';
 import { batchOf, RawNode, type Ready, type RaftStatus } from './core/raw-node.ts';
-import type { RaftStorage, StoredState } from './core/storage.ts';
+import type { StoredState } from './core/storage.ts';
 import type { Entry, PeerId, RaftMessage, Snapshot } from './core/types.ts';
 import { RaftError } from './errors.ts';
 import { AppliedWaiters } from './applied-waiters.ts';
 import { PendingReads } from './pending-reads.ts';
 import { Proposals, type Proposed } from './proposals.ts';
-
-/** What is replicated. Called from one place, never while another call of it runs. */
-export interface RaftStateMachine {
-  /**
-   * Applies committed entries in order and returns one result per entry, given to who proposed it
-   * here. Must do the same on every member, and not throw: a throw stops the node.
-   */
-  apply(entries: Entry[]): unknown[];
-  /** All of the state after the last applied entry; at most `maxSnapshotBytes`. */
-  snapshot(): Uint8Array;
-  /** Replaces the state with that of a snapshot, of this member or another. */
-  restore(data: Uint8Array): void;
-}
-
-/** Carries messages. May lose, delay, repeat and reorder them; must not block or throw. */
-export interface RaftTransport {
-  send(to: PeerId, messages: RaftMessage[]): void;
-}
-
-export interface RaftClock {
-  /** milliseconds that never go back */
-  monotonicMs(): number;
-  /** Runs `fn` once after `delayMs`; the returned function cancels it. */
-  after(delayMs: number, fn: () => void): () => void;
-}
-
-/** Fields first, then a sentence. */
-export interface RaftLogger {
-  debug(fields: object, message: string): void;
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-  error(fields: object, message: string): void;
-}
-
-export interface RaftNodeOptions {
-  id: PeerId;
-  /** The voters of a new cluster, the same on each; later the stored ones count. */
-  initialVoters: PeerId[];
-  /** Stays the caller's: closed by the caller, after the node. */
-  storage: RaftStorage;
-  transport: RaftTransport;
-  stateMachine: RaftStateMachine;
-  clock: RaftClock;
-  /** uniform in [0, 1) */
-  random: () => number;
-  /** @default 100 */
-  tickMs?: number;
-  /** Ticks without a leader until an election, at least; at most twice as many. @default 10 */
-  electionTicks?: number;
-  /** @default 1 */
-  heartbeatTicks?: number;
-  /** A log snapshot is taken every so many applied entries. @default 10_000 */
-  snapshotEntries?: number;
-  /** Entries kept after a log snapshot for followers that lag. @default a tenth of the above */
-  trailingEntries?: number;
-  limits?: Partial<RaftLimits>;
-  logger?: RaftLogger;
-  /** The node has stopped for good; nothing is sent any more. Called once. */
-  onFatal?: (error: RaftError) => void;
-}
-
-type Settings = RaftNodeOptions &
-  Required<
-    Pick<RaftNodeOptions, 'tickMs' | 'electionTicks' | 'snapshotEntries' | 'trailingEntries'>
-  >;
+import {
+  checkOptions,
+  type RaftNodeOptions,
+  type RaftStateMachine,
+  type Settings,
+} from './raft-options.ts';
 
 /**
  * The driver: feeds the pure core with time, messages and proposals, and carries out what it asks
@@ -427,28 +368,6 @@ export class RaftNode {
     this.#noticeRole();
     this.#roleListeners.clear();
   }
-}
-
-function checkOptions(options: RaftNodeOptions): Settings {
-  const {
-    tickMs = 100,
-    electionTicks = 10,
-    heartbeatTicks = 1,
-    snapshotEntries = 10_000,
-  } = options;
-  const trailingEntries = options.trailingEntries ?? Math.ceil(snapshotEntries / 10);
-  const refuse = (reason: string): never => {
-    throw new RaftError('INVALID_ARGUMENT', reason);
-  };
-  const { id, initialVoters } = options;
-  if (id === '' || initialVoters.includes('')) refuse('a member needs a name');
-  if (new Set(initialVoters).size !== initialVoters.length) refuse('a voter is named twice');
-  if (initialVoters.length > maxVoters) refuse(`more than ${maxVoters} voters`);
-  if (!initialVoters.includes(id)) refuse(`${id} is not among the voters`);
-  if (!(tickMs > 0)) refuse('tickMs must be positive');
-  if (electionTicks <= heartbeatTicks) refuse('electionTicks must be more than heartbeatTicks');
-  if (snapshotEntries < 1) refuse('snapshotEntries must be positive');
-  return { ...options, tickMs, electionTicks, heartbeatTicks, snapshotEntries, trailingEntries };
 }
 
 /** A new member: its voters are durable before it says its first word. */

@@ -1,4 +1,4 @@
-import type { RaftClock } from '../raft-node.ts';
+import type { RaftClock } from '../raft-options.ts';
 
 /** A clock that moves only when told; timers fire in order of time, then of registration. */
 export class ManualClock implements RaftClock {

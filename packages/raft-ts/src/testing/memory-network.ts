@@ -1,6 +1,6 @@
 import { decodeMessages, encodeMessages } from '../core/codec.ts';
 import type { PeerId, RaftMessage } from '../core/types.ts';
-import type { RaftTransport } from '../raft-node.ts';
+import type { RaftTransport } from '../raft-options.ts';
 
 /** Joins members of one process. Messages go through the codec, in order, in a later microtask. */
 export class MemoryNetwork {
