@@ -124,22 +124,20 @@ export class DirectoryDiskStore implements DiskStore {
     }
     this.#noteEarlierFailures();
     if (previous.unclean) await this.#syncAllData();
-    await this.#writeTables();
-    await this.#writeImage(recovered.lastLsn, false);
-    Journal.prepare(
-      this.#parts.journals[0],
-      recovered.journalGeneration + 1,
-      recovered.lastLsn + 1,
-    );
-    open.logger.info(
-      {
-        diskId: this.diskId,
-        path: this.path,
-        replicas: this.#members.size,
-        suspect: previous.suspect,
-      },
-      'disk is open',
-    );
+    try {
+      await this.#writeTables();
+      await this.#writeImage(recovered.lastLsn, false);
+      Journal.prepare(
+        this.#parts.journals[0],
+        recovered.journalGeneration + 1,
+        recovered.lastLsn + 1,
+      );
+    } catch (error) {
+      throw this.#failDisk('opening', error);
+    }
+    const replicas = this.#members.size;
+    const fields = { diskId: this.diskId, path: this.path, replicas, suspect: previous.suspect };
+    open.logger.info(fields, 'disk is open');
   }
 
   #addRecovered(one: RecoveredReplica): void {
@@ -284,15 +282,24 @@ export class DirectoryDiskStore implements DiskStore {
       this.#journal.append({ type: 'create', replica: tables.number, identity }),
     );
     this.#newTables.delete(tables.number);
-    publishReplicaDirectory(files, this.#replicasPath, identity.replicaId);
-    const opened = openReplicaFiles(files, this.#replicasPath, identity.replicaId);
-    const own = path.join(this.#replicasPath, identity.replicaId);
-    return this.#addMember(tables, opened, TableFiles.open(files, own)).replica;
+    try {
+      publishReplicaDirectory(files, this.#replicasPath, identity.replicaId);
+      const opened = openReplicaFiles(files, this.#replicasPath, identity.replicaId);
+      const own = path.join(this.#replicasPath, identity.replicaId);
+      return this.#addMember(tables, opened, TableFiles.open(files, own)).replica;
+    } catch (error) {
+      // the journal says that it exists; only the next opening can bring the names in line
+      throw this.#failDisk('naming a replica', error);
+    }
   }
 
   #creationError(identity: ReplicaIdentity, error: unknown): StorError {
     const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
-    if (code !== 'ENOSPC' && code !== 'NO_SPACE') return StorError.from(error);
+    if (code !== 'ENOSPC' && code !== 'NO_SPACE') {
+      const reason = error instanceof Error ? error.message : String(error);
+      const what = `disk ${this.path}: replica ${identity.replicaId} cannot be created: ${reason}`;
+      return new StorError('DISK_FAILED', what, { cause: error });
+    }
     return new StorError(
       'NO_SPACE',
       `disk ${this.path} has no room for replica ${identity.replicaId}: free space on it or use another disk`,
@@ -325,8 +332,9 @@ export class DirectoryDiskStore implements DiskStore {
     removeReplicaDirectory(this.#parts.open.files, this.#replicasPath, id);
   }
 
-  usage(): Promise<DiskUsage> {
-    return Promise.resolve(this.#space.usage());
+  async usage(): Promise<DiskUsage> {
+    this.#checkUsable();
+    return this.#space.usage();
   }
 
   *#slotUsage(): Iterable<{ highWater: number; allocatedBytes: number }> {
@@ -428,13 +436,18 @@ export class DirectoryDiskStore implements DiskStore {
     } catch (error) {
       this.#failDisk('closing checkpoint', error);
     }
-    for (const { replica, tableFiles } of members) {
+    this.closeFiles();
+    await this.#parts.lock.release();
+  }
+
+  /** Nothing may be under way. */
+  closeFiles(): void {
+    for (const { replica, tableFiles } of this.#members.values()) {
       replica.slotFiles.close();
       tableFiles?.close();
     }
     for (const file of this.#parts.journals) file.close();
     this.#parts.imageFiles.close();
-    await this.#parts.lock.release();
   }
 }
 

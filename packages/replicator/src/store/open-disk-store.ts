@@ -153,7 +153,12 @@ async function openLocked(open: OpenDiskStore, lock: DirectoryLock): Promise<Dis
     mountIdentity,
     recovered,
   });
-  await store.begin({ suspect, unclean: !image.cleanShutdown });
+  try {
+    await store.begin({ suspect, unclean: !image.cleanShutdown });
+  } catch (error) {
+    store.closeFiles();
+    throw error;
+  }
   return store;
 }
 
