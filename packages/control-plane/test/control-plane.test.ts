@@ -250,6 +250,9 @@ t.test('attachments', async (t) => {
     );
     n1.agent.attachError = null;
     t.equal((await client.getVolume({ name: 'db' })).status.primary, null);
+    const next = await n2.control.acquire('db', 'auto', { waitMs });
+    t.equal(next.previousReleased, false, 'the next primary waits: it may have come half-way');
+    await n2.control.release(next.volumeId, next.epoch, { clean: true });
   });
 
   await t.test('an attachment that its holder does not know is cleared', async (t) => {

@@ -133,8 +133,8 @@ export class Attachments {
     try {
       await this.#agent.attach(grant);
     } catch (error) {
-      // the data path never served under this grant: what was unclean before it still is
-      await this.release(volumeId, grant.epoch, grant.previousReleased);
+      // how far the data path came is not known here, so the next primary waits (I6)
+      await this.release(volumeId, grant.epoch, false);
       throw error;
     }
     return { epoch: grant.epoch };
