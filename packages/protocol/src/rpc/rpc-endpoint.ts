@@ -85,6 +85,8 @@ export class RpcEndpoint {
       {
         'grpc.use_local_subchannel_pool': 1,
         'grpc.max_receive_message_length': maxRpcMessageBytes,
+        // an http_proxy of the environment is not meant for traffic between nodes
+        'grpc.enable_http_proxy': 0,
         'grpc.keepalive_time_ms': keepaliveMs,
         'grpc.keepalive_timeout_ms': keepaliveTimeoutMs,
       },
