@@ -93,7 +93,11 @@ export class LocalMember implements Member {
     if (this.session) this.#options.gate.close(this.session);
   }
 
-  tick(): void {}
+  /** A disk may break while nothing of this volume is under way there. */
+  tick(): void {
+    const failure = this.isOpen ? this.session?.store.failure : null;
+    if (failure) this.drop(failure);
+  }
 
   drop(error: StorError): void {
     if (this.#stopped) return;

@@ -380,7 +380,8 @@ export class RemoteMember implements Member, ChannelListener {
     }
     const { sizeBytes, clock, events } = this.#options;
     this.#phase = 'open';
-    this.#backoffMs = reconnectMinMs;
+    // a failed replica is asked again ever more rarely
+    if (!opened.failure) this.#backoffMs = reconnectMinMs;
     this.#lease = this.#openSentMs + replicaLeaseMs;
     this.#sentBytes = 0;
     this.#appliedBytes = 0;

@@ -261,7 +261,9 @@ export class Resyncer implements SegmentPart {
     const { logger } = this.#segment.options;
     logger.info({ replica: member.replicaId }, 'resync is complete: the replica is in sync');
     const source = this.#segment.sources().find((each) => each !== member);
-    if (!source || compareGenerations(source.generation, member.generation) <= 0) return;
+    const current = source && compareGenerations(source.generation, member.generation) <= 0;
+    // adopting also tells a replica that had lost its memory that it is whole again
+    if (!source || (current && member.answer?.keptMemory)) return;
     const { generation } = source;
     this.adopting += 1;
     member.adopt(generation, (error) => {

@@ -80,6 +80,10 @@ export class SecondaryLink {
 
   tick(): void {
     const nowMs = this.#host.clock.monotonicMs();
+    for (const channel of [...this.#channels.values()]) {
+      const { failure } = channel.session.store;
+      if (failure) this.failed(channel, failure);
+    }
     if (!this.#paused && nowMs - this.#heardMs > secondaryIdleMs) this.destroy();
   }
 

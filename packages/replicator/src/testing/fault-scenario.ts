@@ -5,6 +5,7 @@ import { SeededRandom } from '@stor/runtime/testing';
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
 import type { BrokenOnPurpose } from '../primary/write-path.ts';
 import { RegisterHistory } from './register-history.ts';
+import type { ProcessClock } from './sim-clock.ts';
 import { SimCluster, request } from './sim-cluster.ts';
 
 export interface ScenarioOptions {
@@ -48,7 +49,8 @@ export class FaultScenario {
   };
   readonly #random: Random;
   readonly #histories = new Map<number, RegisterHistory>();
-  readonly #serving: PrimaryVolume[] = [];
+  /** primaries that believe in themselves, and the process that each lives in */
+  readonly #serving: { volume: PrimaryVolume; process: ProcessClock }[] = [];
   readonly #options: ScenarioOptions;
   #time = 0;
   #value = 0;
@@ -144,8 +146,34 @@ export class FaultScenario {
       });
     } else if (dice < 0.85) this.#attach(index);
     else if (dice < 0.9) this.#stopCleanly();
-    else if (dice < 0.97) this.#split();
+    else if (dice < 0.94) this.#split();
+    else if (dice < 0.97) this.#powerCut(index);
+    else if (dice < 0.98) this.#breakDisk(index);
     else this.#count('none');
+  }
+
+  /** A host loses power while others are members, so that nothing acknowledged may be lost. */
+  #powerCut(index: number): void {
+    const { cluster } = this;
+    const isMember = cluster.control.inSync.includes(`r-${index}`);
+    if (isMember && cluster.control.inSync.length < 3) return;
+    const others = cluster.states.filter((_state, i) => i !== index);
+    if (others.some((state) => !state.keptMemory || state.failure)) return;
+    this.#count('power');
+    cluster.cutPower(index);
+    cluster.scheduler.at(200 + this.#random.next() * 4_000, () => {
+      cluster.start(index);
+    });
+  }
+
+  /** At most one disk, and not the last member's. */
+  #breakDisk(index: number): void {
+    const { cluster } = this;
+    if (cluster.states.some((state) => state.failure !== null || !state.keptMemory)) return;
+    if (!cluster.states[index] || !cluster.node(index).lane) return;
+    if (cluster.control.inSync.length < 3) return;
+    this.#count('disk');
+    cluster.store(index).fail();
   }
 
   /** The primary is cut off from all, control plane included, and another node takes over at once. */
@@ -173,13 +201,15 @@ export class FaultScenario {
     if (this.#attaching || this.#cleanStopping || !this.cluster.node(index).lane) return;
     this.#attaching = true;
     this.#count('attach');
+    const process = this.cluster.node(index).clock;
     this.cluster.attach(index).then(
       (volume) => {
         this.#attaching = false;
         this.result.attaches += 1;
-        this.#serving.push(volume);
+        const serving = { volume, process };
+        this.#serving.push(serving);
         volume.onStopped(() => {
-          const at = this.#serving.indexOf(volume);
+          const at = this.#serving.indexOf(serving);
           if (at >= 0) this.#serving.splice(at, 1);
         });
       },
@@ -194,8 +224,9 @@ export class FaultScenario {
   }
 
   #stopCleanly(): void {
-    const volume = this.#serving[this.#serving.length - 1];
-    if (!volume || this.#cleanStopping) return;
+    const last = this.#serving[this.#serving.length - 1];
+    if (!last || this.#cleanStopping || last.process.dead || last.process.paused) return;
+    const { volume } = last;
     this.#count('stop');
     this.#cleanStopping = true;
     volume.stop().then(
@@ -216,8 +247,9 @@ export class FaultScenario {
     const next = (): void => {
       if (this.#quiet) return;
       const at = Math.floor(this.#random.next() * this.#serving.length);
-      const volume = this.#serving[at];
-      if (!volume) {
+      const serving = this.#serving[at];
+      if (!serving || serving.process.dead) {
+        if (serving) this.#serving.splice(at, 1);
         scheduler.at(20, next);
         return;
       }
@@ -231,7 +263,10 @@ export class FaultScenario {
       };
       // the process behind it may be dead: such a client gives up and goes on elsewhere
       scheduler.at(1_500, again);
-      this.#operation(volume, readsOnly, again);
+      // a stopped process gets the request when it goes on, a dead one never
+      serving.process.run(() => {
+        this.#operation(serving.volume, readsOnly, again);
+      });
     };
     scheduler.at(1, next);
   }
@@ -307,7 +342,12 @@ export class FaultScenario {
     const healthy = (): boolean => {
       const [segment] = volume.status().segments;
       const inSync = segment?.members.filter((member) => member.state === 'in-sync').length;
-      return inSync === 3 && segment?.settleBytesRemaining === 0 && cluster.control.inSync.length === 3;
+      const whole = cluster.states.filter((state) => state.failure === null).length;
+      return (
+        inSync === whole &&
+        segment?.settleBytesRemaining === 0 &&
+        cluster.control.inSync.length === whole
+      );
     };
     if (!(await cluster.until(healthy, 60_000))) {
       this.result.problems.push(`not healthy in time: ${JSON.stringify(volume.status())}`);
@@ -342,8 +382,9 @@ export class FaultScenario {
   }
 
   #compareReplicas(): void {
-    const [first, ...others] = this.cluster.states;
-    for (const state of this.cluster.states) {
+    const states = this.cluster.states.filter((state) => state.failure === null);
+    const [first, ...others] = states;
+    for (const state of states) {
       if (state.marks.size > 0) this.result.problems.push('marks are left after a clean stop');
       for (let block = 0; block < state.blocks; block++) {
         if (state.isValid(block)) continue;

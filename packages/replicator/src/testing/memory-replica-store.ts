@@ -34,6 +34,8 @@ export class MemoryReplicaState {
   highestEpoch = 0;
   keptMemory = true;
   clean = true;
+  /** recorded outside the disk, so it outlives the process (I7) */
+  failure: StorError | null = null;
 
   constructor(identity: ReplicaIdentity) {
     this.identity = identity;
@@ -86,7 +88,6 @@ export class MemoryReplicaStore implements ReplicaStore {
   readonly sizeBytes: number;
   readonly diskId: string;
   readonly state: MemoryReplicaState;
-  failure: StorError | null = null;
   /** new chunks that may be taken; Infinity: no limit */
   capacityChunks = 1_000_000;
   /** the next write fails, and the replica with it (I7) */
@@ -113,6 +114,9 @@ export class MemoryReplicaStore implements ReplicaStore {
     state.clean = false;
   }
 
+  get failure(): StorError | null {
+    return this.state.failure;
+  }
   get highestEpoch(): number {
     return this.state.highestEpoch;
   }
@@ -141,10 +145,7 @@ export class MemoryReplicaStore implements ReplicaStore {
     sumsStart: number,
   ): boolean {
     if (this.failure) throw this.failure;
-    if (this.failNextWrite) {
-      this.#fail();
-      throw this.failure ?? new StorError('DISK_FAILED', 'failed');
-    }
+    if (this.failNextWrite) throw this.fail();
     const ready = this.#regions(offset, length).every((region) => this.state.marks.has(region));
     const given = this.#chunks(offset, length).every((chunk) => this.state.allocated.has(chunk));
     if (!ready || !given || this.#overlaps(offset, length) || this.#random.next() < 0.2) return false;
@@ -166,7 +167,7 @@ export class MemoryReplicaStore implements ReplicaStore {
       offset,
       length,
       () => {
-        if (this.failNextWrite) this.#fail();
+        if (this.failNextWrite) this.fail();
         else this.#apply(offset, length, bytes, start, kept, 0);
       },
       done,
@@ -293,12 +294,14 @@ export class MemoryReplicaStore implements ReplicaStore {
         this.state.stamps.set(region, generation);
       }
       this.state.generation = generation;
+      this.state.keptMemory = true;
     };
     this.#enqueue(0, 0, run, done);
   }
   adoptGeneration(generation: Generation, done: StoreDone): void {
     const run = (): void => {
       this.state.generation = generation;
+      this.state.keptMemory = true;
     };
     this.#enqueue(0, 0, run, done);
   }
@@ -310,8 +313,11 @@ export class MemoryReplicaStore implements ReplicaStore {
     if (first && this.#random.next() < 0.5) first.run();
   }
 
-  #fail(): void {
-    this.failure = new StorError('DISK_FAILED', `disk ${this.diskId}: write error`);
+  /** The disk breaks. */
+  fail(): StorError {
+    const failure = new StorError('DISK_FAILED', `disk ${this.diskId}: write error`);
+    this.state.failure = failure;
+    return failure;
   }
 
   #apply(
