@@ -1,5 +1,5 @@
 import type { AckHistory } from './ack-history.ts';
-import { recogniseSector, sectorBytes } from './stamp.ts';
+import { recogniseSector, sectorBytes, type SectorContent } from './stamp.ts';
 
 export interface Comparison {
   sectors: number;
@@ -33,55 +33,49 @@ export class ModelComparer {
   #addBlock(offset: number, bytes: Buffer, at: number): void {
     const { model, seed } = this.#history;
     const first = (offset - this.#history.offset) / sectorBytes;
-    const found: (number | null)[] = [];
+    /** what each sector may hold that it does hold: several only where zeros have several origins */
+    const found: number[][] = [];
     for (let index = 0; index < sectorsPerBlock; index += 1) {
-      const sector = first + index;
       this.result.sectors += 1;
       const home = offset / sectorBytes + index;
       const content = recogniseSector(bytes, at + index * sectorBytes, home, seed);
-      const candidates = model.candidates(sector);
-      const id =
-        content.kind === 'garbage'
-          ? null
-          : (candidates.findLast((candidate) =>
-              content.kind === 'zero' ? candidate <= 0 : candidate === content.sequence,
-            ) ?? null);
+      const candidates = model.candidates(first + index);
+      const matching = candidates.filter((id) => matches(content, id));
       if (content.kind === 'write') this.result.stamped += 1;
-      found.push(id);
-      if (id === null) {
-        this.result.wrong += 1;
-        const seen =
-          content.kind === 'garbage'
-            ? content.reason
-            : content.kind === 'zero'
-              ? 'zeros'
-              : `write ${content.sequence}`;
-        this.#report(
-          `sector ${home} (offset ${home * sectorBytes}) holds ${seen}; allowed: ${candidates.map(describe).join(' or ')}`,
-        );
-      }
+      if (matching.length === 0) this.#wrong(home, content, candidates);
+      found.push(matching);
     }
     this.#checkWhole(offset, first, found);
-    found.forEach((id, index) => {
-      if (id !== null) model.observe(first + index, id);
+    found.forEach((matching, index) => {
+      const id = matching.at(-1);
+      if (id !== undefined) model.observe(first + index, id);
     });
   }
 
-  /** A write that covered the block whole is there whole, unless a later one hides a part (I10). */
-  #checkWhole(offset: number, first: number, found: (number | null)[]): void {
+  #wrong(home: number, content: SectorContent, candidates: readonly number[]): void {
+    this.result.wrong += 1;
+    const allowed = candidates.map(describe).join(' or ');
+    this.#report(
+      `sector ${home} (offset ${home * sectorBytes}) holds ${describeContent(content)}; allowed: ${allowed}`,
+    );
+  }
+
+  /**
+   * A write that covered the block whole is there whole, unless a later one hides a part (I10).
+   * Zeros of which it is not known who wrote them say nothing.
+   */
+  #checkWhole(offset: number, first: number, found: readonly number[][]): void {
     const { model } = this.#history;
-    for (const id of found) {
-      if (id === null || id === 0) continue;
+    const certain = found.flatMap((matching) => (matching.length === 1 ? matching : []));
+    for (const id of certain) {
       const covers = found.every((_, index) => model.candidates(first + index).includes(id));
       const undecided = model.candidates(first).length > 1;
-      if (!covers || !undecided) continue;
-      const older = found.find(
-        (other) => other !== null && other !== id && !model.mayFollow(other, id),
-      );
+      if (id === 0 || !covers || !undecided) continue;
+      const older = certain.find((other) => other !== id && !model.mayFollow(other, id));
       if (older === undefined) continue;
       this.result.torn += 1;
       this.#report(
-        `block at ${offset} is torn between ${describe(id)} and the older ${describe(older ?? 0)}`,
+        `block at ${offset} is torn between ${describe(id)} and the older ${describe(older)}`,
       );
       return;
     }
@@ -90,6 +84,16 @@ export class ModelComparer {
   #report(problem: string): void {
     if (this.result.problems.length < maxProblems) this.result.problems.push(problem);
   }
+}
+
+function matches(content: SectorContent, id: number): boolean {
+  if (content.kind === 'zero') return id <= 0;
+  return content.kind === 'write' && content.sequence === id;
+}
+
+function describeContent(content: SectorContent): string {
+  if (content.kind === 'garbage') return content.reason;
+  return content.kind === 'zero' ? 'zeros' : `write ${content.sequence}`;
 }
 
 function describe(id: number): string {
