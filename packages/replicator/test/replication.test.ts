@@ -1,43 +1,434 @@
-import { blockBytes } from '@stor/protocol';
-import t from 'tap';
+import {
+  blockBytes,
+  chunkBytes,
+  regionBytes,
+  StorError,
+  type AttachmentGrant,
+} from '@stor/protocol';
+import { SeededRandom } from '@stor/runtime/testing';
+import t, { type Test } from 'tap';
 
+import type { PrimaryVolume } from '@stor/replicator';
 import { SimCluster, request } from '@stor/replicator/testing';
 
 const sizeBytes = 12 * 1024 * 1024;
 const block = (fill: number): Buffer => Buffer.alloc(blockBytes, fill);
 
+async function read(
+  cluster: SimCluster,
+  volume: PrimaryVolume,
+  offset: number,
+  length = blockBytes,
+): Promise<Buffer> {
+  const target = Buffer.alloc(length);
+  const error = await cluster.wait(request(volume, 'read', offset, length, target));
+  if (error) throw error;
+  return target;
+}
+
+async function write(
+  cluster: SimCluster,
+  volume: PrimaryVolume,
+  offset: number,
+  fill: number,
+): Promise<StorError | null> {
+  return cluster.wait(request(volume, 'write', offset, blockBytes, block(fill)));
+}
+
+async function codeOf(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise;
+    return 'none';
+  } catch (error) {
+    return StorError.from(error).code;
+  }
+}
+
+function equalReplicas(t: Test, cluster: SimCluster): void {
+  const [first, ...others] = cluster.states;
+  for (const other of others) t.ok(first?.bytes.equals(other.bytes), 'replicas are equal');
+}
+
 t.test('writes reach all replicas and are read back', async (t) => {
   const cluster = new SimCluster({ seed: 1, sizeBytes });
   const volume = await cluster.wait(cluster.attach(0));
-  const error = await cluster.wait(request(volume, 'write', 8192, blockBytes, block(7)));
-  t.equal(error, null);
+  t.equal(await write(cluster, volume, 8192, 7), null);
   for (const state of cluster.states) {
     t.equal(state.bytes[8192], 7);
     t.ok(state.marks.has(0));
   }
-  const target = Buffer.alloc(blockBytes);
-  t.equal(await cluster.wait(request(volume, 'read', 8192, blockBytes, target)), null);
-  t.same(target, block(7));
+  t.same(await read(cluster, volume, 8192), block(7));
   t.equal(await cluster.wait(request(volume, 'flush', 0, 0, null)), null);
   for (const state of cluster.states) t.equal(state.unflushed.size, 0);
+  await cluster.wait(request(volume, 'write', 0, blockBytes, block(1), { fua: true }));
+  for (const state of cluster.states) t.equal(state.unflushed.size, 0, 'FUA is durable everywhere');
   await cluster.wait(volume.stop());
-  for (const state of cluster.states) t.equal(state.marks.size, 0, 'the last checkpoint cleared it');
+  await cluster.wait(volume.stop());
+  for (const state of cluster.states)
+    t.equal(state.marks.size, 0, 'the last checkpoint cleared it');
+  const refused = await cluster.wait(request(volume, 'write', 0, blockBytes, block(1)));
+  t.equal(refused?.code, 'ABORTED');
 });
 
-t.test('a dead secondary leaves, comes back and is made equal', async (t) => {
-  const cluster = new SimCluster({ seed: 2, sizeBytes });
+t.test(
+  'a dead secondary leaves before the next acknowledgement and comes back equal',
+  async (t) => {
+    const cluster = new SimCluster({ seed: 2, sizeBytes });
+    const volume = await cluster.wait(cluster.attach(0));
+    await write(cluster, volume, 0, 1);
+    cluster.kill(1);
+    t.equal(await write(cluster, volume, 0, 2), null);
+    t.same(cluster.control.inSync, ['r-0', 'r-2'], 'the set shrank first (I4)');
+    t.same(cluster.states[0]?.setView?.members, ['r-0', 'r-2'], 'and its members keep it');
+    await write(cluster, volume, 5 * 1024 * 1024, 3);
+    cluster.start(1);
+    t.ok(await cluster.until(() => cluster.control.inSync.length === 3, 20_000));
+    await cluster.run(100);
+    equalReplicas(t, cluster);
+    t.equal(cluster.states[1]?.bytes[0], 2);
+  },
+);
+
+t.test('a member away for several checkpoints gets what changed, and only that', async (t) => {
+  const cluster = new SimCluster({ seed: 3, sizeBytes });
   const volume = await cluster.wait(cluster.attach(0));
-  await cluster.wait(request(volume, 'write', 0, blockBytes, block(1)));
+  for (let chunk = 0; chunk < 48; chunk++)
+    await write(cluster, volume, chunk * chunkBytes, chunk + 1);
+  await cluster.run(12_000);
+  t.equal(cluster.states[1]?.marks.size, 0, 'checkpoints cleared the marks');
   cluster.kill(1);
-  const error = await cluster.wait(request(volume, 'write', 0, blockBytes, block(2)));
-  t.equal(error, null);
-  t.same(cluster.control.inSync, ['r-0', 'r-2']);
-  await cluster.wait(request(volume, 'write', 5 * 1024 * 1024, blockBytes, block(3)));
+  await write(cluster, volume, 0, 101);
+  await cluster.run(12_000);
+  await write(cluster, volume, regionBytes, 102);
+  await cluster.run(12_000);
+  const generation = cluster.states[0]?.generation.n ?? 0;
+  t.ok(generation > (cluster.states[1]?.generation.n ?? 0) + 1, 'several checkpoints later');
+  t.equal(cluster.states[0]?.marks.size, 0, 'nothing is marked at the source any more');
+  let written = 0;
+  const state = cluster.states[1];
+  if (!state) throw new Error('no state');
+  const put = state.put.bind(state);
+  state.put = (...args) => {
+    written += 1;
+    put(...args);
+  };
   cluster.start(1);
   t.ok(await cluster.until(() => cluster.control.inSync.length === 3, 20_000));
-  await cluster.run(100);
-  const [a, b, c] = cluster.states;
-  t.ok(a?.bytes.equals(b?.bytes ?? Buffer.alloc(0)));
-  t.ok(a?.bytes.equals(c?.bytes ?? Buffer.alloc(0)));
-  t.equal(b?.bytes[0], 2);
+  equalReplicas(t, cluster);
+  t.ok(written <= 2 * (chunkBytes / blockBytes), `two chunks were copied, not ${written} blocks`);
 });
+
+t.test('an older primary is refused and told', async (t) => {
+  const cluster = new SimCluster({ seed: 4, sizeBytes });
+  const old = await cluster.wait(cluster.attach(0));
+  let reason = '';
+  old.onStopped((error) => {
+    reason = error.code;
+  });
+  await write(cluster, old, 0, 1);
+  const young = await cluster.wait(cluster.attach(1));
+  t.equal(reason, 'STALE_EPOCH');
+  const refused = await cluster.wait(request(old, 'write', 0, blockBytes, block(9)));
+  t.equal(refused?.code, 'STALE_EPOCH');
+  t.notOk(old.readInline(0, blockBytes, Buffer.alloc(blockBytes), 0));
+  t.same(await read(cluster, young, 0), block(1));
+  const node = cluster.node(1);
+  const grant: AttachmentGrant = {
+    ...cluster.volume,
+    name: 'v-1',
+    epoch: 1,
+    mode: 'auto',
+    previousReleased: false,
+    segments: [{ index: 0, setRevision: 1, inSync: ['r-0'], replicas: [] }],
+  };
+  const signal = new AbortController().signal;
+  t.equal(await codeOf(node.lane?.attach(grant, { signal }) ?? Promise.resolve()), 'STALE_EPOCH');
+});
+
+t.test('a primary that was stopped and goes on serves nothing on an old lease', async (t) => {
+  const cluster = new SimCluster({ seed: 5, sizeBytes });
+  const old = await cluster.wait(cluster.attach(0));
+  await write(cluster, old, 0, 1);
+  cluster.pause(0);
+  const young = await cluster.wait(cluster.attach(1));
+  t.equal(await write(cluster, young, 0, 2), null);
+  t.notOk(old.readInline(0, blockBytes, Buffer.alloc(blockBytes), 0), 'its leases are over (I6)');
+  const late = request(old, 'read', 0, blockBytes, Buffer.alloc(blockBytes));
+  cluster.resume(0);
+  t.equal((await cluster.wait(late))?.code, 'STALE_EPOCH');
+});
+
+t.test(
+  'the last member is never dropped: I/O is held until it is back, without errors',
+  async (t) => {
+    const cluster = new SimCluster({ seed: 6, sizeBytes, nodes: 2, replicaNodes: 1 });
+    const volume = await cluster.wait(cluster.attach(1));
+    await write(cluster, volume, 0, 1);
+    const writes = Array.from({ length: 8 }, (_, i) =>
+      request(volume, 'write', i * blockBytes, blockBytes, block(10 + i), {
+        retained: i % 2 === 0,
+      }),
+    );
+    cluster.kill(0);
+    const late = request(volume, 'write', 20 * blockBytes, blockBytes, block(99));
+    const flushed = request(volume, 'flush', 0, 0, null);
+    await cluster.run(5_000);
+    t.equal(volume.status().state, 'holding');
+    t.same(cluster.control.inSync, ['r-0']);
+    cluster.start(0);
+    for (const error of await cluster.wait(Promise.all([...writes, late, flushed])))
+      t.equal(error, null);
+    for (let i = 0; i < 8; i++) t.equal(cluster.states[0]?.bytes[i * blockBytes], 10 + i);
+    t.equal(cluster.states[0]?.bytes[20 * blockBytes], 99);
+  },
+);
+
+t.test('a broken local disk leaves; the primary goes on without it and says so', async (t) => {
+  const cluster = new SimCluster({ seed: 7, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  cluster.store(0).failNextWrite = true;
+  t.equal(await write(cluster, volume, 0, 2), null, 'the client sees no error');
+  t.same(cluster.control.inSync, ['r-1', 'r-2']);
+  t.match(cluster.node(0).failures, [{ replicaId: 'r-0', diskId: 'd-0' }]);
+  t.same(await read(cluster, volume, 0), block(2));
+  t.equal(volume.status().segments[0]?.members[0]?.state, 'failed');
+  cluster.store(1).failNextWrite = true;
+  t.equal(await write(cluster, volume, 0, 3), null);
+  t.same(cluster.control.inSync, ['r-2']);
+});
+
+t.test('a bad block is answered from another replica', async (t) => {
+  const cluster = new SimCluster({ seed: 8, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 5);
+  cluster.states[0]?.bytes.fill(0x55, 100, 110);
+  t.same(await read(cluster, volume, 0), block(5));
+  for (const state of cluster.states) state.bytes.fill(0x55, 100, 110);
+  const error = await cluster.wait(request(volume, 'read', 0, blockBytes, block(0)));
+  t.equal(error?.code, 'CHECKSUM_MISMATCH', 'bad everywhere: an error, never wrong bytes');
+});
+
+t.test('a full member refuses new chunks before anything is sent; the rest goes on', async (t) => {
+  const cluster = new SimCluster({ seed: 9, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  cluster.store(1).capacityChunks = 1;
+  await cluster.run(2_000);
+  t.equal((await write(cluster, volume, chunkBytes, 2))?.code, 'NO_SPACE');
+  t.equal(cluster.states[0]?.allocated.has(1), false, 'nobody was given it');
+  t.equal(await write(cluster, volume, 0, 3), null, 'overwrites go on');
+  t.same(cluster.control.inSync, ['r-0', 'r-1', 'r-2']);
+  cluster.store(1).capacityChunks = 100;
+  await cluster.run(2_000);
+  t.equal(await write(cluster, volume, chunkBytes, 2), null);
+  cluster.store(0).capacityChunks = 2;
+  t.equal((await write(cluster, volume, 2 * chunkBytes, 2))?.code, 'NO_SPACE', 'the local one too');
+});
+
+t.test('a member that answers pings but not writes leaves', async (t) => {
+  const cluster = new SimCluster({ seed: 10, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  cluster.store(2).stuck = true;
+  const pending = request(volume, 'write', chunkBytes, blockBytes, block(4));
+  await cluster.run(5_000);
+  t.same(cluster.control.inSync.length, 3, 'slow is not gone');
+  t.equal(await cluster.wait(pending), null);
+  t.same(cluster.control.inSync, ['r-0', 'r-1']);
+});
+
+t.test('the set changes once although answers get lost', async (t) => {
+  const cluster = new SimCluster({ seed: 11, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  cluster.control.unknown = 0.8;
+  cluster.kill(2);
+  t.equal(await write(cluster, volume, 0, 2), null);
+  t.equal(cluster.control.history.length, 1);
+  t.equal(volume.status().segments[0]?.setRevision, cluster.control.setRevision);
+});
+
+t.test('without a control plane a lost member holds I/O', async (t) => {
+  const cluster = new SimCluster({ seed: 12, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  cluster.node(0).controlReachable = false;
+  cluster.kill(1);
+  let answered = false;
+  const pending = request(volume, 'write', 0, blockBytes, block(2)).then((error) => {
+    answered = true;
+    return error;
+  });
+  await cluster.run(10_000);
+  t.notOk(answered, 'an acknowledgement needs the smaller set to be recorded (I4)');
+  t.equal(volume.status().state, 'holding');
+  cluster.node(0).controlReachable = true;
+  t.equal(await cluster.wait(pending), null);
+});
+
+t.test('a stale replica cannot serve after the control plane went back in time', async (t) => {
+  const cluster = new SimCluster({ seed: 13, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  cluster.kill(1);
+  await write(cluster, volume, 0, 2);
+  await cluster.wait(volume.stop());
+  cluster.kill(2);
+  // a backup from before the set shrank; epochs are raised by the restore
+  cluster.control.inSync = ['r-0', 'r-1', 'r-2'];
+  cluster.control.setRevision = 1;
+  cluster.control.epoch += 100;
+  cluster.start(1);
+  cluster.start(2);
+  const later = await cluster.wait(cluster.attach(1));
+  t.same(await read(cluster, later, 0), block(2));
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 3, 20_000));
+  equalReplicas(t, cluster);
+});
+
+t.test('a stale replica alone is not enough', async (t) => {
+  const cluster = new SimCluster({ seed: 14, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  cluster.kill(1);
+  await write(cluster, volume, 0, 2);
+  cluster.kill(2);
+  await write(cluster, volume, 0, 3);
+  cluster.kill(0);
+  cluster.start(1);
+  cluster.start(2);
+  t.equal(await codeOf(cluster.wait(cluster.attach(1), 60_000)), 'UNAVAILABLE');
+  const again = cluster.attach(2);
+  cluster.start(0);
+  t.same(await read(cluster, await cluster.wait(again), 0), block(3));
+});
+
+t.test('when all lost their memory, flushed data stands and all must answer first', async (t) => {
+  for (let seed = 20; seed < 40; seed++) {
+    const cluster = new SimCluster({ seed, sizeBytes });
+    const volume = await cluster.wait(cluster.attach(0));
+    for (let i = 0; i < 6; i++) await write(cluster, volume, i * blockBytes, 1 + i);
+    await cluster.wait(request(volume, 'flush', 0, 0, null));
+    for (let i = 0; i < 3; i++) await write(cluster, volume, i * blockBytes, 101 + i);
+    for (let node = 0; node < 3; node++) cluster.cutPower(node);
+    cluster.start(0);
+    cluster.start(1);
+    const early = codeOf(cluster.attach(0));
+    t.equal(await cluster.wait(early), 'UNAVAILABLE', 'the third may know more');
+    cluster.start(2);
+    const later = await cluster.wait(cluster.attach(seed % 3));
+    for (let i = 0; i < 6; i++) {
+      const found = await read(cluster, later, i * blockBytes);
+      const flushed = found.equals(block(1 + i));
+      t.ok(flushed || (i < 3 && found.equals(block(101 + i))), `block ${i} of seed ${seed}`);
+    }
+    t.ok(await cluster.until(() => cluster.control.inSync.length === 3, 30_000));
+    await cluster.wait(later.stop());
+    equalReplicas(t, cluster);
+  }
+});
+
+t.test('attach can be called off, and close ends everything', async (t) => {
+  const cluster = new SimCluster({ seed: 15, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  const abort = new AbortController();
+  const second = codeOf(cluster.attach(1, abort.signal));
+  await cluster.run(500);
+  abort.abort();
+  t.equal(await cluster.wait(second), 'ABORTED');
+  const third = await cluster.wait(cluster.attach(2));
+  const pending = request(third, 'write', 0, blockBytes, block(1));
+  await cluster.wait(cluster.node(2).lane?.close() ?? Promise.resolve());
+  await cluster.wait(cluster.node(2).lane?.close() ?? Promise.resolve());
+  t.equal(await cluster.wait(pending), null, 'what was started is finished');
+  t.equal(cluster.node(2).lane?.primary('v-1'), null);
+  t.equal(volume.status().state, 'stopped');
+});
+
+t.test('extents say what takes space', async (t) => {
+  const cluster = new SimCluster({ seed: 16, sizeBytes, nodes: 4, replicaNodes: 3 });
+  for (const node of [0, 3]) {
+    const volume = await cluster.wait(cluster.attach(node));
+    await write(cluster, volume, chunkBytes, 1);
+    const extents = await cluster.wait(
+      new Promise((resolve) => {
+        volume.extents(512, 3 * chunkBytes, 8, (_error, found) => {
+          resolve(found);
+        });
+      }),
+    );
+    t.same(extents, [
+      { offset: 512, length: chunkBytes - 512, allocated: false },
+      { offset: chunkBytes, length: chunkBytes, allocated: true },
+      { offset: 2 * chunkBytes, length: chunkBytes + 512, allocated: false },
+    ]);
+    await cluster.wait(request(volume, 'trim', chunkBytes, chunkBytes, null));
+    t.notOk(cluster.states[0]?.allocated.has(1));
+    await cluster.wait(volume.stop());
+    cluster.control.released(volume.epoch);
+  }
+});
+
+// A client of bytes against a plain buffer: unaligned, large, zeroed, trimmed; several at a time.
+t.test('any requests give what a plain buffer gives, while secondaries come and go', async (t) => {
+  for (let seed = 100; seed < 112; seed++) {
+    const cluster = new SimCluster({ seed, sizeBytes, nodes: 4, replicaNodes: 3 });
+    const random = new SeededRandom(seed);
+    const below = (limit: number): number => Math.floor(random.next() * limit);
+    const model = Buffer.alloc(sizeBytes);
+    const volume = await cluster.wait(cluster.attach(seed % 2 === 0 ? 0 : 3));
+    for (let round = 0; round < 40; round++) {
+      const batch: Promise<void>[] = [];
+      // disjoint ranges that meet within blocks
+      let at = below(sizeBytes / 4);
+      for (let i = 0; i < 6 && at < sizeBytes - 1; i++) {
+        const length = Math.min(sizeBytes - at, 1 + below(i === 0 ? 900_000 : 20_000));
+        batch.push(oneRequest(t, volume, model, at, length, below(6), random));
+        at += length + below(3_000);
+      }
+      const victim = 1 + below(2);
+      if (random.next() < 0.15) cluster.kill(victim);
+      else if (random.next() < 0.3) cluster.start(victim);
+      else if (random.next() < 0.1)
+        cluster.network.cut(`n-${seed % 2 === 0 ? 0 : 3}`, `n-${victim}`);
+      await cluster.wait(Promise.all(batch));
+    }
+    cluster.start(1);
+    cluster.start(2);
+    t.ok(await cluster.until(() => cluster.control.inSync.length === 3, 60_000));
+    t.same(await read(cluster, volume, 0, sizeBytes), model);
+    await cluster.wait(volume.stop());
+    for (const state of cluster.states) t.ok(state.bytes.equals(model), `seed ${seed}`);
+  }
+});
+
+async function oneRequest(
+  t: Test,
+  volume: PrimaryVolume,
+  model: Buffer,
+  offset: number,
+  length: number,
+  kind: number,
+  random: SeededRandom,
+): Promise<void> {
+  const options = { fua: random.next() < 0.2, retained: random.next() < 0.5, noHole: kind === 3 };
+  if (kind === 0) {
+    const expected = Buffer.from(model.subarray(offset, offset + length));
+    const target = Buffer.alloc(length);
+    t.equal(await request(volume, 'read', offset, length, target), null);
+    if (!target.equals(expected)) t.fail(`a read at ${offset} of ${length}`);
+    return;
+  }
+  if (kind <= 2) {
+    const bytes = Buffer.alloc(length, Math.floor(random.next() * 255) + 1);
+    model.set(bytes, offset);
+    t.equal(await request(volume, 'write', offset, length, bytes, options), null);
+  } else if (kind <= 4) {
+    model.fill(0, offset, offset + length);
+    t.equal(await request(volume, 'writeZeroes', offset, length, null, options), null);
+  } else {
+    const first = Math.ceil(offset / blockBytes) * blockBytes;
+    const end = Math.floor((offset + length) / blockBytes) * blockBytes;
+    if (end > first) model.fill(0, first, end);
+    t.equal(await request(volume, 'trim', offset, length, null, options), null);
+  }
+}

@@ -73,7 +73,9 @@ export class PeerConnection {
     this.#onOver = onOver;
     socket.onData = (bytes, start, end) => this.#received(bytes, start, end);
     socket.onClose = (error) => {
-      this.#end(new StorError('UNAVAILABLE', `the connection to ${nodeId} ended`, { cause: error }));
+      this.#end(
+        new StorError('UNAVAILABLE', `the connection to ${nodeId} ended`, { cause: error }),
+      );
     };
   }
 
@@ -192,9 +194,7 @@ export class PeerConnection {
     }
     for (let at = 0; at < header.bodyBytes; at += peerPongEntryBytes) {
       const entry = decodePongEntry(bytes, body + at);
-      this.#channels
-        .get(entry.channel)
-        ?.pong(entry.sequence, entry.freeChunks, entry.markedCount);
+      this.#channels.get(entry.channel)?.pong(entry.sequence, entry.freeChunks, entry.markedCount);
     }
     for (const listener of [...this.#channels.values()]) listener.renewed();
   }

@@ -72,7 +72,9 @@ export class PeerDirectory {
     try {
       socket = await this.#connect(host, port, this.#abort.signal);
     } catch (cause) {
-      throw new StorError('UNAVAILABLE', `no connection to ${nodeId} at ${host}:${port}`, { cause });
+      throw new StorError('UNAVAILABLE', `no connection to ${nodeId} at ${host}:${port}`, {
+        cause,
+      });
     }
     await greetPeer(socket, this.#own, nodeId, this.#clock);
     if (this.#abort.signal.aborted) {

@@ -102,6 +102,7 @@ export class LocalMember implements Member {
   drop(error: StorError): void {
     if (this.#stopped) return;
     if (this.session) this.#options.gate.close(this.session);
+    if (this.answer && hasCode(error, 'DISK_FAILED')) this.answer.failure = error;
     this.#cancelTimer?.();
     this.#cancelTimer = this.#options.clock.after(this.#backoffMs, () => {
       this.#cancelTimer = null;

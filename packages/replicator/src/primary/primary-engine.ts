@@ -344,7 +344,8 @@ export class PrimaryEngine implements PrimaryVolume {
 
   #refusal(): StorError {
     return (
-      this.#over ?? new StorError('UNAVAILABLE', `${this.volumeId} is ${this.#state}: ${this.#reason}`)
+      this.#over ??
+      new StorError('UNAVAILABLE', `${this.volumeId} is ${this.#state}: ${this.#reason}`)
     );
   }
 

@@ -98,7 +98,10 @@ export class RemoteMember implements Member, ChannelListener {
     return this.#phase === 'open';
   }
   get leaseUntilMs(): number {
-    return Math.max(this.#lease, this.#phase === 'open' ? (this.#connection?.leaseUntilMs ?? 0) : 0);
+    return Math.max(
+      this.#lease,
+      this.#phase === 'open' ? (this.#connection?.leaseUntilMs ?? 0) : 0,
+    );
   }
   get unackedBytes(): number {
     return this.#sentBytes - this.#appliedBytes;
@@ -256,7 +259,8 @@ export class RemoteMember implements Member, ChannelListener {
         return;
       }
       const sums = new Uint32Array(blocks);
-      for (let block = 0; block < blocks; block++) sums[block] = bytes.readUInt32BE(body + block * 4);
+      for (let block = 0; block < blocks; block++)
+        sums[block] = bytes.readUInt32BE(body + block * 4);
       const valid = new Uint8Array(bytes.subarray(body + blocks * 4, body + blocks * 5));
       done(null, { sums, valid });
     });
@@ -463,6 +467,7 @@ export class RemoteMember implements Member, ChannelListener {
     const wasOpen = this.#phase === 'open';
     if (wasOpen) this.#lease = Math.max(this.#lease, this.#connection?.leaseUntilMs ?? 0);
     this.#phase = 'closed';
+    if (this.answer && error.code === 'DISK_FAILED') this.answer.failure = error;
     this.#detach(false);
     this.#cancelTimer?.();
     this.#cancelTimer = this.#options.clock.after(this.#backoffMs, () => {
@@ -477,8 +482,8 @@ export class RemoteMember implements Member, ChannelListener {
   #failRequests(error: StorError): void {
     const failed =
       error.code === 'DISK_FAILED'
-      ? error
-      : new StorError('UNAVAILABLE', error.message, { cause: error });
+        ? error
+        : new StorError('UNAVAILABLE', error.message, { cause: error });
     const requests = [...this.#requests.values()];
     const flushes = [...this.#flushes.values()];
     const copies = this.#copies;

@@ -220,7 +220,9 @@ export class Resyncer implements SegmentPart {
       }
       const sequence = ++segment.sequence;
       if (!member.allocated?.has(chunk)) {
-        const free = member.isLocal ? (segment.local?.availableChunks ?? 0) : member.credits.available;
+        const free = member.isLocal
+          ? (segment.local?.availableChunks ?? 0)
+          : member.credits.available;
         if (free < 1) {
           over(new StorError('NO_SPACE', `${member.nodeId} has no room for the replica`));
           return;

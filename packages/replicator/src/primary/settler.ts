@@ -2,7 +2,11 @@ import { blockBytes, chunkBytes, chunksPerRegion, StorError } from '@stor/protoc
 import { crc32 } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
-import { chooseBlocks, type ChunkSums, type SettleChoice } from '../core/replication/settle-choice.ts';
+import {
+  chooseBlocks,
+  type ChunkSums,
+  type SettleChoice,
+} from '../core/replication/settle-choice.ts';
 import { chunkRetryMs, maxChunksInFlight } from '../replication/limits.ts';
 import { ChunkLock } from './chunk-lock.ts';
 import type { Member } from './member.ts';
@@ -215,7 +219,10 @@ export function gather<T>(
 }
 
 export function isZero(bytes: Buffer): boolean {
-  return bytes.length === 0 || (bytes[0] === 0 && bytes.compare(bytes, 1, bytes.length, 0, bytes.length - 1) === 0);
+  return (
+    bytes.length === 0 ||
+    (bytes[0] === 0 && bytes.compare(bytes, 1, bytes.length, 0, bytes.length - 1) === 0)
+  );
 }
 
 export function sumsOf(bytes: Buffer): Uint32Array {

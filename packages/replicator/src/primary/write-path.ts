@@ -195,7 +195,16 @@ export class WritePath implements SegmentPart {
     const { sequence, offset, length } = op;
     if (op.kind === 'write' && op.bytes) {
       op.keepFrame(
-        outbox.encodeWrite(index, channel, sequence, offset, length, op.bytes, op.start, this.#sums),
+        outbox.encodeWrite(
+          index,
+          channel,
+          sequence,
+          offset,
+          length,
+          op.bytes,
+          op.start,
+          this.#sums,
+        ),
         peerWriteBodyBytes(length),
       );
     } else {
@@ -320,7 +329,8 @@ export function noteAllocation(
   const end = op.offset + op.length;
   if (op.kind === 'write') {
     const last = Math.floor((end - 1) / chunkBytes);
-    for (let chunk = Math.floor(op.offset / chunkBytes); chunk <= last; chunk++) allocated.add(chunk);
+    for (let chunk = Math.floor(op.offset / chunkBytes); chunk <= last; chunk++)
+      allocated.add(chunk);
   } else if (!op.keepAllocated) {
     const last = Math.floor(end / chunkBytes);
     for (let chunk = Math.ceil(op.offset / chunkBytes); chunk < last; chunk++) {

@@ -83,13 +83,13 @@ export class LaneReplicator {
    * Becomes primary. Resolves when the volume serves: replicas fenced, leases of the old primary
    * over, the first set committed. STALE_EPOCH, UNAVAILABLE, ABORTED, FAILED_PRECONDITION.
    */
-  async attach(
-    grant: AttachmentGrant,
-    options: { signal: AbortSignal },
-  ): Promise<PrimaryVolume> {
+  async attach(grant: AttachmentGrant, options: { signal: AbortSignal }): Promise<PrimaryVolume> {
     if (this.#closing) throw new StorError('ABORTED', 'this lane is closing');
     if (grant.segments.length !== 1 || grant.segments[0]?.index !== 0) {
-      throw new StorError('FAILED_PRECONDITION', 'volumes of several segments cannot be served yet');
+      throw new StorError(
+        'FAILED_PRECONDITION',
+        'volumes of several segments cannot be served yet',
+      );
     }
     const current = this.#primaries.get(grant.volumeId)?.engine;
     if (current && current.epoch >= grant.epoch) {

@@ -42,9 +42,7 @@ export class FakeControl {
       epoch: this.epoch,
       mode: 'auto',
       previousReleased,
-      segments: [
-        { index: 0, setRevision: this.setRevision, inSync: [...this.inSync], replicas },
-      ],
+      segments: [{ index: 0, setRevision: this.setRevision, inSync: [...this.inSync], replicas }],
     };
   }
 

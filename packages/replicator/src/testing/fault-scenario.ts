@@ -301,7 +301,8 @@ export class FaultScenario {
     }
     request(volume, 'read', offset, blockBytes, target).then((error) => {
       if (!error) judge();
-      else if (error.code === 'CHECKSUM_MISMATCH') this.result.problems.push(`block ${at}: damaged`);
+      else if (error.code === 'CHECKSUM_MISMATCH')
+        this.result.problems.push(`block ${at}: damaged`);
       over();
     }, over);
   }
@@ -361,8 +362,7 @@ export class FaultScenario {
       );
       const value = valueOf(target);
       const problem =
-        error?.message ??
-        (value === null ? 'torn' : history.read(value, started, ++this.#time));
+        error?.message ?? (value === null ? 'torn' : history.read(value, started, ++this.#time));
       if (problem) this.result.problems.push(`block ${at} in the end: ${problem}`);
     }
     await cluster.wait(volume.stop());

@@ -148,7 +148,8 @@ export class MemoryReplicaStore implements ReplicaStore {
     if (this.failNextWrite) throw this.fail();
     const ready = this.#regions(offset, length).every((region) => this.state.marks.has(region));
     const given = this.#chunks(offset, length).every((chunk) => this.state.allocated.has(chunk));
-    if (!ready || !given || this.#overlaps(offset, length) || this.#random.next() < 0.2) return false;
+    if (!ready || !given || this.#overlaps(offset, length) || this.#random.next() < 0.2)
+      return false;
     this.#apply(offset, length, bytes, start, sums, sumsStart);
     return true;
   }
@@ -254,9 +255,14 @@ export class MemoryReplicaStore implements ReplicaStore {
   fence(epoch: number, done: StoreDone): void {
     if (epoch < this.state.highestEpoch) {
       const highest = this.state.highestEpoch;
-      this.#enqueue(0, 0, () => {}, () => {
-        done(new StorError('STALE_EPOCH', `the replica has seen epoch ${highest}`));
-      });
+      this.#enqueue(
+        0,
+        0,
+        () => {},
+        () => {
+          done(new StorError('STALE_EPOCH', `the replica has seen epoch ${highest}`));
+        },
+      );
       return;
     }
     const run = (): void => {
@@ -340,7 +346,9 @@ export class MemoryReplicaStore implements ReplicaStore {
   }
 
   #overlaps(offset: number, length: number): boolean {
-    return this.#queue.some((each) => each.offset < offset + length && offset < each.offset + each.length);
+    return this.#queue.some(
+      (each) => each.offset < offset + length && offset < each.offset + each.length,
+    );
   }
 
   #enqueue(offset: number, length: number, run: () => void, done: StoreDone): void {

@@ -7,7 +7,11 @@ import type { PrimaryVolume } from '../primary/primary-volume.ts';
 import type { BrokenOnPurpose } from '../primary/write-path.ts';
 import { LaneReplicator, type ReplicaFailure } from '../replication/lane-replicator.ts';
 import { FakeControl } from './fake-control.ts';
-import { MemoryDiskStore, MemoryReplicaState, type MemoryReplicaStore } from './memory-replica-store.ts';
+import {
+  MemoryDiskStore,
+  MemoryReplicaState,
+  type MemoryReplicaStore,
+} from './memory-replica-store.ts';
 import { ProcessClock, SimScheduler } from './sim-clock.ts';
 import { SimNetwork } from './sim-network.ts';
 

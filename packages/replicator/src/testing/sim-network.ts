@@ -125,7 +125,9 @@ export class SimSocket implements StreamSocket {
     this.#arrived = [];
     let end = all.length;
     if (this.#network.random.next() < 0.3) {
-      end = this.#received.length + Math.ceil((end - this.#received.length) * this.#network.random.next());
+      end =
+        this.#received.length +
+        Math.ceil((end - this.#received.length) * this.#network.random.next());
     }
     const used = this.onData(all, 0, end);
     const rest = Buffer.from(all.subarray(used, end));

@@ -30,7 +30,10 @@ export class RangeLock {
 
   /** True: held now. False: `lockGranted` follows later. */
   acquire(owner: LockOwner): boolean {
-    if (this.#conflictsWithHolders(owner) || this.#conflictsWithWaiters(owner, this.#waiting.length)) {
+    if (
+      this.#conflictsWithHolders(owner) ||
+      this.#conflictsWithWaiters(owner, this.#waiting.length)
+    ) {
       this.#waiting.push(owner);
       return false;
     }
