@@ -77,6 +77,7 @@ export class RemoteMember implements Member, ChannelListener {
   #flushes = new Map<number, StoreDone>();
   #copies: { sequence: number; done: StoreDone }[] = [];
   #nextRequest = 1;
+  #openId = 0;
   #sentBytes = 0;
   #appliedBytes = 0;
   #sentSequence = 0;
@@ -364,15 +365,15 @@ export class RemoteMember implements Member, ChannelListener {
     this.#openSentMs = clock.monotonicMs();
     const open = { volumeId, segment, replicaId: this.replicaId, epoch, sizeBytes };
     const body = Buffer.from(JSON.stringify(open));
-    const id = this.#nextRequest++;
-    connection.output.send(peerFrame.open, 0, segment, channel, id, 0, 0, body);
+    this.#openId = this.#nextRequest++;
+    connection.output.send(peerFrame.open, 0, segment, channel, this.#openId, 0, 0, body);
     this.#cancelTimer = clock.after(openTimeoutMs, () => {
       this.drop(new StorError('TIMEOUT', `${this.nodeId} did not answer the fence`));
     });
   }
 
   #opened(opened: PeerOpened, header: PeerHeader): void {
-    if (this.#phase !== 'opening' || header.sequence !== this.#nextRequest - 1) return;
+    if (this.#phase !== 'opening' || header.sequence !== this.#openId) return;
     this.#cancelTimer?.();
     this.#cancelTimer = null;
     if ('error' in opened) {

@@ -222,7 +222,8 @@ export class SecondaryLink {
   }
 
   #open(header: PeerHeader, open: PeerOpen): void {
-    const { channel: number, segment } = header;
+    // the header object is reused for the next frame: take what is needed later
+    const { channel: number, segment, sequence } = header;
     if (this.#channels.size + this.#opening.size >= maxPeerChannels) {
       throw new StorError('PROTOCOL', 'too many channels on one connection');
     }
@@ -233,13 +234,13 @@ export class SecondaryLink {
     this.#opening.set(number, attempt);
     this.#fence(number, segment, open, attempt).then(
       (opened) => {
-        if (opened) this.#sendJson(peerFrame.opened, segment, number, header.sequence, opened);
+        if (opened) this.#sendJson(peerFrame.opened, segment, number, sequence, opened);
       },
       (error: unknown) => {
         if (this.#opening.get(number) !== attempt) return;
         this.#opening.delete(number);
         const failed = { error: peerFailureOf(StorError.from(error)) };
-        this.#sendJson(peerFrame.opened, segment, number, header.sequence, failed);
+        this.#sendJson(peerFrame.opened, segment, number, sequence, failed);
       },
     );
   }

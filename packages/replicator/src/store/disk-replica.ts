@@ -90,8 +90,8 @@ export class DiskReplica implements ReplicaStore {
       },
       answer: answerLater,
       busy: (region) => this.#order.blocks(region * regionBytes, (region + 1) * regionBytes, false),
-      flushCut: (done) => {
-        if (this.#flushes.syncedCut < this.#tables.cut) this.flush(done);
+      flushCut: (cut, done) => {
+        if (this.#flushes.syncedCut < cut) this.flush(done);
         else done(this.#failure.error);
       },
     });

@@ -1,8 +1,7 @@
 import path from 'node:path';
-import { chunkBytes, type DiskId, type ReplicaId, StorError } from '@stor/protocol';
+import { type DiskId, type ReplicaId, StorError } from '@stor/protocol';
 import type { DirectoryLock, OpenFile } from '@stor/runtime';
 import { HotBlocks, SumsCache } from '../core/store/block-cache.ts';
-import { slotSumsBytes } from '../core/store/format.ts';
 import type { StoreImage } from '../core/store/image.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
 import { ReplicaTables } from '../core/store/replica-tables.ts';
@@ -24,6 +23,7 @@ import {
   removeReplicaDirectory,
 } from './replica-directory.ts';
 import { SlotFiles } from './slot-files.ts';
+import { missingFiles, slotsOf } from './slot-inventory.ts';
 import { SlotSupply } from './slot-supply.ts';
 import { SpaceAccount } from './space-account.ts';
 import { TableFiles } from './table-files.ts';
@@ -451,20 +451,6 @@ export class DirectoryDiskStore implements DiskStore {
   }
 }
 
-/** Every slot below the end of either file that no chunk uses may hold old bytes. */
-function slotsOf(tables: ReplicaTables, files: { data: OpenFile; sums: OpenFile }): SlotAllocator {
-  let highWater = Math.max(
-    Math.ceil(files.data.size().sizeBytes / chunkBytes),
-    Math.ceil(files.sums.size().sizeBytes / slotSumsBytes),
-  );
-  for (const slotPlusOne of tables.slotOf) highWater = Math.max(highWater, slotPlusOne);
-  const used = new Uint8Array(highWater);
-  for (const slotPlusOne of tables.slotOf) if (slotPlusOne !== 0) used[slotPlusOne - 1] = 1;
-  const dirty: number[] = [];
-  for (let slot = highWater - 1; slot >= 0; slot--) if (used[slot] === 0) dirty.push(slot);
-  return new SlotAllocator(highWater, dirty);
-}
-
 function existingReplica(replica: DiskReplica, identity: ReplicaIdentity): ReplicaStore {
   const same =
     replica.volumeId === identity.volumeId &&
@@ -477,29 +463,4 @@ function existingReplica(replica: DiskReplica, identity: ReplicaIdentity): Repli
     'ALREADY_EXISTS',
     `replica ${identity.replicaId} exists already on disk ${replica.diskId} and is in use`,
   );
-}
-
-/** Stands for the data of a replica whose files are gone; it has failed, so nobody calls this. */
-const missingFile: OpenFile = {
-  path: '',
-  readSync: missing,
-  writeSync: missing,
-  read: (_target, _start, _length, _position, done) => {
-    done(new Error('the file is missing'), 0);
-  },
-  write: (_bytes, _start, _length, _position, done) => {
-    done(new Error('the file is missing'));
-  },
-  datasyncSync: missing,
-  datasync: (done) => {
-    done(new Error('the file is missing'));
-  },
-  size: () => ({ sizeBytes: 0, allocatedBytes: 0 }),
-  truncate: missing,
-  close() {},
-};
-const missingFiles = { data: missingFile, sums: missingFile };
-
-function missing(): never {
-  throw new Error('the file is missing');
 }

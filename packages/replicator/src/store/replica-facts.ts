@@ -18,8 +18,8 @@ export interface FactsParts {
   answer(done: StoreDone, error: StorError): void;
   /** True while a writing call touches the region. */
   busy(region: number): boolean;
-  /** Flushes unless one that began after the last cut has succeeded. */
-  flushCut(done: StoreDone): void;
+  /** Flushes unless a flush that began after the cut has succeeded. */
+  flushCut(cut: number, done: StoreDone): void;
 }
 
 /**
@@ -74,15 +74,17 @@ export class ReplicaFacts {
       return;
     }
     this.#generation = generation;
-    this.#parts.flushCut((error) => {
+    // a cut that is taken while the flush is under way is the next retire's
+    const { cut } = this.#parts.tables;
+    this.#parts.flushCut(cut, (error) => {
       if (error) done(error);
-      else this.#retire(generation, done);
+      else this.#retire(generation, cut, done);
     });
   }
 
-  #retire(generation: Generation, done: StoreDone): void {
+  #retire(generation: Generation, cut: number, done: StoreDone): void {
     const parts = this.#parts;
-    const regions = parts.tables.startRetire((region) => parts.busy(region));
+    const regions = parts.tables.startRetire(cut, (region) => parts.busy(region));
     for (let i = 0; i < regions.length; i += parts.maxRecordNumbers) {
       const part = regions.slice(i, i + parts.maxRecordNumbers);
       parts.append({ type: 'retire', replica: this.#number, generation, regions: part }, null);

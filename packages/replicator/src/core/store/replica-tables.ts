@@ -129,11 +129,11 @@ export class ReplicaTables {
     return since.epoch === this.generation.epoch && since.n === this.generation.n + 1;
   }
 
-  /** Marked regions not used since the last cut and not `busy`; from now on writers mark again. */
-  startRetire(busy: (region: number) => boolean): Uint32Array {
+  /** Marked regions not used since `cut` and not `busy`; from now on writers mark again. */
+  startRetire(cut: number, busy: (region: number) => boolean): Uint32Array {
     const regions: number[] = [];
     for (let r = 0; r < this.regionCount; r++) {
-      if (this.#mark[r] !== marked || (this.#lastUse[r] ?? 0) >= this.#cut || busy(r)) continue;
+      if (this.#mark[r] !== marked || (this.#lastUse[r] ?? 0) >= cut || busy(r)) continue;
       this.#mark[r] = retiring;
       regions.push(r);
     }
