@@ -575,3 +575,21 @@ t.test('changes after a generation that is not known are not guessed', async (t)
   t.equal(chunksPerRegion, 16);
   await store.close();
 });
+
+t.test('a cut that comes while marks are retired belongs to the next retire', async (t) => {
+  const files = world();
+  const store = await open(files);
+  const replica = await store.createReplica(identity);
+  await write(replica, 0, blockBytes, 1);
+  const first = call((done) => {
+    replica.retireMarks({ epoch: 1, n: 1 }, done);
+  });
+  replica.cutMarks();
+  await first;
+  t.same(replica.marks(), [0]);
+  await call((done) => {
+    replica.retireMarks({ epoch: 1, n: 2 }, done);
+  });
+  t.same(replica.marks(), []);
+  await store.close();
+});
