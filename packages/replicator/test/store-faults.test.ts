@@ -5,7 +5,7 @@ import { chunksPerRegion, regionBytes, StorError } from '@stor/protocol';
 import { crc32 } from '@stor/runtime';
 import { FakeClock, FaultyFiles } from '@stor/runtime/testing';
 import { CallOrder, type OrderedCall } from '../src/core/store/call-order.ts';
-import { HotBlocks } from '../src/core/store/block-cache.ts';
+import { ColdReads, HotBlocks } from '../src/core/store/block-cache.ts';
 import {
   encodeFrame,
   encodeJournalHeader,
@@ -460,12 +460,26 @@ t.test('hot blocks are forgotten, never invented', async (t) => {
         for (let block = 0; block < 10 * 1024; block++) {
           if (hot.has(block) && !ever.has(block)) return false;
         }
+        const [region = 0, block = 0] = adds[0] ?? [];
+        hot.drop(region * 1024 + block, 1);
+        for (let i = 0; i < 1024; i++) if (hot.has(region * 1024 + i)) return false;
         hot.clear();
         return !hot.has(0);
       },
     ),
   );
   t.pass('always');
+});
+
+t.test('one slow read is bad luck, four close together are a cold cache', async (t) => {
+  const reads = new ColdReads();
+  const notes = Array.from({ length: 64 }, (_, i) => reads.note(i === 5 || i === 20 || i === 40));
+  t.notOk(notes.includes(true));
+  t.notOk(reads.note(true), 'the next window begins anew');
+  t.same(
+    [reads.note(true), reads.note(false), reads.note(true), reads.note(true)],
+    [false, false, false, true],
+  );
 });
 
 const u32 = fc.nat(2 ** 31 - 1);

@@ -9,7 +9,7 @@ import {
 } from '@stor/protocol';
 import type { Clock } from '@stor/runtime';
 import type { Extent } from '../block-device.ts';
-import type { HotBlocks } from '../core/store/block-cache.ts';
+import { ColdReads, type HotBlocks } from '../core/store/block-cache.ts';
 import { CallOrder, type OrderedCall } from '../core/store/call-order.ts';
 import type { ReplicaTables } from '../core/store/replica-tables.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
@@ -23,7 +23,7 @@ import type { SlotFiles } from './slot-files.ts';
 import type { SlotSupply } from './slot-supply.ts';
 import type { SpaceAccount } from './space-account.ts';
 
-/** An inline read that took longer than this was no page-cache hit: the guesses are dropped (ms). */
+/** An inline read that took longer than this was probably no page-cache hit (ms). */
 const coldReadMs = 0.2;
 
 export interface DiskReplicaParts {
@@ -58,6 +58,7 @@ export class DiskReplica implements ReplicaStore {
   readonly #journal: Journal;
   readonly #hot: HotBlocks;
   readonly #order = new CallOrder();
+  readonly #coldReads = new ColdReads();
   readonly #slow: SlowCalls;
   readonly #flushes: FlushQueue;
   readonly #endBytes: number;
@@ -232,13 +233,13 @@ export class DiskReplica implements ReplicaStore {
     } catch {
       return false;
     }
-    if (this.#parts.clock.monotonicMs() - beganMs > coldReadMs) this.#coolDown();
+    const slow = this.#parts.clock.monotonicMs() - beganMs > coldReadMs;
+    if (slow) this.#hot.drop(offset / blockBytes, length / blockBytes);
+    if (this.#coldReads.note(slow)) {
+      this.#hot.clear();
+      this.#slots.coolDown();
+    }
     return true;
-  }
-
-  #coolDown(): void {
-    this.#hot.clear();
-    this.#slots.coolDown();
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {

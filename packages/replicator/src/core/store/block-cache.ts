@@ -5,8 +5,8 @@ const bytesPerRegion = blocksPerRegion / 8;
 
 /**
  * Which blocks are likely to be in the page cache, because this process wrote or read them. One bit
- * per block, kept for at most `maxRegions` regions; when they run out, or when a read proves the
- * guess wrong, all is forgotten and learnt again.
+ * per block, kept for at most `maxRegions` regions; when they run out all is forgotten and learnt
+ * again.
  */
 export class HotBlocks {
   readonly #maxRegions: number;
@@ -24,6 +24,16 @@ export class HotBlocks {
     this.#place.fill(0);
     this.#bits.fill(0);
     this.#used = 0;
+  }
+
+  /** Forgets the regions of these blocks. */
+  drop(firstBlock: number, count: number): void {
+    const last = Math.floor((firstBlock + count - 1) / blocksPerRegion);
+    for (let region = Math.floor(firstBlock / blocksPerRegion); region <= last; region++) {
+      const place = this.#place[region] ?? 0;
+      // the place stays the region's own: places are only given back all at once
+      if (place !== 0) this.#bits.fill(0, (place - 1) * bytesPerRegion, place * bytesPerRegion);
+    }
   }
 
   add(firstBlock: number, count: number): void {
@@ -98,5 +108,29 @@ export class SumsCache {
 
   get sums(): Uint32Array {
     return this.#sums;
+  }
+}
+
+/** Slow reads among so many inline ones that mean more than a moment of bad luck. */
+const slowReadsToForget = 4;
+const slowReadWindow = 64;
+
+/**
+ * Judges inline reads by the time they took. One slow read may be the scheduler's doing, so only its
+ * region is suspected; several close together mean that the page cache lost what we rely on.
+ */
+export class ColdReads {
+  #reads = 0;
+  #slow = 0;
+
+  /** True when everything should be forgotten. */
+  note(slow: boolean): boolean {
+    this.#reads += 1;
+    if (this.#reads >= slowReadWindow) this.#reads = this.#slow = 0;
+    if (!slow) return false;
+    this.#slow += 1;
+    if (this.#slow < slowReadsToForget) return false;
+    this.#reads = this.#slow = 0;
+    return true;
   }
 }
