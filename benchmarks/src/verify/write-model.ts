@@ -69,10 +69,11 @@ export class WriteModel {
     return this.#several.get(sector) ?? [this.#only[sector] ?? 0];
   }
 
-  /** True when the write's effect may be hidden by `other` on a sector that both wrote. */
+  /** False when `other` ended before `id` was issued: then it cannot hide what `id` wrote. */
   mayFollow(other: number, id: number): boolean {
     const record = this.#writes.get(id);
-    return record ? !this.#endedBefore(other, record) : other === id;
+    // Without a record it was decided long ago, and what is still there beside it came later.
+    return record === undefined || !this.#endedBefore(other, record);
   }
 
   /** A reader found `id` here: from now on nothing older may be found. */
