@@ -1,4 +1,4 @@
-import { StorError } from '@stor/protocol';
+import type { StorError } from '@stor/protocol';
 
 import type { StoreDone } from '../replica-store.ts';
 import type { Member } from './member.ts';

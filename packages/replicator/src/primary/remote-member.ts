@@ -1,6 +1,5 @@
 import {
   StorError,
-  blockBytes,
   chunkBytes,
   errorOfPeer,
   hasCode,
@@ -17,7 +16,7 @@ import {
   type PeerHeader,
   type PeerOpened,
 } from '@stor/protocol';
-import { crc32, type Clock } from '@stor/runtime';
+import type { Clock } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
 import type { ChunkSums } from '../core/replication/settle-choice.ts';
@@ -33,6 +32,7 @@ import {
 } from '../replication/limits.ts';
 import { noGeneration, type Generation, type SetView, type StoreDone } from '../replica-store.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
+import { takeSums, takeUnverified, takeVerified } from './remote-replies.ts';
 
 type Reply = (
   error: StorError | null,
@@ -208,22 +208,9 @@ export class RemoteMember implements Member, ChannelListener {
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
-    const blocks = length / blockBytes;
-    this.#request(peerFrame.read, 0, offset, length, null, (error, _header, bytes, body) => {
-      if (error || !bytes) {
-        done(error);
-        return;
-      }
-      const data = body + blocks * 4;
-      for (let block = 0; block < blocks; block++) {
-        const at = data + block * blockBytes;
-        if (crc32(bytes.subarray(at, at + blockBytes)) !== bytes.readUInt32BE(body + block * 4)) {
-          done(new StorError('CHECKSUM_MISMATCH', `a block was damaged on the way`));
-          return;
-        }
-      }
-      target.set(bytes.subarray(data, data + length), start);
-      done(null);
+    this.#request(peerFrame.read, 0, offset, length, null, (error, header, bytes, body) => {
+      if (error || !bytes || header?.length !== length) done(error ?? misfit());
+      else done(takeVerified(bytes, body, length, target, start));
     });
   }
 
@@ -235,16 +222,11 @@ export class RemoteMember implements Member, ChannelListener {
     valid: Uint8Array,
     done: StoreDone,
   ): void {
-    const blocks = length / blockBytes;
     const flags = peerFlagUnverified;
-    this.#request(peerFrame.read, flags, offset, length, null, (error, _header, bytes, body) => {
-      if (error || !bytes) {
-        done(error);
-        return;
-      }
-      valid.set(bytes.subarray(body, body + blocks));
-      target.set(bytes.subarray(body + blocks, body + blocks + length), start);
-      done(null);
+    this.#request(peerFrame.read, flags, offset, length, null, (error, header, bytes, body) => {
+      const fits = header?.length === length && header.flags === flags;
+      if (!error && bytes && fits) takeUnverified(bytes, body, length, target, start, valid);
+      done(error ?? (fits ? null : misfit()));
     });
   }
 
@@ -253,17 +235,9 @@ export class RemoteMember implements Member, ChannelListener {
     length: number,
     done: (error: StorError | null, sums: ChunkSums | null) => void,
   ): void {
-    const blocks = length / blockBytes;
-    this.#request(peerFrame.sums, 0, offset, length, null, (error, _header, bytes, body) => {
-      if (error || !bytes) {
-        done(error, null);
-        return;
-      }
-      const sums = new Uint32Array(blocks);
-      for (let block = 0; block < blocks; block++)
-        sums[block] = bytes.readUInt32BE(body + block * 4);
-      const valid = new Uint8Array(bytes.subarray(body + blocks * 4, body + blocks * 5));
-      done(null, { sums, valid });
+    this.#request(peerFrame.sums, 0, offset, length, null, (error, header, bytes, body) => {
+      if (error || !bytes || header?.length !== length) done(error ?? misfit(), null);
+      else done(null, takeSums(bytes, body, length));
     });
   }
 
@@ -499,4 +473,8 @@ export class RemoteMember implements Member, ChannelListener {
   #unavailable(): StorError {
     return new StorError('UNAVAILABLE', `${this.nodeId} is not connected`);
   }
+}
+
+function misfit(): StorError {
+  return new StorError('PROTOCOL', 'the answer is not to what was asked');
 }

@@ -1,7 +1,8 @@
 import { StorError, hasCode } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 
-import { Membership, type MembershipStep } from '../core/replication/membership.ts';
+import type { Membership } from '../core/replication/membership.ts';
+import { type MembershipStep } from '../core/replication/membership.ts';
 import { RangeLock } from '../core/replication/range-lock.ts';
 import type { Outbox } from '../peer/outbox.ts';
 import { proposeRetryMaxMs, proposeRetryMinMs } from '../replication/limits.ts';

@@ -1,4 +1,4 @@
-import { StorError, hasCode } from '@stor/protocol';
+import { StorError } from '@stor/protocol';
 
 import type { ReplicaStore, StoreDone } from '../replica-store.ts';
 
@@ -144,7 +144,7 @@ function staleEpoch(epoch: number, highest: number): StorError {
 function fenced(store: ReplicaStore, epoch: number): Promise<void> {
   return new Promise((resolve, reject) => {
     store.fence(epoch, (error) => {
-      if (error && !hasCode(error, 'DISK_FAILED', 'NO_SPACE')) reject(error);
+      if (error && error.code !== 'DISK_FAILED' && error.code !== 'NO_SPACE') reject(error);
       else resolve();
     });
   });

@@ -179,9 +179,9 @@ export class SecondaryChannel {
   }
 
   #read(header: PeerHeader): void {
-    const { offset, length, sequence } = header;
+    const { offset, length, sequence, flags } = header;
     const blocks = length / blockBytes;
-    const unverified = (header.flags & peerFlagUnverified) !== 0;
+    const unverified = (flags & peerFlagUnverified) !== 0;
     const front = unverified ? blocks : blocks * 4;
     const reply = Buffer.allocUnsafe(front + length);
     this.#owner.backlogChanged(length);
@@ -198,7 +198,7 @@ export class SecondaryChannel {
           reply.writeUInt32BE(crc32(reply.subarray(at, at + blockBytes)), block * 4);
         }
       }
-      this.#reply(peerFrame.readReply, header.flags, sequence, offset, length, reply);
+      this.#reply(peerFrame.readReply, flags, sequence, offset, length, reply);
     });
     if (unverified) {
       const valid = reply.subarray(0, blocks);

@@ -205,7 +205,7 @@ export class SimCluster {
   }
 
   async settle(): Promise<void> {
-    for (let i = 0; i < microtaskRounds; i++) await null;
+    for (let i = 0; i < microtaskRounds; i++) await Promise.resolve();
     this.scheduler.runTurn();
   }
 }

@@ -1,0 +1,47 @@
+import { StorError, blockBytes } from '@stor/protocol';
+import { crc32 } from '@stor/runtime';
+
+import type { ChunkSums } from '../core/replication/settle-choice.ts';
+
+/** Block sums, then blocks: checks and copies them; CHECKSUM_MISMATCH when they were damaged. */
+export function takeVerified(
+  bytes: Buffer,
+  body: number,
+  length: number,
+  target: Uint8Array,
+  start: number,
+): StorError | null {
+  const blocks = length / blockBytes;
+  const data = body + blocks * 4;
+  for (let block = 0; block < blocks; block++) {
+    const at = data + block * blockBytes;
+    if (crc32(bytes.subarray(at, at + blockBytes)) !== bytes.readUInt32BE(body + block * 4)) {
+      return new StorError('CHECKSUM_MISMATCH', 'a block was damaged between two nodes');
+    }
+  }
+  target.set(bytes.subarray(data, data + length), start);
+  return null;
+}
+
+/** One byte per block that says whether it verifies, then blocks. */
+export function takeUnverified(
+  bytes: Buffer,
+  body: number,
+  length: number,
+  target: Uint8Array,
+  start: number,
+  valid: Uint8Array,
+): void {
+  const blocks = length / blockBytes;
+  valid.set(bytes.subarray(body, body + blocks));
+  target.set(bytes.subarray(body + blocks, body + blocks + length), start);
+}
+
+/** A sum per block, then a byte per block that says whether it verifies. */
+export function takeSums(bytes: Buffer, body: number, length: number): ChunkSums {
+  const blocks = length / blockBytes;
+  const sums = new Uint32Array(blocks);
+  for (let block = 0; block < blocks; block++) sums[block] = bytes.readUInt32BE(body + block * 4);
+  const valid = new Uint8Array(bytes.subarray(body + blocks * 4, body + blocks * 5));
+  return { sums, valid };
+}
