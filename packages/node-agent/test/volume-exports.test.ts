@@ -10,10 +10,13 @@ type MemberState = 'in-sync' | 'syncing';
 
 class FakePrimary {
   stopped = 0;
+  /** when set, stopping waits for it */
+  stopGate: Promise<void> | null = null;
   readonly listeners: ((reason: StorError) => void)[] = [];
   members: { replicaId: string; nodeId: string; state: MemberState; bytesRemaining: number }[] = [];
   stop = async (): Promise<void> => {
     this.stopped++;
+    await this.stopGate;
   };
   onStopped = (listener: (reason: StorError) => void): void => {
     this.listeners.push(listener);
@@ -28,6 +31,7 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
   const primaries: FakePrimary[] = [];
   let epoch = 0;
   let attachError: Error | null = null;
+  let acquireGate: Promise<void> | null = null;
   const grantOf = (): AttachmentGrant => ({
     volumeId: 'v-1',
     name: 'db',
@@ -38,7 +42,11 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     segments: [],
   });
   const control = {
-    acquire: async () => grantOf(),
+    acquire: async () => {
+      const grant = grantOf();
+      await acquireGate;
+      return grant;
+    },
     release: async (_id: string, at: number, { clean }: { clean: boolean }) => {
       released.push({ epoch: at, clean });
     },
@@ -66,6 +74,9 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     grantOf,
     failAttach: (error: Error | null) => {
       attachError = error;
+    },
+    holdGrants: (gate: Promise<void>) => {
+      acquireGate = gate;
     },
   };
 }
@@ -172,3 +183,86 @@ t.test(
     t.same(repair.released, [{ epoch: 1, clean: true }]);
   },
 );
+
+t.test('an epoch that was given back never serves again (I6)', async (t) => {
+  const { exports, clock, released, primaries } = setUp();
+  const lease = await exports.open('db', client);
+  const primary = primaries[0];
+  if (!primary) throw new Error('no primary');
+  let goOn = (): void => {};
+  primary.stopGate = new Promise((resolve) => {
+    goOn = resolve;
+  });
+  lease.release();
+  clock.advance(31_000);
+  await settle();
+  t.equal(primary.stopped, 1, 'it is being given back');
+
+  // an operator attaches by hand what the control plane still sees attached here
+  const manual: AttachmentGrant = {
+    volumeId: 'v-1',
+    name: 'db',
+    sizeBytes: 4096,
+    epoch: 1,
+    mode: 'manual',
+    previousReleased: false,
+    segments: [],
+  };
+  const early = t.rejects(exports.attach(manual), { code: 'STALE_EPOCH' });
+  goOn();
+  await early;
+  await settle();
+  t.same(released, [{ epoch: 1, clean: true }], 'the next primary need not wait');
+  await t.rejects(exports.attach(manual), { code: 'STALE_EPOCH' }, 'nor after its end');
+  t.equal(primaries.length, 1);
+  t.same(exports.liveVolumes(), []);
+
+  await exports.attach({ ...manual, epoch: 2 });
+  t.equal(primaries.length, 2, 'a newer grant serves');
+  await t.rejects(exports.attach(manual), { code: 'STALE_EPOCH' });
+  t.match(exports.liveVolumes(), [{ epoch: 2 }], 'and an old one does not end it');
+});
+
+t.test('a primary that does not stop is given back as not clean, and blocks nobody', async (t) => {
+  const { exports, clock, released, primaries } = setUp();
+  await exports.open('db', client);
+  const primary = primaries[0];
+  if (!primary) throw new Error('no primary');
+  primary.stopGate = new Promise(() => {});
+  const detached = exports.detach('v-1', 1, false);
+  const next = exports.open('db', client);
+  await settle();
+  t.same(released, []);
+  clock.advance(15_000);
+  t.equal(await detached, 'released');
+  t.same(released, [{ epoch: 1, clean: false }]);
+  await next;
+  t.equal(primaries.length, 2);
+});
+
+t.test('a connection that comes in the turn of a detach gets no stopped primary', async (t) => {
+  const { exports, primaries } = setUp();
+  await exports.open('db', client);
+  const late = exports.open('db', client);
+  const detached = exports.detach('v-1', 1, false);
+  await t.rejects(late, { code: 'UNAVAILABLE' });
+  await detached;
+  t.equal(primaries.length, 1);
+});
+
+t.test('when the agent stops nothing begins, and a grant that comes is given back', async (t) => {
+  const { exports, released, primaries, holdGrants, grantOf } = setUp();
+  let goOn = (): void => {};
+  holdGrants(
+    new Promise((resolve) => {
+      goOn = resolve;
+    }),
+  );
+  const opening = t.rejects(exports.open('db', client), { code: 'UNAVAILABLE' });
+  await exports.close();
+  goOn();
+  await opening;
+  t.same(released, [{ epoch: 1, clean: true }]);
+  await t.rejects(exports.attach(grantOf()), { code: 'UNAVAILABLE' });
+  t.same(primaries, []);
+});

@@ -13,6 +13,13 @@ export interface PrimaryHost {
 /** How often a repair attachment looks whether it is done, and how long it goes on in vain (ms). */
 const repairLookMs = 500;
 const repairPatienceMs = 20_000;
+/**
+ * A primary that has not stopped after this is given back as not clean (ms): longer than its drain
+ * may take. It acknowledges nothing by then; only a disk that hangs keeps it.
+ */
+const stopPatienceMs = 15_000;
+/** Volumes whose last epoch here is remembered after its end; the oldest are forgotten first. */
+const maxEndedEpochs = 65_536;
 
 interface Connection {
   revoke(): void;
@@ -40,6 +47,8 @@ export class VolumeExports implements NbdExports {
   readonly #entries = new Map<VolumeId, Entry>();
   /** opens under way by name, so that ten connections at once ask for one attachment */
   readonly #acquiring = new Map<string, Promise<Entry>>();
+  /** highest epoch given back, per volume: nothing may be served under it again (I6) */
+  readonly #endedEpochs = new Map<VolumeId, number>();
   readonly #host: PrimaryHost;
   readonly #control: MainMethods;
   readonly #clock: Clock;
@@ -77,7 +86,8 @@ export class VolumeExports implements NbdExports {
   async open(name: string, connection: { id: number; remote: string }): Promise<NbdExportLease> {
     const entry = await this.#entryFor(name);
     const listeners: (() => void)[] = [];
-    let revoked = false;
+    // its end may have begun in this turn, before this connection could be told
+    let revoked = entry.ending !== null;
     const held: Connection = {
       revoke: () => {
         revoked = true;
@@ -113,8 +123,13 @@ export class VolumeExports implements NbdExports {
     };
   }
 
-  /** Becomes primary under a grant that the control plane made (manual attach, repair). */
+  /**
+   * Becomes primary under a grant that the control plane made (manual attach, repair), or changes
+   * the mode of the one it has. STALE_EPOCH when that epoch was given back: the next primary may
+   * have been told that it need not wait for its leases, so it never serves again (I6).
+   */
   async attach(grant: AttachmentGrant): Promise<void> {
+    if (this.#closed) throw new StorError('UNAVAILABLE', 'the agent is stopping');
     const existing = this.#entries.get(grant.volumeId);
     if (existing && !existing.ending && existing.grant.epoch === grant.epoch) {
       // The same grant in another mode: an auto attachment that an operator now holds.
@@ -124,7 +139,10 @@ export class VolumeExports implements NbdExports {
       await existing.serving;
       return;
     }
-    if (existing) await this.#end(existing, 'replaced by a newer grant', false);
+    if (existing && existing.grant.epoch < grant.epoch) {
+      // whether its end could be told does not matter: the newer grant has replaced it
+      await this.#end(existing, 'replaced by a newer grant', false).catch(() => {});
+    }
     const entry = this.#begin(grant);
     await entry.serving;
     this.#watchIdle(entry);
@@ -183,12 +201,7 @@ export class VolumeExports implements NbdExports {
     }
     const running = this.#acquiring.get(name);
     if (running) return running;
-    const acquiring = this.#control.acquire(name).then((grant) => {
-      const existing = this.#entries.get(grant.volumeId);
-      return existing && !existing.ending && existing.grant.epoch === grant.epoch
-        ? existing
-        : this.#begin(grant);
-    });
+    const acquiring = this.#control.acquire(name).then((grant) => this.#entryUnder(grant));
     this.#acquiring.set(name, acquiring);
     try {
       return await acquiring;
@@ -197,7 +210,25 @@ export class VolumeExports implements NbdExports {
     }
   }
 
+  async #entryUnder(grant: AttachmentGrant): Promise<Entry> {
+    const { volumeId, epoch, previousReleased } = grant;
+    if (this.#closed) {
+      // never used, so the next primary waits exactly if this one had to
+      await this.#control.release(volumeId, epoch, { clean: previousReleased });
+      throw new StorError('UNAVAILABLE', 'the agent is stopping');
+    }
+    const existing = this.#entries.get(volumeId);
+    if (existing && !existing.ending && existing.grant.epoch >= epoch) return existing;
+    return this.#begin(grant);
+  }
+
+  /** STALE_EPOCH when this epoch or a later one was served or given back here. */
   #begin(grant: AttachmentGrant): Entry {
+    const { volumeId, epoch } = grant;
+    const seen = this.#entries.get(volumeId)?.grant.epoch ?? this.#endedEpochs.get(volumeId) ?? 0;
+    if (epoch <= seen) {
+      throw new StorError('STALE_EPOCH', `epoch ${epoch} of volume ${grant.name} is over here`);
+    }
     const abort = new AbortController();
     const entry: Entry = {
       grant,
@@ -294,21 +325,54 @@ export class VolumeExports implements NbdExports {
     const { volumeId, epoch, name } = entry.grant;
     this.#logger.info({ volume: name, epoch, reason }, 'giving the attachment back');
     entry.cancelTimer();
+    this.#noteEnded(volumeId, epoch);
     for (const connection of [...entry.connections]) connection.revoke();
     // Before it serves, activation is broken off; a primary that serves drains what was started.
     if (!entry.primary) entry.abort.abort(new StorError('ABORTED', reason));
-    let served = false;
-    try {
-      const primary = await entry.serving;
-      await primary.stop();
-      served = true;
-    } catch (error) {
-      this.#logger.warn(
-        { volume: name, epoch, error: StorError.from(error).message },
-        'the primary did not stop cleanly',
+    const stopped = await this.#stopped(entry);
+    await this.#control.release(volumeId, epoch, { clean: clean && stopped });
+  }
+
+  /** True when the primary served and has stopped; false when it failed or its disk hangs. */
+  async #stopped(entry: Entry): Promise<boolean> {
+    const { name, epoch } = entry.grant;
+    const stopped = entry.serving
+      .then((primary) => primary.stop())
+      .then(
+        () => true,
+        (error: unknown) => {
+          const { message } = StorError.from(error);
+          this.#logger.warn(
+            { volume: name, epoch, error: message },
+            'the primary did not stop cleanly',
+          );
+          return false;
+        },
       );
+    let cancel = (): void => {};
+    const tooLate = new Promise<boolean>((resolve) => {
+      cancel = this.#clock.after(stopPatienceMs, () => {
+        this.#logger.error({ volume: name, epoch, stopPatienceMs }, 'the primary does not stop');
+        resolve(false);
+      });
+    });
+    try {
+      return await Promise.race([stopped, tooLate]);
+    } finally {
+      cancel();
     }
-    await this.#control.release(volumeId, epoch, { clean: clean && served });
+  }
+
+  #noteEnded(volumeId: VolumeId, epoch: number): void {
+    const ended = this.#endedEpochs;
+    const highest = Math.max(epoch, ended.get(volumeId) ?? 0);
+    ended.delete(volumeId);
+    ended.set(volumeId, highest);
+    if (ended.size <= maxEndedEpochs) return;
+    for (const oldest of ended.keys()) {
+      ended.delete(oldest);
+      break;
+    }
   }
 }
 
