@@ -27,7 +27,3 @@ export function isUnit(bytes: Buffer, magic: string): boolean {
   if (version !== 1) throw new Error(`${magic}: format version ${version}, this reader knows 1`);
   return true;
 }
-
-export function isAllZero(bytes: Buffer): boolean {
-  return bytes.every((byte) => byte === 0);
-}

@@ -6,9 +6,20 @@ import { readJournal, type JournalRecord } from './journal.ts';
 const imageHeaderBytes = 64;
 const unitBytes = 4096;
 
+export interface ReplicaIdentity {
+  replicaId: string;
+  volumeId: string;
+  segment: number;
+  sizeBytes: number;
+}
+
 interface ImageReplica {
   number: number;
-  identity: { replicaId: string; volumeId: string; segment: number; sizeBytes: number };
+  identity: ReplicaIdentity;
+  /** why its metadata cannot be trusted, as the store found */
+  damage: string | null;
+  /** pages of the map that have been written at least once */
+  mapPages: number;
 }
 
 export interface DiskMetadata {

@@ -4,8 +4,9 @@ const frameHeaderBytes = 40;
 const recordHeaderBytes = 16;
 const maxFrameBytes = 256 * 1024;
 
-/** Record types that this reader looks into; it steps over the others. */
+/** Record types that this reader looks into; it steps over the others that it knows. */
 export const recordTypes = { create: 1, delete: 2, chunks: 3 } as const;
+const highestRecordType = 9;
 
 export interface JournalRecord {
   lsn: number;
@@ -43,6 +44,10 @@ export function readJournal(files: readonly Buffer[], appliedLsn: number): Journ
     const header = bytes.subarray(0, unitBytes);
     if (isUnit(header, 'StorJrnl')) {
       valid.push({ index, bytes, generation: u64(header, 16), firstLsn: u64(header, 24) });
+    } else if (framesFrom(bytes, unitBytes).some((frame) => lastLsn(frame) > appliedLsn)) {
+      journal.problems.push(
+        `the header of journal.${index} is damaged, and its records are needed`,
+      );
     }
   });
   valid.sort((a, b) => a.generation - b.generation);
@@ -74,14 +79,25 @@ function readFile(file: JournalFile, appliedLsn: number, journal: Journal): numb
     at += frame.frameBytes;
   }
   // A frame is written when the one before is durable: a later one proves damage, not an end.
-  for (let later = at; later < file.bytes.length; later += unitBytes) {
-    const frame = frameAt(file.bytes, later);
-    if (frame?.generation === file.generation && frame.firstLsn >= expected) {
-      journal.problems.push(`journal.${file.index} is damaged at byte ${at}`);
-      break;
-    }
-  }
+  const later = framesFrom(file.bytes, at).some(
+    (frame) => frame.generation === file.generation && frame.firstLsn >= expected,
+  );
+  if (later) journal.problems.push(`journal.${file.index} is damaged at byte ${at}`);
   return expected;
+}
+
+function lastLsn(frame: Frame): number {
+  return frame.firstLsn + frame.records.length - 1;
+}
+
+/** Every valid frame behind a place, looked for at each unit. */
+function framesFrom(bytes: Buffer, from: number): Frame[] {
+  const frames: Frame[] = [];
+  for (let at = from; at < bytes.length; at += unitBytes) {
+    const frame = frameAt(bytes, at);
+    if (frame) frames.push(frame);
+  }
+  return frames;
 }
 
 function frameAt(bytes: Buffer, at: number): Frame | null {
@@ -99,9 +115,13 @@ function frameAt(bytes: Buffer, at: number): Frame | null {
   for (let index = 0; index < count; index += 1) {
     const bodyBytes = frame.readUInt32LE(position + 4);
     const start = position + recordHeaderBytes;
+    const type = frame.readUInt16LE(position);
+    if (type < 1 || type > highestRecordType) {
+      throw new Error(`record ${firstLsn + index} has type ${type}: only a newer version knows it`);
+    }
     records.push({
       lsn: firstLsn + index,
-      type: frame.readUInt16LE(position),
+      type,
       replica: frame.readUInt32LE(position + 8),
       body: frame.subarray(start, start + bodyBytes),
     });

@@ -10,7 +10,7 @@ import {
 import { join } from 'node:path';
 import { checksum } from './bytes.ts';
 import { readChunkMap } from './chunk-map.ts';
-import { readDiskMetadata, type DiskMetadata } from './disk-metadata.ts';
+import { readDiskMetadata, type DiskMetadata, type ReplicaIdentity } from './disk-metadata.ts';
 import { recordTypes } from './journal.ts';
 
 const blockBytes = 4096;
@@ -26,7 +26,10 @@ export interface ReplicaFacts {
   /** the agent was stopped in order */
   cleanShutdown: boolean;
   allocatedBytes: number;
-  /** blocks of allocated chunks whose bytes do not match their checksum */
+  /**
+   * blocks of allocated chunks whose bytes do not match their checksum; after an unclean stop that
+   * is no verdict in a marked region
+   */
   badBlocks: number;
   /** everything else that is not as the format says */
   problems: string[];
@@ -51,29 +54,35 @@ export function readReplica(diskPath: string, replicaId: string, imagePath: stri
     badBlocks: 0,
     problems: [...disk.problems],
   };
+  const damage = disk.replicas.find((replica) => replica.number === number)?.damage;
+  if (damage) facts.problems.push(`the store says: ${damage}`);
   const folder = join(diskPath, 'replicas', replicaId);
   const chunks = Math.ceil(identity.sizeBytes / chunkBytes);
-  const mapFile = readFileSync(join(folder, 'map'));
-  const map = readChunkMap(mapFile, chunks, number, disk.records, facts.problems);
+  const table =
+    found.mapPages === null
+      ? null
+      : { file: readFileSync(join(folder, 'map')), pagesWritten: found.mapPages };
+  const map = readChunkMap(table, chunks, number, disk.records, facts.problems);
   copyChunks(folder, map, imagePath, facts);
   return facts;
 }
 
+interface FoundReplica {
+  number: number;
+  identity: ReplicaIdentity;
+  /** null: created after the last checkpoint */
+  mapPages: number | null;
+}
+
 /** A replica of the image or one created since; one that was deleted since is not there. */
-function findReplica(
-  disk: DiskMetadata,
-  replicaId: string,
-): DiskMetadata['replicas'][number] | undefined {
-  const replicas = [...disk.replicas];
+function findReplica(disk: DiskMetadata, replicaId: string): FoundReplica | undefined {
+  const replicas: FoundReplica[] = [...disk.replicas];
   const deleted = new Set<number>();
-  for (const record of disk.records) {
-    if (record.type === recordTypes.create) {
-      const identity = JSON.parse(
-        record.body.toString('utf8'),
-      ) as DiskMetadata['replicas'][number]['identity'];
-      replicas.push({ number: record.replica, identity });
-    }
-    if (record.type === recordTypes.delete) deleted.add(record.replica);
+  for (const { type, replica, body } of disk.records) {
+    if (type === recordTypes.delete) deleted.add(replica);
+    if (type !== recordTypes.create) continue;
+    const identity = JSON.parse(body.toString('utf8')) as ReplicaIdentity;
+    replicas.push({ number: replica, identity, mapPages: null });
   }
   return replicas.findLast(
     ({ number, identity }) => identity.replicaId === replicaId && !deleted.has(number),
