@@ -607,3 +607,25 @@ t.test('a cut that comes while marks are retired belongs to the next retire', as
   t.same(replica.marks(), []);
   await store.close();
 });
+
+t.test('changes of the generation take effect in the order of the calls', async (t) => {
+  const files = world();
+  const store = await open(files);
+  const replica = await store.createReplica(identity);
+  await write(replica, 0, blockBytes, 1);
+  replica.cutMarks();
+  await Promise.all([
+    call((done) => {
+      replica.retireMarks({ epoch: 1, n: 1 }, done);
+    }),
+    call((done) => {
+      replica.adoptGeneration({ epoch: 1, n: 2 }, done);
+    }),
+    call((done) => {
+      replica.retireMarks({ epoch: 1, n: 3 }, done);
+    }),
+  ]);
+  t.same(replica.generation, { epoch: 1, n: 3 });
+  t.same(replica.marks(), []);
+  await store.close();
+});

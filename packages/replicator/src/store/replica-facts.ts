@@ -31,6 +31,8 @@ export class ReplicaFacts {
   #epoch: number;
   #view: SetView | null;
   #generation: Generation;
+  /** changes of the generation that are not in the journal yet, the first one under way */
+  readonly #waiting: ((next: () => void) => void)[] = [];
 
   constructor(parts: FactsParts) {
     this.#parts = parts;
@@ -76,9 +78,29 @@ export class ReplicaFacts {
     this.#generation = generation;
     // a cut that is taken while the flush is under way is the next retire's
     const { cut } = this.#parts.tables;
-    this.#parts.flushCut(cut, (error) => {
-      if (error) done(error);
-      else this.#retire(generation, cut, done);
+    this.#inOrder((next) => {
+      this.#parts.flushCut(cut, (error) => {
+        if (error) done(error);
+        else this.#retire(generation, cut, done);
+        next();
+      });
+    });
+  }
+
+  /**
+   * Changes of the generation reach the journal in the order of the calls: a later one that needs no
+   * flush would else be overtaken by the earlier, and the generation would go back. Callers
+   * have one or two on their way.
+   */
+  #inOrder(append: (next: () => void) => void): void {
+    this.#waiting.push(append);
+    if (this.#waiting.length === 1) this.#appendFirst();
+  }
+
+  #appendFirst(): void {
+    this.#waiting[0]?.(() => {
+      this.#waiting.shift();
+      this.#appendFirst();
     });
   }
 
@@ -94,7 +116,10 @@ export class ReplicaFacts {
 
   adoptGeneration(generation: Generation, done: StoreDone): void {
     this.#generation = generation;
-    this.#parts.append({ type: 'adopt', replica: this.#number, generation }, done);
+    this.#inOrder((next) => {
+      this.#parts.append({ type: 'adopt', replica: this.#number, generation }, done);
+      next();
+    });
   }
 
   get #number(): number {

@@ -16,6 +16,9 @@ export class FaultyContent {
   /** what the disk holds for certain */
   #durable = new Map<number, Page>();
   #durableSize = 0;
+  /** syncs may end in another order than they began: an older one must not bring back a size */
+  #syncs = 0;
+  #durableSizeSync = 0;
   #cache = new Map<number, Page>();
   #unsynced = new Map<number, Page[]>();
 
@@ -88,6 +91,7 @@ export class FaultyContent {
       bytes: versions.at(-1),
     }));
     const size = this.sizeBytes;
+    const sync = ++this.#syncs;
     return () => {
       for (const { page, bytes } of pages) {
         const versions = this.#unsynced.get(page);
@@ -97,6 +101,8 @@ export class FaultyContent {
         versions.splice(0, at + 1);
         if (versions.length === 0) this.#unsynced.delete(page);
       }
+      if (sync < this.#durableSizeSync) return;
+      this.#durableSizeSync = sync;
       this.#durableSize = size;
     };
   }
