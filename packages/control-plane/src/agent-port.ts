@@ -12,10 +12,20 @@ export interface AgentDisk {
   path: string;
   tag: string;
   state: 'online' | 'failed';
+  /** failed for good (I7): its replicas are lost; not so when it only cannot be opened now */
+  isLost?: boolean;
   message: string;
   capacityBytes: number;
   usedBytes: number;
   freeBytes: number;
+}
+
+export interface LocalReplica {
+  diskId: DiskId;
+  replicaId: ReplicaId;
+  volumeId: VolumeId;
+  /** why it failed for good (I7); absent when it did not */
+  failure?: string;
 }
 
 /** What a primary says of itself right now. */
@@ -45,7 +55,7 @@ export interface AgentPort {
   ): Promise<void>;
   deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void>;
   /** replicas that lie on the disks of this node */
-  replicas(): Promise<{ diskId: DiskId; replicaId: ReplicaId; volumeId: VolumeId }[]>;
+  replicas(): Promise<LocalReplica[]>;
   /** Becomes primary under this grant; resolves when the volume serves. */
   attach(grant: AttachmentGrant): Promise<void>;
   /**

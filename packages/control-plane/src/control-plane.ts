@@ -22,7 +22,7 @@ import { findVolume } from './resources/find.ts';
 import { volumeNamesPrefix } from './resources/keys.ts';
 import { StateCache } from './resources/state-cache.ts';
 
-/** How often disks are reported and orphans looked for (ms). */
+/** How often disks and failures are reported, orphans and unserved attachments looked for (ms). */
 const reportMs = 10_000;
 /** How often local work is looked at besides at each change (ms). */
 const reconcileMs = 2_000;
@@ -232,9 +232,14 @@ export class ControlPlane implements ControlPlanePort {
     const work = this.#disks
       .report()
       .then(() => this.#reconciler.lookForOrphans())
+      .then(() => this.#reconciler.reportKnownFailures())
+      .then(() => this.#attachments.releaseUnserved())
       .catch((error: unknown) => {
         const { message } = StorError.from(error);
-        this.#options.logger.warn({ error: message }, 'disks not reported');
+        this.#options.logger.warn(
+          { error: message },
+          'disks, replicas or attachments not reported',
+        );
         this.#hasReported = false;
       })
       .then(() => {

@@ -54,6 +54,10 @@ export class Attachments {
   /** the last of what runs for a volume here: two grants to one node would fence each other */
   readonly #turns = new Map<VolumeId, Promise<unknown>>();
   readonly #grants = new Map<VolumeId, { epoch: number; atMs: number }>();
+  /** how many `attachHere` run for a volume */
+  readonly #attaching = new Map<VolumeId, number>();
+  /** attachments of this process that its data path did not serve at the last look */
+  #unserved = new Map<VolumeId, number>();
 
   constructor(options: {
     store: ClusterStore;
@@ -117,6 +121,17 @@ export class Attachments {
 
   /** Makes this node primary and serves the volume; again, it only makes the mode stronger. */
   async attachHere(volumeId: VolumeId, mode: Mode): Promise<{ epoch: number }> {
+    this.#attaching.set(volumeId, (this.#attaching.get(volumeId) ?? 0) + 1);
+    try {
+      return await this.#attachHere(volumeId, mode);
+    } finally {
+      const left = (this.#attaching.get(volumeId) ?? 1) - 1;
+      if (left > 0) this.#attaching.set(volumeId, left);
+      else this.#attaching.delete(volumeId);
+    }
+  }
+
+  async #attachHere(volumeId: VolumeId, mode: Mode): Promise<{ epoch: number }> {
     const mine = await this.#mine(volumeId);
     if (mine) {
       const stronger = strongerMode(mine.attachment.mode, mode);
@@ -125,8 +140,13 @@ export class Attachments {
       );
       const attachment = changed?.status.attachment;
       if (changed && attachment) {
-        await this.#agent.attach(grantOf(changed, attachment, false, this.#cache.state));
-        return { epoch: attachment.epoch };
+        try {
+          await this.#agent.attach(grantOf(changed, attachment, false, this.#cache.state));
+          return { epoch: attachment.epoch };
+        } catch (error) {
+          // it was being given back at that moment; an epoch never begins twice, so ask for another
+          if (!hasCode(error, 'STALE_EPOCH')) throw error;
+        }
       }
     }
     const grant = await this.acquire(volumeId, mode, { waitMs: deadHolderWaitMs });
@@ -155,6 +175,30 @@ export class Attachments {
     // do only when it did not serve at all.
     await this.release(volumeId, epoch, false);
     return result;
+  }
+
+  /**
+   * Gives up attachments of this process that its data path does not serve at two looks in a row:
+   * their release, or the answer to their grant, was lost. A node that lives keeps others from
+   * repairing the volume as long as the record names it. Call now and then, seconds apart.
+   */
+  async releaseUnserved(): Promise<void> {
+    const live = new Map<VolumeId, number>();
+    for (const { volumeId, epoch } of await this.#agent.liveVolumes()) live.set(volumeId, epoch);
+    const before = this.#unserved;
+    this.#unserved = new Map();
+    for (const { value: record } of [...this.#cache.state.volumes.values()]) {
+      const { id } = record.metadata;
+      const { attachment } = record.status;
+      if (attachment?.nodeId !== this.#nodeId) continue;
+      if (attachment.agentInstance !== this.#agentInstance) continue;
+      const { epoch } = attachment;
+      const isUnderWay = this.#turns.has(id) || this.#attaching.has(id);
+      if (isUnderWay || live.get(id) === epoch) continue;
+      this.#unserved.set(id, epoch);
+      // how far it came is not known, so the next primary waits (I6)
+      if (before.get(id) === epoch) await this.release(id, epoch, false);
+    }
   }
 
   /**

@@ -110,9 +110,30 @@ export class LocalReconciler {
           replicaId === null
             ? replica.diskId === diskId && replica.nodeId === this.#nodeId
             : replica.id === replicaId;
-        if (isMeant) await this.#report(volume, replica, 'failed', error);
+        if (!isMeant || this.#isKnownFailed(replica.id)) continue;
+        await this.#report(volume, replica, 'failed', error);
       }
     }
+  }
+
+  /**
+   * Reports what failed for good on this node and is not known as failed: the report made at that
+   * moment is lost when the process ends, the store cannot be reached, or the volume is so new that
+   * it was not seen here yet.
+   */
+  async reportKnownFailures(): Promise<void> {
+    for (const { diskId, state, message, isLost } of await this.#agent.disks()) {
+      if (state !== 'failed' || isLost !== true) continue;
+      await this.reportFailure({ diskId, replicaId: null, reason: message });
+    }
+    for (const { diskId, replicaId, failure } of await this.#agent.replicas()) {
+      if (failure === undefined || this.#isKnownFailed(replicaId)) continue;
+      await this.reportFailure({ diskId, replicaId, reason: failure });
+    }
+  }
+
+  #isKnownFailed(replicaId: ReplicaId): boolean {
+    return this.#cache.state.reports.get(replicaId)?.value.state === 'failed';
   }
 
   /** Waits for what is under way. */
@@ -149,9 +170,11 @@ export class LocalReconciler {
 
   async #create({ volume, segment, replica }: LocalReplica): Promise<void> {
     const { id: volumeId } = volume.metadata;
-    // The cache may be old, just after a start: a volume that is gone by now must not come back.
+    // The cache may be old, just after a start: a volume that is gone by now must not come back, and
+    // a replica that was reported may be in use: it is never made again, that one would be empty.
     const now = await readVolume(this.#store, volumeId);
     if (now?.value.status.phase !== 'creating') return;
+    if (await this.#store.get(replicaReportKey(replica.id))) return;
     const { sizeBytes } = volume.spec;
     const what = { replicaId: replica.id, volumeId, segment, sizeBytes };
     try {

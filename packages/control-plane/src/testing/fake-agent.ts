@@ -1,12 +1,19 @@
 import { StorError } from '@stor/protocol';
 import type { AttachmentGrant, DiskId, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
-import type { AgentDisk, AgentPort, ControlPlanePort, LiveVolume } from '../agent-port.ts';
+import type {
+  AgentDisk,
+  AgentPort,
+  ControlPlanePort,
+  LiveVolume,
+  LocalReplica,
+} from '../agent-port.ts';
 
 interface FakeReplica {
   replicaId: ReplicaId;
   volumeId: VolumeId;
   diskId: DiskId;
   sizeBytes: number;
+  failure?: string;
 }
 
 /**
@@ -61,7 +68,7 @@ export class FakeAgent implements AgentPort {
     this.replicaList.delete(replicaId);
   }
 
-  async replicas(): Promise<{ diskId: DiskId; replicaId: ReplicaId; volumeId: VolumeId }[]> {
+  async replicas(): Promise<LocalReplica[]> {
     return [...this.replicaList.values()];
   }
 
