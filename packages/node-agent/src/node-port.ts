@@ -1,5 +1,5 @@
 import { isAbsolute } from 'node:path';
-import type { AgentDisk, AgentPort, LiveVolume } from '@stor/control-plane';
+import type { AgentDisk, AgentPort, LiveVolume, LocalReplica } from '@stor/control-plane';
 import {
   StorError,
   makeId,
@@ -63,7 +63,7 @@ export class NodePort implements AgentPort {
     return this.#lane.deleteReplica(diskId, replicaId);
   }
 
-  replicas(): Promise<{ diskId: DiskId; replicaId: ReplicaId; volumeId: VolumeId }[]> {
+  replicas(): Promise<LocalReplica[]> {
     return this.#lane.replicas();
   }
 

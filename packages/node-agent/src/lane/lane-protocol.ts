@@ -1,4 +1,4 @@
-import type { AgentDisk, ControlPlanePort, LiveVolume } from '@stor/control-plane';
+import type { AgentDisk, ControlPlanePort, LiveVolume, LocalReplica } from '@stor/control-plane';
 import type { AttachmentGrant, DiskId, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
 
 /** What a lane is started with (structured-clone data only). */
@@ -59,12 +59,14 @@ export interface LaneMethods {
     replica: { replicaId: ReplicaId; volumeId: VolumeId; segment: number; sizeBytes: number },
   ): Promise<void>;
   deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void>;
-  replicas(): Promise<{ diskId: DiskId; replicaId: ReplicaId; volumeId: VolumeId }[]>;
+  replicas(): Promise<LocalReplica[]>;
   attach(grant: AttachmentGrant): Promise<void>;
   detach(volumeId: VolumeId, epoch: number, ifIdle: boolean): Promise<'released' | 'busy' | 'gone'>;
   liveVolumes(): Promise<LiveVolume[]>;
   peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): Promise<void>;
   counters(): Promise<LaneCounters>;
+  /** Stops serving: every attachment drains and is given back, none begins. Works twice. */
+  giveUp(): Promise<void>;
   close(): Promise<void>;
 }
 

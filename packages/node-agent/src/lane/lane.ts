@@ -1,4 +1,4 @@
-import type { AgentDisk, LiveVolume } from '@stor/control-plane';
+import type { AgentDisk, LiveVolume, LocalReplica } from '@stor/control-plane';
 import {
   StorError,
   hasCode,
@@ -119,7 +119,10 @@ export class Lane implements LaneMethods {
       // is not ours, or is in use, is a mistake to be mended before the agent runs.
       if (entry.create || !hasCode(error, 'DISK_FAILED', 'NOT_FOUND')) throw error;
       this.#logger.error({ disk: entry.path, error: error.message }, 'disk not opened');
-      const failed = failedDisk(entry, error.message);
+      const isLost = this.#failures
+        .failuresOf(entry.diskId)
+        .some((failure) => failure.replicaId === null);
+      const failed = failedDisk(entry, error.message, isLost);
       this.#failedDisks.push(failed);
       return failed;
     }
@@ -156,9 +159,15 @@ export class Lane implements LaneMethods {
     await this.#store(diskId).deleteReplica(replicaId);
   }
 
-  async replicas(): Promise<{ diskId: DiskId; replicaId: ReplicaId; volumeId: VolumeId }[]> {
+  async replicas(): Promise<LocalReplica[]> {
     return [...this.#disks.values()].flatMap(({ store }) =>
-      store.replicas().map(({ diskId, replicaId, volumeId }) => ({ diskId, replicaId, volumeId })),
+      store.replicas().map(({ diskId, replicaId, volumeId, failure }) => ({
+        diskId,
+        replicaId,
+        volumeId,
+        // a replica that only ran out of space is whole again at the next start
+        ...(hasCode(failure, 'DISK_FAILED') ? { failure: failure.message } : {}),
+      })),
     );
   }
 
@@ -187,6 +196,10 @@ export class Lane implements LaneMethods {
       this.#nbd?.stats ?? null,
       [...this.#disks.values()].map(({ store }) => store),
     );
+  }
+
+  giveUp(): Promise<void> {
+    return this.#exports.close();
   }
 
   /** Clients first, then primaries, then the peers' channels, then the disks. */
@@ -219,22 +232,23 @@ export class Lane implements LaneMethods {
     return bytes;
   }
 
+  /** One disk that cannot say how full it is must not hide the others. */
   async #describe({ store, tag }: OpenDisk): Promise<AgentDisk> {
-    const usage = await store.usage();
-    return {
-      diskId: store.diskId,
-      path: store.path,
-      tag,
-      state: store.failure ? 'failed' : 'online',
-      message: store.failure?.message ?? '',
-      ...usage,
-    };
+    const { diskId, path } = store;
+    try {
+      // a disk that has failed refuses this
+      const usage = await store.usage();
+      return { diskId, path, tag, state: 'online', message: '', ...usage };
+    } catch (error) {
+      const isLost = store.failure !== null;
+      return failedDisk({ diskId, path, tag }, StorError.from(error).message, isLost);
+    }
   }
 
   #report(failure: { diskId: DiskId; replicaId: ReplicaId | null; reason: string }): void {
     this.#logger.error({ ...failure }, 'replica failed');
     this.#control.reportFailure(failure).catch((error: unknown) => {
-      // The failure is durable in the failure log and is reported again at the next start.
+      // The failure is durable in the failure log, and the control plane asks for it now and then.
       this.#logger.warn({ error: StorError.from(error).message }, 'failure not reported yet');
     });
   }
@@ -243,9 +257,10 @@ export class Lane implements LaneMethods {
 function failedDisk(
   { diskId, path, tag }: { diskId: DiskId; path: string; tag: string },
   message: string,
+  isLost: boolean,
 ): AgentDisk {
   const unknown = { capacityBytes: 0, usedBytes: 0, freeBytes: 0 };
-  return { diskId, path, tag, state: 'failed', message, ...unknown };
+  return { diskId, path, tag, state: 'failed', isLost, message, ...unknown };
 }
 
 /** Opens a listener; a port that is taken becomes a message that says which and what to do. */

@@ -1,0 +1,85 @@
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import t from 'tap';
+import { silentLogger, systemClock } from '@stor/runtime';
+import type { LaneOptions, MainMethods } from '../src/lane/lane-protocol.ts';
+import { Lane } from '../src/lane/lane.ts';
+
+function openLane(dataDir: string): Lane {
+  const options: LaneOptions = {
+    lane: 0,
+    clusterId: 'c-0123456789abcdef',
+    nodeId: 'n-0123456789abcdef',
+    nodeName: 'n1',
+    agentInstance: 'i',
+    bootId: 'b',
+    dataDir,
+    host: '127.0.0.1',
+    peersPort: 0,
+    nbdPort: 0,
+    nbdUnixPath: null,
+    diskReserveBytes: 0,
+    autoDetachMs: 30_000,
+    logLevel: 'silent',
+  };
+  return new Lane(options, {} as MainMethods, systemClock, silentLogger);
+}
+
+const replica = { replicaId: 'r-1', volumeId: 'v-1', segment: 0, sizeBytes: 4096 };
+
+/** Fails the disk for good: the name that a new replica is about to get is taken meanwhile. */
+async function breakDisk(lane: Lane, diskPath: string): Promise<void> {
+  const creating = lane.createReplica('d-2', { ...replica, replicaId: 'r-2' });
+  creating.catch(() => {});
+  const own = join(diskPath, 'replicas', 'r-2');
+  for (let i = 0; i < 10_000 && !existsSync(`${own}.creating`); i++) await Promise.resolve();
+  mkdirSync(own);
+  writeFileSync(join(own, 'taken'), '');
+  await creating.then(
+    () => {
+      throw new Error('the disk did not fail');
+    },
+    () => {},
+  );
+}
+
+t.test('a failed disk is told as such, and hides no other one (I7)', async (t) => {
+  const dataDir = t.testdir({ a: {}, b: {}, c: {} });
+  const at = (name: string): string => join(dataDir, name);
+  const lane = openLane(dataDir);
+  t.teardown(() => lane.close());
+  await lane.openDisk({ diskId: 'd-1', path: at('a'), tag: '', create: true });
+  await lane.openDisk({ diskId: 'd-2', path: at('b'), tag: '', create: true });
+  await lane.openDisk({ diskId: 'd-3', path: at('c'), tag: '', create: false });
+  await lane.createReplica('d-1', replica);
+  await lane.createReplica('d-2', { ...replica, replicaId: 'r-0' });
+  await breakDisk(lane, at('b'));
+  t.match(await lane.disks(), [
+    { diskId: 'd-1', state: 'online' },
+    { diskId: 'd-2', state: 'failed', isLost: true, message: /naming a replica failed/ },
+    { diskId: 'd-3', state: 'failed', isLost: false, message: /is its file system mounted/ },
+  ]);
+  t.match(await lane.replicas(), [
+    { replicaId: 'r-1', failure: undefined },
+    { replicaId: 'r-0', failure: /naming a replica failed/ },
+  ]);
+  t.match((await lane.counters()).disks, [
+    { diskId: 'd-1', errors: 0 },
+    { diskId: 'd-2', errors: 2 },
+  ]);
+  await lane.close();
+
+  const again = openLane(dataDir);
+  t.teardown(() => again.close());
+  await again.openDisk({ diskId: 'd-1', path: at('a'), tag: '', create: false });
+  await again.openDisk({ diskId: 'd-2', path: at('b'), tag: '', create: false });
+  t.match(
+    await again.disks(),
+    [
+      { diskId: 'd-1', state: 'online' },
+      { diskId: 'd-2', state: 'failed', isLost: true, message: /failed earlier/ },
+    ],
+    'and stays failed',
+  );
+  await t.rejects(again.createReplica('d-2', replica), { code: 'NOT_FOUND' });
+});
