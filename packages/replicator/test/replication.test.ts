@@ -94,13 +94,13 @@ t.test('a member away for several checkpoints gets what changed, and only that',
   const volume = await cluster.wait(cluster.attach(0));
   for (let chunk = 0; chunk < 48; chunk++)
     await write(cluster, volume, chunk * chunkBytes, chunk + 1);
-  await cluster.run(12_000);
+  await cluster.run(60_000);
   t.equal(cluster.states[1]?.marks.size, 0, 'checkpoints cleared the marks');
   cluster.kill(1);
   await write(cluster, volume, 0, 101);
-  await cluster.run(12_000);
+  await cluster.run(60_000);
   await write(cluster, volume, regionBytes, 102);
-  await cluster.run(12_000);
+  await cluster.run(60_000);
   const generation = cluster.states[0]?.generation.n ?? 0;
   t.ok(generation > (cluster.states[1]?.generation.n ?? 0) + 1, 'several checkpoints later');
   t.equal(cluster.states[0]?.marks.size, 0, 'nothing is marked at the source any more');
@@ -236,6 +236,36 @@ t.test('a member that answers pings but not writes leaves', async (t) => {
   t.same(cluster.control.inSync.length, 3, 'slow is not gone');
   t.equal(await cluster.wait(pending), null);
   t.same(cluster.control.inSync, ['r-0', 'r-1']);
+});
+
+t.test('a local disk that hangs leaves, and what it was given stays as it is', async (t) => {
+  const cluster = new SimCluster({ seed: 17, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  cluster.store(0).stuck = true;
+  for (const retained of [true, false]) {
+    const bytes = block(4);
+    const pending = request(volume, 'write', chunkBytes, blockBytes, bytes, { retained });
+    t.equal(await cluster.wait(pending), null);
+  }
+  t.same(cluster.control.inSync, ['r-1', 'r-2']);
+  t.same(await read(cluster, volume, chunkBytes), block(4));
+});
+
+t.test('a member that returns while the set without the others is being agreed on', async (t) => {
+  const cluster = new SimCluster({ seed: 18, sizeBytes, nodes: 3, replicaNodes: 2 });
+  const volume = await cluster.wait(cluster.attach(2));
+  await write(cluster, volume, 0, 1);
+  cluster.control.unknown = 1;
+  cluster.kill(1);
+  const pending = request(volume, 'write', 0, blockBytes, block(2));
+  await cluster.run(50);
+  cluster.network.cut('n-2', 'n-0');
+  await cluster.run(5_000);
+  t.equal(volume.status().state, 'holding');
+  cluster.control.unknown = 0;
+  t.equal(await cluster.wait(pending), null);
+  t.same(cluster.control.inSync, ['r-0']);
 });
 
 t.test('the set changes once although answers get lost', async (t) => {

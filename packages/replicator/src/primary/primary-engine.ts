@@ -148,6 +148,7 @@ export class PrimaryEngine implements PrimaryVolume {
   tick(nowMs: number): void {
     if (this.#over) return;
     this.#segment.tick(nowMs);
+    this.#io.writes.tick(nowMs);
     this.#checkpointer.tick(nowMs);
   }
 

@@ -5,7 +5,7 @@ import type { Membership } from '../core/replication/membership.ts';
 import { type MembershipStep } from '../core/replication/membership.ts';
 import { RangeLock } from '../core/replication/range-lock.ts';
 import type { Outbox } from '../peer/outbox.ts';
-import { proposeRetryMaxMs, proposeRetryMinMs } from '../replication/limits.ts';
+import { proposeRetryMaxMs, proposeRetryMinMs, proposeTimeoutMs } from '../replication/limits.ts';
 import type { ReplicatorControl } from '../replicator-ports.ts';
 import type { LocalMember } from './local-member.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
@@ -117,6 +117,7 @@ export class Segment implements MemberEvents {
   changed(): void {
     this.#refresh();
     this.#advance();
+    this.#readmit();
     for (const part of this.parts) part.membersChanged();
     this.#progress();
   }
@@ -139,14 +140,6 @@ export class Segment implements MemberEvents {
     if (!membership) {
       this.onAnswer();
       return;
-    }
-    const { replicaId } = member;
-    if (membership.isLeaving(replicaId) && answer.keptMemory) {
-      if (membership.readmit(replicaId)) {
-        this.options.logger.info({ replica: replicaId }, 'the last in-sync replica is back');
-        this.#refresh();
-        for (const part of this.parts) part.memberOpened?.(member);
-      }
     }
     this.#checkMemoryLost();
     this.changed();
@@ -194,6 +187,24 @@ export class Segment implements MemberEvents {
     });
     if (all && membership.committed.length > 0) {
       this.superseded(new StorError('UNAVAILABLE', 'every in-sync replica has lost its memory'));
+    }
+  }
+
+  /**
+   * While every member was away none could be dropped; one that answers again with its memory is a
+   * member as before, and gets again what it has not acknowledged.
+   */
+  #readmit(): void {
+    const { membership } = this;
+    if (!membership?.suspended || this.stopped) return;
+    for (const member of this.members) {
+      if (!member.isOpen || !member.answer?.keptMemory) continue;
+      if (!membership.readmit(member.replicaId)) continue;
+      this.options.logger.info({ replica: member.replicaId }, 'the last in-sync replica is back');
+      this.#refresh();
+      for (const part of this.parts) part.memberOpened?.(member);
+      this.#advance();
+      return;
     }
   }
 
@@ -247,34 +258,48 @@ export class Segment implements MemberEvents {
     const { setRevision, inSync } = step;
     let mayHaveArrived = false;
     let delayMs = proposeRetryMinMs;
+    const failed = (error: unknown): void => {
+      if (this.stopped || !this.membership) return;
+      // anything but "nothing was sent" may have taken effect: the union stays in force (I4)
+      if (!hasCode(error, 'UNAVAILABLE')) mayHaveArrived = true;
+      if (!mayHaveArrived && this.membership.withdraw()) {
+        this.changed();
+        return;
+      }
+      clock.after(delayMs, again);
+      delayMs = Math.min(delayMs * 2, proposeRetryMaxMs);
+    };
     const again = (): void => {
       if (this.stopped) return;
-      control.proposeSet({ volumeId, segment: index, epoch, setRevision, inSync }).then(
-        (answer) => {
-          if (this.stopped || !this.membership) return;
-          if (answer.outcome === 'superseded') {
-            this.superseded(new StorError('STALE_EPOCH', answer.reason));
-            return;
-          }
-          logger.info({ inSync, setRevision: answer.setRevision }, 'the in-sync set changed');
-          this.membership.proposalCommitted(answer.setRevision);
-          for (const member of [...this.joining]) {
-            if (inSync.includes(member.replicaId)) this.joining.delete(member);
-          }
-          this.changed();
-        },
-        (error: unknown) => {
-          if (this.stopped || !this.membership) return;
-          // anything but "nothing was sent" may have taken effect: the union stays in force (I4)
-          if (!hasCode(error, 'UNAVAILABLE')) mayHaveArrived = true;
-          if (!mayHaveArrived && this.membership.withdraw()) {
-            this.changed();
-            return;
-          }
-          clock.after(delayMs, again);
-          delayMs = Math.min(delayMs * 2, proposeRetryMaxMs);
-        },
-      );
+      let open = true;
+      const cancel = clock.after(proposeTimeoutMs, () => {
+        open = false;
+        failed(new StorError('OUTCOME_UNKNOWN', 'the control plane does not answer'));
+      });
+      const once = <T>(then: (value: T) => void) => {
+        return (value: T): void => {
+          if (!open) return;
+          open = false;
+          cancel();
+          then(value);
+        };
+      };
+      control
+        .proposeSet({ volumeId, segment: index, epoch, setRevision, inSync })
+        .then(once(answered), once(failed));
+    };
+    const answered = (answer: Awaited<ReturnType<ReplicatorControl['proposeSet']>>): void => {
+      if (this.stopped || !this.membership) return;
+      if (answer.outcome === 'superseded') {
+        this.superseded(new StorError('STALE_EPOCH', answer.reason));
+        return;
+      }
+      logger.info({ inSync, setRevision: answer.setRevision }, 'the in-sync set changed');
+      this.membership.proposalCommitted(answer.setRevision);
+      for (const member of [...this.joining]) {
+        if (inSync.includes(member.replicaId)) this.joining.delete(member);
+      }
+      this.changed();
     };
     again();
   }

@@ -8,7 +8,7 @@ import {
 } from '@stor/protocol';
 import { crc32 } from '@stor/runtime';
 
-import { maxUnackedBytesPerMember } from '../replication/limits.ts';
+import { maxUnackedBytesPerMember, memberStallMs } from '../replication/limits.ts';
 import { PendingOps, type IoOp } from './io-op.ts';
 import type { Member } from './member.ts';
 import type { Segment, SegmentPart } from './segment.ts';
@@ -47,6 +47,8 @@ export class WritePath implements SegmentPart {
   #held: IoOp[] = [];
   #sums = new Uint32Array(64);
   #pumping = false;
+  #oldestSequence = 0;
+  #oldestSinceMs = 0;
   /** looked at after acknowledgements: flushes and reads that wait for a lease */
   readonly afterPump: (() => void)[] = [];
 
@@ -79,6 +81,20 @@ export class WritePath implements SegmentPart {
   }
 
   membersChanged(): void {}
+
+  /** A local disk that does not finish a write leaves like a slow member, if it is not the last. */
+  tick(nowMs: number): void {
+    const { head } = this.#pending;
+    const segment = this.#segment;
+    if (!head?.localRunning || head.sequence !== this.#oldestSequence) {
+      this.#oldestSequence = head?.sequence ?? 0;
+      this.#oldestSinceMs = nowMs;
+    } else if (nowMs - this.#oldestSinceMs > memberStallMs && segment.sources().length > 1) {
+      segment.local?.drop(
+        new StorError('TIMEOUT', `the local disk has not finished a write for ${memberStallMs} ms`),
+      );
+    }
+  }
 
   /** A member that could not be dropped is back: it gets again what it has not acknowledged. */
   memberOpened(member: Member): void {

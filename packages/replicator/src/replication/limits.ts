@@ -34,6 +34,8 @@ export const activationTimeoutMs = 30_000;
 /** Between two tries to change the set in the control plane (ms). */
 export const proposeRetryMinMs = 100;
 export const proposeRetryMaxMs = 2_000;
+/** A proposal without any answer counts as of unknown outcome and is asked again (ms). */
+export const proposeTimeoutMs = 10_000;
 
 /** How often the engine looks at pings, silence, checkpoints (ms). */
 export const tickMs = 250;
