@@ -1,25 +1,32 @@
-import { checkpointMarks, checkpointMinMs, checkpointMs } from '../replication/limits.ts';
+import { checkpointMarks, type CheckpointPace } from '../replication/limits.ts';
 import type { Generation } from '../replica-store.ts';
 import type { Member } from './member.ts';
 import type { Segment } from './segment.ts';
 import { gather } from './settler.ts';
 
 /**
- * Checkpoints: at one point of the stream every member cuts its marks and flushes; only when all
- * have, each records the generation and clears the marks not used since. One behind is always safe.
- * None completes while settling or while the set is changing (DESIGN "Checkpoint").
+ * Checkpoints: at one point of the stream every member flushes; only when all have, each records the
+ * generation and clears the marks not used since the checkpoint before. Counting from the one before
+ * leaves the marks of regions in use alone, so that no write waits for a mark to be set again. One
+ * behind is always safe. None completes while settling or while the set is changing.
  */
 export class Checkpointer {
   readonly #segment: Segment;
+  readonly #pace: CheckpointPace;
   readonly #mayRun: () => boolean;
+  readonly #startMs: number;
   #lastMs: number;
+  #lookedMs: number;
   #n = 0;
   #running = false;
 
-  constructor(segment: Segment, mayRun: () => boolean) {
+  constructor(segment: Segment, pace: CheckpointPace, mayRun: () => boolean) {
+    this.#pace = pace;
     this.#segment = segment;
     this.#mayRun = mayRun;
-    this.#lastMs = segment.options.clock.monotonicMs();
+    this.#startMs = segment.options.clock.monotonicMs();
+    this.#lastMs = this.#startMs;
+    this.#lookedMs = this.#startMs;
   }
 
   get running(): boolean {
@@ -27,11 +34,24 @@ export class Checkpointer {
   }
 
   tick(nowMs: number): void {
-    if (this.#running) return;
+    const { regionUse } = this.#segment;
+    regionUse.tick((nowMs - this.#startMs) / 1000 + 1);
+    if (this.#running || nowMs - this.#lookedMs < this.#pace.minMs) return;
+    this.#lookedMs = nowMs;
     const marks = Math.max(0, ...this.#segment.sources().map((member) => member.markedCount));
     if (marks === 0) return;
-    const waitMs = marks > checkpointMarks ? checkpointMinMs : checkpointMs;
-    if (nowMs - this.#lastMs >= waitMs) this.run(() => {});
+    const isFull = marks > checkpointMarks;
+    const isDue = nowMs - this.#lastMs >= this.#pace.everyMs;
+    if (isFull || (isDue && marks > regionUse.countSince(this.#pace.restSeconds)))
+      this.run(() => {});
+  }
+
+  /** Two in a row clear every mark, when nothing is written meanwhile. */
+  runTwice(done: () => void): void {
+    this.run((complete) => {
+      if (complete) this.run(done);
+      else done();
+    });
   }
 
   /** Calls back with whether the checkpoint completed. */

@@ -173,13 +173,14 @@ export class LocalMember implements Member {
     this.#use(done)?.recordSetView(view, this.#counted(done));
   }
   checkpoint(done: StoreDone): void {
-    const store = this.#use(done);
-    if (!store) return;
-    store.cutMarks();
-    store.flush(this.#counted(done));
+    this.flush(done);
   }
   retire(generation: Generation, done: StoreDone): void {
-    this.#use(done)?.retireMarks(generation, this.#counted(done));
+    const store = this.#use(done);
+    if (!store) return;
+    store.retireMarks(generation, this.#counted(done));
+    // where the next checkpoint's retire counts from
+    store.cutMarks();
   }
   adopt(generation: Generation, done: StoreDone): void {
     this.#use(done)?.adoptGeneration(generation, this.#counted(done));

@@ -13,7 +13,12 @@ import {
   type FenceAnswer,
 } from '../core/replication/activation.ts';
 import { Membership } from '../core/replication/membership.ts';
-import { activationGraceMs, activationTimeoutMs, stopDrainMs } from '../replication/limits.ts';
+import {
+  activationGraceMs,
+  activationTimeoutMs,
+  stopDrainMs,
+  type CheckpointPace,
+} from '../replication/limits.ts';
 import type { PrimaryStatus } from '../replicator-ports.ts';
 import { Checkpointer } from './checkpointer.ts';
 import type { Member } from './member.ts';
@@ -44,7 +49,12 @@ export class PrimaryEngine implements PrimaryVolume {
   /** rejects the steps of an activation that is under way */
   #interrupt: (error: StorError) => void = () => {};
 
-  constructor(grant: AttachmentGrant, segment: Segment, broken: BrokenOnPurpose) {
+  constructor(
+    grant: AttachmentGrant,
+    segment: Segment,
+    pace: CheckpointPace,
+    broken: BrokenOnPurpose,
+  ) {
     this.#grant = grant;
     this.#segment = segment;
     this.#broken = broken;
@@ -66,6 +76,7 @@ export class PrimaryEngine implements PrimaryVolume {
     });
     this.#checkpointer = new Checkpointer(
       segment,
+      pace,
       () =>
         (this.#state === 'serving' || this.#state === 'stopping') &&
         !this.#io.settler.active &&
@@ -317,7 +328,7 @@ export class PrimaryEngine implements PrimaryVolume {
     while (this.#checkpointer.running && !this.#over) await this.#after(peerPingMs / 10);
     if (this.#over) return;
     await new Promise<void>((resolve) => {
-      this.#checkpointer.run(() => {
+      this.#checkpointer.runTwice(() => {
         resolve();
       });
     });

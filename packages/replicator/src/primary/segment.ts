@@ -4,6 +4,7 @@ import type { Clock, Logger } from '@stor/runtime';
 import type { Membership } from '../core/replication/membership.ts';
 import { type MembershipStep } from '../core/replication/membership.ts';
 import { RangeLock } from '../core/replication/range-lock.ts';
+import { RegionUse } from '../core/replication/region-use.ts';
 import type { Outbox } from '../peer/outbox.ts';
 import { proposeRetryMaxMs, proposeRetryMinMs, proposeTimeoutMs } from '../replication/limits.ts';
 import type { ReplicatorControl } from '../replicator-ports.ts';
@@ -42,6 +43,7 @@ export interface SegmentPart {
 export class Segment implements MemberEvents {
   readonly options: SegmentOptions;
   readonly lock = new RangeLock();
+  readonly regionUse: RegionUse;
   members: readonly Member[] = [];
   remotes: readonly RemoteMember[] = [];
   local: LocalMember | null = null;
@@ -71,6 +73,7 @@ export class Segment implements MemberEvents {
 
   constructor(options: SegmentOptions) {
     this.options = options;
+    this.regionUse = new RegionUse(options.sizeBytes);
   }
 
   setProgress(progress: () => void): void {

@@ -184,6 +184,7 @@ export class WritePath implements SegmentPart {
       this.#finish(op, new StorError('NO_SPACE', 'a replica has no room for a new chunk'));
       return;
     }
+    segment.regionUse.touch(op.offset, op.length);
     const sequence = ++segment.sequence;
     op.sequence = sequence;
     if (op.kind === 'write') this.#sum(op);

@@ -13,7 +13,7 @@ import type { BrokenOnPurpose } from '../primary/write-path.ts';
 import type { DiskStore, ReplicaStore } from '../replica-store.ts';
 import type { PrimaryStatus, ReplicatorControl } from '../replicator-ports.ts';
 import { SecondaryLink, type SecondaryHost } from '../secondary/secondary-link.ts';
-import { tickMs } from './limits.ts';
+import { checkpointPace, tickMs, type CheckpointPace } from './limits.ts';
 import { ReplicaGate } from './replica-gate.ts';
 
 /** A replica that failed for good, here or at a peer (I7). */
@@ -39,6 +39,8 @@ export interface LaneReplicatorOptions {
   onReplicaFailure: (failure: ReplicaFailure) => void;
   /** for negative controls in tests only */
   brokenOnPurpose?: BrokenOnPurpose;
+  /** @default checkpointPace of limits.ts */
+  checkpointPace?: CheckpointPace;
 }
 
 /** Replication of one lane: primary of some volumes, secondary of others. */
@@ -203,7 +205,8 @@ export class LaneReplicator {
     }
     segment.members = members;
     segment.remotes = remotes;
-    const engine = new PrimaryEngine(grant, segment, brokenOnPurpose ?? {});
+    const pace = this.#options.checkpointPace ?? checkpointPace;
+    const engine = new PrimaryEngine(grant, segment, pace, brokenOnPurpose ?? {});
     return { engine, remotes };
   }
 

@@ -244,11 +244,12 @@ export class SecondaryChannel {
         return;
       case 'checkpoint':
         // every write before this frame was issued before this call, so the flush covers it
-        this.#store.cutMarks();
         this.#store.flush(done);
         return;
       case 'retire':
         this.#store.retireMarks(control.generation, done);
+        // where the next checkpoint's retire counts from
+        this.#store.cutMarks();
         return;
       case 'adopt':
         this.#store.adoptGeneration(control.generation, done);

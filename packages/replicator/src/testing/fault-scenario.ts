@@ -69,6 +69,8 @@ export class FaultScenario {
       nodes: options.diskless ? 4 : 3,
       replicaNodes: 3,
       broken: options.broken ?? {},
+      // many checkpoints in little time, so that faults meet them
+      checkpointPace: { everyMs: 3_000, restSeconds: 1, minMs: 500 },
       ...(options.logger ? { logger: options.logger } : {}),
     });
     for (const block of contested) this.#histories.set(block, new RegisterHistory());

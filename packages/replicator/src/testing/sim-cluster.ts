@@ -4,6 +4,7 @@ import { SeededRandom } from '@stor/runtime/testing';
 
 import type { BlockRequest } from '../block-device.ts';
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
+import { checkpointPace, type CheckpointPace } from '../replication/limits.ts';
 import type { BrokenOnPurpose } from '../primary/write-path.ts';
 import { LaneReplicator, type ReplicaFailure } from '../replication/lane-replicator.ts';
 import { FakeControl } from './fake-control.ts';
@@ -36,6 +37,7 @@ export interface SimClusterOptions {
   /** nodes that hold a replica; the others are diskless */
   replicaNodes?: number;
   broken?: BrokenOnPurpose;
+  checkpointPace?: CheckpointPace;
   logger?: Logger;
 }
 
@@ -131,6 +133,7 @@ export class SimCluster {
       stores: () => [disk],
       onReplicaFailure: (failure) => node.failures.push(failure),
       brokenOnPurpose: this.#options.broken ?? {},
+      checkpointPace: this.#options.checkpointPace ?? checkpointPace,
     });
     node.lane = lane;
     this.network.listen(node.id, 'sim', node.port, clock, (socket) => {
