@@ -22,12 +22,15 @@ import { NodePort } from './node-port.ts';
 import { RaftMetrics } from './raft-metrics.ts';
 import { agentVersion } from './version.ts';
 
+/** How long a stop waits for attachments to be given back before it takes the rest down (ms). */
+const giveUpMs = 5_000;
 /** A client that opens a volume whose holder has died waits for the node lease to end (ms). */
 const acquireWaitMs = 15_000;
 
 /**
  * One node of Stor. Composes the data folder, the lane, the cluster store, the control plane and
- * HTTP, in that order, and takes them down in the reverse one.
+ * HTTP, in that order, and takes them down in the reverse one; before that the lane gives up its
+ * attachments.
  */
 export class Agent {
   readonly #config: AgentConfig;
@@ -92,6 +95,7 @@ export class Agent {
     this.#open.push(() => plane.close());
     control.plane = plane;
     await this.#serve(server);
+    this.#open.push(() => this.#giveUp(lane));
     await this.#serveHttp(lane, plane, store, node);
     this.#writePidFile();
     this.#logger.info({ version: agentVersion, nodeId, agentInstance }, 'agent started');
@@ -129,6 +133,22 @@ export class Agent {
     });
     await lane.methods.listen();
     return lane;
+  }
+
+  /**
+   * The first thing of a stop: attachments are given back while the control plane can still be told,
+   * so that the next primary need not wait. What takes longer ends later, when the lane closes.
+   */
+  async #giveUp(lane: LaneHost): Promise<void> {
+    let cancel = (): void => {};
+    const tooLate = new Promise<void>((resolve) => {
+      cancel = systemClock.after(giveUpMs, resolve);
+    });
+    try {
+      await Promise.race([lane.methods.giveUp(), tooLate]);
+    } finally {
+      cancel();
+    }
   }
 
   async #openStore(folder: DataFolder, server: Server): Promise<EmbeddedClusterStore> {
