@@ -293,9 +293,11 @@ export class MemoryReplicaStore implements ReplicaStore {
     this.#uses += 1;
   }
   retireMarks(generation: Generation, done: StoreDone): void {
+    // the cut that was taken before this call, whatever is cut before it takes effect
+    const cut = this.#cut;
     const run = (): void => {
       for (const [region, use] of [...this.state.marks]) {
-        if (use > this.#cut) continue;
+        if (use > cut) continue;
         this.state.marks.delete(region);
         this.state.stamps.set(region, generation);
       }
