@@ -152,6 +152,7 @@ export class Agent {
   }
 
   async #openStore(folder: DataFolder, server: Server): Promise<EmbeddedClusterStore> {
+    folder.checkRaft();
     const store = await EmbeddedClusterStore.open({
       id: this.#config.nodeId,
       clusterId: this.#config.clusterId,
@@ -166,6 +167,7 @@ export class Agent {
       },
     });
     this.#open.push(() => store.close());
+    folder.noteRaft();
     return store;
   }
 

@@ -14,6 +14,8 @@ import { StorError, type DiskId } from '@stor/protocol';
 
 /** Version of the data folder's layout; a newer one is refused, never overwritten. */
 const formatVersion = 1;
+/** Exists once this node has opened its part of the cluster store. */
+const raftMarker = 'raft-began';
 
 interface Identity {
   formatVersion: number;
@@ -90,6 +92,25 @@ export class DataFolder {
 
   get raftPath(): string {
     return join(this.path, 'raft');
+  }
+
+  /**
+   * FOREIGN_DATA when this node has taken part in Raft before and its log is gone. It would vote
+   * again in terms it has voted in, and take back its word for what was committed: an epoch could be
+   * granted twice (I2).
+   */
+  checkRaft(): void {
+    if (!existsSync(join(this.path, raftMarker)) || existsSync(join(this.raftPath, 'log'))) return;
+    throw new StorError(
+      'FOREIGN_DATA',
+      `${this.raftPath} held this node's part of the cluster store and is gone: put it back; without it this node must not come back under its old id`,
+    );
+  }
+
+  /** Notes that the Raft log has been made. */
+  noteRaft(): void {
+    const marker = join(this.path, raftMarker);
+    if (!existsSync(marker)) writeDurably(marker, '');
   }
 
   disks(): readonly DiskEntry[] {

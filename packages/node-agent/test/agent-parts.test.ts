@@ -1,4 +1,4 @@
-import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { MessageChannel } from 'node:worker_threads';
 import t from 'tap';
@@ -70,6 +70,26 @@ t.test('data folder: keeps its identity and refuses what is not its own', async 
     message: /format version 99/,
   });
   t.equal(readFileSync(identity, 'utf8'), newer, 'a refused folder is left as it was');
+});
+
+t.test('data folder: a node whose Raft log is gone does not vote again', async (t) => {
+  const path = join(t.testdir({}), 'data');
+  const folder = DataFolder.open(path, { clusterId: good.clusterId, nodeId: good.nodeId });
+  folder.checkRaft();
+  mkdirSync(join(folder.raftPath, 'log'), { recursive: true });
+  folder.checkRaft();
+  folder.noteRaft();
+  folder.noteRaft();
+  folder.checkRaft();
+  rmSync(folder.raftPath, { recursive: true });
+  t.throws(
+    () => {
+      folder.checkRaft();
+    },
+    { code: 'FOREIGN_DATA', message: /put it back/ },
+  );
+  mkdirSync(join(folder.raftPath, 'log'), { recursive: true });
+  folder.checkRaft();
 });
 
 t.test(
