@@ -1,4 +1,5 @@
 import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { MessageChannel } from 'node:worker_threads';
 import t from 'tap';
@@ -107,6 +108,33 @@ t.test(
     );
   },
 );
+
+t.test('failure log: a full file system does not keep a failure from it (I7)', async (t) => {
+  const dir = join(t.testdir({ small: {} }), 'small');
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=128k', 'none', dir]);
+  if (mounted.status !== 0) {
+    t.comment('a small file system cannot be mounted here');
+    return;
+  }
+  try {
+    const path = join(dir, 'failures.jsonl');
+    const log = new FailureLog(path);
+    log.record({ diskId: 'd-1', replicaId: 'r-1', reason: 'EIO' });
+    t.throws(
+      () => {
+        for (;;) appendFileSync(join(dir, 'other'), 'x'.repeat(512));
+      },
+      { code: 'ENOSPC' },
+    );
+    const reason = `fdatasync: ENOSPC ${'-'.repeat(8_192)}`;
+    log.record({ diskId: 'd-1', replicaId: null, reason });
+    const found = new FailureLog(path).failuresOf('d-1').map((failure) => failure.reason);
+    t.same(found, ['EIO', reason]);
+  } finally {
+    // before the folder is removed
+    spawnSync('umount', [dir]);
+  }
+});
 
 t.test(
   'lane calls: results, coded errors, and failure of what waits when the lane ends',
