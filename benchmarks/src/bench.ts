@@ -84,7 +84,9 @@ function writeResult(dir: string, samples: Sample[], summaries: Summary[]): stri
   const folder = join(checkoutRoot(), 'benchmarks/results');
   mkdirSync(folder, { recursive: true });
   const date = new Date().toISOString();
-  const path = join(folder, `${date.slice(0, 10)}-${hostname()}.json`);
+  // A quick look must not take the place of a measurement of the same day.
+  const suffix = values.quick ? '-quick' : '';
+  const path = join(folder, `${date.slice(0, 10)}-${hostname()}${suffix}.json`);
   const result = { date, machine: machine(dir), settings, summaries, samples };
   writeFileSync(path, `${JSON.stringify(result, null, 2)}\n`);
   return path;
