@@ -1,6 +1,13 @@
 import type { OpenFile } from '@stor/runtime';
 
 /**
+ * The kernel makes page-cache folios as large as the write that brings them in, and on ext4 a later
+ * 4 KiB overwrite walks all blocks of its folio: 10 us in folios of 1 MiB, 3 us in those of 64 KiB
+ * (Linux 6.18). So large writes go in pieces of this size (bytes).
+ */
+const writePieceBytes = 64 * 1024;
+
+/**
  * I/O in the thread pool, at most `maxCalls` reads and writes at a time: the pool belongs to the
  * whole process, and one disk must not starve the others.
  */
@@ -25,6 +32,7 @@ export class IoPool {
     });
   }
 
+  /** In pieces of `writePieceBytes`, one after another. */
   write(
     file: OpenFile,
     bytes: Uint8Array,
@@ -33,7 +41,14 @@ export class IoPool {
     position: number,
   ): Promise<void> {
     return this.#run((done) => {
-      file.write(bytes, start, length, position, done);
+      const piece = (at: number): void => {
+        const count = Math.min(writePieceBytes, length - at);
+        file.write(bytes, start + at, count, position + at, (error) => {
+          if (error || at + count === length) done(error);
+          else piece(at + count);
+        });
+      };
+      piece(0);
     });
   }
 
