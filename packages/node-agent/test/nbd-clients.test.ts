@@ -201,6 +201,7 @@ t.test('fio verifies what it wrote, over two connections', { skip: missing('fio'
   const output = await run(
     'fio',
     '--name=verify',
+    '--verify_state_save=0',
     '--ioengine=nbd',
     `--uri=${server.unix}`,
     '--rw=randwrite',
