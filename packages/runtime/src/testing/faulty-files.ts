@@ -1,6 +1,7 @@
 import { DirectoryLockedError, type DirectoryLock } from '../directory-lock.ts';
-import type { FileDone, Files, OpenFile, ReadDone } from '../files.ts';
+import type { Files, OpenFile } from '../files.ts';
 import { FaultyContent } from './faulty-file.ts';
+import { fault, FaultyOpenFile, type PooledCall } from './faulty-open-file.ts';
 import { SeededRandom } from './seeded-random.ts';
 
 export type FaultyOperation =
@@ -34,10 +35,6 @@ type Node = FileNode | DirectoryNode;
 
 function newDirectory(): DirectoryNode {
   return { kind: 'directory', now: new Map(), durable: new Map(), unsynced: [] };
-}
-
-function fault(code: string, operation: string, path: string): Error {
-  return Object.assign(new Error(`${code}: ${operation} ${path}`), { code });
 }
 
 export interface FaultyFilesOptions {
@@ -233,15 +230,6 @@ export class FaultyFiles {
   }
 }
 
-/** An operation under way in the pool. */
-interface PooledCall {
-  /** Part of the effect happens, before the rest. */
-  partly(share: number): void;
-  finish(): void;
-  /** The process ended: the kernel may have done any part of it. */
-  killed(share: number): void;
-}
-
 function namesOf(path: string): string[] {
   return path.split('/').filter((name) => name !== '');
 }
@@ -250,164 +238,6 @@ function split(path: string): { parent: string; name: string } {
   const names = namesOf(path);
   const name = names.pop() ?? '';
   return { parent: `/${names.join('/')}`, name };
-}
-
-/** The kernel copies page by page; a process that is killed leaves whole pages behind. */
-function wholePages(position: number, length: number, share: number): number {
-  const cut = Math.floor((position + length * share) / 4096) * 4096;
-  return Math.max(0, Math.min(length, cut - position));
-}
-
-class FaultyOpenFile implements OpenFile {
-  readonly path: string;
-  readonly #world: FaultyFiles;
-  readonly #process: number;
-  readonly #content: FaultyContent;
-  #open = true;
-
-  constructor(world: FaultyFiles, process: number, path: string, content: FaultyContent) {
-    this.#world = world;
-    this.#process = process;
-    this.path = path;
-    this.#content = content;
-  }
-
-  #alive(): void {
-    if (!this.#world.isAlive(this.#process)) throw fault('ECRASHED', 'use', this.path);
-    if (!this.#open) throw fault('EBADF', 'use', this.path);
-  }
-
-  readSync(target: Uint8Array, start: number, length: number, position: number): number {
-    this.#alive();
-    const code = this.#world.hook('read', this.path);
-    if (code !== null) throw fault(code, 'read', this.path);
-    return this.#content.read(target, start, length, position);
-  }
-
-  writeSync(bytes: Uint8Array, start: number, length: number, position: number): void {
-    this.#alive();
-    this.#world.claim(this.#content.newPages(length, position), this.path);
-    this.#world.enter('write', this.path, (share) => {
-      this.#content.write(bytes, start, wholePages(position, length, share), position);
-    });
-    this.#content.write(bytes, start, length, position);
-  }
-
-  read(target: Uint8Array, start: number, length: number, position: number, done: ReadDone): void {
-    this.#alive();
-    let early = 0;
-    this.#world.later({
-      partly: (share) => {
-        early = Math.floor((length * share) / 512) * 512;
-        this.#content.read(target, start, early, position);
-      },
-      finish: () => {
-        const code = this.#world.hook('read', this.path);
-        if (code !== null) {
-          done(fault(code, 'read', this.path), 0);
-          return;
-        }
-        const got = this.#content.read(target, start + early, length - early, position + early);
-        done(null, early + got);
-      },
-      killed: () => {},
-    });
-  }
-
-  write(bytes: Uint8Array, start: number, length: number, position: number, done: FileDone): void {
-    this.#alive();
-    let early = 0;
-    this.#world.later({
-      partly: (share) => {
-        const part = Math.floor((length * share) / 512) * 512;
-        if (!this.#hasRoom(part, position)) return;
-        this.#content.write(bytes, start, part, position);
-        early = part;
-      },
-      finish: () => {
-        const rest = length - early;
-        try {
-          this.#world.claim(this.#content.newPages(rest, position + early), this.path);
-          this.#world.enter('write', this.path, (share) => {
-            const part = wholePages(position + early, rest, share);
-            this.#content.write(bytes, start + early, part, position + early);
-          });
-        } catch (error) {
-          if (this.#world.isAlive(this.#process)) done(error as Error);
-          return;
-        }
-        this.#content.write(bytes, start + early, rest, position + early);
-        done(null);
-      },
-      killed: (share) => {
-        // the step that was begun ends at a page boundary
-        const to = wholePages(position, length, Math.max(share, early / length));
-        const until = Math.max(to, Math.min(length, Math.ceil(early / 4096) * 4096));
-        if (this.#hasRoom(until, position)) this.#content.write(bytes, start, until, position);
-      },
-    });
-  }
-
-  #hasRoom(length: number, position: number): boolean {
-    try {
-      this.#world.claim(length > 0 ? this.#content.newPages(length, position) : 0, this.path);
-      return true;
-    } catch {
-      return false;
-    }
-  }
-
-  datasyncSync(): void {
-    this.#alive();
-    const finish = this.#content.beginSync();
-    this.#sync(finish);
-  }
-
-  datasync(done: FileDone): void {
-    this.#alive();
-    const finish = this.#content.beginSync();
-    this.#world.later({
-      partly: () => {},
-      finish: () => {
-        try {
-          this.#sync(finish);
-        } catch (error) {
-          if (this.#world.isAlive(this.#process)) done(error as Error);
-          return;
-        }
-        done(null);
-      },
-      killed: () => {},
-    });
-  }
-
-  #sync(finish: () => void): void {
-    try {
-      this.#world.enter('datasync', this.path);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ECRASHED') this.#content.failSync();
-      throw error;
-    }
-    finish();
-  }
-
-  size(): { sizeBytes: number; allocatedBytes: number } {
-    this.#alive();
-    return {
-      sizeBytes: this.#content.sizeBytes,
-      allocatedBytes: this.#content.pageCount * 4096,
-    };
-  }
-
-  truncate(sizeBytes: number): void {
-    this.#alive();
-    this.#world.enter('truncate', this.path);
-    this.#content.truncate(sizeBytes);
-  }
-
-  close(): void {
-    this.#open = false;
-  }
 }
 
 class FaultyProcess implements Files {
