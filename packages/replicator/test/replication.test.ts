@@ -198,6 +198,23 @@ t.test('a broken local disk leaves; the primary goes on without it and says so',
   t.same(cluster.control.inSync, ['r-2']);
 });
 
+t.test(
+  'a disk that fills up against all promises takes its replica out, but not for good',
+  async (t) => {
+    const cluster = new SimCluster({ seed: 19, sizeBytes });
+    const volume = await cluster.wait(cluster.attach(0));
+    await write(cluster, volume, 0, 1);
+    for (const node of [0, 1]) {
+      cluster.store(node).failureCode = 'NO_SPACE';
+      cluster.store(node).failNextWrite = true;
+      t.equal(await write(cluster, volume, 0, 2 + node), null, 'the client sees no error');
+      t.same(cluster.node(node).failures, [], 'it is not reported as failed');
+    }
+    t.same(cluster.control.inSync, ['r-2']);
+    t.same(await read(cluster, volume, 0), block(3));
+  },
+);
+
 t.test('a bad block is answered from another replica', async (t) => {
   const cluster = new SimCluster({ seed: 8, sizeBytes });
   const volume = await cluster.wait(cluster.attach(0));

@@ -248,10 +248,16 @@ export class LaneReplicator {
     replica: { replicaId: string; nodeId: string; diskId: string },
     error: StorError,
   ): void {
-    if (this.#reportedFailures.has(replica.replicaId)) return;
-    this.#reportedFailures.add(replica.replicaId);
     const { replicaId, nodeId, diskId } = replica;
     const failure = { volumeId, replicaId, nodeId, diskId, reason: error.message };
+    // A full disk is no failure for good: the replica keeps what it has, and comes back when its
+    // disk has room and is opened again.
+    if (error.code === 'NO_SPACE') {
+      this.#options.logger.warn(failure, 'a replica has no room and leaves the set');
+      return;
+    }
+    if (this.#reportedFailures.has(replicaId)) return;
+    this.#reportedFailures.add(replicaId);
     this.#options.logger.error(failure, 'a replica has failed');
     this.#options.onReplicaFailure(failure);
   }

@@ -92,6 +92,8 @@ export class MemoryReplicaStore implements ReplicaStore {
   capacityChunks = 1_000_000;
   /** the next write fails, and the replica with it (I7) */
   failNextWrite = false;
+  /** what a failed write means: a broken disk, or a full one */
+  failureCode: 'DISK_FAILED' | 'NO_SPACE' = 'DISK_FAILED';
   /** calls never end while this is set */
   stuck = false;
   readonly #clock: ProcessClock;
@@ -323,7 +325,7 @@ export class MemoryReplicaStore implements ReplicaStore {
 
   /** The disk breaks. */
   fail(): StorError {
-    const failure = new StorError('DISK_FAILED', `disk ${this.diskId}: write error`);
+    const failure = new StorError(this.failureCode, `disk ${this.diskId}: write error`);
     this.state.failure = failure;
     return failure;
   }
