@@ -156,7 +156,11 @@ export class Lane implements LaneMethods {
   }
 
   async deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void> {
-    await this.#store(diskId).deleteReplica(replicaId);
+    const store = this.#store(diskId);
+    const volumeId = store.replica(replicaId)?.volumeId;
+    await store.deleteReplica(replicaId);
+    // a replica is deleted only with its volume, whose counters nobody asks for any more
+    if (volumeId !== undefined) this.#nbd?.stats.forget(volumeId);
   }
 
   async replicas(): Promise<LocalReplica[]> {
