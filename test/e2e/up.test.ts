@@ -1,5 +1,6 @@
 // `npm run up` and `npm run down`, in a folder and on ports of their own.
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
 import { checkoutRoot } from '../../benchmarks/src/harness/checkout.ts';
@@ -9,7 +10,9 @@ import { ensureBuilt } from '../support/cluster.ts';
 
 t.test('up proves the cluster, brings a dead node back and finds its data again', async (t) => {
   ensureBuilt();
-  const dir = join(t.testdir(), 'cluster');
+  // Not t.testdir(): its path is too long for the agents' UNIX sockets.
+  const parent = mkdtempSync(join(tmpdir(), 'stor-up-'));
+  const dir = join(parent, 'cluster');
   const ports = await findFreePorts(50);
   const script = (name: string, ...args: string[]): ReturnType<typeof runCommand> =>
     runCommand('node', [join(checkoutRoot(), `scripts/${name}.mjs`), '--dir', dir, ...args]);
@@ -20,7 +23,10 @@ t.test('up proves the cluster, brings a dead node back and finds its data again'
       env: { STOR_ENDPOINTS: endpoints },
     });
   };
-  t.teardown(() => script('down', '--purge'));
+  t.teardown(async () => {
+    await script('down', '--purge');
+    rmSync(parent, { recursive: true, force: true });
+  });
 
   const first = await up();
   t.equal(first.code, 0, describeResult(first));
