@@ -15,7 +15,7 @@ import {
   peerWriteBodyBytes,
   type PeerFrameType,
 } from '@stor/protocol';
-import { systemClock, type StreamSocket } from '@stor/runtime';
+import { crc32, systemClock, type StreamSocket } from '@stor/runtime';
 import fc from 'fast-check';
 import t from 'tap';
 
@@ -24,7 +24,7 @@ import { AppliedPrefix } from '../src/core/replication/applied-prefix.ts';
 import { Bitmap } from '../src/core/replication/bitmap.ts';
 import { Membership } from '../src/core/replication/membership.ts';
 import { RangeLock, type LockOwner } from '../src/core/replication/range-lock.ts';
-import { chooseBlocks, chunksEqual } from '../src/core/replication/settle-choice.ts';
+import { chooseBlocks, chunksEqual, isZeros } from '../src/core/replication/settle-choice.ts';
 import { SpaceCredits } from '../src/core/replication/space-credits.ts';
 import { Outbox, LinkOutput } from '../src/peer/outbox.ts';
 import { RegisterHistory } from '../src/testing/register-history.ts';
@@ -325,6 +325,14 @@ t.test('chooseBlocks takes verifying bytes, the truth first, and says what to wr
       return !a || !b || views.length > 2 || chunksEqual(a, b) === clean;
     }),
   );
+});
+
+t.test('isZeros needs every block to verify and to be zeros', async (t) => {
+  const zero = crc32(new Uint8Array(blockBytes));
+  const sums = Uint32Array.of(zero, zero);
+  t.equal(isZeros({ sums, valid: Uint8Array.of(1, 1) }), true);
+  t.equal(isZeros({ sums, valid: Uint8Array.of(1, 0) }), false);
+  t.equal(isZeros({ sums: Uint32Array.of(zero, 7), valid: Uint8Array.of(1, 1) }), false);
 });
 
 t.test('peer frames: headers survive, and what no peer sends is refused', async (t) => {

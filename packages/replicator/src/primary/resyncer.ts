@@ -1,7 +1,7 @@
 import { StorError, blockBytes, chunkBytes, chunksPerRegion } from '@stor/protocol';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
-import { chunksEqual, type ChunkSums } from '../core/replication/settle-choice.ts';
+import { chunksEqual, isZeros, type ChunkSums } from '../core/replication/settle-choice.ts';
 import { maxChunksInFlight } from '../replication/limits.ts';
 import { compareGenerations, noGeneration } from '../replica-store.ts';
 import { ChunkLock } from './chunk-lock.ts';
@@ -193,20 +193,24 @@ export class Resyncer implements SegmentPart {
       const [a, b] = views;
       if (error) over(error);
       else if (a && b && chunksEqual(a, b)) over(null);
-      else this.#copy(source, member, offset, length, over);
+      else {
+        // what the source holds decides, not what is believed of it
+        const isHole = source.allocated?.has(offset / chunkBytes) === false && a && isZeros(a);
+        this.#copy(member, offset, length, isHole === true, over);
+      }
     });
   }
 
   #copy(
-    source: Member,
     member: Member,
     offset: number,
     length: number,
+    isHole: boolean,
     over: (error: StorError | null) => void,
   ): void {
     const segment = this.#segment;
     const chunk = offset / chunkBytes;
-    if (source.allocated && !source.allocated.has(chunk)) {
+    if (isHole) {
       const sequence = ++segment.sequence;
       noteAllocation(member, { kind: 'zero', offset, length, keepAllocated: false });
       member.copyZero(sequence, offset, length, over);

@@ -101,9 +101,12 @@ export class WritePath implements SegmentPart {
     const remote = this.#segment.remotes.find((each) => each === member);
     if (!remote) return;
     for (let op = this.#pending.head; op; op = op.next) {
-      if (op.frame && op.sequence > remote.ackedSequence) {
-        remote.send(op.frame, op.sequence, op.frameBodyBytes);
-      }
+      if (!op.frame || op.sequence <= remote.ackedSequence) continue;
+      // what it said of its chunks is from before these writes
+      const chunks = newChunks(remote, op);
+      if (chunks > 0) remote.credits.spend(op.sequence, chunks);
+      noteAllocation(remote, op);
+      remote.send(op.frame, op.sequence, op.frameBodyBytes);
     }
   }
 

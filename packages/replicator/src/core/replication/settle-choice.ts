@@ -49,3 +49,11 @@ export function chunksEqual(a: ChunkSums, b: ChunkSums): boolean {
   }
   return true;
 }
+
+/** CRC-32 of 4096 zero bytes. */
+const zeroBlockSum = 0xc71c0011;
+
+/** True when every block verifies and its sum is that of zeros. */
+export function isZeros({ sums, valid }: ChunkSums): boolean {
+  return sums.every((sum, block) => valid[block] === 1 && sum === zeroBlockSum);
+}

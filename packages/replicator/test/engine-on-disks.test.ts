@@ -1,0 +1,66 @@
+import t from 'tap';
+
+import { request } from '@stor/replicator/testing';
+import type { Extent, PrimaryVolume } from '../src/index.ts';
+import { DiskCluster } from './disk-cluster.ts';
+import { DiskScenario } from './disk-scenario.ts';
+import { mib, read } from './store-fixture.ts';
+
+/** Seeds of one run of the suite; set STOR_SEEDS to try more, STOR_FIRST_SEED to repeat one. */
+const seeds = Number(process.env['STOR_SEEDS'] ?? 8);
+const firstSeed = Number(process.env['STOR_FIRST_SEED'] ?? 1);
+
+t.test('nothing acknowledged is lost on real stores under any faults', async (t) => {
+  const problems: string[] = [];
+  const counts: Record<string, number> = {};
+  for (let seed = firstSeed; seed < firstSeed + seeds; seed++) {
+    const scenario = new DiskScenario({ seed, diskless: seed % 3 === 0 });
+    problems.push(...(await scenario.run()));
+    for (const [what, n] of Object.entries(scenario.counts)) counts[what] = (counts[what] ?? 0) + n;
+  }
+  t.comment(JSON.stringify(counts));
+  t.same(problems, []);
+  t.ok((counts['write'] ?? 0) > seeds * 50, 'enough was written to mean something');
+});
+
+t.test('a write that its last member got after a crash reaches those that come back', async (t) => {
+  const cluster = new DiskCluster({ seed: 1, sizeBytes: 8 * mib, nodes: 3, replicas: 2 });
+  await cluster.create();
+  // its primary has no replica, and one member is left
+  const volume = await cluster.wait(cluster.attach(2));
+  cluster.kill(1);
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 1, 20_000));
+  t.equal(await cluster.wait(request(volume, 'flush', 0, 0, null)), null);
+  t.equal(await cluster.wait(request(volume, 'write', 0, 4096, Buffer.alloc(4096))), null);
+  cluster.network.block(cluster.node(2).id, cluster.node(0).id);
+  const bytes = Buffer.alloc(4096, 0x5a);
+  const written = request(volume, 'write', 5 * mib, bytes.length, bytes);
+  cluster.kill(0);
+  await cluster.wait(cluster.start(0));
+  cluster.network.heal();
+  t.equal(await cluster.wait(written), null);
+  t.same(await extentsOf(volume, 5 * mib, mib), [
+    { offset: 5 * mib, length: 262144, allocated: true },
+    { offset: 5 * mib + 262144, length: mib - 262144, allocated: false },
+  ]);
+
+  await cluster.wait(cluster.start(1));
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 20_000));
+  for (const index of [0, 1]) {
+    const replica = cluster.replica(index);
+    t.ok(replica);
+    if (!replica) continue;
+    const found = await cluster.wait(read(replica, 5 * mib, 4096));
+    t.same(found, bytes, `replica ${index}`);
+  }
+  cluster.end();
+});
+
+function extentsOf(volume: PrimaryVolume, offset: number, length: number): Promise<Extent[]> {
+  return new Promise((resolve, reject) => {
+    volume.extents(offset, length, 16, (error, extents) => {
+      if (error) reject(error);
+      else resolve(extents);
+    });
+  });
+}
