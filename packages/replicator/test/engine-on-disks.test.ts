@@ -64,3 +64,20 @@ function extentsOf(volume: PrimaryVolume, offset: number, length: number): Promi
     });
   });
 }
+
+t.test('zeros that shall keep their space are refused when there is none', async (t) => {
+  const capacityBytes = 6 * mib;
+  const cluster = new DiskCluster({ seed: 1, sizeBytes: 16 * mib, capacityBytes });
+  await cluster.create();
+  const volume = await cluster.wait(cluster.attach(0));
+  const zero = request(volume, 'writeZeroes', 0, 16 * mib, null, { noHole: true });
+  t.equal((await cluster.wait(zero))?.code, 'NO_SPACE');
+  t.same(cluster.control.inSync.length, 3, 'nothing was sent to anybody');
+  t.equal(await cluster.wait(request(volume, 'writeZeroes', 0, 16 * mib, null)), null);
+  t.equal(await cluster.wait(request(volume, 'write', 0, 4096, Buffer.alloc(4096, 1))), null);
+  t.same(
+    [0, 1, 2].map((index) => cluster.replica(index)?.failure),
+    [null, null, null],
+  );
+  cluster.end();
+});

@@ -182,7 +182,7 @@ export class WritePath implements SegmentPart {
 
   #issue(op: IoOp): void {
     const segment = this.#segment;
-    if (op.kind === 'write' && !this.#spendSpace(op)) {
+    if (!this.#spendSpace(op)) {
       // nothing was sent: the volume stays as it is, and so do its members
       this.#finish(op, new StorError('NO_SPACE', 'a replica has no room for a new chunk'));
       return;
@@ -331,7 +331,12 @@ export class WritePath implements SegmentPart {
   }
 }
 
-function newChunks(member: Member, op: { offset: number; length: number }): number {
+/** Chunks that the op makes a member take: those it writes to, or that a zero shall keep. */
+function newChunks(
+  member: Member,
+  op: { kind: string; offset: number; length: number; keepAllocated: boolean },
+): number {
+  if (op.kind !== 'write' && !op.keepAllocated) return 0;
   const first = Math.floor(op.offset / chunkBytes);
   const last = Math.floor((op.offset + op.length - 1) / chunkBytes);
   let count = 0;
@@ -347,11 +352,11 @@ export function noteAllocation(
   const { allocated } = member;
   if (!allocated) return;
   const end = op.offset + op.length;
-  if (op.kind === 'write') {
+  if (op.kind === 'write' || op.keepAllocated) {
     const last = Math.floor((end - 1) / chunkBytes);
     for (let chunk = Math.floor(op.offset / chunkBytes); chunk <= last; chunk++)
       allocated.add(chunk);
-  } else if (!op.keepAllocated) {
+  } else {
     const last = Math.floor(end / chunkBytes);
     for (let chunk = Math.ceil(op.offset / chunkBytes); chunk < last; chunk++) {
       allocated.delete(chunk);
