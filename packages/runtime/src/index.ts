@@ -1,3 +1,4 @@
+export * from './buffer-pool.ts';
 export * from './clock.ts';
 export * from './crc32.ts';
 export * from './directory-lock.ts';

@@ -6,15 +6,17 @@ import {
   blockBytes,
   type PeerFrameType,
 } from '@stor/protocol';
-import type { Clock, StreamSocket } from '@stor/runtime';
+import { BufferPool, type Clock, type StreamSocket } from '@stor/runtime';
 
-import { batchBytes, maxSpareBatches } from '../replication/limits.ts';
+import { batchBytes, maxSpareBatches, maxSpareBufferBytes } from '../replication/limits.ts';
 
 /** Bytes that several sockets send and several writes may send again; counted, then reused. */
 export interface Batch {
   readonly bytes: Buffer;
   used: number;
   refs: number;
+  /** a single large frame in a buffer of the pool */
+  readonly isPooled: boolean;
 }
 
 interface Range {
@@ -44,6 +46,11 @@ export class LinkOutput {
   constructor(outbox: Outbox, socket: StreamSocket) {
     this.#outbox = outbox;
     this.#socket = socket;
+  }
+
+  /** of the lane */
+  get buffers(): BufferPool {
+    return this.#outbox.buffers;
   }
 
   queue(batch: Batch, start: number, end: number): void {
@@ -130,10 +137,17 @@ export class Outbox {
   #dirty: LinkOutput[] = [];
   #scheduled = false;
   readonly #frame: FrameRef;
+  /** for large frames, and for payloads that outlive the call that brought them */
+  readonly buffers = new BufferPool(maxSpareBufferBytes);
 
   constructor(clock: Clock) {
     this.#clock = clock;
-    this.#current = { bytes: Buffer.allocUnsafeSlow(batchBytes), used: 0, refs: 1 };
+    this.#current = {
+      bytes: Buffer.allocUnsafeSlow(batchBytes),
+      used: 0,
+      refs: 1,
+      isPooled: false,
+    };
     this.#frame = { batch: this.#current, start: 0, end: 0 };
   }
 
@@ -159,9 +173,8 @@ export class Outbox {
     batch.refs -= 1;
     if (batch.refs > 0) return;
     batch.used = 0;
-    if (batch.bytes.length === batchBytes && this.#spare.length < maxSpareBatches) {
-      this.#spare.push(batch);
-    }
+    if (batch.isPooled) this.buffers.give(batch.bytes);
+    else if (this.#spare.length < maxSpareBatches) this.#spare.push(batch);
   }
 
   /** The returned object is reused by the next call. */
@@ -231,7 +244,12 @@ export class Outbox {
   #reserve(length: number): FrameRef {
     if (length > batchBytes / 2) {
       // the frame's users hold the only references: nothing is appended to it
-      this.#frame.batch = { bytes: Buffer.allocUnsafeSlow(length), used: length, refs: 0 };
+      this.#frame.batch = {
+        bytes: this.buffers.take(length),
+        used: length,
+        refs: 0,
+        isPooled: true,
+      };
       this.#frame.start = 0;
       this.#frame.end = length;
       return this.#frame;
@@ -242,6 +260,7 @@ export class Outbox {
         bytes: Buffer.allocUnsafeSlow(batchBytes),
         used: 0,
         refs: 0,
+        isPooled: false,
       };
       this.#current.refs = 1;
       this.release(full);

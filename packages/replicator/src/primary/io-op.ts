@@ -1,5 +1,7 @@
 import type { StorError } from '@stor/protocol';
 
+import type { BufferPool } from '@stor/runtime';
+
 import type { BlockRequest } from '../block-device.ts';
 import type { LockOwner } from '../core/replication/range-lock.ts';
 import type { Batch, FrameRef, Outbox } from '../peer/outbox.ts';
@@ -46,6 +48,8 @@ export class IoOp implements LockOwner {
     start: 0,
     end: 0,
   };
+  /** the payload's copy, of the lane's pool */
+  #pooled: Buffer | null = null;
   previous: IoOp | null = null;
   next: IoOp | null = null;
   inPending = false;
@@ -69,10 +73,11 @@ export class IoOp implements LockOwner {
   }
 
   /** Makes the payload survive the call that brought it. */
-  own(): void {
+  own(buffers: BufferPool): void {
     if (this.ownsBytes || !this.bytes || this.kind !== 'write') return;
     if (this.request?.retained === true && !this.frame) return;
-    const copy = Buffer.allocUnsafe(this.length);
+    const copy = buffers.take(this.length);
+    this.#pooled = copy;
     copy.set(this.bytes.subarray(this.start, this.start + this.length));
     this.bytes = copy;
     this.start = 0;
@@ -92,6 +97,8 @@ export class IoOp implements LockOwner {
 
   recycle(outbox: Outbox): void {
     if (this.frame) outbox.release(this.frame.batch);
+    if (this.#pooled) outbox.buffers.give(this.#pooled);
+    this.#pooled = null;
     this.#ownFrame.batch = null;
     this.frame = null;
     this.request = null;

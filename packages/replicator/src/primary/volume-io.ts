@@ -212,14 +212,14 @@ export class VolumeIo {
       return;
     }
     if (this.settler.blocks(op.offset, op.length)) {
-      op.own();
+      op.own(this.#segment.options.outbox.buffers);
       this.settler.whenSettled(op.offset, op.length, () => {
         this.#route(op);
       });
       return;
     }
     if (this.#segment.lock.acquire(op)) this.#run(op);
-    else op.own();
+    else op.own(this.#segment.options.outbox.buffers);
   }
 
   #run(op: IoOp): void {

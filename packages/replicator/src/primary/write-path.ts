@@ -75,7 +75,7 @@ export class WritePath implements SegmentPart {
   start(op: IoOp): void {
     if (this.#held.length === 0 && this.#mayStart()) this.#issue(op);
     else {
-      op.own();
+      op.own(this.#segment.options.outbox.buffers);
       this.#held.push(op);
     }
   }
@@ -286,7 +286,7 @@ export class WritePath implements SegmentPart {
       op.ownsBytes = true;
       return { bytes: op.frame.batch.bytes, start: op.frame.end - op.length };
     }
-    op.own();
+    op.own(this.#segment.options.outbox.buffers);
     return { bytes: op.bytes ?? new Uint8Array(op.length), start: op.start };
   }
 

@@ -2,6 +2,8 @@
 
 /** A batch buffer: the writes of a few turns; larger frames get a buffer of their own (bytes). */
 export const batchBytes = 1024 * 1024;
+/** Large buffers kept for reuse by one lane (bytes): some 32 writes of 1 MiB under way. */
+export const maxSpareBufferBytes = 64 * 1024 * 1024;
 /** Spare batch buffers kept for reuse. */
 export const maxSpareBatches = 8;
 

@@ -138,11 +138,13 @@ export class SecondaryChannel {
       return;
     }
     // the receive buffer is gone after this call, the store's slow path is not
-    const copy = Buffer.allocUnsafe(length);
+    const { buffers } = this.#owner.output;
+    const copy = buffers.take(length);
     bytes.copy(copy, 0, start, start + length);
     const token = this.#applied.begin(sequence, frameBytes);
     this.#owner.backlogChanged(length);
     const done = this.session.tracked((error) => {
+      buffers.give(copy);
       this.#owner.backlogChanged(-length);
       this.#finished(token, error);
     });
