@@ -13,10 +13,19 @@ import { requestHeaderBytes, writeRequest } from './core/transmission-codec.ts';
 import { NbdError } from './nbd-error.ts';
 import { openNegotiated } from './nbd-socket.ts';
 import type { NegotiatedSocket } from './nbd-socket.ts';
-import { parseNbdUri } from './nbd-uri.ts';
-import type { NbdAddress, NbdTarget } from './nbd-uri.ts';
+import { targetOf } from './nbd-options.ts';
+import type {
+  BlockStatusExtent,
+  BlockStatusOptions,
+  NbdConnectOptions,
+  RequestOptions,
+  WriteOptions,
+  WriteZeroesOptions,
+} from './nbd-options.ts';
+import type { NbdTarget } from './nbd-uri.ts';
 import { OutstandingRequests } from './outstanding-requests.ts';
 import type { OutstandingRequest, StatusExtent } from './outstanding-requests.ts';
+import { checkRange, maxRangeBytes, needFlag, readTarget } from './request-rules.ts';
 
 const defaultConnectTimeoutMs = 30_000;
 /** Requests on the wire at once; more wait here. */
@@ -27,69 +36,6 @@ const maxWaiting = 65_536;
 const maxStatusBytes = 2 ** 32 - 4096;
 /** How long `disconnect` waits for the server to close (ms). */
 const disconnectTimeoutMs = 5_000;
-
-export interface NbdConnectOptions {
-  /** `nbd://host:port/name` or `nbd+unix:///name?socket=path`; else host and port, or path */
-  uri?: string;
-  host?: string;
-  port?: number;
-  /** UNIX socket */
-  path?: string;
-  /** taken from the URI unless given */
-  exportName?: string;
-  /** asked for unless false; `structuredReplies` of the client says whether the server agreed */
-  structuredReplies?: boolean;
-  /** contexts to ask block status for, `['base:allocation']` unless given */
-  metaContexts?: readonly string[];
-  /** for connecting and handshake (ms), 30 s unless given */
-  connectTimeoutMs?: number;
-  /** requests on the wire at once, 64 unless given; more of them wait */
-  maxInFlight?: number;
-  /** aborts connecting */
-  signal?: AbortSignal;
-}
-
-export interface RequestOptions {
-  /**
-   * Gives up waiting. A request that was sent may still take effect, and its payload must stay
-   * unchanged until the connection is over.
-   */
-  signal?: AbortSignal | undefined;
-}
-export interface WriteOptions extends RequestOptions {
-  /** answered only when the effect is durable */
-  fua?: boolean;
-}
-export interface WriteZeroesOptions extends WriteOptions {
-  /** keep the space allocated */
-  noHole?: boolean;
-}
-export interface BlockStatusOptions extends RequestOptions {
-  /** only the first extent */
-  reqOne?: boolean;
-  /** `base:allocation` unless given */
-  context?: string;
-}
-
-export interface BlockStatusExtent extends StatusExtent {
-  /** of `base:allocation`: takes no space */
-  hole: boolean;
-  /** of `base:allocation`: reads as zeros */
-  zero: boolean;
-}
-
-function targetOf(options: NbdConnectOptions): NbdTarget {
-  if (options.uri !== undefined) {
-    const target = parseNbdUri(options.uri);
-    return { ...target, exportName: options.exportName ?? target.exportName };
-  }
-  let address: NbdAddress;
-  if (options.path !== undefined) address = { path: options.path };
-  else if (options.host !== undefined && options.port !== undefined) {
-    address = { host: options.host, port: options.port };
-  } else throw new NbdError('INVALID_ARGUMENT', 'give uri, host and port, or path');
-  return { address, exportName: options.exportName ?? '' };
-}
 
 interface Waiting {
   send(): void;
@@ -121,6 +67,7 @@ export class NbdClient {
   #corked = false;
   #failure: NbdError | null = null;
   #leaving = false;
+  #receivedBytes = 0;
   #idle: (() => void)[] = [];
 
   private constructor(negotiated: NegotiatedSocket, target: NbdTarget, maxInFlight: number) {
@@ -137,6 +84,7 @@ export class NbdClient {
     this.#outstanding = new OutstandingRequests(result.structuredReplies);
     const decoder = new ReplyDecoder(this.#outstanding, result.structuredReplies);
     negotiated.onBytes = (bytes, start, end) => {
+      this.#receivedBytes += end - start;
       decoder.receive(bytes, start, end);
     };
     this.#closed = new Promise((resolve) => {
@@ -165,6 +113,7 @@ export class NbdClient {
       {
         signal: options.signal,
         connectTimeoutMs: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
+        greetingTimeoutMs: options.greetingTimeoutMs,
       },
     );
     return new NbdClient(negotiated, target, maxInFlight);
@@ -178,6 +127,7 @@ export class NbdClient {
       {
         signal: options.signal,
         connectTimeoutMs: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
+        greetingTimeoutMs: options.greetingTimeoutMs,
       },
     );
     negotiated.socket.end();
@@ -186,6 +136,11 @@ export class NbdClient {
 
   get exportName(): string {
     return this.#target.exportName;
+  }
+
+  /** Bytes that the server has sent since the handshake: while it grows, the server is there. */
+  get receivedBytes(): number {
+    return this.#receivedBytes;
   }
 
   /** Names of the exports of this server; needs a second connection. */
@@ -204,13 +159,8 @@ export class NbdClient {
     target?: Uint8Array,
     options: RequestOptions = {},
   ): Promise<Buffer> {
-    this.#checkRange(offset, length, this.blockSizes.maximum);
-    if (target && target.length !== length) {
-      throw new NbdError('INVALID_ARGUMENT', `target has ${target.length} bytes, not ${length}`);
-    }
-    const bytes = target
-      ? Buffer.from(target.buffer, target.byteOffset, target.byteLength)
-      : Buffer.allocUnsafe(length);
+    checkRange(offset, length, this.blockSizes.maximum, this.sizeBytes);
+    const bytes = readTarget(length, target);
     if (length === 0) return bytes;
     await this.#request(command.read, 0, offset, length, options, { target: bytes });
     return bytes;
@@ -218,7 +168,7 @@ export class NbdClient {
 
   /** `bytes` must stay unchanged until this has settled; see `RequestOptions` for aborts. */
   async write(offset: number, bytes: Uint8Array, options: WriteOptions = {}): Promise<void> {
-    this.#checkRange(offset, bytes.length, this.blockSizes.maximum);
+    checkRange(offset, bytes.length, this.blockSizes.maximum, this.sizeBytes);
     const flags = options.fua ? commandFlag.fua : 0;
     await this.#request(command.write, flags, offset, bytes.length, options, { payload: bytes });
   }
@@ -230,8 +180,8 @@ export class NbdClient {
   }
 
   async trim(offset: number, length: number, options: WriteOptions = {}): Promise<void> {
-    this.#need(transmissionFlag.sendTrim, 'TRIM');
-    this.#checkRange(offset, length, 2 ** 32 - 1);
+    needFlag(this.flags, transmissionFlag.sendTrim, 'TRIM');
+    checkRange(offset, length, maxRangeBytes, this.sizeBytes);
     const flags = options.fua ? commandFlag.fua : 0;
     await this.#request(command.trim, flags, offset, length, options, {});
   }
@@ -241,8 +191,8 @@ export class NbdClient {
     length: number,
     options: WriteZeroesOptions = {},
   ): Promise<void> {
-    this.#need(transmissionFlag.sendWriteZeroes, 'WRITE_ZEROES');
-    this.#checkRange(offset, length, 2 ** 32 - 1);
+    needFlag(this.flags, transmissionFlag.sendWriteZeroes, 'WRITE_ZEROES');
+    checkRange(offset, length, maxRangeBytes, this.sizeBytes);
     const flags = (options.fua ? commandFlag.fua : 0) | (options.noHole ? commandFlag.noHole : 0);
     await this.#request(command.writeZeroes, flags, offset, length, options, {});
   }
@@ -261,7 +211,7 @@ export class NbdClient {
     if (id === undefined) {
       throw new NbdError('INVALID_ARGUMENT', `the server has no metadata context ${context}`);
     }
-    this.#checkRange(offset, length, Infinity);
+    checkRange(offset, length, Infinity, this.sizeBytes);
     if (length === 0) return [];
     const statuses = new Map<number, StatusExtent[]>();
     const flags = options.reqOne ? commandFlag.reqOne : 0;
@@ -304,28 +254,6 @@ export class NbdClient {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
-  }
-
-  #need(flag: number, what: string): void {
-    if ((this.flags & flag) !== 0) return;
-    throw new NbdError('INVALID_ARGUMENT', `the server has no ${what}`);
-  }
-
-  #checkRange(offset: number, length: number, maxLength: number): void {
-    const right =
-      Number.isSafeInteger(offset) &&
-      Number.isSafeInteger(length) &&
-      offset >= 0 &&
-      length >= 0 &&
-      offset + length <= this.sizeBytes;
-    if (!right) {
-      const text = `${length} bytes at ${offset} are outside the export of ${this.sizeBytes} bytes`;
-      throw new NbdError('INVALID_ARGUMENT', text);
-    }
-    if (length > maxLength) {
-      const text = `${length} bytes in one request; the most is ${maxLength}`;
-      throw new NbdError('INVALID_ARGUMENT', text);
-    }
   }
 
   #request(

@@ -22,16 +22,19 @@ export class NbdError extends Error {
   readonly code: NbdErrorCode;
   /** The protocol's error number of a reply (`errno` in the constants); 0 for every other error. */
   readonly errno: number;
+  /** `optionReplyType` of a REFUSED; 0 for every other error. */
+  readonly optionReply: number;
 
   constructor(
     code: NbdErrorCode,
     message: string,
-    options: { cause?: unknown; errno?: number } = {},
+    options: { cause?: unknown; errno?: number; optionReply?: number } = {},
   ) {
     super(message, options.cause === undefined ? {} : { cause: options.cause });
     this.name = 'NbdError';
     this.code = code;
     this.errno = options.errno ?? 0;
+    this.optionReply = options.optionReply ?? 0;
   }
 
   /** `EIO`, `ENOSPC`, …; empty when the error is not from a reply. */

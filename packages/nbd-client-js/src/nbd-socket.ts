@@ -21,6 +21,8 @@ export interface OpenOptions {
   signal?: AbortSignal | undefined;
   /** for connecting and handshake together (ms) */
   connectTimeoutMs: number;
+  /** until the server's first bytes (ms) */
+  greetingTimeoutMs?: number | undefined;
 }
 
 /**
@@ -47,6 +49,7 @@ class Opening {
   readonly #release: () => void;
   #negotiated: NegotiatedSocket | null = null;
   #failure: NbdError | null = null;
+  #greetingTimer: NodeJS.Timeout | undefined;
   /** the part of the handshake that is not complete yet */
   #kept: Buffer = Buffer.alloc(0);
 
@@ -83,7 +86,13 @@ class Opening {
   }
 
   /** Gives up at the timeout or the signal; the returned function ends that. */
-  #watch({ signal, connectTimeoutMs }: OpenOptions): () => void {
+  #watch({ signal, connectTimeoutMs, greetingTimeoutMs }: OpenOptions): () => void {
+    if (greetingTimeoutMs !== undefined) {
+      this.#greetingTimer = setTimeout(() => {
+        const text = `no greeting of an NBD server from ${this.#name} within ${greetingTimeoutMs} ms`;
+        this.#fail(new NbdError('TIMEOUT', text));
+      }, greetingTimeoutMs);
+    }
     const timer = setTimeout(() => {
       const text = `no NBD handshake with ${this.#name} within ${connectTimeoutMs} ms`;
       this.#fail(new NbdError('TIMEOUT', text));
@@ -95,6 +104,7 @@ class Opening {
     if (signal?.aborted) onAbort();
     return () => {
       clearTimeout(timer);
+      clearTimeout(this.#greetingTimer);
       signal?.removeEventListener('abort', onAbort);
     };
   }
@@ -124,6 +134,7 @@ class Opening {
   }
 
   #shake(chunk: Buffer): void {
+    clearTimeout(this.#greetingTimer);
     const bytes = this.#kept.length === 0 ? Buffer.from(chunk) : Buffer.concat([this.#kept, chunk]);
     let used: number;
     try {

@@ -272,7 +272,9 @@ export class ClientHandshake {
         ? 'list its exports'
         : `open export ${JSON.stringify(this.#wishes.exportName)}`;
     const why = message === '' ? '' : `: ${message}`;
-    throw new NbdError('REFUSED', `the server will not ${what} (${replyErrorName(type)})${why}`);
+    throw new NbdError('REFUSED', `the server will not ${what} (${replyErrorName(type)})${why}`, {
+      optionReply: type,
+    });
   }
 
   #finish(): void {

@@ -1,0 +1,70 @@
+import { NbdError } from './nbd-error.ts';
+import { parseNbdUri } from './nbd-uri.ts';
+import type { NbdAddress, NbdTarget } from './nbd-uri.ts';
+import type { StatusExtent } from './outstanding-requests.ts';
+
+export interface NbdConnectOptions {
+  /** `nbd://host:port/name` or `nbd+unix:///name?socket=path`; else host and port, or path */
+  uri?: string;
+  host?: string;
+  port?: number;
+  /** UNIX socket */
+  path?: string;
+  /** taken from the URI unless given */
+  exportName?: string;
+  /** asked for unless false; `structuredReplies` of the client says whether the server agreed */
+  structuredReplies?: boolean;
+  /** contexts to ask block status for, `['base:allocation']` unless given */
+  metaContexts?: readonly string[];
+  /** for connecting and handshake (ms), 30 s unless given */
+  connectTimeoutMs?: number;
+  /** until the server's first bytes (ms); no limit of its own unless given */
+  greetingTimeoutMs?: number;
+  /** requests on the wire at once, 64 unless given; more of them wait */
+  maxInFlight?: number;
+  /** aborts connecting */
+  signal?: AbortSignal;
+}
+
+export interface RequestOptions {
+  /**
+   * Gives up waiting. A request that was sent may still take effect, and its payload must stay
+   * unchanged until the connection is over.
+   */
+  signal?: AbortSignal | undefined;
+}
+export interface WriteOptions extends RequestOptions {
+  /** answered only when the effect is durable */
+  fua?: boolean;
+}
+export interface WriteZeroesOptions extends WriteOptions {
+  /** keep the space allocated */
+  noHole?: boolean;
+}
+export interface BlockStatusOptions extends RequestOptions {
+  /** only the first extent */
+  reqOne?: boolean;
+  /** `base:allocation` unless given */
+  context?: string;
+}
+
+export interface BlockStatusExtent extends StatusExtent {
+  /** of `base:allocation`: takes no space */
+  hole: boolean;
+  /** of `base:allocation`: reads as zeros */
+  zero: boolean;
+}
+
+/** Where `connect` goes. Throws INVALID_ARGUMENT. */
+export function targetOf(options: NbdConnectOptions): NbdTarget {
+  if (options.uri !== undefined) {
+    const target = parseNbdUri(options.uri);
+    return { ...target, exportName: options.exportName ?? target.exportName };
+  }
+  let address: NbdAddress;
+  if (options.path !== undefined) address = { path: options.path };
+  else if (options.host !== undefined && options.port !== undefined) {
+    address = { host: options.host, port: options.port };
+  } else throw new NbdError('INVALID_ARGUMENT', 'give uri, host and port, or path');
+  return { address, exportName: options.exportName ?? '' };
+}
