@@ -6,6 +6,18 @@ export * from './core/reply-decoder.ts';
 export * from './core/transmission-codec.ts';
 export * from './core/wire-integers.ts';
 export * from './nbd-client.ts';
+export type { NbdClock } from './nbd-clock.ts';
 export * from './nbd-error.ts';
+export type {
+  BlockStatusExtent,
+  BlockStatusOptions,
+  NbdConnectOptions,
+  RequestOptions,
+  WriteOptions,
+  WriteZeroesOptions,
+} from './nbd-options.ts';
 export * from './nbd-uri.ts';
+export * from './reconnecting-nbd-client.ts';
+export { defaultReconnectLimits } from './reconnect-limits.ts';
+export type { ReconnectLimits } from './reconnect-limits.ts';
 export type { StatusExtent } from './outstanding-requests.ts';

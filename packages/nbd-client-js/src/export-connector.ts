@@ -1,0 +1,178 @@
+import { backoffMs, exportDifference, isFinalRound, tryOutcome } from './core/reconnect-policy.ts';
+import type { ExportFacts } from './core/reconnect-policy.ts';
+import { NbdClient } from './nbd-client.ts';
+import type { NbdClock } from './nbd-clock.ts';
+import { NbdError } from './nbd-error.ts';
+import type { NbdAddress, NbdTarget } from './nbd-uri.ts';
+import type { ReconnectLimits } from './reconnect-limits.ts';
+
+export interface ConnectorOptions {
+  /** all of one export; not empty */
+  targets: readonly NbdTarget[];
+  structuredReplies: boolean;
+  metaContexts: readonly string[];
+  limits: ReconnectLimits;
+  clock: NbdClock;
+  /** 0 <= chance() < 1 */
+  chance: () => number;
+}
+
+export interface Granted {
+  client: NbdClient;
+  address: NbdAddress;
+}
+
+interface Search {
+  isFirst: boolean;
+  /** failures in a row before this search; above 0 it begins with a pause */
+  failures: number;
+  /** for all of it (ms) */
+  leftMs: number;
+  signal: AbortSignal;
+}
+
+/** What a search without an end by itself ended with: no connection within the time given. */
+export class GaveUpError extends NbdError {}
+
+/** Finds a server that grants the export, among several addresses. */
+export class ExportConnector {
+  readonly #options: ConnectorOptions;
+  /** what the export was when it was granted first */
+  #facts: ExportFacts | null = null;
+  /** The address that granted last is asked first: an export should not move without need. */
+  #preferred = 0;
+  /** what each address said last, for the error */
+  readonly #reasons = new Map<number, string>();
+
+  constructor(options: ConnectorOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Tries all addresses, one at a time because asking for an export may move it, in rounds with
+   * pauses between them. Throws REFUSED (everybody says no; PROTOCOL when nobody
+   * speaks NBD), DISCONNECTED (`leftMs` are over),
+   * PROTOCOL (the export is not the same any more), ABORTED, INVALID_ARGUMENT.
+   */
+  async connect(search: Search): Promise<Granted> {
+    const { clock, limits, chance } = this.#options;
+    const stop = new AbortController();
+    let expired = false;
+    const abort = (): void => stop.abort(search.signal.reason);
+    search.signal.addEventListener('abort', abort, { once: true });
+    if (search.signal.aborted) abort();
+    const cancelTimer = clock.after(Math.max(0, search.leftMs), () => {
+      expired = true;
+      stop.abort();
+    });
+    this.#reasons.clear();
+    try {
+      for (let failures = search.failures; ; failures += 1) {
+        if (failures > 0) {
+          const { backoffMinMs, backoffMaxMs } = limits;
+          await this.#pause(backoffMs(failures, backoffMinMs, backoffMaxMs, chance()), stop.signal);
+        }
+        if (stop.signal.aborted) {
+          throw expired ? this.#gaveUp(search) : aborted(search.signal);
+        }
+        const granted = await this.#round(search.isFirst, stop.signal);
+        if (granted) return granted;
+      }
+    } finally {
+      cancelTimer();
+      search.signal.removeEventListener('abort', abort);
+    }
+  }
+
+  /** Null when no address granted the export, or the search was stopped. */
+  async #round(isFirst: boolean, signal: AbortSignal): Promise<Granted | null> {
+    const { targets } = this.#options;
+    const errors: NbdError[] = [];
+    const first = this.#preferred;
+    for (let step = 0; step < targets.length; step += 1) {
+      if (signal.aborted) return null;
+      const index = (first + step) % targets.length;
+      const target = targets[index];
+      if (!target) continue;
+      try {
+        const client = await this.#try(target, signal);
+        this.#preferred = index;
+        return { client, address: target.address };
+      } catch (error) {
+        if (!(error instanceof NbdError) || error instanceof ChangedExportError) throw error;
+        if (error.code === 'INVALID_ARGUMENT') throw error;
+        if (signal.aborted) return null;
+        errors.push(error);
+        this.#reasons.set(index, `${addressText(target.address)}: ${error.message}`);
+      }
+    }
+    const [some] = errors;
+    if (!some || !isFinalRound(errors.map(tryOutcome), isFirst)) return null;
+    const code = errors.every((error) => error.code === some.code) ? some.code : 'REFUSED';
+    throw new NbdError(code, this.#reasonsText(), { optionReply: some.optionReply });
+  }
+
+  async #try(target: NbdTarget, signal: AbortSignal): Promise<NbdClient> {
+    const { limits, structuredReplies, metaContexts } = this.#options;
+    const client = await NbdClient.connect({
+      ...target.address,
+      exportName: target.exportName,
+      structuredReplies,
+      metaContexts,
+      greetingTimeoutMs: limits.greetingTimeoutMs,
+      connectTimeoutMs: limits.grantTimeoutMs,
+      maxInFlight: limits.maxInFlight,
+      signal,
+    });
+    const { sizeBytes, flags, blockSizes } = client;
+    const facts = { sizeBytes, flags, blockSizes, metaContexts: client.metaContexts };
+    const difference = this.#facts ? exportDifference(this.#facts, facts) : null;
+    if (difference === null && !signal.aborted) {
+      this.#facts ??= facts;
+      return client;
+    }
+    await client.close();
+    if (difference === null) throw aborted(signal);
+    const where = `${JSON.stringify(target.exportName)} at ${addressText(target.address)}`;
+    throw new ChangedExportError(
+      'PROTOCOL',
+      `export ${where} is not the same any more: ${difference}`,
+    );
+  }
+
+  #pause(ms: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const end = (): void => {
+        cancel();
+        signal.removeEventListener('abort', end);
+        resolve();
+      };
+      const cancel = this.#options.clock.after(ms, end);
+      signal.addEventListener('abort', end, { once: true });
+      if (signal.aborted) end();
+    });
+  }
+
+  #gaveUp(search: Search): NbdError {
+    const { limits } = this.#options;
+    const ms = search.isFirst ? limits.firstGiveUpMs : limits.giveUpMs;
+    const reasons = this.#reasonsText();
+    const text = `gave up after ${ms} ms without a connection${reasons === '' ? '' : `: ${reasons}`}`;
+    return new GaveUpError('DISCONNECTED', text);
+  }
+
+  #reasonsText(): string {
+    return [...this.#reasons.values()].join('; ');
+  }
+}
+
+class ChangedExportError extends NbdError {}
+
+function aborted(signal: AbortSignal): NbdError {
+  return new NbdError('ABORTED', 'connecting was aborted', { cause: signal.reason });
+}
+
+export function addressText(address: NbdAddress): string {
+  if ('path' in address) return address.path;
+  return `${address.host.includes(':') ? `[${address.host}]` : address.host}:${address.port}`;
+}
