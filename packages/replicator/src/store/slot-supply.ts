@@ -66,7 +66,9 @@ export class SlotSupply {
   #takeOne(): number | null {
     const slot = this.#slots.takeClean();
     if (slot !== null) return slot;
-    if (this.#slots.highWater >= this.#maxSlots && this.#slots.recyclable > 0) return null;
+    // the reserve is not for what slots that are being zeroed were promised for
+    const isFull = this.#slots.highWater >= this.#maxSlots || this.#space.freeSlots() === 0;
+    if (isFull && this.#slots.recyclable > 0) return null;
     return this.#space.takeSlot() ? this.#slots.takeFresh() : null;
   }
 
