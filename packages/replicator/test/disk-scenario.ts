@@ -169,7 +169,14 @@ export class DiskScenario {
     this.#restart(index, 6_000);
   }
 
+  /** With a dead disk in the set and no memory anywhere else the volume rightly waits for ever. */
+  #mayCutPower(): boolean {
+    const broken = this.#brokenId();
+    return broken === null || !this.cluster.control.inSync.includes(broken);
+  }
+
   #powerOne(index: number): void {
+    if (!this.#mayCutPower()) return;
     const { inSync } = this.cluster.control;
     const id = this.cluster.node(index).replicaId;
     const others = inSync.filter((each) => each !== id && !this.#lost.has(each));
@@ -184,6 +191,7 @@ export class DiskScenario {
   }
 
   #powerAll(): void {
+    if (!this.#mayCutPower()) return;
     this.#count('power of all');
     for (const { index } of this.cluster.nodes) {
       this.cluster.cutPower(index);
@@ -196,6 +204,7 @@ export class DiskScenario {
     const { cluster } = this;
     const { inSync } = cluster.control;
     if (this.#broken >= 0 || inSync.length < 3 || this.#lost.size > 0) return;
+    if (cluster.nodes.some(({ files }) => files.crashPending)) return;
     this.#broken = index;
     this.#count('disk');
     const what = ['/data', '/sums', '/journal', '/map', ''][this.#pick(5)] ?? '';

@@ -7,7 +7,7 @@ import { DiskScenario } from './disk-scenario.ts';
 import { mib, read } from './store-fixture.ts';
 
 /** Seeds of one run of the suite; set STOR_SEEDS to try more, STOR_FIRST_SEED to repeat one. */
-const seeds = Number(process.env['STOR_SEEDS'] ?? 8);
+const seeds = Number(process.env['STOR_SEEDS'] ?? 6);
 const firstSeed = Number(process.env['STOR_FIRST_SEED'] ?? 1);
 
 t.test('nothing acknowledged is lost on real stores under any faults', async (t) => {
@@ -21,6 +21,14 @@ t.test('nothing acknowledged is lost on real stores under any faults', async (t)
   t.comment(JSON.stringify(counts));
   t.same(problems, []);
   t.ok((counts['write'] ?? 0) > seeds * 50, 'enough was written to mean something');
+});
+
+t.test('full disks refuse writes, lose nothing, and take their replicas back', async (t) => {
+  for (const seed of [1, 2]) {
+    const scenario = new DiskScenario({ seed, capacityBytes: 9_000_000 });
+    t.same(await scenario.run(), []);
+    t.ok((scenario.counts['write NO_SPACE'] ?? 0) > 10, 'the disks were full');
+  }
 });
 
 t.test('a write that its last member got after a crash reaches those that come back', async (t) => {

@@ -16,6 +16,10 @@ interface Filling {
   member: Member;
   /** chunks still to be compared; null until the source has said which */
   chunks: Bitmap | null;
+  /** of those, what the source has as a hole and the member has not */
+  frees: number[];
+  /** these are over: their space may be what the others need */
+  freed: boolean;
   inFlight: number;
   cursor: number;
   phase: 'copying' | 'joining' | 'done';
@@ -83,7 +87,15 @@ export class Resyncer implements SegmentPart {
     const segment = this.#segment;
     const source = segment.sources()[0];
     if (!source) return;
-    const filling: Filling = { member, chunks: null, inFlight: 0, cursor: 0, phase: 'copying' };
+    const filling: Filling = {
+      member,
+      chunks: null,
+      frees: [],
+      freed: false,
+      inFlight: 0,
+      cursor: 0,
+      phase: 'copying',
+    };
     this.#filling.set(member, filling);
     const { logger } = segment.options;
     logger.info({ replica: member.replicaId, source: source.replicaId }, 'resync begins');
@@ -130,6 +142,7 @@ export class Resyncer implements SegmentPart {
     }
     if (this.#options.copyNothing) for (const chunk of chunks.list()) chunks.delete(chunk);
     filling.chunks = chunks;
+    filling.frees = chunks.list().filter((chunk) => isFreed(source, filling.member, chunk));
     this.#fill(filling);
   }
 
@@ -141,14 +154,26 @@ export class Resyncer implements SegmentPart {
     const { chunks } = filling;
     if (!chunks || !this.#isCurrent(filling) || filling.phase !== 'copying') return;
     while (filling.inFlight < maxChunksInFlight) {
-      const chunk = chunks.next(filling.cursor);
+      const chunk = this.#nextChunk(filling, chunks);
       if (chunk < 0) break;
       chunks.delete(chunk);
-      filling.cursor = chunk + 1;
       filling.inFlight += 1;
       this.#copyChunk(filling, chunk);
     }
     if (filling.inFlight === 0 && chunks.count === 0) this.#join(filling);
+  }
+
+  /** What frees space at the member comes first; -1 when there is nothing to start now. */
+  #nextChunk(filling: Filling, chunks: Bitmap): number {
+    if (!filling.freed) {
+      const chunk = filling.frees.pop();
+      if (chunk !== undefined) return chunk;
+      if (filling.inFlight > 0) return -1;
+      filling.freed = true;
+    }
+    const chunk = chunks.next(filling.cursor);
+    filling.cursor = chunk + 1;
+    return chunk;
   }
 
   #copyChunk(filling: Filling, chunk: number): void {
@@ -190,14 +215,14 @@ export class Resyncer implements SegmentPart {
         next(error);
       });
     })((error) => {
-      const [a, b] = views;
+      const [a = null, b = null] = views;
+      const chunk = offset / chunkBytes;
+      // what the source holds decides, not what is believed of it
+      const isHole = source.allocated?.has(chunk) === false && a !== null && isZeros(a);
+      const frees = isHole && isFreed(source, member, chunk);
       if (error) over(error);
-      else if (a && b && chunksEqual(a, b)) over(null);
-      else {
-        // what the source holds decides, not what is believed of it
-        const isHole = source.allocated?.has(offset / chunkBytes) === false && a && isZeros(a);
-        this.#copy(member, offset, length, isHole === true, over);
-      }
+      else if (a && b && chunksEqual(a, b) && !frees) over(null);
+      else this.#copy(member, offset, length, isHole, over);
     });
   }
 
@@ -279,4 +304,9 @@ export class Resyncer implements SegmentPart {
       this.#options.joined();
     });
   }
+}
+
+/** Making the member equal there gives it space back. */
+function isFreed(source: Member, member: Member, chunk: number): boolean {
+  return source.allocated?.has(chunk) === false && member.allocated?.has(chunk) === true;
 }
