@@ -24,6 +24,8 @@ import { StateCache } from './resources/state-cache.ts';
 
 /** How often disks and failures are reported, orphans and unserved attachments looked for (ms). */
 const reportMs = 10_000;
+/** Stores look at the free space of their file system about once a second, so it is asked again (ms). */
+const spaceSettleMs = 1_500;
 /** How often local work is looked at besides at each change (ms). */
 const reconcileMs = 2_000;
 
@@ -60,6 +62,7 @@ export class ControlPlane implements ControlPlanePort {
   readonly #work = new Set<Promise<void>>();
   #hasReported = false;
   #peersTold = '';
+  #cancelSettle: () => void = () => {};
   #closing: Promise<void> | null = null;
 
   /** Returns before the node is registered: that needs a quorum of nodes that start like this one. */
@@ -101,6 +104,13 @@ export class ControlPlane implements ControlPlanePort {
       ...common,
       changed: () => {
         this.#look();
+      },
+      replicasChanged: () => {
+        this.#reportSpace();
+        this.#cancelSettle();
+        this.#cancelSettle = clock.after(spaceSettleMs, () => {
+          this.#reportSpace();
+        });
       },
     });
     this.#controllers = new LeaderControllers(common);
@@ -200,6 +210,7 @@ export class ControlPlane implements ControlPlanePort {
     await this.#calls.close();
     await this.#controllers.close();
     await this.#reconciler.close();
+    this.#cancelSettle();
     await Promise.allSettled(this.#work);
     await this.#session.close();
     await this.#cache.close();
@@ -229,18 +240,26 @@ export class ControlPlane implements ControlPlanePort {
   #report(): void {
     if (!this.#mayAct) return;
     this.#hasReported = true;
-    const work = this.#disks
+    const reporting = this.#disks
       .report()
       .then(() => this.#reconciler.lookForOrphans())
       .then(() => this.#reconciler.reportKnownFailures())
-      .then(() => this.#attachments.releaseUnserved())
+      .then(() => this.#attachments.releaseUnserved());
+    this.#track(reporting, 'disks, replicas or attachments not reported', () => {
+      this.#hasReported = false;
+    });
+  }
+
+  /** What replicas have taken or freed is known at once: the next volume may need it. */
+  #reportSpace(): void {
+    if (this.#mayAct) this.#track(this.#disks.report(), 'disks not reported', () => {});
+  }
+
+  #track(run: Promise<void>, failure: string, failed: () => void): void {
+    const work = run
       .catch((error: unknown) => {
-        const { message } = StorError.from(error);
-        this.#options.logger.warn(
-          { error: message },
-          'disks, replicas or attachments not reported',
-        );
-        this.#hasReported = false;
+        this.#options.logger.warn({ error: StorError.from(error).message }, failure);
+        failed();
       })
       .then(() => {
         this.#work.delete(work);

@@ -133,6 +133,7 @@ t.test('a replica that was reported is never made again, whatever is seen here',
     clock,
     logger: silentLogger,
     changed: () => {},
+    replicasChanged: () => {},
   });
   await put(replicaReportKey('r-1'), report);
   reconciler.reconcile();

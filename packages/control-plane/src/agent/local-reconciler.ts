@@ -36,6 +36,7 @@ export class LocalReconciler {
   readonly #notBeforeMs = new Map<ReplicaId, number>();
   #orphans = new Set<ReplicaId>();
   readonly #changed: () => void;
+  readonly #replicasChanged: () => void;
 
   constructor(options: {
     store: ClusterStore;
@@ -46,6 +47,8 @@ export class LocalReconciler {
     logger: Logger;
     /** called when something has finished and it is worth looking again */
     changed: () => void;
+    /** called when a replica was created or deleted here: the disks are fuller or emptier */
+    replicasChanged: () => void;
   }) {
     this.#store = options.store;
     this.#cache = options.cache;
@@ -54,6 +57,7 @@ export class LocalReconciler {
     this.#clock = options.clock;
     this.#logger = options.logger;
     this.#changed = options.changed;
+    this.#replicasChanged = options.replicasChanged;
   }
 
   /** replicas on this node that no record knows */
@@ -179,6 +183,7 @@ export class LocalReconciler {
     const what = { replicaId: replica.id, volumeId, segment, sizeBytes };
     try {
       await this.#agent.createReplica(replica.diskId, what);
+      this.#replicasChanged();
     } catch (error) {
       await this.#report(volume, replica, 'failed', StorError.from(error));
       return;
@@ -189,6 +194,7 @@ export class LocalReconciler {
   async #delete({ volume, replica }: LocalReplica): Promise<void> {
     const { diskId, id } = replica;
     await this.#agent.deleteReplica(diskId, id);
+    this.#replicasChanged();
     await this.#report(volume, replica, 'deleted', null);
     this.#notBeforeMs.delete(id);
     this.#logger.info({ replicaId: id, volume: volume.metadata.name }, 'replica deleted');

@@ -7,6 +7,11 @@ import type { ClusterState } from '../../resources/cluster-state.ts';
 const reserveBytes = 64 * 1024 * 1024;
 const reserveShare = 0.05;
 
+/** Whether a disk takes new replicas, as far as its space goes. */
+export function hasRoom(disk: { capacityBytes: number; freeBytes: number }): boolean {
+  return disk.freeBytes > Math.min(reserveBytes, disk.capacityBytes * reserveShare);
+}
+
 export interface Place {
   nodeId: NodeId;
   diskId: DiskId;
@@ -44,7 +49,7 @@ function judgeNode(state: ClusterState, nodeId: NodeId, provisioned: Map<DiskId,
   }
   let best: Candidate | null = null;
   for (const disk of online) {
-    if (disk.freeBytes <= Math.min(reserveBytes, disk.capacityBytes * reserveShare)) continue;
+    if (!hasRoom(disk)) continue;
     const score = disk.freeBytes - (provisioned.get(disk.id) ?? 0);
     const isBetter = !best || score > best.score || (score === best.score && disk.id < best.diskId);
     if (isBetter) best = { nodeId, diskId: disk.id, score };
