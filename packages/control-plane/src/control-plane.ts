@@ -196,6 +196,14 @@ export class ControlPlane implements ControlPlanePort {
   }
 
   /**
+   * The node is about to stop: no volume is attached here by order any more. The agent says so
+   * before it gives up its attachments, which a controller would else ask it to take again.
+   */
+  stopAttaching(): void {
+    this.#attachments.stopAttaching();
+  }
+
+  /**
    * Stops the controllers, finishes what is being answered and ends the node's lease. The agent
    * gives up its attachments before. Works twice.
    */
@@ -220,7 +228,8 @@ export class ControlPlane implements ControlPlanePort {
     return {
       releaseAttachment: ({ volumeId, epoch, ifIdle }) =>
         this.#attachments.releaseHere(volumeId, epoch, ifIdle),
-      attachHere: ({ volumeId, mode }) => this.#attachments.attachHere(volumeId, mode),
+      attachHere: ({ volumeId, mode, onlyIfWanted }) =>
+        this.#attachments.attachHere(volumeId, mode, { onlyIfWanted }),
       liveVolumes: () => this.#options.agent.liveVolumes(),
       addDisk: ({ path, tag }) => this.#disks.addDisk(path, tag),
     };

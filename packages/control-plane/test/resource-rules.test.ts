@@ -244,6 +244,7 @@ t.test('attachments and sets, any history', async (t) => {
             nodeId,
             agentInstance,
             mode: step.mode,
+            onlyIfWanted: false,
             nowWallMs: 5,
           });
           const living = holder && lease?.agentInstance === holder.agentInstance;

@@ -95,7 +95,7 @@ export class Agent {
     this.#open.push(() => plane.close());
     control.plane = plane;
     await this.#serve(server);
-    this.#open.push(() => this.#giveUp(lane));
+    this.#open.push(() => this.#giveUp(lane, plane));
     await this.#serveHttp(lane, plane, store, node);
     this.#writePidFile();
     this.#logger.info({ version: agentVersion, nodeId, agentInstance }, 'agent started');
@@ -139,7 +139,8 @@ export class Agent {
    * The first thing of a stop: attachments are given back while the control plane can still be told,
    * so that the next primary need not wait. What takes longer ends later, when the lane closes.
    */
-  async #giveUp(lane: LaneHost): Promise<void> {
+  async #giveUp(lane: LaneHost, plane: ControlPlane): Promise<void> {
+    plane.stopAttaching();
     let cancel = (): void => {};
     const tooLate = new Promise<void>((resolve) => {
       cancel = systemClock.after(giveUpMs, resolve);

@@ -79,7 +79,12 @@ export type VolumeHealth = 'creating' | 'healthy' | 'degraded' | 'unavailable' |
 /** What the control plane keeps of a volume. */
 export interface VolumeRecord {
   metadata: Metadata;
-  spec: { sizeBytes: number; replicas: number };
+  spec: {
+    sizeBytes: number;
+    replicas: number;
+    /** an operator wants the volume attached on this node until `detach`; absent: on none */
+    attachTo?: NodeId;
+  };
   status: {
     phase: 'creating' | 'ready' | 'deleting';
     message: string;
@@ -98,7 +103,7 @@ export interface VolumeRecord {
 /** What `volume inspect` shows: the record and what follows from it and from the nodes. */
 export interface Volume {
   metadata: Metadata;
-  spec: VolumeRecord['spec'];
+  spec: Omit<VolumeRecord['spec'], 'attachTo'>;
   status: {
     health: VolumeHealth;
     /** one sentence: why it is not healthy, or empty */

@@ -10,7 +10,12 @@ export interface NodeCalls {
     request: { volumeId: VolumeId; epoch: number; ifIdle: boolean },
     signal?: AbortSignal,
   ): Promise<'released' | 'busy' | 'gone'>;
-  attachHere(request: { volumeId: VolumeId; mode: Attachment['mode'] }): Promise<{ epoch: number }>;
+  /** `onlyIfWanted`: only while nobody holds the volume and its record wants it on that node. */
+  attachHere(request: {
+    volumeId: VolumeId;
+    mode: Attachment['mode'];
+    onlyIfWanted: boolean;
+  }): Promise<{ epoch: number }>;
   liveVolumes(): Promise<LiveVolume[]>;
   addDisk(request: { path: string; tag: string }): Promise<{ diskId: DiskId }>;
 }

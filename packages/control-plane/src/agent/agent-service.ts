@@ -39,10 +39,13 @@ export function agentService(
     releaseAttachment: checked(async (request: Parameters<NodeCalls['releaseAttachment']>[0]) => ({
       result: await calls.releaseAttachment(request),
     })),
-    attachHere: checked(async ({ volumeId, mode }: { volumeId: string; mode: string }) => {
-      if (!isMode(mode)) throw new StorError('INVALID_ARGUMENT', `no attachment mode ${mode}`);
-      return calls.attachHere({ volumeId, mode });
-    }),
+    attachHere: checked(
+      async (request: { volumeId: string; mode: string; onlyIfWanted: boolean }) => {
+        const { volumeId, mode, onlyIfWanted } = request;
+        if (!isMode(mode)) throw new StorError('INVALID_ARGUMENT', `no attachment mode ${mode}`);
+        return calls.attachHere({ volumeId, mode, onlyIfWanted });
+      },
+    ),
     liveVolumes: checked(async () => ({ volumes: await calls.liveVolumes() })),
     addDisk: checked((request: { path: string; tag: string }) => calls.addDisk(request)),
   };

@@ -25,3 +25,24 @@ export function attachedElsewhere(
     { details: { holder: node, since } },
   );
 }
+
+/** FAILED_PRECONDITION: what was asked needs a volume that nobody uses. */
+export function inUse(record: StoredVolume, holder: Attachment, state: ClusterState): StorError {
+  const { message, details } = attachedElsewhere(record, holder, state);
+  return new StorError('FAILED_PRECONDITION', message, { details: { ...details } });
+}
+
+/** UNAVAILABLE: the holder was asked in vain, and may still be serving. */
+export function notAnswering(
+  record: StoredVolume,
+  holder: Attachment,
+  state: ClusterState,
+): StorError {
+  const name = nodeName(state, holder.nodeId);
+  const { details } = attachedElsewhere(record, holder, state);
+  return new StorError(
+    'UNAVAILABLE',
+    `volume ${record.metadata.name} is attached on node ${name}, which does not answer and whose lease still runs: try again in some seconds`,
+    { details: { ...details } },
+  );
+}

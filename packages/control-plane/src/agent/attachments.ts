@@ -10,35 +10,29 @@ import {
   holderLives,
   releaseAttachment,
   strongerMode,
+  wantAt,
+  wantedNode,
+  wantNowhere,
 } from '../core/controllers/attachment-rules.ts';
 import type { AcquireDecision } from '../core/controllers/attachment-rules.ts';
 import { grantOf } from '../core/volume/grant.ts';
-import { nodeName } from '../resources/cluster-state.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
 import { findVolume, readVolume } from '../resources/find.ts';
-import { nodeLeaseKey, volumeKey } from '../resources/keys.ts';
 import { pause } from '../resources/pause.ts';
-import { decodeNodeLease, encodeRecord } from '../resources/records.ts';
-import type { NodeLeaseRecord, StoredVolume } from '../resources/records.ts';
+import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import type { AgentPeers } from './agent-peers.ts';
-import { attachedElsewhere } from './attached-elsewhere.ts';
+import { attachedElsewhere, inUse, notAnswering } from './attached-elsewhere.ts';
+import { HolderCalls, leaseLookMs } from './holder-calls.ts';
+import type { Wait } from './holder-calls.ts';
+import { leaseCompare, maxConflicts, tooManyConflicts, VolumeRecords } from './volume-records.ts';
 
-/** How often a dead holder's lease is looked at (ms). */
-const leaseLookMs = 200;
 /** A holder that does not answer has lost its lease after this (ms): the lease and a second. */
 export const deadHolderWaitMs = nodeLeaseMs + 2_000;
 /** A grant younger than this may not have reached the data path yet (ms): it is not taken back. */
 const freshGrantMs = 3_000;
-/** Lost races in a row after which a caller is told to come back. */
-const maxConflicts = 100;
 
 type Mode = Attachment['mode'];
-
-interface Wait {
-  deadlineMs: number;
-  signal: AbortSignal;
-}
 
 /** Attachments and in-sync sets: compare-and-set on the volume record (I2, I4). */
 export class Attachments {
@@ -47,7 +41,8 @@ export class Attachments {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #agent: AgentPort;
-  readonly #peers: AgentPeers;
+  readonly #records: VolumeRecords;
+  readonly #holders: HolderCalls;
   readonly #nodeId: NodeId;
   readonly #agentInstance: string;
   readonly #closing: AbortSignal;
@@ -58,6 +53,7 @@ export class Attachments {
   readonly #attaching = new Map<VolumeId, number>();
   /** attachments of this process that its data path did not serve at the last look */
   #unserved = new Map<VolumeId, number>();
+  #stopping = false;
 
   constructor(options: {
     store: ClusterStore;
@@ -77,7 +73,8 @@ export class Attachments {
     this.#clock = options.clock;
     this.#logger = options.logger;
     this.#agent = options.agent;
-    this.#peers = options.peers;
+    this.#records = new VolumeRecords(options.store);
+    this.#holders = new HolderCalls(options);
     this.#nodeId = options.nodeId;
     this.#agentInstance = options.agentInstance;
   }
@@ -86,17 +83,18 @@ export class Attachments {
   async acquire(
     name: string,
     mode: Mode,
-    options: { waitMs: number; signal?: AbortSignal },
+    options: { waitMs: number; signal?: AbortSignal; onlyIfWanted?: boolean },
   ): Promise<AttachmentGrant> {
     const wait = this.#wait(options.waitMs, options.signal);
     const found = await findVolume(this.#store, name, { signal: wait.signal });
     const { id } = found.value.metadata;
-    return this.#inTurn(id, () => this.#acquire(id, name, mode, wait));
+    const asked = { mode, onlyIfWanted: options.onlyIfWanted ?? false };
+    return this.#inTurn(id, () => this.#acquire(id, name, asked, wait));
   }
 
   /** See ControlPlanePort.release. */
   async release(volumeId: VolumeId, epoch: number, clean: boolean): Promise<void> {
-    const released = await this.#update(volumeId, (record) =>
+    const released = await this.#records.update(volumeId, (record) =>
       releaseAttachment(record, epoch, clean),
     );
     if (released) this.#logger.info({ volume: released.metadata.name, epoch, clean }, 'released');
@@ -113,17 +111,33 @@ export class Attachments {
       if (decision.type === 'superseded')
         return { outcome: decision.type, reason: decision.reason };
       const committed = { outcome: 'committed' as const, setRevision: decision.setRevision };
-      if (decision.type === 'done' || (await this.#write(volume, decision.record)))
+      if (decision.type === 'done' || (await this.#records.write(volume, decision.record)))
         return committed;
     }
     throw tooManyConflicts(proposal.volumeId);
   }
 
-  /** Makes this node primary and serves the volume; again, it only makes the mode stronger. */
-  async attachHere(volumeId: VolumeId, mode: Mode): Promise<{ epoch: number }> {
+  /** From now on nothing is attached here, so that what is given back stays so. */
+  stopAttaching(): void {
+    this.#stopping = true;
+  }
+
+  /**
+   * Makes this node primary and serves the volume; again, it only makes the mode stronger. In mode
+   * manual it is an operator's order, which the record keeps until `detach`; or, `onlyIfWanted`, a
+   * controller carries out such an order again, provided that it still stands and nobody holds the
+   * volume: else FAILED_PRECONDITION, ATTACHED_ELSEWHERE.
+   */
+  async attachHere(
+    volumeId: VolumeId,
+    mode: Mode,
+    options: { onlyIfWanted: boolean },
+  ): Promise<{ epoch: number }> {
     this.#attaching.set(volumeId, (this.#attaching.get(volumeId) ?? 0) + 1);
     try {
-      return await this.#attachHere(volumeId, mode);
+      const epoch = await this.#attachHere(volumeId, mode, options.onlyIfWanted);
+      if (mode === 'manual' && !options.onlyIfWanted) await this.#keepHere(volumeId, epoch);
+      return { epoch };
     } finally {
       const left = (this.#attaching.get(volumeId) ?? 1) - 1;
       if (left > 0) this.#attaching.set(volumeId, left);
@@ -131,25 +145,34 @@ export class Attachments {
     }
   }
 
-  async #attachHere(volumeId: VolumeId, mode: Mode): Promise<{ epoch: number }> {
+  /** Returns the epoch under which this node serves. */
+  async #attachHere(volumeId: VolumeId, mode: Mode, onlyIfWanted: boolean): Promise<number> {
+    if (this.#stopping) throw new StorError('UNAVAILABLE', 'the node is stopping');
     const mine = await this.#mine(volumeId);
     if (mine) {
       const stronger = strongerMode(mine.attachment.mode, mode);
-      const changed = await this.#update(volumeId, (record) =>
-        changeMode(record, mine.attachment.epoch, stronger),
+      const changed = await this.#records.update(volumeId, (record) =>
+        onlyIfWanted && wantedNode(record) !== this.#nodeId
+          ? null
+          : changeMode(record, mine.attachment.epoch, stronger),
       );
       const attachment = changed?.status.attachment;
       if (changed && attachment) {
         try {
           await this.#agent.attach(grantOf(changed, attachment, false, this.#cache.state));
-          return { epoch: attachment.epoch };
+          return attachment.epoch;
         } catch (error) {
           // it was being given back at that moment; an epoch never begins twice, so ask for another
           if (!hasCode(error, 'STALE_EPOCH')) throw error;
         }
       }
     }
-    const grant = await this.acquire(volumeId, mode, { waitMs: deadHolderWaitMs });
+    const grant = await this.acquire(volumeId, mode, { waitMs: deadHolderWaitMs, onlyIfWanted });
+    if (this.#stopping) {
+      // never used, so the next primary waits exactly if this one had to
+      await this.release(volumeId, grant.epoch, grant.previousReleased);
+      throw new StorError('UNAVAILABLE', 'the node is stopping');
+    }
     try {
       await this.#agent.attach(grant);
     } catch (error) {
@@ -157,7 +180,27 @@ export class Attachments {
       await this.release(volumeId, grant.epoch, false);
       throw error;
     }
-    return { epoch: grant.epoch };
+    return grant.epoch;
+  }
+
+  /**
+   * Writes into the record that an operator wants the volume attached here, once it is: an order
+   * that failed leaves nothing behind. One that `detach` has overtaken is not written, for it
+   * would bring back what was detached.
+   */
+  async #keepHere(volumeId: VolumeId, epoch: number): Promise<void> {
+    let isCurrent = false;
+    await this.#records.update(volumeId, (record) => {
+      isCurrent = record.status.attachment?.epoch === epoch;
+      return isCurrent && record.spec.attachTo !== this.#nodeId
+        ? wantAt(record, this.#nodeId)
+        : null;
+    });
+    if (isCurrent) return;
+    throw new StorError(
+      'UNAVAILABLE',
+      'the volume was attached and is no more: it was detached meanwhile, or its primary has ended (see the log of the node)',
+    );
   }
 
   /** Gives up this node's attachment (volume, epoch), if it is one. */
@@ -202,43 +245,60 @@ export class Attachments {
   }
 
   /**
-   * Makes the volume attached nowhere; returns its record. `ifIdle`: FAILED_PRECONDITION while a
-   * client uses it or it is attached by hand. UNAVAILABLE when the holder cannot be asked in time.
+   * Makes the volume attached nowhere, and wanted nowhere; returns its record. `ifIdle`: it stays
+   * wanted where it is, and FAILED_PRECONDITION while a client uses it or it is attached by hand.
+   * UNAVAILABLE when the holder cannot be asked in time.
    */
   async detach(volumeId: VolumeId, ifIdle: boolean): Promise<Versioned<StoredVolume> | null> {
     const wait = this.#wait(deadHolderWaitMs, undefined);
-    for (let asked = false; ; asked = true) {
+    let asked = false;
+    for (let conflicts = 0; conflicts < maxConflicts;) {
       if (wait.signal.aborted) throw new StorError('ABORTED', 'the node is stopping');
       const volume = await readVolume(this.#store, volumeId);
-      const holder = volume?.value.status.attachment;
-      if (!volume || !holder) return volume;
-      const lease = await this.#lease(holder.nodeId);
-      if (!holderLives(holder, lease?.value ?? null)) {
-        const record = releaseAttachment(volume.value, holder.epoch, false);
-        if (record) await this.#write(volume, record, [leaseCompare(holder.nodeId, lease)]);
+      if (!volume) return null;
+      const { attachment: holder } = volume.value.status;
+      if (!ifIdle && volume.value.spec.attachTo !== undefined) {
+        // first of all: from then on no controller gets it attached again
+        if (!(await this.#records.write(volume, wantNowhere(volume.value)))) conflicts += 1;
         continue;
       }
-      if (ifIdle && holder.mode === 'manual') throw this.#inUse(volume.value, holder);
-      if (asked && this.#isOver(wait)) throw this.#notAnswering(volume.value, holder);
-      const answer = await this.#askRelease(volume.value, holder, ifIdle, wait);
-      if (answer === 'busy' && ifIdle) throw this.#inUse(volume.value, holder);
+      if (!holder) return volume;
+      const lease = await this.#records.lease(holder.nodeId);
+      if (!holderLives(holder, lease?.value ?? null)) {
+        const record = releaseAttachment(volume.value, holder.epoch, false);
+        const compare = [leaseCompare(holder.nodeId, lease)];
+        if (record && !(await this.#records.write(volume, record, compare))) conflicts += 1;
+        continue;
+      }
+      const { state } = this.#cache;
+      if (ifIdle && holder.mode === 'manual') throw inUse(volume.value, holder, state);
+      if (asked && this.#isOver(wait)) throw notAnswering(volume.value, holder, state);
+      const answer = await this.#holders.release(volume.value, holder, ifIdle, wait);
+      asked = true;
+      if (answer === 'busy' && ifIdle) throw inUse(volume.value, holder, state);
       if (answer === 'busy' || answer === 'unreachable')
         await pause(this.#clock, leaseLookMs, wait.signal);
     }
+    throw tooManyConflicts(volumeId);
   }
 
-  async #acquire(id: VolumeId, name: string, mode: Mode, wait: Wait): Promise<AttachmentGrant> {
+  async #acquire(
+    id: VolumeId,
+    name: string,
+    request: { mode: Mode; onlyIfWanted: boolean },
+    wait: Wait,
+  ): Promise<AttachmentGrant> {
     let asked = false;
     for (let conflicts = 0; conflicts < maxConflicts;) {
       if (wait.signal.aborted) throw new StorError('ABORTED', 'the attachment was given up');
       const volume = await readVolume(this.#store, id, { signal: wait.signal });
       if (!volume) throw new StorError('NOT_FOUND', `volume ${name} was deleted`);
       const holderId = volume.value.status.attachment?.nodeId;
-      const holderLease = holderId === undefined ? null : await this.#lease(holderId);
+      const holderLease = holderId === undefined ? null : await this.#records.lease(holderId);
       const decision = decideAcquire(volume.value, holderLease?.value ?? null, {
         nodeId: this.#nodeId,
         agentInstance: this.#agentInstance,
-        mode,
+        ...request,
         nowWallMs: this.#clock.wallMs(),
       });
       if (decision.type === 'refuse') throw decision.error;
@@ -247,7 +307,8 @@ export class Attachments {
       }
       if (decision.type === 'ask-holder') {
         // the lease is looked at once more after the last try before this gives up
-        if (asked && this.#isOver(wait)) throw this.#notAnswering(volume.value, decision.holder);
+        if (asked && this.#isOver(wait))
+          throw notAnswering(volume.value, decision.holder, this.#cache.state);
         await this.#persuade(volume.value, decision.holder, wait);
         asked = true;
         continue;
@@ -267,14 +328,14 @@ export class Attachments {
     decision: AcquireDecision & { type: 'grant' },
     compare: Compare[],
   ): Promise<boolean> {
-    const own = await this.#lease(this.#nodeId);
+    const own = await this.#records.lease(this.#nodeId);
     if (own?.value.agentInstance !== this.#agentInstance) {
       throw new StorError('UNAVAILABLE', 'this node has no node lease yet: try again in a moment');
     }
     const ownCompare = leaseCompare(this.#nodeId, own);
     const all = [...compare.filter((other) => other.key !== ownCompare.key), ownCompare];
     try {
-      return await this.#write(volume, decision.record, all);
+      return await this.#records.write(volume, decision.record, all);
     } catch (error) {
       if (!hasCode(error, 'OUTCOME_UNKNOWN')) throw error;
       // an epoch is given once: if the record shows ours, it was this grant
@@ -306,52 +367,9 @@ export class Attachments {
 
   /** Asks a living holder to let go. Throws ATTACHED_ELSEWHERE when it is in use. */
   async #persuade(record: StoredVolume, holder: Attachment, wait: Wait): Promise<void> {
-    const answer = await this.#askRelease(record, holder, true, wait);
+    const answer = await this.#holders.release(record, holder, true, wait);
     if (answer === 'busy') throw attachedElsewhere(record, holder, this.#cache.state);
     if (answer === 'unreachable') await pause(this.#clock, leaseLookMs, wait.signal);
-  }
-
-  /**
-   * Asks until the holder answers, its lease is seen to end or the time is over: a process that is
-   * stopped keeps its connections and answers nothing.
-   */
-  async #askRelease(
-    record: StoredVolume,
-    holder: Attachment,
-    ifIdle: boolean,
-    wait: Wait,
-  ): Promise<'released' | 'busy' | 'gone' | 'unreachable'> {
-    const { nodeId, epoch } = holder;
-    const giveUp = new AbortController();
-    const abort = (): void => {
-      giveUp.abort();
-    };
-    const look = (): void => {
-      const lease = this.#cache.state.leases.get(nodeId)?.value ?? null;
-      if (!holderLives(holder, lease)) abort();
-    };
-    const undo = this.#cache.onChange(look);
-    look();
-    const leftMs = Math.max(leaseLookMs, wait.deadlineMs - this.#clock.monotonicMs());
-    const cancel = this.#clock.after(leftMs, abort);
-    wait.signal.addEventListener('abort', abort, { once: true });
-    try {
-      const volumeId = record.metadata.id;
-      const request = { volumeId, epoch, ifIdle };
-      return await this.#peers.at(nodeId).releaseAttachment(request, giveUp.signal);
-    } catch (error) {
-      // whatever went wrong over there, the record or the lease will tell when it is looked at again
-      const { message } = StorError.from(error);
-      this.#logger.warn(
-        { volume: record.metadata.name, nodeId, message },
-        'holder did not release',
-      );
-      return 'unreachable';
-    } finally {
-      undo();
-      cancel();
-      wait.signal.removeEventListener('abort', abort);
-    }
   }
 
   #wait(waitMs: number, signal: AbortSignal | undefined): Wait {
@@ -374,40 +392,6 @@ export class Attachments {
     return serves ? { attachment } : null;
   }
 
-  async #lease(nodeId: NodeId): Promise<Versioned<NodeLeaseRecord> | null> {
-    // follows a linearizable read of the record, so this member has all that it depends on
-    const item = await this.#store.get(nodeLeaseKey(nodeId), { local: true });
-    if (!item) return null;
-    return { value: decodeNodeLease(item.key, item.value), modRevision: item.modRevision };
-  }
-
-  async #write(
-    volume: Versioned<StoredVolume>,
-    record: StoredVolume,
-    compare: Compare[] = [],
-  ): Promise<boolean> {
-    const key = volumeKey(record.metadata.id);
-    const { succeeded } = await this.#store.transact({
-      compare: [{ key, modRevision: volume.modRevision }, ...compare],
-      operations: [{ type: 'put', key, value: encodeRecord(record) }],
-    });
-    return succeeded;
-  }
-
-  /** Changes the record until it holds; null when `change` finds nothing to do. */
-  async #update(
-    volumeId: VolumeId,
-    change: (record: StoredVolume) => StoredVolume | null,
-  ): Promise<StoredVolume | null> {
-    for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
-      const volume = await readVolume(this.#store, volumeId);
-      const record = volume && change(volume.value);
-      if (!volume || !record) return null;
-      if (await this.#write(volume, record)) return record;
-    }
-    throw tooManyConflicts(volumeId);
-  }
-
   async #inTurn<T>(volumeId: VolumeId, run: () => Promise<T>): Promise<T> {
     const before = this.#turns.get(volumeId) ?? Promise.resolve();
     const turn = before.then(run, run);
@@ -418,27 +402,4 @@ export class Attachments {
       if (this.#turns.get(volumeId) === turn) this.#turns.delete(volumeId);
     }
   }
-
-  #inUse(record: StoredVolume, holder: Attachment): StorError {
-    const { message, details } = attachedElsewhere(record, holder, this.#cache.state);
-    return new StorError('FAILED_PRECONDITION', message, { details: { ...details } });
-  }
-
-  #notAnswering(record: StoredVolume, holder: Attachment): StorError {
-    const name = nodeName(this.#cache.state, holder.nodeId);
-    const { details } = attachedElsewhere(record, holder, this.#cache.state);
-    return new StorError(
-      'UNAVAILABLE',
-      `volume ${record.metadata.name} is attached on node ${name}, which does not answer and whose lease still runs: try again in some seconds`,
-      { details: { ...details } },
-    );
-  }
-}
-
-function leaseCompare(nodeId: NodeId, lease: Versioned<unknown> | null): Compare {
-  return { key: nodeLeaseKey(nodeId), modRevision: lease?.modRevision ?? 0 };
-}
-
-function tooManyConflicts(what: string): StorError {
-  return new StorError('CONFLICT', `${what} changes too often to be changed: try again`);
 }

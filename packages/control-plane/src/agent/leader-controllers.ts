@@ -1,6 +1,7 @@
 import { StorError } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
+import { wantNowhere } from '../core/controllers/attachment-rules.ts';
 import { Controllers } from '../core/controllers/controllers.ts';
 import type { Action } from '../core/controllers/controllers.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
@@ -25,7 +26,7 @@ export function deletionOf(
     message: failure ? `creation failed: ${failure.message}` : '',
     attachment: null,
   };
-  const record: StoredVolume = { ...volume.value, status, failure };
+  const record: StoredVolume = { ...wantNowhere(volume.value), status, failure };
   return {
     compare: [{ key: volumeKey(id), modRevision: volume.modRevision }],
     operations: [
@@ -44,7 +45,8 @@ export class LeaderControllers {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #undo: (() => void)[];
-  readonly #asking = new Set<Promise<void>>();
+  /** by volume and node: one that is slow to answer is not asked again meanwhile */
+  readonly #asking = new Map<string, Promise<void>>();
   #controllers: Controllers | null = null;
   #cancel: () => void = () => {};
   #round: Promise<void> | null = null;
@@ -79,7 +81,7 @@ export class LeaderControllers {
     for (const undo of this.#undo) undo();
     this.#lead(false);
     await this.#round;
-    await Promise.allSettled(this.#asking);
+    await Promise.allSettled(this.#asking.values());
   }
 
   #lead(isLeader: boolean): void {
@@ -142,12 +144,14 @@ export class LeaderControllers {
         await this.#finishDelete(action);
         return;
       case 'ask-attach': {
-        const { volumeId, nodeId, mode } = action;
+        const { volumeId, nodeId, mode, onlyIfWanted } = action;
+        const key = `${volumeId} ${nodeId}`;
+        if (this.#asking.has(key)) return;
         this.#logger.info({ volumeId, nodeId, mode }, 'asking a node to attach');
         // an attachment takes seconds: the round goes on
         const asking = this.#peers
           .at(nodeId)
-          .attachHere({ volumeId, mode })
+          .attachHere({ volumeId, mode, onlyIfWanted })
           .then(
             () => {},
             (error: unknown) => {
@@ -156,9 +160,9 @@ export class LeaderControllers {
             },
           )
           .then(() => {
-            this.#asking.delete(asking);
+            this.#asking.delete(key);
           });
-        this.#asking.add(asking);
+        this.#asking.set(key, asking);
         return;
       }
     }

@@ -114,7 +114,7 @@ export class VolumeService {
     const { id } = (await findVolume(this.#store, name)).value.metadata;
     const state = await readHosts(this.#store, { local: true });
     const nodeId = node === '' ? this.#nodeId : findNode(state, node).value.id;
-    await this.#peers.at(nodeId).attachHere({ volumeId: id, mode: 'manual' });
+    await this.#peers.at(nodeId).attachHere({ volumeId: id, mode: 'manual', onlyIfWanted: false });
     return this.get(id);
   }
 

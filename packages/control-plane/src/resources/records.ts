@@ -70,7 +70,11 @@ const volumeSchema = z.looseObject({
     createdAtMs: z.number(),
     resourceVersion: z.number(),
   }),
-  spec: z.looseObject({ sizeBytes: z.number(), replicas: z.number() }),
+  spec: z.looseObject({
+    sizeBytes: z.number(),
+    replicas: z.number(),
+    attachTo: z.string().optional(),
+  }),
   status: z.looseObject({
     phase: z.string(),
     message: z.string(),

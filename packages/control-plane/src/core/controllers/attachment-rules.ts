@@ -17,6 +17,8 @@ export interface AcquireRequest {
   nodeId: NodeId;
   agentInstance: string;
   mode: Attachment['mode'];
+  /** a controller asks: only while nobody holds the volume and it is wanted on this node */
+  onlyIfWanted: boolean;
   nowWallMs: number;
 }
 
@@ -32,6 +34,24 @@ export function holderLives(holder: Attachment, lease: NodeLeaseRecord | null): 
   return lease !== null && lease.agentInstance === holder.agentInstance;
 }
 
+/** The node on which an operator wants the volume attached until `detach`; null: on none. */
+export function wantedNode(record: StoredVolume): NodeId | null {
+  const { attachment } = record.status;
+  // in records from before `attachTo` only the attachment tells
+  return record.spec.attachTo ?? (attachment?.mode === 'manual' ? attachment.nodeId : null);
+}
+
+/** The record that wants the volume attached on `nodeId` until `detach`. */
+export function wantAt(record: StoredVolume, nodeId: NodeId): StoredVolume {
+  return { ...record, spec: { ...record.spec, attachTo: nodeId } };
+}
+
+/** The record that wants the volume attached on no node; the attachment there is stays. */
+export function wantNowhere(record: StoredVolume): StoredVolume {
+  const { attachTo: _attachTo, ...spec } = record.spec;
+  return { ...record, spec };
+}
+
 /** Whether `request.nodeId` may become primary now; `holderLease` is that of the record's holder. */
 export function decideAcquire(
   record: StoredVolume,
@@ -40,17 +60,27 @@ export function decideAcquire(
 ): AcquireDecision {
   const { phase, attachment: holder } = record.status;
   const { name } = record.metadata;
+  // where an operator wants it attached, a client's or a controller's attachment is held as well
+  const isOrdered = record.spec.attachTo === request.nodeId;
+  const mode = isOrdered ? strongerMode(request.mode, 'manual') : request.mode;
   if (phase === 'creating') {
     return refuse('UNAVAILABLE', `volume ${name} is still being created: try again in a moment`);
   }
   if (phase !== 'ready') return refuse('FAILED_PRECONDITION', `volume ${name} is being deleted`);
-  if (!holder) return grant(record, request, request.mode, record.status.cleanRelease);
+  if (request.onlyIfWanted) {
+    // what this node was asked for may have been taken back since: `detach` wins
+    if (wantedNode(record) !== request.nodeId) {
+      return refuse('FAILED_PRECONDITION', `volume ${name} is not wanted on this node any more`);
+    }
+    if (holder && holderLives(holder, holderLease)) return { type: 'held', holder };
+  }
+  if (!holder) return grant(record, request, mode, record.status.cleanRelease);
   if (holder.nodeId === request.nodeId) {
     // This node's older process is dead (the caller holds the locks of its disks), or its data path
     // gave the volume up. Nobody has confirmed that leases were drained, so they are waited out.
-    return grant(record, request, strongerMode(holder.mode, request.mode), false);
+    return grant(record, request, strongerMode(holder.mode, mode), false);
   }
-  if (!holderLives(holder, holderLease)) return grant(record, request, request.mode, false);
+  if (!holderLives(holder, holderLease)) return grant(record, request, mode, false);
   if (holder.mode === 'manual' || request.mode === 'repair') return { type: 'held', holder };
   return { type: 'ask-holder', holder };
 }

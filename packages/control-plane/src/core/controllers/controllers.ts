@@ -3,6 +3,7 @@ import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
 import { holderLives } from './attachment-rules.ts';
+import { WantedAttachments } from './wanted-attachments.ts';
 
 /** A creation that is not finished after this is rolled back (ms, from when a leader first saw it). */
 export const createPatienceMs = 60_000;
@@ -25,7 +26,13 @@ export type Action =
     }
   | { type: 'mark-failed'; volume: Versioned<StoredVolume>; record: StoredVolume }
   | { type: 'finish-delete'; volume: Versioned<StoredVolume>; replicaIds: ReplicaId[] }
-  | { type: 'ask-attach'; volumeId: VolumeId; nodeId: NodeId; mode: Attachment['mode'] };
+  | {
+      type: 'ask-attach';
+      volumeId: VolumeId;
+      nodeId: NodeId;
+      mode: Attachment['mode'];
+      onlyIfWanted: boolean;
+    };
 
 interface RepairMemory {
   wantedSinceMs: number;
@@ -40,6 +47,7 @@ interface RepairMemory {
 export class Controllers {
   readonly #creatingSinceMs = new Map<VolumeId, number>();
   readonly #repairs = new Map<VolumeId, RepairMemory>();
+  readonly #wanted = new WantedAttachments();
 
   /** `nowMs` is monotonic. */
   plan(state: ClusterState, nowMs: number): Action[] {
@@ -79,8 +87,19 @@ export class Controllers {
     const failed = failedRecord(state, volume.value);
     if (failed) return { type: 'mark-failed', volume, record: failed };
     const { id } = volume.value.metadata;
-    const wanted = wantedAttach(state, volume.value, this.#repairs.get(id)?.tries ?? 0);
-    if (!wanted) {
+    // first, because a volume that is attached repairs itself
+    const wanted = this.#wanted.plan(state, volume.value, nowMs);
+    if (wanted === 'soon') return null;
+    if (wanted) {
+      return { type: 'ask-attach', volumeId: id, ...wanted, mode: 'manual', onlyIfWanted: true };
+    }
+    return this.#planRepair(state, volume, nowMs);
+  }
+
+  #planRepair(state: ClusterState, volume: Versioned<StoredVolume>, nowMs: number): Action | null {
+    const { id } = volume.value.metadata;
+    const nodeId = repairer(state, volume.value, this.#repairs.get(id)?.tries ?? 0);
+    if (nodeId === null) {
       // kept while attached: a repair that gave up in vain must not start at the shortest wait again
       if (isWhole(volume.value)) this.#repairs.delete(id);
       return null;
@@ -91,7 +110,7 @@ export class Controllers {
     const waitMs = Math.min(repairBackoffMs * 2 ** memory.tries, repairBackoffMaxMs);
     memory.tries += 1;
     memory.notBeforeMs = nowMs + waitMs;
-    return { type: 'ask-attach', volumeId: id, ...wanted };
+    return { type: 'ask-attach', volumeId: id, nodeId, mode: 'repair', onlyIfWanted: false };
   }
 
   #forget(state: ClusterState): void {
@@ -100,6 +119,7 @@ export class Controllers {
         this.#creatingSinceMs.delete(id);
     }
     for (const id of this.#repairs.keys()) if (!state.volumes.has(id)) this.#repairs.delete(id);
+    this.#wanted.forget(state);
   }
 }
 
@@ -166,28 +186,19 @@ function failedRecord(state: ClusterState, volume: StoredVolume): StoredVolume |
 }
 
 /**
- * Whether some node should be asked to attach the volume: the node of a manual attachment whose
- * agent was started again, or a node with an in-sync replica when another replica could be brought
- * back and nobody is attached who would do it.
+ * Which node should be asked to attach the volume for repair: one with an in-sync replica, when
+ * another replica could be brought back and nobody is attached who would do it.
  */
-function wantedAttach(
-  state: ClusterState,
-  volume: StoredVolume,
-  tries: number,
-): { nodeId: NodeId; mode: Attachment['mode'] } | null {
+function repairer(state: ClusterState, volume: StoredVolume, tries: number): NodeId | null {
   const holder = volume.status.attachment;
-  if (holder) {
-    const lease = state.leases.get(holder.nodeId)?.value ?? null;
-    if (holderLives(holder, lease)) return null;
-    if (holder.mode === 'manual' && lease) return { nodeId: holder.nodeId, mode: 'manual' };
-  }
+  const lease = holder ? (state.leases.get(holder.nodeId)?.value ?? null) : null;
+  if (holder && holderLives(holder, lease)) return null;
   for (const segment of volume.status.segments) {
     const canServe = segment.replicas.filter((r) => r.state === 'ready' && isUp(state, r.nodeId));
     const sources = canServe.filter((replica) => segment.inSync.includes(replica.id));
     // another node at each try: the first one may be unable to for a reason of its own
     const source = sources[tries % Math.max(1, sources.length)];
-    if (source && sources.length < canServe.length)
-      return { nodeId: source.nodeId, mode: 'repair' };
+    if (source && sources.length < canServe.length) return source.nodeId;
   }
   return null;
 }
