@@ -180,7 +180,7 @@ export class DiskCluster {
       connect: (host, peerPort) => this.network.connect(node.id, clock, host, peerPort),
       stores: () => (node.disk ? [node.disk] : []),
       onReplicaFailure: () => {},
-      checkpointPace: { everyMs: 1_000, restSeconds: 0, minMs: 250 },
+      checkpointPace: { everyMs: 500, restSeconds: 1, minMs: 250 },
     });
     node.lane = lane;
     this.network.listen(node.id, 'sim', 100 + node.index, clock, (socket) => {

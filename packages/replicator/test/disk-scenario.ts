@@ -18,7 +18,7 @@ export interface DiskScenarioOptions {
 
 const mib = 1024 * 1024;
 /** Its last chunk is a part of one. */
-const sizeBytes = 13 * mib + 3 * blockBytes;
+const sizeBytes = 29 * mib + 3 * blockBytes;
 const clients = 6;
 
 interface Zone {
@@ -124,12 +124,15 @@ export class DiskScenario {
     const index = this.#pick(3);
     const dice = this.#random.next();
     if (!this.#serving && !this.#attaching) {
-      this.#attach(this.#pick(cluster.nodes.length));
+      // often there where something may be missing: it must not be the truth
+      const suspect = cluster.nodes.find((node) => node.lane && this.#lost.has(node.replicaId));
+      const chosen = this.#random.next() < 0.5 ? suspect : undefined;
+      this.#attach(chosen?.index ?? this.#pick(cluster.nodes.length));
       return;
     }
     if (dice < 0.2) this.#kill(index);
     else if (dice < 0.38) this.#crash(index, 'kill');
-    else if (dice < 0.5) this.#powerOne(index);
+    else if (dice < 0.5) this.#powerOne(this.#random.next() < 0.6 ? this.#primary(index) : index);
     else if (dice < 0.58) this.#powerAll();
     else if (dice < 0.68) {
       this.#count('cut');
@@ -143,6 +146,13 @@ export class DiskScenario {
     } else if (dice < 0.86) this.#attach(this.#pick(cluster.nodes.length));
     else if (dice < 0.94) this.#stopCleanly();
     else this.#breakDisk(index);
+  }
+
+  /** The node of the primary, when it holds a replica. */
+  #primary(otherwise: number): number {
+    const { nodes, control } = this.cluster;
+    const found = nodes.findIndex(({ id }) => id === control.holder);
+    return found >= 0 && found < 3 ? found : otherwise;
   }
 
   #restart(index: number, withinMs: number): void {
@@ -187,7 +197,7 @@ export class DiskScenario {
     }
     this.#count('power');
     this.cluster.cutPower(index);
-    this.#restart(index, 3_000);
+    this.#restart(index, 700);
   }
 
   #powerAll(): void {
@@ -286,6 +296,12 @@ export class DiskScenario {
     const zone = this.#zone(client);
     const next = (): void => {
       if (this.#quiet) return;
+      // most regions are at rest for a while, so that checkpoints clear their marks
+      const phase = Math.floor(this.cluster.scheduler.nowMs / 2_500);
+      if ((client + phase) % clients > 1) {
+        this.cluster.scheduler.at(100, next);
+        return;
+      }
       const serving = this.#serving;
       if (serving?.process.dead === true) this.#serving = null;
       if (!serving || serving.process.dead) {
@@ -298,7 +314,7 @@ export class DiskScenario {
         if (!open) return;
         open = false;
         this.#busy -= 1;
-        this.cluster.scheduler.at(this.#random.next() * 25, next);
+        this.cluster.scheduler.at(this.#random.next() * 15, next);
       };
       const watch = (): void => {
         if (serving.process.dead) again();
@@ -317,7 +333,8 @@ export class DiskScenario {
     zone: Zone,
   ): Promise<void> {
     const dice = this.#random.next();
-    if (dice < 0.06) {
+    // rarely, or little would be there for a power cut to take
+    if (dice < 0.02) {
       const error = await request(serving.volume, 'flush', 0, 0, null);
       if (error || serving.process.dead) return;
       this.#count('flushes');
@@ -353,7 +370,7 @@ export class DiskScenario {
     dice: number,
   ): Promise<void> {
     const { volume, process } = serving;
-    const fua = this.#random.next() < 0.1;
+    const fua = this.#random.next() < 0.02;
     const offset = from * sectorBytes;
     const length = (to - from) * sectorBytes;
     const isZero = dice > 0.82;
