@@ -1,13 +1,26 @@
 import { StorError, type ErrorCode } from '@stor/protocol';
-import { NbdClient, NbdError, errno } from 'nbd-client-js';
+import { NbdClient, NbdError, ReconnectingNbdClient, errno } from 'nbd-client-js';
 import type { NbdOpener, NbdSession } from './nbd-session.ts';
 
 const connectTimeoutMs = 15_000;
+/**
+ * How long a transfer waits for another node when one is lost (ms). A node that dies silently is
+ * noticed within 5 s; its node lease runs out 6 s after its last renewal and the next primary waits
+ * out one replica lease of 3 s: this leaves time for an agent that is started again, too.
+ */
+const giveUpMs = 60_000;
 
 /** Opens a session with nbd-client-js; `signal` ends the connection at any time. */
-export const openNbdSession: NbdOpener = async (uri, { signal } = {}) => {
-  const client = await translated(() =>
-    NbdClient.connect({ uri, connectTimeoutMs, ...(signal ? { signal } : {}) }),
+export const openNbdSession: NbdOpener = async (uri, { signal, otherUris } = {}) => {
+  const abortable = signal ? { signal } : {};
+  const client = await translated<NbdClient | ReconnectingNbdClient>(() =>
+    otherUris === undefined
+      ? NbdClient.connect({ uri, connectTimeoutMs, ...abortable })
+      : ReconnectingNbdClient.connect({
+          addresses: [uri, ...otherUris],
+          giveUpMs,
+          ...abortable,
+        }),
   );
   const abort = (): void => void client.close();
   signal?.addEventListener('abort', abort, { once: true });

@@ -1,6 +1,7 @@
 /**
  * What storctl needs of an NBD connection. `nbd-client-js` fits it; tests serve it from memory.
- * Offsets and lengths in bytes. Calls may overlap; each rejects when the connection breaks.
+ * Offsets and lengths in bytes. Calls may overlap; each rejects when the connection breaks, or, of a
+ * session with several addresses, when none of them has the export for too long.
  */
 export interface NbdSession {
   readonly sizeBytes: number;
@@ -15,5 +16,15 @@ export interface NbdSession {
   close(): Promise<void>;
 }
 
+export interface NbdOpenOptions {
+  /** ends the session at any time */
+  signal?: AbortSignal;
+  /**
+   * More addresses of the same export: the session takes the first that grants it, and when that is
+   * lost goes on with any other. Without them it lives and dies with its one connection.
+   */
+  otherUris?: readonly string[];
+}
+
 /** Connects to `nbd://host:port/name`. Rejects with StorError. */
-export type NbdOpener = (uri: string, options: { signal?: AbortSignal }) => Promise<NbdSession>;
+export type NbdOpener = (uri: string, options: NbdOpenOptions) => Promise<NbdSession>;

@@ -6,39 +6,37 @@ import type { NbdSession } from './nbd-session.ts';
 /**
  * Connects to a volume over NBD: at the address that the cluster names, and when nothing answers
  * there (a node that died a moment ago) at every other node that is up, since any node serves any
- * volume. Throws UNAVAILABLE with what each address said; any other error ends the search, because
- * it is the cluster's answer about the volume.
+ * volume. When the node is lost later, the session goes on with another. Throws UNAVAILABLE with
+ * what each address said; any other error is the cluster's answer about the volume.
  */
 export async function openVolume(
   { api, io, call, signal }: CommandContext,
   volume: Volume,
 ): Promise<NbdSession> {
-  const failures: string[] = [];
-  const tried = new Set<string>();
-  const attempt = async (uri: string): Promise<NbdSession | null> => {
-    if (tried.has(uri)) return null;
-    tried.add(uri);
-    try {
-      return checkSize(await io.openNbd(uri, { signal }), volume);
-    } catch (error) {
-      if (!hasCode(error, 'UNAVAILABLE')) throw error;
-      failures.push(`${uri}: ${error.message}`);
-      return null;
-    }
-  };
-  const first = await attempt(volume.status.nbdUri);
-  if (first !== null) return first;
+  const { name } = volume.metadata;
+  const { nbdUri } = volume.status;
   const { nodes } = await api.listNodes({}, call);
-  for (const node of nodes) {
-    const address = node.status.addresses.nbd[0];
-    if (node.status.state !== 'up' || address === undefined) continue;
-    const session = await attempt(`nbd://${address}/${volume.metadata.name}`);
-    if (session !== null) return session;
+  const nodeUris = nodes
+    .filter((node) => node.status.state === 'up')
+    .flatMap((node) => node.status.addresses.nbd.slice(0, 1))
+    .map((address) => `nbd://${address}/${name}`);
+  const uris = new Set([nbdUri, ...nodeUris]);
+  // a cluster that does not know the address of the volume's node names none
+  uris.delete('');
+  const [first, ...otherUris] = uris;
+  if (first === undefined) {
+    throw new StorError('UNAVAILABLE', `no node that is up serves volume ${name} over NBD`);
   }
-  throw new StorError(
-    'UNAVAILABLE',
-    `volume ${volume.metadata.name} cannot be reached over NBD: ${failures.join('; ')}`,
-  );
+  try {
+    return checkSize(await io.openNbd(first, { signal, otherUris }), volume);
+  } catch (error) {
+    if (!hasCode(error, 'UNAVAILABLE')) throw error;
+    throw new StorError(
+      'UNAVAILABLE',
+      `volume ${name} cannot be reached over NBD: ${error.message}`,
+      { cause: error },
+    );
+  }
 }
 
 function checkSize(session: NbdSession, volume: Volume): NbdSession {

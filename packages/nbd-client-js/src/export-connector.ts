@@ -42,7 +42,7 @@ export class ExportConnector {
   /** The address that granted last is asked first: an export should not move without need. */
   #preferred = 0;
   /** what each address said last, for the error */
-  readonly #reasons = new Map<number, string>();
+  readonly #reasons = new Map<number, { where: string; why: string }>();
 
   constructor(options: ConnectorOptions) {
     this.#options = options;
@@ -103,7 +103,7 @@ export class ExportConnector {
         if (error.code === 'INVALID_ARGUMENT') throw error;
         if (signal.aborted) return null;
         errors.push(error);
-        this.#reasons.set(index, `${addressText(target.address)}: ${error.message}`);
+        this.#reasons.set(index, { where: addressText(target.address), why: error.message });
       }
     }
     const [some] = errors;
@@ -162,7 +162,13 @@ export class ExportConnector {
   }
 
   #reasonsText(): string {
-    return [...this.#reasons.values()].join('; ');
+    const reasons = [...this.#reasons.values()];
+    const [some] = reasons;
+    // the same refusal of each server is told once: it is about the export, not about them
+    if (some && reasons.every(({ why }) => why === some.why)) {
+      return `${reasons.map(({ where }) => where).join(', ')}: ${some.why}`;
+    }
+    return reasons.map(({ where, why }) => `${where}: ${why}`).join('; ');
   }
 }
 

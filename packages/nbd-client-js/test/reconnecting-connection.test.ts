@@ -1,8 +1,12 @@
+import { mkdtempSync, rmSync } from 'node:fs';
 import net from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { ReconnectingNbdClient } from '../src/index.ts';
 import type { ReconnectingOptions } from '../src/index.ts';
-import { FakeDisk, FakeNbdServer, defaultFlags, startServers } from './support/fake-nbd-server.ts';
+import { defaultFlags, startServers } from './support/fake-nbd-server.ts';
+import type { FakeDisk, FakeNbdServer } from './support/fake-nbd-server.ts';
 
 type Options = Partial<ReconnectingOptions>;
 
@@ -294,7 +298,10 @@ t.test('connecting can be aborted, in a try and between tries', async (t) => {
 t.test('a UNIX socket and a TCP port of one export', async (t) => {
   const { servers, disk } = await startServers(t, 1);
   const [tcp] = servers as [FakeNbdServer];
-  const path = `${t.testdir({})}/s`;
+  // not in t.testdir: the path of a socket has at most 107 bytes
+  const folder = mkdtempSync(join(tmpdir(), 'nbd-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const path = join(folder, 's');
   const relay = net.createServer((socket) => {
     const other = net.connect(tcp.port, '127.0.0.1');
     socket.on('error', () => {}).pipe(other);

@@ -104,11 +104,12 @@ export class MemoryExport {
   }
 }
 
-/** Opens exports by URI; an address that is not there refuses. */
+/** Opens the first export that is there, by URI; an address that is not there refuses. */
 export function memoryNbd(exports: Map<string, MemoryExport>): NbdOpener {
-  return async (uri) => {
-    const found = exports.get(uri);
+  return async (uri, { otherUris = [] }) => {
+    const uris = [uri, ...otherUris];
+    const found = uris.map((one) => exports.get(one)).find((one) => one !== undefined);
     if (found) return found.session();
-    throw new StorError('UNAVAILABLE', 'connection refused');
+    throw new StorError('UNAVAILABLE', uris.map((one) => `${one}: connection refused`).join('; '));
   };
 }
