@@ -1,5 +1,7 @@
 import { hasCode, StorError } from '@stor/protocol';
 import type { ApiClient, Volume } from '@stor/protocol';
+import { silentLogger } from '@stor/runtime';
+import type { Logger } from '@stor/runtime';
 import t from 'tap';
 import type { Test } from 'tap';
 import { readVolume } from '../src/resources/find.ts';
@@ -10,8 +12,11 @@ const waitMs = 8_000;
 /** longer than any wait of a leader that has not tried yet (turns of 10 ms) */
 const someTurns = 600;
 
-async function open(t: Test): Promise<{ rig: Rig; client: ApiClient; volumeId: string }> {
-  const rig = await Rig.open();
+async function open(
+  t: Test,
+  logger: Logger = silentLogger,
+): Promise<{ rig: Rig; client: ApiClient; volumeId: string }> {
+  const rig = await Rig.open(3, { logger });
   t.teardown(() => rig.close());
   const client = rig.client();
   const request = { name: 'db', sizeBytes: 2 ** 30, replicas: 3, labels: {} };
@@ -246,4 +251,32 @@ t.test('a node that gives its attachments back does not take them again', async 
   t.equal(agent.attached.size, 0);
   const grant = await rig.node(0).control.acquire('db', 'auto', { waitMs });
   t.match(grant, { epoch: status.epoch + 1, previousReleased: true });
+});
+
+t.test('a node that is slow to answer is not asked again meanwhile', async (t) => {
+  let asked = 0;
+  const logger: Logger = {
+    ...silentLogger,
+    child: () => logger,
+    info: (_fields: object, message?: string) => {
+      if (message === 'asking a node to attach') asked += 1;
+    },
+  };
+  const { rig, client, volumeId } = await open(t, logger);
+  await client.attachVolume({ name: 'db', node: 'n2' });
+  const store = rig.cluster.store(rig.node(1).id);
+  let goOn = (): void => {};
+  const gate = new Promise<void>((resolve) => {
+    goOn = resolve;
+  });
+  await endOn(rig.node(1), volumeId);
+  const get = store.get.bind(store);
+  store.get = async (...args) => {
+    await gate;
+    return get(...args);
+  };
+  await pass(rig, 2 * someTurns);
+  t.equal(asked, 1);
+  goOn();
+  await rig.until(() => rig.node(1).agent.attached.has(volumeId));
 });

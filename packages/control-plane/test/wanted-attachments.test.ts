@@ -155,6 +155,7 @@ t.test('repair waits for the first try and no longer', async (t) => {
 });
 
 t.test('where it is wanted, an attachment is held whoever asks', async (t) => {
+  const state = emptyState();
   const request = { nodeId: 'b', agentInstance: 'i-b', nowWallMs: 1 };
   const decide = (record: StoredVolume, mode: Attachment['mode'], onlyIfWanted = false) =>
     decideAcquire(record, null, { ...request, mode, onlyIfWanted });
@@ -167,6 +168,15 @@ t.test('where it is wanted, an attachment is held whoever asks', async (t) => {
     type: 'refuse',
     error: { code: 'FAILED_PRECONDITION' },
   });
+  for (const nodeId of ['a', 'b']) {
+    const holder = held(nodeId, 'auto');
+    const record = { ...wanted, status: { ...wanted.status, attachment: holder } };
+    setUp(state, nodeId, holder.agentInstance);
+    const lease = state.leases.get(nodeId)?.value ?? null;
+    const asked = { ...request, mode: 'manual' as const, onlyIfWanted: true };
+    t.match(decideAcquire(record, lease, asked), { type: 'held' }, 'a holder that lives keeps it');
+    t.match(decideAcquire(record, null, asked), { type: 'grant' }, 'a dead one does not');
+  }
 });
 
 t.test('records', async (t) => {
