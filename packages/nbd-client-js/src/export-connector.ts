@@ -41,6 +41,8 @@ export class ExportConnector {
   #facts: ExportFacts | null = null;
   /** The address that granted last is asked first: an export should not move without need. */
   #preferred = 0;
+  /** until when an address that did not greet is left out, by index */
+  readonly #avoidUntilMs = new Map<number, number>();
   /** what each address said last, for the error */
   readonly #reasons = new Map<number, { where: string; why: string }>();
 
@@ -89,9 +91,12 @@ export class ExportConnector {
     const { targets } = this.#options;
     const errors: NbdError[] = [];
     const first = this.#preferred;
-    for (let step = 0; step < targets.length; step += 1) {
+    const order = targets.map((_, step) => (first + step) % targets.length);
+    const avoided = order.filter((index) => this.#isAvoided(index));
+    const asked =
+      avoided.length < order.length ? order.filter((index) => !avoided.includes(index)) : order;
+    for (const index of asked) {
       if (signal.aborted) return null;
-      const index = (first + step) % targets.length;
       const target = targets[index];
       if (!target) continue;
       try {
@@ -102,14 +107,31 @@ export class ExportConnector {
         if (!(error instanceof NbdError) || error instanceof ChangedExportError) throw error;
         if (error.code === 'INVALID_ARGUMENT') throw error;
         if (signal.aborted) return null;
+        if (error.code === 'TIMEOUT') this.#avoid(index);
         errors.push(error);
         this.#reasons.set(index, { where: addressText(target.address), why: error.message });
       }
     }
     const [some] = errors;
-    if (!some || !isFinalRound(errors.map(tryOutcome), isFirst)) return null;
+    if (!some || asked.length < order.length || !isFinalRound(errors.map(tryOutcome), isFirst))
+      return null;
     const code = errors.every((error) => error.code === some.code) ? some.code : 'REFUSED';
     throw new NbdError(code, this.#reasonsText(), { optionReply: some.optionReply });
+  }
+
+  /** That address went silent: others are asked for a while, if there are any. */
+  avoid(address: NbdAddress): void {
+    const { targets } = this.#options;
+    this.#avoid(targets.findIndex((target) => target.address === address));
+  }
+
+  #avoid(index: number): void {
+    const { clock, limits } = this.#options;
+    this.#avoidUntilMs.set(index, clock.monotonicMs() + limits.avoidSilentMs);
+  }
+
+  #isAvoided(index: number): boolean {
+    return this.#options.clock.monotonicMs() < (this.#avoidUntilMs.get(index) ?? -Infinity);
   }
 
   async #try(target: NbdTarget, signal: AbortSignal): Promise<NbdClient> {

@@ -9,6 +9,8 @@ export interface ReconnectLimits {
   /** pause after the first round of failed tries (ms); it doubles with each */
   backoffMinMs: number;
   backoffMaxMs: number;
+  /** an address that did not greet is left out for so long, when there are others (ms) */
+  avoidSilentMs: number;
   /** time without a connection after which every request fails (ms) */
   giveUpMs: number;
   /** the same for `connect` (ms); servers that all refuse end it at once */
@@ -31,7 +33,9 @@ export const defaultReconnectLimits: Readonly<ReconnectLimits> = {
   // A server that restarts is back in a fraction of a second; many clients must not drown it.
   backoffMinMs: 100,
   // The pause adds to the outage that a user sees, so it stays short.
-  backoffMaxMs: 2_000,
+  backoffMaxMs: 500,
+  // Waiting for a dead host in each round would make every round as long as that wait.
+  avoidSilentMs: 5_000,
   // Several times what a cluster needs to move an export (leases of some seconds), and short enough
   // that a person at a terminal learns that nothing comes back.
   giveUpMs: 60_000,

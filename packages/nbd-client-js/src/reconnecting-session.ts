@@ -271,6 +271,7 @@ export class ReconnectingSession {
       const { signal } = this.#stop;
       const isAlive = await probeServer(link.address, greetingTimeoutMs, this.#clock, signal);
       if (!isAlive && isSilent()) {
+        this.#connector.avoid(link.address);
         const text = `${addressText(link.address)} does not answer`;
         this.#break(link, new NbdError('DISCONNECTED', text));
       }

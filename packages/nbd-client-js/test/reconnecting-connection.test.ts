@@ -177,6 +177,29 @@ t.test('a server that is gone without a word is left', async (t) => {
   t.equal(disk.bytes[0], 1);
 });
 
+t.test('a silent server is left out of the next rounds, but not for ever', async (t) => {
+  const options = { silenceMs: 10, greetingTimeoutMs: 30, avoidSilentMs: 1e9 };
+  const { client, servers } = await connected(t, 2, options);
+  const [a, b] = servers as [FakeNbdServer, FakeNbdServer];
+  let asked = 0;
+  b.meeting = () => (++asked <= 12 ? 'policy' : 'grant');
+  a.onRequest = () => {
+    a.meeting = 'silent';
+  };
+  await client.write(0, block);
+  t.equal(a.accepted, 2, 'the connection and the probe');
+  const later = await connected(t, 2, { ...options, avoidSilentMs: 1 });
+  const [c, d] = later.servers as [FakeNbdServer, FakeNbdServer];
+  d.meeting = 'policy';
+  c.onRequest = (request) => {
+    c.onRequest = (next) => c.answer(next);
+    c.meeting = () => (c.accepted < 4 ? 'silent' : 'grant');
+    t.equal(request.type, 1);
+  };
+  await later.client.write(0, block);
+  t.equal(c.granted, 2);
+});
+
 t.test('a server that is only slow is not left', async (t) => {
   const { client, servers } = await connected(t, 2, { silenceMs: 10, greetingTimeoutMs: 10_000 });
   const [a, b] = servers as [FakeNbdServer, FakeNbdServer];
