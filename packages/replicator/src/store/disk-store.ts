@@ -56,9 +56,10 @@ export class DirectoryDiskStore implements DiskStore {
 
   readonly #parts: DirectoryDiskStoreParts;
   readonly #replicasPath: string;
+  /** until their deletion is durable; those in `deleting` are shown to nobody */
   readonly #members = new Map<ReplicaId, Member>();
   readonly #byNumber = new Map<number, ReplicaTables>();
-  /** deleted durably, files perhaps still there */
+  /** on their way out: what they hold must stay whole until the journal has the deletion */
   readonly #deleting = new Map<ReplicaId, Promise<void>>();
   readonly #creating = new Map<ReplicaId, Promise<ReplicaStore>>();
   /** tables of replicas whose creation is on its way into the journal */
@@ -236,11 +237,12 @@ export class DirectoryDiskStore implements DiskStore {
   }
 
   replicas(): ReplicaStore[] {
-    return [...this.#members.values()].map((member) => member.replica);
+    const all = [...this.#members.values()].map((member) => member.replica);
+    return all.filter(({ replicaId }) => !this.#deleting.has(replicaId));
   }
 
   replica(id: ReplicaId): ReplicaStore | null {
-    return this.#members.get(id)?.replica ?? null;
+    return this.#deleting.has(id) ? null : (this.#members.get(id)?.replica ?? null);
   }
 
   createReplica(identity: ReplicaIdentity): Promise<ReplicaStore> {
@@ -314,7 +316,6 @@ export class DirectoryDiskStore implements DiskStore {
     if (under) return under;
     const member = this.#members.get(id);
     if (!member) return;
-    this.#members.delete(id);
     const done = this.#delete(id, member).finally(() => {
       this.#deleting.delete(id);
     });
@@ -326,6 +327,8 @@ export class DirectoryDiskStore implements DiskStore {
     const { number } = member.replica.tables;
     await member.replica.drain();
     await this.#journal.durable(this.#journal.append({ type: 'delete', replica: number }));
+    // not before: a checkpoint meanwhile releases the journal, so it must write these tables too
+    this.#members.delete(id);
     await this.#checkpoint;
     member.replica.slotFiles.close();
     member.tableFiles?.close();
