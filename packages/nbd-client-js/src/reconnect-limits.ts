@@ -51,10 +51,13 @@ export const defaultReconnectLimits: Readonly<ReconnectLimits> = {
 
 /** Throws INVALID_ARGUMENT for a limit that is not a positive whole number. */
 export function completeLimits(given: Partial<ReconnectLimits>): ReconnectLimits {
-  const limits = { ...defaultReconnectLimits, ...given };
-  for (const [name, value] of Object.entries(limits)) {
-    if (Number.isSafeInteger(value) && value > 0) continue;
-    throw new NbdError('INVALID_ARGUMENT', `${name} ${value} is not a positive whole number`);
+  const limits = { ...defaultReconnectLimits };
+  for (const name of Object.keys(limits) as (keyof ReconnectLimits)[]) {
+    const value = given[name] ?? limits[name];
+    if (!Number.isSafeInteger(value) || value < 1) {
+      throw new NbdError('INVALID_ARGUMENT', `${name} ${value} is not a positive whole number`);
+    }
+    limits[name] = value;
   }
   return limits;
 }

@@ -76,7 +76,7 @@ export class ReconnectingNbdClient {
   /** Errors: INVALID_ARGUMENT, REFUSED, DISCONNECTED (with what each address said), ABORTED. */
   static async connect(options: ReconnectingOptions): Promise<ReconnectingNbdClient> {
     const targets = targetsOf(options);
-    const limits = limitsOf(options);
+    const limits = completeLimits(options);
     const clock = options.clock ?? systemClock;
     const connector = new ExportConnector({
       targets,
@@ -232,19 +232,4 @@ function targetsOf({ addresses, exportName }: ReconnectingOptions): NbdTarget[] 
   if (names.size === 1) return targets;
   const text = `the addresses name several exports: ${[...names].map((n) => JSON.stringify(n)).join(', ')}`;
   throw new NbdError('INVALID_ARGUMENT', text);
-}
-
-function limitsOf(options: ReconnectingOptions): ReconnectLimits {
-  const {
-    addresses: _addresses,
-    exportName: _exportName,
-    structuredReplies: _structuredReplies,
-    metaContexts: _metaContexts,
-    assumeSharedFlush: _assumeSharedFlush,
-    clock: _clock,
-    chance: _chance,
-    signal: _signal,
-    ...limits
-  } = options;
-  return completeLimits(limits);
 }
