@@ -5,6 +5,7 @@ import type { Logger } from '@stor/runtime';
 import t from 'tap';
 import type { Test } from 'tap';
 import { readVolume } from '../src/resources/find.ts';
+import { nodeLeaseKey } from '../src/resources/keys.ts';
 import { Rig } from './control-plane-rig.ts';
 import type { RigNode } from './control-plane-rig.ts';
 
@@ -108,7 +109,8 @@ t.test('who holds the volume when the node is back keeps it', async (t) => {
   const { agent } = rig.node(2);
   await rig.kill(rig.node(2));
   agent.attached.clear();
-  await rig.until(async () => (await client.getNode({ name: 'n3' })).status.state === 'down');
+  const { state } = rig.cluster.machine;
+  await rig.until(() => !state.get(nodeLeaseKey(rig.node(2).id)));
   const taken = await rig.during(rig.node(0).control.acquire('db', 'auto', { waitMs }));
   t.equal(taken.mode, 'auto', 'a client wins');
   await rig.node(0).agent.attach(taken);
