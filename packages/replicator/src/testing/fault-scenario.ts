@@ -97,6 +97,11 @@ export class FaultScenario {
       if (problem) this.result.problems.push(problem);
     }
     this.#checkSets();
+    for (const { identity, retiredEarly } of cluster.states) {
+      if (retiredEarly.size === 0) continue;
+      const what = `marks of ${[...retiredEarly].join()} cleared before their blocks were flushed`;
+      this.result.problems.push(`${identity.replicaId}: ${what}`);
+    }
     return this.result;
   }
 

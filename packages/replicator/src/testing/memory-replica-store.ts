@@ -29,6 +29,8 @@ export class MemoryReplicaState {
   /** marked region -> number of its last use */
   readonly marks = new Map<number, number>();
   readonly stamps = new Map<number, Generation>();
+  /** regions whose mark went though a block of them was not flushed: no checkpoint may do that */
+  readonly retiredEarly = new Set<number>();
   generation: Generation = noGeneration;
   setView: SetView | null = null;
   highestEpoch = 0;
@@ -298,8 +300,13 @@ export class MemoryReplicaStore implements ReplicaStore {
     // the cut that was taken before this call, whatever is cut before it takes effect
     const cut = this.#cut;
     const run = (): void => {
+      const unflushed = new Set<number>();
+      for (const block of this.state.unflushed.keys()) {
+        unflushed.add(Math.floor((block * blockBytes) / regionBytes));
+      }
       for (const [region, use] of [...this.state.marks]) {
         if (use > cut) continue;
+        if (unflushed.has(region)) this.state.retiredEarly.add(region);
         this.state.marks.delete(region);
         this.state.stamps.set(region, generation);
       }
