@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
 import { checkoutRoot } from '../../benchmarks/src/harness/checkout.ts';
-import { findFreePorts } from '../../benchmarks/src/harness/free-ports.ts';
+import { reservePorts } from '../../packages/runtime/src/testing/index.ts';
 import { describeResult, runCommand } from '../../benchmarks/src/harness/run-command.ts';
 import { ensureBuilt } from '../support/cluster.ts';
 
@@ -13,7 +13,7 @@ t.test('up proves the cluster, brings a dead node back and finds its data again'
   // Not t.testdir(): its path is too long for the agents' UNIX sockets.
   const parent = mkdtempSync(join(tmpdir(), 'stor-up-'));
   const dir = join(parent, 'cluster');
-  const ports = await findFreePorts(50);
+  const ports = await reservePorts(50);
   const script = (name: string, ...args: string[]): ReturnType<typeof runCommand> =>
     runCommand('node', [join(checkoutRoot(), `scripts/${name}.mjs`), '--dir', dir, ...args]);
   const up = (): ReturnType<typeof runCommand> => script('up', '--base-port', String(ports[0]));

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { ClusterStatus, Volume } from '@stor/protocol';
 import { AgentProcess } from './agent-process.ts';
 import { checkoutRoot } from './checkout.ts';
-import { findFreePorts } from './free-ports.ts';
+import { reservePorts } from '@stor/runtime/testing';
 import { describeResult, runCommand, type CommandResult } from './run-command.ts';
 import { waitFor } from './wait-for.ts';
 
@@ -44,7 +44,7 @@ export class TestCluster {
     const dir = options.dir ?? mkdtempSync(join(tmpdir(), 'stor-test-'));
     const count = options.nodes ?? 3;
     const clusterId = `c-${randomBytes(8).toString('hex')}`;
-    const ports = await findFreePorts(count * portsPerNode);
+    const ports = await reservePorts(count * portsPerNode);
     const agents = Array.from({ length: count }, (_, index) => {
       const first = ports[index * portsPerNode] ?? 0;
       return new AgentProcess({

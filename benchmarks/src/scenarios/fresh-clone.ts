@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Volume } from '@stor/protocol';
 import { checkoutRoot } from '../harness/checkout.ts';
-import { findFreePorts } from '../harness/free-ports.ts';
+import { reservePorts } from '@stor/runtime/testing';
 import { mustRun, runCommand } from '../harness/run-command.ts';
 import { waitFor } from '../harness/wait-for.ts';
 import { runVerifier, WriterProcess } from '../harness/writer-process.ts';
@@ -21,7 +21,7 @@ const secondUpTargetMs = 10_000;
 export async function freshClone(dir: string, report: AcceptReport): Promise<void> {
   const clone = join(dir, 'stor');
   await mustRun('git', ['clone', '--quiet', checkoutRoot(), clone]);
-  const ports = await findFreePorts(50);
+  const ports = await reservePorts(50);
   const basePort = String(ports[0]);
   const npm = (...args: string[]): ReturnType<typeof runCommand> =>
     runCommand('npm', ['run', '--silent', ...args], { cwd: clone, timeoutMs: 300_000 });

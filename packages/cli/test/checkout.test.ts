@@ -17,8 +17,9 @@ import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { parse, stringify } from 'yaml';
 import { findAgent } from '../src/checkout/agent-process.ts';
+import { reservePorts } from '@stor/runtime/testing';
 import { CheckoutCluster } from '../src/checkout/checkout-cluster.ts';
-import { planLayout, portsOf } from '../src/checkout/checkout-layout.ts';
+import { planLayout } from '../src/checkout/checkout-layout.ts';
 import { proveCluster } from '../src/checkout/prove-cluster.ts';
 import { nodeNamesIn, purgeCheckout, stopAgents } from '../src/checkout/stop-checkout.ts';
 import type { NbdSession } from '../src/nbd-session.ts';
@@ -28,27 +29,8 @@ import { MemoryExport } from './support/memory-nbd.ts';
 const fakeAgent = fileURLToPath(new URL('support/fake-agent.mjs', import.meta.url));
 const randomBytes = (length: number) => new Uint8Array(length).fill(0xab);
 
-/** A base port whose ports for two nodes are free right now. */
-async function freeBasePort(): Promise<number> {
-  for (;;) {
-    const base = 20_000 + Math.floor(Math.random() * 3_000) * 10;
-    const ports = planLayout({ nodes: 2, basePort: base, randomBytes }).nodes.flatMap(portsOf);
-    const free = await Promise.all(ports.map(({ port }) => isFree(port)));
-    if (free.every(Boolean)) return base;
-  }
-}
-
-async function isFree(port: number): Promise<boolean> {
-  const server = createServer().listen(port, '127.0.0.1');
-  try {
-    await once(server, 'listening');
-  } catch {
-    return false;
-  }
-  server.close();
-  await once(server, 'close');
-  return true;
-}
+/** Two nodes' ports begin 10 and 20 above the base. */
+const basePortCount = 40;
 
 async function makeCheckout(t: Test) {
   const dir = t.testdir({ 'node-agent': { src: {} } });
@@ -56,7 +38,7 @@ async function makeCheckout(t: Test) {
   writeFileSync(join(dir, 'package.json'), '{"type":"module"}');
   cpSync(fakeAgent, agentMain);
   const stateDir = join(dir, '.stor');
-  const basePort = await freeBasePort();
+  const [basePort = 0] = await reservePorts(basePortCount);
   t.teardown(async () => {
     for (const name of nodeNamesIn(stateDir))
       rmSync(join(stateDir, name, 'behaviour'), { force: true });

@@ -2,3 +2,4 @@ export * from './fake-clock.ts';
 export * from './seeded-random.ts';
 export * from './faulty-file.ts';
 export * from './faulty-files.ts';
+export * from './reserve-ports.ts';
