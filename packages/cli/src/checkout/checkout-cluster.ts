@@ -14,6 +14,8 @@ import { portsOf, type CheckoutLayout, type CheckoutNode } from './checkout-layo
 
 /** Time for all agents to become ready: journal replay and a Raft election take seconds. */
 const readyTimeoutMs = 60_000;
+/** An agent that was killed a moment ago may not have let go of its ports yet (ms). */
+const portsFreeMs = 2_000;
 const pollMs = 50;
 const probeTimeoutMs = 1_000;
 
@@ -76,8 +78,14 @@ export class CheckoutCluster {
   }
 
   async #checkPorts(node: CheckoutNode): Promise<void> {
+    const deadline = performance.now() + portsFreeMs;
     for (const { port, use } of portsOf(node)) {
-      if (!(await portIsTaken(this.layout.host, port))) continue;
+      let isTaken = await portIsTaken(this.layout.host, port);
+      while (isTaken && performance.now() < deadline) {
+        await delay(pollMs);
+        isTaken = await portIsTaken(this.layout.host, port);
+      }
+      if (!isTaken) continue;
       throw new StorError(
         'IN_USE',
         `port ${port} (${use} of ${node.name}) is in use by another process: stop that process (find it with "ss -ltnp sport = :${port}"), or make the cluster on other ports: "npm run down -- --purge" (removes its data), then "npm run up -- --base-port 27100"`,
