@@ -293,6 +293,26 @@ t.test('a bad record before good ones fails the replicas; a torn tail does not',
   await torn.close();
 });
 
+t.test('a journal file that was cut short is told, not written over', async (t) => {
+  for (const [name, sizeBytes] of [
+    ['journal.0', 0],
+    ['journal.0', 4096],
+    ['journal.1', 8 * 4096],
+  ] as const) {
+    const files = world();
+    const store = await open(files);
+    const replica = await store.createReplica(identity);
+    await write(replica, 0, blockBytes, 7);
+    files.kill();
+    files.content(`/disk/${name}`).truncate(sizeBytes);
+    await t.rejects(open(files), {
+      code: 'DISK_FAILED',
+      message: /journal files have .* cut short/,
+    });
+    t.equal(files.content(`/disk/${name}`).sizeBytes, sizeBytes);
+  }
+});
+
 t.test('replicas come and go while crashes happen, and none is half there', async (t) => {
   const problems: string[] = [];
   for (let after = 1; after < 120; after += 1) {

@@ -136,10 +136,7 @@ async function openLocked(open: OpenDiskStore, lock: DirectoryLock): Promise<Dis
       `disk ${open.path}: both copies of its metadata (${imageNames.join(', ')}) are damaged; rebuild its replicas elsewhere`,
     );
   }
-  const journals = journalNames.map((name) => files.open(path.join(open.path, name))) as [
-    OpenFile,
-    OpenFile,
-  ];
+  const journals = openJournals(files, open.path);
   const mountIdentity = files.mountIdentity(open.path);
   const sameMemory = image.bootId === open.bootId && image.mountIdentity === mountIdentity;
   const suspect = !image.cleanShutdown && !sameMemory;
@@ -160,6 +157,22 @@ async function openLocked(open: OpenDiskStore, lock: DirectoryLock): Promise<Dis
     throw error;
   }
   return store;
+}
+
+/** Both were made of one size and never change it; a shorter one has lost records. */
+function openJournals(files: Files, directory: string): [OpenFile, OpenFile] {
+  const journals = journalNames.map((name) => files.open(path.join(directory, name))) as [
+    OpenFile,
+    OpenFile,
+  ];
+  const sizes = journals.map((file) => file.size().sizeBytes);
+  const [size = 0] = sizes;
+  if (size >= minJournalBytes && size % unitBytes === 0 && sizes[1] === size) return journals;
+  for (const file of journals) file.close();
+  throw new StorError(
+    'DISK_FAILED',
+    `disk ${directory}: its journal files have ${sizes.join(' and ')} bytes, so they were cut short; rebuild its replicas elsewhere`,
+  );
 }
 
 function identify(open: OpenDiskStore): DiskIdentity {
