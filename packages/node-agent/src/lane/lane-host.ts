@@ -17,7 +17,14 @@ export function startLane(options: LaneOptions, control: MainMethods): LaneHost 
   const worker = new Worker(new URL(entry, import.meta.url), { workerData: options });
   const rpc = new LaneRpc<LaneMethods>(worker, control);
   const listeners: ((error: StorError) => void)[] = [];
-  let closing = false;
+  let closing: Promise<void> | null = null;
+  const close = async (): Promise<void> => {
+    try {
+      await rpc.remote.close();
+    } finally {
+      await worker.terminate();
+    }
+  };
   const died = (cause: unknown): void => {
     const error = new StorError(
       'INTERNAL',
@@ -36,14 +43,7 @@ export function startLane(options: LaneOptions, control: MainMethods): LaneHost 
     onDeath: (listener) => {
       listeners.push(listener);
     },
-    close: async () => {
-      if (closing) return;
-      closing = true;
-      try {
-        await rpc.remote.close();
-      } finally {
-        await worker.terminate();
-      }
-    },
+    // the same promise for everybody, so that a second caller waits for what the first began
+    close: () => (closing ??= close()),
   };
 }
