@@ -1,3 +1,4 @@
+import { unlink } from 'node:fs/promises';
 import net from 'node:net';
 
 /**
@@ -47,6 +48,31 @@ export interface ReceiveOptions {
   receiveBytes: number;
   /** the buffer grows up to this for one message, and shrinks again when it is not needed (bytes) */
   maxReceiveBytes: number;
+}
+
+/** Where a stream is listened for or connected to: TCP, or the path of a UNIX socket. */
+export type SocketTarget = { host: string; port: number } | { path: string };
+
+export interface ConnectOptions extends ReceiveOptions {
+  signal?: AbortSignal;
+  connectTimeoutMs?: number;
+}
+
+/**
+ * Stream connections as an argument. `systemNetwork` is the host's; a simulator has one of its own,
+ * with delays, cuts and partitions.
+ */
+export interface Network {
+  /** Rejects with the system's error, for example with the code EADDRINUSE. */
+  listen(
+    target: SocketTarget,
+    onConnection: (socket: StreamSocket) => void,
+    options?: ReceiveOptions,
+  ): Promise<Listener>;
+  /** Rejects with the system's error, for example with the code ECONNREFUSED, or AbortError. */
+  connect(target: SocketTarget, options?: ConnectOptions): Promise<StreamSocket>;
+  /** Removes the file of a UNIX socket that nobody serves any more. */
+  removeSocketFile(path: string): Promise<void>;
 }
 
 export const defaultReceive: ReceiveOptions = {
@@ -243,8 +269,8 @@ function onreadOf(receive: ReceiveBuffer, owner: () => NodeSocket | null): net.O
 
 /** Connects to `host:port` or to a UNIX socket path. Rejects with the system's error. */
 export function connectSocket(
-  target: { host: string; port: number } | { path: string },
-  options: ReceiveOptions & { signal?: AbortSignal; connectTimeoutMs?: number } = defaultReceive,
+  target: SocketTarget,
+  options: ConnectOptions = defaultReceive,
 ): Promise<StreamSocket> {
   return new Promise((resolve, reject) => {
     const receive = new ReceiveBuffer(options);
@@ -317,7 +343,7 @@ const pendingReceive = new WeakMap<net.Socket, ReceiveBuffer>();
 
 /** Listens on TCP or a UNIX socket. Rejects with the system's error, for example EADDRINUSE. */
 export function listenSocket(
-  target: { host: string; port: number } | { path: string },
+  target: SocketTarget,
   onConnection: (socket: StreamSocket) => void,
   options: ReceiveOptions = defaultReceive,
 ): Promise<Listener> {
@@ -357,3 +383,10 @@ export function listenSocket(
     });
   });
 }
+
+/** The sockets of the host. */
+export const systemNetwork: Network = {
+  listen: listenSocket,
+  connect: connectSocket,
+  removeSocketFile: unlink,
+};

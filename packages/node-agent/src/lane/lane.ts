@@ -10,13 +10,14 @@ import {
 } from '@stor/protocol';
 import { LaneReplicator, openDiskStore, type DiskStore } from '@stor/replicator';
 import {
-  connectSocket,
   defaultReceive,
-  listenSocket,
   systemFiles,
+  systemNetwork,
   type Clock,
+  type Files,
   type Listener,
   type Logger,
+  type Network,
 } from '@stor/runtime';
 import { VolumeExports } from '../exports/volume-exports.ts';
 import { NbdServer } from '../nbd/nbd-server.ts';
@@ -32,6 +33,14 @@ interface OpenDisk {
   tag: string;
 }
 
+/** The host as a lane sees it. */
+export interface LaneMachine {
+  files: Files;
+  network: Network;
+}
+
+const systemMachine: LaneMachine = { files: systemFiles, network: systemNetwork };
+
 /**
  * One lane: a thread that owns disks, sockets and primaries. Composes the disk stores, the
  * replicator and the NBD server; everything here runs on one event loop.
@@ -41,6 +50,7 @@ export class Lane implements LaneMethods {
   readonly #control: MainMethods;
   readonly #clock: Clock;
   readonly #logger: Logger;
+  readonly #machine: LaneMachine;
   readonly #disks = new Map<DiskId, OpenDisk>();
   readonly #failedDisks: AgentDisk[] = [];
   readonly #failures: FailureLog;
@@ -50,8 +60,15 @@ export class Lane implements LaneMethods {
   #nbd: NbdServer | null = null;
   #closing: Promise<void> | null = null;
 
-  constructor(options: LaneOptions, control: MainMethods, clock: Clock, logger: Logger) {
+  constructor(
+    options: LaneOptions,
+    control: MainMethods,
+    clock: Clock,
+    logger: Logger,
+    machine = systemMachine,
+  ) {
     this.#options = options;
+    this.#machine = machine;
     this.#control = control;
     this.#clock = clock;
     this.#logger = logger;
@@ -64,7 +81,7 @@ export class Lane implements LaneMethods {
       logger,
       control,
       connect: (host, port, signal) =>
-        connectSocket(
+        machine.network.connect(
           { host, port },
           { ...defaultReceive, signal, connectTimeoutMs: peerConnectTimeoutMs },
         ),
@@ -86,7 +103,7 @@ export class Lane implements LaneMethods {
   async listen(): Promise<{ peersPort: number; nbdPort: number }> {
     const { host, peersPort, nbdPort, nbdUnixPath } = this.#options;
     this.#peers = await listening('replication', host, peersPort, () =>
-      listenSocket({ host, port: peersPort }, (socket) => {
+      this.#machine.network.listen({ host, port: peersPort }, (socket) => {
         this.#replicator.acceptPeer(socket);
       }),
     );
@@ -96,6 +113,7 @@ export class Lane implements LaneMethods {
         exports: this.#exports,
         clock: this.#clock,
         logger: this.#logger,
+        network: this.#machine.network,
       }),
     );
     return { peersPort: this.#peers.port, nbdPort: this.#nbd.port };
@@ -134,7 +152,7 @@ export class Lane implements LaneMethods {
       path: entry.path,
       expect: { clusterId, nodeId },
       ...(entry.create ? { create: { diskId: entry.diskId } } : {}),
-      files: systemFiles,
+      files: this.#machine.files,
       clock: this.#clock,
       logger: this.#logger,
       bootId,

@@ -1,12 +1,12 @@
-import { unlink } from 'node:fs/promises';
 import { StorError } from '@stor/protocol';
 import {
-  connectSocket,
   defaultReceive,
-  listenSocket,
+  systemNetwork,
   type Clock,
   type Listener,
   type Logger,
+  type Network,
+  type SocketTarget,
   type StreamSocket,
 } from '@stor/runtime';
 import { defaultNbdLimits, type NbdLimits } from '../core/nbd/nbd-limits.ts';
@@ -22,7 +22,7 @@ const receiveBytes = 512 * 1024;
 /** Room for a path in the kernel's `sockaddr_un`; what is beyond is cut off without an error (bytes). */
 const maxSocketPathBytes = 107;
 
-export type NbdListenTarget = { host: string; port: number } | { path: string };
+export type NbdListenTarget = SocketTarget;
 
 export interface NbdServerOptions {
   targets: readonly NbdListenTarget[];
@@ -32,6 +32,8 @@ export interface NbdServerOptions {
   /** what is left out has its default */
   limits?: Partial<NbdLimits>;
   stats?: NbdStats;
+  /** @default the host's */
+  network?: Network;
 }
 
 /** Serves block devices over NBD, on any number of TCP ports and UNIX sockets. */
@@ -39,7 +41,7 @@ export class NbdServer {
   readonly stats: NbdStats;
   /** in the order of the targets */
   readonly listeners: readonly Listener[];
-  readonly #shared: Omit<NbdServerOptions, 'targets' | 'limits' | 'stats'>;
+  readonly #shared: Omit<NbdServerOptions, 'targets' | 'limits' | 'stats' | 'network'>;
   readonly #limits: NbdLimits;
   readonly #readBuffers: ReadBufferPool;
   readonly #outputBuffers = new OutputBufferPool();
@@ -61,10 +63,11 @@ export class NbdServer {
    */
   static async listen(options: NbdServerOptions): Promise<NbdServer> {
     const listeners: Listener[] = [];
+    const network = options.network ?? systemNetwork;
     const server = new NbdServer(options, listeners);
     try {
       for (const target of options.targets) {
-        listeners.push(await listenReplacing(target, (socket) => server.#accept(socket)));
+        listeners.push(await listenReplacing(network, target, (socket) => server.#accept(socket)));
       }
     } catch (error) {
       await server.close();
@@ -138,6 +141,7 @@ export class NbdServer {
 }
 
 async function listenReplacing(
+  network: Network,
   target: NbdListenTarget,
   onConnection: (socket: StreamSocket) => void,
 ): Promise<Listener> {
@@ -149,19 +153,19 @@ async function listenReplacing(
   }
   const options = { ...defaultReceive, receiveBytes };
   try {
-    return await listenSocket(target, onConnection, options);
+    return await network.listen(target, onConnection, options);
   } catch (error) {
     const isUsed = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
-    if (!isUsed || !('path' in target) || (await isServed(target.path))) throw error;
-    await unlink(target.path);
-    return listenSocket(target, onConnection, options);
+    if (!isUsed || !('path' in target) || (await isServed(network, target.path))) throw error;
+    await network.removeSocketFile(target.path);
+    return network.listen(target, onConnection, options);
   }
 }
 
 /** Only a refused connection proves that no process listens there any more. */
-async function isServed(path: string): Promise<boolean> {
+async function isServed(network: Network, path: string): Promise<boolean> {
   try {
-    (await connectSocket({ path })).destroy();
+    (await network.connect({ path })).destroy();
     return true;
   } catch (error) {
     return (error as NodeJS.ErrnoException).code !== 'ECONNREFUSED';
