@@ -5,6 +5,7 @@ import type {
   NodeId,
   ReplicaId,
   VolumeId,
+  VolumeSettings,
 } from '@stor/protocol';
 
 export interface AgentDisk {
@@ -28,16 +29,45 @@ export interface LocalReplica {
   failure?: string;
 }
 
+/** A replica as its primary sees it right now. */
+export interface LiveReplica {
+  replicaId: ReplicaId;
+  /** in-sync, joining, syncing, connecting, absent, failed */
+  state: string;
+  /** while it is made equal, else 0: what is still to be compared */
+  bytesRemaining: number;
+  /** of the resync that runs, or waits; absent when none is wanted */
+  resync?: LiveResync;
+}
+
+export interface LiveResync {
+  state: 'running' | 'paused' | 'waiting';
+  /** why it waits; '' else */
+  message: string;
+  sourceReplicaId: ReplicaId | null;
+  bytesTotal: number;
+  bytesRemaining: number;
+  bytesCopied: number;
+  bytesPerSecond: number;
+  /** how long it has run (ms) */
+  elapsedMs: number;
+}
+
 /** What a primary says of itself right now. */
 export interface LiveVolume {
   volumeId: VolumeId;
   epoch: number;
-  /** serving, activating, holding … with the reason when it is not serving */
+  /** serving, activating, holding (I/O waits), failing (I/O gets errors), stopping */
   state: string;
+  /** why it is not serving; '' else */
   reason: string;
+  /** for how long it has been in this state (ms) */
+  stateAgeMs: number;
   connections: number;
   allocatedBytes: number;
-  replicas: { replicaId: ReplicaId; state: string; bytesRemaining: number }[];
+  /** what is left to settle after an unclean stop */
+  settleBytesRemaining: number;
+  replicas: LiveReplica[];
 }
 
 /**
@@ -64,6 +94,18 @@ export interface AgentPort {
    */
   detach(volumeId: VolumeId, epoch: number, ifIdle: boolean): Promise<'released' | 'busy' | 'gone'>;
   liveVolumes(): Promise<LiveVolume[]>;
+  /**
+   * Tells the primary of (volume, epoch) what its record says now: policy, replicas that came, go or
+   * have gone. Nothing happens when it is not primary at that epoch, or knows a newer version.
+   */
+  updateVolume(settings: VolumeSettings): Promise<void>;
+  /**
+   * Gives the volume over to another node: requests are held, the primary drains and stops; resolves
+   * `released` when the control plane may grant the next epoch. The connections that are open stay,
+   * and go on through the new primary once `relayTo` is called or a connection finds it.
+   * `gone` when it is not primary at that epoch.
+   */
+  handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'>;
   /** Where every node's replication listener is; called at start and when one changes. */
   peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): void;
   /** The node's lease is valid until this time on the monotonic clock of the process (ms). */
@@ -88,7 +130,9 @@ export interface ControlPlanePort {
    */
   release(volumeId: VolumeId, epoch: number, options: { clean: boolean }): Promise<void>;
   /** Facts for NBD INFO, without attaching. NOT_FOUND. */
-  volumeInfo(name: string): Promise<{ name: string; volumeId: VolumeId; sizeBytes: number }>;
+  volumeInfo(
+    name: string,
+  ): Promise<{ name: string; volumeId: VolumeId; sizeBytes: number; shared: boolean }>;
   proposeSet(proposal: {
     volumeId: VolumeId;
     segment: number;
@@ -98,6 +142,11 @@ export interface ControlPlanePort {
   }): Promise<
     { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string }
   >;
+  /**
+   * Where a client of this node is to be served that this node may not be primary for: the NBD
+   * address (host:port) of the primary of a `shared` volume, or of one that was handed over.
+   */
+  primaryAddress(volumeId: VolumeId): Promise<{ nodeId: NodeId; nbd: string } | null>;
   /** A replica failed for good (I7). */
   reportFailure(failure: {
     diskId: DiskId;

@@ -1,4 +1,12 @@
-import type { ClusterStatus, Disk, Node, Volume } from './resources.ts';
+import type {
+  ClusterStatus,
+  Disk,
+  Node,
+  Rebuild,
+  Volume,
+  VolumeExplanation,
+  VolumePolicy,
+} from './resources.ts';
 
 export interface CallOptions {
   signal?: AbortSignal;
@@ -39,9 +47,52 @@ export interface StorApi {
       labels: Record<string, string>;
       /** kept in the record: the same request sent again finds its own volume; '' or absent: none */
       requestId?: string;
+      /** what is left out has its default (limits.ts) */
+      policy?: Partial<VolumePolicy>;
     },
     options?: CallOptions,
   ): Promise<Volume>;
+  /**
+   * Changes what is given, live. `replicas`: more are placed and filled; fewer leave when enough
+   * others are in sync. Returns at once: `getVolume` shows how far it is. NOT_FOUND,
+   * INVALID_ARGUMENT, FAILED_PRECONDITION (not enough nodes or room; the volume is not ready).
+   */
+  updateVolume(
+    request: { name: string; replicas?: number; policy?: Partial<VolumePolicy> },
+    options?: CallOptions,
+  ): Promise<Volume>;
+  /**
+   * Moves a replica (its id, or the name or id of its node) to another node (`disk` '': the best one
+   * there): a new one is filled first. Returns at once. NOT_FOUND, FAILED_PRECONDITION, NO_SPACE.
+   */
+  moveReplica(
+    request: { name: string; replica: string; node: string; disk: string },
+    options?: CallOptions,
+  ): Promise<Volume>;
+  /**
+   * Hands the volume over to `node`: the old primary holds requests, drains and confirms, the new
+   * one begins; connections stay and are relayed. FAILED_PRECONDITION when it is attached nowhere.
+   */
+  movePrimary(request: { name: string; node: string }, options?: CallOptions): Promise<Volume>;
+  /**
+   * Ends the attachment without asking its holder: the replicas are fenced at a new epoch, so that
+   * nothing the old primary writes counts any more (I2). Works when nobody is attached too.
+   * UNAVAILABLE when no in-sync replica can be reached.
+   */
+  fenceVolume(request: { name: string }, options?: CallOptions): Promise<Volume>;
+  /**
+   * Tries to bring a volume back that is not served. `acceptUnflushedLoss`: when no reachable
+   * in-sync replica kept its memory, begin with the best of those reached although others are
+   * missing. UNAVAILABLE says who is missing and what was tried.
+   */
+  recoverVolume(
+    request: { name: string; acceptUnflushedLoss: boolean },
+    options?: CallOptions,
+  ): Promise<Volume>;
+  /** NOT_FOUND */
+  explainVolume(request: { name: string }, options?: CallOptions): Promise<VolumeExplanation>;
+  /** Replicas that are being made equal, of all volumes or of one (`name`). */
+  listRebuilds(request: { name: string }, options?: CallOptions): Promise<{ rebuilds: Rebuild[] }>;
   listVolumes(
     request: Record<string, never>,
     options?: CallOptions,

@@ -10,3 +10,4 @@ export * from './resources.ts';
 export * from './rpc/rpc-endpoint.ts';
 export * from './rpc/rpc-error.ts';
 export * from './rpc/services.ts';
+export * from './volume-policy.ts';

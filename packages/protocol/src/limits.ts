@@ -28,6 +28,12 @@ export const peerPingMs = 500;
 /** Silence of a peer after which it leaves the in-sync set. */
 export const peerSilenceMs = 2_000;
 
+/** A replica that is away for longer is replaced on another node (ms): reboots take less. */
+export const replacementWaitMs = 10 * 60_000;
+/** The longest waits that a volume's policy may ask for (ms): a day, and a month. */
+export const maxIoTimeoutMs = 24 * 3_600_000;
+export const maxReplacementWaitMs = 30 * 24 * 3_600_000;
+
 /** An `auto` attachment is released this long after its last connection closed. */
 export const autoDetachMs = 30_000;
 

@@ -49,12 +49,24 @@ export interface Disk {
   };
 }
 
+/** Why a replica was placed: with its volume, for a lost one, by a move, by a higher count. */
+export type ReplicaPurpose = 'volume' | 'replacement' | 'move' | 'update';
+
 export interface VolumeReplica {
   id: ReplicaId;
   nodeId: NodeId;
   diskId: DiskId;
   /** creating: not on its disk yet */
   state: 'creating' | 'ready' | 'failed';
+  /** absent in records from before it: `volume` */
+  purpose?: ReplicaPurpose;
+  /** when it was placed, by the wall clock; absent in older records */
+  placedAtMs?: number;
+  /**
+   * It goes as soon as enough others are in sync: `move` and a lower replica count set it. Until
+   * then it is a member as before.
+   */
+  leaving?: boolean;
 }
 
 /** One segment's membership: changed only by compare-and-set on (epoch, setRevision) (I4). */
@@ -63,6 +75,39 @@ export interface SegmentStatus {
   setRevision: number;
   replicas: VolumeReplica[];
   inSync: ReplicaId[];
+  /** when `inSync` last changed, by the wall clock; absent in older records */
+  changedAtMs?: number;
+  /**
+   * Replicas that are not part of the segment any more and still lie on a disk: their nodes delete
+   * them and report it, then they are forgotten.
+   */
+  removed?: { id: ReplicaId; nodeId: NodeId; diskId: DiskId }[];
+}
+
+/**
+ * How many members an acknowledgement needs (DESIGN "Failure modes"): `hard` as many as the volume
+ * has replicas, `soft` all but one, `threshold=N` N, `alwayson` one.
+ */
+export type FailureMode = 'hard' | 'soft' | 'alwayson' | `threshold=${number}`;
+
+/** How a volume behaves when replicas are missing; all of it may be changed while it is in use. */
+export interface VolumePolicy {
+  failureMode: FailureMode;
+  /** what happens to I/O while fewer members are in sync than the failure mode asks for */
+  onLoss: 'suspend' | 'error';
+  /** held I/O fails after this (ms); 0: it is held for as long as it takes */
+  ioTimeoutMs: number;
+  /** a replica that is away for longer is replaced on another node (ms) */
+  replacementWaitMs: number;
+  /**
+   * What a volume does of which no reachable in-sync replica kept its memory while others cannot be
+   * reached: `wait` for them (or for `volume recover`), or `accept` the loss of unflushed writes.
+   */
+  unflushedLoss: 'wait' | 'accept';
+  /** resync and rebuild stand still */
+  rebuildPaused: boolean;
+  /** any node takes connections and relays them to the primary */
+  shared: boolean;
 }
 
 export interface Attachment {
@@ -74,7 +119,8 @@ export interface Attachment {
   sinceMs: number;
 }
 
-export type VolumeHealth = 'creating' | 'healthy' | 'degraded' | 'unavailable' | 'deleting';
+export type VolumeHealth =
+  'creating' | 'healthy' | 'degraded' | 'suspended' | 'unavailable' | 'deleting';
 
 /** What the control plane keeps of a volume. */
 export interface VolumeRecord {
@@ -84,6 +130,7 @@ export interface VolumeRecord {
     replicas: number;
     /** an operator wants the volume attached on this node until `detach`; absent: on none */
     attachTo?: NodeId;
+    policy: VolumePolicy;
   };
   status: {
     phase: 'creating' | 'ready' | 'deleting';
@@ -96,6 +143,11 @@ export interface VolumeRecord {
      * need not wait out its replica leases (I6).
      */
     cleanRelease: boolean;
+    /**
+     * `volume recover --accept-unflushed-loss` was given at this epoch: the next primary may begin
+     * with those members that it reaches. Gone once a primary has used it.
+     */
+    acceptLossSinceEpoch?: number;
     segments: SegmentStatus[];
   };
 }
@@ -108,6 +160,8 @@ export interface Volume {
     health: VolumeHealth;
     /** one sentence: why it is not healthy, or empty */
     message: string;
+    /** what the primary says of itself: serving, activating, holding, failing (I/O gets errors); '' */
+    serving: string;
     primary: { nodeId: NodeId; node: string; mode: Attachment['mode']; sinceMs: number } | null;
     epoch: number;
     setRevision: number;
@@ -119,6 +173,8 @@ export interface Volume {
       state: 'creating' | 'in-sync' | 'syncing' | 'out-of-sync' | 'failed' | 'node-down';
       /** while syncing, as the primary last said; else 0 */
       bytesRemaining: number;
+      purpose: ReplicaPurpose;
+      leaving: boolean;
     }[];
     allocatedBytes: number;
     nbdUri: string;
@@ -134,22 +190,99 @@ export interface ClusterStatus {
   quorum: boolean;
   nodes: { total: number; up: number };
   disks: { total: number; online: number; capacityBytes: number; usedBytes: number };
-  volumes: { total: number; healthy: number; degraded: number; unavailable: number };
+  volumes: {
+    total: number;
+    healthy: number;
+    degraded: number;
+    suspended: number;
+    unavailable: number;
+  };
+}
+
+/** Why a volume is as it is, for people: `storctl volume explain`. */
+export interface VolumeExplanation {
+  name: string;
+  volumeId: VolumeId;
+  health: VolumeHealth;
+  /** one line: the state in words */
+  state: string;
+  /** what brought it there; one line each, most important first; empty when healthy */
+  causes: { text: string; sinceMs: number | null }[];
+  /** who holds it, since when, how; '' when nobody does */
+  holder: string;
+  /** since when it has been in this state, by the wall clock; null when not known */
+  sinceMs: number | null;
+  /** what happens next by itself */
+  next: string[];
+  /** what a person can do, with the exact command */
+  advice: string[];
+}
+
+/** A replica that is being made equal: `storctl rebuild ls`. */
+export interface Rebuild {
+  volume: string;
+  volumeId: VolumeId;
+  replicaId: ReplicaId;
+  nodeId: NodeId;
+  node: string;
+  /** returned: it was away; else why a new replica is filled */
+  reason: 'returned' | 'replacement' | 'move' | 'update';
+  /** waiting: not begun (back-off, no primary, node down) */
+  state: 'running' | 'paused' | 'waiting';
+  /** why it waits; '' else */
+  message: string;
+  /** node that the bytes come from; '' when not known */
+  source: string;
+  /** to be compared at the beginning, and still */
+  bytesTotal: number;
+  bytesRemaining: number;
+  /** of what was compared, what differed and was copied */
+  bytesCopied: number;
+  bytesPerSecond: number;
+  /** null when it cannot be said */
+  etaMs: number | null;
+  startedAtMs: number | null;
 }
 
 /** What the control plane gives to a new primary. */
-export interface AttachmentGrant {
-  volumeId: VolumeId;
+export interface AttachmentGrant extends VolumeSettings {
   name: string;
   sizeBytes: number;
-  epoch: number;
   mode: Attachment['mode'];
   /** false: the old primary may still hold replica leases, so they are waited out (I6) */
   previousReleased: boolean;
+  /** an operator gave up writes that were never flushed, so that the volume can be served */
+  acceptUnflushedLoss: boolean;
+}
+
+export interface GrantedReplica {
+  id: ReplicaId;
+  nodeId: NodeId;
+  diskId: DiskId;
+  host: string;
+  port: number;
+  /** the primary takes it out of the in-sync set when that leaves enough members */
+  leaving: boolean;
+  /** it is known to have failed for good: it will never answer */
+  failed: boolean;
+  purpose: ReplicaPurpose;
+}
+
+/** What a primary serves under and what may change meanwhile; sent again when the record changes. */
+export interface VolumeSettings {
+  volumeId: VolumeId;
+  epoch: number;
+  /** version of the record that it was made of; an older one than the last known changes nothing */
+  resourceVersion: number;
+  /** wanted number of replicas: what the failure mode counts from */
+  replicas: number;
+  policy: VolumePolicy;
   segments: {
     index: number;
+    /** as recorded; only a grant's counts: afterwards the primary alone changes the set (I4) */
     setRevision: number;
     inSync: ReplicaId[];
-    replicas: { id: ReplicaId; nodeId: NodeId; diskId: DiskId; host: string; port: number }[];
+    /** those that are on their disks: ready ones and failed ones */
+    replicas: GrantedReplica[];
   }[];
 }

@@ -27,9 +27,12 @@ export interface ReplicatorControl {
 export interface PrimaryStatus {
   volumeId: VolumeId;
   epoch: number;
-  state: 'activating' | 'serving' | 'holding' | 'stopping' | 'stopped';
+  /** failing: I/O gets errors, as the policy says */
+  state: 'activating' | 'serving' | 'holding' | 'failing' | 'stopping' | 'stopped';
   /** why it holds or is not serving yet; empty when serving */
   reason: string;
+  /** for how long it has been in this state (ms) */
+  stateAgeMs: number;
   segments: {
     index: number;
     setRevision: number;
@@ -39,9 +42,25 @@ export interface PrimaryStatus {
       nodeId: NodeId;
       state: 'in-sync' | 'joining' | 'syncing' | 'connecting' | 'absent' | 'failed';
       bytesRemaining: number;
+      resync?: ResyncStatus;
     }[];
     settleBytesRemaining: number;
   }[];
+}
+
+/** How far a replica's way back is. */
+export interface ResyncStatus {
+  state: 'running' | 'paused' | 'waiting';
+  /** why it waits; '' else */
+  message: string;
+  sourceReplicaId: ReplicaId | null;
+  /** to be compared at the beginning, and still */
+  bytesTotal: number;
+  bytesRemaining: number;
+  /** of what was compared, what differed and was copied */
+  bytesCopied: number;
+  bytesPerSecond: number;
+  elapsedMs: number;
 }
 
 export type { AttachmentGrant };
