@@ -1,7 +1,4 @@
-import { mkdir, open } from 'node:fs/promises';
-import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { Level } from 'level';
 import { BytesReader, BytesWriter } from './core/bytes.ts';
 import { readEntryContent, readSnapshot, writeEntryContent, writeSnapshot } from './core/codec.ts';
 import { applyToExtent, type ExtentChange } from './core/log-extent.ts';
@@ -13,9 +10,17 @@ import {
 } from './core/storage.ts';
 import type { Entry, HardState, LogPosition, Snapshot } from './core/types.ts';
 import { RaftError } from './errors.ts';
+import type {
+  KeyValueLog,
+  KeyValueOperation,
+  KeyValueRange,
+  OpenKeyValueLog,
+} from './key-value-log.ts';
+import { asRaftError, openLevelLog } from './level-log.ts';
 
 /**
- * The log, the hard state and the newest snapshot in one LevelDB. Keys:
+ * The log, the hard state and the newest snapshot in one LevelDB, or what `KeyValueLog` models it
+ * with. Keys:
  *
  *   f            format of the store, '1'
  *   h            hard state
@@ -29,10 +34,6 @@ import { RaftError } from './errors.ts';
  * replaced end of our log, the old end would fit by its indexes, but not by these terms.
  * Every save is one synced batch, so a crash leaves all of it or nothing.
  */
-type Database = Level<Uint8Array, Uint8Array>;
-type Operation =
-  { type: 'put'; key: Uint8Array; value: Uint8Array } | { type: 'del'; key: Uint8Array };
-
 const format = '1';
 const text = new TextEncoder();
 const keys = {
@@ -44,7 +45,7 @@ const keys = {
 const entryPrefix = 'e'.charCodeAt(0);
 
 export class LevelRaftStorage implements RaftStorage {
-  readonly #db: Database;
+  readonly #db: KeyValueLog;
   #start: LogPosition = { index: 0, term: 0 };
   /** term of each stored entry, from start.index + 1 on */
   #terms: number[] = [];
@@ -53,28 +54,21 @@ export class LevelRaftStorage implements RaftStorage {
   #saving: Promise<void> = Promise.resolve();
   #closed: Promise<void> | null = null;
 
-  private constructor(db: Database) {
+  private constructor(db: KeyValueLog) {
     this.#db = db;
   }
 
   /**
-   * Opens or creates the store in the directory `path`. Errors: IN_USE (another process has it),
+   * Opens or creates the store in the directory `path`, on LevelDB or what `openLog` opens. Errors: IN_USE (another process has it),
    * CORRUPT, UNSUPPORTED_FORMAT, STORAGE_FAILED.
    */
-  static async open(path: string): Promise<LevelRaftStorage> {
-    let db: Database;
-    try {
-      await mkdir(path, { recursive: true });
-      db = new Level(path, { keyEncoding: 'view', valueEncoding: 'view' });
-      await db.open();
-    } catch (error) {
-      throw openError(path, error);
-    }
+  static async open(
+    path: string,
+    openLog: OpenKeyValueLog = openLevelLog,
+  ): Promise<LevelRaftStorage> {
+    const db = await openLog(path);
     try {
       await checkFormat(db, path);
-      // A new directory that a power cut takes away would be a member that forgot its vote.
-      await syncDirectory(path);
-      await syncDirectory(dirname(path));
     } catch (error) {
       await db.close();
       throw asRaftError(error, `the Raft store in ${path} cannot be opened`);
@@ -98,8 +92,8 @@ export class LevelRaftStorage implements RaftStorage {
     const [hardStateBytes, snapshotBytes, startBytes] = records;
     const entryRange = { gt: Uint8Array.of(entryPrefix), lt: Uint8Array.of(entryPrefix + 1) };
     if (!hardStateBytes || !snapshotBytes || !startBytes) {
-      const first = await db.keys({ ...entryRange, limit: 1 }).all();
-      if (records.every((record) => record === undefined) && first.length === 0) return null;
+      const hasEntries = await hasAny(db, entryRange);
+      if (records.every((record) => record === undefined) && !hasEntries) return null;
       throw new RaftError(
         'CORRUPT',
         'the stored Raft log is damaged: its hard state, snapshot or beginning is missing',
@@ -110,7 +104,7 @@ export class LevelRaftStorage implements RaftStorage {
     const start = decodeStart(startBytes);
     const entries: Entry[] = [];
     let previousTerm = start.term;
-    for await (const [key, value] of db.iterator(entryRange)) {
+    for await (const [key, value] of db.range(entryRange)) {
       const entry = decodeEntry(key, value, previousTerm);
       entries.push(entry);
       previousTerm = entry.term;
@@ -148,10 +142,10 @@ export class LevelRaftStorage implements RaftStorage {
   #plan(batch: SaveBatch): {
     change: ExtentChange;
     terms: number[];
-    operations: Operation[];
+    operations: KeyValueOperation[];
   } {
     const change = applyToExtent(this.#start, this.#start.index + this.#terms.length, batch);
-    const operations: Operation[] = [];
+    const operations: KeyValueOperation[] = [];
     const put = (key: Uint8Array, value: Uint8Array) => {
       operations.push({ type: 'put', key, value });
     };
@@ -286,14 +280,14 @@ function decodeEntry(key: Uint8Array, value: Uint8Array, previousTerm: number): 
   return { index, term, ...content };
 }
 
-async function checkFormat(db: Database, path: string): Promise<void> {
-  const found = await db.get(keys.format);
+async function checkFormat(db: KeyValueLog, path: string): Promise<void> {
+  const [found] = await db.getMany([keys.format]);
   if (found === undefined) {
-    const others = await db.keys({ limit: 1 }).all();
-    if (others.length > 0) {
+    if (await hasAny(db, {})) {
       throw new RaftError('CORRUPT', `the Raft store in ${path} has lost its format mark`);
     }
-    await db.put(keys.format, text.encode(format), { sync: true });
+    const mark = { type: 'put', key: keys.format, value: text.encode(format) } as const;
+    await db.batch([mark], { sync: true });
     return;
   }
   const name = new TextDecoder().decode(found);
@@ -305,33 +299,7 @@ async function checkFormat(db: Database, path: string): Promise<void> {
   }
 }
 
-async function syncDirectory(path: string): Promise<void> {
-  const handle = await open(path, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-}
-
-/** LevelDB's own codes, of which the cause of a failed open is the interesting one. */
-function levelCode(error: unknown): string {
-  if (!(error instanceof Error)) return '';
-  const own = 'code' in error ? String(error.code) : '';
-  return error.cause === undefined ? own : levelCode(error.cause) || own;
-}
-
-function openError(path: string, error: unknown): RaftError {
-  if (levelCode(error) === 'LEVEL_LOCKED') {
-    return new RaftError('IN_USE', `the Raft store in ${path} is open elsewhere`, { cause: error });
-  }
-  return asRaftError(error, `the Raft store in ${path} cannot be opened`);
-}
-
-function asRaftError(error: unknown, what: string): RaftError {
-  if (error instanceof RaftError) return error;
-  const code = levelCode(error) === 'LEVEL_CORRUPTION' ? 'CORRUPT' : 'STORAGE_FAILED';
-  const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
-  const reason = cause instanceof Error ? cause.message : String(cause);
-  return new RaftError(code, `${what}: ${reason}`, { cause: error });
+async function hasAny(db: KeyValueLog, range: KeyValueRange): Promise<boolean> {
+  for await (const entry of db.range({ ...range, limit: 1 })) return entry.length > 0;
+  return false;
 }
