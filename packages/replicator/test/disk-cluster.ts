@@ -232,6 +232,9 @@ export class DiskCluster {
         diskId: `d-000000000000000${i}`,
         host: 'sim',
         port: 100 + i,
+        leaving: false,
+        failed: false,
+        purpose: 'volume',
       }));
     const volume = { volumeId, sizeBytes: this.sizeBytes };
     const grant = this.control.grant(node.id, volume, replicas);

@@ -3,6 +3,7 @@ import {
   chunkBytes,
   regionBytes,
   StorError,
+  defaultPolicy,
   type AttachmentGrant,
 } from '@stor/protocol';
 import { SeededRandom } from '@stor/runtime/testing';
@@ -137,8 +138,12 @@ t.test('an older primary is refused and told', async (t) => {
     ...cluster.volume,
     name: 'v-1',
     epoch: 1,
+    resourceVersion: 1,
     mode: 'auto',
     previousReleased: false,
+    acceptUnflushedLoss: false,
+    replicas: 3,
+    policy: defaultPolicy(3),
     segments: [{ index: 0, setRevision: 1, inSync: ['r-0'], replicas: [] }],
   };
   const signal = new AbortController().signal;

@@ -44,6 +44,9 @@ export class PrimaryEngine implements PrimaryVolume {
   readonly #listeners: ((reason: StorError) => void)[] = [];
   #state: State = 'activating';
   #reason = 'fencing the replicas';
+  /** the state as last seen from outside, and since when */
+  #seen: State = 'activating';
+  #seenMs: number;
   #over: StorError | null = null;
   #stopping: Promise<void> | null = null;
   /** rejects the steps of an activation that is under way */
@@ -57,6 +60,7 @@ export class PrimaryEngine implements PrimaryVolume {
   ) {
     this.#grant = grant;
     this.#segment = segment;
+    this.#seenMs = segment.options.clock.monotonicMs();
     this.#broken = broken;
     segment.ignoreLeases = broken.ignoreLeases ?? false;
     this.volumeId = grant.volumeId;
@@ -158,6 +162,7 @@ export class PrimaryEngine implements PrimaryVolume {
 
   tick(nowMs: number): void {
     if (this.#over) return;
+    this.#look();
     this.#segment.tick(nowMs);
     this.#io.writes.tick(nowMs);
     this.#checkpointer.tick(nowMs);
@@ -190,12 +195,14 @@ export class PrimaryEngine implements PrimaryVolume {
   status(): PrimaryStatus {
     const segment = this.#segment;
     const { membership } = segment;
-    const held = this.#state === 'serving' && (membership?.holding === true || !segment.leased);
+    const state = this.#look();
+    const isServing = this.#state === 'serving';
     return {
       volumeId: this.volumeId,
       epoch: this.epoch,
-      state: held ? 'holding' : this.#state,
-      reason: held ? this.#holdReason() : this.#state === 'serving' ? '' : this.#reason,
+      state,
+      reason: state === 'holding' ? this.#holdReason() : isServing ? '' : this.#reason,
+      stateAgeMs: segment.options.clock.monotonicMs() - this.#seenMs,
       segments: [
         {
           index: segment.options.index,
@@ -359,6 +366,18 @@ export class PrimaryEngine implements PrimaryVolume {
       this.#over ??
       new StorError('UNAVAILABLE', `${this.volumeId} is ${this.#state}: ${this.#reason}`)
     );
+  }
+
+  /** The state as it is seen from outside; remembers when it last changed. */
+  #look(): State {
+    const segment = this.#segment;
+    const held = segment.membership?.holding === true || !segment.leased;
+    const state = this.#state === 'serving' && held ? 'holding' : this.#state;
+    if (state !== this.#seen) {
+      this.#seen = state;
+      this.#seenMs = segment.options.clock.monotonicMs();
+    }
+    return state;
   }
 
   #holdReason(): string {

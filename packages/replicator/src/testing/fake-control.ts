@@ -1,4 +1,4 @@
-import { StorError, type AttachmentGrant } from '@stor/protocol';
+import { StorError, defaultPolicy, type AttachmentGrant } from '@stor/protocol';
 import type { Random } from '@stor/runtime';
 
 import type { ReplicatorControl } from '../replicator-ports.ts';
@@ -40,8 +40,12 @@ export class FakeControl {
       ...volume,
       name: volume.volumeId,
       epoch: this.epoch,
+      resourceVersion: this.epoch,
       mode: 'auto',
       previousReleased,
+      acceptUnflushedLoss: false,
+      replicas: replicas.length,
+      policy: { ...defaultPolicy(replicas.length), failureMode: 'alwayson' },
       segments: [{ index: 0, setRevision: this.setRevision, inSync: [...this.inSync], replicas }],
     };
   }

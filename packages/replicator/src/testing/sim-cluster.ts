@@ -1,4 +1,4 @@
-import { StorError } from '@stor/protocol';
+import { StorError, type GrantedReplica } from '@stor/protocol';
 import { silentLogger, type Logger, type Random } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
 
@@ -169,12 +169,15 @@ export class SimCluster {
   attach(index: number, signal?: AbortSignal): Promise<PrimaryVolume> {
     const node = this.node(index);
     if (!node.lane) return Promise.reject(new StorError('UNAVAILABLE', 'the node is down'));
-    const replicas = this.states.map(({ identity }, i) => ({
+    const replicas = this.states.map(({ identity }, i): GrantedReplica => ({
       id: identity.replicaId,
       nodeId: `n-${i}`,
       diskId: `d-${i}`,
       host: 'sim',
       port: 100 + i,
+      leaving: false,
+      failed: false,
+      purpose: 'volume',
     }));
     const grant = this.control.grant(node.id, this.volume, replicas);
     return node.lane.attach(grant, { signal: signal ?? new AbortController().signal });
