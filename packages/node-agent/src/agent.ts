@@ -314,5 +314,6 @@ function laneControl(control: { plane?: ControlPlane }): MainMethods {
     reportFailure: async (failure) => plane().reportFailure(failure),
     volumeNames: async (limit) => plane().volumeNames(limit),
     volumeInfo: async (name) => plane().volumeInfo(name),
+    primaryAddress: async (volumeId) => plane().primaryAddress(volumeId),
   };
 }

@@ -8,6 +8,7 @@ import {
   type NodeId,
   type ReplicaId,
   type VolumeId,
+  type VolumeSettings,
 } from '@stor/protocol';
 import type { Random } from '@stor/runtime';
 import type { DataFolder } from './data-folder.ts';
@@ -81,6 +82,14 @@ export class NodePort implements AgentPort {
 
   liveVolumes(): Promise<LiveVolume[]> {
     return this.#lane.liveVolumes();
+  }
+
+  updateVolume(settings: VolumeSettings): Promise<void> {
+    return this.#lane.updateVolume(settings);
+  }
+
+  handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'> {
+    return this.#lane.handOver(volumeId, epoch);
   }
 
   peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): void {

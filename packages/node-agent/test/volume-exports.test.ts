@@ -1,5 +1,5 @@
 import t from 'tap';
-import { StorError, type AttachmentGrant } from '@stor/protocol';
+import { StorError, defaultPolicy, type AttachmentGrant, type VolumeSettings } from '@stor/protocol';
 import type { PrimaryVolume } from '@stor/replicator';
 import { silentLogger } from '@stor/runtime';
 import { FakeClock } from '@stor/runtime/testing';
@@ -29,6 +29,7 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
   const clock = new FakeClock();
   const released: { epoch: number; clean: boolean }[] = [];
   const primaries: FakePrimary[] = [];
+  const updates: VolumeSettings[] = [];
   let epoch = 0;
   let attachError: Error | null = null;
   let acquireGate: Promise<void> | null = null;
@@ -39,6 +40,10 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     epoch: ++epoch,
     mode,
     previousReleased: true,
+    acceptUnflushedLoss: false,
+    resourceVersion: 1,
+    replicas: 1,
+    policy: defaultPolicy(1),
     segments: [],
   });
   const control = {
@@ -59,6 +64,9 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
         primaries.push(primary);
         return primary as unknown as PrimaryVolume;
       },
+      updateVolume: (settings) => {
+        updates.push(settings);
+      },
     },
     control,
     clock,
@@ -71,6 +79,7 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     clock,
     released,
     primaries,
+    updates,
     grantOf,
     failAttach: (error: Error | null) => {
       attachError = error;
@@ -206,6 +215,10 @@ t.test('an epoch that was given back never serves again (I6)', async (t) => {
     epoch: 1,
     mode: 'manual',
     previousReleased: false,
+    acceptUnflushedLoss: false,
+    resourceVersion: 1,
+    replicas: 1,
+    policy: defaultPolicy(1),
     segments: [],
   };
   const early = t.rejects(exports.attach(manual), { code: 'STALE_EPOCH' });

@@ -1,5 +1,11 @@
 import type { LiveVolume } from '@stor/control-plane';
-import { StorError, autoDetachMs, type AttachmentGrant, type VolumeId } from '@stor/protocol';
+import {
+  StorError,
+  autoDetachMs,
+  type AttachmentGrant,
+  type VolumeId,
+  type VolumeSettings,
+} from '@stor/protocol';
 import type { PrimaryVolume } from '@stor/replicator';
 import type { Clock, Logger } from '@stor/runtime';
 import type { MainMethods } from '../lane/lane-protocol.ts';
@@ -8,6 +14,7 @@ import type { NbdExportLease, NbdExports } from '../nbd/nbd-exports.ts';
 /** The part of the replicator that exports need. */
 export interface PrimaryHost {
   attach(grant: AttachmentGrant, options: { signal: AbortSignal }): Promise<PrimaryVolume>;
+  updateVolume(settings: VolumeSettings): void;
 }
 
 /** How often a repair attachment looks whether it is done, and how long it goes on in vain (ms). */
@@ -28,6 +35,7 @@ interface Connection {
 /** One volume that this lane is primary of, from the grant until its release. */
 interface Entry {
   grant: AttachmentGrant;
+  sinceMs: number;
   /** the mode may change from repair or auto when a client or an operator comes */
   mode: AttachmentGrant['mode'];
   primary: PrimaryVolume | null;
@@ -162,21 +170,39 @@ export class VolumeExports implements NbdExports {
     return 'released';
   }
 
+  /** See AgentPort.updateVolume. */
+  updateVolume(settings: VolumeSettings): void {
+    this.#host.updateVolume(settings);
+  }
+
+  /** See AgentPort.handOver. */
+  async handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'> {
+    const entry = this.#entries.get(volumeId);
+    if (!entry || entry.grant.epoch !== epoch) return 'gone';
+    await this.#end(entry, 'handed over', true);
+    return 'released';
+  }
+
   liveVolumes(): LiveVolume[] {
+    const nowMs = this.#clock.monotonicMs();
     return [...this.#entries.values()].map((entry) => {
       const status = entry.primary?.status();
+      const segments = status?.segments ?? [];
       return {
         volumeId: entry.grant.volumeId,
         epoch: entry.grant.epoch,
         state: status?.state ?? 'activating',
         reason: status?.reason ?? '',
+        stateAgeMs: status?.stateAgeMs ?? nowMs - entry.sinceMs,
         connections: entry.connections.size,
         allocatedBytes: this.#allocatedBytesOf(entry.grant.volumeId),
-        replicas: (status?.segments ?? []).flatMap((segment) =>
-          segment.members.map(({ replicaId, state, bytesRemaining }) => ({
+        settleBytesRemaining: segments.reduce((sum, each) => sum + each.settleBytesRemaining, 0),
+        replicas: segments.flatMap((segment) =>
+          segment.members.map(({ replicaId, state, bytesRemaining, resync }) => ({
             replicaId,
             state,
             bytesRemaining,
+            ...(resync ? { resync } : {}),
           })),
         ),
       };
@@ -232,6 +258,7 @@ export class VolumeExports implements NbdExports {
     const abort = new AbortController();
     const entry: Entry = {
       grant,
+      sinceMs: this.#clock.monotonicMs(),
       mode: grant.mode,
       primary: null,
       serving: this.#host.attach(grant, { signal: abort.signal }),

@@ -1,5 +1,12 @@
 import type { AgentDisk, ControlPlanePort, LiveVolume, LocalReplica } from '@stor/control-plane';
-import type { AttachmentGrant, DiskId, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
+import type {
+  AttachmentGrant,
+  DiskId,
+  NodeId,
+  ReplicaId,
+  VolumeId,
+  VolumeSettings,
+} from '@stor/protocol';
 
 /** What a lane is started with (structured-clone data only). */
 export interface LaneOptions {
@@ -63,6 +70,8 @@ export interface LaneMethods {
   attach(grant: AttachmentGrant): Promise<void>;
   detach(volumeId: VolumeId, epoch: number, ifIdle: boolean): Promise<'released' | 'busy' | 'gone'>;
   liveVolumes(): Promise<LiveVolume[]>;
+  updateVolume(settings: VolumeSettings): Promise<void>;
+  handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'>;
   peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): Promise<void>;
   counters(): Promise<LaneCounters>;
   /** Stops serving: every attachment drains and is given back, none begins. Works twice. */
@@ -78,4 +87,5 @@ export interface MainMethods {
   reportFailure: ControlPlanePort['reportFailure'];
   volumeNames: ControlPlanePort['volumeNames'];
   volumeInfo: ControlPlanePort['volumeInfo'];
+  primaryAddress: ControlPlanePort['primaryAddress'];
 }

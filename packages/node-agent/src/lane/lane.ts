@@ -7,6 +7,7 @@ import {
   type NodeId,
   type ReplicaId,
   type VolumeId,
+  type VolumeSettings,
 } from '@stor/protocol';
 import { LaneReplicator, openDiskStore, type DiskStore } from '@stor/replicator';
 import {
@@ -207,6 +208,14 @@ export class Lane implements LaneMethods {
 
   async liveVolumes(): Promise<LiveVolume[]> {
     return this.#exports.liveVolumes();
+  }
+
+  async updateVolume(settings: VolumeSettings): Promise<void> {
+    this.#exports.updateVolume(settings);
+  }
+
+  handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'> {
+    return this.#exports.handOver(volumeId, epoch);
   }
 
   async peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): Promise<void> {
