@@ -1,17 +1,28 @@
 import {
   StorError,
+  changePolicy,
   type ClusterStatus,
   type Disk,
   type ErrorCode,
   type Node,
+  type Rebuild,
   type StorApi,
   type Volume,
+  type VolumeExplanation,
+  type VolumePolicy,
 } from '@stor/protocol';
+import {
+  changeReplicas,
+  fakeExplanation,
+  fakeReplica,
+  fakeVolume,
+  hex,
+  startMs,
+} from './fake-volume.ts';
 
-export const startMs = Date.UTC(2026, 0, 2, 3, 4, 5);
-const hex = (kind: string, n: number) => `${kind}-${n.toString(16).padStart(16, '0')}`;
+export { startMs };
 
-function makeNode(n: number): Node {
+export function makeNode(n: number): Node {
   return {
     metadata: {
       id: hex('n', n),
@@ -73,6 +84,10 @@ export class FakeCluster {
   /** calls of these methods wait until their signal aborts */
   hanging = new Set<keyof StorApi>();
   status: Partial<ClusterStatus> = {};
+  rebuilds: Rebuild[] = [];
+  explanations = new Map<string, VolumeExplanation>();
+  /** what happens meanwhile: before each look at a volume or at the rebuilds the next one runs */
+  steps: (() => void)[] = [];
 
   fail(method: keyof StorApi, code: ErrorCode, message: string, details = {}): void {
     this.failures.set(method, new StorError(code, message, { details }));
@@ -121,26 +136,50 @@ export class FakeCluster {
         return disk;
       }),
       createVolume: call('createVolume', (request) => this.create(request)),
+      updateVolume: call('updateVolume', (request) => this.update(request)),
+      moveReplica: call('moveReplica', (request) => this.move(request)),
+      movePrimary: call('movePrimary', ({ name, node }) => {
+        const volume = this.volume(name);
+        if (volume.status.primary === null) {
+          throw new StorError('FAILED_PRECONDITION', `volume ${name} is attached nowhere`);
+        }
+        return this.attach(volume, node);
+      }),
+      fenceVolume: call('fenceVolume', ({ name }) => {
+        const volume = this.volume(name);
+        volume.status.epoch += 1;
+        volume.status.primary = null;
+        return volume;
+      }),
+      recoverVolume: call('recoverVolume', ({ name }) => {
+        const volume = this.volume(name);
+        volume.status.health = 'healthy';
+        volume.status.epoch += 1;
+        return volume;
+      }),
+      explainVolume: call('explainVolume', ({ name }) => {
+        this.steps.shift()?.();
+        const volume = this.volume(name);
+        return this.explanations.get(volume.metadata.name) ?? fakeExplanation(volume);
+      }),
+      listRebuilds: call('listRebuilds', ({ name }) => {
+        this.steps.shift()?.();
+        if (name !== '') this.volume(name);
+        return { rebuilds: this.rebuilds.filter((one) => name === '' || one.volume === name) };
+      }),
       listVolumes: call('listVolumes', () => ({ volumes: this.volumes })),
-      getVolume: call('getVolume', ({ name }) => this.volume(name)),
+      getVolume: call('getVolume', ({ name }) => {
+        this.steps.shift()?.();
+        return this.volume(name);
+      }),
       deleteVolume: call('deleteVolume', ({ name }) => {
         const volume = this.volume(name);
         this.volumes = this.volumes.filter((other) => other !== volume);
         return {};
       }),
-      attachVolume: call('attachVolume', ({ name, node }) => {
-        const volume = this.volume(name);
-        const holder = this.node(node === '' ? 'n1' : node);
-        volume.status.epoch += 1;
-        volume.status.primary = {
-          nodeId: holder.metadata.id,
-          node: holder.metadata.name,
-          mode: 'manual',
-          sinceMs: startMs + 1000,
-        };
-        volume.status.nbdUri = `nbd://${holder.status.addresses.nbd[0]}/${volume.metadata.name}`;
-        return volume;
-      }),
+      attachVolume: call('attachVolume', ({ name, node }) =>
+        this.attach(this.volume(name), node === '' ? 'n1' : node),
+      ),
       detachVolume: call('detachVolume', ({ name }) => {
         const volume = this.volume(name);
         volume.status.primary = null;
@@ -163,44 +202,60 @@ export class FakeCluster {
     throw new StorError('NOT_FOUND', `node "${name}" does not exist`);
   }
 
+  private attach(volume: Volume, node: string): Volume {
+    const holder = this.node(node);
+    volume.status.epoch += 1;
+    volume.status.serving = 'serving';
+    volume.status.primary = {
+      nodeId: holder.metadata.id,
+      node: holder.metadata.name,
+      mode: 'manual',
+      sinceMs: startMs + 1000,
+    };
+    volume.status.nbdUri = `nbd://${holder.status.addresses.nbd[0]}/${volume.metadata.name}`;
+    return volume;
+  }
+
   private create(request: {
     name: string;
     sizeBytes: number;
     replicas: number;
     labels: Record<string, string>;
+    policy?: Partial<VolumePolicy>;
   }): Volume {
     if (this.volumes.some((volume) => volume.metadata.name === request.name)) {
       throw new StorError('ALREADY_EXISTS', `volume "${request.name}" exists already`);
     }
-    const replicas = request.replicas || 3;
-    const volume: Volume = {
-      metadata: {
-        id: hex('v', this.volumes.length + 1),
-        name: request.name,
-        labels: request.labels,
-        createdAtMs: startMs,
-        resourceVersion: 7,
-      },
-      spec: { sizeBytes: Math.ceil(request.sizeBytes / 4096) * 4096, replicas },
-      status: {
-        health: 'healthy',
-        message: '',
-        primary: null,
-        epoch: 0,
-        setRevision: 1,
-        replicas: this.nodes.slice(0, replicas).map((node, index) => ({
-          id: hex('r', index + 1),
-          nodeId: node.metadata.id,
-          node: node.metadata.name,
-          diskId: hex('d', index + 1),
-          state: 'in-sync',
-          bytesRemaining: 0,
-        })),
-        allocatedBytes: 256 * 1024,
-        nbdUri: `nbd://127.0.0.1:17113/${request.name}`,
-      },
-    };
+    const volume = fakeVolume(this.volumes.length + 1, request, this.nodes);
     this.volumes.push(volume);
+    return volume;
+  }
+
+  private update(request: {
+    name: string;
+    replicas?: number;
+    policy?: Partial<VolumePolicy>;
+  }): Volume {
+    const volume = this.volume(request.name);
+    volume.spec.policy = changePolicy(volume.spec.policy, request.policy ?? {});
+    if (request.replicas !== undefined) changeReplicas(volume, request.replicas, this.nodes);
+    return volume;
+  }
+
+  private move(request: { name: string; replica: string; node: string }): Volume {
+    const volume = this.volume(request.name);
+    const { replicas } = volume.status;
+    const from = replicas.find(
+      ({ id, node }) => request.replica === id || request.replica === node,
+    );
+    if (from === undefined) {
+      throw new StorError(
+        'NOT_FOUND',
+        `volume ${request.name} has no replica ${JSON.stringify(request.replica)}`,
+      );
+    }
+    from.leaving = true;
+    replicas.push(fakeReplica(this.node(request.node), replicas.length + 1, 'move', 'creating'));
     return volume;
   }
 
@@ -220,6 +275,7 @@ export class FakeCluster {
         total: this.volumes.length,
         healthy: count('healthy'),
         degraded: count('degraded'),
+        suspended: count('suspended'),
         unavailable: count('unavailable'),
       },
       ...this.status,
