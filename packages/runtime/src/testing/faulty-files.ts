@@ -60,6 +60,8 @@ export class FaultyFiles {
   capacityBytes: number;
   /** called when a crash that was set has happened */
   onCrash: () => void = () => {};
+  /** Runs a step of a call in the pool later; a simulator gives it virtual time. */
+  defer: (step: () => void) => void = setImmediate;
 
   readonly #random: SeededRandom;
   readonly #root = newDirectory();
@@ -144,7 +146,7 @@ export class FaultyFiles {
   }
 
   #hop(call: PooledCall, hops: number, share: number): void {
-    setImmediate(() => {
+    this.defer(() => {
       if (!this.#inFlight.has(call)) return;
       if (hops > 0) {
         if (hops === 1) call.partly(share);
