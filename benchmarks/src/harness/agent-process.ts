@@ -19,6 +19,8 @@ export interface AgentPlace {
   apiPort: number;
   httpPort: number;
   nbdPort: number;
+  /** network namespace that the agent runs in; none: that of this process */
+  netns?: string;
 }
 
 /** One real agent: a process started from `bin/stor-agent`, known by its own child handle only. */
@@ -59,8 +61,14 @@ export class AgentProcess {
   start(): void {
     if (this.#child) throw new Error(`${this.place.name} runs already`);
     const log = openSync(this.logPath, 'a');
-    const child = spawn(join(checkoutRoot(), 'bin/stor-agent'), ['--config', this.configPath], {
+    const agent = [join(checkoutRoot(), 'bin/stor-agent'), '--config', this.configPath];
+    const { netns } = this.place;
+    // "ip netns exec" becomes the program it runs: the process id is the agent's.
+    const inNetns = netns === undefined ? [] : ['ip', 'netns', 'exec', netns];
+    const [program = '', ...args] = [...inNetns, ...agent];
+    const child = spawn(program, args, {
       stdio: ['ignore', log, log],
+      env: { ...process.env, ...(netns === undefined ? {} : { STOR_SKIP_BUILD: '1' }) },
     });
     closeSync(log);
     this.#child = child;
@@ -105,6 +113,15 @@ export class AgentProcess {
   async kill9(): Promise<void> {
     this.#child?.kill('SIGKILL');
     await this.#exited;
+  }
+
+  /** Stops the process where it is, until `resume`: it keeps its connections and answers nothing. */
+  pause(): void {
+    this.#child?.kill('SIGSTOP');
+  }
+
+  resume(): void {
+    this.#child?.kill('SIGCONT');
   }
 
   /** SIGTERM, and SIGKILL when it does not end in time; the result tells which. */

@@ -17,14 +17,18 @@ export interface TestClusterOptions {
   dataDirOf?: (index: number) => string | undefined;
   /** lines added to every config.yaml */
   extraConfig?: string;
+  /** a network namespace for each node, by index; without it all are on loopback */
+  netnsOf?: (index: number) => { name: string; address: string };
 }
 
 const portsPerNode = 8;
-const host = '127.0.0.1';
+const loopback = '127.0.0.1';
+/** In a namespace of its own every port is free: those of the defaults, the same on each node. */
+const firstNetnsPort = 17_110;
 
 /**
- * A cluster of real agents on loopback, in a temporary folder, on free ports: never the checkout's
- * own cluster. It ends only processes that it started itself.
+ * A cluster of real agents in a temporary folder, on loopback on free ports or in network namespaces:
+ * never the checkout's own cluster. It ends only processes that it started itself.
  */
 export class TestCluster {
   readonly dir: string;
@@ -44,17 +48,20 @@ export class TestCluster {
     const dir = options.dir ?? mkdtempSync(join(tmpdir(), 'stor-test-'));
     const count = options.nodes ?? 3;
     const clusterId = `c-${randomBytes(8).toString('hex')}`;
-    const ports = await reservePorts(count * portsPerNode);
+    const { netnsOf } = options;
+    const ports = netnsOf ? [] : await reservePorts(count * portsPerNode);
     const agents = Array.from({ length: count }, (_, index) => {
-      const first = ports[index * portsPerNode] ?? 0;
+      const first = ports[index * portsPerNode] ?? firstNetnsPort;
+      const netns = netnsOf?.(index);
       return new AgentProcess({
         name: `n${index + 1}`,
         nodeId: `n-${randomBytes(8).toString('hex')}`,
         dir: join(dir, `n${index + 1}`),
-        host,
+        host: netns?.address ?? loopback,
         apiPort: first,
         httpPort: first + 1,
         nbdPort: first + 3,
+        ...(netns ? { netns: netns.name } : {}),
       });
     });
     const cluster = new TestCluster(dir, options.dir === undefined, clusterId, agents);
@@ -78,13 +85,14 @@ export class TestCluster {
       `nodeId: ${place.nodeId}`,
       `nodeName: ${place.name}`,
       `dataDir: ${dataDir}`,
-      `listen: { host: ${host}, api: ${place.apiPort}, http: ${place.httpPort}, peers: ${place.apiPort + 2}, nbd: [${place.nbdPort}] }`,
+      `listen: { host: ${place.host}, api: ${place.apiPort}, http: ${place.httpPort}, peers: ${place.apiPort + 2}, nbd: [${place.nbdPort}] }`,
       `nbdUnixDir: ${join(place.dir, 'run')}`,
       'members:',
       ...this.agents.map(
         ({ place: member }) =>
-          `  - { id: ${member.nodeId}, name: ${member.name}, api: '${host}:${member.apiPort}' }`,
+          `  - { id: ${member.nodeId}, name: ${member.name}, api: '${member.host}:${member.apiPort}' }`,
       ),
+      ...(place.netns === undefined ? [] : ['insecureListen: true']),
       'logLevel: info',
       `pidFile: ${join(place.dir, 'agent.pid')}`,
       '',
