@@ -2,6 +2,7 @@ import { backoffMs, exportDifference, isFinalRound, tryOutcome } from './core/re
 import type { ExportFacts } from './core/reconnect-policy.ts';
 import { NbdClient } from './nbd-client.ts';
 import type { NbdClock } from './nbd-clock.ts';
+import type { NbdNetwork } from './nbd-network.ts';
 import { NbdError } from './nbd-error.ts';
 import type { NbdAddress, NbdTarget } from './nbd-uri.ts';
 import type { ReconnectLimits } from './reconnect-limits.ts';
@@ -13,6 +14,7 @@ export interface ConnectorOptions {
   metaContexts: readonly string[];
   limits: ReconnectLimits;
   clock: NbdClock;
+  network: NbdNetwork;
   /** 0 <= chance() < 1 */
   chance: () => number;
 }
@@ -135,7 +137,7 @@ export class ExportConnector {
   }
 
   async #try(target: NbdTarget, signal: AbortSignal): Promise<NbdClient> {
-    const { limits, structuredReplies, metaContexts } = this.#options;
+    const { limits, structuredReplies, metaContexts, network, clock } = this.#options;
     const client = await NbdClient.connect({
       ...target.address,
       exportName: target.exportName,
@@ -144,6 +146,8 @@ export class ExportConnector {
       greetingTimeoutMs: limits.greetingTimeoutMs,
       connectTimeoutMs: limits.grantTimeoutMs,
       maxInFlight: limits.maxInFlight,
+      network,
+      clock,
       signal,
     });
     const { sizeBytes, flags, blockSizes } = client;

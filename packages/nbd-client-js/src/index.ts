@@ -2,11 +2,13 @@ export * from './core/client-handshake.ts';
 export * from './core/constants.ts';
 export * from './core/coverage.ts';
 export * from './core/handshake-codec.ts';
+export * from './core/request-order.ts';
 export * from './core/reply-decoder.ts';
 export * from './core/transmission-codec.ts';
 export * from './core/wire-integers.ts';
 export * from './nbd-client.ts';
 export type { NbdClock } from './nbd-clock.ts';
+export type { NbdNetwork, NbdStream } from './nbd-network.ts';
 export * from './nbd-error.ts';
 export type {
   BlockStatusExtent,
@@ -18,6 +20,7 @@ export type {
 } from './nbd-options.ts';
 export * from './nbd-uri.ts';
 export * from './reconnecting-nbd-client.ts';
+export { probeServer } from './server-probe.ts';
 export { defaultReconnectLimits } from './reconnect-limits.ts';
 export type { ReconnectLimits } from './reconnect-limits.ts';
 export type { StatusExtent } from './outstanding-requests.ts';

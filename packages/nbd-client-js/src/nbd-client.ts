@@ -1,4 +1,3 @@
-import type net from 'node:net';
 import {
   allocationContext,
   allocationState,
@@ -10,9 +9,13 @@ import type { BlockSizes } from './core/client-handshake.ts';
 import { Coverage } from './core/coverage.ts';
 import { ReplyDecoder } from './core/reply-decoder.ts';
 import { requestHeaderBytes, writeRequest } from './core/transmission-codec.ts';
+import { systemClock } from './nbd-clock.ts';
+import type { NbdClock } from './nbd-clock.ts';
 import { NbdError } from './nbd-error.ts';
+import { systemNetwork } from './nbd-network.ts';
+import type { NbdStream } from './nbd-network.ts';
 import { openNegotiated } from './nbd-socket.ts';
-import type { NegotiatedSocket } from './nbd-socket.ts';
+import type { NegotiatedSocket, OpenOptions } from './nbd-socket.ts';
 import { targetOf } from './nbd-options.ts';
 import type {
   BlockStatusExtent,
@@ -57,7 +60,8 @@ export class NbdClient {
   readonly metaContexts: readonly string[];
 
   readonly #target: NbdTarget;
-  readonly #socket: net.Socket;
+  readonly #socket: NbdStream;
+  readonly #clock: NbdClock;
   readonly #outstanding: OutstandingRequests;
   readonly #contextIds: Map<string, number>;
   readonly #maxInFlight: number;
@@ -70,10 +74,16 @@ export class NbdClient {
   #receivedBytes = 0;
   #idle: (() => void)[] = [];
 
-  private constructor(negotiated: NegotiatedSocket, target: NbdTarget, maxInFlight: number) {
+  private constructor(
+    negotiated: NegotiatedSocket,
+    target: NbdTarget,
+    clock: NbdClock,
+    maxInFlight: number,
+  ) {
     const { result } = negotiated;
     this.#target = target;
     this.#socket = negotiated.socket;
+    this.#clock = clock;
     this.#maxInFlight = maxInFlight;
     this.sizeBytes = result.sizeBytes;
     this.flags = result.flags;
@@ -110,13 +120,9 @@ export class NbdClient {
         metaContexts: options.metaContexts ?? [allocationContext],
         listOnly: false,
       },
-      {
-        signal: options.signal,
-        connectTimeoutMs: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
-        greetingTimeoutMs: options.greetingTimeoutMs,
-      },
+      openOptionsOf(options),
     );
-    return new NbdClient(negotiated, target, maxInFlight);
+    return new NbdClient(negotiated, target, options.clock ?? systemClock, maxInFlight);
   }
 
   /** Names of the exports of a server, over a connection of its own. Errors as `connect`. */
@@ -124,11 +130,7 @@ export class NbdClient {
     const negotiated = await openNegotiated(
       targetOf(options).address,
       { exportName: '', structuredReplies: false, metaContexts: [], listOnly: true },
-      {
-        signal: options.signal,
-        connectTimeoutMs: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
-        greetingTimeoutMs: options.greetingTimeoutMs,
-      },
+      openOptionsOf(options),
     );
     negotiated.socket.end();
     return negotiated.result.exportNames;
@@ -236,12 +238,15 @@ export class NbdClient {
       if (!this.#failure) {
         const bytes = Buffer.alloc(requestHeaderBytes);
         this.#writeHeader(bytes, command.disconnect, 0, 0, 0, 0);
-        this.#socket.end(bytes);
+        this.#socket.write(bytes);
+        this.#socket.end();
       }
     }
-    const timer = setTimeout(() => this.#socket.destroy(), disconnectTimeoutMs);
+    const cancel = this.#clock.after(disconnectTimeoutMs, () => {
+      this.#socket.destroy();
+    });
     await this.#closed;
-    clearTimeout(timer);
+    cancel();
   }
 
   /** Ends at once; outstanding requests reject with DISCONNECTED. Works twice. */
@@ -378,4 +383,14 @@ export class NbdClient {
     for (const waiting of this.#waiting.splice(0)) waiting.fail(error);
     this.#checkIdle();
   }
+}
+
+function openOptionsOf(options: NbdConnectOptions): OpenOptions {
+  return {
+    network: options.network ?? systemNetwork,
+    clock: options.clock ?? systemClock,
+    signal: options.signal,
+    connectTimeoutMs: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
+    greetingTimeoutMs: options.greetingTimeoutMs,
+  };
 }

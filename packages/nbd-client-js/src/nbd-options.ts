@@ -1,4 +1,6 @@
+import type { NbdClock } from './nbd-clock.ts';
 import { NbdError } from './nbd-error.ts';
+import type { NbdNetwork } from './nbd-network.ts';
 import { parseNbdUri } from './nbd-uri.ts';
 import type { NbdAddress, NbdTarget } from './nbd-uri.ts';
 import type { StatusExtent } from './outstanding-requests.ts';
@@ -24,6 +26,10 @@ export interface NbdConnectOptions {
   maxInFlight?: number;
   /** aborts connecting */
   signal?: AbortSignal;
+  /** the host's sockets unless given */
+  network?: NbdNetwork;
+  /** of timeouts; the host's unless given */
+  clock?: NbdClock;
 }
 
 export interface RequestOptions {

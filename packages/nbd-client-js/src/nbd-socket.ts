@@ -1,15 +1,18 @@
-import net from 'node:net';
 import { ClientHandshake } from './core/client-handshake.ts';
 import type { HandshakeResult, HandshakeWishes } from './core/client-handshake.ts';
+import type { NbdClock } from './nbd-clock.ts';
 import { NbdError } from './nbd-error.ts';
+import type { NbdNetwork, NbdStream } from './nbd-network.ts';
 import type { NbdAddress } from './nbd-uri.ts';
 
-/** Largest piece that one read of the socket takes (bytes); one such buffer per connection. */
+/** Largest piece that one read of the connection takes (bytes); one such buffer per connection. */
 const receiveBytes = 512 * 1024;
+/** How long a server that refused may take to close, after the goodbye (ms). */
+const goodbyeMs = 1_000;
 
 /** A connection after its handshake. */
 export interface NegotiatedSocket {
-  socket: net.Socket;
+  socket: NbdStream;
   result: HandshakeResult;
   /** Set by the owner in the turn in which it gets this; throws end the connection. */
   onBytes: (bytes: Buffer, start: number, end: number) => void;
@@ -18,6 +21,8 @@ export interface NegotiatedSocket {
 }
 
 export interface OpenOptions {
+  network: NbdNetwork;
+  clock: NbdClock;
   signal?: AbortSignal | undefined;
   /** for connecting and handshake together (ms) */
   connectTimeoutMs: number;
@@ -35,21 +40,25 @@ export function openNegotiated(
   options: OpenOptions,
 ): Promise<NegotiatedSocket> {
   return new Promise((resolve, reject) => {
-    new Opening(address, wishes, options, resolve, reject);
+    new Opening(address, wishes, options, resolve, reject).start();
   });
 }
 
 /** One connection from `connect` to its end; the promise is settled when the handshake is over. */
 class Opening {
+  readonly #address: NbdAddress;
   readonly #name: string;
   readonly #handshake: ClientHandshake;
-  readonly #socket: net.Socket;
+  readonly #options: OpenOptions;
   readonly #resolve: (negotiated: NegotiatedSocket) => void;
   readonly #reject: (error: NbdError) => void;
-  readonly #release: () => void;
+  readonly #connecting = new AbortController();
+  #socket: NbdStream | null = null;
+  #release: () => void = () => {};
+  #cancelGreeting: () => void = () => {};
+  #cancelGoodbye: () => void = () => {};
   #negotiated: NegotiatedSocket | null = null;
   #failure: NbdError | null = null;
-  #greetingTimer: NodeJS.Timeout | undefined;
   /** the part of the handshake that is not complete yet */
   #kept: Buffer = Buffer.alloc(0);
 
@@ -60,70 +69,86 @@ class Opening {
     resolve: (negotiated: NegotiatedSocket) => void,
     reject: (error: NbdError) => void,
   ) {
+    this.#address = address;
     this.#name = 'path' in address ? address.path : `${address.host}:${address.port}`;
     this.#handshake = new ClientHandshake(wishes);
+    this.#options = options;
     this.#resolve = resolve;
     this.#reject = reject;
-    this.#socket = net.connect({
-      ...address,
-      noDelay: true,
-      onread: {
-        buffer: Buffer.allocUnsafeSlow(receiveBytes),
-        callback: (length, buffer) => {
-          this.#receive(buffer as Buffer, length);
-          return true;
-        },
+  }
+
+  start(): void {
+    this.#release = this.#watch();
+    const { signal } = this.#connecting;
+    const sizes = { receiveBytes, maxReceiveBytes: receiveBytes };
+    this.#options.network.connect(this.#address, { ...sizes, signal }).then(
+      (socket) => {
+        this.#socket = socket;
+        socket.onData = (bytes, start, end) => {
+          this.#receive(bytes, start, end);
+          return end - start;
+        };
+        socket.onClose = (cause) => {
+          if (cause) this.#lost(cause);
+          this.#closed();
+        };
+        if (this.#failure) socket.destroy();
       },
-    });
-    this.#release = this.#watch(options);
-    this.#socket.on('error', (cause) => {
-      const text = `the connection to ${this.#name} failed: ${cause.message}`;
-      this.#failure ??= new NbdError('DISCONNECTED', text, { cause });
-    });
-    this.#socket.on('close', () => {
-      this.#closed();
-    });
+      (cause: unknown) => {
+        this.#lost(cause);
+        this.#closed();
+      },
+    );
+  }
+
+  #lost(cause: unknown): void {
+    const text = cause instanceof Error ? cause.message : String(cause);
+    const message = `the connection to ${this.#name} failed: ${text}`;
+    this.#failure ??= new NbdError('DISCONNECTED', message, { cause });
   }
 
   /** Gives up at the timeout or the signal; the returned function ends that. */
-  #watch({ signal, connectTimeoutMs, greetingTimeoutMs }: OpenOptions): () => void {
+  #watch(): () => void {
+    const { signal, connectTimeoutMs, greetingTimeoutMs, clock } = this.#options;
     if (greetingTimeoutMs !== undefined) {
-      this.#greetingTimer = setTimeout(() => {
+      this.#cancelGreeting = clock.after(greetingTimeoutMs, () => {
         const text = `no greeting of an NBD server from ${this.#name} within ${greetingTimeoutMs} ms`;
         this.#fail(new NbdError('TIMEOUT', text));
-      }, greetingTimeoutMs);
+      });
     }
-    const timer = setTimeout(() => {
+    const cancelTimer = clock.after(connectTimeoutMs, () => {
       const text = `no NBD handshake with ${this.#name} within ${connectTimeoutMs} ms`;
       this.#fail(new NbdError('TIMEOUT', text));
-    }, connectTimeoutMs);
+    });
     const onAbort = (): void => {
       this.#fail(new NbdError('ABORTED', 'connecting was aborted', { cause: signal?.reason }));
     };
     signal?.addEventListener('abort', onAbort, { once: true });
     if (signal?.aborted) onAbort();
     return () => {
-      clearTimeout(timer);
-      clearTimeout(this.#greetingTimer);
+      cancelTimer();
+      this.#cancelGreeting();
       signal?.removeEventListener('abort', onAbort);
     };
   }
 
   #fail(error: NbdError): void {
     this.#failure ??= error;
-    this.#socket.destroy();
+    if (this.#socket) this.#socket.destroy();
+    else this.#connecting.abort();
   }
 
-  #receive(buffer: Buffer, length: number): void {
+  #receive(buffer: Buffer, start: number, end: number): void {
     if (this.#failure) return;
     try {
-      if (this.#negotiated) this.#negotiated.onBytes(buffer, 0, length);
-      else this.#shake(buffer.subarray(0, length));
+      if (this.#negotiated) this.#negotiated.onBytes(buffer, start, end);
+      else this.#shake(buffer.subarray(start, end));
     } catch (error) {
       if (error instanceof NbdError && error.code === 'REFUSED') {
         this.#failure = error;
         // the goodbye still goes out
-        this.#socket.destroySoon();
+        this.#socket?.end();
+        this.#cancelGoodbye = this.#options.clock.after(goodbyeMs, () => this.#socket?.destroy());
       } else if (error instanceof NbdError) {
         this.#fail(error);
       } else {
@@ -134,13 +159,15 @@ class Opening {
   }
 
   #shake(chunk: Buffer): void {
-    clearTimeout(this.#greetingTimer);
+    this.#cancelGreeting();
     const bytes = this.#kept.length === 0 ? Buffer.from(chunk) : Buffer.concat([this.#kept, chunk]);
+    const socket = this.#socket;
+    if (!socket) return;
     let used: number;
     try {
       used = this.#handshake.receive(bytes, 0, bytes.length);
     } finally {
-      for (const part of this.#handshake.output.splice(0)) this.#socket.write(part);
+      for (const part of this.#handshake.output.splice(0)) socket.write(part);
     }
     this.#kept = bytes.subarray(used);
     const { result } = this.#handshake;
@@ -149,12 +176,13 @@ class Opening {
       throw new NbdError('PROTOCOL', 'the server spoke without being asked');
     }
     this.#release();
-    this.#negotiated = { socket: this.#socket, result, onBytes: () => {}, onClose: () => {} };
+    this.#negotiated = { socket, result, onBytes: () => {}, onClose: () => {} };
     this.#resolve(this.#negotiated);
   }
 
   #closed(): void {
     this.#release();
+    this.#cancelGoodbye();
     const text = this.#negotiated
       ? `the connection to ${this.#name} was closed`
       : `${this.#name} closed the connection during the handshake`;

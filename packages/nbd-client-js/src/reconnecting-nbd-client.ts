@@ -4,6 +4,8 @@ import { ExportConnector } from './export-connector.ts';
 import type { NbdClient } from './nbd-client.ts';
 import { systemClock } from './nbd-clock.ts';
 import type { NbdClock } from './nbd-clock.ts';
+import { systemNetwork } from './nbd-network.ts';
+import type { NbdNetwork } from './nbd-network.ts';
 import { NbdError } from './nbd-error.ts';
 import { targetOf } from './nbd-options.ts';
 import type {
@@ -38,6 +40,7 @@ export interface ReconnectingOptions extends Partial<ReconnectLimits> {
    */
   assumeSharedFlush?: boolean;
   clock?: NbdClock;
+  network?: NbdNetwork;
   /** 0 <= chance() < 1; spreads the pauses */
   chance?: () => number;
   /** aborts connecting */
@@ -78,12 +81,14 @@ export class ReconnectingNbdClient {
     const targets = targetsOf(options);
     const limits = completeLimits(options);
     const clock = options.clock ?? systemClock;
+    const network = options.network ?? systemNetwork;
     const connector = new ExportConnector({
       targets,
       structuredReplies: options.structuredReplies ?? true,
       metaContexts: options.metaContexts ?? [allocationContext],
       limits,
       clock,
+      network,
       chance: options.chance ?? Math.random,
     });
     const granted = await connector.connect({
@@ -100,7 +105,7 @@ export class ReconnectingNbdClient {
       const text = `export ${JSON.stringify(client.exportName)} does not say CAN_MULTI_CONN: its FLUSH may leave out what an earlier connection wrote`;
       throw new NbdError('INVALID_ARGUMENT', text);
     }
-    const session = new ReconnectingSession(connector, granted, limits, clock);
+    const session = new ReconnectingSession(connector, granted, limits, { clock, network });
     return new ReconnectingNbdClient(session, client);
   }
 

@@ -5,6 +5,7 @@ import { GaveUpError, addressText } from './export-connector.ts';
 import type { ExportConnector, Granted } from './export-connector.ts';
 import type { NbdClient } from './nbd-client.ts';
 import type { NbdClock } from './nbd-clock.ts';
+import type { NbdNetwork } from './nbd-network.ts';
 import { NbdError } from './nbd-error.ts';
 import type { ReconnectLimits } from './reconnect-limits.ts';
 import { probeServer } from './server-probe.ts';
@@ -47,6 +48,7 @@ export class ReconnectingSession {
   readonly #connector: ExportConnector;
   readonly #limits: ReconnectLimits;
   readonly #clock: NbdClock;
+  readonly #network: NbdNetwork;
   readonly #order = new RequestOrder<Pending>();
   readonly #stop = new AbortController();
   #link: Link | null = null;
@@ -64,11 +66,12 @@ export class ReconnectingSession {
     connector: ExportConnector,
     granted: Granted,
     limits: ReconnectLimits,
-    clock: NbdClock,
+    { clock, network }: { clock: NbdClock; network: NbdNetwork },
   ) {
     this.#connector = connector;
     this.#limits = limits;
     this.#clock = clock;
+    this.#network = network;
     this.#link = { ...granted, running: 0, broken: null, closed: false };
   }
 
@@ -267,9 +270,12 @@ export class ReconnectingSession {
     const isSilent = (): boolean =>
       link.client.receivedBytes === seenBytes && this.#order.sentCount > 0 && !link.broken;
     if (isSilent()) {
-      const { greetingTimeoutMs } = this.#limits;
-      const { signal } = this.#stop;
-      const isAlive = await probeServer(link.address, greetingTimeoutMs, this.#clock, signal);
+      const isAlive = await probeServer(link.address, {
+        timeoutMs: this.#limits.greetingTimeoutMs,
+        clock: this.#clock,
+        network: this.#network,
+        signal: this.#stop.signal,
+      });
       if (!isAlive && isSilent()) {
         this.#connector.avoid(link.address);
         const text = `${addressText(link.address)} does not answer`;

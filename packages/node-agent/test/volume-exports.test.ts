@@ -1,5 +1,10 @@
 import t from 'tap';
-import { StorError, defaultPolicy, type AttachmentGrant, type VolumeSettings } from '@stor/protocol';
+import {
+  StorError,
+  defaultPolicy,
+  type AttachmentGrant,
+  type VolumeSettings,
+} from '@stor/protocol';
 import type { PrimaryVolume } from '@stor/replicator';
 import { silentLogger } from '@stor/runtime';
 import { FakeClock } from '@stor/runtime/testing';
