@@ -12,7 +12,7 @@ import { blockBytes, maxPayloadBytes, maxPeerControlBytes } from './limits.ts';
  * 64-bit numbers stay below 2^53. A body's length is checked against its type before anything is
  * allocated for it, so a broken peer can cost one connection and nothing else.
  */
-export const peerVersion = 1;
+export const peerVersion = 2;
 export const peerHeaderBytes = 32;
 
 export const peerFrame = {
@@ -158,7 +158,7 @@ function problemOf(header: PeerHeader): string | null {
         )
       );
     case peerFrame.sumsReply:
-      return rangeProblem(header, true) ?? bodyProblem(header, (header.length / blockBytes) * 5);
+      return rangeProblem(header, true) ?? bodyProblem(header, peerSumsBodyBytes(header.length));
     case peerFrame.pong:
       if (header.bodyBytes % peerPongEntryBytes !== 0) return 'body is cut';
       return header.bodyBytes > maxPeerChannels * peerPongEntryBytes ? 'body is too long' : null;
@@ -188,6 +188,11 @@ function bodyProblem(header: PeerHeader, expected: number): string | null {
 /** Bytes behind the header of a write: a CRC-32 per block, then the blocks. */
 export function peerWriteBodyBytes(length: number): number {
   return length + (length / blockBytes) * 4;
+}
+
+/** Bytes behind the header of a sums reply: 16 of hash per block, then a byte per block. */
+export function peerSumsBodyBytes(length: number): number {
+  return (length / blockBytes) * 17;
 }
 
 export interface PeerPongEntry {

@@ -15,7 +15,7 @@ import {
   peerWriteBodyBytes,
   type PeerFrameType,
 } from '@stor/protocol';
-import { crc32, systemClock, type StreamSocket } from '@stor/runtime';
+import { hashBlocks, systemClock, type StreamSocket } from '@stor/runtime';
 import fc from 'fast-check';
 import t from 'tap';
 
@@ -24,7 +24,14 @@ import { AppliedPrefix } from '../src/core/replication/applied-prefix.ts';
 import { Bitmap } from '../src/core/replication/bitmap.ts';
 import { Membership } from '../src/core/replication/membership.ts';
 import { RangeLock, type LockOwner } from '../src/core/replication/range-lock.ts';
-import { chooseBlocks, chunksEqual, isZeros } from '../src/core/replication/settle-choice.ts';
+import { runsToCopy } from '../src/core/replication/copy-runs.ts';
+import {
+  blocksEqual,
+  chooseBlocks,
+  hashBytes,
+  isZeros,
+  type ChunkSums,
+} from '../src/core/replication/settle-choice.ts';
 import { SpaceCredits } from '../src/core/replication/space-credits.ts';
 import { Outbox, LinkOutput } from '../src/peer/outbox.ts';
 import { RegisterHistory } from '../src/testing/register-history.ts';
@@ -299,6 +306,37 @@ t.test('decideActivation', async (t) => {
   t.equal(decide([answer('a', { setView: old }), answer('b')], true), 'a+b');
 });
 
+/** Hashes that differ in their last byte only. */
+function viewOf(blocks: [hash: number, valid: boolean][]): ChunkSums {
+  const hashes = new Uint8Array(blocks.length * hashBytes);
+  for (const [block, [hash]] of blocks.entries()) hashes[(block + 1) * hashBytes - 1] = hash;
+  return { hashes, valid: Uint8Array.from(blocks.map(([, valid]) => (valid ? 1 : 0))) };
+}
+
+t.test('runsToCopy covers what differs, and little more', async () => {
+  const block = fc.tuple(fc.boolean(), fc.boolean(), fc.boolean());
+  fc.assert(
+    fc.property(fc.array(block, { minLength: 1, maxLength: 64 }), (blocks) => {
+      const source = viewOf(blocks.map(([, valid]) => [1, valid]));
+      const member = viewOf(blocks.map(([same, , valid]) => [same ? 1 : 2, valid]));
+      const differs = (i: number): boolean => !blocks[i]?.every((each) => each);
+      const runs = runsToCopy(source, member);
+      let from = 0;
+      let count = 0;
+      for (const { first, end } of runs) {
+        // outside of runs everything is equal, a run begins and ends with what differs
+        for (let i = from; i < first; i++) if (differs(i)) return false;
+        if (!differs(first) || !differs(end - 1) || (from > 0 && first - from < 4)) return false;
+        count += end - first;
+        from = end;
+      }
+      for (let i = from; i < blocks.length; i++) if (differs(i)) return false;
+      const needed = blocks.filter((_each, i) => differs(i)).length;
+      return runs.length <= 8 && count <= Math.max(needed, blocks.length) && count >= needed;
+    }),
+  );
+});
+
 t.test('chooseBlocks takes verifying bytes, the truth first, and says what to write', async () => {
   const member = fc.array(fc.tuple(fc.integer({ min: 1, max: 3 }), fc.boolean()), {
     minLength: 6,
@@ -306,10 +344,7 @@ t.test('chooseBlocks takes verifying bytes, the truth first, and says what to wr
   });
   fc.assert(
     fc.property(fc.array(member, { minLength: 1, maxLength: 3 }), (members) => {
-      const views = members.map((blocks) => ({
-        sums: Uint32Array.from(blocks.map(([sum]) => sum)),
-        valid: Uint8Array.from(blocks.map(([, valid]) => (valid ? 1 : 0))),
-      }));
+      const views = members.map(viewOf);
       const choice = chooseBlocks(views);
       for (let block = 0; block < 6; block++) {
         const chosen = members[choice.source[block] ?? 0]?.[block];
@@ -322,17 +357,22 @@ t.test('chooseBlocks takes verifying bytes, the truth first, and says what to wr
       }
       const [a, b] = views;
       const clean = choice.firstBlock > choice.lastBlock;
-      return !a || !b || views.length > 2 || chunksEqual(a, b) === clean;
+      const equal = !a || !b || members[0]?.every((_block, i) => blocksEqual(a, b, i)) === true;
+      return views.length !== 2 || equal === clean;
     }),
   );
 });
 
 t.test('isZeros needs every block to verify and to be zeros', async (t) => {
-  const zero = crc32(new Uint8Array(blockBytes));
-  const sums = Uint32Array.of(zero, zero);
-  t.equal(isZeros({ sums, valid: Uint8Array.of(1, 1) }), true);
-  t.equal(isZeros({ sums, valid: Uint8Array.of(1, 0) }), false);
-  t.equal(isZeros({ sums: Uint32Array.of(zero, 7), valid: Uint8Array.of(1, 1) }), false);
+  const hashes = new Uint8Array(2 * hashBytes);
+  hashBlocks(new Uint8Array(2 * blockBytes), 0, 2, blockBytes, hashes, 0);
+  t.equal(isZeros({ hashes, valid: Uint8Array.of(1, 1) }), true);
+  t.equal(isZeros({ hashes, valid: Uint8Array.of(1, 0) }), false);
+  for (let at = 0; at < hashes.length; at++) {
+    const other = hashes.slice();
+    other[at] = (other[at] ?? 0) ^ 1;
+    t.equal(isZeros({ hashes: other, valid: Uint8Array.of(1, 1) }), false);
+  }
 });
 
 t.test('peer frames: headers survive, and what no peer sends is refused', async (t) => {

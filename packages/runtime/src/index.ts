@@ -1,3 +1,4 @@
+export * from './block-hash.ts';
 export * from './buffer-pool.ts';
 export * from './clock.ts';
 export * from './crc32.ts';
@@ -7,4 +8,5 @@ export * from './logger.ts';
 export * from './metrics.ts';
 export * from './random.ts';
 export * from './sockets.ts';
+export * from './text-files.ts';
 export * from './yaml.ts';

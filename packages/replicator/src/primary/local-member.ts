@@ -1,8 +1,8 @@
 import { StorError, blockBytes, hasCode, regionBytes } from '@stor/protocol';
-import { crc32, type Clock } from '@stor/runtime';
+import { hashBlocks, type Clock } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
-import type { ChunkSums } from '../core/replication/settle-choice.ts';
+import { hashBytes, type ChunkSums } from '../core/replication/settle-choice.ts';
 import { SpaceCredits } from '../core/replication/space-credits.ts';
 import { reconnectMaxMs, reconnectMinMs } from '../replication/limits.ts';
 import type { GateSession, ReplicaGate } from '../replication/replica-gate.ts';
@@ -145,11 +145,9 @@ export class LocalMember implements Member {
         done(error, null);
         return;
       }
-      const sums = new Uint32Array(blocks);
-      for (let block = 0; block < blocks; block++) {
-        sums[block] = crc32(data.subarray(block * blockBytes, (block + 1) * blockBytes));
-      }
-      done(null, { sums, valid });
+      const hashes = new Uint8Array(blocks * hashBytes);
+      hashBlocks(data, 0, blocks, blockBytes, hashes, 0);
+      done(null, { hashes, valid });
     });
   }
 

@@ -1,4 +1,4 @@
-import { StorError, hasCode } from '@stor/protocol';
+import { StorError, blockBytes, hasCode } from '@stor/protocol';
 
 import type { StoreDone } from '../replica-store.ts';
 import type { Member } from './member.ts';
@@ -9,6 +9,18 @@ interface Waiting {
   fail: StoreDone;
 }
 
+/** One read of a range, and the members that could not give it. */
+interface Attempt {
+  readonly offset: number;
+  readonly length: number;
+  readonly target: Uint8Array;
+  readonly start: number;
+  readonly bad: Set<Member>;
+  /** why the last of them could not */
+  error: StorError | null;
+  readonly done: StoreDone;
+}
+
 /**
  * Reads blocks of a locked, settled range from an in-sync member: the local one first, another when
  * the bytes do not verify or the disk fails (I9). While none can be reached, the read waits.
@@ -16,15 +28,34 @@ interface Waiting {
 export class ReadPath implements SegmentPart {
   readonly #segment: Segment;
   #waiting: Waiting[] = [];
-  /** blocks that a member could not give, and another one did */
+  /** reads that a member could not give, and another one had to */
   mismatches = 0;
+  /** An in-sync member could not give the range: to be looked at and repaired (I9). */
+  onBad: (member: Member, offset: number, length: number) => void = () => {};
 
   constructor(segment: Segment) {
     this.#segment = segment;
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
-    this.#try(new Set(), null, offset, length, target, start, done);
+    this.#try({ offset, length, target, start, bad: new Set(), error: null, done });
+  }
+
+  /**
+   * As `read`, but blocks that no member can give are no error: `unreadable` has where they begin,
+   * in bytes from `offset`; their place in the target is left as it was.
+   */
+  readBlocks(
+    offset: number,
+    length: number,
+    target: Uint8Array,
+    start: number,
+    done: (error: StorError | null, unreadable: number[]) => void,
+  ): void {
+    this.read(offset, length, target, start, (error) => {
+      if (!error || !isBlockError(error)) done(error, []);
+      else this.#eachBlock({ offset, length, target, start }, done);
+    });
   }
 
   membersChanged(): void {
@@ -39,33 +70,16 @@ export class ReadPath implements SegmentPart {
     for (const { fail } of waiting) fail(error);
   }
 
-  #try(
-    bad: Set<Member>,
-    lastError: StorError | null,
-    offset: number,
-    length: number,
-    target: Uint8Array,
-    start: number,
-    done: StoreDone,
-  ): void {
+  #try(attempt: Attempt): void {
     const segment = this.#segment;
     if (segment.stopped) {
-      done(new StorError('ABORTED', 'the primary has stopped'));
+      attempt.done(new StorError('ABORTED', 'the primary has stopped'));
       return;
     }
+    const { offset, length, target, start, bad, done } = attempt;
     const source = segment.sources().find((member) => !bad.has(member));
     if (!source) {
-      const others = segment.membership?.committed.some(
-        (id) => !segment.members.some((m) => m.replicaId === id && bad.has(m)),
-      );
-      if (lastError && !others) {
-        done(lastError);
-        return;
-      }
-      const attempt = (): void => {
-        this.#try(bad, lastError, offset, length, target, start, done);
-      };
-      this.#waiting.push({ attempt, fail: done });
+      this.#noSource(attempt);
       return;
     }
     source.read(offset, length, target, start, (error) => {
@@ -73,19 +87,65 @@ export class ReadPath implements SegmentPart {
         done(null);
         return;
       }
-      if (hasCode(error, 'CHECKSUM_MISMATCH', 'DISK_FAILED')) {
+      if (isBlockError(error)) {
         this.mismatches += 1;
         bad.add(source);
+        attempt.error = error;
         const { logger } = segment.options;
         logger.warn({ replica: source.replicaId, offset, error: error.message }, 'a read failed');
-        this.#try(bad, error, offset, length, target, start, done);
+        this.onBad(source, offset, length);
+        this.#try(attempt);
         return;
       }
-      if (source.isOpen && !hasCode(error, 'UNAVAILABLE', 'ABORTED')) {
-        done(error);
-        return;
-      }
-      this.#try(bad, lastError, offset, length, target, start, done);
+      if (source.isOpen && !hasCode(error, 'UNAVAILABLE', 'ABORTED')) done(error);
+      else this.#try(attempt);
     });
   }
+
+  #noSource(attempt: Attempt): void {
+    const { membership, members } = this.#segment;
+    const { bad, error, done } = attempt;
+    const others = membership?.committed.some(
+      (id) => !members.some((member) => member.replicaId === id && bad.has(member)),
+    );
+    if (!error || others) {
+      const again = (): void => {
+        this.#try(attempt);
+      };
+      this.#waiting.push({ attempt: again, fail: done });
+    } else if (bad.size === 1 || attempt.length === blockBytes) done(error);
+    else {
+      // each member has a bad block, not necessarily the same one
+      this.#eachBlock(attempt, (failed, unreadable) => {
+        done(failed ?? (unreadable.length > 0 ? error : null));
+      });
+    }
+  }
+
+  #eachBlock(
+    range: { offset: number; length: number; target: Uint8Array; start: number },
+    done: (error: StorError | null, unreadable: number[]) => void,
+  ): void {
+    const unreadable: number[] = [];
+    const next = (at: number): void => {
+      if (at === range.length) {
+        done(null, unreadable);
+        return;
+      }
+      this.read(range.offset + at, blockBytes, range.target, range.start + at, (error) => {
+        if (error && !isBlockError(error)) {
+          done(error, unreadable);
+          return;
+        }
+        if (error) unreadable.push(at);
+        next(at + blockBytes);
+      });
+    };
+    next(0);
+  }
+}
+
+/** The member cannot give this block; others may. */
+function isBlockError(error: StorError): boolean {
+  return hasCode(error, 'CHECKSUM_MISMATCH', 'DISK_FAILED');
 }

@@ -1,7 +1,7 @@
 import { StorError, blockBytes } from '@stor/protocol';
 import { crc32 } from '@stor/runtime';
 
-import type { ChunkSums } from '../core/replication/settle-choice.ts';
+import { hashBytes, type ChunkSums } from '../core/replication/settle-choice.ts';
 
 /** Block sums, then blocks: checks and copies them; CHECKSUM_MISMATCH when they were damaged. */
 export function takeVerified(
@@ -37,11 +37,12 @@ export function takeUnverified(
   target.set(bytes.subarray(body + blocks, body + blocks + length), start);
 }
 
-/** A sum per block, then a byte per block that says whether it verifies. */
+/** A hash per block, then a byte per block that says whether it verifies. */
 export function takeSums(bytes: Buffer, body: number, length: number): ChunkSums {
   const blocks = length / blockBytes;
-  const sums = new Uint32Array(blocks);
-  for (let block = 0; block < blocks; block++) sums[block] = bytes.readUInt32BE(body + block * 4);
-  const valid = new Uint8Array(bytes.subarray(body + blocks * 4, body + blocks * 5));
-  return { sums, valid };
+  const front = blocks * hashBytes;
+  return {
+    hashes: new Uint8Array(bytes.subarray(body, body + front)),
+    valid: new Uint8Array(bytes.subarray(body + front, body + front + blocks)),
+  };
 }

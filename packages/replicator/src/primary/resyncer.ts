@@ -1,15 +1,13 @@
 import { StorError, blockBytes, chunkBytes, chunksPerRegion } from '@stor/protocol';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
-import { chunksEqual, isZeros, type ChunkSums } from '../core/replication/settle-choice.ts';
 import { maxChunksInFlight } from '../replication/limits.ts';
 import { compareGenerations, noGeneration } from '../replica-store.ts';
+import { ChunkCopier, isFreed } from './chunk-copier.ts';
 import { ChunkLock } from './chunk-lock.ts';
 import type { Member } from './member.ts';
 import type { ReadPath } from './read-path.ts';
 import type { Segment, SegmentPart } from './segment.ts';
-import { gather, sumsOf } from './settler.ts';
-import { noteAllocation } from './write-path.ts';
 
 /** A member that is being made equal. */
 interface Filling {
@@ -32,7 +30,7 @@ interface Filling {
  */
 export class Resyncer implements SegmentPart {
   readonly #segment: Segment;
-  readonly #read: ReadPath;
+  readonly #copier: ChunkCopier;
   readonly #options: {
     mayStart: () => boolean;
     pendingRanges: () => { offset: number; length: number }[];
@@ -54,7 +52,7 @@ export class Resyncer implements SegmentPart {
     },
   ) {
     this.#segment = segment;
-    this.#read = read;
+    this.#copier = new ChunkCopier(segment, read);
     this.#options = options;
   }
 
@@ -191,76 +189,12 @@ export class Resyncer implements SegmentPart {
           filling.member.drop(new StorError('UNAVAILABLE', 'the resync broke off'));
         } else this.#fill(filling);
       };
-      if (this.#isCurrent(filling)) this.#compare(filling.member, offset, length, over);
-      else over(null);
+      const source = this.#segment.sources()[0];
+      if (!this.#isCurrent(filling)) over(null);
+      else if (!source) over(new StorError('UNAVAILABLE', 'the resync source was lost'));
+      else this.#copier.run(source, filling.member, offset, length, over);
     });
     if (lock.acquire(owner)) owner.lockGranted();
-  }
-
-  #compare(
-    member: Member,
-    offset: number,
-    length: number,
-    over: (error: StorError | null) => void,
-  ): void {
-    const source = this.#segment.sources()[0];
-    if (!source) {
-      over(new StorError('UNAVAILABLE', 'the resync source was lost'));
-      return;
-    }
-    const views: (ChunkSums | null)[] = [null, null];
-    gather([source, member], (each, index, next) => {
-      each.sums(offset, length, (error, sums) => {
-        views[index] = sums;
-        next(error);
-      });
-    })((error) => {
-      const [a = null, b = null] = views;
-      const chunk = offset / chunkBytes;
-      // what the source holds decides, not what is believed of it
-      const isHole = source.allocated?.has(chunk) === false && a !== null && isZeros(a);
-      const frees = isHole && isFreed(source, member, chunk);
-      if (error) over(error);
-      else if (a && b && chunksEqual(a, b) && !frees) over(null);
-      else this.#copy(member, offset, length, isHole, over);
-    });
-  }
-
-  #copy(
-    member: Member,
-    offset: number,
-    length: number,
-    isHole: boolean,
-    over: (error: StorError | null) => void,
-  ): void {
-    const segment = this.#segment;
-    const chunk = offset / chunkBytes;
-    if (isHole) {
-      const sequence = ++segment.sequence;
-      noteAllocation(member, { kind: 'zero', offset, length, keepAllocated: false });
-      member.copyZero(sequence, offset, length, over);
-      return;
-    }
-    const bytes = Buffer.allocUnsafe(length);
-    this.#read.read(offset, length, bytes, 0, (error) => {
-      if (error || segment.stopped) {
-        over(error);
-        return;
-      }
-      const sequence = ++segment.sequence;
-      if (!member.allocated?.has(chunk)) {
-        const free = member.isLocal
-          ? (segment.local?.availableChunks ?? 0)
-          : member.credits.available;
-        if (free < 1) {
-          over(new StorError('NO_SPACE', `${member.nodeId} has no room for the replica`));
-          return;
-        }
-        if (!member.isLocal) member.credits.spend(sequence, 1);
-      }
-      noteAllocation(member, { kind: 'write', offset, length, keepAllocated: false });
-      member.copy(sequence, offset, length, bytes, sumsOf(bytes), over);
-    });
   }
 
   /** All is copied: from now on it must acknowledge; then what it has becomes durable. */
@@ -304,9 +238,4 @@ export class Resyncer implements SegmentPart {
       this.#options.joined();
     });
   }
-}
-
-/** Making the member equal there gives it space back. */
-function isFreed(source: Member, member: Member, chunk: number): boolean {
-  return source.allocated?.has(chunk) === false && member.allocated?.has(chunk) === true;
 }

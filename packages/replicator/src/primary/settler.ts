@@ -1,5 +1,4 @@
 import { blockBytes, chunkBytes, chunksPerRegion, StorError } from '@stor/protocol';
-import { crc32 } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
 import {
@@ -223,12 +222,4 @@ export function isZero(bytes: Buffer): boolean {
     bytes.length === 0 ||
     (bytes[0] === 0 && bytes.compare(bytes, 1, bytes.length, 0, bytes.length - 1) === 0)
   );
-}
-
-export function sumsOf(bytes: Buffer): Uint32Array {
-  const sums = new Uint32Array(bytes.length / blockBytes);
-  for (let block = 0; block < sums.length; block++) {
-    sums[block] = crc32(bytes.subarray(block * blockBytes, (block + 1) * blockBytes));
-  }
-  return sums;
 }

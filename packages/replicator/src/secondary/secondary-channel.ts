@@ -9,16 +9,18 @@ import {
   peerFlagKeepAllocated,
   peerFlagUnverified,
   peerFrame,
+  peerSumsBodyBytes,
   regionBytes,
   type PeerControl,
   type PeerControlReply,
   type PeerFrameType,
   type PeerHeader,
 } from '@stor/protocol';
-import { crc32 } from '@stor/runtime';
+import { crc32, hashBlocks } from '@stor/runtime';
 
 import { AppliedPrefix } from '../core/replication/applied-prefix.ts';
 import { Bitmap } from '../core/replication/bitmap.ts';
+import { hashBytes } from '../core/replication/settle-choice.ts';
 import type { LinkOutput } from '../peer/outbox.ts';
 import type { GateSession } from '../replication/replica-gate.ts';
 import type { ReplicaStore } from '../replica-store.ts';
@@ -214,8 +216,8 @@ export class SecondaryChannel {
     const { offset, length, sequence } = header;
     const blocks = length / blockBytes;
     const data = Buffer.allocUnsafe(length);
-    const reply = Buffer.allocUnsafe(blocks * 5);
-    const valid = reply.subarray(blocks * 4);
+    const reply = Buffer.allocUnsafe(peerSumsBodyBytes(length));
+    const valid = reply.subarray(blocks * hashBytes);
     this.#owner.backlogChanged(length);
     const done = this.session.tracked((error) => {
       this.#owner.backlogChanged(-length);
@@ -224,10 +226,7 @@ export class SecondaryChannel {
         this.#readFailed(sequence, error);
         return;
       }
-      for (let block = 0; block < blocks; block++) {
-        const at = block * blockBytes;
-        reply.writeUInt32BE(crc32(data.subarray(at, at + blockBytes)), block * 4);
-      }
+      hashBlocks(data, 0, blocks, blockBytes, reply, 0);
       this.#reply(peerFrame.sumsReply, 0, sequence, offset, length, reply);
     });
     this.#store.readUnverified(offset, length, data, 0, valid, done);

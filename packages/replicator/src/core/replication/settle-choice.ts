@@ -1,8 +1,13 @@
-/** One member's view of a chunk: CRC-32 of each block's bytes, and whether they match its record. */
+/** One member's view of a chunk: what each block's bytes hash to, and whether they match its record. */
 export interface ChunkSums {
-  sums: Uint32Array;
+  /** 128 bits for each block, one after another */
+  hashes: Uint8Array;
+  /** per block: 1 when its bytes match the checksum that is stored beside it */
   valid: Uint8Array;
 }
+
+/** Bytes of a block's hash. */
+export const hashBytes = 16;
 
 export interface SettleChoice {
   /** per block: index of the member whose bytes stand */
@@ -12,6 +17,18 @@ export interface SettleChoice {
   lastBlock: number;
 }
 
+/** True when the bytes of a block are the same at both, whether they verify or not. */
+export function sameHash(a: ChunkSums, b: ChunkSums, block: number): boolean {
+  const end = (block + 1) * hashBytes;
+  for (let at = block * hashBytes; at < end; at++) if (a.hashes[at] !== b.hashes[at]) return false;
+  return true;
+}
+
+/** True when both hold the same bytes there and both verify. */
+export function blocksEqual(a: ChunkSums, b: ChunkSums, block: number): boolean {
+  return a.valid[block] === 1 && b.valid[block] === 1 && sameHash(a, b, block);
+}
+
 /**
  * Decides a chunk of a marked region after an unclean stop. Member 0 is the truth. A block of it
  * that does not verify is no verdict there: another member's verifying block is taken, and if none
@@ -19,7 +36,7 @@ export interface SettleChoice {
  */
 export function chooseBlocks(members: readonly ChunkSums[]): SettleChoice {
   const truth = members[0];
-  const blocks = truth ? truth.sums.length : 0;
+  const blocks = truth ? truth.valid.length : 0;
   const choice: SettleChoice = {
     source: new Uint8Array(blocks),
     firstBlock: blocks,
@@ -29,31 +46,38 @@ export function chooseBlocks(members: readonly ChunkSums[]): SettleChoice {
     let source = members.findIndex((member) => member.valid[block] === 1);
     if (source < 0) source = 0;
     choice.source[block] = source;
-    const sum = members[source]?.sums[block];
-    const equal = members.every(
-      (member) => member.valid[block] === 1 && member.sums[block] === sum,
-    );
-    if (equal) continue;
+    const chosen = members[source];
+    if (chosen && members.every((member) => blocksEqual(member, chosen, block))) continue;
     choice.firstBlock = Math.min(choice.firstBlock, block);
     choice.lastBlock = block;
   }
   return choice;
 }
 
-/** True when two replicas hold the same verified bytes. */
-export function chunksEqual(a: ChunkSums, b: ChunkSums): boolean {
-  for (let block = 0; block < a.sums.length; block++) {
-    if (a.valid[block] !== 1 || b.valid[block] !== 1 || a.sums[block] !== b.sums[block]) {
-      return false;
-    }
-  }
-  return true;
-}
+/** What a block of zeros hashes to. */
+const zeroBlockHash = Uint8Array.of(
+  0xad,
+  0x7f,
+  0xac,
+  0xb2,
+  0x58,
+  0x6f,
+  0xc6,
+  0xe9,
+  0x66,
+  0xc0,
+  0x04,
+  0xd7,
+  0xd1,
+  0xd1,
+  0x6b,
+  0x02,
+);
 
-/** CRC-32 of 4096 zero bytes. */
-const zeroBlockSum = 0xc71c0011;
-
-/** True when every block verifies and its sum is that of zeros. */
-export function isZeros({ sums, valid }: ChunkSums): boolean {
-  return sums.every((sum, block) => valid[block] === 1 && sum === zeroBlockSum);
+/** True when every block verifies and is zeros. */
+export function isZeros({ hashes, valid }: ChunkSums): boolean {
+  return (
+    valid.every((one) => one === 1) &&
+    hashes.every((byte, at) => byte === zeroBlockHash[at % hashBytes])
+  );
 }
