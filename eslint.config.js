@@ -17,6 +17,15 @@ const allowedImports = {
     'nbd-client-js',
   ],
   cli: ['@stor/protocol', '@stor/runtime', 'nbd-client-js'],
+  sim: [
+    '@stor/protocol',
+    '@stor/runtime',
+    '@stor/replicator',
+    '@stor/control-plane',
+    '@stor/node-agent',
+    'raft-ts',
+    'nbd-client-js',
+  ],
 };
 const ours = [
   '@stor/protocol',
@@ -25,6 +34,7 @@ const ours = [
   '@stor/control-plane',
   '@stor/node-agent',
   '@stor/cli',
+  '@stor/sim',
   'raft-ts',
   'nbd-client-js',
 ];

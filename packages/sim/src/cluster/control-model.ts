@@ -1,0 +1,146 @@
+import { StorError, nodeLeaseMs } from '@stor/protocol';
+import type { Random } from '@stor/runtime';
+
+import type { SimNetwork } from '../world/network.ts';
+import type { ProcessClock } from '../world/process-clock.ts';
+import type { CommittedSet } from './sim-cluster.ts';
+
+export interface ModelVolume {
+  id: string;
+  epoch: number;
+  setRevision: number;
+  inSync: string[];
+  holder: number;
+  cleanRelease: boolean;
+}
+
+interface Proposal {
+  volumeId: string;
+  epoch: number;
+  setRevision: number;
+  inSync: string[];
+}
+
+type Answer = { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string };
+
+export const controlHost = 'control';
+
+/** A control plane that is never down, behind a network that loses its calls and its answers. */
+export class ControlModel {
+  readonly volumes = new Map<string, ModelVolume>();
+  onCommitted: (set: CommittedSet) => void = () => {};
+  /** when each node was last heard of (ms) */
+  readonly #heardMs = new Map<number, number>();
+  readonly #network: SimNetwork;
+  readonly #random: Random;
+  readonly #last = new Map<string, string>();
+  #backup: Map<string, ModelVolume> | null = null;
+
+  constructor(network: SimNetwork, random: Random) {
+    this.#network = network;
+    this.#random = random;
+  }
+
+  volume(id: string): ModelVolume {
+    const volume = this.volumes.get(id);
+    if (!volume) throw new Error(`no volume ${id}`);
+    return volume;
+  }
+
+  /** A node renews its lease. */
+  heard(node: number): void {
+    this.#heardMs.set(node, this.#network.scheduler.nowMs);
+  }
+
+  leaseIsOver(node: number): boolean {
+    const heardMs = this.#heardMs.get(node) ?? -Infinity;
+    return this.#network.scheduler.nowMs - heardMs > nodeLeaseMs;
+  }
+
+  grant(id: string, node: number): { epoch: number; previousReleased: boolean } {
+    const volume = this.volume(id);
+    const previousReleased = volume.cleanRelease || volume.epoch === 0;
+    volume.epoch += 1;
+    volume.holder = node;
+    volume.cleanRelease = false;
+    return { epoch: volume.epoch, previousReleased };
+  }
+
+  released(id: string, epoch: number, clean: boolean): void {
+    const volume = this.volume(id);
+    if (volume.epoch !== epoch) return;
+    volume.holder = -1;
+    volume.cleanRelease = clean;
+  }
+
+  /** As an operator does before something goes wrong. */
+  backUp(): void {
+    this.#backup = new Map([...this.volumes].map(([id, v]) => [id, structuredClone(v)]));
+  }
+
+  /** The sets of the backup; a restore raises all epochs above any that may have been granted. */
+  restore(): boolean {
+    const backup = this.#backup;
+    if (!backup) return false;
+    for (const [id, volume] of this.volumes) {
+      const old = backup.get(id);
+      if (!old) continue;
+      volume.inSync = [...old.inSync];
+      volume.setRevision = old.setRevision;
+      volume.holder = -1;
+      volume.cleanRelease = false;
+      volume.epoch += 10;
+      this.#last.delete(id);
+    }
+    return true;
+  }
+
+  /** A proposal as it travels from a node and back; either way may be cut. */
+  propose(host: string, clock: ProcessClock, proposal: Proposal): Promise<Answer> {
+    const network = this.#network;
+    const cut = (from: string, to: string): boolean => network.isBlocked(from, to);
+    return new Promise((resolve, reject) => {
+      const say = (then: () => void): void => {
+        clock.run(then);
+      };
+      network.scheduler.at(1 + this.#random.next() * 20, () => {
+        if (clock.dead) return;
+        if (cut(host, controlHost)) {
+          say(() => reject(new StorError('UNAVAILABLE', 'no quorum')));
+          return;
+        }
+        const answer = this.#apply(proposal);
+        network.scheduler.at(this.#random.next() * 5, () => {
+          const isLost = cut(controlHost, host) || this.#random.next() < 0.03;
+          if (isLost) say(() => reject(new StorError('OUTCOME_UNKNOWN', 'no answer')));
+          else say(() => resolve(answer));
+        });
+      });
+    });
+  }
+
+  #apply(proposal: Proposal): Answer {
+    const volume = this.volume(proposal.volumeId);
+    const key = JSON.stringify(proposal);
+    if (proposal.epoch !== volume.epoch) {
+      return { outcome: 'superseded', reason: `epoch ${volume.epoch} is in force` };
+    }
+    if (key === this.#last.get(volume.id)) {
+      return { outcome: 'committed', setRevision: volume.setRevision };
+    }
+    if (proposal.setRevision < volume.setRevision) {
+      return { outcome: 'superseded', reason: `revision ${volume.setRevision} is in force` };
+    }
+    if (proposal.inSync.length === 0) throw new Error('an empty in-sync set was proposed');
+    this.#last.set(volume.id, key);
+    volume.setRevision = proposal.setRevision + 1;
+    volume.inSync = [...proposal.inSync];
+    this.onCommitted({
+      volume: volume.id,
+      epoch: volume.epoch,
+      setRevision: volume.setRevision,
+      inSync: [...volume.inSync],
+    });
+    return { outcome: 'committed', setRevision: volume.setRevision };
+  }
+}

@@ -1,0 +1,91 @@
+import type { Random } from '@stor/runtime';
+
+import type { SimNetwork } from '../world/network.ts';
+import type { SimScheduler } from '../world/scheduler.ts';
+import type { SimNode } from './sim-node.ts';
+
+export interface SimVolume {
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** wanted replicas */
+  readonly replicas: number;
+}
+
+export type IoKind = 'read' | 'write' | 'zero' | 'trim' | 'flush';
+
+export interface Io {
+  kind: IoKind;
+  offset: number;
+  length: number;
+  /** payload of a write, target of a read */
+  bytes: Buffer | null;
+  fua: boolean;
+  noHole: boolean;
+}
+
+/** `error` is the server's; `lost`: the connection ended, and nobody knows. */
+export type IoOutcome = 'done' | 'lost' | { error: string };
+
+/** A client's connection to one node for one volume. */
+export interface ClientLink {
+  readonly isOpen: boolean;
+  submit(io: Io): Promise<IoOutcome>;
+  close(): void;
+}
+
+/** What the control plane has committed of one volume. */
+export interface CommittedSet {
+  volume: string;
+  epoch: number;
+  setRevision: number;
+  /** replica ids */
+  inSync: readonly string[];
+}
+
+/** One replica where it lies, for the checkers. */
+export interface ReplicaView {
+  replicaId: string;
+  node: number;
+  failed: string | null;
+  marks: number[];
+  highestEpoch: number;
+  /** of the last set that it recorded; 0: none */
+  setRevision: number;
+  keptMemory: boolean;
+  /** Every byte, and which blocks match their checksum. Null when it cannot be read now. */
+  content(): Promise<{ bytes: Buffer; valid: Uint8Array } | null>;
+}
+
+/** A whole cluster as the workload, the faults and the checkers see it. */
+export interface SimCluster {
+  readonly scheduler: SimScheduler;
+  readonly network: SimNetwork;
+  readonly random: Random;
+  readonly nodes: readonly SimNode[];
+  readonly volumes: readonly SimVolume[];
+  /** Starts all nodes and creates the volumes; resolves when all are healthy. */
+  create(): Promise<void>;
+  /** Connects from `host` to a node and opens the volume there. Rejects when that is refused. */
+  connect(host: string, node: number, volume: SimVolume): Promise<ClientLink>;
+  committed(volume: SimVolume): CommittedSet;
+  /** Called at each commit of a set, in order. */
+  onCommitted: (set: CommittedSet) => void;
+  /** Called when a primary begins to serve under a grant of the time `grantedMs`. */
+  onServing: (volume: string, epoch: number, grantedMs: number) => void;
+  /** Called when the processes of a node have ended. */
+  onEnded: (node: number, how: 'kill' | 'power') => void;
+  /** where the volume is attached, as the control plane has it; -1: nowhere */
+  holderOf(volume: SimVolume): number;
+  /** leader of the control plane; -1 when nobody knows */
+  leader(): number;
+  /** replicas that exist now and can be looked at */
+  replicasOf(volume: SimVolume): ReplicaView[];
+  /** node of each replica that the control plane knows */
+  nodeOfReplica(replicaId: string): number;
+  /** null when the volume is healthy, else why not */
+  unhealthy(volume: SimVolume): string | null;
+  /** Makes sure that something repairs the volume while no client does. */
+  repair(volume: SimVolume): void;
+  /** Gives the volume back wherever it is attached; false when that did not work. */
+  detach(volume: SimVolume): Promise<boolean>;
+}

@@ -1,0 +1,107 @@
+import type { Random } from '@stor/runtime';
+
+/** Whom a fault hits, decided when it happens. */
+export type FaultTarget = 'primary' | 'secondary' | 'leader' | 'any';
+
+export const faultKinds = [
+  'kill',
+  'kill-in-write',
+  'power',
+  'power-in-write',
+  'power-all',
+  'pause',
+  'cut',
+  'partition',
+  'one-way',
+  'isolate',
+  'control-cut',
+  'slow-link',
+  'slow-disk',
+  'disk-error',
+  'move',
+  'double-kill',
+] as const;
+
+export type FaultKind = (typeof faultKinds)[number];
+
+/** One fault: plain data, so that a plan can be kept in a file and be made smaller. */
+export interface Fault {
+  /** after the begin of the fault phase (ms) */
+  atMs: number;
+  kind: FaultKind;
+  target: FaultTarget;
+  /** how long it lasts (ms) */
+  forMs: number;
+  /** chance of its own, so that leaving another fault out does not change this one */
+  seed: number;
+}
+
+const weights: Record<FaultKind, number> = {
+  kill: 12,
+  'kill-in-write': 10,
+  power: 9,
+  'power-in-write': 8,
+  'power-all': 4,
+  pause: 9,
+  cut: 8,
+  partition: 7,
+  'one-way': 7,
+  isolate: 7,
+  'control-cut': 4,
+  'slow-link': 4,
+  'slow-disk': 4,
+  'disk-error': 2,
+  move: 12,
+  'double-kill': 4,
+};
+
+/** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */
+const shortGapMs = 6_000;
+const longGapMs = 45_000;
+
+export function planFaults(random: Random, lengthMs: number): Fault[] {
+  const faults: Fault[] = [];
+  const total = Object.values(weights).reduce((sum, weight) => sum + weight, 0);
+  for (let atMs = 3_000; ;) {
+    atMs += random.next() * (random.next() < 0.6 ? shortGapMs : longGapMs);
+    if (atMs > lengthMs) return faults;
+    let dice = random.next() * total;
+    let kind: FaultKind = 'kill';
+    for (const each of faultKinds) {
+      kind = each;
+      dice -= weights[each];
+      if (dice < 0) break;
+    }
+    const role = random.next();
+    const target = role < 0.36 ? 'primary' : role < 0.62 ? 'leader' : role < 0.82 ? 'secondary' : 'any';
+    faults.push({
+      atMs: Math.round(atMs),
+      kind,
+      target,
+      forMs: Math.round(lengthOf(kind, random)),
+      seed: Math.floor(random.next() * 2 ** 31),
+    });
+  }
+}
+
+function lengthOf(kind: FaultKind, random: Random): number {
+  const share = random.next();
+  // mostly around the leases of 3 and 6 s and the silence of 2 s, sometimes much longer
+  const long = random.next() < 0.15;
+  switch (kind) {
+    case 'power':
+    case 'power-in-write':
+    case 'power-all':
+      return 300 + share * (long ? 60_000 : 8_000);
+    case 'kill':
+    case 'kill-in-write':
+    case 'double-kill':
+      return 50 + share * (long ? 90_000 : 6_000);
+    case 'pause':
+      return 200 + share * (long ? 40_000 : 9_000);
+    case 'slow-disk':
+      return 3_000 + share * 20_000;
+    default:
+      return 300 + share * (long ? 45_000 : 9_000);
+  }
+}

@@ -1,0 +1,299 @@
+import type { Random } from '@stor/runtime';
+import { SeededRandom } from '@stor/runtime/testing';
+
+import type { MemoryJudge } from '../checkers/memory-judge.ts';
+import { controlHost } from '../cluster/control-model.ts';
+import type { SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
+import type { SimNode } from '../cluster/sim-node.ts';
+import type { Fault } from './fault-plan.ts';
+
+/** A slow disk takes up to this much more for each step of a call (ms). */
+const slowDiskMs = [20, 200, 3_000];
+const slowLinkMs = [5, 60, 700];
+/** A crash that was set for a file operation, and did not come, is called off after this (ms). */
+const crashPatienceMs = 4_000;
+
+export interface FaultRunnerOptions {
+  cluster: SimCluster;
+  judges: Map<string, MemoryJudge>;
+  /** hosts of clients: an isolated node may keep or lose them */
+  clientHosts: string[];
+  /** the clients of a volume go to another node */
+  move: (volume: SimVolume, node: number) => void;
+}
+
+/** Carries out a plan; never more at once than the promises cover. Counts what really happened. */
+export class FaultRunner {
+  readonly counts: Record<string, number> = {};
+  readonly #options: FaultRunnerOptions;
+  readonly #cluster: SimCluster;
+  /** the node whose disk has failed; at most one in a run */
+  #broken = -1;
+  #isOver = false;
+
+  constructor(options: FaultRunnerOptions) {
+    this.#options = options;
+    this.#cluster = options.cluster;
+  }
+
+  get total(): number {
+    return Object.values(this.counts).reduce((sum, count) => sum + count, 0);
+  }
+
+  async run(faults: readonly Fault[]): Promise<void> {
+    const { scheduler } = this.#cluster;
+    const beginMs = scheduler.nowMs;
+    for (const fault of faults) {
+      await scheduler.sleep(beginMs + fault.atMs - scheduler.nowMs);
+      this.#apply(fault);
+    }
+  }
+
+  /** All faults end. */
+  heal(): void {
+    this.#isOver = true;
+    const { nodes, network } = this.#cluster;
+    network.heal();
+    for (const node of nodes) {
+      node.files.cancelCrash();
+      if (node.index !== this.#broken) node.files.hook = this.#quietHook();
+      node.files.hook = this.#quietHook();
+      node.slowDiskMs = 0;
+      node.resume();
+      node.start();
+    }
+  }
+
+  #quietHook(): () => null {
+    return () => null;
+  }
+
+  #count(what: string): void {
+    this.counts[what] = (this.counts[what] ?? 0) + 1;
+  }
+
+  #after(ms: number, run: () => void): void {
+    this.#cluster.scheduler.at(ms, () => {
+      if (!this.#isOver) run();
+    });
+  }
+
+  #apply(fault: Fault): void {
+    const random = new SeededRandom(fault.seed);
+    const volume = this.#volume(random);
+    const node = this.#target(fault, volume, random);
+    switch (fault.kind) {
+      case 'kill':
+        this.#kill(node, fault);
+        return;
+      case 'double-kill':
+        this.#kill(node, fault);
+        this.#kill(this.#other(node, random), fault);
+        return;
+      case 'kill-in-write':
+        this.#crash(node, fault, 'kill', random);
+        return;
+      case 'power':
+        if (this.#mayLosePower()) this.#power(node, fault);
+        return;
+      case 'power-in-write':
+        if (this.#mayLosePower()) this.#crash(node, fault, 'power', random);
+        return;
+      case 'power-all':
+        if (!this.#mayLosePower()) return;
+        this.#count('power-all');
+        for (const each of this.#cluster.nodes) {
+          each.losePower();
+          this.#after(fault.forMs * (0.5 + random.next() * 0.5), () => each.start());
+        }
+        return;
+      case 'pause':
+        this.#pause(node, fault);
+        return;
+      case 'disk-error':
+        this.#breakDisk(node, random);
+        return;
+      case 'slow-disk':
+        this.#count('slow-disk');
+        node.slowDiskMs = slowDiskMs[Math.floor(random.next() * slowDiskMs.length)] ?? 20;
+        this.#after(fault.forMs, () => {
+          node.slowDiskMs = 0;
+        });
+        return;
+      case 'move':
+        this.#count('move');
+        this.#options.move(volume, Math.floor(random.next() * this.#cluster.nodes.length));
+        return;
+      default:
+        this.#network(node, fault, random);
+    }
+  }
+
+  #network(node: SimNode, fault: Fault, random: Random): void {
+    const { network } = this.#cluster;
+    const other = this.#other(node, random);
+    switch (fault.kind) {
+      case 'cut':
+        if (network.cut(node.host, other.host) > 0) this.#count('cut');
+        return;
+      case 'partition':
+        this.#count('partition');
+        this.#block(fault.forMs, [
+          [node.host, other.host],
+          [other.host, node.host],
+        ]);
+        return;
+      case 'one-way': {
+        this.#count('one-way');
+        const ends: [string, string] =
+          random.next() < 0.5 ? [node.host, other.host] : [other.host, node.host];
+        this.#block(fault.forMs, [ends]);
+        return;
+      }
+      case 'isolate':
+        this.#isolate(node, fault, random);
+        return;
+      case 'control-cut': {
+        this.#count('control-cut');
+        const ends: [string, string][] = [[node.host, controlHost]];
+        if (random.next() < 0.6) ends.push([controlHost, node.host]);
+        this.#block(fault.forMs, random.next() < 0.3 ? ends.slice(-1) : ends);
+        return;
+      }
+      case 'slow-link': {
+        this.#count('slow-link');
+        const extraMs = slowLinkMs[Math.floor(random.next() * slowLinkMs.length)] ?? 5;
+        network.slowDown(node.host, other.host, extraMs);
+        this.#after(fault.forMs, () => network.slowDown(node.host, other.host, 0));
+        return;
+      }
+      default:
+        return;
+    }
+  }
+
+  /** Cut off from all nodes and the control plane, in one or both directions; clients stay or not. */
+  #isolate(node: SimNode, fault: Fault, random: Random): void {
+    this.#count('isolate');
+    const dice = random.next();
+    const others = this.#cluster.nodes.filter((each) => each !== node).map((each) => each.host);
+    const hosts = [...others, controlHost];
+    if (random.next() < 0.4) hosts.push(...this.#options.clientHosts);
+    const ends: [string, string][] = [];
+    for (const host of hosts) {
+      if (dice < 0.8) ends.push([node.host, host]);
+      if (dice > 0.2) ends.push([host, node.host]);
+    }
+    this.#block(fault.forMs, ends);
+  }
+
+  #block(forMs: number, ends: [string, string][]): void {
+    const { network } = this.#cluster;
+    for (const [from, to] of ends) network.block(from, to);
+    this.#after(forMs, () => {
+      for (const [from, to] of ends) network.unblock(from, to);
+    });
+  }
+
+  #kill(node: SimNode, fault: Fault): void {
+    if (!node.isUp) return;
+    this.#count('kill');
+    node.kill();
+    this.#after(fault.forMs, () => node.start());
+  }
+
+  #power(node: SimNode, fault: Fault): void {
+    this.#count('power');
+    node.losePower();
+    this.#after(fault.forMs, () => node.start());
+  }
+
+  /** In the middle of whatever operation of the disk comes then. */
+  #crash(node: SimNode, fault: Fault, how: 'kill' | 'power', random: Random): void {
+    if (!node.isUp) return;
+    node.onCrash = () => {
+      this.#count(how === 'kill' ? 'kill-in-write' : 'power-in-write');
+      this.#after(fault.forMs, () => node.start());
+    };
+    node.files.crashAfter(1 + Math.floor(random.next() * 60), how);
+    this.#after(crashPatienceMs, () => node.files.cancelCrash());
+  }
+
+  #pause(node: SimNode, fault: Fault): void {
+    if (!node.clock.running) return;
+    this.#count('pause');
+    const { clock } = node;
+    clock.pause();
+    this.#after(fault.forMs, () => clock.resume());
+  }
+
+  /**
+   * At most one disk in a run, and only while every volume has two other members with their memory:
+   * with a dead disk in the set and no memory anywhere else a volume rightly waits for ever.
+   */
+  #breakDisk(node: SimNode, random: Random): void {
+    const { nodes, volumes } = this.#cluster;
+    if (this.#broken >= 0 || !node.clock.running) return;
+    if (nodes.some(({ files }) => files.crashPending)) return;
+    for (const volume of volumes) {
+      if (this.#membersBut(volume, node.index) < 2) return;
+      if (this.#cluster.unhealthy(volume) !== null) return;
+    }
+    this.#broken = node.index;
+    this.#count('disk-error');
+    const what = ['/data', '/sums', '/journal', '/map', ''][Math.floor(random.next() * 5)] ?? '';
+    const operation = random.next() < 0.5 ? 'write' : 'datasync';
+    const { files } = node;
+    files.hook = (each, path) =>
+      each === operation && path.includes('disk') && path.includes(what) ? 'EIO' : null;
+    this.#after(4_000, () => {
+      files.hook = () => null;
+    });
+  }
+
+  #mayLosePower(): boolean {
+    if (this.#broken < 0) return true;
+    const { volumes, nodeOfReplica } = this.#cluster;
+    const holdsBroken = volumes.some((volume) =>
+      this.#judge(volume).members.some((id) => nodeOfReplica.call(this.#cluster, id) === this.#broken),
+    );
+    return !holdsBroken;
+  }
+
+  #membersBut(volume: SimVolume, node: number): number {
+    const { members } = this.#judge(volume);
+    return members.filter((id) => this.#cluster.nodeOfReplica(id) !== node).length;
+  }
+
+  #judge(volume: SimVolume): MemoryJudge {
+    const judge = this.#options.judges.get(volume.name);
+    if (!judge) throw new Error(`no judge for ${volume.name}`);
+    return judge;
+  }
+
+  #volume(random: Random): SimVolume {
+    const { volumes } = this.#cluster;
+    const volume = volumes[Math.floor(random.next() * volumes.length)];
+    if (!volume) throw new Error('no volume');
+    return volume;
+  }
+
+  #target(fault: Fault, volume: SimVolume, random: Random): SimNode {
+    const { nodes } = this.#cluster;
+    const any = nodes[Math.floor(random.next() * nodes.length)] as SimNode;
+    const holder = this.#cluster.holderOf(volume);
+    if (fault.target === 'primary') return nodes[holder] ?? any;
+    if (fault.target === 'leader') return nodes[this.#cluster.leader()] ?? any;
+    if (fault.target === 'secondary') {
+      const members = this.#judge(volume).members.map((id) => this.#cluster.nodeOfReplica(id));
+      const others = members.filter((node) => node !== holder);
+      return nodes[others[Math.floor(random.next() * others.length)] ?? -1] ?? any;
+    }
+    return any;
+  }
+
+  #other(node: SimNode, random: Random): SimNode {
+    const others = this.#cluster.nodes.filter((each) => each !== node);
+    return others[Math.floor(random.next() * others.length)] ?? node;
+  }
+}

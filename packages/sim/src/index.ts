@@ -1,0 +1,2 @@
+export * from './faults/fault-plan.ts';
+export * from './run/run-seed.ts';

@@ -1,0 +1,352 @@
+import { SeededRandom } from '@stor/runtime/testing';
+
+import { compareReplicas } from '../checkers/compare-replicas.ts';
+import { MemoryJudge } from '../checkers/memory-judge.ts';
+import { MetadataWatch } from '../checkers/metadata-watch.ts';
+import { StepCounter } from '../checkers/step-counter.ts';
+import { VolumeHistory } from '../checkers/volume-history.ts';
+import { LaneCluster } from '../cluster/lane-cluster.ts';
+import type { SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
+import { planFaults, type Fault } from '../faults/fault-plan.ts';
+import { FaultRunner } from '../faults/fault-runner.ts';
+import type { LogSink } from '../world/sim-logger.ts';
+import { VolumeClient, ioOf, type ClientCounts } from '../workload/volume-client.ts';
+
+export interface SeedOptions {
+  seed: number;
+  minutes: number;
+  /** instead of those of the seed */
+  faults?: Fault[];
+  /** every log line of the cluster */
+  log?: (line: string) => void;
+}
+
+export interface Violation {
+  checker: string;
+  detail: string;
+}
+
+export interface SeedReport {
+  seed: number;
+  violations: Violation[];
+  hash: string;
+  events: number;
+  simulatedMs: number;
+  cpuMs: number;
+  faults: Record<string, number>;
+  steps: Record<string, number>;
+  io: ClientCounts;
+  primaryChanges: number;
+  eras: number;
+}
+
+const mib = 1024 * 1024;
+/** After the last fault: until all volumes are healthy, and every client is answered (ms). */
+const healMs = 180_000;
+const progressMs = 90_000;
+
+interface VolumeRun {
+  volume: SimVolume;
+  history: VolumeHistory;
+  judge: MemoryJudge;
+  clients: VolumeClient[];
+  preferred: number;
+}
+
+/** One cluster from one seed: load, faults, healing, and every checker. */
+export class SeedRun {
+  readonly #options: SeedOptions;
+  readonly #cluster: SimCluster;
+  readonly #random: SeededRandom;
+  readonly #violations: Violation[] = [];
+  readonly #steps = new StepCounter();
+  readonly #volumes: VolumeRun[] = [];
+  readonly #counts: ClientCounts = {
+    ios: 0,
+    reads: 0,
+    writes: 0,
+    zeroes: 0,
+    trims: 0,
+    flushes: 0,
+    fua: 0,
+    unaligned: 0,
+    resent: 0,
+    connects: 0,
+    refused: 0,
+  };
+  readonly #faults: FaultRunner;
+  readonly #watch: MetadataWatch;
+  #served = 0;
+  #lastPrimary = new Map<string, number>();
+  #primaryChanges = 0;
+
+  constructor(options: SeedOptions) {
+    this.#options = options;
+    this.#random = new SeededRandom(options.seed * 7919 + 17);
+    const { next } = this.#random;
+    void next;
+    const nodes = [3, 3, 4, 5][this.#pick(4)] ?? 3;
+    const volumes: SimVolume[] = [];
+    const count = 1 + this.#pick(3);
+    for (let i = 0; i < count; i++) {
+      const replicas = Math.min(nodes, [3, 3, 2, 3, 5][this.#pick(5)] ?? 3);
+      const sizeBytes = (8 + this.#pick(3) * 4) * mib + this.#pick(2) * (300 * 1024);
+      volumes.push({ name: `v${i}`, sizeBytes: Math.floor(sizeBytes / 4096) * 4096, replicas });
+    }
+    this.#cluster = new LaneCluster({ seed: options.seed, nodes, volumes, log: this.#log });
+    const hosts: string[] = [];
+    for (const volume of volumes) this.#addVolume(volume, hosts);
+    this.#faults = new FaultRunner({
+      cluster: this.#cluster,
+      judges: new Map(this.#volumes.map(({ volume, judge }) => [volume.name, judge])),
+      clientHosts: hosts,
+      move: (volume, node) => this.#move(volume, node),
+    });
+    this.#watch = new MetadataWatch(this.#cluster, (detail) => this.#violation('metadata', detail));
+  }
+
+  async run(): Promise<SeedReport> {
+    const beganCpu = process.cpuUsage();
+    const onStray = (error: unknown): void => {
+      this.#violation('uncaught', error instanceof Error ? (error.stack ?? '') : String(error));
+    };
+    process.on('unhandledRejection', onStray);
+    process.on('uncaughtException', onStray);
+    const { scheduler } = this.#cluster;
+    try {
+      await scheduler.drive(() => this.#main());
+    } catch (error) {
+      onStray(error);
+    } finally {
+      process.off('unhandledRejection', onStray);
+      process.off('uncaughtException', onStray);
+    }
+    const cpu = process.cpuUsage(beganCpu);
+    return {
+      seed: this.#options.seed,
+      violations: this.#violations,
+      hash: scheduler.hash.digest,
+      events: scheduler.steps,
+      simulatedMs: scheduler.nowMs - 1_000_000,
+      cpuMs: (cpu.user + cpu.system) / 1000,
+      faults: this.#faults.counts,
+      steps: this.#steps.counts,
+      io: this.#counts,
+      primaryChanges: this.#primaryChanges,
+      eras: this.#volumes.reduce((sum, { history }) => sum + history.eras, 0),
+    };
+  }
+
+  async #main(): Promise<void> {
+    const cluster = this.#cluster;
+    this.#wire();
+    await cluster.create();
+    for (const { volume, judge } of this.#volumes) judge.committed(cluster.committed(volume));
+    this.#watch.start();
+    for (const { clients } of this.#volumes) for (const client of clients) client.start();
+    const lengthMs = this.#options.minutes * 60_000;
+    const faults = this.#options.faults ?? planFaults(this.#random, lengthMs);
+    const beganMs = cluster.scheduler.nowMs;
+    await this.#faults.run(faults);
+    await cluster.scheduler.sleep(beganMs + lengthMs - cluster.scheduler.nowMs);
+    this.#faults.heal();
+    if (!(await this.#heals())) return;
+    await this.#finish();
+  }
+
+  #wire(): void {
+    const cluster = this.#cluster;
+    cluster.onCommitted = (set) => {
+      this.#volumes.find(({ volume }) => volume.name === set.volume)?.judge.committed(set);
+      this.#watch.committed(set);
+    };
+    cluster.onServing = (name, epoch, grantedMs) => {
+      this.#served += 1;
+      const run = this.#volumes.find(({ volume }) => volume.name === name);
+      if (!run) return;
+      run.judge.serving(grantedMs);
+      const node = cluster.holderOf(run.volume);
+      const last = this.#lastPrimary.get(name);
+      if (last !== undefined && last !== node) this.#primaryChanges += 1;
+      this.#lastPrimary.set(name, node);
+      this.#steps.count('attach');
+      void epoch;
+    };
+    cluster.onEnded = (node, how) => {
+      if (how !== 'power') return;
+      for (const { judge } of this.#volumes) {
+        for (const id of this.#replicaIdsOn(node)) judge.lost(id, cluster.scheduler.nowMs);
+      }
+    };
+  }
+
+  #replicaIdsOn(node: number): string[] {
+    return this.#volumes.flatMap(({ judge }) =>
+      judge.members.filter((id) => this.#cluster.nodeOfReplica(id) === node),
+    );
+  }
+
+  /** Liveness: when faults have stopped, all becomes healthy and every client is served. */
+  async #heals(): Promise<boolean> {
+    const { scheduler } = this.#cluster;
+    const healedMs = scheduler.nowMs;
+    for (const { clients } of this.#volumes) for (const client of clients) client.hurry();
+    const isServed = await scheduler.until(
+      () => this.#allClients().every((client) => client.lastAnswerMs > healedMs),
+      progressMs,
+      250,
+    );
+    if (!isServed) {
+      const stuck = this.#volumes.filter(({ clients }) =>
+        clients.some((client) => client.lastAnswerMs <= healedMs),
+      );
+      for (const { volume } of stuck) {
+        const why = this.#cluster.unhealthy(volume) ?? 'healthy';
+        this.#violation('progress', `clients of ${volume.name} are not answered: ${why}`);
+      }
+      return false;
+    }
+    for (const { volume } of this.#volumes) {
+      const isHealthy = await scheduler.until(
+        () => this.#cluster.unhealthy(volume) === null,
+        healMs,
+        250,
+      );
+      if (isHealthy) continue;
+      const why = this.#cluster.unhealthy(volume) ?? '';
+      this.#violation('liveness', `${volume.name} is not healthy in time: ${why}`);
+    }
+    return this.#violations.length === 0;
+  }
+
+  async #finish(): Promise<void> {
+    const cluster = this.#cluster;
+    for (const client of this.#allClients()) {
+      if (!(await client.stop())) this.#violation('progress', 'a request was never answered');
+    }
+    if (this.#violations.length > 0) return;
+    await this.#readAll('in the end');
+    for (const { clients, history } of this.#volumes) {
+      const at = history.now();
+      if ((await clients[0]?.once(ioOf('flush', 0, 0, null))) === 'done') history.flushed(at);
+    }
+    await this.#compare(true);
+    // all that was flushed must survive this
+    for (const node of cluster.nodes) node.losePower();
+    for (const node of cluster.nodes) cluster.scheduler.at(500, () => node.start());
+    await cluster.scheduler.sleep(1_000);
+    await this.#readAll('after the last power cut');
+    for (const { volume } of this.#volumes) {
+      const isHealthy = await cluster.scheduler.until(
+        () => cluster.unhealthy(volume) === null,
+        healMs,
+        250,
+      );
+      if (!isHealthy) {
+        const why = cluster.unhealthy(volume) ?? '';
+        this.#violation('liveness', `${volume.name} after the last power cut: ${why}`);
+      }
+    }
+    await this.#compare(false);
+    for (const { volume, history } of this.#volumes) {
+      history.finish();
+      for (const problem of history.problems) {
+        this.#violation('linearizable', `${volume.name}: ${problem}`);
+      }
+    }
+  }
+
+  /** Every sector that was ever written, through a client. */
+  async #readAll(when: string): Promise<void> {
+    for (const { volume, history, clients } of this.#volumes) {
+      const [client] = clients;
+      const blocks = new Set(history.touched().map((sector) => Math.floor(sector / 64)));
+      for (const block of blocks) {
+        const from = block * 64;
+        const to = Math.min(from + 64, Math.floor(volume.sizeBytes / 512));
+        const bytes = Buffer.alloc((to - from) * 512);
+        const startAt = history.now();
+        const outcome = await client?.once(ioOf('read', from, to, bytes));
+        if (outcome === 'done') history.read(from, to, bytes, startAt);
+        else {
+          const error = typeof outcome === 'object' ? outcome.error : 'lost';
+          this.#violation('readable', `${volume.name} sector ${from} ${when}: ${error}`);
+          return;
+        }
+      }
+    }
+  }
+
+  async #compare(isStopped: boolean): Promise<void> {
+    const cluster = this.#cluster;
+    for (const { volume, clients } of this.#volumes) {
+      for (const client of clients) client.leave();
+      if (isStopped && !(await cluster.detach(volume))) {
+        this.#violation('liveness', `${volume.name} cannot be detached`);
+        continue;
+      }
+      for (const problem of await compareReplicas(cluster, volume, isStopped)) {
+        this.#violation('identical', `${volume.name}: ${problem}`);
+      }
+    }
+  }
+
+  #allClients(): VolumeClient[] {
+    return this.#volumes.flatMap(({ clients }) => clients);
+  }
+
+  #addVolume(volume: SimVolume, hosts: string[]): void {
+    const history = new VolumeHistory();
+    const judge = new MemoryJudge(() => {
+      history.memoryLost();
+    });
+    const run: VolumeRun = { volume, history, judge, clients: [], preferred: 0 };
+    run.preferred = this.#pick(this.#cluster.nodes.length);
+    const count = 1 + this.#pick(2);
+    for (let i = 0; i < count; i++) {
+      const host = `client-${volume.name}-${i}`;
+      hosts.push(host);
+      run.clients.push(
+        new VolumeClient({
+          cluster: this.#cluster,
+          random: new SeededRandom(this.#options.seed * 131 + hosts.length),
+          volume,
+          history,
+          host,
+          depth: 1 + this.#pick(3),
+          counts: this.#counts,
+          problem: (detail) => this.#violation('no-error', `${volume.name}: ${detail}`),
+          preferred: () => run.preferred,
+        }),
+      );
+    }
+    this.#volumes.push(run);
+  }
+
+  #move(volume: SimVolume, node: number): void {
+    const run = this.#volumes.find((each) => each.volume === volume);
+    if (!run) return;
+    run.preferred = node;
+    for (const client of run.clients) client.leave();
+  }
+
+  #pick(count: number): number {
+    return Math.floor(this.#random.next() * count);
+  }
+
+  #violation(checker: string, detail: string): void {
+    if (this.#violations.length < 20) this.#violations.push({ checker, detail });
+    this.#options.log?.(`VIOLATION ${checker}: ${detail}`);
+  }
+
+  readonly #log: LogSink = (level, node, fields, message) => {
+    const { scheduler } = this.#cluster;
+    scheduler.hash.text(node);
+    scheduler.hash.text(message);
+    this.#steps.note(message, fields);
+    const { log } = this.#options;
+    if (!log) return;
+    const time = ((scheduler.nowMs - 1_000_000) / 1000).toFixed(4);
+    log(`${time} ${node} ${level} ${message} ${JSON.stringify(fields)}`);
+  };
+}

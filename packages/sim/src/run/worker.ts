@@ -1,0 +1,16 @@
+import { SeedRun, type SeedOptions, type SeedReport } from './run-seed.ts';
+
+export type WorkerMessage = { kind: 'report'; report: SeedReport } | { kind: 'ready' };
+
+/** A child process that runs one seed after another, as it is told. */
+process.on('message', (options: SeedOptions) => {
+  new SeedRun(options).run().then(
+    (report) => process.send?.({ kind: 'report', report } satisfies WorkerMessage),
+    (error: unknown) => {
+      process.stderr.write(`${String(error)}\n`);
+      process.exit(2);
+    },
+  );
+});
+process.on('disconnect', () => process.exit(0));
+process.send?.({ kind: 'ready' } satisfies WorkerMessage);

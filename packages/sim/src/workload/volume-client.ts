@@ -1,0 +1,229 @@
+import type { Random } from '@stor/runtime';
+
+import { payloadOf, sectorBytes, type VolumeHistory } from '../checkers/volume-history.ts';
+import type { ClientLink, Io, IoOutcome, SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
+import { chooseRequest, type Request } from './choose-request.ts';
+
+export interface ClientCounts {
+  ios: number;
+  reads: number;
+  writes: number;
+  zeroes: number;
+  trims: number;
+  flushes: number;
+  fua: number;
+  unaligned: number;
+  resent: number;
+  connects: number;
+  refused: number;
+}
+
+export interface VolumeClientOptions {
+  cluster: SimCluster;
+  random: Random;
+  volume: SimVolume;
+  history: VolumeHistory;
+  host: string;
+  /** requests at a time */
+  depth: number;
+  counts: ClientCounts;
+  /** an error that no promise allows */
+  problem: (problem: string) => void;
+  /** which node all clients of the volume try first */
+  preferred: () => number;
+}
+
+/** A pause between two rounds of addresses (ms). */
+const retryMinMs = 100;
+const retrySpreadMs = 400;
+
+/**
+ * A client as a reconnecting NBD client is: it finds the node that serves its volume, sends again
+ * what was not answered, and tells the history of the volume what it asked and got.
+ */
+export class VolumeClient {
+  lastAnswerMs: number;
+  readonly #options: VolumeClientOptions;
+  #link: ClientLink | null = null;
+  #connecting: Promise<void> | null = null;
+  #stopped = false;
+  #isAway = false;
+  #isResting = false;
+  #running = 0;
+
+  constructor(options: VolumeClientOptions) {
+    this.#options = options;
+    this.lastAnswerMs = options.cluster.scheduler.nowMs;
+  }
+
+  start(): void {
+    for (let i = 0; i < this.#options.depth; i++) void this.#loop();
+    void this.#phases();
+  }
+
+  /** Ends after what is under way is answered. */
+  async stop(): Promise<boolean> {
+    this.#stopped = true;
+    const { scheduler } = this.#options.cluster;
+    const isOver = await scheduler.until(() => this.#running === 0, 120_000, 50);
+    this.#link?.close();
+    this.#link = null;
+    return isOver;
+  }
+
+  /** Closes the connection; the next request opens one, at the node then preferred. */
+  leave(): void {
+    this.#link?.close();
+  }
+
+  /** Never rests from now on: liveness is being judged. */
+  hurry(): void {
+    this.#isAway = true;
+    this.#isResting = false;
+  }
+
+  /** One request outside of the loops. */
+  async once(io: Io): Promise<IoOutcome> {
+    this.#running += 1;
+    try {
+      return await this.#untilAnswered(io, true);
+    } finally {
+      this.#running -= 1;
+    }
+  }
+
+  /** Works for some seconds, rests for some, so that regions come to rest and volumes become idle. */
+  async #phases(): Promise<void> {
+    const { random, cluster } = this.#options;
+    while (!this.#stopped) {
+      await cluster.scheduler.sleep(4_000 + random.next() * 16_000);
+      if (this.#isAway) continue;
+      this.#isResting = true;
+      const dice = random.next();
+      if (dice < 0.15) this.#link?.close();
+      await cluster.scheduler.sleep(dice < 0.1 ? 45_000 : 2_000 + random.next() * 18_000);
+      this.#isResting = false;
+    }
+  }
+
+  async #loop(): Promise<void> {
+    const { random, cluster } = this.#options;
+    this.#running += 1;
+    while (!this.#stopped) {
+      await cluster.scheduler.sleep(random.next() * (random.next() < 0.8 ? 60 : 400));
+      while (this.#isResting && !this.#stopped) await cluster.scheduler.sleep(250);
+      if (this.#stopped) break;
+      await this.#request(chooseRequest(random, this.#options.volume, cluster.scheduler.nowMs));
+    }
+    this.#running -= 1;
+  }
+
+  async #request(request: Request): Promise<void> {
+    const { counts, history } = this.#options;
+    counts.ios += 1;
+    if (request.from % 8 !== 0 || request.to % 8 !== 0) counts.unaligned += 1;
+    if (request.kind === 'flush') await this.#flush();
+    else if (request.kind === 'read') await this.#read(request.from, request.to);
+    else await this.#change(request);
+    void history;
+  }
+
+  async #flush(): Promise<void> {
+    const { counts, history } = this.#options;
+    const startAt = history.now();
+    const outcome = await this.#untilAnswered(ioOf('flush', 0, 0, null), true);
+    if (outcome !== 'done') return;
+    counts.flushes += 1;
+    history.flushed(startAt);
+  }
+
+  async #read(from: number, to: number): Promise<void> {
+    const { counts, history } = this.#options;
+    const bytes = Buffer.alloc((to - from) * sectorBytes, 0xee);
+    const startAt = history.now();
+    const outcome = await this.#untilAnswered(ioOf('read', from, to, bytes), false);
+    if (outcome !== 'done') return;
+    counts.reads += 1;
+    history.read(from, to, bytes, startAt);
+  }
+
+  async #change(request: Request): Promise<void> {
+    const { counts, history, random } = this.#options;
+    const { kind, from, to, fua } = request;
+    const isZero = kind !== 'write';
+    // a trim leaves what is no whole block as it is
+    const first = kind === 'trim' ? Math.min(to, Math.ceil(from / 8) * 8) : from;
+    const last = kind === 'trim' ? Math.max(first, Math.floor(to / 8) * 8) : to;
+    const token = history.begin(first, last, isZero, fua);
+    const bytes = isZero ? null : payloadOf(from, to, token.value);
+    const io = { ...ioOf(kind, from, to, bytes), fua, noHole: request.noHole };
+    // some clients give up: what they sent may or may not have happened
+    const outcome = await this.#untilAnswered(io, random.next() < 0.85);
+    if (outcome !== 'done') return;
+    if (kind === 'write') counts.writes += 1;
+    else if (kind === 'zero') counts.zeroes += 1;
+    else counts.trims += 1;
+    if (fua) counts.fua += 1;
+    history.acknowledged(token);
+  }
+
+  /** Sends it again over a new connection until it is answered; reads and given-up writes once. */
+  async #untilAnswered(io: Io, again: boolean): Promise<IoOutcome> {
+    const { counts, cluster, problem } = this.#options;
+    for (;;) {
+      const link = await this.#connected();
+      if (!link) return 'lost';
+      const outcome = await link.submit(io);
+      if (outcome === 'done') this.lastAnswerMs = cluster.scheduler.nowMs;
+      else if (outcome !== 'lost') {
+        problem(`${io.kind} of ${io.length} bytes at ${io.offset} failed: ${outcome.error}`);
+      }
+      if (outcome !== 'lost' || !again) return outcome;
+      counts.resent += 1;
+    }
+  }
+
+  async #connected(): Promise<ClientLink | null> {
+    while (!this.#link?.isOpen) {
+      this.#connecting ??= this.#connect().finally(() => {
+        this.#connecting = null;
+      });
+      await this.#connecting;
+      if (this.#stopped && !this.#link?.isOpen && this.#givenUp) return null;
+    }
+    return this.#link;
+  }
+
+  get #givenUp(): boolean {
+    return this.#options.cluster.scheduler.nowMs - this.lastAnswerMs > 300_000;
+  }
+
+  /** One round over all nodes, and a pause when nobody serves. */
+  async #connect(): Promise<void> {
+    const { cluster, random, volume, host, counts, preferred } = this.#options;
+    const { nodes, scheduler } = cluster;
+    const first = preferred();
+    for (let i = 0; i < nodes.length; i++) {
+      const node = (first + i) % nodes.length;
+      try {
+        this.#link = await cluster.connect(host, node, volume);
+        counts.connects += 1;
+        return;
+      } catch {
+        counts.refused += 1;
+      }
+    }
+    await scheduler.sleep(retryMinMs + random.next() * retrySpreadMs);
+  }
+}
+
+export function ioOf(kind: Io['kind'], from: number, to: number, bytes: Buffer | null): Io {
+  return {
+    kind,
+    offset: from * sectorBytes,
+    length: (to - from) * sectorBytes,
+    bytes,
+    fua: false,
+    noHole: false,
+  };
+}
