@@ -1,4 +1,4 @@
-import { StorError } from '@stor/protocol';
+import { defaultPolicy, StorError } from '@stor/protocol';
 import { silentLogger } from '@stor/runtime';
 import { FakeClock, SeededRandom } from '@stor/runtime/testing';
 import t from 'tap';
@@ -96,7 +96,7 @@ t.test('a replica that was reported is never made again, whatever is seen here',
   const replica = { id: 'r-1', nodeId: 'n-1', diskId: 'd-1', state: 'creating' as const };
   const volume: StoredVolume = {
     metadata: { id, name: 'db', labels: {}, createdAtMs: 0, resourceVersion: 0 },
-    spec: { sizeBytes: 4096, replicas: 1 },
+    spec: { sizeBytes: 4096, replicas: 1, policy: defaultPolicy(1) },
     status: {
       phase: 'creating',
       message: '',

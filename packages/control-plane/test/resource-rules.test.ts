@@ -1,4 +1,4 @@
-import { StorError } from '@stor/protocol';
+import { defaultPolicy, StorError } from '@stor/protocol';
 import type { Attachment } from '@stor/protocol';
 import fc from 'fast-check';
 import t from 'tap';
@@ -82,7 +82,11 @@ function volumeOn(nodeIds: string[], change: Partial<StoredVolume['status']> = {
   }));
   return {
     metadata: { id: 'v-1', name: 'db', labels: {}, createdAtMs: 0, resourceVersion: 0 },
-    spec: { sizeBytes: gib, replicas: nodeIds.length },
+    spec: {
+      sizeBytes: gib,
+      replicas: nodeIds.length,
+      policy: defaultPolicy(nodeIds.length),
+    },
     status: {
       phase: 'ready',
       message: '',
@@ -457,8 +461,10 @@ t.test('health against its definition', async (t) => {
     epoch: 4,
     state: 'serving',
     reason: '',
+    stateAgeMs: 0,
     connections: 1,
     allocatedBytes: 8192,
+    settleBytesRemaining: 0,
     replicas: [{ replicaId: 'r-a', state: 'syncing', bytesRemaining: 3 * 2 ** 20 }],
   };
   const seen = describeVolume({ value: volume, modRevision: 9 }, state, live, 'a');
@@ -483,7 +489,7 @@ t.test('records', async (t) => {
     ...volume,
     shared: true,
     status: { ...volume.status, attachment: null, tags: ['x'] },
-    spec: { ...volume.spec, failureMode: 'soft' },
+    spec: { ...volume.spec, tier: 'gold' },
   };
   const read = decodeVolume('k', encodeRecord(future));
   const written: unknown = JSON.parse(new TextDecoder().decode(encodeRecord(read)));

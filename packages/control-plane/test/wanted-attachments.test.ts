@@ -1,3 +1,4 @@
+import { defaultPolicy } from '@stor/protocol';
 import type { Attachment } from '@stor/protocol';
 import fc from 'fast-check';
 import t from 'tap';
@@ -38,7 +39,7 @@ function volumeOn(spec: Partial<StoredVolume['spec']>): StoredVolume {
   }));
   return {
     metadata: { id: 'v-1', name: 'db', labels: {}, createdAtMs: 0, resourceVersion: 0 },
-    spec: { sizeBytes: 4096, replicas: 3, ...spec },
+    spec: { sizeBytes: 4096, replicas: 3, policy: defaultPolicy(3), ...spec },
     status: {
       phase: 'ready',
       message: '',

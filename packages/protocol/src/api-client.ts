@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { CallOptions, StorApi } from './api.ts';
 import { hasCode, StorError } from './errors.ts';
+import type { Rebuild, VolumeExplanation } from './resources.ts';
 import { RpcEndpoint } from './rpc/rpc-endpoint.ts';
 import type { RpcOutcome } from './rpc/rpc-endpoint.ts';
 import { loadServices } from './rpc/services.ts';
@@ -32,6 +33,14 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   deleteVolume: 'once',
   attachVolume: 'once',
   detachVolume: 'once',
+  // the same change again changes nothing more
+  updateVolume: 'repeatable',
+  moveReplica: 'once',
+  movePrimary: 'once',
+  fenceVolume: 'once',
+  recoverVolume: 'once',
+  explainVolume: 'read',
+  listRebuilds: 'read',
 };
 
 export interface ApiClientOptions {
@@ -57,6 +66,8 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     ): Promise<Awaited<ReturnType<StorApi[M]>>> =>
       caller.call(method, request, callOptions ?? {}) as Promise<Awaited<ReturnType<StorApi[M]>>>;
   const createVolume = call('createVolume');
+  const explainVolume = call('explainVolume');
+  const listRebuilds = call('listRebuilds');
   return {
     getClusterStatus: call('getClusterStatus'),
     listNodes: call('listNodes'),
@@ -72,8 +83,29 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     deleteVolume: call('deleteVolume'),
     attachVolume: call('attachVolume'),
     detachVolume: call('detachVolume'),
+    updateVolume: call('updateVolume'),
+    moveReplica: call('moveReplica'),
+    movePrimary: call('movePrimary'),
+    fenceVolume: call('fenceVolume'),
+    recoverVolume: call('recoverVolume'),
+    explainVolume: async (request, callOptions) =>
+      decodedExplanation(await explainVolume(request, callOptions)),
+    listRebuilds: async (request, callOptions) => {
+      const { rebuilds } = await listRebuilds(request, callOptions);
+      return { rebuilds: rebuilds.map(decodedRebuild) };
+    },
     close: () => caller.close(),
   };
+}
+
+/** On the wire a number that is not known is absent; here it is null. */
+function decodedExplanation(wire: VolumeExplanation): VolumeExplanation {
+  const causes = wire.causes.map((cause) => ({ ...cause, sinceMs: cause.sinceMs ?? null }));
+  return { ...wire, causes, sinceMs: wire.sinceMs ?? null };
+}
+
+function decodedRebuild(wire: Rebuild): Rebuild {
+  return { ...wire, etaMs: wire.etaMs ?? null, startedAtMs: wire.startedAtMs ?? null };
 }
 
 class FailoverCaller {

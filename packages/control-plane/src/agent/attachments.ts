@@ -18,6 +18,7 @@ import type { AcquireDecision } from '../core/controllers/attachment-rules.ts';
 import { grantOf } from '../core/volume/grant.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
 import { findVolume, readVolume } from '../resources/find.ts';
+import { joinedSignal } from '../resources/joined-signal.ts';
 import { pause } from '../resources/pause.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
@@ -85,11 +86,16 @@ export class Attachments {
     mode: Mode,
     options: { waitMs: number; signal?: AbortSignal; onlyIfWanted?: boolean },
   ): Promise<AttachmentGrant> {
-    const wait = this.#wait(options.waitMs, options.signal);
-    const found = await findVolume(this.#store, name, { signal: wait.signal });
-    const { id } = found.value.metadata;
-    const asked = { mode, onlyIfWanted: options.onlyIfWanted ?? false };
-    return this.#inTurn(id, () => this.#acquire(id, name, asked, wait));
+    const { signal, dispose } = joinedSignal([this.#closing, options.signal]);
+    try {
+      const wait = this.#wait(options.waitMs, signal);
+      const found = await findVolume(this.#store, name, { signal });
+      const { id } = found.value.metadata;
+      const asked = { mode, onlyIfWanted: options.onlyIfWanted ?? false };
+      return await this.#inTurn(id, () => this.#acquire(id, name, asked, wait));
+    } finally {
+      dispose();
+    }
   }
 
   /** See ControlPlanePort.release. */
@@ -97,7 +103,8 @@ export class Attachments {
     const released = await this.#records.update(volumeId, (record) =>
       releaseAttachment(record, epoch, clean),
     );
-    if (released) this.#logger.info({ volume: released.metadata.name, epoch, clean }, 'released');
+    if (!released) return;
+    this.#logger.info({ volume: released.value.metadata.name, epoch, clean }, 'released');
   }
 
   /** See ControlPlanePort.proposeSet. */
@@ -156,7 +163,7 @@ export class Attachments {
           ? null
           : changeMode(record, mine.attachment.epoch, stronger),
       );
-      const attachment = changed?.status.attachment;
+      const attachment = changed?.value.status.attachment;
       if (changed && attachment) {
         try {
           await this.#agent.attach(grantOf(changed, attachment, false, this.#cache.state));
@@ -250,7 +257,7 @@ export class Attachments {
    * UNAVAILABLE when the holder cannot be asked in time.
    */
   async detach(volumeId: VolumeId, ifIdle: boolean): Promise<Versioned<StoredVolume> | null> {
-    const wait = this.#wait(deadHolderWaitMs, undefined);
+    const wait = this.#wait(deadHolderWaitMs);
     let asked = false;
     for (let conflicts = 0; conflicts < maxConflicts;) {
       if (wait.signal.aborted) throw new StorError('ABORTED', 'the node is stopping');
@@ -314,9 +321,8 @@ export class Attachments {
         continue;
       }
       const compare = holderId === undefined ? [] : [leaseCompare(holderId, holderLease)];
-      if (await this.#commitGrant(volume, decision, compare)) {
-        return this.#granted(decision, wait);
-      }
+      const granted = await this.#commitGrant(volume, decision, compare);
+      if (granted) return this.#granted(granted, decision, wait);
       conflicts += 1;
     }
     throw tooManyConflicts(name);
@@ -327,7 +333,7 @@ export class Attachments {
     volume: Versioned<StoredVolume>,
     decision: AcquireDecision & { type: 'grant' },
     compare: Compare[],
-  ): Promise<boolean> {
+  ): Promise<Versioned<StoredVolume> | null> {
     const own = await this.#records.lease(this.#nodeId);
     if (own?.value.agentInstance !== this.#agentInstance) {
       throw new StorError('UNAVAILABLE', 'this node has no node lease yet: try again in a moment');
@@ -341,20 +347,21 @@ export class Attachments {
       // an epoch is given once: if the record shows ours, it was this grant
       const now = await readVolume(this.#store, volume.value.metadata.id);
       const attachment = now?.value.status.attachment;
-      return (
+      const isThis =
         attachment?.epoch === decision.attachment.epoch &&
         attachment.nodeId === this.#nodeId &&
-        attachment.agentInstance === this.#agentInstance
-      );
+        attachment.agentInstance === this.#agentInstance;
+      return isThis ? now : null;
     }
   }
 
   async #granted(
+    granted: Versioned<StoredVolume>,
     decision: AcquireDecision & { type: 'grant' },
     wait: Wait,
   ): Promise<AttachmentGrant> {
-    const { record, attachment, previousReleased } = decision;
-    const { id, name } = record.metadata;
+    const { attachment, previousReleased } = decision;
+    const { id, name } = granted.value.metadata;
     if (wait.signal.aborted) {
       await this.release(id, attachment.epoch, previousReleased);
       throw new StorError('ABORTED', 'the attachment was given up');
@@ -362,7 +369,7 @@ export class Attachments {
     this.#grants.set(id, { epoch: attachment.epoch, atMs: this.#clock.monotonicMs() });
     const { epoch, mode } = attachment;
     this.#logger.info({ volume: name, epoch, mode, previousReleased }, 'attachment granted');
-    return grantOf(record, attachment, previousReleased, this.#cache.state);
+    return grantOf(granted, attachment, previousReleased, this.#cache.state);
   }
 
   /** Asks a living holder to let go. Throws ATTACHED_ELSEWHERE when it is in use. */
@@ -372,9 +379,8 @@ export class Attachments {
     if (answer === 'unreachable') await pause(this.#clock, leaseLookMs, wait.signal);
   }
 
-  #wait(waitMs: number, signal: AbortSignal | undefined): Wait {
-    const both = signal ? AbortSignal.any([this.#closing, signal]) : this.#closing;
-    return { deadlineMs: this.#clock.monotonicMs() + waitMs, signal: both };
+  #wait(waitMs: number, signal = this.#closing): Wait {
+    return { deadlineMs: this.#clock.monotonicMs() + waitMs, signal };
   }
 
   #isOver(wait: Wait): boolean {

@@ -26,30 +26,31 @@ export class VolumeRecords {
     return { value: decodeNodeLease(item.key, item.value), modRevision: item.modRevision };
   }
 
-  /** False when the record, or what else is compared, has changed since it was read. */
+  /** Null when the record, or what else is compared, has changed since it was read. */
   async write(
     volume: Versioned<StoredVolume>,
     record: StoredVolume,
     compare: Compare[] = [],
-  ): Promise<boolean> {
+  ): Promise<Versioned<StoredVolume> | null> {
     const key = volumeKey(record.metadata.id);
-    const { succeeded } = await this.#store.transact({
+    const { succeeded, revision } = await this.#store.transact({
       compare: [{ key, modRevision: volume.modRevision }, ...compare],
       operations: [{ type: 'put', key, value: encodeRecord(record) }],
     });
-    return succeeded;
+    return succeeded ? { value: record, modRevision: revision } : null;
   }
 
   /** Changes the record until it holds; null when `change` finds nothing to do. CONFLICT. */
   async update(
     volumeId: VolumeId,
     change: (record: StoredVolume) => StoredVolume | null,
-  ): Promise<StoredVolume | null> {
+  ): Promise<Versioned<StoredVolume> | null> {
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const volume = await readVolume(this.#store, volumeId);
       const record = volume && change(volume.value);
       if (!volume || !record) return null;
-      if (await this.write(volume, record)) return record;
+      const written = await this.write(volume, record);
+      if (written) return written;
     }
     throw tooManyConflicts(volumeId);
   }

@@ -46,7 +46,18 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     },
     attachVolume: ({ name, node }: Request<'attachVolume'>) => volumes.attach(name, node),
     detachVolume: ({ name }: Request<'detachVolume'>) => volumes.detach(name),
+    updateVolume: notYet,
+    moveReplica: notYet,
+    movePrimary: notYet,
+    fenceVolume: notYet,
+    recoverVolume: notYet,
+    explainVolume: notYet,
+    listRebuilds: notYet,
   };
+}
+
+async function notYet(): Promise<never> {
+  throw new StorError('FAILED_PRECONDITION', 'this version cannot do that');
 }
 
 async function clusterStatus(options: StorServiceOptions): Promise<ClusterStatus> {

@@ -1,7 +1,9 @@
 import {
   blockBytes,
+  changePolicy,
   checkLabels,
   checkVolumeName,
+  defaultPolicy,
   errorCodes,
   formatByteSize,
   makeId,
@@ -9,7 +11,7 @@ import {
   maxVolumeBytes,
   StorError,
 } from '@stor/protocol';
-import type { ErrorCode, NodeId, Volume, VolumeId } from '@stor/protocol';
+import type { ErrorCode, NodeId, Volume, VolumeId, VolumePolicy } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { LiveVolume } from '../agent-port.ts';
 import type { AgentPeers } from '../agent/agent-peers.ts';
@@ -39,6 +41,7 @@ export interface CreateVolumeRequest {
   replicas: number;
   labels: Record<string, string>;
   requestId?: string;
+  policy?: Partial<VolumePolicy> | null;
 }
 
 /** The calls of the API that concern volumes. */
@@ -198,7 +201,11 @@ export class VolumeService {
         createdAtMs: this.#clock.wallMs(),
         resourceVersion: 0,
       },
-      spec: { sizeBytes, replicas },
+      spec: {
+        sizeBytes,
+        replicas,
+        policy: changePolicy(defaultPolicy(replicas), request.policy ?? {}),
+      },
       status: {
         phase: 'creating',
         message: '',

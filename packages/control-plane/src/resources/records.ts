@@ -1,5 +1,5 @@
 import type { NodeAddresses, VolumeRecord } from '@stor/protocol';
-import { StorError } from '@stor/protocol';
+import { defaultPolicy, StorError } from '@stor/protocol';
 import { z } from 'zod';
 
 /**
@@ -30,6 +30,7 @@ const nodeSchema = z.looseObject({
   agentInstance: z.string(),
   bootId: z.string(),
   version: z.string(),
+  downSinceMs: z.number().optional(),
 });
 
 const nodeLeaseSchema = z.looseObject({
@@ -62,6 +63,19 @@ const replicaReportSchema = z.looseObject({
   message: z.string(),
 });
 
+/** Every field may be missing: what a record does not say has its default. */
+const policySchema = z.looseObject({
+  failureMode: z.string().optional(),
+  onLoss: z.string().optional(),
+  ioTimeoutMs: z.number().optional(),
+  replacementWaitMs: z.number().optional(),
+  unflushedLoss: z.string().optional(),
+  rebuildPaused: z.boolean().optional(),
+  shared: z.boolean().optional(),
+});
+
+const removedReplica = z.looseObject({ id: z.string(), nodeId: z.string(), diskId: z.string() });
+
 const volumeSchema = z.looseObject({
   metadata: z.looseObject({
     id: z.string(),
@@ -74,6 +88,7 @@ const volumeSchema = z.looseObject({
     sizeBytes: z.number(),
     replicas: z.number(),
     attachTo: z.string().optional(),
+    policy: policySchema.default({}),
   }),
   status: z.looseObject({
     phase: z.string(),
@@ -89,6 +104,7 @@ const volumeSchema = z.looseObject({
       })
       .nullable(),
     cleanRelease: z.boolean(),
+    acceptLossSinceEpoch: z.number().optional(),
     segments: z.array(
       z.looseObject({
         index: z.number(),
@@ -99,9 +115,14 @@ const volumeSchema = z.looseObject({
             nodeId: z.string(),
             diskId: z.string(),
             state: z.string(),
+            purpose: z.string().optional(),
+            placedAtMs: z.number().optional(),
+            leaving: z.boolean().optional(),
           }),
         ),
         inSync: z.array(z.string()),
+        changedAtMs: z.number().optional(),
+        removed: z.array(removedReplica).optional(),
       }),
     ),
   }),
@@ -124,6 +145,11 @@ export interface NodeRecord {
   agentInstance: string;
   bootId: string;
   version: string;
+  /**
+   * When the leader's controllers first saw it without a lease, by the wall clock; absent while it
+   * is up. It is kept here so that a change of leader does not begin the wait for a replacement anew.
+   */
+  downSinceMs?: number;
 }
 
 /** Value of a node's lease key: who holds it. */
@@ -187,5 +213,12 @@ export const decodeCluster = decoder<ClusterRecord>('cluster', clusterSchema);
 export const decodeNode = decoder<NodeRecord>('node', nodeSchema);
 export const decodeNodeLease = decoder<NodeLeaseRecord>('node lease', nodeLeaseSchema);
 export const decodeDisk = decoder<DiskRecord>('disk', diskSchema);
-export const decodeVolume = decoder<StoredVolume>('volume', volumeSchema);
+const decodeStored = decoder<StoredVolume>('volume', volumeSchema);
 export const decodeReplicaReport = decoder<ReplicaReport>('replica report', replicaReportSchema);
+
+/** A record from before policies, or before one of their fields, has the defaults. */
+export function decodeVolume(key: string, value: Uint8Array): StoredVolume {
+  const record = decodeStored(key, value);
+  const policy = { ...defaultPolicy(record.spec.replicas), ...record.spec.policy };
+  return { ...record, spec: { ...record.spec, policy } };
+}

@@ -1,5 +1,12 @@
 import { StorError } from '@stor/protocol';
-import type { AttachmentGrant, DiskId, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
+import type {
+  AttachmentGrant,
+  DiskId,
+  NodeId,
+  ReplicaId,
+  VolumeId,
+  VolumeSettings,
+} from '@stor/protocol';
 import type {
   AgentDisk,
   AgentPort,
@@ -97,10 +104,24 @@ export class FakeAgent implements AgentPort {
       epoch: grant.epoch,
       state: 'serving',
       reason: '',
+      stateAgeMs: 0,
       connections,
       allocatedBytes: 4096,
+      settleBytesRemaining: 0,
       replicas: [],
     }));
+  }
+
+  async updateVolume(settings: VolumeSettings): Promise<void> {
+    const held = this.attached.get(settings.volumeId);
+    if (held?.grant.epoch !== settings.epoch) return;
+    if (settings.resourceVersion <= held.grant.resourceVersion) return;
+    held.grant = { ...held.grant, ...settings };
+  }
+
+  async handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'> {
+    const result = await this.detach(volumeId, epoch, false);
+    return result === 'released' ? 'released' : 'gone';
   }
 
   peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): void {

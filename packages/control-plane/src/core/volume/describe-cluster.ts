@@ -1,4 +1,4 @@
-import type { Disk, Node, VolumeHealth } from '@stor/protocol';
+import type { ClusterStatus, Disk, Node, VolumeHealth } from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { DiskRecord, NodeRecord } from '../../resources/records.ts';
@@ -58,7 +58,7 @@ export function countCluster(
 ): {
   nodes: { total: number; up: number };
   disks: { total: number; online: number; capacityBytes: number; usedBytes: number };
-  volumes: { total: number; healthy: number; degraded: number; unavailable: number };
+  volumes: ClusterStatus['volumes'];
 } {
   const disks = [...state.disks.values()].map((disk) => describeDisk(disk, state).status);
   const online = disks.filter((disk) => disk.state === 'online');
@@ -78,6 +78,7 @@ export function countCluster(
       total: healths.length,
       healthy: count('healthy'),
       degraded: count('degraded'),
+      suspended: count('suspended'),
       unavailable: count('unavailable'),
     },
   };

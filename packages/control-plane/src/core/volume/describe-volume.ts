@@ -32,9 +32,10 @@ export function describeVolume(
   const health = healthOf(volume.value, replicas);
   return {
     metadata: { ...metadata, resourceVersion: volume.modRevision },
-    spec: { sizeBytes: spec.sizeBytes, replicas: spec.replicas },
+    spec: { sizeBytes: spec.sizeBytes, replicas: spec.replicas, policy: spec.policy },
     status: {
       health,
+      serving: current?.state ?? '',
       message: messageOf(volume.value, health, replicas, current),
       primary: attachment ? describePrimary(attachment, state) : null,
       epoch: status.epoch,
@@ -65,6 +66,8 @@ function describeReplica(
     diskId: replica.diskId,
     state: shown,
     bytesRemaining: shown === 'syncing' ? (seen?.bytesRemaining ?? 0) : 0,
+    purpose: replica.purpose ?? 'volume',
+    leaving: replica.leaving ?? false,
   };
 }
 

@@ -1,5 +1,5 @@
-import type { Attachment, AttachmentGrant } from '@stor/protocol';
-import type { ClusterState } from '../../resources/cluster-state.ts';
+import type { Attachment, AttachmentGrant, VolumeReplica, VolumeSettings } from '@stor/protocol';
+import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 
 /** Splits `host:port` and `[v6]:port`; port 0 when there is none. */
@@ -10,28 +10,59 @@ export function splitAddress(address: string): { host: string; port: number } {
   return { host, port: Number(address.slice(at + 1)) || 0 };
 }
 
+/** Those on their disks: a replica that is still being created can be fenced and filled by nobody. */
+function isOnDisk(replica: VolumeReplica): boolean {
+  return replica.state !== 'creating';
+}
+
+/** What the primary of `epoch` is to know of the record, and where the replicas' nodes listen. */
+export function settingsOf(
+  volume: Versioned<StoredVolume>,
+  epoch: number,
+  state: ClusterState,
+): VolumeSettings {
+  const { metadata, spec, status } = volume.value;
+  return {
+    volumeId: metadata.id,
+    epoch,
+    resourceVersion: volume.modRevision,
+    replicas: spec.replicas,
+    policy: spec.policy,
+    segments: status.segments.map((segment) => ({
+      index: segment.index,
+      setRevision: segment.setRevision,
+      inSync: segment.inSync,
+      replicas: segment.replicas.filter(isOnDisk).map((replica) => {
+        const { id, nodeId, diskId } = replica;
+        const address = state.nodes.get(nodeId)?.value.addresses.peers[0] ?? '';
+        return {
+          id,
+          nodeId,
+          diskId,
+          ...splitAddress(address),
+          leaving: replica.leaving ?? false,
+          failed: replica.state === 'failed',
+          purpose: replica.purpose ?? 'volume',
+        };
+      }),
+    })),
+  };
+}
+
 /** What the new primary is told: the record that granted, and where the replicas' nodes listen. */
 export function grantOf(
-  record: StoredVolume,
+  volume: Versioned<StoredVolume>,
   attachment: Attachment,
   previousReleased: boolean,
   state: ClusterState,
 ): AttachmentGrant {
+  const { metadata, spec, status } = volume.value;
   return {
-    volumeId: record.metadata.id,
-    name: record.metadata.name,
-    sizeBytes: record.spec.sizeBytes,
-    epoch: attachment.epoch,
+    ...settingsOf(volume, attachment.epoch, state),
+    name: metadata.name,
+    sizeBytes: spec.sizeBytes,
     mode: attachment.mode,
     previousReleased,
-    segments: record.status.segments.map((segment) => ({
-      index: segment.index,
-      setRevision: segment.setRevision,
-      inSync: segment.inSync,
-      replicas: segment.replicas.map(({ id, nodeId, diskId }) => {
-        const address = state.nodes.get(nodeId)?.value.addresses.peers[0] ?? '';
-        return { id, nodeId, diskId, ...splitAddress(address) };
-      }),
-    })),
+    acceptUnflushedLoss: status.acceptLossSinceEpoch !== undefined,
   };
 }
