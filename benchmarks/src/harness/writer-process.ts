@@ -5,7 +5,8 @@ import { compiledProgram } from './checkout.ts';
 import { describeResult, OutputCollector, runCommand } from './run-command.ts';
 
 export interface WriterProcessOptions {
-  uri: string;
+  /** several: it reconnects to any of them */
+  uri: string | readonly string[];
   logPath: string;
   offset?: number;
   length: number;
@@ -15,6 +16,10 @@ export interface WriterProcessOptions {
   writes?: number;
   flushEvery?: number;
   rate?: number;
+  /** of so many percent of the writes the range is read again at once and compared */
+  readShare?: number;
+  /** time without any server after which it gives up (ms), when there are several URIs */
+  giveUpMs?: number;
 }
 
 /** The verifying writer as a process of its own. */
@@ -34,7 +39,8 @@ export class WriterProcess {
     const args = [
       compiledProgram('verify/main.js'),
       'write',
-      ...['--uri', options.uri, '--log', options.logPath],
+      ...[options.uri].flat().flatMap((uri) => ['--uri', uri]),
+      ...['--log', options.logPath],
       ...flag('length', options.length),
       ...flag('offset', options.offset),
       ...flag('seed', options.seed),
@@ -43,6 +49,8 @@ export class WriterProcess {
       ...flag('writes', options.writes),
       ...flag('flush-every', options.flushEvery),
       ...flag('rate', options.rate),
+      ...flag('read-share', options.readShare),
+      ...flag('give-up-ms', options.giveUpMs),
     ];
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;

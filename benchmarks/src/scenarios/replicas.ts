@@ -11,6 +11,12 @@ export interface StoppedReplica extends ReplicaFacts {
   contentHash: string;
 }
 
+/** A volume as it was served, and as each of its replicas is on disk. */
+export interface ReadVolume {
+  servedHash: string;
+  replicas: StoppedReplica[];
+}
+
 /**
  * Reads a healthy volume through NBD, stops the agents in order, and reads every replica from its
  * disk with the independent reader. Leaves the agents stopped and the images in `imageDir`.
@@ -19,18 +25,40 @@ export async function readAllReplicas(
   cluster: TestCluster,
   volume: string,
   imageDir: string,
-): Promise<{ servedHash: string; replicas: StoppedReplica[] }> {
-  const { status } = await cluster.waitHealth(volume, 'healthy');
-  const servedHash = await hashExport(cluster.tcpUri(0, volume));
-  await cluster.stop();
-  const replicas: StoppedReplica[] = [];
-  for (const { id, node } of status.replicas) {
-    const agent = cluster.agent(cluster.indexOfNode(node));
-    const imagePath = join(imageDir, `${volume}-${node}.img`);
-    const facts = readReplica(join(agent.dataDir, 'disks/d1'), id, imagePath);
-    replicas.push({ ...facts, node, imagePath, contentHash: await hashImage(imagePath) });
+): Promise<ReadVolume> {
+  const all = await readReplicasOf(cluster, [volume], imageDir);
+  const read = all.get(volume);
+  if (!read) throw new Error(`${volume} was not read`);
+  return read;
+}
+
+/** As readAllReplicas, for several volumes. */
+export async function readReplicasOf(
+  cluster: TestCluster,
+  volumes: readonly string[],
+  imageDir: string,
+): Promise<Map<string, ReadVolume>> {
+  const served: { volume: string; servedHash: string; places: { id: string; node: string }[] }[] =
+    [];
+  for (const volume of volumes) {
+    const { status } = await cluster.waitHealth(volume, 'healthy');
+    const node = status.primary ? cluster.indexOfNode(status.primary.node) : 0;
+    const servedHash = await hashExport(cluster.tcpUri(node, volume));
+    served.push({ volume, servedHash, places: status.replicas });
   }
-  return { servedHash, replicas };
+  await cluster.stop();
+  const result = new Map<string, ReadVolume>();
+  for (const { volume, servedHash, places } of served) {
+    const replicas: StoppedReplica[] = [];
+    for (const { id, node } of places) {
+      const agent = cluster.agent(cluster.indexOfNode(node));
+      const imagePath = join(imageDir, `${volume}-${node}.img`);
+      const facts = readReplica(join(agent.dataDir, 'disks/d1'), id, imagePath);
+      replicas.push({ ...facts, node, imagePath, contentHash: await hashImage(imagePath) });
+    }
+    result.set(volume, { servedHash, replicas });
+  }
+  return result;
 }
 
 const pieceBytes = 4 * 1024 * 1024;

@@ -1,20 +1,22 @@
 import { parseArgs } from 'node:util';
-import { NbdClient } from 'nbd-client-js';
+import { NbdClient, ReconnectingNbdClient } from 'nbd-client-js';
 import { VerifyingWriter } from './verifying-writer.ts';
 import { verifyImage, verifyThroughClient } from './verify-volume.ts';
 
 const usage = `usage:
-  main.js write --uri URI --log FILE --length BYTES [--offset BYTES] [--seed N] [--depth N]
-                [--connections N] [--writes N] [--flush-every N] [--rate N]
+  main.js write --uri URI [--uri URI ...] --log FILE --length BYTES [--offset BYTES] [--seed N]
+                [--depth N] [--connections N] [--writes N] [--flush-every N] [--rate N]
+                [--read-share PERCENT] [--give-up-ms N]
   main.js verify --log FILE (--uri URI | --image FILE)
 Prints one JSON object. Exit code 0: all well; 10: contents differ from what the log allows.
+With several URIs of one export 'write' reconnects to any of them when its connection breaks.
 'write' ends at SIGTERM, after --writes, or when the connection breaks; it prints a line
 {"acknowledged":N,"acknowledgedSinceFlush":N} every 100 ms on standard error.`;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    uri: { type: 'string' },
+    uri: { type: 'string', multiple: true },
     log: { type: 'string' },
     image: { type: 'string' },
     offset: { type: 'string', default: '0' },
@@ -25,14 +27,23 @@ const { values, positionals } = parseArgs({
     writes: { type: 'string', default: 'Infinity' },
     'flush-every': { type: 'string', default: '0' },
     rate: { type: 'string', default: '0' },
+    'read-share': { type: 'string', default: '0' },
+    'give-up-ms': { type: 'string', default: '60000' },
   },
 });
 
-async function write(uri: string, logPath: string, length: number): Promise<number> {
+function connect(uris: readonly string[]): Promise<NbdClient | ReconnectingNbdClient> {
+  const [uri = '', ...others] = uris;
+  if (others.length === 0) return NbdClient.connect({ uri });
+  const giveUpMs = Number(values['give-up-ms']);
+  return ReconnectingNbdClient.connect({ addresses: uris, giveUpMs, firstGiveUpMs: giveUpMs });
+}
+
+async function write(uris: readonly string[], logPath: string, length: number): Promise<number> {
   const stop = new AbortController();
   process.once('SIGTERM', () => stop.abort());
   const clients = await Promise.all(
-    Array.from({ length: Number(values.connections) }, () => NbdClient.connect({ uri })),
+    Array.from({ length: Number(values.connections) }, () => connect(uris)),
   );
   const writer = new VerifyingWriter({
     clients,
@@ -44,6 +55,7 @@ async function write(uri: string, logPath: string, length: number): Promise<numb
     writes: Number(values.writes),
     flushEvery: Number(values['flush-every']),
     rate: Number(values.rate),
+    readShare: Number(values['read-share']) / 100,
     signal: stop.signal,
   });
   const progress = setInterval(() => {
@@ -61,7 +73,7 @@ async function verify(logPath: string): Promise<number> {
   if (values.image !== undefined) {
     result = await verifyImage(logPath, values.image);
   } else {
-    const client = await NbdClient.connect({ uri: values.uri ?? '' });
+    const client = await NbdClient.connect({ uri: values.uri?.[0] ?? '' });
     result = await verifyThroughClient(logPath, client);
     await client.disconnect();
   }

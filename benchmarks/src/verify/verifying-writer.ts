@@ -2,11 +2,16 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { NbdClient } from 'nbd-client-js';
 import { AckLog, ackLogKinds, readAckLog } from './ack-log.ts';
 import { replayAckLog } from './ack-history.ts';
+import { LiveReads } from './live-reads.ts';
 import { sectorBytes, stampSectors } from './stamp.ts';
 import { WorkloadPicker, type WorkloadRequest } from './workload.ts';
+import { WriteModel } from './write-model.ts';
+
+/** What the writer needs of a connection, one that reconnects or one that does not. */
+export type WriterClient = Pick<NbdClient, 'read' | 'write' | 'writeZeroes' | 'flush'>;
 
 export interface WriterOptions {
-  clients: readonly NbdClient[];
+  clients: readonly WriterClient[];
   logPath: string;
   /** the range of the volume that is the writer's own (bytes, multiples of 4 KiB) */
   offset: number;
@@ -20,6 +25,8 @@ export interface WriterOptions {
   flushEvery: number;
   /** upper bound of writes per second; 0: none */
   rate: number;
+  /** share of the writes whose range is read again right after, and compared (0 to 1) */
+  readShare: number;
   signal: AbortSignal;
 }
 
@@ -29,8 +36,11 @@ export interface WriterSummary {
   acknowledged: number;
   acknowledgedSinceFlush: number;
   flushes: number;
+  reads: number;
   elapsedMs: number;
   errors: string[];
+  /** what a read found that no write allows; the writer stops at the first */
+  wrongReads: string[];
 }
 
 const maxErrors = 10;
@@ -44,6 +54,8 @@ export class VerifyingWriter {
   readonly #log: AckLog;
   readonly #picker: WorkloadPicker;
   readonly #seed: number;
+  readonly #model: WriteModel;
+  readonly #reads: LiveReads;
   readonly #startedMs = performance.now();
   #sequence = 0;
   #broken = false;
@@ -55,8 +67,10 @@ export class VerifyingWriter {
     acknowledged: 0,
     acknowledgedSinceFlush: 0,
     flushes: 0,
+    reads: 0,
     elapsedMs: 0,
     errors: [],
+    wrongReads: [],
   };
 
   constructor(options: WriterOptions) {
@@ -65,6 +79,7 @@ export class VerifyingWriter {
     this.#log = new AckLog(options.logPath);
     if (records.length === 0) {
       this.#seed = options.seed;
+      this.#model = new WriteModel(options.length / sectorBytes);
       this.#log.append(ackLogKinds.begin, options.seed, options.offset, options.length);
     } else {
       // A later run goes on in the same log: what an earlier one left in flight is over.
@@ -73,11 +88,13 @@ export class VerifyingWriter {
         throw new Error(`${options.logPath} is the log of another range`);
       }
       this.#seed = history.seed;
+      this.#model = history.model;
       this.#sequence = history.lastSequence;
       for (const sequence of unanswered(records)) {
         this.#log.append(ackLogKinds.givenUp, sequence, 0, 0);
       }
     }
+    this.#reads = new LiveReads(this.#model, this.#seed, options.offset);
     this.#picker = new WorkloadPicker(
       options.seed + this.#sequence,
       options.offset,
@@ -106,22 +123,28 @@ export class VerifyingWriter {
     return this.summary;
   }
 
-  async #work(client: NbdClient): Promise<void> {
+  async #work(client: WriterClient): Promise<void> {
     const { signal, writes } = this.#options;
     const buffer = Buffer.alloc(WorkloadPicker.maxRequestBytes);
     while (!signal.aborted && !this.#broken && this.summary.issued < writes) {
       this.summary.issued += 1;
       await this.#pace();
-      await this.#writeOne(client, this.#picker.next(), buffer);
+      const request = this.#picker.next();
+      await this.#writeOne(client, request, buffer);
+      await this.#readIfDue(client, request);
       await this.#flushIfDue(client);
     }
   }
 
-  async #writeOne(client: NbdClient, request: WorkloadRequest, buffer: Buffer): Promise<void> {
+  async #writeOne(client: WriterClient, request: WorkloadRequest, buffer: Buffer): Promise<void> {
     const { offset, length, zero } = request;
     this.#sequence += 1;
     const sequence = this.#sequence;
+    const id = zero ? -sequence : sequence;
     this.#log.append(zero ? ackLogKinds.zero : ackLogKinds.write, sequence, offset, length);
+    const firstSector = (offset - this.#options.offset) / sectorBytes;
+    this.#model.issue(id, firstSector, length / sectorBytes);
+    this.#reads.issued(id, offset, length);
     try {
       if (zero) {
         await client.writeZeroes(offset, length);
@@ -131,14 +154,33 @@ export class VerifyingWriter {
         await client.write(offset, buffer.subarray(0, length));
       }
       this.#log.append(ackLogKinds.acknowledged, sequence, 0, 0);
+      this.#model.acknowledge(id);
       this.summary.acknowledged += 1;
     } catch (error) {
       this.#log.append(ackLogKinds.givenUp, sequence, 0, 0);
+      this.#model.giveUp(id);
       this.#fail(error);
     }
   }
 
-  async #flushIfDue(client: NbdClient): Promise<void> {
+  /** Reads what was written a moment ago, whoever else writes there meanwhile. */
+  async #readIfDue(client: WriterClient, { offset, length }: WorkloadRequest): Promise<void> {
+    const { readShare } = this.#options;
+    if (this.#broken || this.summary.reads >= this.summary.acknowledged * readShare) return;
+    this.summary.reads += 1;
+    const read = this.#reads.begin(offset, length);
+    try {
+      const problems = this.#reads.finish(read, await client.read(offset, length));
+      if (problems.length === 0) return;
+      this.#broken = true;
+      this.summary.wrongReads.push(...problems.slice(0, maxErrors));
+    } catch (error) {
+      this.#reads.drop(read);
+      this.#fail(error);
+    }
+  }
+
+  async #flushIfDue(client: WriterClient): Promise<void> {
     const { flushEvery } = this.#options;
     const acknowledged = this.summary.acknowledged;
     if (flushEvery === 0 || this.#flushing || acknowledged - this.#flushedAt < flushEvery) return;

@@ -81,7 +81,7 @@ export class WriteModel {
     const candidates = this.#several.get(sector);
     if (!candidates) return;
     // Writes in flight may still land after the read.
-    const left = candidates.filter((other) => other === id || this.#isInFlight(other));
+    const left = candidates.filter((other) => other === id || this.isInFlight(other));
     for (const other of candidates) if (!left.includes(other)) this.#unname(other);
     if (left.length === 1) this.#settle(sector, id);
     else this.#several.set(sector, left);
@@ -114,7 +114,8 @@ export class WriteModel {
     return record;
   }
 
-  #isInFlight(id: number): boolean {
+  /** Neither acknowledged nor given up yet. */
+  isInFlight(id: number): boolean {
     return this.#writes.get(id)?.ended === Infinity;
   }
 

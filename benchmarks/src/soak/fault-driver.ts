@@ -1,0 +1,88 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { TestCluster } from '../harness/test-cluster.ts';
+import { beginFault } from '../namespaces/faults.ts';
+import type { NamespaceNetwork } from '../namespaces/network.ts';
+import type { FaultPlan, PlannedFault } from './plan-faults.ts';
+import type { SoakReport } from './soak-report.ts';
+
+/** All volumes are healthy this long after a fault has ended, or something is wrong (ms). */
+export const healDeadlineMs = 120_000;
+
+export interface FaultPhase {
+  /** the volume whose primary is aimed at */
+  volume: string;
+  /** volumes that must be healthy before the next fault */
+  volumes: readonly string[];
+  /** the node that must not suffer in this phase; null: all may */
+  spared: number | null;
+  endMs: number;
+  signal: AbortSignal;
+}
+
+/** Lets one fault after another happen, each to one node, and waits for the volumes between them. */
+export class FaultDriver {
+  readonly #cluster: TestCluster;
+  readonly #network: NamespaceNetwork;
+  readonly #plan: FaultPlan;
+  readonly #report: SoakReport;
+
+  constructor(
+    cluster: TestCluster,
+    network: NamespaceNetwork,
+    plan: FaultPlan,
+    report: SoakReport,
+  ) {
+    this.#cluster = cluster;
+    this.#network = network;
+    this.#plan = plan;
+    this.#report = report;
+  }
+
+  /** Until the phase ends. Throws when a volume does not become healthy or an agent does not start. */
+  async run(phase: FaultPhase): Promise<void> {
+    while (Date.now() < phase.endMs && !phase.signal.aborted) {
+      const fault = await this.#draw(phase);
+      if (!fault) continue;
+      const end = await beginFault(this.#cluster, this.#network, fault);
+      await delay(fault.lastsMs, undefined, { signal: phase.signal }).catch(() => undefined);
+      await end();
+      if (fault.thenHurry) await delay(500);
+      else await this.#waitHealthy(phase.volumes);
+    }
+    await this.#waitHealthy(phase.volumes);
+  }
+
+  async #draw(phase: FaultPhase): Promise<PlannedFault | null> {
+    const nodes = this.#cluster.agents.length;
+    const all = Array.from({ length: nodes }, (_, index) => index);
+    const [primary, leader] = [
+      await this.#cluster.primary(phase.volume),
+      await this.#cluster.leader(),
+    ];
+    const allowed = all.filter((index) => index !== phase.spared);
+    const fault = this.#plan.next({ primary, leader, allowed, nodes });
+    if (!fault) return null;
+    const wasPrimary = fault.node === primary;
+    const wasLeader = fault.node === leader;
+    this.#report.faults.push({ ...fault, wasPrimary, wasLeader });
+    const roles = [...(wasPrimary ? ['primary'] : []), ...(wasLeader ? ['leader'] : [])];
+    const detail =
+      fault.kind === 'pair'
+        ? ` with n${fault.other + 1}`
+        : fault.kind === 'slow'
+          ? ` by ${fault.delayMs} ms`
+          : '';
+    this.#report.say(
+      `${fault.kind}${detail} of n${fault.node + 1}${roles.length > 0 ? ` (${roles.join(', ')})` : ''} for ${fault.lastsMs} ms`,
+    );
+    return fault;
+  }
+
+  async #waitHealthy(volumes: readonly string[]): Promise<void> {
+    const startMs = Date.now();
+    for (const volume of volumes) {
+      const leftMs = Math.max(1_000, healDeadlineMs - (Date.now() - startMs));
+      await this.#cluster.waitHealth(volume, 'healthy', leftMs);
+    }
+  }
+}
