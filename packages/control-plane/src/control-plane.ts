@@ -1,6 +1,5 @@
-import type { Server } from '@grpc/grpc-js';
-import { loadServices, StorError } from '@stor/protocol';
-import type { AttachmentGrant, Node, ReplicaId, Volume, VolumeId } from '@stor/protocol';
+import { StorError } from '@stor/protocol';
+import type { AttachmentGrant, Node, NodeId, ReplicaId, Volume, VolumeId } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { AgentPort, ControlPlanePort } from './agent-port.ts';
 import { AgentPeers } from './agent/agent-peers.ts';
@@ -12,14 +11,16 @@ import { LeaderControllers } from './agent/leader-controllers.ts';
 import { LocalReconciler } from './agent/local-reconciler.ts';
 import { NodeSession } from './agent/node-session.ts';
 import type { NodeIdentity } from './agent/node-session.ts';
-import { OpenCalls, unaryHandlers } from './api/serve-unary.ts';
+import { OpenCalls, servedMethods } from './api/serve-unary.ts';
 import { storService } from './api/stor-service.ts';
 import { VolumeService } from './api/volume-service.ts';
 import type { ClusterStore } from './cluster-store.ts';
 import { describeNode } from './core/volume/describe-cluster.ts';
 import { splitAddress } from './core/volume/grant.ts';
-import { findVolume } from './resources/find.ts';
+import { findVolume, readVolume } from './resources/find.ts';
 import { volumeNamesPrefix } from './resources/keys.ts';
+import { grpcTransport } from './rpc/grpc-transport.ts';
+import type { RpcServer, RpcTransport } from './rpc/rpc-transport.ts';
 import { StateCache } from './resources/state-cache.ts';
 
 /** How often disks and failures are reported, orphans and unserved attachments looked for (ms). */
@@ -38,8 +39,10 @@ export interface ControlPlaneOptions {
   clock: Clock;
   random: Random;
   logger: Logger;
-  /** the services are added to it, so it must not serve yet */
-  server: Server;
+  /** the services are added to it */
+  server: RpcServer;
+  /** to the other nodes @default gRPC */
+  rpc?: RpcTransport;
 }
 
 /**
@@ -67,7 +70,6 @@ export class ControlPlane implements ControlPlanePort {
 
   /** Returns before the node is registered: that needs a quorum of nodes that start like this one. */
   static async open(options: ControlPlaneOptions): Promise<ControlPlane> {
-    const services = await loadServices();
     const controlPlane = new ControlPlane(options);
     const { server, logger, node, clusterId: id, clusterName: name, store } = options;
     const volumes = controlPlane.#volumes;
@@ -75,8 +77,8 @@ export class ControlPlane implements ControlPlanePort {
     const stor = storService({ store, peers, volumes, node, cluster: { id, name } });
     const agent = agentService(controlPlane.#nodeCalls(), { clusterId: id, nodeId: node.id });
     const common = { calls: controlPlane.#calls, logger };
-    server.addService(services.stor, unaryHandlers(services.stor, stor, common));
-    server.addService(services.agent, unaryHandlers(services.agent, agent, common));
+    server.addService('stor', servedMethods(stor, common));
+    server.addService('agent', servedMethods(agent, common));
     return controlPlane;
   }
 
@@ -89,6 +91,7 @@ export class ControlPlane implements ControlPlanePort {
     this.#peers = new AgentPeers({
       clusterId: options.clusterId,
       selfId: nodeId,
+      rpc: options.rpc ?? grpcTransport(),
       cache,
       self: () => this.#nodeCalls(),
     });
@@ -145,9 +148,20 @@ export class ControlPlane implements ControlPlanePort {
     return this.#attachments.release(volumeId, epoch, options.clean);
   }
 
-  async volumeInfo(name: string): Promise<{ name: string; volumeId: VolumeId; sizeBytes: number }> {
+  async volumeInfo(
+    name: string,
+  ): Promise<{ name: string; volumeId: VolumeId; sizeBytes: number; shared: boolean }> {
     const { metadata, spec } = (await findVolume(this.#options.store, name)).value;
-    return { name: metadata.name, volumeId: metadata.id, sizeBytes: spec.sizeBytes };
+    const { sizeBytes, policy } = spec;
+    return { name: metadata.name, volumeId: metadata.id, sizeBytes, shared: policy.shared };
+  }
+
+  async primaryAddress(volumeId: VolumeId): Promise<{ nodeId: NodeId; nbd: string } | null> {
+    const volume = await readVolume(this.#options.store, volumeId);
+    const nodeId = volume?.value.status.attachment?.nodeId;
+    if (nodeId === undefined) return null;
+    const nbd = this.#cache.state.nodes.get(nodeId)?.value.addresses.nbd[0];
+    return nbd === undefined ? null : { nodeId, nbd };
   }
 
   proposeSet(

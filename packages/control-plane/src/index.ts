@@ -3,3 +3,5 @@ export * from './cluster-store.ts';
 export * from './control-plane.ts';
 export type { NodeIdentity } from './agent/node-session.ts';
 export * from './embedded/index.ts';
+export * from './rpc/grpc-transport.ts';
+export * from './rpc/rpc-transport.ts';

@@ -1,8 +1,8 @@
-import type { Server } from '@grpc/grpc-js';
 import { hasCode, loadServices, openApiClient, RpcEndpoint, StorError } from '@stor/protocol';
 import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
 import t from 'tap';
 import { ControlPlane } from '../src/control-plane.ts';
+import type { RpcServer } from '../src/rpc/rpc-transport.ts';
 import { FakeAgent } from '../src/testing/fake-agent.ts';
 import { clusterId, Rig } from './control-plane-rig.ts';
 import type { RigNode } from './control-plane-rig.ts';
@@ -241,7 +241,7 @@ t.test('on the embedded store', async (t) => {
         clock: systemClock,
         random: systemRandom,
         logger: silentLogger,
-        server: server as Server,
+        server: server as RpcServer,
       });
       agent.control = control;
       return { id, agent, control, address };

@@ -1,4 +1,3 @@
-import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { openApiClient } from '@stor/protocol';
 import type { ApiClient } from '@stor/protocol';
 import { silentLogger } from '@stor/runtime';
@@ -6,6 +5,8 @@ import type { Logger } from '@stor/runtime';
 import { FakeClock, SeededRandom } from '@stor/runtime/testing';
 import { ControlPlane } from '../src/control-plane.ts';
 import type { NodeIdentity } from '../src/agent/node-session.ts';
+import { grpcTransport } from '../src/rpc/grpc-transport.ts';
+import type { RpcServer } from '../src/rpc/rpc-transport.ts';
 import { FakeAgent } from '../src/testing/fake-agent.ts';
 import { MemoryCluster } from '../src/testing/memory-cluster.ts';
 import type { MemoryClusterOptions } from '../src/testing/memory-cluster.ts';
@@ -18,7 +19,7 @@ export interface RigNode {
   name: string;
   identity: NodeIdentity;
   agent: FakeAgent;
-  server: Server;
+  server: RpcServer;
   control: ControlPlane;
   api: string;
 }
@@ -66,13 +67,8 @@ export class Rig {
     name = `n${index + 1}`,
   ): Promise<RigNode> {
     const id = nodeIds[index] ?? 'n-0';
-    const server = new Server();
-    const port = await new Promise<number>((resolve, reject) => {
-      server.bindAsync('127.0.0.1:0', ServerCredentials.createInsecure(), (error, bound) => {
-        if (error) reject(error);
-        else resolve(bound);
-      });
-    });
+    const server = await grpcTransport().createServer();
+    const port = await server.listen('127.0.0.1', 0);
     const identity: NodeIdentity = {
       id,
       name,

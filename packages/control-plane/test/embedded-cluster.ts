@@ -1,9 +1,10 @@
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
 import type { Test } from 'tap';
 import { EmbeddedClusterStore, type EmbeddedStoreOptions } from '../src/embedded/index.ts';
+import { grpcTransport } from '../src/rpc/grpc-transport.ts';
+import type { RpcServer } from '../src/rpc/rpc-transport.ts';
 
 export const tickMs = 20;
 export const clusterId = 'c-0123456789abcdef';
@@ -13,19 +14,10 @@ export async function until(condition: () => boolean | Promise<boolean>): Promis
   while (!(await condition())) await pause(5);
 }
 
-export async function listen(server: Server, address: string): Promise<number> {
-  return new Promise((resolve, reject) => {
-    server.bindAsync(address, ServerCredentials.createInsecure(), (error, port) => {
-      if (error) reject(error);
-      else resolve(port);
-    });
-  });
-}
-
 interface Member {
   id: string;
   address: string;
-  server: Server | null;
+  server: RpcServer | null;
   store: EmbeddedClusterStore | null;
 }
 
@@ -47,8 +39,8 @@ export class EmbeddedCluster {
   ): Promise<EmbeddedCluster> {
     const cluster = new EmbeddedCluster(t.testdir(), options);
     for (let i = 1; i <= size; i++) {
-      const server = new Server();
-      const port = await listen(server, '127.0.0.1:0');
+      const server = await grpcTransport().createServer();
+      const port = await server.listen('127.0.0.1', 0);
       cluster.members.push({ id: `n${i}`, address: `127.0.0.1:${port}`, server, store: null });
     }
     t.teardown(() => cluster.close());
@@ -107,9 +99,10 @@ export class EmbeddedCluster {
 
   async start(id: string): Promise<void> {
     const member = this.#member(id);
-    member.server = new Server();
+    const server = await grpcTransport().createServer();
+    member.server = server;
     await this.#openStore(member);
-    await listen(member.server, member.address);
+    await server.listen('127.0.0.1', Number(member.address.split(':')[1]));
   }
 
   async close(): Promise<void> {
@@ -128,7 +121,7 @@ export class EmbeddedCluster {
       id: member.id,
       members: this.members.map(({ id, address }) => ({ id, address })),
       dataPath: this.folderOf(member.id),
-      server: member.server as Server,
+      server: member.server as RpcServer,
       clock: systemClock,
       random: systemRandom,
       logger: silentLogger,

@@ -1,5 +1,4 @@
 import path from 'node:path';
-import { Server } from '@grpc/grpc-js';
 import { RpcEndpoint, hasCode } from '@stor/protocol';
 import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
 import t from 'tap';
@@ -7,6 +6,7 @@ import type { ClusterStore, Operation, TransactionResult } from '../src/cluster-
 import { encodeCommand } from '../src/core/kv/kv-command.ts';
 import { decodeResult } from '../src/core/kv/kv-result.ts';
 import { EmbeddedClusterStore } from '../src/embedded/index.ts';
+import { grpcTransport } from '../src/rpc/grpc-transport.ts';
 import { callMetadata, raftServiceDefinition } from '../src/embedded/raft-rpc.ts';
 import { EmbeddedCluster, clusterId, until } from './embedded-cluster.ts';
 
@@ -193,7 +193,7 @@ t.test('folders and members are checked', async (t) => {
     id: 'n1',
     members: [{ id: 'n1', address: member?.address ?? '' }],
     dataPath: cluster.folderOf('n1'),
-    server: new Server(),
+    server: await grpcTransport().createServer(),
     clock: systemClock,
     random: systemRandom,
     logger: silentLogger,

@@ -1,8 +1,10 @@
-import { loadServices, RpcEndpoint, StorError } from '@stor/protocol';
+import { StorError } from '@stor/protocol';
 import type { Attachment, DiskId, NodeId, VolumeId } from '@stor/protocol';
 import type { LiveVolume } from '../agent-port.ts';
 import { nodeName } from '../resources/cluster-state.ts';
+import { joinedSignal } from '../resources/joined-signal.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import type { RpcChannel, RpcTransport } from '../rpc/rpc-transport.ts';
 
 /** What one node may ask of another, or of itself. */
 export interface NodeCalls {
@@ -36,17 +38,20 @@ export class AgentPeers {
   readonly #selfId: NodeId;
   readonly #cache: StateCache;
   readonly #self: () => NodeCalls;
-  readonly #endpoints = new Map<NodeId, RpcEndpoint>();
+  readonly #rpc: RpcTransport;
+  readonly #channels = new Map<NodeId, RpcChannel>();
   readonly #closing = new AbortController();
 
   constructor(options: {
     clusterId: string;
     selfId: NodeId;
+    rpc: RpcTransport;
     cache: StateCache;
     self: () => NodeCalls;
   }) {
     this.#clusterId = options.clusterId;
     this.#selfId = options.selfId;
+    this.#rpc = options.rpc;
     this.#cache = options.cache;
     this.#self = options.self;
   }
@@ -90,8 +95,8 @@ export class AgentPeers {
   /** Gives up what is being asked. */
   close(): void {
     this.#closing.abort();
-    for (const endpoint of this.#endpoints.values()) endpoint.close();
-    this.#endpoints.clear();
+    for (const channel of this.#channels.values()) channel.close();
+    this.#channels.clear();
   }
 
   async #call(
@@ -103,15 +108,15 @@ export class AgentPeers {
     const address = state.nodes.get(nodeId)?.value.addresses.api;
     if (!address)
       throw unreachable('UNAVAILABLE', nodeId, `the address of node ${name} is unknown`);
-    const endpoint = await this.#endpoint(nodeId, address);
-    const outcome = await endpoint.call({
-      ...call,
-      signal: call.signal
-        ? AbortSignal.any([call.signal, this.#closing.signal])
-        : this.#closing.signal,
-      connectTimeoutMs: Math.min(connectTimeoutMs, call.timeoutMs),
-      metadata: { [clusterIdKey]: this.#clusterId, [nodeIdKey]: nodeId },
-    });
+    const { signal, dispose } = joinedSignal([call.signal, this.#closing.signal]);
+    const outcome = await this.#channel(nodeId, address)
+      .call({
+        ...call,
+        signal,
+        connectTimeoutMs: Math.min(connectTimeoutMs, call.timeoutMs),
+        metadata: { [clusterIdKey]: this.#clusterId, [nodeIdKey]: nodeId },
+      })
+      .finally(dispose);
     switch (outcome.type) {
       case 'answered':
         return outcome.response;
@@ -134,14 +139,13 @@ export class AgentPeers {
     }
   }
 
-  async #endpoint(nodeId: NodeId, address: string): Promise<RpcEndpoint> {
-    const { agent } = await loadServices();
-    const known = this.#endpoints.get(nodeId);
+  #channel(nodeId: NodeId, address: string): RpcChannel {
+    const known = this.#channels.get(nodeId);
     if (known?.address === address) return known;
     known?.close();
-    const endpoint = new RpcEndpoint(address, agent);
-    this.#endpoints.set(nodeId, endpoint);
-    return endpoint;
+    const channel = this.#rpc.channel(address, 'agent');
+    this.#channels.set(nodeId, channel);
+    return channel;
   }
 }
 

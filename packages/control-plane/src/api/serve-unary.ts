@@ -1,21 +1,12 @@
-import { Metadata } from '@grpc/grpc-js';
-import type {
-  sendUnaryData,
-  ServerUnaryCall,
-  ServiceDefinition,
-  UntypedServiceImplementation,
-} from '@grpc/grpc-js';
-import { encodeRpcError, errorMetadataKey, StorError } from '@stor/protocol';
+import { StorError } from '@stor/protocol';
 import type { Logger } from '@stor/runtime';
+import { joinedSignal } from '../resources/joined-signal.ts';
+import type { RpcContext, RpcMethod } from '../rpc/rpc-transport.ts';
 
-export interface CallContext {
-  /** aborts when the caller is gone or the node stops */
-  signal: AbortSignal;
-  /** a value of the call's metadata; empty when absent */
-  header(name: string): string;
-}
+/** `signal` aborts when the caller is gone or the node stops. */
+export type CallContext = RpcContext;
 
-export type UnaryMethod = (request: never, context: CallContext) => Promise<object>;
+export type UnaryMethod = RpcMethod;
 
 /** Calls that are being answered: closing refuses new ones and waits for the rest. */
 export class OpenCalls {
@@ -26,10 +17,11 @@ export class OpenCalls {
     return this.#closing.signal;
   }
 
-  track(answer: Promise<void>): void {
-    const tracked = answer.finally(() => {
+  track(answer: Promise<unknown>): void {
+    const done = (): void => {
       this.#open.delete(tracked);
-    });
+    };
+    const tracked = answer.then(done, done);
     this.#open.add(tracked);
   }
 
@@ -40,60 +32,47 @@ export class OpenCalls {
 }
 
 /**
- * gRPC handlers for a service whose methods are functions from request to response. Every error
- * leaves as a StorError; one that is none is a fault of ours and is logged with its stack.
+ * Methods of a service as a server takes them: calls are tracked, and every error leaves as a
+ * StorError; one that is none is a fault of ours and is logged with its stack.
  */
-export function unaryHandlers(
-  definition: ServiceDefinition,
+export function servedMethods(
   methods: Readonly<Record<string, UnaryMethod>>,
   options: { calls: OpenCalls; logger: Logger },
-): UntypedServiceImplementation {
-  const handlers: UntypedServiceImplementation = {};
-  for (const [name, { originalName }] of Object.entries(definition)) {
-    const method = methods[originalName ?? name];
-    if (!method) throw new StorError('INTERNAL', `no implementation of ${name}`);
-    handlers[name] = (
-      call: ServerUnaryCall<object, object>,
-      callback: sendUnaryData<object>,
-    ): void => {
-      options.calls.track(answer(name, method, call, callback, options));
-    };
-  }
-  return handlers;
+): Record<string, RpcMethod> {
+  return Object.fromEntries(
+    Object.entries(methods).map(([name, method]): [string, RpcMethod] => [
+      name,
+      (request: never, context: RpcContext) => {
+        const answer = answered(name, method, request, context, options);
+        options.calls.track(answer);
+        return answer;
+      },
+    ]),
+  );
 }
 
-async function answer(
+async function answered(
   name: string,
   method: UnaryMethod,
-  call: ServerUnaryCall<object, object>,
-  callback: sendUnaryData<object>,
+  request: never,
+  context: RpcContext,
   options: { calls: OpenCalls; logger: Logger },
-): Promise<void> {
-  const gone = new AbortController();
-  call.on('cancelled', () => {
-    gone.abort();
-  });
-  const context: CallContext = {
-    signal: AbortSignal.any([gone.signal, options.calls.signal]),
-    header: (key) => {
-      const value = call.metadata.get(key)[0];
-      return typeof value === 'string' ? value : '';
-    },
-  };
+): Promise<object> {
+  const closing = options.calls.signal;
+  const { signal, dispose } = joinedSignal([context.signal, closing]);
   try {
-    if (options.calls.signal.aborted) throw new StorError('UNAVAILABLE', 'the node is stopping');
-    callback(null, await method(call.request as never, context));
+    if (closing.aborted) throw new StorError('UNAVAILABLE', 'the node is stopping');
+    return await method(request, { signal, header: (key) => context.header(key) });
   } catch (thrown) {
-    let error = StorError.from(thrown);
-    if (error.code === 'ABORTED' && options.calls.signal.aborted) {
-      error = new StorError('OUTCOME_UNKNOWN', 'the node stopped before it was done: look again');
+    const error = StorError.from(thrown);
+    if (error.code === 'ABORTED' && closing.aborted) {
+      throw new StorError('OUTCOME_UNKNOWN', 'the node stopped before it was done: look again');
     }
     if (error.code === 'INTERNAL') {
       options.logger.error({ call: name, error: error.message, stack: error.stack }, 'call failed');
     }
-    const { status, text, metadata: bytes } = encodeRpcError(error);
-    const metadata = new Metadata();
-    metadata.set(errorMetadataKey, Buffer.from(bytes));
-    callback({ code: status, details: text, metadata });
+    throw error;
+  } finally {
+    dispose();
   }
 }

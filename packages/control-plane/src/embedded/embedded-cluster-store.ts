@@ -1,5 +1,6 @@
 import path from 'node:path';
-import { RpcEndpoint, StorError } from '@stor/protocol';
+import { StorError } from '@stor/protocol';
+import { systemFiles } from '@stor/runtime';
 import { LevelRaftStorage, decodeMessages, type RaftNode } from 'raft-ts';
 import { ClusterStoreMachine } from '../cluster-store-machine.ts';
 import { resultOrThrow } from '../cluster-store-result.ts';
@@ -13,6 +14,8 @@ import type {
   WatchEvent,
 } from '../cluster-store.ts';
 import { copyOfItem, watchChanges } from '../cluster-store-watch.ts';
+import { grpcTransport } from '../rpc/grpc-transport.ts';
+import type { RpcChannel, RpcTransport } from '../rpc/rpc-transport.ts';
 import { decodeEnvelope, encodeEnvelope } from '../core/kv/envelope.ts';
 import { countField, textField } from '../core/kv/field.ts';
 import {
@@ -33,7 +36,7 @@ import { LeaseKeeper } from './lease-keeper.ts';
 import type { PeerLink } from './peer-link.ts';
 import { openLinks, openNode, type EmbeddedStoreOptions, type Failure } from './open-node.ts';
 import { fromRaft, fromRaftStorage } from './raft-errors.ts';
-import { callMetadata, raftServiceDefinition } from './raft-rpc.ts';
+import { callMetadata } from './raft-rpc.ts';
 import { RaftService } from './raft-service.ts';
 import { claimFolder } from './store-identity.ts';
 
@@ -52,7 +55,7 @@ export class EmbeddedClusterStore implements ClusterStore {
   readonly #storage: LevelRaftStorage;
   readonly #service: RaftService;
   readonly #links: Map<string, PeerLink>;
-  readonly #endpoints = new Map<string, RpcEndpoint>();
+  readonly #channels = new Map<string, RpcChannel>();
   readonly #calls: LeaderCalls;
   readonly #leases: LeaseKeeper;
   readonly #latency = new LatencyHistogram();
@@ -72,6 +75,7 @@ export class EmbeddedClusterStore implements ClusterStore {
       node: RaftNode;
       storage: LevelRaftStorage;
       service: RaftService;
+      rpc: RpcTransport;
       links: Map<string, PeerLink>;
       failure: Failure;
     },
@@ -85,12 +89,12 @@ export class EmbeddedClusterStore implements ClusterStore {
     this.#failure = parts.failure;
     for (const { id, address } of options.members) {
       if (id === options.id) continue;
-      this.#endpoints.set(id, new RpcEndpoint(address, raftServiceDefinition));
+      this.#channels.set(id, parts.rpc.channel(address, 'raft'));
     }
     this.#calls = new LeaderCalls({
       id: options.id,
       leaderId: () => this.#node.status().leaderId,
-      endpoint: (id) => this.#endpoints.get(id) ?? null,
+      endpoint: (id) => this.#channels.get(id) ?? null,
       metadata: (to) => callMetadata(options.clusterId, options.id, to),
     });
     this.#leases = new LeaseKeeper({
@@ -139,19 +143,22 @@ export class EmbeddedClusterStore implements ClusterStore {
       );
     }
     const { clusterId, id } = options;
-    await claimFolder(options.dataPath, clusterId, id);
+    claimFolder(options.files ?? systemFiles, options.dataPath, clusterId, id);
     const logPath = path.join(options.dataPath, 'log');
-    const storage = await LevelRaftStorage.open(logPath).catch((error: unknown) => {
-      throw fromRaftStorage(error, logPath);
-    });
+    const storage = await LevelRaftStorage.open(logPath, options.openLog).catch(
+      (error: unknown) => {
+        throw fromRaftStorage(error, logPath);
+      },
+    );
     const service = new RaftService({ clusterId, id, memberIds });
-    const links = openLinks(options);
+    const rpc = options.rpc ?? grpcTransport();
+    const links = openLinks(options, rpc);
     try {
       service.addTo(options.server);
       const machine = new ClusterStoreMachine();
       const failure: Failure = { error: null, listener: () => {} };
       const node = await openNode(options, { machine, storage, links, failure });
-      const parts = { machine, node, storage, service, links, failure };
+      const parts = { machine, node, storage, service, rpc, links, failure };
       return new EmbeddedClusterStore(options, parts);
     } catch (error) {
       for (const link of links.values()) link.close();
@@ -263,7 +270,7 @@ export class EmbeddedClusterStore implements ClusterStore {
     this.#becomeFollower();
     await this.#leases.close();
     for (const link of this.#links.values()) link.close();
-    for (const endpoint of this.#endpoints.values()) endpoint.close();
+    for (const channel of this.#channels.values()) channel.close();
     await Promise.allSettled(this.#underWay);
     await this.#storage.close();
   }

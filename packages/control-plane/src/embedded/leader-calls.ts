@@ -1,4 +1,5 @@
-import { StorError, type ErrorCode, type RpcEndpoint } from '@stor/protocol';
+import { StorError, type ErrorCode } from '@stor/protocol';
+import type { RpcChannel } from '../rpc/rpc-transport.ts';
 import { CallEnded, type CallDeadline } from './call-deadline.ts';
 
 /**
@@ -33,7 +34,7 @@ export interface Leadership {
   readonly id: string;
   leaderId(): string | null;
   /** null for a leader that is not among the members */
-  endpoint(id: string): Pick<RpcEndpoint, 'address' | 'call'> | null;
+  endpoint(id: string): Pick<RpcChannel, 'address' | 'call'> | null;
   metadata(to: string): Record<string, string>;
 }
 

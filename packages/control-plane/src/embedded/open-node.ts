@@ -1,7 +1,13 @@
-import type { ChannelCredentials, Server } from '@grpc/grpc-js';
 import type { StorError } from '@stor/protocol';
-import type { Clock, Logger, Random } from '@stor/runtime';
-import { RaftNode, encodeMessages, type RaftStateMachine, type RaftStorage } from 'raft-ts';
+import type { Clock, Files, Logger, Random } from '@stor/runtime';
+import {
+  RaftNode,
+  encodeMessages,
+  type OpenKeyValueLog,
+  type RaftStateMachine,
+  type RaftStorage,
+} from 'raft-ts';
+import type { RpcServer, RpcTransport } from '../rpc/rpc-transport.ts';
 import { PeerLink } from './peer-link.ts';
 import { fromRaftStorage } from './raft-errors.ts';
 import { callMetadata } from './raft-rpc.ts';
@@ -10,17 +16,21 @@ export interface EmbeddedStoreOptions {
   clusterId: string;
   /** of this member; must be among `members` */
   id: string;
-  /** all voters, the same on each member; address is host:port of their gRPC server */
+  /** all voters, the same on each member; address is host:port of their server */
   members: { id: string; address: string }[];
   /** a folder of this store's own; made when it is not there */
   dataPath: string;
-  /** The store adds its service; the caller binds the server, before or after. */
-  server: Server;
+  /** The store adds its service; the caller makes the server listen, before or after. */
+  server: RpcServer;
+  /** to the other members @default gRPC */
+  rpc?: RpcTransport;
+  /** where `dataPath` lies @default the host's */
+  files?: Files;
+  /** opens the Raft log @default LevelDB */
+  openLog?: OpenKeyValueLog;
   clock: Clock;
   random: Random;
   logger: Logger;
-  /** of the streams to other members; default: without TLS */
-  credentials?: ChannelCredentials;
   /** Raft's unit of time; an election takes 10 to 20 (ms, default 100) */
   tickMs?: number;
   /** applied entries between two snapshots of the log (default 10,000) */
@@ -36,14 +46,17 @@ export interface Failure {
 }
 
 /** One link to each other member; nothing is connected yet. */
-export function openLinks(options: EmbeddedStoreOptions): Map<string, PeerLink> {
-  const { clock, random, logger, credentials, clusterId, id } = options;
+export function openLinks(
+  options: EmbeddedStoreOptions,
+  transport: RpcTransport,
+): Map<string, PeerLink> {
+  const { clock, random, logger, clusterId, id } = options;
   const peers = options.members.filter((member) => member.id !== id);
   return new Map(
     peers.map((peer) => {
       const metadata = callMetadata(clusterId, id, peer.id);
       const { address } = peer;
-      return [peer.id, new PeerLink({ address, metadata, clock, random, logger, credentials })];
+      return [peer.id, new PeerLink({ address, metadata, clock, random, logger, transport })];
     }),
   );
 }

@@ -1,14 +1,5 @@
-import {
-  Client,
-  Metadata,
-  credentials as grpcCredentials,
-  type ChannelCredentials,
-  type ClientWritableStream,
-  type ServiceError,
-} from '@grpc/grpc-js';
+import type { OutgoingStream, RpcTransport } from '../rpc/rpc-transport.ts';
 import type { Clock, Logger, Random } from '@stor/runtime';
-import { fromBytes, sendPath, toBytes } from './raft-rpc.ts';
-import { splitBatch } from './raft-frames.ts';
 
 /** Bounds of what waits for one peer; Raft sends again what is dropped. */
 const maxQueuedBatches = 1_024;
@@ -18,9 +9,6 @@ const connectTimeoutMs = 2_000;
 /** First and longest wait before the next try; half of it is chance (ms). */
 const minBackoffMs = 50;
 const maxBackoffMs = 1_000;
-/** An open connection is probed this often, and given up after this long without answer (ms). */
-const keepaliveMs = 2_000;
-const keepaliveTimeoutMs = 2_000;
 
 export interface PeerLinkOptions {
   address: string;
@@ -29,10 +17,8 @@ export interface PeerLinkOptions {
   clock: Clock;
   random: Random;
   logger: Logger;
-  credentials?: ChannelCredentials | undefined;
+  transport: RpcTransport;
 }
-
-type Stream = ClientWritableStream<Uint8Array>;
 
 /**
  * Raft messages on their way to one peer: a stream that is opened when there is something to send
@@ -42,8 +28,7 @@ export class PeerLink {
   readonly #options: PeerLinkOptions;
   #queue: Uint8Array[] = [];
   #queuedBytes = 0;
-  #client: Client | null = null;
-  #stream: Stream | null = null;
+  #stream: OutgoingStream | null = null;
   #state: 'idle' | 'connecting' | 'open' | 'full' | 'backingOff' | 'closed' = 'idle';
   #backoffMs = minBackoffMs;
   #cancelTimer: () => void = () => {};
@@ -73,46 +58,28 @@ export class PeerLink {
   }
 
   #connect(): void {
-    const { address, clock, credentials } = this.#options;
-    const metadata = new Metadata();
-    for (const [key, value] of Object.entries(this.#options.metadata)) metadata.set(key, value);
-    // a client of its own for each try: gRPC would sit out its own back-off when the peer is back
-    this.#client = new Client(address, credentials ?? grpcCredentials.createInsecure(), {
-      'grpc.use_local_subchannel_pool': 1,
-      'grpc.enable_http_proxy': 0,
-      'grpc.enable_retries': 0,
-      'grpc.keepalive_time_ms': keepaliveMs,
-      'grpc.keepalive_timeout_ms': keepaliveTimeoutMs,
-    });
-    const stream: Stream = this.#client.makeClientStreamRequest(
-      sendPath,
-      toBytes,
-      fromBytes,
-      metadata,
-      (error: ServiceError | null) => {
-        this.#broken(stream, error?.message ?? 'the peer ended the stream');
+    const { address, metadata, clock, transport } = this.#options;
+    const stream = transport.openStream(address, metadata, {
+      accepted: () => {
+        this.#accepted(stream);
       },
-    );
+      drained: () => {
+        if (this.#stream !== stream || this.#state !== 'full') return;
+        this.#state = 'open';
+        this.#drain();
+      },
+      broken: (reason) => {
+        this.#broken(stream, reason);
+      },
+    });
     this.#stream = stream;
     this.#state = 'connecting';
-    stream.on('error', (error: Error) => {
-      this.#broken(stream, error.message);
-    });
-    // the peer answers with headers once it has accepted us
-    stream.on('metadata', () => {
-      this.#accepted(stream);
-    });
-    stream.on('drain', () => {
-      if (this.#stream !== stream || this.#state !== 'full') return;
-      this.#state = 'open';
-      this.#drain();
-    });
     this.#cancelTimer = clock.after(connectTimeoutMs, () => {
       this.#broken(stream, `no answer within ${connectTimeoutMs} ms`);
     });
   }
 
-  #accepted(stream: Stream): void {
+  #accepted(stream: OutgoingStream): void {
     if (this.#stream !== stream || this.#state !== 'connecting') return;
     this.#cancelTimer();
     this.#backoffMs = minBackoffMs;
@@ -126,13 +93,11 @@ export class PeerLink {
       const batch = this.#queue.shift();
       if (!batch) return;
       this.#queuedBytes -= batch.length;
-      let room = true;
-      for (const piece of splitBatch(batch)) room = this.#stream.write(piece);
-      if (!room) this.#state = 'full';
+      if (!this.#stream.write(batch)) this.#state = 'full';
     }
   }
 
-  #broken(stream: Stream, reason: string): void {
+  #broken(stream: OutgoingStream, reason: string): void {
     if (this.#stream !== stream) return;
     this.#noteReachable(false, reason);
     this.#drop();
@@ -147,13 +112,10 @@ export class PeerLink {
   #drop(): void {
     this.#cancelTimer();
     const stream = this.#stream;
-    const client = this.#client;
     this.#stream = null;
-    this.#client = null;
     this.#queue = [];
     this.#queuedBytes = 0;
-    stream?.cancel();
-    client?.close();
+    stream?.close();
   }
 
   /** Logs changes only: a dead peer is tried for as long as it is dead. */

@@ -1,4 +1,4 @@
-import type { Metadata, ServiceDefinition } from '@grpc/grpc-js';
+import type { ServiceDefinition } from '@grpc/grpc-js';
 import { StorError } from '@stor/protocol';
 
 /**
@@ -51,22 +51,21 @@ export function callMetadata(
  * port may have been given to another process since. Returns the calling member.
  */
 export function checkCaller(
-  metadata: Metadata,
+  call: { header(name: string): string },
   self: { clusterId: string; id: string; memberIds: ReadonlySet<string> },
 ): string {
-  const read = (key: string): string => String(metadata.get(key)[0] ?? '');
-  const clusterId = read('stor-cluster-id');
+  const clusterId = call.header('stor-cluster-id');
   if (clusterId !== self.clusterId) {
     throw new StorError(
       'PERMISSION_DENIED',
       `this is a member of cluster ${self.clusterId}, the call is of cluster ${clusterId || '(none)'}`,
     );
   }
-  const to = read('stor-node-id');
+  const to = call.header('stor-node-id');
   if (to !== self.id) {
     throw new StorError('PERMISSION_DENIED', `this is member ${self.id}, the call is for ${to}`);
   }
-  const from = read('stor-from-id');
+  const from = call.header('stor-from-id');
   if (!self.memberIds.has(from)) {
     throw new StorError('PERMISSION_DENIED', `${from || 'the caller'} is no member of the cluster`);
   }

@@ -1,59 +1,39 @@
-import type {
-  Metadata,
-  Server,
-  ServerReadableStream,
-  ServerUnaryCall,
-  StatusObject,
-  UntypedServiceImplementation,
-  sendUnaryData,
-} from '@grpc/grpc-js';
-import { Metadata as GrpcMetadata } from '@grpc/grpc-js';
-import { StorError, encodeRpcError, errorMetadataKey } from '@stor/protocol';
-import { checkCaller, raftServiceDefinition } from './raft-rpc.ts';
-import { BatchAssembler } from './raft-frames.ts';
+import { StorError } from '@stor/protocol';
+import type { IncomingStream, RpcContext, RpcMethod, RpcServer } from '../rpc/rpc-transport.ts';
+import { checkCaller } from './raft-rpc.ts';
+
+type Bytes = Uint8Array;
 
 /** What a member does for others. Each rejects with UNAVAILABLE when nothing has happened. */
 export interface RaftServiceHandlers {
   /** PROTOCOL when the bytes are no batch, or not from this member. */
-  receive(from: string, batch: Uint8Array): void;
-  execute(request: Uint8Array): Promise<Uint8Array>;
-  readIndex(request: Uint8Array): Promise<Uint8Array>;
-  renewLease(request: Uint8Array): Promise<Uint8Array>;
-}
-
-type Bytes = Uint8Array;
-type SendCall = ServerReadableStream<Bytes, Bytes>;
-
-/** A gRPC status with our error in its trailers. */
-function statusOf(error: unknown): Partial<StatusObject> {
-  const wire = encodeRpcError(StorError.from(error));
-  const metadata = new GrpcMetadata();
-  metadata.set(errorMetadataKey, Buffer.from(wire.metadata));
-  return { code: wire.status, details: wire.text, metadata };
+  receive(from: string, batch: Bytes): void;
+  execute(request: Bytes): Promise<Bytes>;
+  readIndex(request: Bytes): Promise<Bytes>;
+  renewLease(request: Bytes): Promise<Bytes>;
 }
 
 /** The member's side of the calls in `raft-rpc.ts`. */
 export class RaftService {
   readonly #self: { clusterId: string; id: string; memberIds: ReadonlySet<string> };
   #handlers: RaftServiceHandlers | null = null;
-  /** the open stream of each peer, and how to end it */
-  readonly #streams = new Map<string, (error: StorError) => void>();
+  /** the open stream of each peer */
+  readonly #streams = new Map<string, IncomingStream>();
 
   constructor(self: { clusterId: string; id: string; memberIds: ReadonlySet<string> }) {
     this.#self = self;
   }
 
   /** Callers are answered UNAVAILABLE until `start`. */
-  addTo(server: Server): void {
-    const implementation: UntypedServiceImplementation = {
-      Send: (call: SendCall, callback: sendUnaryData<Bytes>) => {
-        this.#send(call, callback);
-      },
-      Execute: this.#unary((handlers, request) => handlers.execute(request)),
-      ReadIndex: this.#unary((handlers, request) => handlers.readIndex(request)),
-      RenewLease: this.#unary((handlers, request) => handlers.renewLease(request)),
-    };
-    server.addService(raftServiceDefinition, implementation);
+  addTo(server: RpcServer): void {
+    server.addService('raft', {
+      execute: this.#unary((handlers, request) => handlers.execute(request)),
+      readIndex: this.#unary((handlers, request) => handlers.readIndex(request)),
+      renewLease: this.#unary((handlers, request) => handlers.renewLease(request)),
+    });
+    server.addStream((stream) => {
+      this.#take(stream);
+    });
   }
 
   start(handlers: RaftServiceHandlers): void {
@@ -63,74 +43,47 @@ export class RaftService {
   /** Ends the streams of the others, so that the server can shut down. */
   stop(): void {
     this.#handlers = null;
-    for (const end of [...this.#streams.values()]) end(this.#stopped());
+    const streams = [...this.#streams.values()];
+    this.#streams.clear();
+    for (const stream of streams) stream.end(this.#stopped());
   }
 
   #stopped(): StorError {
     return new StorError('UNAVAILABLE', `the cluster store of member ${this.#self.id} is not open`);
   }
 
-  #enter(metadata: Metadata): { from: string; handlers: RaftServiceHandlers } {
-    const from = checkCaller(metadata, this.#self);
+  #enter(call: Pick<RpcContext, 'header'>): { from: string; handlers: RaftServiceHandlers } {
+    const from = checkCaller(call, this.#self);
     if (!this.#handlers) throw this.#stopped();
     return { from, handlers: this.#handlers };
   }
 
-  #unary(run: (handlers: RaftServiceHandlers, request: Bytes) => Promise<Bytes>) {
-    const handle = async (call: ServerUnaryCall<Bytes, Bytes>): Promise<Bytes> => {
-      const { handlers } = this.#enter(call.metadata);
-      return run(handlers, call.request);
-    };
-    return (call: ServerUnaryCall<Bytes, Bytes>, callback: sendUnaryData<Bytes>): void => {
-      handle(call).then(
-        (response) => {
-          callback(null, response);
-        },
-        (error: unknown) => {
-          callback(statusOf(error));
-        },
-      );
+  #unary(run: (handlers: RaftServiceHandlers, request: Bytes) => Promise<Bytes>): RpcMethod {
+    return async (request: Bytes, context: RpcContext): Promise<Bytes> => {
+      const { handlers } = this.#enter(context);
+      return run(handlers, request);
     };
   }
 
-  #send(call: SendCall, callback: sendUnaryData<Bytes>): void {
-    const batches = new BatchAssembler();
-    let ended = false;
-    let from = '';
-    const end = (error: StorError | null): void => {
-      if (ended) return;
-      ended = true;
-      if (this.#streams.get(from) === end) this.#streams.delete(from);
-      if (error) callback(statusOf(error));
-      else callback(null, new Uint8Array());
-    };
+  #take(stream: IncomingStream): void {
+    let from: string;
     try {
-      from = this.#enter(call.metadata).from;
+      from = this.#enter(stream).from;
     } catch (error) {
-      end(StorError.from(error));
+      stream.end(StorError.from(error));
       return;
     }
     // one stream per peer: a newer one means that the older one is dead
-    this.#streams.get(from)?.(new StorError('UNAVAILABLE', 'replaced by a newer stream'));
-    this.#streams.set(from, end);
-    call.sendMetadata(new GrpcMetadata());
-    call.on('data', (piece: Bytes) => {
-      if (ended) return;
-      try {
-        const batch = batches.add(piece);
-        if (batch) this.#handlers?.receive(from, batch);
-      } catch (error) {
-        end(StorError.from(error));
-      }
-    });
-    call.on('end', () => {
-      end(null);
-    });
-    call.on('error', (error: Error) => {
-      end(StorError.from(error));
-    });
-    call.on('cancelled', () => {
-      end(new StorError('ABORTED', 'the peer went away'));
+    this.#streams.get(from)?.end(new StorError('UNAVAILABLE', 'replaced by a newer stream'));
+    this.#streams.set(from, stream);
+    stream.accept({
+      batch: (bytes) => {
+        // a throw ends the stream, with the error as its reason
+        if (this.#streams.get(from) === stream) this.#handlers?.receive(from, bytes);
+      },
+      closed: () => {
+        if (this.#streams.get(from) === stream) this.#streams.delete(from);
+      },
     });
   }
 }

@@ -1,6 +1,6 @@
-import { mkdir, open, readFile, rename } from 'node:fs/promises';
 import path from 'node:path';
 import { StorError } from '@stor/protocol';
+import { readTextFile, writeTextFileDurably, type Files } from '@stor/runtime';
 
 const formatVersion = 1;
 const fileName = 'identity.json';
@@ -10,9 +10,9 @@ const fileName = 'identity.json';
  * twice or mix two clusters. FOREIGN_DATA when it is another's or of a newer format; NO_SPACE and
  * DISK_FAILED when it cannot be read or written.
  */
-export async function claimFolder(folder: string, clusterId: string, id: string): Promise<void> {
+export function claimFolder(files: Files, folder: string, clusterId: string, id: string): void {
   try {
-    await claim(folder, clusterId, id);
+    claim(files, folder, clusterId, id);
   } catch (error) {
     if (error instanceof StorError) throw error;
     const { code, message } = error as NodeJS.ErrnoException;
@@ -24,28 +24,16 @@ export async function claimFolder(folder: string, clusterId: string, id: string)
   }
 }
 
-async function claim(folder: string, clusterId: string, id: string): Promise<void> {
-  await mkdir(folder, { recursive: true });
+function claim(files: Files, folder: string, clusterId: string, id: string): void {
+  files.makeDirectory(folder);
   const file = path.join(folder, fileName);
-  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return null;
-    throw error;
-  });
-  if (text !== null) {
-    checkIdentity(text, file, clusterId, id);
+  if (files.exists(file)) {
+    checkIdentity(readTextFile(files, file), file, clusterId, id);
     return;
   }
-  const temporary = `${file}.new`;
-  const handle = await open(temporary, 'w');
-  try {
-    await handle.writeFile(`${JSON.stringify({ format: formatVersion, clusterId, id })}\n`);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await rename(temporary, file);
-  await syncFolder(folder);
-  await syncFolder(path.dirname(folder));
+  const text = `${JSON.stringify({ format: formatVersion, clusterId, id })}\n`;
+  writeTextFileDurably(files, file, text);
+  files.syncDirectory(path.dirname(folder));
 }
 
 function checkIdentity(text: string, file: string, clusterId: string, id: string): void {
@@ -67,14 +55,5 @@ function checkIdentity(text: string, file: string, clusterId: string, id: string
       `${file} belongs to member ${String(found.id)} of cluster ${String(found.clusterId)}, ` +
         `not to ${id} of ${clusterId}`,
     );
-  }
-}
-
-async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
   }
 }

@@ -1,0 +1,171 @@
+import { Metadata } from '@grpc/grpc-js';
+import type {
+  sendUnaryData,
+  Server,
+  ServerCredentials,
+  ServerReadableStream,
+  ServerUnaryCall,
+  ServiceDefinition,
+  StatusObject,
+  UntypedServiceImplementation,
+} from '@grpc/grpc-js';
+import { encodeRpcError, errorMetadataKey, StorError } from '@stor/protocol';
+import { BatchAssembler } from '../embedded/raft-frames.ts';
+import type {
+  IncomingStream,
+  RpcContext,
+  RpcMethod,
+  RpcServer,
+  RpcServiceName,
+} from './rpc-transport.ts';
+
+type UnaryCall = ServerUnaryCall<object, object>;
+type StreamCall = ServerReadableStream<Uint8Array, Uint8Array>;
+
+/** A gRPC status with our error in its trailers. */
+function statusOf(error: unknown): Partial<StatusObject> {
+  const wire = encodeRpcError(StorError.from(error));
+  const metadata = new Metadata();
+  metadata.set(errorMetadataKey, Buffer.from(wire.metadata));
+  return { code: wire.status, details: wire.text, metadata };
+}
+
+function headerOf(metadata: Metadata, name: string): string {
+  const value = metadata.get(name)[0];
+  return typeof value === 'string' ? value : '';
+}
+
+/** The name by which our methods know a method of a service definition. */
+export function methodName(name: string, originalName: string | undefined): string {
+  return originalName ?? name.charAt(0).toLowerCase() + name.slice(1);
+}
+
+/** `RpcServer` on a server of grpc-js. */
+export class GrpcServer implements RpcServer {
+  readonly #server: Server;
+  readonly #definitions: Readonly<Record<RpcServiceName, ServiceDefinition>>;
+  readonly #credentials: ServerCredentials;
+  #receive: ((stream: IncomingStream) => void) | null = null;
+
+  constructor(
+    server: Server,
+    definitions: Readonly<Record<RpcServiceName, ServiceDefinition>>,
+    credentials: ServerCredentials,
+  ) {
+    this.#server = server;
+    this.#definitions = definitions;
+    this.#credentials = credentials;
+  }
+
+  addService(name: RpcServiceName, methods: Readonly<Record<string, RpcMethod>>): void {
+    const definition = this.#definitions[name];
+    const handlers: UntypedServiceImplementation = {};
+    for (const [key, { originalName, requestStream }] of Object.entries(definition)) {
+      if (requestStream) {
+        handlers[key] = (call: StreamCall, callback: sendUnaryData<Uint8Array>) => {
+          this.#take(call, callback);
+        };
+        continue;
+      }
+      const method = methods[methodName(key, originalName)];
+      if (!method) throw new StorError('INTERNAL', `no implementation of ${key}`);
+      handlers[key] = (call: UnaryCall, callback: sendUnaryData<object>) => {
+        answer(method, call, callback);
+      };
+    }
+    this.#server.addService(definition, handlers);
+  }
+
+  addStream(receive: (stream: IncomingStream) => void): void {
+    this.#receive = receive;
+  }
+
+  listen(host: string, port: number): Promise<number> {
+    return new Promise((resolve, reject) => {
+      this.#server.bindAsync(`${host}:${port}`, this.#credentials, (error, bound) => {
+        if (error) reject(error);
+        else resolve(bound);
+      });
+    });
+  }
+
+  forceShutdown(): void {
+    this.#server.forceShutdown();
+  }
+
+  #take(call: StreamCall, callback: sendUnaryData<Uint8Array>): void {
+    const stream = new GrpcIncomingStream(call, callback);
+    if (this.#receive) this.#receive(stream);
+    else stream.end(new StorError('UNAVAILABLE', 'this node takes no streams'));
+  }
+}
+
+function answer(method: RpcMethod, call: UnaryCall, callback: sendUnaryData<object>): void {
+  const gone = new AbortController();
+  call.on('cancelled', () => {
+    gone.abort();
+  });
+  const context: RpcContext = {
+    signal: gone.signal,
+    header: (name) => headerOf(call.metadata, name),
+  };
+  method(call.request as never, context).then(
+    (response) => {
+      callback(null, response);
+    },
+    (error: unknown) => {
+      callback(statusOf(error));
+    },
+  );
+}
+
+class GrpcIncomingStream implements IncomingStream {
+  readonly #call: StreamCall;
+  readonly #callback: sendUnaryData<Uint8Array>;
+  #isOver = false;
+
+  constructor(call: StreamCall, callback: sendUnaryData<Uint8Array>) {
+    this.#call = call;
+    this.#callback = callback;
+  }
+
+  header(name: string): string {
+    return headerOf(this.#call.metadata, name);
+  }
+
+  accept(events: { batch(bytes: Uint8Array): void; closed(): void }): void {
+    const batches = new BatchAssembler();
+    const finish = (error: StorError | null): void => {
+      if (this.#isOver) return;
+      this.#isOver = true;
+      if (error) this.#callback(statusOf(error));
+      else this.#callback(null, new Uint8Array());
+      events.closed();
+    };
+    this.#call.sendMetadata(new Metadata());
+    this.#call.on('data', (piece: Uint8Array) => {
+      if (this.#isOver) return;
+      try {
+        const batch = batches.add(piece);
+        if (batch) events.batch(batch);
+      } catch (error) {
+        finish(StorError.from(error));
+      }
+    });
+    this.#call.on('end', () => {
+      finish(null);
+    });
+    this.#call.on('error', (error: Error) => {
+      finish(StorError.from(error));
+    });
+    this.#call.on('cancelled', () => {
+      finish(new StorError('ABORTED', 'the peer went away'));
+    });
+  }
+
+  end(error: StorError): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#callback(statusOf(error));
+  }
+}
