@@ -210,10 +210,10 @@ t.test('Membership keeps I4 whatever happens', async () => {
           if (step.type === 'propose') {
             // never a set of newcomers alone, and never an empty one
             const kept = step.inSync.filter((id) => membership.isCommitted(id));
-            if (!kept.some((id) => !membership.isLeaving(id))) return false;
+            if (!kept.some((id) => !membership.isAway(id))) return false;
             proposed = step.inSync;
             possible.push(step.inSync);
-          } else recording = step.inSync.filter((id) => !membership.isLeaving(id));
+          } else recording = step.inSync.filter((id) => !membership.isAway(id));
         }
         return true;
       };

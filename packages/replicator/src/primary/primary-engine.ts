@@ -4,6 +4,7 @@ import {
   replicaLeaseDriftMs,
   replicaLeaseMs,
   type AttachmentGrant,
+  type VolumeSettings,
 } from '@stor/protocol';
 
 import type { BlockRequest, Extent } from '../block-device.ts';
@@ -185,6 +186,19 @@ export class PrimaryEngine implements PrimaryVolume {
   stop(): Promise<void> {
     this.#stopping ??= this.#stop();
     return this.#stopping;
+  }
+
+  update(settings: VolumeSettings): void {
+    if (this.#over || settings.epoch !== this.epoch) return;
+    if (settings.resourceVersion < this.#segment.settings.resourceVersion) return;
+    this.#segment.update(settings);
+  }
+
+  /** A node listens elsewhere now. */
+  peerMoved(nodeId: string, host: string, port: number): void {
+    for (const member of this.#segment.remotes) {
+      if (member.nodeId === nodeId) member.moved(host, port);
+    }
   }
 
   onStopped(listener: (reason: StorError) => void): void {

@@ -1,4 +1,4 @@
-import type { StorError } from '@stor/protocol';
+import type { StorError, VolumeSettings } from '@stor/protocol';
 
 import type { BlockDevice } from '../block-device.ts';
 import type { PrimaryStatus } from '../replicator-ports.ts';
@@ -8,6 +8,11 @@ export interface PrimaryVolume extends BlockDevice {
   readonly volumeId: string;
   readonly epoch: number;
   status(): PrimaryStatus;
+  /**
+   * What the record says now: policy, replicas that came, go or have gone. Nothing changes when it
+   * is of another epoch, or older than what is known. Requests that are held are looked at again.
+   */
+  update(settings: VolumeSettings): void;
   /**
    * Refuses new requests, finishes those that were started, flushes, and ends with a checkpoint so
    * that nothing stays marked where possible. Resolves when nothing is under way. Works twice.

@@ -1,6 +1,19 @@
-import { StorError, hasCode } from '@stor/protocol';
+import {
+  StorError,
+  hasCode,
+  membersNeeded,
+  type GrantedReplica,
+  type VolumePolicy,
+  type VolumeSettings,
+} from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 
+import {
+  decideWrites,
+  explainRule,
+  type MembersView,
+  type WriteRule,
+} from '../core/replication/acknowledgement.ts';
 import type { Membership } from '../core/replication/membership.ts';
 import { type MembershipStep } from '../core/replication/membership.ts';
 import { RangeLock } from '../core/replication/range-lock.ts';
@@ -12,6 +25,9 @@ import type { LocalMember } from './local-member.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
 import type { RemoteMember } from './remote-member.ts';
 
+/** Until the first set is decided nothing is refused. */
+const neverRefused = { failureMode: 'alwayson', onLoss: 'suspend' } as const;
+
 export interface SegmentOptions {
   readonly volumeId: string;
   readonly index: number;
@@ -22,6 +38,10 @@ export interface SegmentOptions {
   readonly logger: Logger;
   readonly outbox: Outbox;
   readonly control: ReplicatorControl;
+  /** what the volume is served under to begin with; `update` changes it */
+  readonly settings: VolumeSettings;
+  /** A member for a replica: the local one when it lies on a disk of this lane. */
+  readonly memberOf: (replica: GrantedReplica, segment: Segment) => RemoteMember | LocalMember;
   /** A newer primary or set exists: stop (I2, I4). */
   readonly superseded: (reason: StorError) => void;
   readonly replicaFailed: (member: Member, error: StorError) => void;
@@ -66,6 +86,12 @@ export class Segment implements MemberEvents {
   /** Called at each answer while the first set is not decided. */
   onAnswer: () => void = () => {};
   stopped = false;
+  settings: VolumeSettings;
+  /** what happens to clients' writes now: follows from the members and the policy */
+  rule: WriteRule = decideWrites({ inSync: 0, changing: true, allAway: false }, neverRefused, 1);
+  /** why a member that is not open is not, as it was last said */
+  readonly lastErrors = new Map<string, StorError>();
+  #granted = new Map<string, GrantedReplica>();
   /** a negative control of tests: never true in a product */
   ignoreLeases = false;
   #progress: () => void = () => {};
@@ -73,7 +99,51 @@ export class Segment implements MemberEvents {
 
   constructor(options: SegmentOptions) {
     this.options = options;
+    this.settings = options.settings;
     this.regionUse = new RegionUse(options.sizeBytes);
+    this.#applySettings();
+  }
+
+  get policy(): VolumePolicy {
+    return this.settings.policy;
+  }
+
+  /** How many in-sync members an acknowledgement needs, as the failure mode says. */
+  get membersNeeded(): number {
+    return membersNeeded(this.policy.failureMode, this.settings.replicas);
+  }
+
+  /** The control plane wants the replica gone: it is not filled any more. */
+  isLeaving(member: Member): boolean {
+    const granted = this.#granted.get(member.replicaId);
+    return granted === undefined || granted.leaving;
+  }
+
+  /** Replicas that the record knows to have failed for good: they have no member and never answer. */
+  get knownFailed(): string[] {
+    return [...this.#granted.values()].filter(({ failed }) => failed).map(({ id }) => id);
+  }
+
+  /** Why writes do not go on; empty when they do. */
+  explainHold(): string {
+    const missing = this.members
+      .filter((member) => !(member.isOpen && this.isInSync(member)))
+      .map((member) => `${member.replicaId} on ${member.nodeId}`);
+    const { policy, replicas } = this.settings;
+    return explainRule(this.rule, this.#view(), policy, replicas, missing);
+  }
+
+  /** Policy and replicas as the record has them now; the caller has checked epoch and version. */
+  update(settings: VolumeSettings): void {
+    if (this.stopped) return;
+    this.settings = settings;
+    this.#applySettings();
+    for (const member of [...this.syncing, ...this.joining]) {
+      if (this.isLeaving(member)) {
+        member.drop(new StorError('ABORTED', `replica ${member.replicaId} is to go`));
+      }
+    }
+    this.changed();
   }
 
   setProgress(progress: () => void): void {
@@ -98,7 +168,7 @@ export class Segment implements MemberEvents {
     return (
       membership !== null &&
       membership.isCommitted(member.replicaId) &&
-      !membership.isLeaving(member.replicaId)
+      !membership.isAway(member.replicaId)
     );
   }
 
@@ -109,6 +179,7 @@ export class Segment implements MemberEvents {
 
   begin(membership: Membership): void {
     this.membership = membership;
+    this.#setLeaving();
     for (const id of membership.committed) {
       const member = this.members.find((each) => each.replicaId === id);
       if (!member?.isOpen || member.answer?.failure) membership.lost(id);
@@ -118,6 +189,7 @@ export class Segment implements MemberEvents {
 
   /** Looks at everything again after a change of members. */
   changed(): void {
+    this.#forgetVanished();
     this.#refresh();
     this.#advance();
     this.#readmit();
@@ -139,6 +211,7 @@ export class Segment implements MemberEvents {
   opened(member: Member, answer: OpenAnswer): void {
     if (this.stopped) return;
     const { membership } = this;
+    this.lastErrors.delete(member.replicaId);
     if (answer.failure) this.options.replicaFailed(member, answer.failure);
     if (!membership) {
       this.onAnswer();
@@ -155,6 +228,7 @@ export class Segment implements MemberEvents {
   lost(member: Member, error: StorError): void {
     if (this.stopped) return;
     const { membership, options } = this;
+    this.lastErrors.set(member.replicaId, error);
     if (hasCode(error, 'DISK_FAILED', 'NO_SPACE')) options.replicaFailed(member, error);
     if (!membership) {
       this.onAnswer();
@@ -211,13 +285,85 @@ export class Segment implements MemberEvents {
     }
   }
 
+  /** Takes in what the record has now; members that it has no more go when nobody needs them. */
+  #applySettings(): void {
+    const replicas = this.settings.segments.find(
+      (segment) => segment.index === this.options.index,
+    )?.replicas;
+    this.#granted = new Map((replicas ?? []).map((replica) => [replica.id, replica]));
+    for (const replica of this.#granted.values()) {
+      const member = this.members.find((each) => each.replicaId === replica.id);
+      if (!member) this.#add(replica);
+      else this.remotes.find((each) => each === member)?.moved(replica.host, replica.port);
+    }
+    this.#setLeaving();
+  }
+
+  #setLeaving(): void {
+    const leaving = [...this.#granted.values()].filter((replica) => replica.leaving);
+    this.membership?.setLeaving(
+      leaving.map((replica) => replica.id),
+      this.settings.replicas,
+    );
+  }
+
+  #add(replica: GrantedReplica): void {
+    if (replica.failed) return;
+    // two members on one connection would share a channel; the second waits until the first has gone
+    if (this.members.some((member) => member.nodeId === replica.nodeId)) return;
+    const member = this.options.memberOf(replica, this);
+    if (member.isLocal) {
+      this.local = member;
+      this.members = [member, ...this.members];
+    } else {
+      this.remotes = [...this.remotes, member];
+      this.members = [...this.members, member];
+    }
+    // before the first set is decided all are started together
+    if (this.membership) member.start();
+  }
+
+  #forgetVanished(): void {
+    const { membership } = this;
+    if (!membership) return;
+    const required = membership.required();
+    const gone = this.members.filter(
+      ({ replicaId }) =>
+        (this.#granted.get(replicaId)?.failed ?? true) && !required.includes(replicaId),
+    );
+    if (gone.length === 0) return;
+    for (const member of gone) {
+      member.stop();
+      this.syncing.delete(member);
+      this.joining.delete(member);
+      this.lastErrors.delete(member.replicaId);
+      for (const part of this.parts) part.memberLost?.(member);
+      if (member === this.local) this.local = null;
+    }
+    this.members = this.members.filter((member) => !gone.includes(member));
+    this.remotes = this.remotes.filter((member) => !gone.includes(member));
+    for (const replica of this.#granted.values()) {
+      if (!this.members.some((each) => each.replicaId === replica.id)) this.#add(replica);
+    }
+  }
+
+  #view(): MembersView {
+    const { membership } = this;
+    return {
+      inSync: membership?.inSyncCount ?? 0,
+      changing: membership?.holding ?? true,
+      allAway: membership?.suspended ?? false,
+    };
+  }
+
   #refresh(): void {
     const { membership } = this;
     if (!membership) return;
+    this.rule = decideWrites(this.#view(), this.policy, this.settings.replicas);
     const required = new Set(membership.required());
     const isTarget = (member: Member): boolean =>
       member.isOpen &&
-      !membership.isLeaving(member.replicaId) &&
+      !membership.isAway(member.replicaId) &&
       (required.has(member.replicaId) || this.syncing.has(member));
     this.targets = this.remotes.filter(isTarget);
     this.required = this.remotes.filter((member) => required.has(member.replicaId));

@@ -1,10 +1,9 @@
-import { StorError, type AttachmentGrant } from '@stor/protocol';
+import { StorError, type AttachmentGrant, type VolumeSettings } from '@stor/protocol';
 import type { Clock, Logger, StreamSocket } from '@stor/runtime';
 
 import { Outbox } from '../peer/outbox.ts';
 import { PeerDirectory, type ConnectPeer } from '../peer/peer-directory.ts';
 import { LocalMember } from '../primary/local-member.ts';
-import type { Member } from '../primary/member.ts';
 import { PrimaryEngine } from '../primary/primary-engine.ts';
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
 import { RemoteMember } from '../primary/remote-member.ts';
@@ -51,7 +50,7 @@ export class LaneReplicator {
   readonly #directory: PeerDirectory;
   readonly #gates = new Map<string, ReplicaGate>();
   readonly #links = new Set<SecondaryLink>();
-  readonly #primaries = new Map<string, { engine: PrimaryEngine; remotes: RemoteMember[] }>();
+  readonly #primaries = new Map<string, PrimaryEngine>();
   readonly #reportedFailures = new Set<string>();
   #nextChannel = 1;
   #cancelTick: () => void;
@@ -93,7 +92,7 @@ export class LaneReplicator {
         'volumes of several segments cannot be served yet',
       );
     }
-    const current = this.#primaries.get(grant.volumeId)?.engine;
+    const current = this.#primaries.get(grant.volumeId);
     if (current && current.epoch >= grant.epoch) {
       throw new StorError(
         'STALE_EPOCH',
@@ -101,12 +100,10 @@ export class LaneReplicator {
       );
     }
     current?.finish(new StorError('STALE_EPOCH', `replaced here by epoch ${grant.epoch}`));
-    const { engine, remotes } = this.#build(grant);
-    this.#primaries.set(grant.volumeId, { engine, remotes });
+    const engine = this.#build(grant);
+    this.#primaries.set(grant.volumeId, engine);
     engine.onStopped((reason) => {
-      if (this.#primaries.get(grant.volumeId)?.engine === engine) {
-        this.#primaries.delete(grant.volumeId);
-      }
+      if (this.#primaries.get(grant.volumeId) === engine) this.#primaries.delete(grant.volumeId);
       this.#options.logger.info(
         { volume: grant.volumeId, epoch: grant.epoch, reason: reason.message },
         'primary has ended',
@@ -117,19 +114,22 @@ export class LaneReplicator {
   }
 
   primary(volumeId: string): PrimaryVolume | null {
-    return this.#primaries.get(volumeId)?.engine ?? null;
+    return this.#primaries.get(volumeId) ?? null;
+  }
+
+  /** What the record of a volume says now; nothing happens when it is not attached here. */
+  updateVolume(settings: VolumeSettings): void {
+    this.#primaries.get(settings.volumeId)?.update(settings);
   }
 
   /** A node listens elsewhere now (it was started anew). */
   updatePeer(nodeId: string, host: string, port: number): void {
     this.#directory.forgetOthers(nodeId, host, port);
-    for (const { remotes } of this.#primaries.values()) {
-      for (const member of remotes) if (member.nodeId === nodeId) member.moved(host, port);
-    }
+    for (const engine of this.#primaries.values()) engine.peerMoved(nodeId, host, port);
   }
 
   status(): PrimaryStatus[] {
-    return [...this.#primaries.values()].map(({ engine }) => engine.status());
+    return [...this.#primaries.values()].map((engine) => engine.status());
   }
 
   /** Stops every primary in order, then every link; resolves when nothing is under way. */
@@ -139,7 +139,7 @@ export class LaneReplicator {
   }
 
   async #close(): Promise<void> {
-    await Promise.all([...this.#primaries.values()].map(({ engine }) => engine.stop()));
+    await Promise.all([...this.#primaries.values()].map((engine) => engine.stop()));
     this.#cancelTick();
     this.#directory.close();
     this.#outbox.flush();
@@ -154,10 +154,10 @@ export class LaneReplicator {
     this.#cancelTick = this.#options.clock.after(tickMs, this.#tick);
     this.#directory.tick();
     for (const link of [...this.#links]) link.tick();
-    for (const { engine } of [...this.#primaries.values()]) engine.tick(nowMs);
+    for (const engine of [...this.#primaries.values()]) engine.tick(nowMs);
   };
 
-  #build(grant: AttachmentGrant): { engine: PrimaryEngine; remotes: RemoteMember[] } {
+  #build(grant: AttachmentGrant): PrimaryEngine {
     const { clock, logger, control, brokenOnPurpose } = this.#options;
     const { volumeId, epoch, sizeBytes } = grant;
     const channel = this.#nextChannel++;
@@ -171,43 +171,33 @@ export class LaneReplicator {
       logger: logger.child({ volume: volumeId, epoch }),
       outbox: this.#outbox,
       control,
+      settings: grant,
       superseded: (reason) => {
         engine.finish(reason);
       },
       replicaFailed: (member, error) => {
         this.#report(volumeId, member, error);
       },
+      memberOf: (replica, events) => {
+        // on another lane of this node it is reached like any other peer
+        if (this.#replica(replica.id)) return this.#localMember(replica, epoch, events);
+        return new RemoteMember({
+          replica,
+          volumeId,
+          segment: 0,
+          sizeBytes,
+          epoch,
+          channel,
+          clock,
+          outbox: this.#outbox,
+          directory: this.#directory,
+          events,
+        });
+      },
     });
-    const remotes: RemoteMember[] = [];
-    const members: Member[] = [];
-    for (const replica of grant.segments[0]?.replicas ?? []) {
-      // on another lane of this node it is reached like any other peer
-      if (this.#replica(replica.id)) {
-        const local = this.#localMember(replica, epoch, segment);
-        segment.local = local;
-        members.unshift(local);
-        continue;
-      }
-      const remote = new RemoteMember({
-        replica,
-        volumeId,
-        segment: 0,
-        sizeBytes,
-        epoch,
-        channel,
-        clock,
-        outbox: this.#outbox,
-        directory: this.#directory,
-        events: segment,
-      });
-      remotes.push(remote);
-      members.push(remote);
-    }
-    segment.members = members;
-    segment.remotes = remotes;
     const pace = this.#options.checkpointPace ?? checkpointPace;
     const engine = new PrimaryEngine(grant, segment, pace, brokenOnPurpose ?? {});
-    return { engine, remotes };
+    return engine;
   }
 
   #localMember(

@@ -20,7 +20,11 @@ export class Membership {
   #stepGiven = false;
   #mustPropose: boolean;
   #mustRecord = true;
-  readonly #leaving = new Set<string>();
+  /** cannot be reached, or failed: they go as soon as that is agreed on */
+  readonly #away = new Set<string>();
+  /** marked by the control plane: they go when enough others are in sync */
+  #leaving: ReadonlySet<string> = new Set();
+  #replicas = 1;
   readonly #joining = new Set<string>();
   readonly #candidates = new Set<string>();
 
@@ -48,22 +52,36 @@ export class Membership {
       !this.#recording &&
       !this.#mustPropose &&
       !this.#mustRecord &&
-      this.#leaving.size === 0
+      this.#away.size === 0
     );
   }
 
   /** A member is away, or nobody keeps the set yet: new writes wait until that is decided. */
   get holding(): boolean {
-    return this.#leaving.size > 0 || this.#mustPropose || this.#mustRecord || this.suspended;
+    return this.#away.size > 0 || this.#mustPropose || this.#mustRecord || this.suspended;
   }
 
   /** Every member is away: nothing may be proposed, I/O is held until one returns. */
   get suspended(): boolean {
-    return this.#committed.every((id) => this.#leaving.has(id));
+    return this.#committed.every((id) => this.#away.has(id));
   }
 
-  isLeaving(id: string): boolean {
-    return this.#leaving.has(id);
+  /** Members that are not away. */
+  get inSyncCount(): number {
+    return this.#committed.filter((id) => !this.#away.has(id)).length;
+  }
+
+  /**
+   * The control plane wants `replicas` replicas and these of them gone. A member among them stays a
+   * member as before until that many others are in sync; then it is proposed out like any (I4).
+   */
+  setLeaving(leaving: Iterable<string>, replicas: number): void {
+    this.#leaving = new Set(leaving);
+    this.#replicas = Math.max(1, replicas);
+  }
+
+  isAway(id: string): boolean {
+    return this.#away.has(id);
   }
   isCommitted(id: string): boolean {
     return this.#committed.includes(id);
@@ -85,18 +103,18 @@ export class Membership {
       this.#committed.includes(id) ||
       this.#previous.includes(id) ||
       (this.#proposed?.includes(id) ?? false);
-    if (counted) this.#leaving.add(id);
+    if (counted) this.#away.add(id);
   }
 
   /**
-   * A leaving member is back with its memory. True when it is a member again: only while it could
+   * A member that was away is back with its memory. True when it is a member again: only while it could
    * not be dropped (all were away) and no set without it may have been committed. The caller sends
    * it every write that it has not acknowledged.
    */
   readmit(id: string): boolean {
-    if (!this.#leaving.has(id) || !this.suspended) return false;
+    if (!this.#away.has(id) || !this.suspended) return false;
     if (this.#proposed || this.#recording || !this.#committed.includes(id)) return false;
-    this.#leaving.delete(id);
+    this.#away.delete(id);
     return true;
   }
 
@@ -140,7 +158,7 @@ export class Membership {
       this.#joining.delete(id);
       this.#candidates.delete(id);
     }
-    for (const id of this.#leaving) if (!this.#committed.includes(id)) this.#leaving.delete(id);
+    for (const id of this.#away) if (!this.#committed.includes(id)) this.#away.delete(id);
   }
 
   /** Nothing of the proposal was ever sent and it is not what is wanted now: forget it. */
@@ -150,8 +168,8 @@ export class Membership {
     if (desired.length === 0 || sameMembers(desired, this.#proposed)) return false;
     this.#proposed = null;
     this.#stepGiven = false;
-    for (const id of this.#leaving) {
-      if (!this.#committed.includes(id) && !this.#previous.includes(id)) this.#leaving.delete(id);
+    for (const id of this.#away) {
+      if (!this.#committed.includes(id) && !this.#previous.includes(id)) this.#away.delete(id);
     }
     return true;
   }
@@ -168,7 +186,7 @@ export class Membership {
   }
 
   #startRecording(): MembershipStep {
-    this.#recording = new Set(this.#committed.filter((id) => !this.#leaving.has(id)));
+    this.#recording = new Set(this.#committed.filter((id) => !this.#away.has(id)));
     return { type: 'record', setRevision: this.#setRevision, inSync: [...this.#committed] };
   }
 
@@ -178,16 +196,19 @@ export class Membership {
     if (this.suspended) this.#mustRecord = true;
     else {
       this.#previous = [];
-      for (const id of this.#leaving) if (!this.#committed.includes(id)) this.#leaving.delete(id);
+      for (const id of this.#away) if (!this.#committed.includes(id)) this.#away.delete(id);
     }
     this.#recording = null;
   }
 
   #desired(): string[] {
-    const kept = this.#committed.filter((id) => !this.#leaving.has(id));
+    const kept = this.#committed.filter((id) => !this.#away.has(id));
     if (kept.length === 0) return [];
     const added = [...this.#candidates].filter((id) => !kept.includes(id));
-    return [...kept, ...added];
+    const staying = kept.filter((id) => !this.#leaving.has(id));
+    // newcomers count once they are committed, not before
+    const released = staying.length >= this.#replicas;
+    return [...(released ? staying : kept), ...added];
   }
 
   /** The set to propose, or null when the committed one is right or nobody is left. */
