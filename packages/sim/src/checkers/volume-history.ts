@@ -3,6 +3,8 @@ import { blockBytes } from '@stor/protocol';
 import { SectorHistory, type SectorWrite } from './sector-history.ts';
 
 export const sectorBytes = 512;
+/** One mistake shows in many sectors. */
+const maxProblems = 10;
 const sectorsPerBlock = blockBytes / sectorBytes;
 
 /** A write under way: what it does to each sector. */
@@ -17,10 +19,16 @@ export interface WriteToken {
 export class VolumeHistory {
   readonly #sectors = new Map<number, SectorHistory>();
   readonly #problems: string[] = [];
+  readonly #onProblem: (problem: string) => void;
   #clock = 0;
   #value = 0;
   #flushedAt = -1;
   #eras = 0;
+
+  /** `onProblem` hears of each as soon as it is seen. */
+  constructor(onProblem: (problem: string) => void = () => {}) {
+    this.#onProblem = onProblem;
+  }
 
   get problems(): readonly string[] {
     return this.#problems;
@@ -117,7 +125,9 @@ export class VolumeHistory {
   }
 
   #fault(problem: string): void {
-    if (this.#problems.length < 20) this.#problems.push(problem);
+    if (this.#problems.length >= maxProblems) return;
+    this.#problems.push(problem);
+    this.#onProblem(problem);
   }
 }
 

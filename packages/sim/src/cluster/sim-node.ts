@@ -100,8 +100,7 @@ export class SimNode {
   losePower(): void {
     // without a process there is still a page cache to lose
     this.files.powerLoss();
-    if (this.#isUp) this.#ended('power');
-    else this.#parts.network.hostWentDown(this.host, this.clock);
+    this.#ended('power');
   }
 
   pause(): void {

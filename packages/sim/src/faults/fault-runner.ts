@@ -20,6 +20,8 @@ export interface FaultRunnerOptions {
   clientHosts: string[];
   /** the clients of a volume go to another node */
   move: (volume: SimVolume, node: number) => void;
+  /** for who reads along */
+  say: (text: string) => void;
 }
 
 /** Carries out a plan; never more at once than the promises cover. Counts what really happened. */
@@ -82,6 +84,7 @@ export class FaultRunner {
     const random = new SeededRandom(fault.seed);
     const volume = this.#volume(random);
     const node = this.#target(fault, volume, random);
+    this.#options.say(`FAULT ${fault.kind} on ${node.host} (${fault.target} of ${volume.name}), ${fault.forMs} ms`);
     switch (fault.kind) {
       case 'kill':
         this.#kill(node, fault);

@@ -101,6 +101,7 @@ export class SeedRun {
       judges: new Map(this.#volumes.map(({ volume, judge }) => [volume.name, judge])),
       clientHosts: hosts,
       move: (volume, node) => this.#move(volume, node),
+      say: (text) => this.#say(text),
     });
     this.#watch = new MetadataWatch(this.#cluster, (detail) => this.#violation('metadata', detail));
   }
@@ -248,12 +249,7 @@ export class SeedRun {
       }
     }
     await this.#compare(false);
-    for (const { volume, history } of this.#volumes) {
-      history.finish();
-      for (const problem of history.problems) {
-        this.#violation('linearizable', `${volume.name}: ${problem}`);
-      }
-    }
+    for (const { history } of this.#volumes) history.finish();
   }
 
   /** Every sector that was ever written, through a client. */
@@ -296,8 +292,11 @@ export class SeedRun {
   }
 
   #addVolume(volume: SimVolume, hosts: string[]): void {
-    const history = new VolumeHistory();
+    const history = new VolumeHistory((problem) => {
+      this.#violation('linearizable', `${volume.name}: ${problem}`);
+    });
     const judge = new MemoryJudge(() => {
+      this.#say(`${volume.name}: no member kept its memory`);
       history.memoryLost();
     });
     const run: VolumeRun = { volume, history, judge, clients: [], preferred: 0 };
@@ -336,7 +335,13 @@ export class SeedRun {
 
   #violation(checker: string, detail: string): void {
     if (this.#violations.length < 20) this.#violations.push({ checker, detail });
-    this.#options.log?.(`VIOLATION ${checker}: ${detail}`);
+    this.#say(`VIOLATION ${checker}: ${detail}`);
+  }
+
+  #say(text: string): void {
+    const { log } = this.#options;
+    if (!log) return;
+    log(`${((this.#cluster.scheduler.nowMs - 1_000_000) / 1000).toFixed(4)} ${text}`);
   }
 
   readonly #log: LogSink = (level, node, fields, message) => {
@@ -344,9 +349,6 @@ export class SeedRun {
     scheduler.hash.text(node);
     scheduler.hash.text(message);
     this.#steps.note(message, fields);
-    const { log } = this.#options;
-    if (!log) return;
-    const time = ((scheduler.nowMs - 1_000_000) / 1000).toFixed(4);
-    log(`${time} ${node} ${level} ${message} ${JSON.stringify(fields)}`);
+    if (this.#options.log) this.#say(`${node} ${level} ${message} ${JSON.stringify(fields)}`);
   };
 }

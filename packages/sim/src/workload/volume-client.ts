@@ -110,7 +110,7 @@ export class VolumeClient {
     const { random, cluster } = this.#options;
     this.#running += 1;
     while (!this.#stopped) {
-      await cluster.scheduler.sleep(random.next() * (random.next() < 0.8 ? 60 : 400));
+      await cluster.scheduler.sleep(random.next() * (random.next() < 0.7 ? 250 : 1_500));
       while (this.#isResting && !this.#stopped) await cluster.scheduler.sleep(250);
       if (this.#stopped) break;
       await this.#request(chooseRequest(random, this.#options.volume, cluster.scheduler.nowMs));
