@@ -1,4 +1,5 @@
 import type { CallOptions, StorApi } from '@stor/protocol';
+import type { Clock } from '@stor/runtime/clock';
 import type { NbdOpener } from './nbd-session.ts';
 import type { Printer, TextSink } from './printer.ts';
 
@@ -29,8 +30,10 @@ export interface StorctlIo {
   programDir?: string | null;
   /** aborts on Ctrl-C */
   signal?: AbortSignal;
-  /** ms since 1970 */
-  nowMs?: () => number;
+  /** width of the terminal that stdout is; absent when it is none */
+  columns?: () => number;
+  /** default: the machine's */
+  clock?: Clock;
   version?: string;
 }
 
@@ -42,7 +45,11 @@ export interface CommandContext {
   /** signal and time for each call of the API */
   call: CallOptions;
   signal: AbortSignal;
+  clock: Clock;
+  /** ms since 1970, when the command began */
   nowMs: number;
+  /** From now on an interruption or a timeout says this: what was asked for goes on by itself. */
+  goesOn(text: string): void;
 }
 
 /** Runs an action with an open API client; `longRunning`: no time limit unless one is given. */

@@ -29,6 +29,7 @@ const exitCode = await runStorctl(process.argv.slice(2), {
   isTty: process.stdin.isTTY && process.stderr.isTTY,
   ask,
   progress: openProgressBar,
+  ...(process.stdout.isTTY ? { columns: () => process.stdout.columns } : {}),
   programDir: import.meta.dirname,
   signal: interrupt.signal,
   version: packageVersion(),

@@ -35,11 +35,39 @@ export class Printer {
     return this.#options.quiet;
   }
 
+  /** Sentences and tables, not documents or ids. */
+  get forPeople(): boolean {
+    return !this.#options.quiet && ['table', 'wide'].includes(this.#options.format);
+  }
+
+  get format(): OutputFormat {
+    return this.#options.format;
+  }
+
+  /** A printer of the same form that writes elsewhere. */
+  into(out: TextSink): Printer {
+    return new Printer(out, this.#options);
+  }
+
   /** Rows as a table; in JSON an array of the resources as they are. */
   list<Row extends Named>(rows: readonly Row[], columns: readonly Column<Row>[]): void {
     if (this.#printPlain(rows)) return;
     const { format, headers } = this.#options;
     this.#out.write(renderTable(rows, columns, { wide: format === 'wide', headers }));
+  }
+
+  /** As `list`, for things that are no resources; `idOf` is what `-q` and `-o name` print. */
+  rows<Row>(
+    rows: readonly Row[],
+    columns: readonly Column<Row>[],
+    idOf: (row: Row) => string,
+  ): void {
+    const { format, headers, quiet } = this.#options;
+    if (quiet || format === 'name') {
+      for (const row of rows) this.#out.write(`${idOf(row)}\n`);
+    } else if (!this.#printDocument(rows)) {
+      this.#out.write(renderTable(rows, columns, { wide: format === 'wide', headers }));
+    }
   }
 
   /** One resource; `sheet` is its form for people. */

@@ -3,14 +3,15 @@ import { addClusterCommands } from './commands/cluster.ts';
 import { addDiskCommands } from './commands/disk.ts';
 import { addHelpCommand } from './commands/help.ts';
 import { addNodeCommands } from './commands/node.ts';
+import { addRebuildCommands } from './commands/rebuild.ts';
 import { addTransferCommands } from './commands/transfer.ts';
 import { addVolumeCommands } from './commands/volume.ts';
 import type { RunAction, StorctlIo } from './command-context.ts';
 import { expandCommandWords, type CommandWord } from './core/command-words.ts';
 import { outputFormats } from './printer.ts';
 
-/** Commands that destroy something are written in full: a prefix is easily a typing mistake. */
-const neverAbbreviated = new Set(['rm']);
+/** Commands that destroy or break something are written in full: a prefix is easily a mistake. */
+const neverAbbreviated = new Set(['rm', 'fence', 'recover']);
 
 /** The whole command line as a commander tree. Errors are thrown, not printed. */
 export function buildProgram(io: StorctlIo, run: RunAction): Command {
@@ -46,6 +47,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addDiskCommands(program, run);
   const volume = addVolumeCommands(program, run);
   addTransferCommands(volume, run);
+  addRebuildCommands(program, run);
   addHelpCommand(program, io, (words) => {
     const expanded = expandCommandWords(words, commandWordsOf(program));
     return expanded.kind === 'ok' ? expanded.argv : words;

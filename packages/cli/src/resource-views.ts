@@ -1,6 +1,7 @@
 import { formatByteSize } from '@stor/protocol';
-import type { ClusterStatus, Disk, Node, Volume } from '@stor/protocol';
-import { formatAge } from './core/duration.ts';
+import type { ClusterStatus, Disk, Node, Volume, VolumePolicy } from '@stor/protocol';
+import { formatAge, formatWait } from './core/duration.ts';
+import { failureModeText } from './core/policy-text.ts';
 import { renderSheet, renderTable, type Column } from './core/table.ts';
 
 /** What people see of each resource. JSON and YAML show the resource as the API gave it. */
@@ -58,14 +59,20 @@ export function volumeColumns(nowMs: number): Column<Volume>[] {
     { title: 'SIZE', cell: (volume) => formatByteSize(volume.spec.sizeBytes), right: true },
     { title: 'USED', cell: usedSpace, right: true },
     { title: 'HEALTH', cell: (volume) => volume.status.health },
-    { title: 'IN SYNC', cell: (volume) => `${inSyncCount(volume)}/${volume.spec.replicas}` },
+    { title: 'IN SYNC', cell: inSyncText },
     { title: 'PRIMARY', cell: (volume) => volume.status.primary?.node ?? '' },
+    { title: 'SERVING', cell: (volume) => volume.status.serving },
     { title: 'AGE', cell: (volume) => formatAge(nowMs - volume.metadata.createdAtMs) },
     { title: 'MESSAGE', cell: (volume) => volume.status.message },
     { title: 'ID', cell: (volume) => volume.metadata.id, wide: true },
     {
       title: 'NODES',
       cell: (volume) => volume.status.replicas.map((replica) => replica.node).join(','),
+      wide: true,
+    },
+    {
+      title: 'POLICY',
+      cell: ({ spec }) => `${spec.policy.failureMode},${spec.policy.onLoss}`,
       wide: true,
     },
     { title: 'NBD URI', cell: (volume) => volume.status.nbdUri, wide: true },
@@ -84,7 +91,14 @@ const replicaColumns: Column<Replica>[] = [
     title: 'LEFT',
     cell: (replica) => (replica.bytesRemaining > 0 ? formatByteSize(replica.bytesRemaining) : ''),
   },
+  { title: 'NOTE', cell: replicaNote },
 ];
+
+/** Why it is there, when not since the volume was made, and whether it is to go. */
+function replicaNote({ purpose, leaving }: Replica): string {
+  const notes = [purpose === 'volume' ? '' : purpose, leaving ? 'leaving' : ''];
+  return notes.filter((note) => note !== '').join(', ');
+}
 
 export function volumeSheet(volume: Volume): string {
   const { metadata, spec, status } = volume;
@@ -101,14 +115,28 @@ export function volumeSheet(volume: Volume): string {
         ? 'none (attached nowhere)'
         : `${primary.node} (${primary.mode}, since ${formatTime(primary.sinceMs)})`,
     ],
+    ['Serving', status.serving],
     ['Epoch', `${status.epoch} (set revision ${status.setRevision})`],
     ['NBD URI', status.nbdUri],
     ['Labels', formatLabels(metadata.labels)],
     ['Created', formatTime(metadata.createdAtMs)],
     ['In sync', `${inSyncCount(volume)} of ${spec.replicas} replicas`],
+    ['Failure mode', failureModeText(spec.policy.failureMode, spec.replicas)],
+    ['On loss', onLossText(spec.policy)],
+    ['Replaced after', formatWait(spec.policy.replacementWaitMs)],
+    ['Unflushed loss', spec.policy.unflushedLoss],
+    ['Rebuild', spec.policy.rebuildPaused ? 'paused' : ''],
+    ['Shared', spec.policy.shared ? 'yes' : ''],
   ]);
   const replicas = renderTable(status.replicas, replicaColumns, { wide: false, headers: true });
   return `${sheet}\n${replicas}`;
+}
+
+function onLossText({ onLoss, ioTimeoutMs }: VolumePolicy): string {
+  if (onLoss === 'error') return 'error: I/O is answered with errors';
+  return ioTimeoutMs === 0
+    ? 'suspend: I/O is held for as long as it takes'
+    : `suspend: I/O is held for up to ${formatWait(ioTimeoutMs)}`;
 }
 
 export function clusterSheet(status: ClusterStatus): string {
@@ -125,7 +153,7 @@ export function clusterSheet(status: ClusterStatus): string {
     ],
     [
       'Volumes',
-      `${volumes.total}: ${volumes.healthy} healthy, ${volumes.degraded} degraded, ${volumes.unavailable} unavailable`,
+      `${volumes.total}: ${volumes.healthy} healthy, ${volumes.degraded} degraded, ${volumes.suspended} suspended, ${volumes.unavailable} unavailable`,
     ],
   ]);
 }
@@ -137,12 +165,20 @@ export function clusterIsHealthy(status: ClusterStatus): boolean {
     status.nodes.up === status.nodes.total &&
     status.disks.online === status.disks.total &&
     status.volumes.degraded === 0 &&
+    status.volumes.suspended === 0 &&
     status.volumes.unavailable === 0
   );
 }
 
 export function inSyncCount(volume: Volume): number {
   return volume.status.replicas.filter((replica) => replica.state === 'in-sync').length;
+}
+
+/** `3/3`, and how many are to go. */
+function inSyncText(volume: Volume): string {
+  const leaving = volume.status.replicas.filter((replica) => replica.leaving).length;
+  const count = `${inSyncCount(volume)}/${volume.spec.replicas}`;
+  return leaving === 0 ? count : `${count} (${leaving} leaving)`;
 }
 
 /** Empty when nobody knows: the primary says it, so 0 without a primary means nothing. */
@@ -159,6 +195,6 @@ export function formatLabels(labels: Readonly<Record<string, string>>): string {
 }
 
 /** `2026-11-21T13:20:26Z` */
-function formatTime(ms: number): string {
+export function formatTime(ms: number): string {
   return new Date(ms).toISOString().replace(/\.\d+Z$/, 'Z');
 }

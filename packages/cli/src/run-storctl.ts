@@ -1,5 +1,6 @@
 import { CommanderError } from 'commander';
 import { StorError, exitCodeOf } from '@stor/protocol';
+import { systemClock } from '@stor/runtime/clock';
 import { expandCommandWords } from './core/command-words.ts';
 import { parseDurationMs } from './core/duration.ts';
 import type { CommandContext, RunAction, StorctlIo } from './command-context.ts';
@@ -55,7 +56,13 @@ function runActionWith(io: StorctlIo): RunAction {
     });
     const callMs = timeoutMs ?? defaultTimeoutMs;
     const limitMs = timeoutMs ?? (longRunning ? null : defaultTimeoutMs);
-    await withLimit(io.signal, limitMs, async (signal) => {
+    const clock = io.clock ?? systemClock;
+    const stopped: StopTexts = {
+      interrupted: 'what was asked for may be half done: look before you repeat it',
+      late: (seconds) =>
+        `no answer within ${seconds} s; a change may still take effect: look before you repeat it, or give more time with --timeout`,
+    };
+    await withLimit(io.signal, limitMs, stopped, async (signal) => {
       const api = await io.openApi({ endpoints, timeoutMs: callMs });
       try {
         const context: CommandContext = {
@@ -64,7 +71,12 @@ function runActionWith(io: StorctlIo): RunAction {
           print,
           call: { signal, timeoutMs: callMs },
           signal,
-          nowMs: io.nowMs?.() ?? Date.now(),
+          clock,
+          nowMs: clock.wallMs(),
+          goesOn(text) {
+            stopped.interrupted = text;
+            stopped.late = (seconds) => `not done within ${seconds} s; ${text}`;
+          },
         };
         await action(context);
       } finally {
@@ -74,6 +86,12 @@ function runActionWith(io: StorctlIo): RunAction {
   };
 }
 
+/** What the error says when a command is stopped; a command may know better while it runs. */
+interface StopTexts {
+  interrupted: string;
+  late: (seconds: number) => string;
+}
+
 /**
  * Runs `work` until it ends, the caller aborts or `limitMs` is over. Then `work` has a short time
  * to clean up, and the error says which of the two it was.
@@ -81,6 +99,7 @@ function runActionWith(io: StorctlIo): RunAction {
 async function withLimit(
   outer: AbortSignal | undefined,
   limitMs: number | null,
+  texts: StopTexts,
   work: (signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
   const controller = new AbortController();
@@ -94,26 +113,11 @@ async function withLimit(
     controller.abort(error);
     grace = setTimeout(() => giveUp(error), cleanUpMs);
   };
-  const interrupted = () =>
-    stop(
-      new StorError(
-        'ABORTED',
-        'interrupted; what was asked for may be half done: look before you repeat it',
-      ),
-    );
+  const interrupted = () => stop(new StorError('ABORTED', `interrupted; ${texts.interrupted}`));
   const limit =
     limitMs === null
       ? undefined
-      : setTimeout(
-          () =>
-            stop(
-              new StorError(
-                'TIMEOUT',
-                `no answer within ${limitMs / 1000} s; a change may still take effect: look before you repeat it, or give more time with --timeout`,
-              ),
-            ),
-          limitMs,
-        );
+      : setTimeout(() => stop(new StorError('TIMEOUT', texts.late(limitMs / 1000))), limitMs);
   if (outer?.aborted === true) interrupted();
   outer?.addEventListener('abort', interrupted);
   const running = work(controller.signal);
@@ -122,7 +126,7 @@ async function withLimit(
   try {
     await Promise.race([running, gaveUp]);
   } catch (error) {
-    throw reason ?? error;
+    throw error instanceof ExitStatus ? error : (reason ?? error);
   } finally {
     clearTimeout(limit);
     clearTimeout(grace);

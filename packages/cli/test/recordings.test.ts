@@ -3,43 +3,13 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { FakeCluster } from './support/fake-cluster.ts';
 import { run } from './support/run.ts';
+import { scenes } from './support/scenes.ts';
 
 // Each file in recordings/ is a transcript against a fresh fake cluster: `$ storctl …`, then what
 // it printed (stderr lines begin with `! `) and its exit code unless that is 0. Lines that begin
 // with `#` are notes; `# down n3` and the like set the scene. STOR_REWRITE=1 records anew: read
 // the diff.
 const folder = fileURLToPath(new URL('recordings/', import.meta.url));
-
-const scenes: Record<string, (cluster: FakeCluster) => void> = {
-  'n3 is down': (cluster) => {
-    const node = cluster.nodes[2];
-    if (node) node.status.state = 'down';
-    for (const { spec, status } of cluster.volumes) {
-      status.health = 'degraded';
-      status.message = 'replica on n3 is not in sync: the node is down';
-      const replica = status.replicas[2];
-      if (spec.replicas === 3 && replica) replica.state = 'node-down';
-    }
-  },
-  'n3 copies': (cluster) => {
-    for (const { status } of cluster.volumes) {
-      const replica = status.replicas[2];
-      if (replica) Object.assign(replica, { state: 'syncing', bytesRemaining: 5 * 2 ** 20 });
-    }
-  },
-  'no quorum': (cluster) => {
-    cluster.status = { quorum: false, leader: null };
-    cluster.fail('createVolume', 'UNAVAILABLE', 'no quorum: 1 of 3 nodes answers');
-  },
-  'db is attached elsewhere': (cluster) => {
-    cluster.fail(
-      'attachVolume',
-      'ATTACHED_ELSEWHERE',
-      'volume db is attached to n2 since 2026-01-02T03:04:06Z: "storctl volume detach db" gives it free',
-      { holder: 'n2' },
-    );
-  },
-};
 
 async function replay(text: string): Promise<string> {
   const cluster = new FakeCluster();

@@ -199,8 +199,8 @@ function openProgress({ io, print }: CommandContext, label: string, totalBytes: 
   return { update: () => {}, stop: () => {} };
 }
 
-function now({ io }: CommandContext): number {
-  return io.nowMs?.() ?? Date.now();
+function now({ clock }: CommandContext): number {
+  return clock.wallMs();
 }
 
 async function refuseExisting(target: string, path: string): Promise<void> {

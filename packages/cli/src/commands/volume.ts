@@ -1,36 +1,70 @@
-import { InvalidArgumentError, Option, type Command } from 'commander';
+import { Option, type Command } from 'commander';
 import {
   StorError,
   blockBytes,
   checkVolumeName,
   formatByteSize,
   hasCode,
-  maxReplicas,
   parseByteSize,
 } from '@stor/protocol';
-import type { Volume } from '@stor/protocol';
+import type { Volume, VolumePolicy } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
+import { shapeChanges } from '../core/policy-text.ts';
+import {
+  addPolicyOptions,
+  parseReplicas,
+  readPolicy,
+  type PolicyOptions,
+} from '../policy-options.ts';
 import { usedSpace, volumeColumns, volumeSheet } from '../resource-views.ts';
+import { addAttachmentCommands } from './volume-attachment.ts';
+import { addExplainCommand } from './volume-explain.ts';
+import { addMoveCommands } from './volume-move.ts';
+import { addUpdateCommand } from './volume-update.ts';
 
 export function addVolumeCommands(program: Command, run: RunAction): Command {
   const volume = program.command('volume').alias('vol').description('replicated block volumes');
   addCreate(volume, run);
   addViews(volume, run);
-  addAttachment(volume, run);
+  addExplainCommand(volume, run);
+  addUpdateCommand(volume, run);
+  addMoveCommands(volume, run);
+  addAttachmentCommands(volume, run);
   addRemove(volume, run);
   return volume;
 }
 
-interface CreateOptions {
+interface CreateOptions extends PolicyOptions {
   size: string;
   replicas?: number;
   label?: string[];
   ifExists: 'error' | 'ok';
 }
 
+/** Later changes of the replica count may leave such a threshold behind; at first it is a mistake. */
+function checkThreshold(
+  { failureMode }: Partial<VolumePolicy>,
+  replicas: number | undefined,
+): void {
+  const threshold = Number(/^threshold=([0-9]+)$/.exec(failureMode ?? '')?.[1] ?? 0);
+  if (replicas === undefined || threshold <= replicas) return;
+  throw new StorError(
+    'INVALID_ARGUMENT',
+    `threshold=${threshold} is more than ${replicas} replicas: use at most threshold=${replicas}, or more replicas`,
+  );
+}
+
+interface CreateRequest {
+  name: string;
+  sizeBytes: number;
+  replicas: number;
+  labels: Record<string, string>;
+  policy?: Partial<VolumePolicy>;
+}
+
 function addCreate(volume: Command, run: RunAction): void {
-  volume
+  const create = volume
     .command('create')
     .argument('<name>', 'letters, digits, ".", "_" and "-"')
     .requiredOption('--size <size>', 'size with a unit, for example 20GiB')
@@ -44,11 +78,13 @@ function addCreate(volume: Command, run: RunAction): void {
       new Option('--if-exists <what>', 'what to do when the volume exists already')
         .choices(['error', 'ok'])
         .default('error'),
-    )
+    );
+  addPolicyOptions(create)
+    .option('--shared', 'any node takes connections and relays them to the primary')
     .description('create a volume; returns when every replica is on its disk')
     .addHelpText(
       'after',
-      '\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok',
+      '\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok\n  storctl volume create wal --size 8GiB --failure-mode hard --on-loss error',
     )
     .action(async (name: string, options: CreateOptions, command: Command) => {
       checkVolumeName(name);
@@ -56,21 +92,24 @@ function addCreate(volume: Command, run: RunAction): void {
       if (sizeBytes <= 0) {
         throw new StorError('INVALID_ARGUMENT', 'size 0 is not valid: a volume has at least 4KiB');
       }
-      const request = {
+      const policy = readPolicy(options);
+      checkThreshold(policy, options.replicas);
+      const request: CreateRequest = {
         name,
         sizeBytes,
         replicas: options.replicas ?? 0,
         labels: parseNewLabels(options.label ?? []),
+        ...(Object.keys(policy).length === 0 ? {} : { policy }),
       };
       await run(command.optsWithGlobals(), (context) =>
-        create(context, request, options.ifExists === 'ok'),
+        createVolume(context, request, options.ifExists === 'ok'),
       );
     });
 }
 
-async function create(
+async function createVolume(
   { api, print, call }: CommandContext,
-  request: { name: string; sizeBytes: number; replicas: number; labels: Record<string, string> },
+  request: CreateRequest,
   existingIsOk: boolean,
 ): Promise<void> {
   try {
@@ -88,20 +127,29 @@ async function create(
 }
 
 /** `--if-exists ok` must not hide that the existing volume is another one than was asked for. */
-function checkSameSpec(existing: Volume, request: { sizeBytes: number; replicas: number }): void {
+function checkSameSpec({ metadata, spec, status }: Volume, request: CreateRequest): void {
   const wantedBytes = Math.ceil(request.sizeBytes / blockBytes) * blockBytes;
-  const differs =
-    existing.spec.sizeBytes !== wantedBytes ||
-    (request.replicas !== 0 && existing.spec.replicas !== request.replicas);
-  if (!differs) return;
-  throw new StorError(
-    'ALREADY_EXISTS',
-    `volume ${existing.metadata.name} exists already, but with another shape: ${describe(existing)}; choose another name or the same size and replicas`,
-  );
+  const { name } = metadata;
+  const wanted = {
+    replicas: request.replicas || spec.replicas,
+    policy: { ...spec.policy, ...request.policy },
+  };
+  if (spec.sizeBytes !== wantedBytes || spec.replicas !== wanted.replicas) {
+    throw new StorError(
+      'ALREADY_EXISTS',
+      `volume ${name} exists already, but with another shape: ${describe({ spec, status })}; choose another name or the same size and replicas`,
+    );
+  }
+  const changes = shapeChanges(spec, wanted).map((change) => change.join(' '));
+  if (changes.length > 0) {
+    throw new StorError(
+      'ALREADY_EXISTS',
+      `volume ${name} exists already, but with another policy (${changes.join(', ')}); "storctl volume update ${name}" changes it`,
+    );
+  }
 }
 
-function describe(volume: Volume): string {
-  const { spec, status } = volume;
+function describe({ spec, status }: Pick<Volume, 'spec' | 'status'>): string {
   const nodes = status.replicas.map((replica) => replica.node).join(', ');
   const copies = spec.replicas === 1 ? '1 replica' : `${spec.replicas} replicas`;
   return `${formatByteSize(spec.sizeBytes)}, ${copies} on ${nodes || 'no node yet'}`;
@@ -168,36 +216,6 @@ async function uriOf(
   return `nbd://${address}/${found.metadata.name}`;
 }
 
-function addAttachment(volume: Command, run: RunAction): void {
-  volume
-    .command('attach')
-    .argument('<volume>', 'name or id')
-    .option('--node <node>', 'node that becomes the primary (default: the one that answers)', '')
-    .description('keep a volume attached to a node until it is detached')
-    .addHelpText('after', '\nExamples:\n  storctl volume attach db --node n2')
-    .action(async (name: string, options: { node: string }, command: Command) =>
-      run(command.optsWithGlobals(), async ({ api, print, call }) => {
-        const attached = await api.attachVolume({ name, node: options.node }, call);
-        const holder = attached.status.primary?.node ?? (options.node || 'a node');
-        print.changed(
-          attached,
-          `volume ${attached.metadata.name} attached to ${holder}: ${attached.status.nbdUri}`,
-        );
-      }),
-    );
-  volume
-    .command('detach')
-    .argument('<volume>', 'name or id')
-    .description('finish what is in flight, close the connections and give the volume free')
-    .addHelpText('after', '\nExamples:\n  storctl volume detach db')
-    .action(async (name: string, _options: object, command: Command) =>
-      run(command.optsWithGlobals(), async ({ api, print, call }) => {
-        const detached = await api.detachVolume({ name }, call);
-        print.changed(detached, `volume ${detached.metadata.name} detached`);
-      }),
-    );
-}
-
 function addRemove(volume: Command, run: RunAction): void {
   volume
     .command('rm')
@@ -236,12 +254,6 @@ async function confirmRemoval({ api, io, call }: CommandContext, name: string): 
   );
   if (/^y(es)?$/i.test(answer.trim())) return found.metadata.id;
   throw new StorError('ABORTED', `volume ${name} was not deleted`);
-}
-
-function parseReplicas(text: string): number {
-  const replicas = /^[0-9]+$/.test(text) ? Number(text) : NaN;
-  if (replicas >= 1 && replicas <= maxReplicas) return replicas;
-  throw new InvalidArgumentError(`A volume has 1 to ${maxReplicas} replicas.`);
 }
 
 function collect(value: string, previous: string[] | undefined): string[] {

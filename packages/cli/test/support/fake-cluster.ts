@@ -71,8 +71,8 @@ function makeDisk(n: number): Disk {
 
 /** The API from memory, with as much behaviour as the command line can see. */
 export class FakeCluster {
-  nodes = [1, 2, 3].map(makeNode);
-  disks = [1, 2, 3].map(makeDisk);
+  nodes: Node[];
+  disks: Disk[];
   volumes: Volume[] = [];
   calls: { method: string; request: unknown }[] = [];
   opened = 0;
@@ -86,8 +86,16 @@ export class FakeCluster {
   status: Partial<ClusterStatus> = {};
   rebuilds: Rebuild[] = [];
   explanations = new Map<string, VolumeExplanation>();
-  /** what happens meanwhile: before each look at a volume or at the rebuilds the next one runs */
+  /** what happens meanwhile: before each look at a volume, or at the rebuilds, the next one runs */
   steps: (() => void)[] = [];
+  rebuildSteps: (() => void)[] = [];
+  private replicaNumber = 11;
+
+  constructor(nodes = 3) {
+    const numbers = Array.from({ length: nodes }, (_, index) => index + 1);
+    this.nodes = numbers.map(makeNode);
+    this.disks = numbers.map(makeDisk);
+  }
 
   fail(method: keyof StorApi, code: ErrorCode, message: string, details = {}): void {
     this.failures.set(method, new StorError(code, message, { details }));
@@ -141,7 +149,10 @@ export class FakeCluster {
       movePrimary: call('movePrimary', ({ name, node }) => {
         const volume = this.volume(name);
         if (volume.status.primary === null) {
-          throw new StorError('FAILED_PRECONDITION', `volume ${name} is attached nowhere`);
+          throw new StorError(
+            'FAILED_PRECONDITION',
+            `volume ${volume.metadata.name} is attached nowhere: "storctl volume attach ${volume.metadata.name} --node ${node}" attaches it`,
+          );
         }
         return this.attach(volume, node);
       }),
@@ -158,14 +169,15 @@ export class FakeCluster {
         return volume;
       }),
       explainVolume: call('explainVolume', ({ name }) => {
-        this.steps.shift()?.();
         const volume = this.volume(name);
         return this.explanations.get(volume.metadata.name) ?? fakeExplanation(volume);
       }),
       listRebuilds: call('listRebuilds', ({ name }) => {
-        this.steps.shift()?.();
+        this.rebuildSteps.shift()?.();
         if (name !== '') this.volume(name);
-        return { rebuilds: this.rebuilds.filter((one) => name === '' || one.volume === name) };
+        return {
+          rebuilds: this.rebuilds.filter((one) => ['', one.volume, one.volumeId].includes(name)),
+        };
       }),
       listVolumes: call('listVolumes', () => ({ volumes: this.volumes })),
       getVolume: call('getVolume', ({ name }) => {
@@ -255,7 +267,7 @@ export class FakeCluster {
       );
     }
     from.leaving = true;
-    replicas.push(fakeReplica(this.node(request.node), replicas.length + 1, 'move', 'creating'));
+    replicas.push(fakeReplica(this.node(request.node), this.replicaNumber++, 'move', 'creating'));
     return volume;
   }
 

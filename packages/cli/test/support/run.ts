@@ -1,6 +1,7 @@
 import { StorError } from '@stor/protocol';
 import { runStorctl, type StorctlIo } from '../../src/index.ts';
 import { startMs, type FakeCluster } from './fake-cluster.ts';
+import { immediateClock } from './immediate-clock.ts';
 
 export interface Outcome {
   exitCode: number;
@@ -24,7 +25,7 @@ export async function run(
     env: { STOR_ENDPOINTS: '127.0.0.1:17110,127.0.0.1:17120' },
     cwd: '/',
     isTty: false,
-    nowMs: () => startMs + 90_061_000,
+    clock: immediateClock(startMs + 90_061_000),
     version: '0.1.0',
     ...io,
   });

@@ -1,0 +1,162 @@
+import type { Command } from 'commander';
+import type { Volume } from '@stor/protocol';
+import type { CommandContext, RunAction } from '../command-context.ts';
+import { confirmUnsafe } from '../confirm.ts';
+import { formatTime } from '../resource-views.ts';
+
+/** attach and detach, and what helps when they cannot: fence and recover. */
+export function addAttachmentCommands(volume: Command, run: RunAction): void {
+  addAttach(volume, run);
+  addDetach(volume, run);
+  addFence(volume, run);
+  addRecover(volume, run);
+}
+
+function addAttach(volume: Command, run: RunAction): void {
+  volume
+    .command('attach')
+    .argument('<volume>', 'name or id')
+    .option('--node <node>', 'node that becomes the primary (default: the one that answers)', '')
+    .description('keep a volume attached to a node until it is detached')
+    .addHelpText('after', '\nExamples:\n  storctl volume attach db --node n2')
+    .action(async (name: string, options: { node: string }, command: Command) =>
+      run(command.optsWithGlobals(), async ({ api, print, call }) => {
+        const attached = await api.attachVolume({ name, node: options.node }, call);
+        const holder = attached.status.primary?.node ?? (options.node || 'a node');
+        print.changed(
+          attached,
+          `volume ${attached.metadata.name} attached to ${holder}: ${attached.status.nbdUri}`,
+        );
+      }),
+    );
+}
+
+function addDetach(volume: Command, run: RunAction): void {
+  volume
+    .command('detach')
+    .argument('<volume>', 'name or id')
+    .description('finish what is in flight, close the connections and give the volume free')
+    .addHelpText('after', '\nExamples:\n  storctl volume detach db')
+    .action(async (name: string, _options: object, command: Command) =>
+      run(command.optsWithGlobals(), async ({ api, print, call }) => {
+        const detached = await api.detachVolume({ name }, call);
+        print.changed(detached, `volume ${detached.metadata.name} detached`);
+      }),
+    );
+}
+
+function addFence(volume: Command, run: RunAction): void {
+  volume
+    .command('fence')
+    .argument('<volume>', 'name or id')
+    .option('-y, --yes', 'do it even while the node that holds it answers')
+    .description('take a volume away from its holder without asking: it can write no more')
+    .addHelpText(
+      'after',
+      `
+For a holder that does not answer. Nothing acknowledged is lost, but its connections break and what
+it was not answered for may be gone. A holder that answers gives a volume free with
+"storctl volume detach" without that.
+
+Examples:
+  storctl volume fence db
+  storctl volume fence db --yes`,
+    )
+    .action(async (name: string, options: { yes?: true }, command: Command) =>
+      run(command.optsWithGlobals(), (context) => fence(context, name, options.yes === true), {
+        longRunning: options.yes !== true,
+      }),
+    );
+}
+
+async function fence(context: CommandContext, name: string, yes: boolean): Promise<void> {
+  const { api, print, call } = context;
+  const before = await api.getVolume({ name }, call);
+  const volumeName = before.metadata.name;
+  const holder = before.status.primary;
+  if (holder !== null && (await isUp(context, holder.nodeId))) {
+    await confirmUnsafe(context.io, yes, {
+      action: `Fence volume ${volumeName}`,
+      risks: [
+        `${holder.node} holds it (${holder.mode}, since ${formatTime(holder.sinceMs)}) and is up: its connections break, while "storctl volume detach ${volumeName}" gives the volume free in order`,
+      ],
+      left: `volume ${volumeName} was not fenced`,
+    });
+  }
+  const fenced = await api.fenceVolume({ name: before.metadata.id }, call);
+  const who = holder === null ? 'nobody held it' : `${holder.node} can write to it no more`;
+  print.changed(fenced, `volume ${volumeName} fenced at epoch ${fenced.status.epoch}: ${who}`);
+}
+
+async function isUp({ api, call }: CommandContext, nodeId: string): Promise<boolean> {
+  const { nodes } = await api.listNodes({}, call);
+  return nodes.some(({ metadata, status }) => metadata.id === nodeId && status.state === 'up');
+}
+
+function addRecover(volume: Command, run: RunAction): void {
+  volume
+    .command('recover')
+    .argument('<volume>', 'name or id')
+    .option(
+      '--accept-unflushed-loss',
+      'begin with the replicas that answer, although writes that were never flushed may be lost',
+    )
+    .option('-y, --yes', 'do it even when it is not safe')
+    .description('try to bring a volume back that is not served')
+    .addHelpText(
+      'after',
+      `
+Without --accept-unflushed-loss nothing acknowledged is given up. "storctl volume explain" says what a
+volume waits for: bringing the missing nodes back is always the better way.
+
+Examples:
+  storctl volume recover db
+  storctl volume recover db --accept-unflushed-loss --yes`,
+    )
+    .action(
+      async (name: string, options: { acceptUnflushedLoss?: true; yes?: true }, command: Command) =>
+        run(command.optsWithGlobals(), (context) => recover(context, name, options), {
+          longRunning: options.yes !== true,
+        }),
+    );
+}
+
+async function recover(
+  { api, io, print, call }: CommandContext,
+  name: string,
+  options: { acceptUnflushedLoss?: true; yes?: true },
+): Promise<void> {
+  const before = await api.getVolume({ name }, call);
+  const volumeName = before.metadata.name;
+  const acceptUnflushedLoss = options.acceptUnflushedLoss === true;
+  const risks = recoverRisks(before, acceptUnflushedLoss);
+  if (risks.length > 0) {
+    await confirmUnsafe(io, options.yes === true, {
+      action: `Recover volume ${volumeName}`,
+      risks,
+      left: `volume ${volumeName} was left as it is`,
+    });
+  }
+  const recovered = await api.recoverVolume(
+    { name: before.metadata.id, acceptUnflushedLoss },
+    call,
+  );
+  const { health, message } = recovered.status;
+  print.changed(
+    recovered,
+    `volume ${volumeName} is ${health}${message === '' ? '' : `: ${message}`}`,
+  );
+}
+
+function recoverRisks({ status }: Volume, acceptUnflushedLoss: boolean): string[] {
+  const risks: string[] = [];
+  if (status.primary !== null && status.serving === 'serving') {
+    risks.push(`${status.primary.node} serves it at the moment: its connections break`);
+  }
+  if (acceptUnflushedLoss) {
+    risks.push(
+      'writes that were acknowledged and never flushed may be lost for good; those that were flushed stay',
+    );
+  }
+  return risks;
+}

@@ -1,0 +1,151 @@
+import type { Command } from 'commander';
+import { StorError, changePolicy, membersNeeded } from '@stor/protocol';
+import type { Volume, VolumePolicy } from '@stor/protocol';
+import type { CommandContext, RunAction } from '../command-context.ts';
+import { confirmUnsafe } from '../confirm.ts';
+import {
+  failureModeText,
+  shapeChanges,
+  shapeRisks,
+  stayingInSync,
+  type VolumeShape,
+} from '../core/policy-text.ts';
+import { renderSheet } from '../core/table.ts';
+import {
+  addPolicyOptions,
+  parseReplicas,
+  readPolicy,
+  type PolicyOptions,
+} from '../policy-options.ts';
+import { waitForVolume } from '../wait-for-volume.ts';
+
+interface UpdateOptions extends PolicyOptions {
+  replicas?: number;
+  wait: boolean;
+  yes?: true;
+}
+
+export function addUpdateCommand(volume: Command, run: RunAction): void {
+  const update = volume
+    .command('update')
+    .argument('<volume>', 'name or id')
+    .option('--replicas <count>', 'copies on different nodes, 1 to 5', parseReplicas);
+  addPolicyOptions(update)
+    .option('--shared', 'any node takes connections and relays them to the primary')
+    .option('--no-shared', 'a node that is not the primary refuses connections')
+    .option('--no-wait', 'return at once instead of when the replicas are in sync')
+    .option('-y, --yes', 'do it even when it is not safe')
+    .description('change the replicas and the policy of a volume while it is in use')
+    .addHelpText(
+      'after',
+      `
+More replicas are placed and filled; fewer leave when enough others are in sync. The volume is served
+meanwhile. What costs redundancy or would hold I/O at once is refused (exit 11) without --yes.
+
+Examples:
+  storctl volume update db --replicas 3
+  storctl volume update db --failure-mode hard --on-loss error
+  storctl volume update db --replacement-wait 1h --no-wait`,
+    )
+    .action(async (name: string, options: UpdateOptions, command: Command) => {
+      const policy = readPolicy(options);
+      const replicas = options.replicas;
+      if (replicas === undefined && Object.keys(policy).length === 0) {
+        throw new StorError(
+          'INVALID_ARGUMENT',
+          'nothing to change was given; "storctl volume update --help" shows what is possible',
+        );
+      }
+      const request = { ...(replicas === undefined ? {} : { replicas }), policy };
+      await run(
+        command.optsWithGlobals(),
+        (context) => updateVolume(context, name, request, options),
+        { longRunning: options.wait || options.yes !== true },
+      );
+    });
+}
+
+async function updateVolume(
+  context: CommandContext,
+  name: string,
+  request: { replicas?: number; policy: Partial<VolumePolicy> },
+  options: { wait: boolean; yes?: true },
+): Promise<void> {
+  const { api, io, print, call } = context;
+  const before = await api.getVolume({ name }, call);
+  const after: VolumeShape = {
+    replicas: request.replicas ?? before.spec.replicas,
+    policy: changePolicy(before.spec.policy, request.policy),
+  };
+  const risks = shapeRisks(before, after);
+  if (risks.length > 0) {
+    await confirmUnsafe(io, options.yes === true, {
+      action: `Change volume ${before.metadata.name}`,
+      risks,
+      left: `volume ${before.metadata.name} was not changed`,
+    });
+  }
+  // by its id: the name may have gone to another volume since it was looked at
+  const updated = await api.updateVolume({ name: before.metadata.id, ...request }, call);
+  const waits = options.wait && request.replicas !== undefined;
+  if (!waits || print.forPeople) print.changed(updated, changeText(before, updated));
+  if (!waits) return;
+  const done = await waitForVolume(context, updated, hasItsReplicas);
+  const nodes = done.status.replicas.map((replica) => replica.node).join(', ');
+  print.changed(
+    done,
+    `volume ${done.metadata.name} has ${replicasText(done.spec.replicas)} in sync, on ${nodes}`,
+  );
+}
+
+function hasItsReplicas({ spec, status }: Volume): boolean {
+  return (
+    status.replicas.length === spec.replicas &&
+    status.replicas.every(({ state, leaving }) => state === 'in-sync' && !leaving)
+  );
+}
+
+/** What changed and what happens next. */
+function changeText(before: Volume, updated: Volume): string {
+  const { name } = updated.metadata;
+  const changes = shapeChanges(before.spec, updated.spec);
+  if (changes.length === 0) return `volume ${name} is like that already: nothing was changed`;
+  const sheet = renderSheet(changes)
+    .trimEnd()
+    .split('\n')
+    .map((line) => `  ${line}`);
+  return [`volume ${name} changed`, ...sheet, ...nextSteps(before, updated)].join('\n');
+}
+
+function nextSteps(before: Volume, updated: Volume): string[] {
+  const { replicas, policy } = updated.spec;
+  const steps: string[] = [];
+  const more = replicas - before.spec.replicas;
+  if (more > 0) {
+    const are = more === 1 ? 'is' : 'are';
+    steps.push(
+      `next: ${replicasText(more)} ${are} placed and filled; the volume is served meanwhile`,
+    );
+  } else if (more < 0) {
+    steps.push(
+      `next: ${-more} of ${before.spec.replicas} replicas ${more === -1 ? 'leaves' : 'leave'} as soon as ${replicas} that ${replicas === 1 ? 'stays is' : 'stay are'} in sync`,
+    );
+  }
+  if (policy.failureMode !== before.spec.policy.failureMode || more !== 0) {
+    const needed = membersNeeded(policy.failureMode, replicas);
+    steps.push(
+      `writes: ${failureModeText(policy.failureMode, replicas)} (now ${stayingInSync(updated)})${
+        stayingInSync(updated) < needed ? `; until then I/O ${heldText(policy)}` : ''
+      }`,
+    );
+  }
+  return steps;
+}
+
+function heldText(policy: VolumePolicy): string {
+  return policy.onLoss === 'suspend' ? 'is held' : 'gets errors';
+}
+
+function replicasText(count: number): string {
+  return count === 1 ? '1 replica' : `${count} replicas`;
+}

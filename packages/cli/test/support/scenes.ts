@@ -1,0 +1,157 @@
+import type { Rebuild } from '@stor/protocol';
+import type { FakeCluster } from './fake-cluster.ts';
+import { makeNode } from './fake-cluster.ts';
+import { hex, settleReplicas, startMs } from './fake-volume.ts';
+
+export function fakeRebuild(change: Partial<Rebuild>): Rebuild {
+  return {
+    volume: 'db',
+    volumeId: hex('v', 1),
+    replicaId: hex('r', 3),
+    nodeId: hex('n', 3),
+    node: 'n3',
+    reason: 'returned',
+    state: 'running',
+    message: '',
+    source: 'n1',
+    bytesTotal: 2 ** 30,
+    bytesRemaining: 640 * 2 ** 20,
+    bytesCopied: 96 * 2 ** 20,
+    bytesPerSecond: 80 * 2 ** 20,
+    etaMs: 8_000,
+    startedAtMs: startMs,
+    ...change,
+  };
+}
+
+const filling = (node: string, bytesRemaining: number) =>
+  fakeRebuild({
+    replicaId: hex('r', 4),
+    node,
+    reason: 'update',
+    bytesRemaining,
+    etaMs: (bytesRemaining / (80 * 2 ** 20)) * 1000,
+  });
+
+/** What a recording may set up between two commands, by the text of its note. */
+export const scenes: Record<string, (cluster: FakeCluster) => void> = {
+  'n3 is down': (cluster) => {
+    const node = cluster.nodes[2];
+    if (node) node.status.state = 'down';
+    for (const { spec, status } of cluster.volumes) {
+      status.health = 'degraded';
+      status.message = 'replica on n3 is not in sync: the node is down';
+      const replica = status.replicas[2];
+      if (spec.replicas === 3 && replica) replica.state = 'node-down';
+    }
+  },
+  'n3 copies': (cluster) => {
+    for (const { status } of cluster.volumes) {
+      const replica = status.replicas[2];
+      if (replica) Object.assign(replica, { state: 'syncing', bytesRemaining: 5 * 2 ** 20 });
+    }
+  },
+  'no quorum': (cluster) => {
+    cluster.status = { quorum: false, leader: null };
+    cluster.fail('createVolume', 'UNAVAILABLE', 'no quorum: 1 of 3 nodes answers');
+  },
+  'db is attached elsewhere': (cluster) => {
+    cluster.fail(
+      'attachVolume',
+      'ATTACHED_ELSEWHERE',
+      'volume db is attached to n2 since 2026-01-02T03:04:06Z: "storctl volume detach db" gives it free',
+      { holder: 'n2' },
+    );
+  },
+  'there is a node n4': (cluster) => {
+    cluster.nodes.push(makeNode(4));
+  },
+  'n1 is down': (cluster) => {
+    const node = cluster.nodes[0];
+    if (node) node.status.state = 'down';
+  },
+  'writes to db are held': (cluster) => {
+    const { status } = cluster.volume('db');
+    status.serving = 'holding';
+    status.health = 'suspended';
+    status.message = 'writes are held: 1 of 3 replicas is in sync and soft needs 2';
+    for (const replica of status.replicas.slice(1)) replica.state = 'node-down';
+  },
+  'the replicas of db are filled while we look': (cluster) => {
+    const volume = () => cluster.volume('db');
+    cluster.steps.push(
+      // the look before the change, and one at which nothing has happened yet
+      () => {},
+      () => {},
+      () => {
+        const added = volume().status.replicas.find(({ state }) => state === 'creating');
+        if (added === undefined) return;
+        added.state = 'syncing';
+        cluster.rebuilds = [filling(added.node, 640 * 2 ** 20)];
+      },
+      () => {
+        cluster.rebuilds = cluster.rebuilds.map(({ node }) => filling(node, 64 * 2 ** 20));
+      },
+      () => {
+        cluster.rebuilds = cluster.rebuilds.map((rebuild) => ({
+          ...rebuild,
+          state: 'paused',
+          message: 'paused by "storctl rebuild pause db"',
+        }));
+      },
+      () => {
+        cluster.rebuilds = [];
+        settleReplicas(volume());
+      },
+    );
+  },
+  'rebuilds of all kinds': (cluster) => {
+    cluster.rebuilds = [
+      fakeRebuild({
+        volume: 'wal',
+        volumeId: hex('v', 2),
+        replicaId: hex('r', 6),
+        reason: 'replacement',
+        state: 'waiting',
+        message: 'node n3 is down',
+        source: '',
+        bytesTotal: 0,
+        bytesRemaining: 0,
+        bytesCopied: 0,
+        bytesPerSecond: 0,
+        etaMs: null,
+        startedAtMs: null,
+      }),
+      fakeRebuild({}),
+      fakeRebuild({
+        replicaId: hex('r', 4),
+        node: 'n4',
+        reason: 'move',
+        state: 'paused',
+        message: 'paused by "storctl rebuild pause db"',
+        bytesPerSecond: 0,
+        etaMs: null,
+      }),
+    ];
+  },
+  'db is degraded': (cluster) => {
+    cluster.explanations.set('db', {
+      name: 'db',
+      volumeId: hex('v', 1),
+      health: 'degraded',
+      state: '2 of 3 replicas are in sync; n1 serves it',
+      causes: [{ text: 'the replica on n3 is away: its node is down', sinceMs: startMs }],
+      holder: 'n1 since 2026-01-02T03:04:06Z, by "storctl volume attach"',
+      sinceMs: startMs,
+      next: ['it is replaced on n4 at 2026-01-02T03:14:05Z if n3 is not back by then'],
+      advice: ['start the agent of n3', 'storctl volume update db --replacement-wait 0'],
+    });
+  },
+  'nobody answers about db': (cluster) => {
+    cluster.fail(
+      'recoverVolume',
+      'UNAVAILABLE',
+      'volume db cannot be recovered: no in-sync replica answers (n2: connection refused, n3: down)',
+    );
+  },
+};
