@@ -224,6 +224,13 @@ const count = z.number().int().nonnegative();
 /** Regions or chunks as a bitmap, bit i of byte i >> 3, base64. */
 const bitmap = z.base64();
 const generation = z.object({ epoch: count, n: count });
+/** When regions last changed; a byte for each, base64. */
+const history = z.object({
+  after: generation,
+  generations: z.array(generation).max(254),
+  regions: z.base64(),
+});
+export type PeerHistory = z.infer<typeof history>;
 const setView = z.object({ epoch: count, setRevision: count, members: z.array(id).max(64) });
 const failure = z.object({
   code: z.enum(errorCodes),
@@ -273,12 +280,16 @@ export const peerControl = z.discriminatedUnion('op', [
   z.object({ op: z.literal('set-view'), view: setView }),
   z.object({ op: z.literal('checkpoint') }),
   z.object({ op: z.literal('retire'), generation }),
-  z.object({ op: z.literal('adopt'), generation }),
+  z.object({ op: z.literal('adopt'), generation, history: history.nullable() }),
+  z.object({ op: z.literal('history') }),
   z.object({ op: z.literal('changed-since'), generation }),
 ]);
 export type PeerControl = z.infer<typeof peerControl>;
 
-export const peerControlReply = z.object({ regions: bitmap.nullable().optional() });
+export const peerControlReply = z.object({
+  regions: bitmap.nullable().optional(),
+  history: history.optional(),
+});
 export type PeerControlReply = z.infer<typeof peerControlReply>;
 
 /** The JSON body of a frame, checked; throws PROTOCOL. */

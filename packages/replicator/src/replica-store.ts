@@ -13,6 +13,19 @@ export function compareGenerations(a: Generation, b: Generation): number {
   return a.epoch - b.epoch || a.n - b.n;
 }
 
+/** When each region last changed, as one replica knows it. */
+export interface GenerationHistory {
+  /** changes up to this generation are not known region by region */
+  after: Generation;
+  /** ascending; at most 254 */
+  generations: Generation[];
+  /**
+   * For each region: 0, it did not change after `after`; 255, it is marked; else the number, from 1,
+   * of the generation since which it surely has not changed.
+   */
+  regions: Uint8Array;
+}
+
 /** The membership a replica last served under; kept durably because the control plane may go back. */
 export interface SetView {
   epoch: number;
@@ -122,10 +135,14 @@ export interface ReplicaStore extends ReplicaIdentity {
   /** Records the generation and clears marks not used since the last cut, durably. */
   retireMarks(generation: Generation, done: StoreDone): void;
   /**
-   * Takes over the generation stamps of a resync source, and its generation, once this replica is
-   * equal to it; durable.
+   * Takes over the generation of a resync source, and what it knows of when regions changed, once
+   * this replica is equal to it; durable. What is marked there is marked here: a later checkpoint
+   * must stamp it here too, or a third replica would be told that it did not change. Without a
+   * history nothing is known of changes up to the generation.
    */
-  adoptGeneration(generation: Generation, done: StoreDone): void;
+  adoptGeneration(generation: Generation, history: GenerationHistory | null, done: StoreDone): void;
+  /** When regions changed, for a replica that was made equal to this one. */
+  history(): GenerationHistory;
 }
 
 export interface DiskUsage {

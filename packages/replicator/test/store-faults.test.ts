@@ -516,7 +516,8 @@ const recordArb: fc.Arbitrary<JournalRecord> = fc.oneof(
   fc.record({ type: fc.constant('mark' as const), replica: u32, regions: numbers }),
   fc.record({ type: fc.constant('retire' as const), replica: u32, generation, regions: numbers }),
   fc.record({ type: fc.constant('generation' as const), replica: u32, generation }),
-  fc.record({ type: fc.constant('adopt' as const), replica: u32, generation }),
+  fc.record({ type: fc.constant('adopt' as const), replica: u32, generation, after: generation }),
+  fc.record({ type: fc.constant('stamp' as const), replica: u32, generation, regions: numbers }),
   fc.record({ type: fc.constant('fence' as const), replica: u32, epoch: fc.maxSafeNat() }),
   fc.record({
     type: fc.constant('view' as const),
@@ -598,7 +599,7 @@ t.test('changes after a generation that is not known are not guessed', async (t)
   t.same(replica.regionsChangedSince({ epoch: 1, n: 1 }), [1]);
   await t.rejects(retire(1, 1), { code: 'FAILED_PRECONDITION' });
   await call((done) => {
-    replica.adoptGeneration({ epoch: 2, n: 5 }, done);
+    replica.adoptGeneration({ epoch: 2, n: 5 }, null, done);
   });
   t.equal(replica.regionsChangedSince({ epoch: 1, n: 2 }), null);
   t.equal(replica.regionsChangedSince({ epoch: 2, n: 5 }), null, 'what came before is not known');
@@ -639,7 +640,7 @@ t.test('changes of the generation take effect in the order of the calls', async 
       replica.retireMarks({ epoch: 1, n: 1 }, done);
     }),
     call((done) => {
-      replica.adoptGeneration({ epoch: 1, n: 2 }, done);
+      replica.adoptGeneration({ epoch: 1, n: 2 }, null, done);
     }),
     call((done) => {
       replica.retireMarks({ epoch: 1, n: 3 }, done);

@@ -597,7 +597,7 @@ class Run {
     this.#start(
       (replica, done) => {
         if (kind === 'retire') replica.retireMarks(generation, done);
-        else replica.adoptGeneration(generation, done);
+        else replica.adoptGeneration(generation, null, done);
       },
       () => {
         this.#generationAcked = generation;

@@ -179,7 +179,7 @@ t.test('one process at a time; kill -9 lets go, and keeps every write', async (t
   replica = store.replicas()[0];
   t.equal(replica?.keptMemory, false, 'a clean stop does not bring them back');
   await call((done) => {
-    replica?.adoptGeneration({ epoch: 3, n: 1 }, done);
+    replica?.adoptGeneration({ epoch: 3, n: 1 }, null, done);
   });
   await store.close();
   store = await openStore(dir, systemFiles, { bootId: 'boot-3' });

@@ -9,6 +9,7 @@ import type { GateSession, ReplicaGate } from '../replication/replica-gate.ts';
 import {
   noGeneration,
   type Generation,
+  type GenerationHistory,
   type ReplicaStore,
   type SetView,
   type StoreDone,
@@ -180,8 +181,14 @@ export class LocalMember implements Member {
     // where the next checkpoint's retire counts from
     store.cutMarks();
   }
-  adopt(generation: Generation, done: StoreDone): void {
-    this.#use(done)?.adoptGeneration(generation, this.#counted(done));
+  adopt(generation: Generation, history: GenerationHistory | null, done: StoreDone): void {
+    this.#use(done)?.adoptGeneration(generation, history, this.#counted(done));
+  }
+  history(done: (error: StorError | null, history: GenerationHistory | null) => void): void {
+    const store = this.#use((error) => {
+      done(error, null);
+    });
+    if (store) done(null, store.history());
   }
   changedSince(
     generation: Generation,

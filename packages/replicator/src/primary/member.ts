@@ -3,7 +3,7 @@ import type { StorError } from '@stor/protocol';
 import type { Bitmap } from '../core/replication/bitmap.ts';
 import type { ChunkSums } from '../core/replication/settle-choice.ts';
 import type { SpaceCredits } from '../core/replication/space-credits.ts';
-import type { Generation, SetView, StoreDone } from '../replica-store.ts';
+import type { Generation, GenerationHistory, SetView, StoreDone } from '../replica-store.ts';
 
 /** What a replica said of itself when it was fenced. */
 export interface OpenAnswer {
@@ -84,7 +84,8 @@ export interface Member {
   recordSetView(view: SetView, done: StoreDone): void;
   checkpoint(done: StoreDone): void;
   retire(generation: Generation, done: StoreDone): void;
-  adopt(generation: Generation, done: StoreDone): void;
+  adopt(generation: Generation, history: GenerationHistory | null, done: StoreDone): void;
+  history(done: (error: StorError | null, history: GenerationHistory | null) => void): void;
   changedSince(
     generation: Generation,
     done: (error: StorError | null, regions: number[] | null) => void,

@@ -24,13 +24,20 @@ import { SpaceCredits } from '../core/replication/space-credits.ts';
 import type { FrameRef, Outbox } from '../peer/outbox.ts';
 import type { ChannelListener, PeerConnection } from '../peer/peer-connection.ts';
 import type { PeerDirectory } from '../peer/peer-directory.ts';
+import { historyOfPeer, peerHistoryOf } from '../peer/peer-history.ts';
 import {
   memberStallMs,
   openTimeoutMs,
   reconnectMaxMs,
   reconnectMinMs,
 } from '../replication/limits.ts';
-import { noGeneration, type Generation, type SetView, type StoreDone } from '../replica-store.ts';
+import {
+  noGeneration,
+  type Generation,
+  type GenerationHistory,
+  type SetView,
+  type StoreDone,
+} from '../replica-store.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
 import { takeSums, takeUnverified, takeVerified } from './remote-replies.ts';
 
@@ -250,8 +257,20 @@ export class RemoteMember implements Member, ChannelListener {
   retire(generation: Generation, done: StoreDone): void {
     this.#control({ op: 'retire', generation }, done);
   }
-  adopt(generation: Generation, done: StoreDone): void {
-    this.#control({ op: 'adopt', generation }, done);
+  adopt(generation: Generation, history: GenerationHistory | null, done: StoreDone): void {
+    this.#control({ op: 'adopt', generation, history: history && peerHistoryOf(history) }, done);
+  }
+
+  history(done: (error: StorError | null, history: GenerationHistory | null) => void): void {
+    const body = Buffer.from(JSON.stringify({ op: 'history' }));
+    this.#request(peerFrame.control, 0, 0, 0, body, (error, header, bytes, at) => {
+      if (error || !header || !bytes) {
+        done(error, null);
+        return;
+      }
+      const reply = parsePeerBody(peerControlReply, bytes, at, at + header.bodyBytes);
+      done(null, reply.history ? historyOfPeer(reply.history) : null);
+    });
   }
 
   changedSince(

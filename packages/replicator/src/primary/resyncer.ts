@@ -73,7 +73,8 @@ export class Resyncer implements SegmentPart {
     if (!membership.stable || !this.#options.mayStart()) return;
     for (const member of members) {
       const wanted = member.isOpen && !member.answer?.failure && !this.#filling.has(member);
-      if (wanted && !membership.required().includes(member.replicaId)) this.#start(member);
+      if (!wanted || this.#segment.isLeaving(member)) continue;
+      if (!membership.required().includes(member.replicaId)) this.#start(member);
     }
   }
 
@@ -229,13 +230,20 @@ export class Resyncer implements SegmentPart {
     const current = source && compareGenerations(source.generation, member.generation) <= 0;
     // adopting also tells a replica that had lost its memory that it is whole again
     if (!source || (current && member.answer?.keptMemory)) return;
-    const { generation } = source;
+    // no checkpoint comes meanwhile, so what the source says of generations stays true
     this.adopting += 1;
-    member.adopt(generation, (error) => {
+    const over = (error: StorError | null): void => {
       this.adopting -= 1;
-      if (!error) member.generation = generation;
-      else member.drop(error);
+      if (error) member.drop(error);
       this.#options.joined();
+    };
+    const { generation } = source;
+    source.history((failed, history) => {
+      // without it the member knows less and is right all the same
+      member.adopt(generation, failed ? null : history, (error) => {
+        if (!error) member.generation = generation;
+        over(error);
+      });
     });
   }
 }

@@ -21,6 +21,7 @@ import { crc32, hashBlocks } from '@stor/runtime';
 import { AppliedPrefix } from '../core/replication/applied-prefix.ts';
 import { Bitmap } from '../core/replication/bitmap.ts';
 import { hashBytes } from '../core/replication/settle-choice.ts';
+import { historyOfPeer, peerHistoryOf } from '../peer/peer-history.ts';
 import type { LinkOutput } from '../peer/outbox.ts';
 import type { GateSession } from '../replication/replica-gate.ts';
 import type { ReplicaStore } from '../replica-store.ts';
@@ -253,7 +254,15 @@ export class SecondaryChannel {
         this.#store.cutMarks();
         return;
       case 'adopt':
-        this.#store.adoptGeneration(control.generation, done);
+        this.#store.adoptGeneration(
+          control.generation,
+          control.history && historyOfPeer(control.history),
+          done,
+        );
+        return;
+      case 'history':
+        this.#controlReply(sequence, { history: peerHistoryOf(this.#store.history()) });
+        done(null);
         return;
       case 'changed-since': {
         const regions = this.#store.regionsChangedSince(control.generation);

@@ -13,7 +13,13 @@ import { ColdReads, type HotBlocks } from '../core/store/block-cache.ts';
 import { CallOrder, type OrderedCall } from '../core/store/call-order.ts';
 import type { ReplicaTables } from '../core/store/replica-tables.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
-import type { Generation, ReplicaStore, SetView, StoreDone } from '../replica-store.ts';
+import type {
+  Generation,
+  GenerationHistory,
+  ReplicaStore,
+  SetView,
+  StoreDone,
+} from '../replica-store.ts';
 import { FlushQueue } from './flush-queue.ts';
 import type { Journal } from './journal.ts';
 import { ReplicaFacts } from './replica-facts.ts';
@@ -338,8 +344,16 @@ export class DiskReplica implements ReplicaStore {
     if (!this.#refused(done)) this.#facts.retireMarks(generation, done);
   }
 
-  adoptGeneration(generation: Generation, done: StoreDone): void {
-    if (!this.#refused(done)) this.#facts.adoptGeneration(generation, done);
+  adoptGeneration(
+    generation: Generation,
+    history: GenerationHistory | null,
+    done: StoreDone,
+  ): void {
+    if (!this.#refused(done)) this.#facts.adoptGeneration(generation, history, done);
+  }
+
+  history(): GenerationHistory {
+    return this.#tables.history();
   }
 
   /** Refuses calls from now on and waits for those under way. */

@@ -1,9 +1,11 @@
 import { StorError } from '@stor/protocol';
+import { stampsOf } from '../core/replication/generation-history.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
 import type { ReplicaTables } from '../core/store/replica-tables.ts';
 import {
   compareGenerations,
   type Generation,
+  type GenerationHistory,
   type SetView,
   type StoreDone,
 } from '../replica-store.ts';
@@ -114,12 +116,39 @@ export class ReplicaFacts {
     parts.append({ type: 'generation', replica: this.#number, generation }, done);
   }
 
-  adoptGeneration(generation: Generation, done: StoreDone): void {
+  adoptGeneration(
+    generation: Generation,
+    history: GenerationHistory | null,
+    done: StoreDone,
+  ): void {
     this.#generation = generation;
     this.#inOrder((next) => {
-      this.#parts.append({ type: 'adopt', replica: this.#number, generation }, done);
+      if (history) this.#takeOver(history);
+      const after = history?.after ?? generation;
+      this.#parts.append({ type: 'adopt', replica: this.#number, generation, after }, done);
       next();
     });
+  }
+
+  /** Stamps and marks come before the record that says that they are known. */
+  #takeOver(history: GenerationHistory): void {
+    const parts = this.#parts;
+    const { maxRecordNumbers, tables } = parts;
+    const replica = this.#number;
+    const { marked, stamped } = stampsOf(history);
+    const clean = marked.filter(
+      (region) => region < tables.regionCount && !tables.isMarked(region),
+    );
+    for (let i = 0; i < clean.length; i += maxRecordNumbers) {
+      const regions = Uint32Array.from(clean.slice(i, i + maxRecordNumbers));
+      parts.append({ type: 'mark', replica, regions }, null);
+    }
+    for (const { generation, regions } of stamped) {
+      for (let i = 0; i < regions.length; i += maxRecordNumbers) {
+        const part = Uint32Array.from(regions.slice(i, i + maxRecordNumbers));
+        parts.append({ type: 'stamp', replica, generation, regions: part }, null);
+      }
+    }
   }
 
   get #number(): number {

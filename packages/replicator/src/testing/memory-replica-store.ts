@@ -8,11 +8,13 @@ import {
   type DiskStore,
   type DiskUsage,
   type Generation,
+  type GenerationHistory,
   type ReplicaIdentity,
   type ReplicaStore,
   type SetView,
   type StoreDone,
 } from '../replica-store.ts';
+import { historyOf, stampsOf } from '../core/replication/generation-history.ts';
 import type { ProcessClock } from './sim-clock.ts';
 
 const zeroSum = crc32(new Uint8Array(blockBytes));
@@ -32,6 +34,7 @@ export class MemoryReplicaState {
   /** regions whose mark went though a block of them was not flushed: no checkpoint may do that */
   readonly retiredEarly = new Set<number>();
   generation: Generation = noGeneration;
+  historyAfter: Generation = noGeneration;
   setView: SetView | null = null;
   highestEpoch = 0;
   keptMemory = true;
@@ -285,7 +288,10 @@ export class MemoryReplicaStore implements ReplicaStore {
     return [...this.state.marks.keys()].sort((a, b) => a - b);
   }
   regionsChangedSince(since: Generation): number[] | null {
-    if (compareGenerations(since, this.state.generation) > 0) return null;
+    const { generation, historyAfter } = this.state;
+    if (compareGenerations(since, historyAfter) <= 0) return null;
+    const isNext = since.epoch === generation.epoch && since.n === generation.n + 1;
+    if (compareGenerations(since, generation) > 0 && !isNext) return null;
     const changed = new Set(this.state.marks.keys());
     for (const [region, stamp] of this.state.stamps) {
       if (compareGenerations(stamp, since) > 0) changed.add(region);
@@ -315,8 +321,31 @@ export class MemoryReplicaStore implements ReplicaStore {
     };
     this.#enqueue(0, 0, run, done);
   }
-  adoptGeneration(generation: Generation, done: StoreDone): void {
+  history(): GenerationHistory {
+    return historyOf({
+      after: this.state.historyAfter,
+      regionCount: Math.ceil(this.sizeBytes / regionBytes),
+      isMarked: (region) => this.state.marks.has(region),
+      stampOf: (region) => this.state.stamps.get(region) ?? noGeneration,
+    });
+  }
+  adoptGeneration(
+    generation: Generation,
+    history: GenerationHistory | null,
+    done: StoreDone,
+  ): void {
     const run = (): void => {
+      this.state.historyAfter = history?.after ?? generation;
+      const { marked, stamped } = history ? stampsOf(history) : { marked: [], stamped: [] };
+      for (const region of marked) {
+        if (!this.state.marks.has(region)) this.state.marks.set(region, this.#uses);
+      }
+      for (const { generation: stamp, regions } of stamped) {
+        for (const region of regions) {
+          const own = this.state.stamps.get(region) ?? noGeneration;
+          if (compareGenerations(own, stamp) < 0) this.state.stamps.set(region, stamp);
+        }
+      }
       this.state.generation = generation;
       this.state.keptMemory = true;
     };

@@ -15,10 +15,12 @@ export type JournalRecord =
   /** the regions lose their mark and are stamped with the generation */
   | { type: 'retire'; replica: number; generation: Generation; regions: Uint32Array }
   | { type: 'generation'; replica: number; generation: Generation }
-  /** the replica is equal to a source of that generation; what changed before is not known here */
-  | { type: 'adopt'; replica: number; generation: Generation }
+  /** the replica is equal to a source of that generation; changes up to `after` are not known here */
+  | { type: 'adopt'; replica: number; generation: Generation; after: Generation }
   | { type: 'fence'; replica: number; epoch: number }
-  | { type: 'view'; replica: number; view: SetView };
+  | { type: 'view'; replica: number; view: SetView }
+  /** the regions are stamped with the generation, or keep a later one */
+  | { type: 'stamp'; replica: number; generation: Generation; regions: Uint32Array };
 
 const typeNumbers = {
   create: 1,
@@ -30,6 +32,7 @@ const typeNumbers = {
   adopt: 7,
   fence: 8,
   view: 9,
+  stamp: 10,
 } as const satisfies Record<JournalRecord['type'], number>;
 
 /** type u16, flags u16, body length u32, replica number u32, zero u32 */
@@ -58,10 +61,12 @@ function bodyBytesOf(record: JournalRecord): number {
     case 'mark':
       return record.regions.length * 4;
     case 'retire':
+    case 'stamp':
       return generationBytes + record.regions.length * 4;
     case 'generation':
-    case 'adopt':
       return generationBytes;
+    case 'adopt':
+      return 2 * generationBytes;
     case 'fence':
       return 8;
     case 'view':
@@ -90,12 +95,16 @@ export function encodeRecord(record: JournalRecord, target: Uint8Array, at: numb
       putNumbers(view, body, record.regions);
       break;
     case 'retire':
+    case 'stamp':
       putGeneration(view, body, record.generation);
       putNumbers(view, body + generationBytes, record.regions);
       break;
     case 'generation':
+      putGeneration(view, body, record.generation);
+      break;
     case 'adopt':
       putGeneration(view, body, record.generation);
+      putGeneration(view, body + generationBytes, record.after);
       break;
     case 'fence':
       putU64(view, body, record.epoch);
@@ -140,14 +149,22 @@ function decodeBody(
       return { type: 'chunks', replica, entries: getNumbers(view, body, bodyBytes / 4) };
     case typeNumbers.mark:
       return { type: 'mark', replica, regions: getNumbers(view, body, bodyBytes / 4) };
-    case typeNumbers.retire: {
+    case typeNumbers.retire:
+    case typeNumbers.stamp: {
       const regions = getNumbers(view, body + generationBytes, (bodyBytes - generationBytes) / 4);
-      return { type: 'retire', replica, generation: getGeneration(view, body), regions };
+      const name = type === typeNumbers.stamp ? 'stamp' : 'retire';
+      return { type: name, replica, generation: getGeneration(view, body), regions };
     }
     case typeNumbers.generation:
       return { type: 'generation', replica, generation: getGeneration(view, body) };
     case typeNumbers.adopt:
-      return { type: 'adopt', replica, generation: getGeneration(view, body) };
+      return {
+        type: 'adopt',
+        replica,
+        generation: getGeneration(view, body),
+        // records of the first version end here: nothing is known of what came before
+        after: getGeneration(view, bodyBytes > generationBytes ? body + generationBytes : body),
+      };
     case typeNumbers.fence:
       return { type: 'fence', replica, epoch: getU64(view, body) };
     case typeNumbers.view:

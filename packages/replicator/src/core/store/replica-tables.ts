@@ -2,10 +2,12 @@ import { chunkBytes, regionBytes } from '@stor/protocol';
 import {
   compareGenerations,
   type Generation,
+  type GenerationHistory,
   noGeneration,
   type ReplicaIdentity,
   type SetView,
 } from '../../replica-store.ts';
+import { historyOf } from '../replication/generation-history.ts';
 import { type Crc32, getU64, putU64 } from './format.ts';
 import type { ReplicaImage } from './image.ts';
 import type { JournalRecord } from './journal-record.ts';
@@ -124,6 +126,19 @@ export class ReplicaTables {
     return regions;
   }
 
+  /** For a replica that was made equal to this one. */
+  history(): GenerationHistory {
+    return historyOf({
+      after: this.historyAfter,
+      regionCount: this.regionCount,
+      isMarked: (region) => this.#mark[region] !== clean,
+      stampOf: (region) => ({
+        epoch: this.#stampEpoch[region] ?? 0,
+        n: this.#stampN[region] ?? 0,
+      }),
+    });
+  }
+
   /** One behind is safe: what the newer checkpoint cleared elsewhere is still marked here. */
   #isNext(since: Generation): boolean {
     return since.epoch === this.generation.epoch && since.n === this.generation.n + 1;
@@ -166,8 +181,11 @@ export class ReplicaTables {
         break;
       case 'adopt':
         this.generation = record.generation;
-        this.historyAfter = record.generation;
+        this.historyAfter = record.after;
         this.suspect = false;
+        break;
+      case 'stamp':
+        for (const region of record.regions) this.#stampLater(region, record.generation);
         break;
       case 'fence':
         this.highestEpoch = Math.max(this.highestEpoch, record.epoch);
@@ -186,6 +204,16 @@ export class ReplicaTables {
     if (before !== 0 && slotPlusOne === 0) this.allocatedChunks -= 1;
     this.slotOf[chunk] = slotPlusOne;
     this.pages.map.dirty[Math.floor(chunk / mapEntriesPerPage)] = 1;
+  }
+
+  #stampLater(region: number, stamp: Generation): void {
+    if (region >= this.regionCount) return;
+    const epoch = this.#stampEpoch[region] ?? 0;
+    const n = this.#stampN[region] ?? 0;
+    if (compareGenerations({ epoch, n }, stamp) >= 0) return;
+    this.#stampEpoch[region] = stamp.epoch;
+    this.#stampN[region] = stamp.n;
+    this.pages.regions.dirty[Math.floor(region / regionEntriesPerPage)] = 1;
   }
 
   #setMark(region: number, state: number): void {
