@@ -1,0 +1,42 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { AcceptReport } from '../harness/accept-report.ts';
+import { runInNamespaces } from '../namespaces/run-in-namespaces.ts';
+import type { NamespaceNetwork } from '../namespaces/network.ts';
+import { failover } from '../scenarios/replication/failover.ts';
+import { secondaryStalls } from '../scenarios/replication/stalls.ts';
+import type { Stage } from '../scenarios/replication/stage.ts';
+
+const mostNodes = 5;
+
+const parts: Record<string, (stage: Stage) => Promise<void>> = {
+  stalls: secondaryStalls,
+  failover,
+};
+
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: { tries: { type: 'string', default: '10' } },
+});
+
+async function run(network: NamespaceNetwork): Promise<number> {
+  const report = new AcceptReport();
+  for (const [name, part] of Object.entries(parts)) {
+    if (positionals.length > 0 && !positionals.includes(name)) continue;
+    const dir = mkdtempSync(join(tmpdir(), `stor-accept-${name}-`));
+    const stage = { network, dir, report, tries: Number(values.tries) };
+    await report.part(name, () => part(stage));
+    rmSync(dir, { recursive: true, force: true });
+  }
+  return report.finish() ? 0 : 1;
+}
+
+const unknown = positionals.filter((name) => !(name in parts));
+if (unknown.length > 0) {
+  process.stderr.write(
+    `error: no part ${unknown.join(', ')}; there are: ${Object.keys(parts).join(', ')}\n`,
+  );
+  process.exitCode = 2;
+} else process.exitCode = await runInNamespaces(mostNodes, run);
