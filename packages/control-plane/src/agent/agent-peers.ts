@@ -12,14 +12,22 @@ export interface NodeCalls {
     request: { volumeId: VolumeId; epoch: number; ifIdle: boolean },
     signal?: AbortSignal,
   ): Promise<'released' | 'busy' | 'gone'>;
-  /** `onlyIfWanted`: only while nobody holds the volume and its record wants it on that node. */
-  attachHere(request: {
-    volumeId: VolumeId;
-    mode: Attachment['mode'];
-    onlyIfWanted: boolean;
-  }): Promise<{ epoch: number }>;
+  attachHere(request: AttachOrder): Promise<{ epoch: number }>;
   liveVolumes(): Promise<LiveVolume[]>;
+  /** See AgentPort.handOver. */
+  handOver(request: { volumeId: VolumeId; epoch: number }): Promise<'released' | 'gone'>;
   addDisk(request: { path: string; tag: string }): Promise<{ diskId: DiskId }>;
+}
+
+export interface AttachOrder {
+  volumeId: VolumeId;
+  mode: Attachment['mode'];
+  /** only while nobody holds the volume and its record wants it on that node */
+  onlyIfWanted: boolean;
+  /** without asking a holder, even one that lives: it is fenced (I2) */
+  force?: boolean;
+  /** with `force`: the new primary may begin although unflushed writes are lost */
+  acceptUnflushedLoss?: boolean;
 }
 
 export const clusterIdKey = 'stor-cluster-id';
@@ -31,6 +39,7 @@ const releaseTimeoutMs = 15_000;
 const attachTimeoutMs = 30_000;
 const addDiskTimeoutMs = 30_000;
 const glanceTimeoutMs = 500;
+const handOverTimeoutMs = 20_000;
 
 /** The other nodes, by node id; this node is called without the network. */
 export class AgentPeers {
@@ -83,7 +92,15 @@ export class AgentPeers {
           request: {},
           timeoutMs: glanceTimeoutMs,
         })) as { volumes: LiveVolume[] };
-        return answer.volumes;
+        return answer.volumes.map(decodedLive);
+      },
+      handOver: async (request) => {
+        const answer = (await this.#call(nodeId, {
+          method: 'HandOver',
+          request,
+          timeoutMs: handOverTimeoutMs,
+        })) as { result: string };
+        return answer.result === 'released' ? 'released' : 'gone';
       },
       addDisk: (request) =>
         this.#call(nodeId, { method: 'AddDisk', request, timeoutMs: addDiskTimeoutMs }) as Promise<{
@@ -147,6 +164,16 @@ export class AgentPeers {
     this.#channels.set(nodeId, channel);
     return channel;
   }
+}
+
+/** On the wire a message that is absent is null, and an unknown source is ''. */
+function decodedLive(wire: LiveVolume): LiveVolume {
+  const replicas = wire.replicas.map(({ resync, ...replica }) => {
+    if (!resync) return replica;
+    const sourceReplicaId = resync.sourceReplicaId === '' ? null : resync.sourceReplicaId;
+    return { ...replica, resync: { ...resync, sourceReplicaId } };
+  });
+  return { ...wire, replicas };
 }
 
 function unreachable(

@@ -2,7 +2,7 @@ import { StorError } from '@stor/protocol';
 import type { Attachment, NodeId } from '@stor/protocol';
 import type { CallContext, UnaryMethod } from '../api/serve-unary.ts';
 import { clusterIdKey, nodeIdKey } from './agent-peers.ts';
-import type { NodeCalls } from './agent-peers.ts';
+import type { AttachOrder, NodeCalls } from './agent-peers.ts';
 
 const modes: readonly string[] = ['auto', 'manual', 'repair'] satisfies Attachment['mode'][];
 
@@ -39,13 +39,14 @@ export function agentService(
     releaseAttachment: checked(async (request: Parameters<NodeCalls['releaseAttachment']>[0]) => ({
       result: await calls.releaseAttachment(request),
     })),
-    attachHere: checked(
-      async (request: { volumeId: string; mode: string; onlyIfWanted: boolean }) => {
-        const { volumeId, mode, onlyIfWanted } = request;
-        if (!isMode(mode)) throw new StorError('INVALID_ARGUMENT', `no attachment mode ${mode}`);
-        return calls.attachHere({ volumeId, mode, onlyIfWanted });
-      },
-    ),
+    attachHere: checked(async (request: Omit<AttachOrder, 'mode'> & { mode: string }) => {
+      const { mode } = request;
+      if (!isMode(mode)) throw new StorError('INVALID_ARGUMENT', `no attachment mode ${mode}`);
+      return calls.attachHere({ ...request, mode });
+    }),
+    handOver: checked(async (request: Parameters<NodeCalls['handOver']>[0]) => ({
+      result: await calls.handOver(request),
+    })),
     liveVolumes: checked(async () => ({ volumes: await calls.liveVolumes() })),
     addDisk: checked((request: { path: string; tag: string }) => calls.addDisk(request)),
   };
