@@ -1,24 +1,15 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Server, ServerCredentials } from '@grpc/grpc-js';
-import { ControlPlane, EmbeddedClusterStore } from '@stor/control-plane';
+import { ControlPlane, EmbeddedClusterStore, type RpcServer } from '@stor/control-plane';
 import { StorError, autoDetachMs } from '@stor/protocol';
-import {
-  MetricsPage,
-  systemClock,
-  systemRandom,
-  type Logger,
-  type MetricSnapshot,
-} from '@stor/runtime';
+import { MetricsPage, type Files, type Logger, type MetricSnapshot } from '@stor/runtime';
 import type { AgentConfig } from './config.ts';
 import { DataFolder } from './data-folder.ts';
-import { HttpServer } from './http-server.ts';
-import { startLane, type LaneHost } from './lane/lane-host.ts';
+import type { LaneHost } from './lane/lane-host.ts';
 import type { MainMethods } from './lane/lane-protocol.ts';
 import { metricFamilies } from './metric-families.ts';
 import { metricSnapshot } from './metrics-snapshot.ts';
 import { NodePort } from './node-port.ts';
+import { systemPlatform, type Platform } from './platform.ts';
 import { RaftMetrics } from './raft-metrics.ts';
 import { agentVersion } from './version.ts';
 
@@ -35,20 +26,26 @@ const acquireWaitMs = 15_000;
 export class Agent {
   readonly #config: AgentConfig;
   readonly #logger: Logger;
+  readonly #platform: Platform;
   readonly #fatal: ((error: StorError) => void)[] = [];
   /** what to close, last opened first */
   readonly #open: (() => Promise<void>)[] = [];
   #failed: StorError | null = null;
   #closing: Promise<void> | null = null;
 
-  private constructor(config: AgentConfig, logger: Logger) {
+  private constructor(config: AgentConfig, logger: Logger, platform: Platform) {
     this.#config = config;
     this.#logger = logger;
+    this.#platform = platform;
   }
 
   /** Starts everything; on an error closes what was open and rejects with what and why. */
-  static async start(config: AgentConfig, logger: Logger): Promise<Agent> {
-    const agent = new Agent(config, logger);
+  static async start(
+    config: AgentConfig,
+    logger: Logger,
+    platform: Platform = systemPlatform,
+  ): Promise<Agent> {
+    const agent = new Agent(config, logger, platform);
     try {
       await agent.#start();
       return agent;
@@ -73,13 +70,14 @@ export class Agent {
 
   async #start(): Promise<void> {
     const { clusterId, nodeId, dataDir } = this.#config;
-    const folder = DataFolder.open(dataDir, { clusterId, nodeId });
-    const agentInstance = Buffer.from(systemRandom.bytes(8)).toString('hex');
-    const server = new Server({ 'grpc.max_receive_message_length': maxGrpcMessageBytes });
+    const { clock, random, files, rpc } = this.#platform;
+    const folder = DataFolder.open(dataDir, { clusterId, nodeId }, files);
+    const agentInstance = Buffer.from(random.bytes(8)).toString('hex');
+    const server = await rpc.createServer();
     const control: { plane?: ControlPlane } = {};
     const lane = await this.#startLane(folder, agentInstance, control);
-    const node = new NodePort(lane.methods, folder, systemRandom);
-    await openDisks(lane, folder, node);
+    const node = new NodePort(lane.methods, folder, random);
+    await openDisks(lane, folder, node, files);
     const store = await this.#openStore(folder, server);
     const plane = await ControlPlane.open({
       store,
@@ -87,10 +85,11 @@ export class Agent {
       node: await this.#describe(agentInstance),
       clusterId,
       clusterName: this.#config.clusterName,
-      clock: systemClock,
-      random: systemRandom,
+      clock,
+      random,
       logger: this.#logger,
       server,
+      rpc,
     });
     this.#open.push(() => plane.close());
     control.plane = plane;
@@ -107,15 +106,15 @@ export class Agent {
     control: { plane?: ControlPlane },
   ): Promise<LaneHost> {
     const { listen, nbdUnixDir } = this.#config;
-    if (nbdUnixDir) mkdirSync(nbdUnixDir, { recursive: true, mode: 0o700 });
-    const lane = startLane(
+    if (nbdUnixDir) this.#platform.files.makeDirectory(nbdUnixDir);
+    const lane = this.#platform.startLane(
       {
         lane: 0,
         clusterId: this.#config.clusterId,
         nodeId: this.#config.nodeId,
         nodeName: this.#config.nodeName,
         agentInstance,
-        bootId: readBootId(),
+        bootId: this.#platform.bootId(),
         dataDir: folder.path,
         host: listen.host,
         peersPort: listen.peers,
@@ -143,7 +142,7 @@ export class Agent {
     plane.stopAttaching();
     let cancel = (): void => {};
     const tooLate = new Promise<void>((resolve) => {
-      cancel = systemClock.after(giveUpMs, resolve);
+      cancel = this.#platform.clock.after(giveUpMs, resolve);
     });
     try {
       await Promise.race([lane.methods.giveUp(), tooLate]);
@@ -152,16 +151,20 @@ export class Agent {
     }
   }
 
-  async #openStore(folder: DataFolder, server: Server): Promise<EmbeddedClusterStore> {
-    folder.checkRaft();
+  async #openStore(folder: DataFolder, server: RpcServer): Promise<EmbeddedClusterStore> {
+    const { clock, random, files, logs, rpc } = this.#platform;
+    folder.checkRaft(logs);
     const store = await EmbeddedClusterStore.open({
       id: this.#config.nodeId,
       clusterId: this.#config.clusterId,
       members: this.#config.members.map(({ id, api }) => ({ id, address: api })),
       dataPath: folder.raftPath,
       server,
-      clock: systemClock,
-      random: systemRandom,
+      rpc,
+      files,
+      logs,
+      clock,
+      random,
       logger: this.#logger,
       onFatal: (error) => {
         this.#fail(StorError.from(error));
@@ -172,13 +175,10 @@ export class Agent {
     return store;
   }
 
-  async #serve(server: Server): Promise<void> {
+  async #serve(server: RpcServer): Promise<void> {
     const { host, api } = this.#config.listen;
-    await new Promise<void>((resolve, reject) => {
-      server.bindAsync(`${host}:${api}`, ServerCredentials.createInsecure(), (error) => {
-        if (!error) resolve();
-        else reject(portError('API', `${host}:${api}`, error));
-      });
+    await server.listen(host, api).catch((error: unknown) => {
+      throw portError('API', `${host}:${api}`, error as Error);
     });
     this.#open.push(async () => {
       server.forceShutdown();
@@ -192,9 +192,11 @@ export class Agent {
     node: NodePort,
   ): Promise<void> {
     const { host, http } = this.#config.listen;
+    const { listenHttp } = this.#platform;
+    if (!listenHttp) return;
     const raft = new RaftMetrics(this.#config.nodeName, store);
     const metrics = new MetricsPage(metricFamilies, () => this.#snapshot(lane, plane, raft, node));
-    const server = await HttpServer.listen({
+    const server = await listenHttp({
       host,
       port: http,
       metrics,
@@ -233,7 +235,7 @@ export class Agent {
       id: nodeId,
       name: nodeName,
       agentInstance,
-      bootId: readBootId(),
+      bootId: this.#platform.bootId(),
       version: agentVersion,
       addresses: {
         api: `${listen.host}:${listen.api}`,
@@ -248,8 +250,7 @@ export class Agent {
   #writePidFile(): void {
     const { pidFile } = this.#config;
     if (!pidFile) return;
-    writeFileSync(pidFile, `${process.pid}\n`);
-    this.#open.push(() => rm(pidFile, { force: true }));
+    this.#open.push(this.#platform.writePidFile(pidFile));
   }
 
   #fail(error: StorError): void {
@@ -271,15 +272,9 @@ export class Agent {
   }
 }
 
-/** Transactions carry values up to 1 MiB each; Raft messages carry several. */
-const maxGrpcMessageBytes = 64 * 1024 * 1024;
-
-function readBootId(): string {
-  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-}
-
 function portError(what: string, address: string, cause: Error): StorError {
-  return /EADDRINUSE|address already in use/i.test(cause.message)
+  const { code } = cause as NodeJS.ErrnoException;
+  return code === 'EADDRINUSE' || /EADDRINUSE|address already in use/i.test(cause.message)
     ? new StorError(
         'IN_USE',
         `the ${what} port ${address} is in use by another process: stop it, or change the port in the config`,
@@ -293,11 +288,16 @@ function portError(what: string, address: string, cause: Error): StorError {
 }
 
 /** The disks that the node has; a node without any gets the first one in its data folder. */
-async function openDisks(lane: LaneHost, folder: DataFolder, node: NodePort): Promise<void> {
+async function openDisks(
+  lane: LaneHost,
+  folder: DataFolder,
+  node: NodePort,
+  files: Files,
+): Promise<void> {
   for (const disk of folder.disks()) await lane.methods.openDisk({ ...disk, create: false });
   if (folder.disks().length > 0) return;
   const path = join(folder.path, 'disks', 'd1');
-  mkdirSync(path, { recursive: true, mode: 0o700 });
+  files.makeDirectory(path);
   await node.addDisk(path, '');
 }
 

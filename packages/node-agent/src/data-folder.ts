@@ -1,16 +1,7 @@
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  writeSync,
-} from 'node:fs';
 import { dirname, join } from 'node:path';
+import { levelLogs, type RaftLogs } from '@stor/control-plane';
 import { StorError, type DiskId } from '@stor/protocol';
+import { readTextFile, systemFiles, writeTextFileDurably, type Files } from '@stor/runtime';
 
 /** Version of the data folder's layout; a newer one is refused, never overwritten. */
 const formatVersion = 1;
@@ -29,38 +20,17 @@ export interface DiskEntry {
   tag: string;
 }
 
-/** Writes a small file so that after a power loss either the old or the new one is there. */
-function writeDurably(path: string, text: string): void {
-  const temporary = `${path}.new`;
-  const file = openSync(temporary, 'w', 0o600);
-  try {
-    writeSync(file, text);
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
-  renameSync(temporary, path);
-  syncDirectory(dirname(path));
-}
-
-export function syncDirectory(path: string): void {
-  const directory = openSync(path, 'r');
-  try {
-    fsyncSync(directory);
-  } finally {
-    closeSync(directory);
-  }
-}
-
 /**
  * The agent's own folder: who it is and which disks it has; `failures.jsonl` says which of them
  * failed. The replicas lie on the disks; the Raft log lies in `raft/`.
  */
 export class DataFolder {
   readonly path: string;
+  readonly #files: Files;
   #disks: DiskEntry[];
 
-  private constructor(path: string, disks: DiskEntry[]) {
+  private constructor(files: Files, path: string, disks: DiskEntry[]) {
+    this.#files = files;
     this.path = path;
     this.#disks = disks;
   }
@@ -69,11 +39,15 @@ export class DataFolder {
    * Opens the folder, or makes it when it is absent or empty. FOREIGN_DATA when it belongs to
    * another cluster or node, has a newer format, or holds something else.
    */
-  static open(path: string, expect: { clusterId: string; nodeId: string }): DataFolder {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
+  static open(
+    path: string,
+    expect: { clusterId: string; nodeId: string },
+    files: Files = systemFiles,
+  ): DataFolder {
+    files.makeDirectory(path);
     const identityPath = join(path, 'identity.json');
-    if (!existsSync(identityPath)) {
-      const found = readdirSync(path).filter((name) => name !== 'identity.json.new');
+    if (!files.exists(identityPath)) {
+      const found = files.list(path).filter((name) => name !== 'identity.json.new');
       if (found.length > 0) {
         throw new StorError(
           'FOREIGN_DATA',
@@ -81,13 +55,13 @@ export class DataFolder {
         );
       }
       const identity: Identity = { formatVersion, ...expect };
-      writeDurably(identityPath, `${JSON.stringify(identity, null, 2)}\n`);
-      syncDirectory(dirname(path));
+      writeTextFileDurably(files, identityPath, `${JSON.stringify(identity, null, 2)}\n`);
+      files.syncDirectory(dirname(path));
     }
-    checkIdentity(path, readJson(identityPath) as Partial<Identity>, expect);
+    checkIdentity(path, readJson(files, identityPath) as Partial<Identity>, expect);
     const disksPath = join(path, 'disks.json');
-    const disks = existsSync(disksPath) ? (readJson(disksPath) as DiskEntry[]) : [];
-    return new DataFolder(path, disks);
+    const disks = files.exists(disksPath) ? (readJson(files, disksPath) as DiskEntry[]) : [];
+    return new DataFolder(files, path, disks);
   }
 
   get raftPath(): string {
@@ -99,8 +73,9 @@ export class DataFolder {
    * again in terms it has voted in, and take back its word for what was committed: an epoch could be
    * granted twice (I2).
    */
-  checkRaft(): void {
-    if (!existsSync(join(this.path, raftMarker)) || existsSync(join(this.raftPath, 'log'))) return;
+  checkRaft(logs: Pick<RaftLogs, 'exists'> = levelLogs): void {
+    const hasBegun = this.#files.exists(join(this.path, raftMarker));
+    if (!hasBegun || logs.exists(join(this.raftPath, 'log'))) return;
     throw new StorError(
       'FOREIGN_DATA',
       `${this.raftPath} held this node's part of the cluster store and is gone: put it back; without it this node must not come back under its old id`,
@@ -110,7 +85,7 @@ export class DataFolder {
   /** Notes that the Raft log has been made. */
   noteRaft(): void {
     const marker = join(this.path, raftMarker);
-    if (!existsSync(marker)) writeDurably(marker, '');
+    if (!this.#files.exists(marker)) writeTextFileDurably(this.#files, marker, '');
   }
 
   disks(): readonly DiskEntry[] {
@@ -119,14 +94,15 @@ export class DataFolder {
 
   addDisk(entry: DiskEntry): void {
     const disks = [...this.#disks.filter((other) => other.diskId !== entry.diskId), entry];
-    writeDurably(join(this.path, 'disks.json'), `${JSON.stringify(disks, null, 2)}\n`);
+    const text = `${JSON.stringify(disks, null, 2)}\n`;
+    writeTextFileDurably(this.#files, join(this.path, 'disks.json'), text);
     this.#disks = disks;
   }
 }
 
-function readJson(path: string): unknown {
+function readJson(files: Files, path: string): unknown {
   try {
-    return JSON.parse(readFileSync(path, 'utf8')) as unknown;
+    return JSON.parse(readTextFile(files, path)) as unknown;
   } catch (error) {
     throw new StorError('FOREIGN_DATA', `${path} cannot be read: ${(error as Error).message}`, {
       cause: error,

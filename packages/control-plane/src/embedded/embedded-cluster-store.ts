@@ -145,7 +145,7 @@ export class EmbeddedClusterStore implements ClusterStore {
     const { clusterId, id } = options;
     claimFolder(options.files ?? systemFiles, options.dataPath, clusterId, id);
     const logPath = path.join(options.dataPath, 'log');
-    const storage = await LevelRaftStorage.open(logPath, options.openLog).catch(
+    const storage = await LevelRaftStorage.open(logPath, options.logs?.open).catch(
       (error: unknown) => {
         throw fromRaftStorage(error, logPath);
       },

@@ -3,13 +3,13 @@ import type { Clock, Files, Logger, Random } from '@stor/runtime';
 import {
   RaftNode,
   encodeMessages,
-  type OpenKeyValueLog,
   type RaftStateMachine,
   type RaftStorage,
 } from 'raft-ts';
 import type { RpcServer, RpcTransport } from '../rpc/rpc-transport.ts';
 import { PeerLink } from './peer-link.ts';
 import { fromRaftStorage } from './raft-errors.ts';
+import type { RaftLogs } from './raft-logs.ts';
 import { callMetadata } from './raft-rpc.ts';
 
 export interface EmbeddedStoreOptions {
@@ -26,8 +26,8 @@ export interface EmbeddedStoreOptions {
   rpc?: RpcTransport;
   /** where `dataPath` lies @default the host's */
   files?: Files;
-  /** opens the Raft log @default LevelDB */
-  openLog?: OpenKeyValueLog;
+  /** where the Raft log is kept @default LevelDB */
+  logs?: RaftLogs;
   clock: Clock;
   random: Random;
   logger: Logger;

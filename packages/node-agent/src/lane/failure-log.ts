@@ -1,17 +1,7 @@
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
 import { dirname } from 'node:path';
 import type { DiskId, ReplicaId } from '@stor/protocol';
 import type { FailureRecorder } from '@stor/replicator';
-import { syncDirectory } from '../data-folder.ts';
+import { readTextFile, systemFiles, type Files } from '@stor/runtime';
 
 interface Failure {
   diskId: DiskId;
@@ -28,9 +18,11 @@ const reserveBytes = 64 * 1024;
  */
 export class FailureLog implements FailureRecorder {
   readonly #path: string;
+  readonly #files: Files;
 
-  constructor(path: string) {
+  constructor(path: string, files: Files = systemFiles) {
     this.#path = path;
+    this.#files = files;
     this.#keepReserve();
   }
 
@@ -40,7 +32,7 @@ export class FailureLog implements FailureRecorder {
       this.#append(failure);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
-      rmSync(this.#reservePath, { force: true });
+      this.#files.remove(this.#reservePath);
       this.#append(failure);
     }
   }
@@ -50,36 +42,41 @@ export class FailureLog implements FailureRecorder {
   }
 
   #keepReserve(): void {
-    if (existsSync(this.#reservePath)) return;
+    if (this.#files.exists(this.#reservePath)) return;
     try {
       // bytes that are not zero, so that no file system keeps them as a hole
-      writeFileSync(this.#reservePath, Buffer.alloc(reserveBytes, '-'), { flush: true });
+      const file = this.#files.create(this.#reservePath);
+      try {
+        file.writeSync(Buffer.alloc(reserveBytes, '-'), 0, reserveBytes, 0);
+        file.datasyncSync();
+      } finally {
+        file.close();
+      }
     } catch (error) {
       // an agent must be able to start on a full disk: without a reserve then
       if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
-      rmSync(this.#reservePath, { force: true });
+      this.#files.remove(this.#reservePath);
     }
   }
 
   #append(failure: Failure): void {
-    const created = !existsSync(this.#path);
-    const file = openSync(this.#path, 'a', 0o600);
+    const created = !this.#files.exists(this.#path);
+    const file = created ? this.#files.create(this.#path) : this.#files.open(this.#path);
     try {
       // The leading newline keeps this record whole when a power loss cut the one before it.
       const bytes = Buffer.from(`\n${JSON.stringify(failure)}\n`);
-      // a write that runs out of space may write a part and say nothing
-      for (let at = 0; at < bytes.length;) at += writeSync(file, bytes, at);
-      fsyncSync(file);
+      file.writeSync(bytes, 0, bytes.length, file.size().sizeBytes);
+      file.datasyncSync();
     } finally {
-      closeSync(file);
+      file.close();
     }
-    if (created) syncDirectory(dirname(this.#path));
+    if (created) this.#files.syncDirectory(dirname(this.#path));
   }
 
   failuresOf(diskId: DiskId): { replicaId: ReplicaId | null; reason: string }[] {
-    if (!existsSync(this.#path)) return [];
+    if (!this.#files.exists(this.#path)) return [];
     const failures: Failure[] = [];
-    for (const line of readFileSync(this.#path, 'utf8').split('\n')) {
+    for (const line of readTextFile(this.#files, this.#path).split('\n')) {
       const failure = parseLine(line);
       if (failure?.diskId === diskId) failures.push(failure);
     }

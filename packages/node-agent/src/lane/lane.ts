@@ -73,7 +73,7 @@ export class Lane implements LaneMethods {
     this.#control = control;
     this.#clock = clock;
     this.#logger = logger;
-    this.#failures = new FailureLog(`${options.dataDir}/failures.jsonl`);
+    this.#failures = new FailureLog(`${options.dataDir}/failures.jsonl`, machine.files);
     this.#replicator = new LaneReplicator({
       nodeId: options.nodeId,
       agentInstance: options.agentInstance,

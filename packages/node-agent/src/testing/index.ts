@@ -1,1 +1,2 @@
 export * from './memory-block-device.ts';
+export * from './lane-in-thread.ts';

@@ -1,0 +1,57 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { grpcTransport, levelLogs, type RaftLogs, type RpcTransport } from '@stor/control-plane';
+import {
+  systemClock,
+  systemFiles,
+  systemRandom,
+  type Clock,
+  type Files,
+  type Random,
+} from '@stor/runtime';
+import { HttpServer } from './http-server.ts';
+import { startLane, type LaneHost } from './lane/lane-host.ts';
+import type { LaneOptions, MainMethods } from './lane/lane-protocol.ts';
+
+/**
+ * Everything of the host that an agent touches. An agent that is started on another platform than
+ * `systemPlatform` uses no real time, chance, files, sockets, threads or process: a simulator runs
+ * many of them in one thread, on fakes.
+ */
+export interface Platform {
+  readonly clock: Clock;
+  readonly random: Random;
+  /** for the data folder and the disks */
+  readonly files: Files;
+  /** the Raft log */
+  readonly logs: RaftLogs;
+  /** calls between nodes, and the API */
+  readonly rpc: RpcTransport;
+  /** changes with each boot of the host */
+  bootId(): string;
+  /**
+   * Starts a lane; it serves NBD and talks to other lanes. `startLaneInThread` (node-agent/testing)
+   * is the form without a thread, and takes files, network and clock of its own.
+   */
+  startLane(options: LaneOptions, control: MainMethods): LaneHost;
+  /** null: metrics and health are not served */
+  readonly listenHttp: typeof HttpServer.listen | null;
+  /** Returns its removal. */
+  writePidFile(path: string): () => Promise<void>;
+}
+
+/** The host itself. */
+export const systemPlatform: Platform = {
+  clock: systemClock,
+  random: systemRandom,
+  files: systemFiles,
+  logs: levelLogs,
+  rpc: grpcTransport(),
+  bootId: () => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
+  startLane,
+  listenHttp: (options) => HttpServer.listen(options),
+  writePidFile: (path) => {
+    writeFileSync(path, `${process.pid}\n`);
+    return () => rm(path, { force: true });
+  },
+};
