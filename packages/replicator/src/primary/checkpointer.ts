@@ -90,6 +90,8 @@ export class Checkpointer {
         next(error);
       });
     })((error) => {
+      const { logger } = this.#segment.options;
+      if (!error) logger.debug({ generation }, 'checkpoint: marks at rest are cleared');
       finish(error === null);
     });
   }

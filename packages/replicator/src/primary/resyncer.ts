@@ -140,6 +140,12 @@ export class Resyncer implements SegmentPart {
       for (let chunk = Math.floor(offset / chunkBytes); chunk <= last; chunk++) chunks.add(chunk);
     }
     if (this.#options.copyNothing) for (const chunk of chunks.list()) chunks.delete(chunk);
+    const { logger } = this.#segment.options;
+    const isDelta = regions !== null;
+    logger.debug(
+      { replica: filling.member.replicaId, isDelta, chunks: chunks.count },
+      'resync: what to compare is known',
+    );
     filling.chunks = chunks;
     filling.frees = chunks.list().filter((chunk) => isFreed(source, filling.member, chunk));
     this.#fill(filling);

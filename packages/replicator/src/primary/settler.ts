@@ -187,6 +187,8 @@ export class Settler implements SegmentPart {
         done(new StorError('UNAVAILABLE', 'the members changed'));
         return;
       }
+      const { logger } = this.#segment.options;
+      logger.debug({ offset, length }, 'settle: members differ and are made equal');
       if (isZero(chosen)) {
         this.#writeAll(offset, length, null, done);
         return;

@@ -273,6 +273,8 @@ export class SecondaryLink {
     }
     if (!session.alive) throw new StorError('ABORTED', 'the replica was opened again meanwhile');
     this.#opening.delete(number);
+    const { replicaId, epoch } = open;
+    this.#host.logger.debug({ replica: replicaId, epoch }, 'the replica is fenced');
     this.#channels.set(number, new SecondaryChannel(number, segment, session, this));
     return {
       diskId: store.diskId,
