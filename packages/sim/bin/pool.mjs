@@ -1,0 +1,124 @@
+// Runs seeds in child processes, one after another in each.
+
+import { fork } from 'node:child_process';
+import { join } from 'node:path';
+
+/** A seed that takes longer than this is ended and counts as failed (ms of real time). */
+const seedTimeoutMs = 300_000;
+
+/**
+ * @param {{ tree: string, jobs: number, next: () => object | null,
+ *   onReport: (report: object, options: object) => void }} options
+ *   `tree`: what buildTree made; `next`: options of the next run, or null when there is none
+ */
+export async function runPool({ tree, jobs, next, onReport }) {
+  await Promise.all(Array.from({ length: jobs }, () => runWorker(tree, next, onReport)));
+}
+
+async function runWorker(tree, next, onReport) {
+  for (;;) {
+    const isOver = await runChild(tree, next, onReport);
+    if (isOver) return;
+  }
+}
+
+/** True when nothing is left; false when the child died and another one is to go on. */
+function runChild(tree, next, onReport) {
+  return new Promise((resolve, reject) => {
+    let isReady = false;
+    const child = fork(join(tree, 'packages/sim/dist/src/run/worker.js'), {
+      execArgv: ['--enable-source-maps', '--max-old-space-size=2048'],
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    });
+    let current = null;
+    let timer;
+    let errors = '';
+    child.stderr.on('data', (bytes) => {
+      errors = (errors + String(bytes)).slice(-4_000);
+    });
+    const give = () => {
+      current = next();
+      clearTimeout(timer);
+      if (!current) {
+        child.disconnect();
+        return;
+      }
+      timer = setTimeout(() => {
+        errors += `\nno end within ${seedTimeoutMs} ms`;
+        child.kill('SIGKILL');
+      }, seedTimeoutMs);
+      child.send(current);
+    };
+    child.on('message', (message) => {
+      isReady = true;
+      if (message.kind === 'report') onReport(message.report, current);
+      give();
+    });
+    child.on('exit', () => {
+      clearTimeout(timer);
+      if (!isReady) {
+        reject(new Error(`the simulator does not start:\n${errors}`));
+        return;
+      }
+      if (current) {
+        const detail = errors.trim() || 'the process ended';
+        onReport(failedReport(current, detail), current);
+      }
+      resolve(current === null);
+    });
+  });
+}
+
+function failedReport({ seed }, detail) {
+  const violations = [{ checker: 'crash', detail }];
+  const none = { faults: {}, steps: {}, io: {}, events: 0, cpuMs: 0, simulatedMs: 0 };
+  return { seed, violations, hash: '', primaryChanges: 0, eras: 0, ...none };
+}
+
+/** Sums of the counters of many reports. */
+export class Totals {
+  runs = 0;
+  failed = 0;
+  cpuMs = 0;
+  simulatedMs = 0;
+  least = { ios: Infinity, faults: Infinity };
+  groups = { faults: {}, steps: {}, io: {} };
+  primaryChanges = 0;
+  eras = 0;
+
+  add(report) {
+    this.runs += 1;
+    if (report.violations.length > 0) this.failed += 1;
+    this.cpuMs += report.cpuMs;
+    this.simulatedMs += report.simulatedMs;
+    this.primaryChanges += report.primaryChanges;
+    this.eras += report.eras;
+    for (const group of ['faults', 'steps', 'io']) {
+      const sums = this.groups[group];
+      for (const [name, count] of Object.entries(report[group])) {
+        sums[name] = (sums[name] ?? 0) + count;
+      }
+    }
+    const faults = Object.values(report.faults).reduce((sum, count) => sum + count, 0);
+    this.least.faults = Math.min(this.least.faults, faults);
+    this.least.ios = Math.min(this.least.ios, report.io.ios ?? 0);
+  }
+
+  table() {
+    const lines = [];
+    const per = (value) => (value / Math.max(1, this.runs)).toFixed(1);
+    lines.push(`${this.runs} seeds, ${this.failed} failed`);
+    lines.push(`simulated: ${(this.simulatedMs / 60_000).toFixed(0)} minutes`);
+    lines.push(`cpu: ${(this.cpuMs / 1000 / Math.max(1, this.runs)).toFixed(1)} s per seed`);
+    lines.push(`client I/Os of the quietest seed: ${this.least.ios}; faults: ${this.least.faults}`);
+    lines.push(`primary changes per seed: ${per(this.primaryChanges)}`);
+    lines.push(`times no member kept its memory, per seed: ${per(this.eras)}`);
+    for (const [group, sums] of Object.entries(this.groups)) {
+      lines.push(`${group}:`);
+      for (const [name, count] of Object.entries(sums).sort()) {
+        lines.push(`  ${name.padEnd(24)} ${String(count).padStart(9)}  ${per(count)} per seed`);
+      }
+    }
+    return lines.join('\n');
+  }
+}

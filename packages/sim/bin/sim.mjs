@@ -1,0 +1,92 @@
+// pnpm sim [--seeds N] [--first-seed N] [--minutes N] [--jobs N] [--world agents|lanes]
+//          [--mutation NAME] [--replay SEED] [--verbose]
+// Runs whole clusters from seeds, and says which seed broke which promise.
+
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { buildTree, checkoutRoot } from './build-tree.mjs';
+import { Totals, runPool } from './pool.mjs';
+
+const { values } = parseArgs({
+  options: {
+    seeds: { type: 'string', default: '20' },
+    'first-seed': { type: 'string', default: '1' },
+    minutes: { type: 'string', default: '10' },
+    jobs: { type: 'string', default: String(availableParallelism()) },
+    world: { type: 'string' },
+    mutation: { type: 'string' },
+    replay: { type: 'string' },
+    verbose: { type: 'boolean', default: false },
+  },
+});
+
+const tree = mkdtempSync(join(tmpdir(), 'stor-sim-'));
+process.on('SIGINT', () => {
+  rmSync(tree, { recursive: true, force: true });
+  process.exit(130);
+});
+try {
+  const patches = values.mutation ? [mutationFile(values.mutation)] : [];
+  buildTree(tree, patches);
+  process.exitCode = values.replay ? replay() : await batch();
+} finally {
+  rmSync(tree, { recursive: true, force: true });
+}
+
+function mutationFile(name) {
+  const file = join(checkoutRoot, 'packages/sim/mutations', `${name}.patch`);
+  if (!existsSync(file)) throw new Error(`there is no mutation ${name}: ${file}`);
+  return file;
+}
+
+function runOptions(seed) {
+  return {
+    seed,
+    minutes: Number(values.minutes),
+    ...(values.world ? { world: values.world } : {}),
+  };
+}
+
+function replay() {
+  const options = JSON.stringify(runOptions(Number(values.replay)));
+  const more = values.verbose ? ['--verbose'] : [];
+  const file = join(tree, 'packages/sim/dist/src/run/replay.js');
+  const { status } = spawnSync(process.execPath, ['--enable-source-maps', file, options, ...more], {
+    stdio: 'inherit',
+  });
+  return status ?? 1;
+}
+
+async function batch() {
+  const first = Number(values['first-seed']);
+  const last = first + Number(values.seeds) - 1;
+  let seed = first;
+  const totals = new Totals();
+  await runPool({
+    tree,
+    jobs: Number(values.jobs),
+    next: () => (seed <= last ? runOptions(seed++) : null),
+    onReport: (report) => {
+      totals.add(report);
+      if (report.violations.length > 0) tell(report);
+      else if (values.verbose) process.stdout.write(`seed ${report.seed} ${report.hash}\n`);
+    },
+  });
+  process.stdout.write(`${totals.table()}\n`);
+  return totals.failed > 0 ? 1 : 0;
+}
+
+function tell({ seed, violations }) {
+  process.stdout.write(`seed ${seed}: ${violations[0].checker}\n`);
+  for (const { checker, detail } of violations.slice(0, 5)) {
+    process.stdout.write(`  ${checker}: ${detail}\n`);
+  }
+  const world = values.world ? ` --world ${values.world}` : '';
+  const mutation = values.mutation ? ` --mutation ${values.mutation}` : '';
+  process.stdout.write(
+    `  again: pnpm sim --replay ${seed} --minutes ${values.minutes}${world}${mutation} --verbose\n`,
+  );
+}
