@@ -1,5 +1,10 @@
 import { join } from 'node:path';
-import { ControlPlane, EmbeddedClusterStore, type RpcServer } from '@stor/control-plane';
+import {
+  ControlPlane,
+  EmbeddedClusterStore,
+  type ClusterStore,
+  type RpcServer,
+} from '@stor/control-plane';
 import { StorError, autoDetachMs } from '@stor/protocol';
 import { MetricsPage, type Files, type Logger, type MetricSnapshot } from '@stor/runtime';
 import type { AgentConfig } from './config.ts';
@@ -30,6 +35,7 @@ export class Agent {
   readonly #fatal: ((error: StorError) => void)[] = [];
   /** what to close, last opened first */
   readonly #open: (() => Promise<void>)[] = [];
+  #store: ClusterStore | null = null;
   #failed: StorError | null = null;
   #closing: Promise<void> | null = null;
 
@@ -55,6 +61,11 @@ export class Agent {
       });
       throw error;
     }
+  }
+
+  /** This node's member of the cluster store, for whoever watches it; null before it is open. */
+  get store(): ClusterStore | null {
+    return this.#store;
   }
 
   /** Called when the agent cannot go on (a lane ended, the Raft log cannot be written). */
@@ -171,6 +182,7 @@ export class Agent {
       },
     });
     this.#open.push(() => store.close());
+    this.#store = store;
     folder.noteRaft();
     return store;
   }
