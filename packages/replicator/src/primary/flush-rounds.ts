@@ -4,14 +4,20 @@ import type { StoreDone } from '../replica-store.ts';
 import type { Member } from './member.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 
+export interface WaitingFlush {
+  done: StoreDone;
+  /** as far as was looked; 0: not held, or not looked yet (ms) */
+  heldSinceMs: number;
+}
+
 /**
  * FLUSH: every member has made durable what was acknowledged before (I1). One round runs at a time;
  * flushes that come meanwhile share the next one.
  */
 export class FlushRounds implements SegmentPart {
   readonly #segment: Segment;
-  #running: StoreDone[] = [];
-  #next: StoreDone[] = [];
+  #running: WaitingFlush[] = [];
+  #next: WaitingFlush[] = [];
   /** members whose flush is missing in this round; true: it was asked and has not answered */
   readonly #missing = new Map<Member, boolean>();
   #round = 0;
@@ -25,7 +31,7 @@ export class FlushRounds implements SegmentPart {
   }
 
   flush(done: StoreDone): void {
-    this.#next.push(done);
+    this.#next.push({ done, heldSinceMs: 0 });
     if (this.#running.length === 0) this.#begin();
   }
 
@@ -46,7 +52,22 @@ export class FlushRounds implements SegmentPart {
     const done = this.#running;
     this.#running = [];
     if (this.#next.length > 0) this.#begin();
-    for (const each of done) each(null);
+    for (const each of done) each.done(null);
+  }
+
+  /** Answers with the error those for which `isOver`; the round goes on without them. */
+  giveUp(isOver: (each: WaitingFlush) => boolean, error: StorError): void {
+    const over = [...this.#running, ...this.#next].filter(isOver);
+    if (over.length === 0) return;
+    this.#running = this.#running.filter((each) => !over.includes(each));
+    this.#next = this.#next.filter((each) => !over.includes(each));
+    if (this.#running.length === 0 && this.#next.length > 0) this.#begin();
+    for (const each of over) each.done(error);
+  }
+
+  /** Nothing is held now. */
+  forgetHolds(): void {
+    for (const each of [...this.#running, ...this.#next]) each.heldSinceMs = 0;
   }
 
   abandon(error: StorError): void {
@@ -55,7 +76,7 @@ export class FlushRounds implements SegmentPart {
     this.#next = [];
     this.#missing.clear();
     this.#round += 1;
-    for (const done of all) done(error);
+    for (const each of all) each.done(error);
   }
 
   #begin(): void {

@@ -5,6 +5,7 @@ import type { BufferPool } from '@stor/runtime';
 import type { BlockRequest } from '../block-device.ts';
 import type { LockOwner } from '../core/replication/range-lock.ts';
 import type { Batch, FrameRef, Outbox } from '../peer/outbox.ts';
+import type { StoreDone } from '../replica-store.ts';
 
 export type IoKind = 'read' | 'write' | 'zero';
 
@@ -19,6 +20,10 @@ export class IoOp implements LockOwner {
   length = 0;
   /** the client's request, or null for an engine's own write */
   request: BlockRequest | null = null;
+  /** the engine's own: no policy holds it up */
+  isOwn = false;
+  /** held since then, as far as was looked; 0: not held, or not looked yet (ms) */
+  heldSinceMs = 0;
   /** called in place of `request.done` */
   internalDone: ((error: StorError | null) => void) | null = null;
   fua = false;
@@ -30,6 +35,10 @@ export class IoOp implements LockOwner {
   /** unaligned: bytes of the first and last block that come from the disk are still to be read */
   headBytes = 0;
   tailBytes = 0;
+  edgesRead = false;
+  /** what its reads call when they are over */
+  readDone: StoreDone | null = null;
+  tailDone: StoreDone | null = null;
   sequence = 0;
   /** the local replica must have it and has not applied it yet */
   localPending = false;
@@ -73,9 +82,9 @@ export class IoOp implements LockOwner {
   }
 
   /** Makes the payload survive the call that brought it. */
-  own(buffers: BufferPool): void {
+  own(buffers: BufferPool, evenRetained = false): void {
     if (this.ownsBytes || !this.bytes || this.kind !== 'write') return;
-    if (this.request?.retained === true && !this.frame) return;
+    if (this.request?.retained === true && !this.frame && !evenRetained) return;
     const copy = buffers.take(this.length);
     this.#pooled = copy;
     copy.set(this.bytes.subarray(this.start, this.start + this.length));
@@ -107,8 +116,13 @@ export class IoOp implements LockOwner {
     this.ownsBytes = false;
     this.fua = false;
     this.keepAllocated = false;
+    this.isOwn = false;
+    this.heldSinceMs = 0;
     this.headBytes = 0;
     this.tailBytes = 0;
+    this.edgesRead = false;
+    this.readDone = null;
+    this.tailDone = null;
     this.sequence = 0;
     this.localPending = false;
     this.localRunning = false;

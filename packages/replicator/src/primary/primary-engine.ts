@@ -1,6 +1,5 @@
 import {
   StorError,
-  peerPingMs,
   replicaLeaseDriftMs,
   replicaLeaseMs,
   type AttachmentGrant,
@@ -18,6 +17,7 @@ import {
   activationGraceMs,
   activationTimeoutMs,
   stopDrainMs,
+  stopPollMs,
   type CheckpointPace,
 } from '../replication/limits.ts';
 import type { PrimaryStatus } from '../replicator-ports.ts';
@@ -88,6 +88,7 @@ export class PrimaryEngine implements PrimaryVolume {
         this.#resyncer.adopting === 0,
     );
     segment.parts = [
+      this.#io,
       this.#io.writes,
       this.#io.reads,
       this.#io.flushes,
@@ -165,6 +166,7 @@ export class PrimaryEngine implements PrimaryVolume {
     if (this.#over) return;
     this.#look();
     this.#segment.tick(nowMs);
+    this.#io.tick(nowMs);
     this.#io.writes.tick(nowMs);
     this.#checkpointer.tick(nowMs);
   }
@@ -181,6 +183,10 @@ export class PrimaryEngine implements PrimaryVolume {
     this.#io.abandon(reason);
     this.#segment.stop();
     for (const listener of this.#listeners) listener(reason);
+  }
+
+  idle(): Promise<void> {
+    return this.#io.idle();
   }
 
   stop(): Promise<void> {
@@ -210,12 +216,11 @@ export class PrimaryEngine implements PrimaryVolume {
     const segment = this.#segment;
     const { membership } = segment;
     const state = this.#look();
-    const isServing = this.#state === 'serving';
     return {
       volumeId: this.volumeId,
       epoch: this.epoch,
       state,
-      reason: state === 'holding' ? this.#holdReason() : isServing ? '' : this.#reason,
+      reason: this.#state === 'serving' ? this.#holdReason() : this.#reason,
       stateAgeMs: segment.options.clock.monotonicMs() - this.#seenMs,
       segments: [
         {
@@ -236,6 +241,7 @@ export class PrimaryEngine implements PrimaryVolume {
 
   async #steps(interrupted: Promise<never>): Promise<void> {
     const { clock } = this.#segment.options;
+    const beganMs = clock.monotonicMs();
     const decision = await Promise.race([this.#decide(), interrupted]);
     const fencedMs = clock.monotonicMs();
     const recorded = this.#grant.segments[0];
@@ -261,6 +267,16 @@ export class PrimaryEngine implements PrimaryVolume {
       for (const region of member.answer?.marks.list() ?? []) regions.add(region);
     }
     this.#io.settler.begin(this.#broken.skipSettle ? [] : regions);
+    this.#segment.options.logger.info(
+      {
+        inSync: membership.committed,
+        setRevision: membership.setRevision,
+        regionsToSettle: regions.size,
+        waitedForLeases: !this.#grant.previousReleased,
+        tookMs: Math.round(clock.monotonicMs() - beganMs),
+      },
+      'the primary serves',
+    );
     this.#segment.changed();
   }
 
@@ -332,6 +348,7 @@ export class PrimaryEngine implements PrimaryVolume {
       const timeout = new Promise<void>((resolve) => {
         cancel = clock.after(stopDrainMs, resolve);
       });
+      this.#io.giveUpHeld(new StorError('ABORTED', 'the volume was detached here'));
       await Promise.race([this.#drain(), timeout, this.#ended()]);
       cancel();
     }
@@ -346,7 +363,8 @@ export class PrimaryEngine implements PrimaryVolume {
         resolve();
       });
     });
-    while (this.#checkpointer.running && !this.#over) await this.#after(peerPingMs / 10);
+    const isBusy = (): boolean => this.#checkpointer.running || this.#resyncer.adopting > 0;
+    while (isBusy() && !this.#over) await this.#after(stopPollMs);
     if (this.#over) return;
     await new Promise<void>((resolve) => {
       this.#checkpointer.runTwice(() => {
@@ -385,8 +403,10 @@ export class PrimaryEngine implements PrimaryVolume {
   /** The state as it is seen from outside; remembers when it last changed. */
   #look(): State {
     const segment = this.#segment;
-    const held = segment.membership?.holding === true || !segment.leased;
-    const state = this.#state === 'serving' && held ? 'holding' : this.#state;
+    const { writes } = segment.rule;
+    let state = this.#state;
+    if (state === 'serving' && writes === 'refuse') state = 'failing';
+    else if (state === 'serving' && (writes !== 'start' || !segment.leased)) state = 'holding';
     if (state !== this.#seen) {
       this.#seen = state;
       this.#seenMs = segment.options.clock.monotonicMs();
@@ -394,10 +414,10 @@ export class PrimaryEngine implements PrimaryVolume {
     return state;
   }
 
+  /** Why it does not serve everything; empty when it does. */
   #holdReason(): string {
-    const { membership } = this.#segment;
-    if (membership?.suspended) return 'no in-sync replica can be reached';
-    if (membership?.holding) return 'a replica left: the in-sync set is being changed';
+    const reason = this.#segment.explainHold();
+    if (reason !== '' || this.#segment.leased) return reason;
     return 'waiting for a replica to renew its lease';
   }
 

@@ -8,6 +8,8 @@ export interface PrimaryVolume extends BlockDevice {
   readonly volumeId: string;
   readonly epoch: number;
   status(): PrimaryStatus;
+  /** Resolves when every request that was started is answered; ask again only after that. */
+  idle(): Promise<void>;
   /**
    * What the record says now: policy, replicas that came, go or have gone. Nothing changes when it
    * is of another epoch, or older than what is known. Requests that are held are looked at again.

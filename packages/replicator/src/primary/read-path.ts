@@ -64,6 +64,14 @@ export class ReadPath implements SegmentPart {
     for (const { attempt } of waiting) attempt();
   }
 
+  /** Answers a read that waits for a member with the error; nothing happens when it does not. */
+  giveUp(done: StoreDone, error: StorError): void {
+    const at = this.#waiting.findIndex(({ fail }) => fail === done);
+    if (at < 0) return;
+    this.#waiting.splice(at, 1);
+    done(error);
+  }
+
   abandon(error: StorError): void {
     const waiting = this.#waiting;
     this.#waiting = [];

@@ -26,6 +26,7 @@ import type { Member, MemberEvents, OpenAnswer } from './member.ts';
 import type { RemoteMember } from './remote-member.ts';
 
 /** Until the first set is decided nothing is refused. */
+const nobodyYet = { committed: 0, inSync: 0, changing: true, allAway: false };
 const neverRefused = { failureMode: 'alwayson', onLoss: 'suspend' } as const;
 
 export interface SegmentOptions {
@@ -88,7 +89,7 @@ export class Segment implements MemberEvents {
   stopped = false;
   settings: VolumeSettings;
   /** what happens to clients' writes now: follows from the members and the policy */
-  rule: WriteRule = decideWrites({ inSync: 0, changing: true, allAway: false }, neverRefused, 1);
+  rule: WriteRule = decideWrites(nobodyYet, neverRefused, 1);
   /** why a member that is not open is not, as it was last said */
   readonly lastErrors = new Map<string, StorError>();
   #granted = new Map<string, GrantedReplica>();
@@ -122,6 +123,11 @@ export class Segment implements MemberEvents {
   /** Replicas that the record knows to have failed for good: they have no member and never answer. */
   get knownFailed(): string[] {
     return [...this.#granted.values()].filter(({ failed }) => failed).map(({ id }) => id);
+  }
+
+  /** A request may be answered while its write is still under way. */
+  get mayAnswerEarly(): boolean {
+    return this.policy.ioTimeoutMs > 0 || this.policy.onLoss === 'error';
   }
 
   /** Why writes do not go on; empty when they do. */
@@ -350,6 +356,7 @@ export class Segment implements MemberEvents {
   #view(): MembersView {
     const { membership } = this;
     return {
+      committed: membership?.committed.length ?? 0,
       inSync: membership?.inSyncCount ?? 0,
       changing: membership?.holding ?? true,
       allAway: membership?.suspended ?? false,
@@ -411,6 +418,9 @@ export class Segment implements MemberEvents {
       if (this.stopped || !this.membership) return;
       // anything but "nothing was sent" may have taken effect: the union stays in force (I4)
       if (!hasCode(error, 'UNAVAILABLE')) mayHaveArrived = true;
+      // Refused because the record does not know a replica of the set any more (it was removed while
+      // it was outside the set): no earlier try took effect, or it would be in the set, and none will.
+      if (hasCode(error, 'INVALID_ARGUMENT')) mayHaveArrived = false;
       if (!mayHaveArrived && this.membership.withdraw()) {
         this.changed();
         return;

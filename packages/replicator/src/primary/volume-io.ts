@@ -1,23 +1,38 @@
-import { StorError, blockBytes, chunkBytes } from '@stor/protocol';
+import { StorError, blockBytes } from '@stor/protocol';
 
 import type { BlockRequest, Extent } from '../block-device.ts';
+import { extentsOf } from './allocated-extents.ts';
 import { FlushRounds } from './flush-rounds.ts';
 import { IoOp, type IoKind } from './io-op.ts';
 import { ReadPath } from './read-path.ts';
-import type { Segment } from './segment.ts';
+import type { Segment, SegmentPart } from './segment.ts';
 import { Settler } from './settler.ts';
-import { WritePath, type BrokenOnPurpose } from './write-path.ts';
+import { WritePath, remove, type BrokenOnPurpose } from './write-path.ts';
 
 /** Ops kept for reuse; more than clients keep in flight. */
 const maxPooledOps = 1_024;
 
+const noBytes = Buffer.alloc(0);
+
 type Done = (error: StorError | null) => void;
+
+/** What waits for leases, or for a member that can answer. */
+interface LeaseWaiter {
+  /** null: a question about extents */
+  op: IoOp | null;
+  again: () => void;
+  fail: (error: StorError) => void;
+  /** as far as was looked; 0: not looked yet (ms) */
+  heldSinceMs: number;
+}
 
 /**
  * Requests of clients: settled, locked, made of whole blocks, then given to the read or write path.
- * Every request is answered exactly once, also when the primary stops under it.
+ * Writes that the failure mode does not allow now are set aside before they hold a range: reads,
+ * settle and resync go on meanwhile. Every request is answered exactly once, also when the primary
+ * stops under it.
  */
-export class VolumeIo {
+export class VolumeIo implements SegmentPart {
   readonly writes: WritePath;
   readonly reads: ReadPath;
   readonly flushes: FlushRounds;
@@ -26,9 +41,15 @@ export class VolumeIo {
   readonly #pool: IoOp[] = [];
   /** clients' ops that are not answered */
   readonly #active = new Set<IoOp>();
-  #waitingForLease: (() => void)[] = [];
+  #waitingForLease: LeaseWaiter[] = [];
+  /** clients' ops that wait until their chunks are settled */
+  readonly #unsettled = new Set<IoOp>();
+  /** clients' writes, and flushes behind them, that wait for more members */
+  #parked: IoOp[] = [];
+  #parkedFlushes: { done: Done; heldSinceMs: number }[] = [];
+  #isTimingHolds = false;
   #failure: StorError | null = null;
-  #onIdle: (() => void) | null = null;
+  #onIdle: (() => void)[] = [];
   readonly #granted = (op: IoOp): void => {
     this.#run(op);
   };
@@ -41,6 +62,13 @@ export class VolumeIo {
       answer: (op, error) => {
         this.#answer(op, error);
       },
+      answerEarly: (op, error) => {
+        this.#answerEarly(op, error);
+      },
+      releaseRange: (op) => {
+        this.#segment.lock.release(op);
+      },
+      refusal: () => this.#refusal(),
       recycle: (op) => {
         this.#recycle(op);
       },
@@ -66,14 +94,14 @@ export class VolumeIo {
   }
 
   get inFlight(): number {
-    return this.#active.size + this.flushes.inFlight;
+    return this.#active.size + this.flushes.inFlight + this.#parkedFlushes.length;
   }
 
-  /** Resolves when every request is answered. */
+  /** Resolves when every request is answered and no write is under way. */
   idle(): Promise<void> {
-    if (this.inFlight === 0) return Promise.resolve();
+    if (this.#isIdle) return Promise.resolve();
     return new Promise((resolve) => {
-      this.#onIdle = resolve;
+      this.#onIdle.push(resolve);
     });
   }
 
@@ -140,10 +168,67 @@ export class VolumeIo {
       done(this.#failure);
       return;
     }
+    const { rule } = this.#segment;
+    if (rule.refusesReads) done(this.#refusal());
+    else if (rule.writes === 'park' && this.#hasUnacknowledged()) {
+      this.#parkedFlushes.push({ done, heldSinceMs: 0 });
+    } else this.#flush(done);
+  }
+
+  #flush(done: Done): void {
     this.flushes.flush((error) => {
       done(error);
       this.#checkIdle();
     });
+  }
+
+  /** The members or the policy changed: what waits may go on, or must be set aside or refused. */
+  membersChanged(): void {
+    const { rule } = this.#segment;
+    if (rule.writes === 'start') this.#unpark();
+    else if (rule.writes === 'park') {
+      for (const op of this.writes.takeHeld()) this.#park(op);
+    } else if (rule.writes === 'refuse') {
+      const error = this.#refusal();
+      for (const op of [...this.#active]) {
+        const isWaiting = !op.inPending || rule.refusesReads;
+        if (!op.isOwn && isWaiting && (op.kind !== 'read' || rule.refusesReads)) {
+          this.#giveUp(op, error);
+        }
+      }
+      if (rule.refusesReads) this.#giveUpOthers(Infinity, error);
+      this.#releaseFlushes();
+    }
+  }
+
+  /** Bounds how long a hold may keep a request (`ioTimeoutMs`). */
+  tick(nowMs: number): void {
+    const { policy, rule, leased } = this.#segment;
+    const { ioTimeoutMs } = policy;
+    if (ioTimeoutMs === 0 || (rule.writes === 'start' && leased)) {
+      if (this.#isTimingHolds) this.#forgetHolds();
+      return;
+    }
+    this.#isTimingHolds = true;
+    const error = new StorError(
+      'TIMEOUT',
+      `${this.#segment.explainHold()} (longer than the io-timeout of ${ioTimeoutMs} ms)`,
+    );
+    for (const op of [...this.#active]) {
+      if (op.isOwn) continue;
+      if (op.heldSinceMs === 0) op.heldSinceMs = nowMs;
+      else if (op.heldSinceMs <= nowMs - ioTimeoutMs) this.#giveUp(op, error);
+    }
+    this.#giveUpOthers(nowMs - ioTimeoutMs, error, nowMs);
+    if (!this.#hasUnacknowledged()) this.#releaseFlushes();
+  }
+
+  /** Answers what has not been started: it would wait for more than a moment. */
+  giveUpHeld(error: StorError): void {
+    const { rule } = this.#segment;
+    if (rule.writes === 'start' || (rule.writes === 'wait' && !this.#isSuspended)) return;
+    for (const op of [...this.#active]) if (!op.isOwn) this.#giveUp(op, error);
+    this.#giveUpOthers(Infinity, error);
   }
 
   readInline(offset: number, length: number, target: Uint8Array, start: number): boolean {
@@ -168,9 +253,16 @@ export class VolumeIo {
     }
     const source = this.#segment.sources()[0];
     if (!source || !this.#segment.leased) {
-      this.#waitingForLease.push(() => {
-        this.extents(offset, length, limit, done);
-      });
+      if (this.#segment.rule.refusesReads) done(this.#refusal(), []);
+      else {
+        const again = (): void => {
+          this.extents(offset, length, limit, done);
+        };
+        const fail = (error: StorError): void => {
+          done(error, []);
+        };
+        this.#waitingForLease.push({ op: null, again, fail, heldSinceMs: 0 });
+      }
       return;
     }
     // before it is settled nobody can say what is a hole: calling it data is always right
@@ -182,9 +274,12 @@ export class VolumeIo {
   abandon(reason: StorError): void {
     if (this.#failure) return;
     this.#failure = reason;
+    const flushes = this.#parkedFlushes;
+    this.#parkedFlushes = [];
     for (const op of [...this.#active]) {
-      if (this.#segment.lock.cancel(op)) this.#fail(op);
+      if (this.#segment.lock.cancel(op) || remove(this.#parked, op)) this.#fail(op);
     }
+    for (const { done } of flushes) done(reason);
     this.writes.abandon(reason);
     this.reads.abandon(reason);
     this.flushes.abandon(reason);
@@ -211,10 +306,12 @@ export class VolumeIo {
       this.#fail(op);
       return;
     }
+    if (!this.#isAllowed(op)) return;
     if (this.settler.blocks(op.offset, op.length)) {
       op.own(this.#segment.options.outbox.buffers);
+      this.#unsettled.add(op);
       this.settler.whenSettled(op.offset, op.length, () => {
-        this.#route(op);
+        if (this.#unsettled.delete(op)) this.#route(op);
       });
       return;
     }
@@ -224,20 +321,111 @@ export class VolumeIo {
 
   #run(op: IoOp): void {
     if (this.#failure) this.#fail(op);
+    else if (!this.#isAllowed(op)) return;
     else if (op.kind === 'read') {
-      this.reads.read(op.offset, op.length, op.bytes ?? Buffer.alloc(0), op.start, (error) => {
+      op.readDone = (error) => {
         this.#readDone(op, error);
-      });
-    } else if (op.headBytes > 0 || op.tailBytes > 0) this.#readEdges(op);
+      };
+      this.reads.read(op.offset, op.length, op.bytes ?? noBytes, op.start, op.readDone);
+    } else if (!op.edgesRead && (op.headBytes > 0 || op.tailBytes > 0)) this.#readEdges(op);
     else this.writes.start(op);
+  }
+
+  /** Sets a client's request aside, or answers it with an error, when the failure mode says so. */
+  #isAllowed(op: IoOp): boolean {
+    const { rule } = this.#segment;
+    if (rule.writes === 'start' || op.isOwn) return true;
+    if (op.kind === 'read' ? rule.refusesReads : rule.writes === 'refuse') {
+      this.#answer(op, this.#refusal());
+      this.#recycle(op);
+      return false;
+    }
+    if (op.kind === 'read' || rule.writes !== 'park') return true;
+    this.#park(op);
+    return false;
+  }
+
+  #park(op: IoOp): void {
+    const { lock, options } = this.#segment;
+    op.own(options.outbox.buffers);
+    // what its edges were read from may be written before it has its turn
+    op.edgesRead = false;
+    this.#parked.push(op);
+    lock.release(op);
+  }
+
+  #unpark(): void {
+    const parked = this.#parked;
+    this.#parked = [];
+    for (const op of parked) this.#route(op);
+    this.#releaseFlushes();
+  }
+
+  #releaseFlushes(): void {
+    const flushes = this.#parkedFlushes;
+    this.#parkedFlushes = [];
+    for (const { done } of flushes) this.flush(done);
+  }
+
+  #hasUnacknowledged(): boolean {
+    for (const op of this.#active) if (op.kind !== 'read' && !op.isOwn) return true;
+    return false;
+  }
+
+  /** Answers an op with an error wherever it waits; nothing happens where it cannot be stopped. */
+  #giveUp(op: IoOp, error: StorError): void {
+    const lease = this.#waitingForLease.find((waiter) => waiter.op === op);
+    if (lease) {
+      remove(this.#waitingForLease, lease);
+      lease.fail(error);
+    } else if (
+      this.#segment.lock.cancel(op) ||
+      this.#unsettled.delete(op) ||
+      remove(this.#parked, op)
+    ) {
+      this.#answer(op, error);
+      this.#recycle(op);
+    } else if (op.readDone ?? op.tailDone) {
+      const { readDone, tailDone } = op;
+      if (readDone) this.reads.giveUp(readDone, error);
+      if (tailDone) this.reads.giveUp(tailDone, error);
+    } else this.writes.giveUp(op, error);
+  }
+
+  /** Flushes and questions about extents that have been held since `beforeMs`. */
+  #giveUpOthers(beforeMs: number, error: StorError, nowMs = 0): void {
+    const isOver = (each: { heldSinceMs: number }): boolean => {
+      if (each.heldSinceMs === 0) each.heldSinceMs = nowMs;
+      return each.heldSinceMs <= beforeMs;
+    };
+    this.flushes.giveUp(isOver, error);
+    const flushes = this.#parkedFlushes.filter(isOver);
+    this.#parkedFlushes = this.#parkedFlushes.filter((each) => !flushes.includes(each));
+    for (const { done } of flushes) done(error);
+    const extents = this.#waitingForLease.filter((each) => !each.op && isOver(each));
+    this.#waitingForLease = this.#waitingForLease.filter((each) => !extents.includes(each));
+    for (const { fail } of extents) fail(error);
+    this.#checkIdle();
+  }
+
+  #forgetHolds(): void {
+    this.#isTimingHolds = false;
+    for (const op of this.#active) op.heldSinceMs = 0;
+    for (const each of [...this.#parkedFlushes, ...this.#waitingForLease]) each.heldSinceMs = 0;
+    this.flushes.forgetHolds();
+  }
+
+  #refusal(): StorError {
+    return new StorError('FAILED_PRECONDITION', this.#segment.explainHold());
   }
 
   /** A read is answered only under valid leases: a newer primary may have been let in (I6). */
   #readDone(op: IoOp, error: StorError | null): void {
     if (!error && !this.#failure && !this.#segment.leased) {
-      this.#waitingForLease.push(() => {
-        this.#readDone(op, null);
-      });
+      const again = (failed: StorError | null = null): void => {
+        this.#readDone(op, failed);
+      };
+      this.#waitingForLease.push({ op, again, fail: again, heldSinceMs: 0 });
       return;
     }
     const { request } = op;
@@ -254,7 +442,7 @@ export class VolumeIo {
     if (!this.#failure && !this.#segment.leased) return;
     const waiting = this.#waitingForLease;
     this.#waitingForLease = [];
-    for (const again of waiting) again();
+    for (const { again } of waiting) again();
   }
 
   /** An unaligned payload in a buffer of whole blocks; its first and last come from the disk. */
@@ -287,26 +475,39 @@ export class VolumeIo {
       failed ??= error;
       open -= 1;
       if (open > 0) return;
-      op.headBytes = 0;
-      op.tailBytes = 0;
+      op.edgesRead = true;
+      op.readDone = null;
+      op.tailDone = null;
       const failure = failed ?? this.#failure;
       if (!failure) {
-        this.writes.start(op);
+        this.#run(op);
         return;
       }
       this.#answer(op, failure);
       this.#recycle(op);
     };
-    const fetch = (offset: number, from: number, to: number): void => {
-      open += 1;
-      const block = Buffer.allocUnsafe(blockBytes);
-      this.reads.read(offset, blockBytes, block, 0, (error) => {
-        if (!error && bytes) bytes.set(block.subarray(from, to), offset - op.offset + from);
-        over(error);
-      });
+    const block = Buffer.allocUnsafe(2 * blockBytes);
+    const fetched = (error: StorError | null, at: number, from: number, to: number): void => {
+      if (!error && bytes) bytes.set(block.subarray(from, to), at);
+      over(error);
     };
-    if (headBytes > 0) fetch(op.offset, 0, headBytes);
-    if (tailBytes > 0) fetch(lastBlock, blockBytes - tailBytes, blockBytes);
+    if (headBytes > 0) {
+      open += 1;
+      op.readDone = (error) => {
+        op.readDone = null;
+        fetched(error, 0, 0, headBytes);
+      };
+    }
+    if (tailBytes > 0) {
+      open += 1;
+      op.tailDone = (error) => {
+        op.tailDone = null;
+        fetched(error, op.length - tailBytes, 2 * blockBytes - tailBytes, 2 * blockBytes);
+      };
+    }
+    const { readDone, tailDone } = op;
+    if (readDone) this.reads.read(op.offset, blockBytes, block, 0, readDone);
+    if (tailDone) this.reads.read(lastBlock, blockBytes, block, blockBytes, tailDone);
     over(null);
   }
 
@@ -317,6 +518,7 @@ export class VolumeIo {
     op.start = 0;
     op.ownsBytes = true;
     op.internalDone = done;
+    op.isOwn = true;
     if (this.#failure) this.#fail(op);
     else this.writes.start(op);
   }
@@ -324,6 +526,18 @@ export class VolumeIo {
   #fail(op: IoOp): void {
     this.#answer(op, this.#failure ?? new StorError('ABORTED', 'the primary has stopped'));
     this.#recycle(op);
+  }
+
+  /** The write goes on and keeps its range: some member may have it, so all must get it. */
+  #answerEarly(op: IoOp, error: StorError): void {
+    const { request, internalDone } = op;
+    this.#active.delete(op);
+    op.request = null;
+    op.internalDone = null;
+    op.fua = false;
+    if (internalDone) internalDone(error);
+    else request?.done(error);
+    this.#checkIdle();
   }
 
   #answer(op: IoOp, error: StorError | null): void {
@@ -338,31 +552,19 @@ export class VolumeIo {
     this.#checkIdle();
   }
 
-  #checkIdle(): void {
-    if (this.inFlight > 0) return;
-    const idle = this.#onIdle;
-    this.#onIdle = null;
-    idle?.();
+  get #isSuspended(): boolean {
+    return this.#segment.membership?.suspended === true;
   }
-}
 
-/** What takes space at a member, clipped to the range; at most `limit` extents. */
-function extentsOf(
-  source: NonNullable<ReturnType<Segment['sources']>[0]>,
-  offset: number,
-  length: number,
-  limit: number,
-): Extent[] {
-  const end = offset + length;
-  const { allocated } = source;
-  const extents: Extent[] = [];
-  for (let at = offset; at < end && extents.length <= limit;) {
-    const next = Math.min(end, (Math.floor(at / chunkBytes) + 1) * chunkBytes);
-    const isAllocated = allocated?.has(Math.floor(at / chunkBytes)) ?? true;
-    const last = extents[extents.length - 1];
-    if (last && last.allocated === isAllocated) last.length += next - at;
-    else extents.push({ offset: at, length: next - at, allocated: isAllocated });
-    at = next;
+  get #isIdle(): boolean {
+    return this.inFlight === 0 && this.writes.inFlight === 0;
   }
-  return extents.slice(0, limit);
+
+  #checkIdle(): void {
+    if (!this.#isIdle) return;
+    const idle = this.#onIdle;
+    if (idle.length === 0) return;
+    this.#onIdle = [];
+    for (const each of idle) each();
+  }
 }

@@ -30,6 +30,12 @@ export interface BrokenOnPurpose {
 export interface WriteHooks {
   /** Answers an op and releases its range; once for each. */
   answer(op: IoOp, error: StorError | null): void;
+  /** Answers an op that goes on: it keeps its range until the members are equal there. */
+  answerEarly(op: IoOp, error: StorError): void;
+  /** Its members are equal there: others may have the range, though the op is not answered. */
+  releaseRange(op: IoOp): void;
+  /** Why too few members are in sync. */
+  refusal(): StorError;
   /** Nothing uses the op any more. */
   recycle(op: IoOp): void;
 }
@@ -45,6 +51,8 @@ export class WritePath implements SegmentPart {
   readonly #pending = new PendingOps();
   /** ops that hold their range and wait until writes may start */
   #held: IoOp[] = [];
+  /** ops that every member has applied, while those are fewer than the failure mode asks for */
+  #withheld: IoOp[] = [];
   #sums = new Uint32Array(64);
   #pumping = false;
   #oldestSequence = 0;
@@ -59,7 +67,7 @@ export class WritePath implements SegmentPart {
   }
 
   get inFlight(): number {
-    return this.#pending.size + this.#held.length;
+    return this.#pending.size + this.#held.length + this.#withheld.length;
   }
 
   /** Ranges of writes that are sent and not answered: they may be on some members only. */
@@ -73,7 +81,7 @@ export class WritePath implements SegmentPart {
 
   /** Starts an op that holds its range, or holds it back while a member's fate is open. */
   start(op: IoOp): void {
-    if (this.#held.length === 0 && this.#mayStart()) this.#issue(op);
+    if ((this.#held.length === 0 || op.isOwn) && this.#mayStart()) this.#issue(op);
     else {
       op.own(this.#segment.options.outbox.buffers);
       this.#held.push(op);
@@ -81,6 +89,25 @@ export class WritePath implements SegmentPart {
   }
 
   membersChanged(): void {}
+
+  /** Clients' ops that hold their range and have not been started; they are the caller's again. */
+  takeHeld(): IoOp[] {
+    const taken = this.#held.filter((op) => !op.isOwn);
+    this.#held = this.#held.filter((op) => op.isOwn);
+    return taken;
+  }
+
+  /**
+   * Answers an op with an error though it cannot be finished. What some member may have got goes on
+   * and keeps its range (DESIGN section 5). Not while the store reads bytes that are the client's:
+   * then the caller tries again later.
+   */
+  giveUp(op: IoOp, error: StorError): void {
+    if (remove(this.#held, op) || remove(this.#withheld, op)) this.#finish(op, error);
+    else if (op.inPending && !(op.localRunning && !op.ownsBytes)) {
+      this.#hooks.answerEarly(op, error);
+    }
+  }
 
   /** A local disk that does not finish a write leaves like a slow member, if it is not the last. */
   tick(nowMs: number): void {
@@ -117,6 +144,7 @@ export class WritePath implements SegmentPart {
     try {
       this.#acknowledge();
       while (this.#held.length > 0 && this.#mayStart()) {
+        if (this.#segment.rule.writes !== 'start' && !this.#held[0]?.isOwn) break;
         const op = this.#held.shift();
         if (op) this.#issue(op);
         this.#acknowledge();
@@ -129,8 +157,9 @@ export class WritePath implements SegmentPart {
 
   /** Fails everything: the primary has stopped. */
   abandon(error: StorError): void {
-    const ops = this.#held;
+    const ops = [...this.#held, ...this.#withheld];
     this.#held = [];
+    this.#withheld = [];
     for (let op = this.#pending.head; op; op = this.#pending.head) {
       this.#pending.remove(op);
       ops.push(op);
@@ -164,8 +193,13 @@ export class WritePath implements SegmentPart {
 
   #acknowledge(): void {
     const segment = this.#segment;
-    if (!this.#pending.head || segment.stopped) return;
+    if ((!this.#pending.head && this.#withheld.length === 0) || segment.stopped) return;
     if (!segment.leased) return;
+    if (this.#withheld.length > 0 && segment.rule.writes === 'start') {
+      const withheld = this.#withheld;
+      this.#withheld = [];
+      for (const op of withheld) this.#finish(op, null);
+    }
     let acked = Infinity;
     for (const member of segment.required) acked = Math.min(acked, member.ackedSequence);
     if (this.#broken.acknowledgeEarly) acked = Infinity;
@@ -174,9 +208,20 @@ export class WritePath implements SegmentPart {
       const next: IoOp | null = op.next;
       if (!op.localPending || !segment.localIsRequired) {
         this.#pending.remove(op);
-        this.#finish(op, null);
+        this.#applied(op);
       }
       op = next;
+    }
+  }
+
+  /** All that must have it have it (I1); whether they are enough the failure mode says. */
+  #applied(op: IoOp): void {
+    const { rule } = this.#segment;
+    if (rule.acknowledges || op.isOwn) this.#finish(op, null);
+    else if (rule.writes === 'refuse') this.#finish(op, this.#hooks.refusal());
+    else {
+      this.#withheld.push(op);
+      this.#hooks.releaseRange(op);
     }
   }
 
@@ -286,7 +331,7 @@ export class WritePath implements SegmentPart {
       op.ownsBytes = true;
       return { bytes: op.frame.batch.bytes, start: op.frame.end - op.length };
     }
-    op.own(this.#segment.options.outbox.buffers);
+    op.own(this.#segment.options.outbox.buffers, this.#segment.mayAnswerEarly);
     return { bytes: op.bytes ?? new Uint8Array(op.length), start: op.start };
   }
 
@@ -329,6 +374,12 @@ export class WritePath implements SegmentPart {
     for (const member of targets) noteAllocation(member, op);
     if (local && localIsTarget) noteAllocation(local, op);
   }
+}
+
+export function remove<T>(list: T[], item: T): boolean {
+  const at = list.indexOf(item);
+  if (at >= 0) list.splice(at, 1);
+  return at >= 0;
 }
 
 /** Chunks that the op makes a member take: those it writes to, or that a zero shall keep. */

@@ -62,8 +62,19 @@ export const checkpointMarks = 4_096;
 
 /** Chunks settled or copied at once: polite to clients, enough to fill a disk. */
 export const maxChunksInFlight = 4;
+/** Chunks copied at once to all members of a segment together. */
+export const maxChunksPerSegment = 8;
+/** Copies that a member may have in its page cache before it is told to make them durable (bytes). */
+export const resyncFlushBytes = 64 * 1024 * 1024;
+/** A member whose chunks fail so often in a row is dropped, and fenced anew. */
+export const maxChunkFailures = 50;
+/** A member without room is filled again after the first of these, doubling to the second (ms). */
+export const spaceWaitMinMs = 5_000;
+export const spaceWaitMaxMs = 300_000;
 /** A settle or copy step that could not finish is tried again after this (ms). */
 export const chunkRetryMs = 100;
 
 /** `stop` gives requests under way this long, then they are failed (ms). */
 export const stopDrainMs = 10_000;
+/** ... and looks this often whether a checkpoint or a join has ended (ms). */
+export const stopPollMs = 20;

@@ -2,7 +2,9 @@ import { membersNeeded, type VolumePolicy } from '@stor/protocol';
 
 /** What of the members decides whether writes may be acknowledged. */
 export interface MembersView {
-  /** members of the committed set that are not away */
+  /** members of the committed set */
+  committed: number;
+  /** of these, those that are not away */
   inSync: number;
   /** a member's fate is open, or nobody keeps the set yet (I4) */
   changing: boolean;
@@ -21,32 +23,30 @@ export interface WriteRule {
   writes: 'start' | 'wait' | 'park' | 'refuse';
   /** reads are answered with an error: nobody is left who could answer them */
   refusesReads: boolean;
-  /** what every member has applied is acknowledged; false: too few members have it */
+  /** what every member has applied is acknowledged; false: too few can have it */
   acknowledges: boolean;
 }
-
-const start: WriteRule = { writes: 'start', refusesReads: false, acknowledges: true };
-const wait: WriteRule = { writes: 'wait', refusesReads: false, acknowledges: true };
-const park: WriteRule = { writes: 'park', refusesReads: false, acknowledges: false };
-const refuse: WriteRule = { writes: 'refuse', refusesReads: false, acknowledges: false };
-const refuseAll: WriteRule = { writes: 'refuse', refusesReads: true, acknowledges: true };
 
 /**
  * The failure mode's rule (DESIGN "Failure modes"). The set states facts and shrinks whenever a
  * member is lost; how many of it an acknowledgement needs is this rule alone. While the set is being
- * changed nobody knows how many there will be, so writes wait in any case. What *every* member that
- * must have it has applied is acknowledged even then: members that are away are among them.
+ * changed nobody knows how many there will be, so writes wait in any case.
  */
 export function decideWrites(
   view: MembersView,
   policy: Pick<VolumePolicy, 'failureMode' | 'onLoss'>,
   replicas: number,
 ): WriteRule {
+  const needed = membersNeeded(policy.failureMode, replicas);
   const isError = policy.onLoss === 'error';
-  if (view.allAway) return isError ? refuseAll : wait;
-  if (view.changing) return wait;
-  if (view.inSync >= membersNeeded(policy.failureMode, replicas)) return start;
-  return isError ? refuse : park;
+  // a member that is away may have applied a write before it went
+  const acknowledges = view.committed >= needed;
+  if (view.allAway) {
+    return { writes: isError ? 'refuse' : 'wait', refusesReads: isError, acknowledges };
+  }
+  if (view.changing) return { writes: 'wait', refusesReads: false, acknowledges };
+  if (view.inSync >= needed) return { writes: 'start', refusesReads: false, acknowledges: true };
+  return { writes: isError ? 'refuse' : 'park', refusesReads: false, acknowledges: false };
 }
 
 /** Why writes do not go on, for the person who runs the database. */
@@ -61,7 +61,7 @@ export function explainRule(
   const fate = rule.writes === 'refuse' ? 'get errors' : 'wait';
   if (view.allAway) return `no in-sync replica can be reached${who}: reads and writes ${fate}`;
   if (view.changing) return `the in-sync set is being changed${who}: writes wait for that`;
-  if (rule.acknowledges) return '';
+  if (rule.writes === 'start') return '';
   const needed = membersNeeded(policy.failureMode, replicas);
   const verb = view.inSync === 1 ? 'is' : 'are';
   return (
