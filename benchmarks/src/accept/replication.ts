@@ -6,6 +6,9 @@ import { AcceptReport } from '../harness/accept-report.ts';
 import { runInNamespaces } from '../namespaces/run-in-namespaces.ts';
 import type { NamespaceNetwork } from '../namespaces/network.ts';
 import { failover } from '../scenarios/replication/failover.ts';
+import { noQuorum } from '../scenarios/replication/no-quorum.ts';
+import { pausedPrimary } from '../scenarios/replication/paused-primary.ts';
+import { resyncTraffic } from '../scenarios/replication/resync-traffic.ts';
 import { secondaryStalls } from '../scenarios/replication/stalls.ts';
 import type { Stage } from '../scenarios/replication/stage.ts';
 
@@ -14,6 +17,9 @@ const mostNodes = 5;
 const parts: Record<string, (stage: Stage) => Promise<void>> = {
   stalls: secondaryStalls,
   failover,
+  'paused-primary': pausedPrimary,
+  resync: resyncTraffic,
+  'no-quorum': noQuorum,
 };
 
 const { positionals, values } = parseArgs({
