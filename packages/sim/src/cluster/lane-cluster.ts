@@ -89,6 +89,10 @@ export class LaneCluster implements SimCluster {
     }
   }
 
+  prepare(): Promise<void> {
+    return Promise.resolve();
+  }
+
   async create(): Promise<void> {
     for (const volume of this.volumes) {
       const places: number[] = [];
@@ -167,7 +171,7 @@ export class LaneCluster implements SimCluster {
     return Number(id.slice(id.lastIndexOf('-') + 1));
   }
 
-  unhealthy(volume: SimVolume): string | null {
+  async unhealthy(volume: SimVolume): Promise<string | null> {
     const { holder, inSync } = this.control.volume(volume.name);
     const views = this.replicasOf(volume);
     const whole = views.filter((view) => view.failed === null);
@@ -182,20 +186,6 @@ export class LaneCluster implements SimCluster {
     if (inSync.length !== whole.length) return `in sync: ${inSync.join()}, ${JSON.stringify(segment)}`;
     if (segment?.settleBytesRemaining !== 0) return 'not settled';
     return null;
-  }
-
-  repair(volume: SimVolume): void {
-    if (this.holderOf(volume) >= 0 && !this.control.leaseIsOver(this.holderOf(volume))) return;
-    for (const node of this.nodes) {
-      const process = this.#processes.get(node.index);
-      if (!process?.clock.running) continue;
-      this.#entry(node.index, process, volume)
-        .then((entry) => {
-          this.#watchIdle(process, volume, entry);
-        })
-        .catch(() => {});
-      return;
-    }
   }
 
   async detach(volume: SimVolume): Promise<boolean> {

@@ -29,6 +29,8 @@ export type IoOutcome = 'done' | 'lost' | { error: string };
 /** A client's connection to one node for one volume. */
 export interface ClientLink {
   readonly isOpen: boolean;
+  /** false: a change that was lost must not be sent again, as nobody knows when it takes effect */
+  readonly mayResend: boolean;
   submit(io: Io): Promise<IoOutcome>;
   close(): void;
 }
@@ -63,10 +65,20 @@ export interface SimCluster {
   readonly random: Random;
   readonly nodes: readonly SimNode[];
   readonly volumes: readonly SimVolume[];
+  /** Loads what must be read from real files, before any virtual time runs. */
+  prepare(): Promise<void>;
   /** Starts all nodes and creates the volumes; resolves when all are healthy. */
   create(): Promise<void>;
-  /** Connects from `host` to a node and opens the volume there. Rejects when that is refused. */
-  connect(host: string, node: number, volume: SimVolume): Promise<ClientLink>;
+  /**
+   * Connects from `host` to a node and opens the volume there. Rejects when that is refused. One that
+   * `reconnects` finds other nodes by itself.
+   */
+  connect(
+    host: string,
+    node: number,
+    volume: SimVolume,
+    reconnects: boolean,
+  ): Promise<ClientLink>;
   committed(volume: SimVolume): CommittedSet;
   /** Called at each commit of a set, in order. */
   onCommitted: (set: CommittedSet) => void;
@@ -83,9 +95,7 @@ export interface SimCluster {
   /** node of each replica that the control plane knows */
   nodeOfReplica(replicaId: string): number;
   /** null when the volume is healthy, else why not */
-  unhealthy(volume: SimVolume): string | null;
-  /** Makes sure that something repairs the volume while no client does. */
-  repair(volume: SimVolume): void;
+  unhealthy(volume: SimVolume): Promise<string | null>;
   /** Gives the volume back wherever it is attached; false when that did not work. */
   detach(volume: SimVolume): Promise<boolean>;
 }

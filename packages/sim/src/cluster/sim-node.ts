@@ -7,6 +7,8 @@ import type { SimScheduler } from '../world/scheduler.ts';
 
 /** A step of a call in the thread pool takes about this long (ms), when the disk is not slow. */
 const fileStepMs = 0.15;
+/** A process that ended by itself is started again after this (ms). */
+const restartMs = 1_000;
 
 export interface SimNodeParts {
   index: number;
@@ -29,6 +31,8 @@ export class SimNode {
   readonly hostClock: HostClock;
   clock: ProcessClock;
   starts = 0;
+  /** how often a process of it ended by itself */
+  exits = 0;
   /** more time for each step of a file call (ms) */
   slowDiskMs = 0;
   /** set by a crash within a file operation */
@@ -83,10 +87,21 @@ export class SimNode {
         // it said why in its log; as any process that cannot start it is started again later
         if (clock !== this.clock) return;
         this.#booting = false;
-        if (this.#isUp) this.kill();
+        this.exit();
       },
     );
     if (clock.dead) this.#booting = false;
+  }
+
+  /** The process ends by itself; whatever runs it starts it again. */
+  exit(): void {
+    if (!this.#isUp) return;
+    this.exits += 1;
+    this.kill();
+    const { starts } = this;
+    this.#parts.scheduler.at(restartMs, () => {
+      if (this.starts === starts && !this.#parts.network.isDown(this.host)) this.start();
+    });
   }
 
   /** kill -9: the page cache stays. */

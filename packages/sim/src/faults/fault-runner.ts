@@ -47,7 +47,7 @@ export class FaultRunner {
     const beginMs = scheduler.nowMs;
     for (const fault of faults) {
       await scheduler.sleep(beginMs + fault.atMs - scheduler.nowMs);
-      this.#apply(fault);
+      await this.#apply(fault);
     }
   }
 
@@ -58,16 +58,11 @@ export class FaultRunner {
     network.heal();
     for (const node of nodes) {
       node.files.cancelCrash();
-      if (node.index !== this.#broken) node.files.hook = this.#quietHook();
-      node.files.hook = this.#quietHook();
+      node.files.hook = () => null;
       node.slowDiskMs = 0;
       node.resume();
       node.start();
     }
-  }
-
-  #quietHook(): () => null {
-    return () => null;
   }
 
   #count(what: string): void {
@@ -80,7 +75,7 @@ export class FaultRunner {
     });
   }
 
-  #apply(fault: Fault): void {
+  async #apply(fault: Fault): Promise<void> {
     const random = new SeededRandom(fault.seed);
     const volume = this.#volume(random);
     const node = this.#target(fault, volume, random);
@@ -114,7 +109,7 @@ export class FaultRunner {
         this.#pause(node, fault);
         return;
       case 'disk-error':
-        this.#breakDisk(node, random);
+        await this.#breakDisk(node, random);
         return;
       case 'slow-disk':
         this.#count('slow-disk');
@@ -234,13 +229,13 @@ export class FaultRunner {
    * At most one disk in a run, and only while every volume has two other members with their memory:
    * with a dead disk in the set and no memory anywhere else a volume rightly waits for ever.
    */
-  #breakDisk(node: SimNode, random: Random): void {
+  async #breakDisk(node: SimNode, random: Random): Promise<void> {
     const { nodes, volumes } = this.#cluster;
     if (this.#broken >= 0 || !node.clock.running) return;
     if (nodes.some(({ files }) => files.crashPending)) return;
     for (const volume of volumes) {
       if (this.#membersBut(volume, node.index) < 2) return;
-      if (this.#cluster.unhealthy(volume) !== null) return;
+      if ((await this.#cluster.unhealthy(volume)) !== null) return;
     }
     this.#broken = node.index;
     this.#count('disk-error');

@@ -5,6 +5,7 @@ import { MemoryJudge } from '../checkers/memory-judge.ts';
 import { MetadataWatch } from '../checkers/metadata-watch.ts';
 import { StepCounter } from '../checkers/step-counter.ts';
 import { VolumeHistory } from '../checkers/volume-history.ts';
+import { AgentCluster } from '../cluster/agent-cluster.ts';
 import { LaneCluster } from '../cluster/lane-cluster.ts';
 import type { SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
 import { planFaults, type Fault } from '../faults/fault-plan.ts';
@@ -15,6 +16,8 @@ import { VolumeClient, ioOf, type ClientCounts } from '../workload/volume-client
 export interface SeedOptions {
   seed: number;
   minutes: number;
+  /** whole agents, or lanes with a model of the control plane @default agents */
+  world?: 'agents' | 'lanes';
   /** instead of those of the seed */
   faults?: Fault[];
   /** every log line of the cluster */
@@ -83,8 +86,6 @@ export class SeedRun {
   constructor(options: SeedOptions) {
     this.#options = options;
     this.#random = new SeededRandom(options.seed * 7919 + 17);
-    const { next } = this.#random;
-    void next;
     const nodes = [3, 3, 4, 5][this.#pick(4)] ?? 3;
     const volumes: SimVolume[] = [];
     const count = 1 + this.#pick(3);
@@ -93,7 +94,8 @@ export class SeedRun {
       const sizeBytes = (8 + this.#pick(3) * 4) * mib + this.#pick(2) * (300 * 1024);
       volumes.push({ name: `v${i}`, sizeBytes: Math.floor(sizeBytes / 4096) * 4096, replicas });
     }
-    this.#cluster = new LaneCluster({ seed: options.seed, nodes, volumes, log: this.#log });
+    const parts = { seed: options.seed, nodes, volumes, log: this.#log };
+    this.#cluster = options.world === 'lanes' ? new LaneCluster(parts) : new AgentCluster(parts);
     const hosts: string[] = [];
     for (const volume of volumes) this.#addVolume(volume, hosts);
     this.#faults = new FaultRunner({
@@ -115,6 +117,7 @@ export class SeedRun {
     process.on('uncaughtException', onStray);
     const { scheduler } = this.#cluster;
     try {
+      await this.#cluster.prepare();
       await scheduler.drive(() => this.#main());
     } catch (error) {
       onStray(error);
@@ -158,6 +161,8 @@ export class SeedRun {
   #wire(): void {
     const cluster = this.#cluster;
     cluster.onCommitted = (set) => {
+      // a volume that is being made has no members yet
+      if (set.inSync.length === 0 && set.epoch === 0) return;
       this.#volumes.find(({ volume }) => volume.name === set.volume)?.judge.committed(set);
       this.#watch.committed(set);
     };
@@ -170,7 +175,6 @@ export class SeedRun {
       const last = this.#lastPrimary.get(name);
       if (last !== undefined && last !== node) this.#primaryChanges += 1;
       this.#lastPrimary.set(name, node);
-      this.#steps.count('attach');
       void epoch;
     };
     cluster.onEnded = (node, how) => {
@@ -202,22 +206,27 @@ export class SeedRun {
         clients.some((client) => client.lastAnswerMs <= healedMs),
       );
       for (const { volume } of stuck) {
-        const why = this.#cluster.unhealthy(volume) ?? 'healthy';
+        const why = (await this.#cluster.unhealthy(volume)) ?? 'healthy';
         this.#violation('progress', `clients of ${volume.name} are not answered: ${why}`);
       }
       return false;
     }
     for (const { volume } of this.#volumes) {
-      const isHealthy = await scheduler.until(
-        () => this.#cluster.unhealthy(volume) === null,
-        healMs,
-        250,
-      );
-      if (isHealthy) continue;
-      const why = this.#cluster.unhealthy(volume) ?? '';
-      this.#violation('liveness', `${volume.name} is not healthy in time: ${why}`);
+      const why = await this.#healthy(volume);
+      if (why) this.#violation('liveness', `${volume.name} is not healthy in time: ${why}`);
     }
     return this.#violations.length === 0;
+  }
+
+  /** Waits until a volume is healthy; else what is wrong with it. */
+  async #healthy(volume: SimVolume): Promise<string | null> {
+    const { scheduler } = this.#cluster;
+    const endMs = scheduler.nowMs + healMs;
+    for (;;) {
+      const why = await this.#cluster.unhealthy(volume);
+      if (why === null || scheduler.nowMs > endMs) return why;
+      await scheduler.sleep(500);
+    }
   }
 
   async #finish(): Promise<void> {
@@ -238,15 +247,8 @@ export class SeedRun {
     await cluster.scheduler.sleep(1_000);
     await this.#readAll('after the last power cut');
     for (const { volume } of this.#volumes) {
-      const isHealthy = await cluster.scheduler.until(
-        () => cluster.unhealthy(volume) === null,
-        healMs,
-        250,
-      );
-      if (!isHealthy) {
-        const why = cluster.unhealthy(volume) ?? '';
-        this.#violation('liveness', `${volume.name} after the last power cut: ${why}`);
-      }
+      const why = await this.#healthy(volume);
+      if (why) this.#violation('liveness', `${volume.name} after the last power cut: ${why}`);
     }
     await this.#compare(false);
     for (const { history } of this.#volumes) history.finish();
@@ -313,6 +315,7 @@ export class SeedRun {
           history,
           host,
           depth: 1 + this.#pick(3),
+          reconnects: this.#pick(3) > 0,
           counts: this.#counts,
           problem: (detail) => this.#violation('no-error', `${volume.name}: ${detail}`),
           preferred: () => run.preferred,

@@ -24,6 +24,8 @@ export interface VolumeClientOptions {
   volume: SimVolume;
   history: VolumeHistory;
   host: string;
+  /** it is one that finds other nodes by itself */
+  reconnects: boolean;
   /** requests at a time */
   depth: number;
   counts: ClientCounts;
@@ -178,7 +180,8 @@ export class VolumeClient {
       else if (outcome !== 'lost') {
         problem(`${io.kind} of ${io.length} bytes at ${io.offset} failed: ${outcome.error}`);
       }
-      if (outcome !== 'lost' || !again) return outcome;
+      const isChange = io.kind !== 'flush' && io.kind !== 'read';
+      if (outcome !== 'lost' || !again || (isChange && !link.mayResend)) return outcome;
       counts.resent += 1;
     }
   }
@@ -200,13 +203,13 @@ export class VolumeClient {
 
   /** One round over all nodes, and a pause when nobody serves. */
   async #connect(): Promise<void> {
-    const { cluster, random, volume, host, counts, preferred } = this.#options;
+    const { cluster, random, volume, host, counts, preferred, reconnects } = this.#options;
     const { nodes, scheduler } = cluster;
     const first = preferred();
     for (let i = 0; i < nodes.length; i++) {
       const node = (first + i) % nodes.length;
       try {
-        this.#link = await cluster.connect(host, node, volume);
+        this.#link = await cluster.connect(host, node, volume, reconnects);
         counts.connects += 1;
         return;
       } catch {

@@ -1,0 +1,366 @@
+import { SocketRpcTransport } from '@stor/control-plane/testing';
+import { StorError, loadServices, type VolumeRecord } from '@stor/protocol';
+import { Agent, type AgentConfig, type Platform } from '@stor/node-agent';
+import { startLaneInThread, type ThreadLaneHost } from '@stor/node-agent/testing';
+import type { Random } from '@stor/runtime';
+import { SeededRandom } from '@stor/runtime/testing';
+import { MemoryKeyValueDisk } from 'raft-ts/testing';
+
+import { SimNetwork } from '../world/network.ts';
+import { HostClock, ProcessClock } from '../world/process-clock.ts';
+import { simLogger, type LogSink } from '../world/sim-logger.ts';
+import { SimScheduler } from '../world/scheduler.ts';
+import { viewOf, type ClusterOptions } from './lane-cluster.ts';
+import { NbdLink } from './nbd-link.ts';
+import type { ClientLink, CommittedSet, ReplicaView, SimCluster, SimVolume } from './sim-cluster.ts';
+import { SimNode } from './sim-node.ts';
+
+const clusterId = 'c-0000000000000001';
+const ports = { api: 1, peers: 2, nbd: 3 };
+const operatorHost = 'operator';
+/** Small journal files, so that they fill and switch all the time (bytes). */
+const diskOptions = { journalBytes: 24 * 4096, reserveBytes: 1024 * 1024, sumsCacheSlots: 32 };
+const volumesPrefix = '/stor/volumes/';
+
+interface AgentProcess {
+  clock: ProcessClock;
+  agent: Agent | null;
+  lane: ThreadLaneHost | null;
+}
+
+/** Whole agents: control plane on Raft, lanes, NBD servers, disks; clients over NBD. */
+export class AgentCluster implements SimCluster {
+  readonly scheduler = new SimScheduler();
+  readonly random: Random;
+  readonly network: SimNetwork;
+  readonly nodes: SimNode[] = [];
+  readonly volumes: SimVolume[];
+  onCommitted: (set: CommittedSet) => void = () => {};
+  onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
+  onEnded: (node: number, how: 'kill' | 'power') => void = () => {};
+  readonly #options: ClusterOptions;
+  readonly #logs: MemoryKeyValueDisk[] = [];
+  readonly #processes = new Map<number, AgentProcess>();
+  readonly #log: LogSink;
+  /** newest record of each volume that any node has applied, by name */
+  readonly #records = new Map<string, { record: VolumeRecord; revision: number }>();
+  readonly #nodeOf = new Map<string, number>();
+  readonly #operatorClock: ProcessClock;
+  #services: Awaited<ReturnType<typeof loadServices>> | null = null;
+
+  constructor(options: ClusterOptions) {
+    this.#options = options;
+    this.volumes = options.volumes;
+    this.random = new SeededRandom(options.seed);
+    this.network = new SimNetwork(this.scheduler, this.random);
+    this.#operatorClock = this.#hostClock();
+    this.#log = (level, node, fields, message) => {
+      options.log(level, node, fields, message);
+      this.#notice(message, fields);
+    };
+    for (let index = 0; index < options.nodes; index++) this.#addNode(index);
+  }
+
+  /** Loads what must be read from real files; before `scheduler.drive`. */
+  async prepare(): Promise<void> {
+    this.#services = await loadServices();
+  }
+
+  async create(): Promise<void> {
+    for (const node of this.nodes) node.start();
+    const { scheduler } = this;
+    const areUp = (): boolean =>
+      this.nodes.every(({ index }) => this.#processes.get(index)?.agent !== null) &&
+      this.leader() >= 0;
+    if (!(await scheduler.until(areUp, 60_000))) throw new Error('the agents do not start');
+    for (const { name, sizeBytes, replicas } of this.volumes) {
+      await this.operate('CreateVolume', { name, sizeBytes, replicas, labels: {}, requestId: name });
+    }
+    const exist = (): boolean =>
+      this.volumes.every((volume) => this.#record(volume)?.status.phase === 'ready');
+    if (!(await scheduler.until(exist, 60_000))) throw new Error('the volumes are not made');
+  }
+
+  /** One call of the API, by whichever node answers. */
+  async operate(method: string, request: object): Promise<unknown> {
+    let last = '';
+    for (let attempt = 0; attempt < 60; attempt++) {
+      const node = this.nodes[attempt % this.nodes.length];
+      const transport = this.#transport(operatorHost, this.#operatorClock);
+      const channel = transport.channel(`${node?.host ?? ''}:${ports.api}`, 'stor');
+      const limits = { timeoutMs: 10_000, connectTimeoutMs: 800 };
+      const outcome = await channel.call({ method, request, ...limits });
+      channel.close();
+      if (outcome.type === 'answered') return outcome.response;
+      last = outcome.type === 'refused' ? outcome.error.message : outcome.type;
+      await this.scheduler.sleep(500);
+    }
+    throw new StorError('UNAVAILABLE', `${method} failed: ${last}`);
+  }
+
+  connect(
+    host: string,
+    node: number,
+    volume: SimVolume,
+    reconnects: boolean,
+  ): Promise<ClientLink> {
+    const clock = this.#clientClock(host);
+    const addresses = this.nodes.map((_, i) => {
+      const target = this.nodes[(node + i) % this.nodes.length];
+      return { host: target?.host ?? '', port: ports.nbd };
+    });
+    return NbdLink.open({
+      network: this.network.of(host, clock),
+      clock,
+      volume,
+      addresses,
+      reconnects,
+      chance: () => this.random.next(),
+    });
+  }
+
+  committed(volume: SimVolume): CommittedSet {
+    const found = this.#records.get(volume.name);
+    if (!found) throw new Error(`no record of ${volume.name}`);
+    return setOf(found.record);
+  }
+
+  holderOf(volume: SimVolume): number {
+    const nodeId = this.#record(volume)?.status.attachment?.nodeId;
+    return nodeId === undefined ? -1 : indexOf(nodeId);
+  }
+
+  leader(): number {
+    for (const [index, { agent, clock }] of this.#processes) {
+      if (clock.running && agent?.store?.status().isLeader) return index;
+    }
+    return -1;
+  }
+
+  replicasOf(volume: SimVolume): ReplicaView[] {
+    const id = this.#record(volume)?.metadata.id;
+    const views: ReplicaView[] = [];
+    for (const [index, { lane, clock }] of this.#processes) {
+      for (const disk of lane?.lane.stores ?? []) {
+        for (const store of disk.replicas()) {
+          if (store.volumeId === id) views.push(viewOf(store, index, clock, this.scheduler));
+        }
+      }
+    }
+    return views;
+  }
+
+  nodeOfReplica(replicaId: string): number {
+    return this.#nodeOf.get(replicaId) ?? -1;
+  }
+
+  async unhealthy(volume: SimVolume): Promise<string | null> {
+    const record = this.#record(volume);
+    const [segment] = record?.status.segments ?? [];
+    if (!record || !segment) return 'no record';
+    const { inSync, replicas } = segment;
+    if (inSync.length < record.spec.replicas) return `in sync: ${inSync.join()}`;
+    for (const { id, nodeId } of replicas) {
+      const node = this.nodes[indexOf(nodeId)];
+      if (!node?.clock.running) return `${id} is on ${nodeId}, which is not up`;
+    }
+    const lane = this.#processes.get(this.holderOf(volume))?.lane;
+    const live = await lane?.lane.liveVolumes();
+    const own = live?.find(({ volumeId }) => volumeId === record.metadata.id);
+    if (!own) return null;
+    if (own.state !== 'serving') return `${own.state}: ${own.reason}`;
+    const behind = own.replicas.filter(({ state }) => state !== 'in-sync');
+    if (behind.length > 0) return JSON.stringify(behind);
+    return own.settleBytesRemaining > 0 ? 'not settled' : null;
+  }
+
+  /** The attachment of nobody is given back by itself. */
+  detach(volume: SimVolume): Promise<boolean> {
+    return this.scheduler.until(() => this.holderOf(volume) < 0, 120_000, 250);
+  }
+
+  // processes
+
+  #addNode(index: number): void {
+    const { scheduler, network, random } = this;
+    const { seed } = this.#options;
+    const node = new SimNode({
+      index,
+      scheduler,
+      network,
+      random,
+      seed: seed * 31 + index,
+      clockRate: 1 + (random.next() - 0.5) * 0.02,
+      boot: (each, clock) => this.#boot(each, clock),
+      ended: (each, how) => {
+        this.#ended(each, how);
+      },
+    });
+    this.nodes.push(node);
+    const chance = new SeededRandom(seed * 53 + index);
+    this.#logs.push(
+      new MemoryKeyValueDisk({
+        random: () => chance.next(),
+        schedule: (run) => {
+          scheduler.at(random.next() * (0.4 + node.slowDiskMs), run);
+        },
+      }),
+    );
+  }
+
+  async #boot(node: SimNode, clock: ProcessClock): Promise<void> {
+    const process: AgentProcess = { clock, agent: null, lane: null };
+    this.#processes.set(node.index, process);
+    const logger = simLogger(node.host, this.#log);
+    const agent = await Agent.start(
+      this.#config(node),
+      logger,
+      this.#platform(node, clock, process, logger),
+    );
+    if (clock.dead) return;
+    process.agent = agent;
+    agent.onFatal((error) => {
+      logger.error({ error: error.message }, 'the agent cannot go on');
+      clock.after(0, () => node.exit());
+    });
+    void this.#watch(agent);
+  }
+
+  #platform(
+    node: SimNode,
+    clock: ProcessClock,
+    process: AgentProcess,
+    logger: ReturnType<typeof simLogger>,
+  ): Platform {
+    const files = node.files.process();
+    const network = this.network.of(node.host, clock);
+    const logs = this.#logs[node.index];
+    if (!logs) throw new Error('no disk for the Raft log');
+    const random = new SeededRandom(this.#options.seed * 977 + node.index * 131 + node.starts);
+    const { bootId } = node.files;
+    return {
+      clock,
+      random,
+      files,
+      logs,
+      rpc: this.#transport(node.host, clock),
+      bootId: () => bootId,
+      startLane: (options, control) => {
+        const machine = { files, network, diskOptions };
+        const lane = startLaneInThread(options, control, { clock, logger, machine });
+        process.lane = lane;
+        return lane;
+      },
+      listenHttp: null,
+      writePidFile: () => () => Promise.resolve(),
+    };
+  }
+
+  #config(node: SimNode): AgentConfig {
+    return {
+      clusterId,
+      clusterName: 'sim',
+      nodeId: nodeIdOf(node.index),
+      nodeName: node.host,
+      dataDir: '/data',
+      listen: { host: node.host, api: ports.api, http: 0, peers: ports.peers, nbd: [ports.nbd] },
+      members: this.nodes.map(({ index, host }) => ({
+        id: nodeIdOf(index),
+        name: host,
+        api: `${host}:${ports.api}`,
+      })),
+      logLevel: 'info',
+      insecureListen: true,
+    };
+  }
+
+  #ended(node: SimNode, how: 'kill' | 'power'): void {
+    const logs = this.#logs[node.index];
+    if (how === 'power') logs?.losePower();
+    else logs?.kill();
+    this.#processes.delete(node.index);
+    this.onEnded(node.index, how);
+  }
+
+  #transport(host: string, clock: ProcessClock): SocketRpcTransport {
+    const services = this.#services;
+    if (!services) throw new Error('prepare() comes first');
+    return new SocketRpcTransport({ network: this.network.of(host, clock), clock, services });
+  }
+
+  #hostClock(): ProcessClock {
+    return new ProcessClock(new HostClock(this.scheduler, 1));
+  }
+
+  readonly #clientClocks = new Map<string, ProcessClock>();
+
+  #clientClock(host: string): ProcessClock {
+    let clock = this.#clientClocks.get(host);
+    if (!clock) {
+      clock = this.#hostClock();
+      this.#clientClocks.set(host, clock);
+    }
+    return clock;
+  }
+
+  // what the control plane has committed
+
+  #record(volume: SimVolume): VolumeRecord | null {
+    return this.#records.get(volume.name)?.record ?? null;
+  }
+
+  /** In the event in which a node applies a change, it is known here. */
+  async #watch(agent: Agent): Promise<void> {
+    const { store } = agent;
+    if (!store) return;
+    const { revision, items } = await store.list(volumesPrefix, { local: true });
+    for (const { value, modRevision } of items) this.#learn(value, modRevision);
+    for await (const events of store.watch(volumesPrefix, revision, this.#never.signal)) {
+      for (const event of events) if (event.value) this.#learn(event.value, event.revision);
+    }
+  }
+
+  readonly #never = new AbortController();
+
+  #learn(value: Uint8Array, revision: number): void {
+    const record = JSON.parse(Buffer.from(value).toString()) as VolumeRecord;
+    const { name } = record.metadata;
+    const known = this.#records.get(name);
+    if (known && known.revision >= revision) return;
+    this.#records.set(name, { record, revision });
+    for (const { id, nodeId } of record.status.segments[0]?.replicas ?? []) {
+      this.#nodeOf.set(id, indexOf(nodeId));
+    }
+    const now = setOf(record);
+    const before = known ? setOf(known.record) : null;
+    if (before?.setRevision === now.setRevision && before.epoch === now.epoch) return;
+    if (before?.setRevision !== now.setRevision) this.onCommitted(now);
+  }
+
+  #notice(message: string, fields: object): void {
+    if (message !== 'the primary serves') return;
+    const { volume, epoch, tookMs } = fields as { volume: string; epoch: number; tookMs: number };
+    for (const { record } of this.#records.values()) {
+      if (record.metadata.id !== volume) continue;
+      this.onServing(record.metadata.name, epoch, this.scheduler.nowMs - tookMs * 1.05 - 1);
+    }
+  }
+}
+
+function nodeIdOf(index: number): string {
+  return `n-${String(index).padStart(16, '0')}`;
+}
+
+function indexOf(nodeId: string): number {
+  return Number(nodeId.slice(2));
+}
+
+function setOf(record: VolumeRecord): CommittedSet {
+  const [segment] = record.status.segments;
+  return {
+    volume: record.metadata.name,
+    epoch: record.status.epoch,
+    setRevision: segment?.setRevision ?? 0,
+    inSync: [...(segment?.inSync ?? [])],
+  };
+}
