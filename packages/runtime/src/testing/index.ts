@@ -3,3 +3,4 @@ export * from './seeded-random.ts';
 export * from './faulty-file.ts';
 export * from './faulty-files.ts';
 export * from './reserve-ports.ts';
+export * from './memory-network.ts';
