@@ -9,7 +9,7 @@ import { FaultPlan } from './plan-faults.ts';
 import { SoakRound } from './round.ts';
 import { SoakReport } from './soak-report.ts';
 
-const usage = `usage: soak [--minutes N] [--seed N] [--nodes 3|4|5] [--keep]
+const usage = `usage: soak [--minutes N] [--seed N] [--nodes 3|4|5] [--replicas 2|3] [--keep]
 Runs clusters of real agents in network namespaces under load and faults, and compares at the end of
 each round what is on the disks. Needs root, ip and iptables. The seed decides which faults happen to
 whom and for how long; when they hit, the load is where it happens to be.
@@ -24,6 +24,7 @@ const { values } = parseArgs({
     minutes: { type: 'string', default: '10' },
     seed: { type: 'string' },
     nodes: { type: 'string' },
+    replicas: { type: 'string' },
     keep: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
@@ -42,7 +43,7 @@ async function soak(network: NamespaceNetwork): Promise<number> {
   for (let round = 0; round < rounds && !stop.signal.aborted; round += 1) {
     const random = new SeededRandom(seed + 7_919 * (round + 1));
     const nodes = Number(values.nodes ?? 3 + Math.floor(random.next() * (mostNodes - 2)));
-    const replicas = random.next() < 0.25 ? 2 : 3;
+    const replicas = Number(values.replicas ?? (random.next() < 0.25 ? 2 : 3));
     const dir = join(base, `round-${round + 1}`);
     mkdirSync(dir);
     report.say(`round ${round + 1}: ${nodes} nodes, ${replicas} replicas, in ${dir}`);
