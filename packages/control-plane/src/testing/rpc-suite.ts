@@ -106,12 +106,8 @@ const calls: RpcTest[] = [
         return Promise.resolve({ epoch: 2 ** 40 });
       };
       const none: RpcMethod = () => Promise.resolve({});
-      const methods = new Proxy(
-        { attachHere: method },
-        {
-          get: (own, name) => own[String(name)] ?? none,
-        },
-      );
+      const known: Record<string, RpcMethod> = { attachHere: method };
+      const methods = new Proxy(known, { get: (own, name) => own[String(name)] ?? none });
       server.addService('agent', methods);
       const address = `${host}:${await server.listen(host, 0)}`;
       const channel = world.transport.channel(address, 'agent');
