@@ -1,4 +1,10 @@
-import { StorError, defaultPolicy, type AttachmentGrant } from '@stor/protocol';
+import {
+  StorError,
+  defaultPolicy,
+  type AttachmentGrant,
+  type VolumePolicy,
+  type VolumeSettings,
+} from '@stor/protocol';
 import type { Random } from '@stor/runtime';
 
 import type { ReplicatorControl } from '../replicator-ports.ts';
@@ -12,6 +18,13 @@ export class FakeControl {
   setRevision = 1;
   inSync: string[];
   holder: string | null = null;
+  policy: VolumePolicy = { ...defaultPolicy(3), failureMode: 'alwayson' };
+  /** wanted number of replicas */
+  replicas: number;
+  /** marked to go */
+  readonly leaving = new Set<string>();
+  acceptUnflushedLoss = false;
+  resourceVersion = 1;
   cleanRelease = false;
   /** proposals fail before they are sent, with this chance */
   unavailable = 0;
@@ -25,6 +38,31 @@ export class FakeControl {
     this.#scheduler = scheduler;
     this.#random = random;
     this.inSync = inSync;
+    this.replicas = inSync.length;
+  }
+
+  /** What the record says now; each call is a newer version. */
+  settings(
+    volumeId: string,
+    replicas: VolumeSettings['segments'][0]['replicas'],
+    epoch = this.epoch,
+  ): VolumeSettings {
+    this.resourceVersion += 1;
+    return {
+      volumeId,
+      epoch,
+      resourceVersion: this.resourceVersion,
+      replicas: this.replicas,
+      policy: { ...this.policy },
+      segments: [
+        {
+          index: 0,
+          setRevision: this.setRevision,
+          inSync: [...this.inSync],
+          replicas: replicas.map((each) => ({ ...each, leaving: this.leaving.has(each.id) })),
+        },
+      ],
+    };
   }
 
   grant(
@@ -37,16 +75,12 @@ export class FakeControl {
     const previousReleased = this.cleanRelease || this.epoch === 1;
     this.cleanRelease = false;
     return {
-      ...volume,
+      ...this.settings(volume.volumeId, replicas),
       name: volume.volumeId,
-      epoch: this.epoch,
-      resourceVersion: this.epoch,
+      sizeBytes: volume.sizeBytes,
       mode: 'auto',
       previousReleased,
-      acceptUnflushedLoss: false,
-      replicas: replicas.length,
-      policy: { ...defaultPolicy(replicas.length), failureMode: 'alwayson' },
-      segments: [{ index: 0, setRevision: this.setRevision, inSync: [...this.inSync], replicas }],
+      acceptUnflushedLoss: this.acceptUnflushedLoss,
     };
   }
 

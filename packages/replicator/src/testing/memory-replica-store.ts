@@ -446,7 +446,7 @@ export class MemoryDiskStore implements DiskStore {
     this.path = `/memory/${diskId}`;
     this.#clock = clock;
     this.#random = random;
-    for (const state of states) this.#open(state);
+    for (const state of states) this.open(state);
   }
 
   replicas(): MemoryReplicaStore[] {
@@ -456,7 +456,7 @@ export class MemoryDiskStore implements DiskStore {
     return this.#replicas.get(id) ?? null;
   }
   createReplica(identity: ReplicaIdentity): Promise<ReplicaStore> {
-    return Promise.resolve(this.#open(new MemoryReplicaState(identity)));
+    return Promise.resolve(this.open(new MemoryReplicaState(identity)));
   }
   deleteReplica(id: string): Promise<void> {
     this.#replicas.delete(id);
@@ -478,7 +478,7 @@ export class MemoryDiskStore implements DiskStore {
     for (const replica of this.#replicas.values()) replica.crash();
   }
 
-  #open(state: MemoryReplicaState): MemoryReplicaStore {
+  open(state: MemoryReplicaState): MemoryReplicaStore {
     const store = new MemoryReplicaStore(state, this.diskId, this.#clock, this.#random);
     this.#replicas.set(store.replicaId, store);
     return store;

@@ -49,8 +49,11 @@ export class SimCluster {
   readonly control: FakeControl;
   readonly nodes: SimNode[] = [];
   readonly states: MemoryReplicaState[] = [];
+  /** where each of `states` lies: index of its node */
+  readonly places: number[] = [];
   readonly volume: { volumeId: string; sizeBytes: number };
   readonly #options: SimClusterOptions;
+  #nextReplica: number;
 
   constructor(options: SimClusterOptions) {
     this.#options = options;
@@ -59,9 +62,11 @@ export class SimCluster {
     this.volume = { volumeId: 'v-1', sizeBytes: options.sizeBytes };
     const nodes = options.nodes ?? 3;
     const replicas = options.replicaNodes ?? nodes;
+    this.#nextReplica = replicas;
     for (let i = 0; i < replicas; i++) {
       const identity = { replicaId: `r-${i}`, volumeId: 'v-1', segment: 0 };
       this.states.push(new MemoryReplicaState({ ...identity, sizeBytes: options.sizeBytes }));
+      this.places.push(i);
     }
     this.control = new FakeControl(
       this.scheduler,
@@ -90,9 +95,46 @@ export class SimCluster {
   }
 
   store(index: number): MemoryReplicaStore {
-    const store = this.node(index).disk?.replica(`r-${index}`);
+    const store = this.node(index).disk?.replicas()[0];
     if (!store) throw new Error(`no store on node ${index}`);
     return store;
+  }
+
+  /** A new, empty replica on a node that has none; `push` tells the primary. */
+  addReplica(index: number): string {
+    const replicaId = `r-${this.#nextReplica++}`;
+    const identity = { replicaId, volumeId: 'v-1', segment: 0 };
+    const state = new MemoryReplicaState({ ...identity, sizeBytes: this.volume.sizeBytes });
+    this.states.push(state);
+    this.places.push(index);
+    this.node(index).disk?.open(state);
+    return replicaId;
+  }
+
+  /** Takes those out of the record that are marked to go and out of the set, and deletes them. */
+  removeLeft(): string[] {
+    const { leaving, inSync } = this.control;
+    const gone = [...leaving].filter((id) => !inSync.includes(id));
+    for (const id of gone) {
+      const at = this.states.findIndex((state) => state.identity.replicaId === id);
+      leaving.delete(id);
+      if (at < 0) continue;
+      void this.node(this.places[at] ?? 0).disk?.deleteReplica(id);
+      this.states.splice(at, 1);
+      this.places.splice(at, 1);
+    }
+    return gone;
+  }
+
+  /** Tells the holder what the record says now, as a controller does; it may be late. */
+  push(delayMs = 0): void {
+    const index = this.nodes.findIndex((node) => node.id === this.control.holder);
+    if (index < 0) return;
+    const settings = this.control.settings('v-1', this.#granted());
+    const { clock, lane } = this.node(index);
+    this.scheduler.at(delayMs, () => {
+      clock.run(() => lane?.updateVolume(settings));
+    });
   }
 
   start(index: number): void {
@@ -101,8 +143,8 @@ export class SimCluster {
     node.starts += 1;
     const clock = new ProcessClock(this.scheduler);
     node.clock = clock;
-    const state = this.states[index];
-    const disk = new MemoryDiskStore(`d-${index}`, state ? [state] : [], clock, this.random);
+    const states = this.states.filter((_state, at) => this.places[at] === index);
+    const disk = new MemoryDiskStore(`d-${index}`, states, clock, this.random);
     node.disk = disk;
     const port = this.control.portOf(() => node.controlReachable && !clock.dead);
     const lane = new LaneReplicator({
@@ -155,7 +197,9 @@ export class SimCluster {
   /** The host loses power: what was not flushed is lost in part. */
   cutPower(index: number): void {
     this.kill(index);
-    this.states[index]?.losePower(this.random);
+    this.states.forEach((state, at) => {
+      if (this.places[at] === index) state.losePower(this.random);
+    });
   }
 
   pause(index: number): void {
@@ -169,18 +213,25 @@ export class SimCluster {
   attach(index: number, signal?: AbortSignal): Promise<PrimaryVolume> {
     const node = this.node(index);
     if (!node.lane) return Promise.reject(new StorError('UNAVAILABLE', 'the node is down'));
-    const replicas = this.states.map(({ identity }, i): GrantedReplica => ({
-      id: identity.replicaId,
-      nodeId: `n-${i}`,
-      diskId: `d-${i}`,
-      host: 'sim',
-      port: 100 + i,
-      leaving: false,
-      failed: false,
-      purpose: 'volume',
-    }));
+    const replicas = this.#granted();
     const grant = this.control.grant(node.id, this.volume, replicas);
     return node.lane.attach(grant, { signal: signal ?? new AbortController().signal });
+  }
+
+  #granted(): GrantedReplica[] {
+    return this.states.map(({ identity }, at) => {
+      const index = this.places[at] ?? 0;
+      return {
+        id: identity.replicaId,
+        nodeId: `n-${index}`,
+        diskId: `d-${index}`,
+        host: 'sim',
+        port: 100 + index,
+        leaving: false,
+        failed: false,
+        purpose: 'volume',
+      };
+    });
   }
 
   async run(ms: number): Promise<void> {
