@@ -27,6 +27,8 @@ export interface LocalReplica {
   volumeId: VolumeId;
   /** why it failed for good (I7); absent when it did not */
   failure?: string;
+  /** the newest in-sync set that it served under, as it keeps it durably; absent: none, or unknown */
+  setView?: { epoch: number; setRevision: number; members: ReplicaId[] };
 }
 
 /** A replica as its primary sees it right now. */

@@ -116,7 +116,7 @@ export class ControlPlane implements ControlPlanePort {
         });
       },
     });
-    this.#controllers = new LeaderControllers(common);
+    this.#controllers = new LeaderControllers({ ...common, random });
     const cluster = { id: options.clusterId, name: options.clusterName };
     const registered = (): void => {
       this.#look();
@@ -242,9 +242,10 @@ export class ControlPlane implements ControlPlanePort {
     return {
       releaseAttachment: ({ volumeId, epoch, ifIdle }) =>
         this.#attachments.releaseHere(volumeId, epoch, ifIdle),
-      attachHere: ({ volumeId, mode, onlyIfWanted }) =>
-        this.#attachments.attachHere(volumeId, mode, { onlyIfWanted }),
+      attachHere: ({ volumeId, mode, ...options }) =>
+        this.#attachments.attachHere(volumeId, mode, options),
       liveVolumes: () => this.#options.agent.liveVolumes(),
+      handOver: ({ volumeId, epoch }) => this.#options.agent.handOver(volumeId, epoch),
       addDisk: ({ path, tag }) => this.#disks.addDisk(path, tag),
     };
   }

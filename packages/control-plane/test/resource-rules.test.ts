@@ -14,7 +14,6 @@ import {
   repairBackoffMaxMs,
   repairDelayMs,
 } from '../src/core/controllers/controllers.ts';
-import type { Action } from '../src/core/controllers/controllers.ts';
 import { placeReplicas } from '../src/core/placement/place-replicas.ts';
 import { describeVolume } from '../src/core/volume/describe-volume.ts';
 import { splitAddress } from '../src/core/volume/grant.ts';
@@ -23,6 +22,7 @@ import type { ClusterState } from '../src/resources/cluster-state.ts';
 import { volumeKey } from '../src/resources/keys.ts';
 import { decodeVolume, encodeRecord } from '../src/resources/records.ts';
 import type { NodeLeaseRecord, StoredVolume } from '../src/resources/records.ts';
+import { apply, planAt } from './plan-at.ts';
 
 const gib = 2 ** 30;
 const addresses = { api: 'h:1', http: 'h:2', peers: ['h:3'], nbd: ['h:4'], nbdUnix: [] };
@@ -281,6 +281,7 @@ t.test('attachments and sets, any history', async (t) => {
           }
           const setRevision = claim.setRevision - step.lag;
           const decision = decideSet(record, {
+            nowWallMs: 7,
             segment: 0,
             epoch: claim.epoch,
             setRevision,
@@ -312,29 +313,6 @@ t.test('attachments and sets, any history', async (t) => {
   t.equal(changeMode(held, 2, 'manual'), null);
 });
 
-/** Does to the state what the runner's transactions would do. */
-function apply(state: ClusterState, action: Action): void {
-  switch (action.type) {
-    case 'mark-ready':
-    case 'mark-failed':
-      state.volumes.set(action.record.metadata.id, { value: action.record, modRevision: 2 });
-      return;
-    case 'roll-back': {
-      const { value } = action.volume;
-      state.volumes.delete(value.metadata.id);
-      state.names.delete(value.metadata.name);
-      state.deleted.set(value.metadata.id, { value, modRevision: 2 });
-      return;
-    }
-    case 'finish-delete':
-      state.deleted.delete(action.volume.value.metadata.id);
-      for (const id of action.replicaIds) state.reports.delete(id);
-      return;
-    case 'ask-attach':
-      return;
-  }
-}
-
 t.test('controllers bring every creation to an end, and then rest', async () => {
   const report = fc.constantFrom('ready', 'failed', 'none');
   fc.assert(
@@ -365,7 +343,7 @@ t.test('controllers bring every creation to an end, and then rest', async () => 
         const controllers = new Controllers();
         let nowMs = 0;
         for (let round = 0; round < 4; round++) {
-          for (const action of controllers.plan(state, nowMs)) apply(state, action);
+          for (const action of planAt(controllers, state, nowMs)) apply(state, action);
           for (const { value } of state.deleted.values()) {
             for (const r of value.status.segments[0]?.replicas ?? []) tell(r.id, 'deleted');
           }
@@ -373,7 +351,7 @@ t.test('controllers bring every creation to an end, and then rest', async () => 
         }
         const good = nodes.every((n) => n.report === 'ready');
         const made = state.volumes.get('v-1')?.value.status;
-        if (controllers.plan(state, nowMs).some((a) => a.type !== 'ask-attach')) return false;
+        if (planAt(controllers, state, nowMs).some((a) => a.type !== 'ask-attach')) return false;
         if (!good) return state.volumes.size + state.deleted.size + state.names.size === 0;
         return made?.phase === 'ready' && made.segments[0]?.inSync.length === nodes.length;
       },
@@ -390,7 +368,7 @@ t.test('repair is asked for late, with growing waits, and of each node in turn',
   const controllers = new Controllers();
   const asked: [number, string][] = [];
   for (let nowMs = 0; nowMs <= 400_000; nowMs += 500) {
-    for (const action of controllers.plan(state, nowMs)) {
+    for (const action of planAt(controllers, state, nowMs)) {
       if (action.type === 'ask-attach') asked.push([nowMs, action.nodeId]);
     }
   }
@@ -405,7 +383,7 @@ t.test('repair is asked for late, with growing waits, and of each node in turn',
   );
 
   state.leases.delete('c');
-  t.same(controllers.plan(state, 1_000_000), [], 'the missing replica is down');
+  t.same(planAt(controllers, state, 1_000_000), [], 'the missing replica is down');
   addNode(state, 'c', {});
   const attachment: Attachment = {
     nodeId: 'a',
@@ -415,12 +393,12 @@ t.test('repair is asked for late, with growing waits, and of each node in turn',
     sinceMs: 0,
   };
   volume.status.attachment = attachment;
-  t.same(controllers.plan(state, 1_000_000), [], 'its primary does it');
+  t.same(planAt(controllers, state, 1_000_000), [], 'its primary does it');
   attachment.agentInstance = 'older';
-  t.match(controllers.plan(state, 1_000_000), [{ type: 'ask-attach', mode: 'repair' }]);
+  t.match(planAt(controllers, state, 1_000_000), [{ type: 'ask-attach', mode: 'repair' }]);
   const missing = volume.status.segments[0]?.replicas[2];
   if (missing) missing.state = 'failed';
-  t.same(controllers.plan(state, 2_000_000), [], 'what failed does not come back');
+  t.same(planAt(controllers, state, 2_000_000), [], 'what failed does not come back');
 });
 
 t.test('health against its definition', async (t) => {

@@ -18,6 +18,7 @@ import { emptyState } from '../src/resources/cluster-state.ts';
 import type { ClusterState } from '../src/resources/cluster-state.ts';
 import { decodeVolume, encodeRecord } from '../src/resources/records.ts';
 import type { StoredVolume } from '../src/resources/records.ts';
+import { planAt } from './plan-at.ts';
 
 const nodeIds = ['a', 'b', 'c'];
 
@@ -61,7 +62,7 @@ function held(nodeId: string, mode: Attachment['mode'], agentInstance = `i-${nod
 function asks(state: ClusterState, controllers: Controllers, fromMs: number, untilMs: number) {
   const seen: { atMs: number; nodeId: string; mode: string }[] = [];
   for (let nowMs = fromMs; nowMs <= untilMs; nowMs += 500) {
-    for (const action of controllers.plan(state, nowMs)) {
+    for (const action of planAt(controllers, state, nowMs)) {
       if (action.type !== 'ask-attach') continue;
       const { nodeId, mode } = action;
       seen.push({ atMs: nowMs - fromMs, nodeId, mode });
@@ -240,7 +241,7 @@ t.test('orders hold and detach wins, any history', async () => {
       };
       const look = (): void => {
         nowMs += 1_000;
-        for (const action of controllers.plan(state, nowMs)) {
+        for (const action of planAt(controllers, state, nowMs)) {
           if (action.type === 'ask-attach') onTheWay.push(action);
         }
       };

@@ -35,6 +35,13 @@ const freshGrantMs = 3_000;
 
 type Mode = Attachment['mode'];
 
+/** See AttachOrder. */
+interface AcquireOptions {
+  onlyIfWanted?: boolean;
+  force?: boolean;
+  acceptUnflushedLoss?: boolean;
+}
+
 /** Attachments and in-sync sets: compare-and-set on the volume record (I2, I4). */
 export class Attachments {
   readonly #store: ClusterStore;
@@ -84,14 +91,15 @@ export class Attachments {
   async acquire(
     name: string,
     mode: Mode,
-    options: { waitMs: number; signal?: AbortSignal; onlyIfWanted?: boolean },
+    options: { waitMs: number; signal?: AbortSignal } & AcquireOptions,
   ): Promise<AttachmentGrant> {
     const { signal, dispose } = joinedSignal([this.#closing, options.signal]);
     try {
       const wait = this.#wait(options.waitMs, signal);
       const found = await findVolume(this.#store, name, { signal });
       const { id } = found.value.metadata;
-      const asked = { mode, onlyIfWanted: options.onlyIfWanted ?? false };
+      const { onlyIfWanted = false, force = false, acceptUnflushedLoss = false } = options;
+      const asked = { mode, onlyIfWanted, force, acceptUnflushedLoss };
       return await this.#inTurn(id, () => this.#acquire(id, name, asked, wait));
     } finally {
       dispose();
@@ -114,7 +122,7 @@ export class Attachments {
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const volume = await readVolume(this.#store, proposal.volumeId);
       if (!volume) return { outcome: 'superseded', reason: 'the volume was deleted' };
-      const decision = decideSet(volume.value, proposal);
+      const decision = decideSet(volume.value, { ...proposal, nowWallMs: this.#clock.wallMs() });
       if (decision.type === 'superseded')
         return { outcome: decision.type, reason: decision.reason };
       const committed = { outcome: 'committed' as const, setRevision: decision.setRevision };
@@ -138,12 +146,12 @@ export class Attachments {
   async attachHere(
     volumeId: VolumeId,
     mode: Mode,
-    options: { onlyIfWanted: boolean },
+    options: AcquireOptions,
   ): Promise<{ epoch: number }> {
     this.#attaching.set(volumeId, (this.#attaching.get(volumeId) ?? 0) + 1);
     try {
-      const epoch = await this.#attachHere(volumeId, mode, options.onlyIfWanted);
-      if (mode === 'manual' && !options.onlyIfWanted) await this.#keepHere(volumeId, epoch);
+      const epoch = await this.#attachHere(volumeId, mode, options);
+      if (mode === 'manual' && options.onlyIfWanted !== true) await this.#keepHere(volumeId, epoch);
       return { epoch };
     } finally {
       const left = (this.#attaching.get(volumeId) ?? 1) - 1;
@@ -153,10 +161,11 @@ export class Attachments {
   }
 
   /** Returns the epoch under which this node serves. */
-  async #attachHere(volumeId: VolumeId, mode: Mode, onlyIfWanted: boolean): Promise<number> {
+  async #attachHere(volumeId: VolumeId, mode: Mode, options: AcquireOptions): Promise<number> {
     if (this.#stopping) throw new StorError('UNAVAILABLE', 'the node is stopping');
+    const { onlyIfWanted = false, force = false } = options;
     const mine = await this.#mine(volumeId);
-    if (mine) {
+    if (mine && !force) {
       const stronger = strongerMode(mine.attachment.mode, mode);
       const changed = await this.#records.update(volumeId, (record) =>
         onlyIfWanted && wantedNode(record) !== this.#nodeId
@@ -174,7 +183,7 @@ export class Attachments {
         }
       }
     }
-    const grant = await this.acquire(volumeId, mode, { waitMs: deadHolderWaitMs, onlyIfWanted });
+    const grant = await this.acquire(volumeId, mode, { waitMs: deadHolderWaitMs, ...options });
     if (this.#stopping) {
       // never used, so the next primary waits exactly if this one had to
       await this.release(volumeId, grant.epoch, grant.previousReleased);
@@ -292,7 +301,7 @@ export class Attachments {
   async #acquire(
     id: VolumeId,
     name: string,
-    request: { mode: Mode; onlyIfWanted: boolean },
+    request: { mode: Mode } & Required<AcquireOptions>,
     wait: Wait,
   ): Promise<AttachmentGrant> {
     let asked = false;

@@ -73,7 +73,9 @@ export class DiskReporter {
       const { id, nodeId, state } = known.value;
       if (nodeId !== this.#nodeId || reported.has(id) || state === 'offline') continue;
       const message = 'the agent does not find this disk';
-      await this.#write(id, known, (now) => (now ? { ...now, state: 'offline', message } : null));
+      await this.#write(id, known, (now) =>
+        now ? this.#since({ ...now, state: 'offline', message }) : null,
+      );
     }
   }
 
@@ -93,7 +95,14 @@ export class DiskReporter {
     const { diskId: id, path, tag, state, message, capacityBytes, usedBytes, freeBytes } = disk;
     const seen = { path, tag, state, message, capacityBytes, usedBytes, freeBytes };
     const base = { id, nodeId: this.#nodeId, createdAtMs: this.#clock.wallMs() };
-    return { ...base, ...known, ...seen };
+    return this.#since({ ...base, ...known, ...seen });
+  }
+
+  /** Notes since when a disk cannot be used: what lies on it is replaced after a while. */
+  #since(record: DiskRecord): DiskRecord {
+    const { unusableSinceMs, ...rest } = record;
+    if (record.state === 'online') return rest;
+    return { ...rest, unusableSinceMs: unusableSinceMs ?? this.#clock.wallMs() };
   }
 
   /**

@@ -1,11 +1,20 @@
-import { StorError } from '@stor/protocol';
-import type { Clock, Logger } from '@stor/runtime';
+import { makeId, StorError } from '@stor/protocol';
+import type { ReplicaId } from '@stor/protocol';
+import type { Clock, Logger, Random } from '@stor/runtime';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
 import { wantNowhere } from '../core/controllers/attachment-rules.ts';
+import type { AbsenceNote } from '../core/controllers/absence.ts';
 import { Controllers } from '../core/controllers/controllers.ts';
 import type { Action } from '../core/controllers/controllers.ts';
+import type { ReplicaChange } from '../core/controllers/replica-keeper.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
-import { deletedKey, replicaReportKey, volumeKey, volumeNameKey } from '../resources/keys.ts';
+import {
+  deletedKey,
+  nodeKey,
+  replicaReportKey,
+  volumeKey,
+  volumeNameKey,
+} from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
@@ -43,6 +52,7 @@ export class LeaderControllers {
   readonly #cache: StateCache;
   readonly #peers: AgentPeers;
   readonly #clock: Clock;
+  readonly #random: Random;
   readonly #logger: Logger;
   readonly #undo: (() => void)[];
   /** by volume and node: one that is slow to answer is not asked again meanwhile */
@@ -58,12 +68,14 @@ export class LeaderControllers {
     cache: StateCache;
     peers: AgentPeers;
     clock: Clock;
+    random: Random;
     logger: Logger;
   }) {
     this.#store = options.store;
     this.#cache = options.cache;
     this.#peers = options.peers;
     this.#clock = options.clock;
+    this.#random = options.random;
     this.#logger = options.logger;
     this.#undo = [
       this.#store.onLeadership((isLeader) => {
@@ -111,7 +123,9 @@ export class LeaderControllers {
   async #rounds(): Promise<void> {
     while (this.#again && this.#controllers) {
       this.#again = false;
-      const actions = this.#controllers.plan(this.#cache.state, this.#clock.monotonicMs());
+      const now = { monotonicMs: this.#clock.monotonicMs(), wallMs: this.#clock.wallMs() };
+      const newReplicaId = (): ReplicaId => makeId('r', this.#random.bytes(8));
+      const actions = this.#controllers.plan(this.#cache.state, now, newReplicaId);
       for (const action of actions) {
         try {
           await this.#do(action);
@@ -140,6 +154,12 @@ export class LeaderControllers {
         await this.#store.transact(deletionOf(action.volume, action.failure));
         return;
       }
+      case 'change-replicas':
+        await this.#changeReplicas(action.volume, action.change);
+        return;
+      case 'note-absence':
+        await this.#noteAbsence(action.note);
+        return;
       case 'finish-delete':
         await this.#finishDelete(action);
         return;
@@ -166,6 +186,29 @@ export class LeaderControllers {
         return;
       }
     }
+  }
+
+  async #changeReplicas(volume: Versioned<StoredVolume>, change: ReplicaChange): Promise<void> {
+    const { record, what, forgotten } = change;
+    const key = volumeKey(record.metadata.id);
+    const { succeeded } = await this.#store.transact({
+      compare: [{ key, modRevision: volume.modRevision }],
+      operations: [
+        { type: 'put', key, value: encodeRecord(record) },
+        ...forgotten.map((id): Operation => ({ type: 'delete', key: replicaReportKey(id) })),
+      ],
+    });
+    if (succeeded) this.#logger.info({ volume: record.metadata.name, what }, 'replicas change');
+  }
+
+  async #noteAbsence({ node, downSinceMs }: AbsenceNote): Promise<void> {
+    const { downSinceMs: _old, ...rest } = node.value;
+    const record = downSinceMs === null ? rest : { ...rest, downSinceMs };
+    const key = nodeKey(rest.id);
+    await this.#store.transact({
+      compare: [{ key, modRevision: node.modRevision }],
+      operations: [{ type: 'put', key, value: encodeRecord(record) }],
+    });
   }
 
   async #finishDelete(action: Action & { type: 'finish-delete' }): Promise<void> {

@@ -16,7 +16,7 @@ const deleteRetryMs = 10_000;
 interface LocalReplica {
   volume: StoredVolume;
   segment: number;
-  replica: VolumeReplica;
+  replica: Pick<VolumeReplica, 'id' | 'nodeId' | 'diskId'> & { state: string };
 }
 
 /**
@@ -69,10 +69,12 @@ export class LocalReconciler {
   reconcile(): void {
     const { state } = this.#cache;
     for (const local of this.#mine(state.volumes.values())) {
-      const { phase } = local.volume.status;
-      const report = state.reports.get(local.replica.id)?.value;
-      if (phase === 'creating' && !report)
+      const { state: wanted, id } = local.replica;
+      const report = state.reports.get(id)?.value;
+      if (wanted === 'creating' && !report)
         this.#start(local, createRetryMs, () => this.#create(local));
+      if (wanted === 'removed' && report?.state !== 'deleted')
+        this.#start(local, deleteRetryMs, () => this.#deleteRemoved(local));
     }
     for (const local of this.#mine(state.deleted.values())) {
       const report = state.reports.get(local.replica.id)?.value;
@@ -151,6 +153,10 @@ export class LocalReconciler {
         for (const replica of segment.replicas) {
           if (replica.nodeId === this.#nodeId) yield { volume, segment: segment.index, replica };
         }
+        for (const removed of segment.removed ?? []) {
+          if (removed.nodeId !== this.#nodeId) continue;
+          yield { volume, segment: segment.index, replica: { ...removed, state: 'removed' } };
+        }
       }
     }
   }
@@ -177,7 +183,10 @@ export class LocalReconciler {
     // The cache may be old, just after a start: a volume that is gone by now must not come back, and
     // a replica that was reported may be in use: it is never made again, that one would be empty.
     const now = await readVolume(this.#store, volumeId);
-    if (now?.value.status.phase !== 'creating') return;
+    const wanted = now?.value.status.segments
+      .flatMap((each) => each.replicas)
+      .find(({ id }) => id === replica.id);
+    if (wanted?.state !== 'creating') return;
     if (await this.#store.get(replicaReportKey(replica.id))) return;
     const { sizeBytes } = volume.spec;
     const what = { replicaId: replica.id, volumeId, segment, sizeBytes };
@@ -191,6 +200,29 @@ export class LocalReconciler {
     await this.#report(volume, replica, 'ready', null);
   }
 
+  /**
+   * A replica that left its volume, which lives on. Looked at once more in the store; and what this
+   * replica itself knows must not contradict it: the records may be older than the data (restored
+   * from a backup), and then it may be the only one that has it.
+   */
+  async #deleteRemoved(local: LocalReplica): Promise<void> {
+    const { id } = local.replica;
+    const now = await readVolume(this.#store, local.volume.metadata.id);
+    const segment = now?.value.status.segments.find((each) => each.index === local.segment);
+    if (!segment?.removed?.some((removed) => removed.id === id)) return;
+    if (segment.replicas.some((replica) => replica.id === id)) return;
+    if (segment.inSync.includes(id)) return;
+    const found = (await this.#agent.replicas()).find(({ replicaId }) => replicaId === id);
+    const view = found?.setView;
+    if (view && view.members.includes(id) && view.setRevision >= segment.setRevision) {
+      throw new StorError(
+        'UNSAFE',
+        `replica ${id} is a member of the in-sync set at revision ${view.setRevision}, and the records know revision ${segment.setRevision}: they are older than the data, so it is not deleted`,
+      );
+    }
+    await this.#delete(local);
+  }
+
   async #delete({ volume, replica }: LocalReplica): Promise<void> {
     const { diskId, id } = replica;
     await this.#agent.deleteReplica(diskId, id);
@@ -202,7 +234,7 @@ export class LocalReconciler {
 
   async #report(
     volume: StoredVolume,
-    replica: VolumeReplica,
+    replica: LocalReplica['replica'],
     state: 'ready' | 'failed' | 'deleted',
     error: StorError | null,
   ): Promise<void> {

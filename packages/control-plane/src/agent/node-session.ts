@@ -192,10 +192,11 @@ export class NodeSession {
     const { id, name, agentInstance, bootId, version, addresses } = node;
     const key = nodeKey(id);
     const item = await store.get(key);
-    const known = item ? decodeNode(item.key, item.value) : null;
+    // from now on it is up
+    const { downSinceMs: _downSinceMs, ...known } = item
+      ? decodeNode(item.key, item.value)
+      : { labels: {}, createdAtMs: clock.wallMs() };
     const record: NodeRecord = {
-      labels: {},
-      createdAtMs: clock.wallMs(),
       ...known,
       id,
       name,

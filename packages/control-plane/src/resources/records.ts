@@ -50,6 +50,7 @@ const diskSchema = z.looseObject({
   capacityBytes: z.number(),
   usedBytes: z.number(),
   freeBytes: z.number(),
+  unusableSinceMs: z.number().optional(),
 });
 
 const replicaReportSchema = z.looseObject({
@@ -170,6 +171,8 @@ export interface DiskRecord {
   capacityBytes: number;
   usedBytes: number;
   freeBytes: number;
+  /** when its node first found it failed or missing, by the wall clock; absent while it is online */
+  unusableSinceMs?: number;
 }
 
 export interface ReplicaReport {

@@ -19,6 +19,10 @@ export interface AcquireRequest {
   mode: Attachment['mode'];
   /** a controller asks: only while nobody holds the volume and it is wanted on this node */
   onlyIfWanted: boolean;
+  /** an operator wants the holder fenced, whoever it is: it is not asked */
+  force?: boolean;
+  /** with `force`: unflushed writes may be lost so that the volume can begin */
+  acceptUnflushedLoss?: boolean;
   nowWallMs: number;
 }
 
@@ -80,7 +84,8 @@ export function decideAcquire(
     // gave the volume up. Nobody has confirmed that leases were drained, so they are waited out.
     return grant(record, request, strongerMode(holder.mode, mode), false);
   }
-  if (!holderLives(holder, holderLease)) return grant(record, request, mode, false);
+  if (request.force || !holderLives(holder, holderLease))
+    return grant(record, request, mode, false);
   if (holder.mode === 'manual' || request.mode === 'repair') return { type: 'held', holder };
   return { type: 'ask-holder', holder };
 }
@@ -103,7 +108,15 @@ function grant(
     mode,
     sinceMs: request.nowWallMs,
   };
-  const status = { ...record.status, epoch, attachment, cleanRelease: false };
+  // the consent is for this grant only: one that is left over must not be used at some later crash
+  const consent = request.acceptUnflushedLoss ? { acceptLossSinceEpoch: record.status.epoch } : {};
+  const status = {
+    ...withoutConsent(record.status),
+    ...consent,
+    epoch,
+    attachment,
+    cleanRelease: false,
+  };
   return { type: 'grant', record: { ...record, status }, attachment, previousReleased };
 }
 
@@ -129,6 +142,7 @@ export function changeMode(
 }
 
 export interface SetProposal {
+  nowWallMs: number;
   segment: number;
   epoch: number;
   setRevision: number;
@@ -159,9 +173,9 @@ export function decideSet(record: StoredVolume, proposal: SetProposal): SetDecis
   }
   if (segment.setRevision === proposal.setRevision) {
     const setRevision = segment.setRevision + 1;
-    const changed = { ...segment, setRevision, inSync };
+    const changed = { ...segment, setRevision, inSync, changedAtMs: proposal.nowWallMs };
     const status = {
-      ...record.status,
+      ...withoutConsent(record.status),
       segments: segments.map((other) => (other === segment ? changed : other)),
     };
     return { type: 'change', record: { ...record, status }, setRevision };
@@ -174,6 +188,12 @@ export function decideSet(record: StoredVolume, proposal: SetProposal): SetDecis
     inSync.every((id) => segment.inSync.includes(id));
   if (isRepeat) return { type: 'done', setRevision: segment.setRevision };
   return superseded(`the set is at revision ${segment.setRevision}, not ${proposal.setRevision}`);
+}
+
+/** A set was committed: what was given up for it to begin is used up. */
+function withoutConsent(status: StoredVolume['status']): StoredVolume['status'] {
+  const { acceptLossSinceEpoch: _used, ...rest } = status;
+  return rest;
 }
 
 function superseded(reason: string): SetDecision {

@@ -1,8 +1,19 @@
-import type { Attachment, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
+import type {
+  Attachment,
+  NodeId,
+  ReplicaId,
+  SegmentStatus,
+  VolumeId,
+  VolumeReplica,
+} from '@stor/protocol';
 import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
+import { Absence } from './absence.ts';
+import type { AbsenceNote, Now } from './absence.ts';
 import { holderLives } from './attachment-rules.ts';
+import { countFills, ReplicaKeeper } from './replica-keeper.ts';
+import type { ReplicaChange } from './replica-keeper.ts';
 import { WantedAttachments } from './wanted-attachments.ts';
 
 /** A creation that is not finished after this is rolled back (ms, from when a leader first saw it). */
@@ -26,6 +37,8 @@ export type Action =
     }
   | { type: 'mark-failed'; volume: Versioned<StoredVolume>; record: StoredVolume }
   | { type: 'finish-delete'; volume: Versioned<StoredVolume>; replicaIds: ReplicaId[] }
+  | { type: 'change-replicas'; volume: Versioned<StoredVolume>; change: ReplicaChange }
+  | { type: 'note-absence'; note: AbsenceNote }
   | {
       type: 'ask-attach';
       volumeId: VolumeId;
@@ -48,31 +61,42 @@ export class Controllers {
   readonly #creatingSinceMs = new Map<VolumeId, number>();
   readonly #repairs = new Map<VolumeId, RepairMemory>();
   readonly #wanted = new WantedAttachments();
+  readonly #absence = new Absence();
+  readonly #keeper = new ReplicaKeeper(this.#absence);
 
-  /** `nowMs` is monotonic. */
-  plan(state: ClusterState, nowMs: number): Action[] {
+  /** `newReplicaId` makes an id that was never used. */
+  plan(state: ClusterState, now: Now, newReplicaId: () => ReplicaId): Action[] {
+    const nowMs = now.monotonicMs;
     const actions: Action[] = [];
     this.#forget(state);
+    for (const note of this.#absence.look(state, now)) actions.push({ type: 'note-absence', note });
+    const context = { now, fills: countFills(state), newReplicaId };
     for (const volume of state.volumes.values()) {
-      const action =
-        volume.value.status.phase === 'creating'
-          ? this.#planCreation(state, volume, nowMs)
-          : this.#planReady(state, volume, nowMs);
+      if (volume.value.status.phase === 'creating') {
+        const action = this.#planCreation(state, volume, now);
+        if (action) actions.push(action);
+        continue;
+      }
+      const failed = failedRecord(state, volume.value);
+      if (failed) {
+        actions.push({ type: 'mark-failed', volume, record: failed });
+        continue;
+      }
+      const change = this.#keeper.plan(state, volume, context);
+      if (change) actions.push({ type: 'change-replicas', volume, change });
+      const action = this.#planAttachment(state, volume, nowMs);
       if (action) actions.push(action);
     }
     for (const volume of state.deleted.values()) {
-      const replicaIds = replicasOf(volume.value).map((replica) => replica.id);
+      const replicaIds = [...replicasOf(volume.value), ...removedOf(volume.value)].map((r) => r.id);
       const gone = replicaIds.every((id) => state.reports.get(id)?.value.state === 'deleted');
       if (gone) actions.push({ type: 'finish-delete', volume, replicaIds });
     }
     return actions;
   }
 
-  #planCreation(
-    state: ClusterState,
-    volume: Versioned<StoredVolume>,
-    nowMs: number,
-  ): Action | null {
+  #planCreation(state: ClusterState, volume: Versioned<StoredVolume>, now: Now): Action | null {
+    const nowMs = now.monotonicMs;
     const { id } = volume.value.metadata;
     const sinceMs = this.#creatingSinceMs.get(id) ?? nowMs;
     this.#creatingSinceMs.set(id, sinceMs);
@@ -80,12 +104,14 @@ export class Controllers {
     if (failure) return { type: 'roll-back', volume, failure };
     const replicas = replicasOf(volume.value);
     if (!replicas.every((r) => state.reports.get(r.id)?.value.state === 'ready')) return null;
-    return { type: 'mark-ready', volume, record: readyRecord(volume.value) };
+    return { type: 'mark-ready', volume, record: readyRecord(volume.value, now.wallMs) };
   }
 
-  #planReady(state: ClusterState, volume: Versioned<StoredVolume>, nowMs: number): Action | null {
-    const failed = failedRecord(state, volume.value);
-    if (failed) return { type: 'mark-failed', volume, record: failed };
+  #planAttachment(
+    state: ClusterState,
+    volume: Versioned<StoredVolume>,
+    nowMs: number,
+  ): Action | null {
     const { id } = volume.value.metadata;
     // first, because a volume that is attached repairs itself
     const wanted = this.#wanted.plan(state, volume.value, nowMs);
@@ -120,6 +146,7 @@ export class Controllers {
     }
     for (const id of this.#repairs.keys()) if (!state.volumes.has(id)) this.#repairs.delete(id);
     this.#wanted.forget(state);
+    this.#keeper.forget(state);
   }
 }
 
@@ -127,10 +154,16 @@ function replicasOf(volume: StoredVolume) {
   return volume.status.segments.flatMap((segment) => segment.replicas);
 }
 
-/** Every replica that has not failed is in sync. */
+function removedOf(volume: StoredVolume) {
+  return volume.status.segments.flatMap((segment) => segment.removed ?? []);
+}
+
+/** Every replica that has not failed is in sync, and none is to leave. */
 function isWhole(volume: StoredVolume): boolean {
   return volume.status.segments.every((segment) =>
-    segment.replicas.every((r) => r.state === 'failed' || segment.inSync.includes(r.id)),
+    segment.replicas.every(
+      (r) => r.leaving !== true && (r.state === 'failed' || segment.inSync.includes(r.id)),
+    ),
   );
 }
 
@@ -163,10 +196,11 @@ function creationFailure(
 }
 
 /** New replicas are all empty, so all are equal: the first in-sync set is all of them. */
-function readyRecord(volume: StoredVolume): StoredVolume {
+function readyRecord(volume: StoredVolume, wallMs: number): StoredVolume {
   const segments = volume.status.segments.map((segment) => ({
     ...segment,
     setRevision: 1,
+    changedAtMs: wallMs,
     replicas: segment.replicas.map((replica) => ({ ...replica, state: 'ready' as const })),
     inSync: segment.replicas.map((replica) => replica.id),
   }));
@@ -175,8 +209,9 @@ function readyRecord(volume: StoredVolume): StoredVolume {
 
 /** The record with replicas marked that their nodes gave up for good (I7); null: nothing new. */
 function failedRecord(state: ClusterState, volume: StoredVolume): StoredVolume | null {
+  // one that could not even be made is given up instead
   const isNew = (r: { id: ReplicaId; state: string }): boolean =>
-    r.state !== 'failed' && state.reports.get(r.id)?.value.state === 'failed';
+    r.state === 'ready' && state.reports.get(r.id)?.value.state === 'failed';
   if (!replicasOf(volume).some(isNew)) return null;
   const segments = volume.status.segments.map((segment) => ({
     ...segment,
@@ -187,7 +222,8 @@ function failedRecord(state: ClusterState, volume: StoredVolume): StoredVolume |
 
 /**
  * Which node should be asked to attach the volume for repair: one with an in-sync replica, when
- * another replica could be brought back and nobody is attached who would do it.
+ * another replica could be brought back or filled, or one that is to leave could go, and nobody is
+ * attached who would do it.
  */
 function repairer(state: ClusterState, volume: StoredVolume, tries: number): NodeId | null {
   const holder = volume.status.attachment;
@@ -196,9 +232,24 @@ function repairer(state: ClusterState, volume: StoredVolume, tries: number): Nod
   for (const segment of volume.status.segments) {
     const canServe = segment.replicas.filter((r) => r.state === 'ready' && isUp(state, r.nodeId));
     const sources = canServe.filter((replica) => segment.inSync.includes(replica.id));
+    // the ones that stay first: the others are about to go
+    sources.sort((a, b) => Number(a.leaving === true) - Number(b.leaving === true));
     // another node at each try: the first one may be unable to for a reason of its own
     const source = sources[tries % Math.max(1, sources.length)];
-    if (source && sources.length < canServe.length) return source.nodeId;
+    if (!source) continue;
+    const isBehind = (r: VolumeReplica): boolean =>
+      r.leaving !== true && !segment.inSync.includes(r.id);
+    if (!volume.spec.policy.rebuildPaused && canServe.some(isBehind)) return source.nodeId;
+    if (canLeave(segment, sources, volume.spec.replicas)) return source.nodeId;
   }
   return null;
+}
+
+/** A primary would take a leaving member out of the set: enough of those that stay are in it. */
+function canLeave(segment: SegmentStatus, sources: VolumeReplica[], wanted: number): boolean {
+  const { replicas, inSync } = segment;
+  if (!replicas.some((r) => r.leaving === true && inSync.includes(r.id))) return false;
+  const stay = replicas.filter((r) => r.leaving !== true && r.state === 'ready');
+  const good = sources.filter((r) => r.leaving !== true);
+  return good.length > 0 && good.length >= Math.min(wanted, stay.length);
 }

@@ -23,6 +23,8 @@ interface Candidate extends Place {
 
 type Verdict = { place: Candidate } | { reason: string; noSpace: boolean };
 
+const noDisks: ReadonlySet<DiskId> = new Set();
+
 /** Bytes promised to volumes on each disk; volumes are thin, so they may exceed its size. */
 function provisionedBytes(state: ClusterState): Map<DiskId, number> {
   const sums = new Map<DiskId, number>();
@@ -37,7 +39,12 @@ function provisionedBytes(state: ClusterState): Map<DiskId, number> {
   return sums;
 }
 
-function judgeNode(state: ClusterState, nodeId: NodeId, provisioned: Map<DiskId, number>): Verdict {
+function judgeNode(
+  state: ClusterState,
+  nodeId: NodeId,
+  provisioned: Map<DiskId, number>,
+  avoid: ReadonlySet<DiskId>,
+): Verdict {
   if (!isUp(state, nodeId)) return { reason: 'is down', noSpace: false };
   const disks = [...state.disks.values()].map((d) => d.value).filter((d) => d.nodeId === nodeId);
   if (disks.length === 0) return { reason: 'has no disk', noSpace: false };
@@ -49,12 +56,15 @@ function judgeNode(state: ClusterState, nodeId: NodeId, provisioned: Map<DiskId,
   }
   let best: Candidate | null = null;
   for (const disk of online) {
-    if (!hasRoom(disk)) continue;
+    if (!hasRoom(disk) || avoid.has(disk.id)) continue;
     const score = disk.freeBytes - (provisioned.get(disk.id) ?? 0);
     const isBetter = !best || score > best.score || (score === best.score && disk.id < best.diskId);
     if (isBetter) best = { nodeId, diskId: disk.id, score };
   }
   if (best) return { place: best };
+  if (online.some((disk) => avoid.has(disk.id) && hasRoom(disk))) {
+    return { reason: 'could not take it a moment ago', noSpace: false };
+  }
   const freeBytes = Math.max(...online.map((disk) => disk.freeBytes));
   return { reason: `has no disk with room (${formatByteSize(freeBytes)} free)`, noSpace: true };
 }
@@ -72,7 +82,7 @@ export function placeReplicas(state: ClusterState, replicas: number): Place[] {
   const nodes = [...state.nodes.values()].map((node) => node.value);
   nodes.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
   for (const node of nodes) {
-    const verdict = judgeNode(state, node.id, provisioned);
+    const verdict = judgeNode(state, node.id, provisioned, noDisks);
     if ('place' in verdict) {
       candidates.push(verdict.place);
       continue;
@@ -85,6 +95,46 @@ export function placeReplicas(state: ClusterState, replicas: number): Place[] {
   }
   candidates.sort((a, b) => b.score - a.score || (a.nodeId < b.nodeId ? -1 : 1));
   return candidates.slice(0, replicas).map(({ nodeId, diskId }) => ({ nodeId, diskId }));
+}
+
+/**
+ * Chooses a disk for one more replica of a segment, on a node that has none of it: `taken` says why
+ * for each node that is out of the question. Disks in `avoid` refused one lately. Same order as at
+ * creation; null with the reasons, node by node, when there is none.
+ */
+export function placeAnother(
+  state: ClusterState,
+  taken: ReadonlyMap<NodeId, string>,
+  avoid: ReadonlySet<DiskId> = noDisks,
+): { place: Place; refusals: [] } | { place: null; refusals: string[]; noSpace: boolean } {
+  const provisioned = provisionedBytes(state);
+  const refusals: string[] = [];
+  let noSpace = false;
+  let best: Candidate | null = null;
+  const nodes = [...state.nodes.values()].map((node) => node.value);
+  nodes.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+  for (const node of nodes) {
+    const reason = taken.get(node.id);
+    const verdict: Verdict =
+      reason === undefined
+        ? judgeNode(state, node.id, provisioned, avoid)
+        : { reason, noSpace: false };
+    if (!('place' in verdict)) {
+      refusals.push(`${node.name} ${verdict.reason}`);
+      noSpace ||= verdict.noSpace;
+      continue;
+    }
+    if (!best || verdict.place.score > best.score) best = verdict.place;
+  }
+  if (!best) return { place: null, refusals, noSpace };
+  return { place: { nodeId: best.nodeId, diskId: best.diskId }, refusals: [] };
+}
+
+/** Whether a replica may go to this node, and to which of its disks; else why not. */
+export function placeOn(state: ClusterState, nodeId: NodeId): Place | { reason: string } {
+  const verdict = judgeNode(state, nodeId, provisionedBytes(state), noDisks);
+  if (!('place' in verdict)) return { reason: verdict.reason };
+  return { nodeId, diskId: verdict.place.diskId };
 }
 
 function refusal(facts: {

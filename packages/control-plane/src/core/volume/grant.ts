@@ -63,6 +63,7 @@ export function grantOf(
     sizeBytes: spec.sizeBytes,
     mode: attachment.mode,
     previousReleased,
-    acceptUnflushedLoss: status.acceptLossSinceEpoch !== undefined,
+    // given for the next epoch, not for those that follow it
+    acceptUnflushedLoss: status.acceptLossSinceEpoch === attachment.epoch - 1,
   };
 }

@@ -1,0 +1,51 @@
+import type { Action, Controllers } from '../src/core/controllers/controllers.ts';
+import type { ClusterState } from '../src/resources/cluster-state.ts';
+import type { StoredVolume } from '../src/resources/records.ts';
+
+let replicas = 0;
+
+/** One look of the controllers at `nowMs` by both clocks, without the notes on nodes that are down. */
+export function planAt(controllers: Controllers, state: ClusterState, nowMs: number): Action[] {
+  const now = { monotonicMs: nowMs, wallMs: nowMs };
+  return controllers
+    .plan(state, now, () => `r-new-${++replicas}`)
+    .filter((action) => action.type !== 'note-absence');
+}
+
+/** Does to the state what the runner's transactions would do. */
+export function apply(state: ClusterState, action: Action): void {
+  const put = (record: StoredVolume): void => {
+    const modRevision = (state.volumes.get(record.metadata.id)?.modRevision ?? 0) + 1;
+    state.volumes.set(record.metadata.id, { value: record, modRevision });
+  };
+  switch (action.type) {
+    case 'mark-ready':
+    case 'mark-failed':
+      put(action.record);
+      return;
+    case 'roll-back': {
+      const { value } = action.volume;
+      state.volumes.delete(value.metadata.id);
+      state.names.delete(value.metadata.name);
+      state.deleted.set(value.metadata.id, { value, modRevision: 2 });
+      return;
+    }
+    case 'finish-delete':
+      state.deleted.delete(action.volume.value.metadata.id);
+      for (const id of action.replicaIds) state.reports.delete(id);
+      return;
+    case 'change-replicas':
+      put(action.change.record);
+      for (const id of action.change.forgotten) state.reports.delete(id);
+      return;
+    case 'note-absence': {
+      const { node, downSinceMs } = action.note;
+      const { downSinceMs: _old, ...rest } = node.value;
+      const value = downSinceMs === null ? rest : { ...rest, downSinceMs };
+      state.nodes.set(rest.id, { value, modRevision: node.modRevision + 1 });
+      return;
+    }
+    case 'ask-attach':
+      return;
+  }
+}
