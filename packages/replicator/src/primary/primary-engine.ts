@@ -12,6 +12,7 @@ import {
   type ActivationDecision,
   type FenceAnswer,
 } from '../core/replication/activation.ts';
+import type { ResyncPace } from '../core/replication/resync-pace.ts';
 import { Membership } from '../core/replication/membership.ts';
 import {
   activationGraceMs,
@@ -22,6 +23,7 @@ import {
 } from '../replication/limits.ts';
 import type { PrimaryStatus } from '../replicator-ports.ts';
 import { Checkpointer } from './checkpointer.ts';
+import { ForegroundProbe } from './foreground-probe.ts';
 import type { Member } from './member.ts';
 import type { PrimaryVolume } from './primary-volume.ts';
 import { Resyncer } from './resyncer.ts';
@@ -58,6 +60,7 @@ export class PrimaryEngine implements PrimaryVolume {
     segment: Segment,
     pace: CheckpointPace,
     broken: BrokenOnPurpose,
+    resyncPace: ResyncPace,
   ) {
     this.#grant = grant;
     this.#segment = segment;
@@ -71,6 +74,8 @@ export class PrimaryEngine implements PrimaryVolume {
     this.#io = new VolumeIo(segment, broken, () => {
       segment.changed();
     });
+    const probe = new ForegroundProbe(segment.options.clock, resyncPace);
+    this.#io.probe = probe;
     this.#resyncer = new Resyncer(segment, this.#io.reads, {
       mayStart: settled,
       pendingRanges: () => this.#io.writes.pendingRanges(),
@@ -78,6 +83,8 @@ export class PrimaryEngine implements PrimaryVolume {
       joined: () => {
         segment.changed();
       },
+      pace: resyncPace,
+      probe,
     });
     this.#checkpointer = new Checkpointer(
       segment,
@@ -169,6 +176,7 @@ export class PrimaryEngine implements PrimaryVolume {
     this.#io.tick(nowMs);
     this.#io.writes.tick(nowMs);
     this.#checkpointer.tick(nowMs);
+    this.#resyncer.tick(nowMs);
   }
 
   /** Ends at once: what is under way fails with the reason. */
@@ -227,12 +235,16 @@ export class PrimaryEngine implements PrimaryVolume {
           index: segment.options.index,
           setRevision: membership?.setRevision ?? this.#grant.segments[0]?.setRevision ?? 0,
           inSync: [...(membership?.committed ?? this.#grant.segments[0]?.inSync ?? [])],
-          members: segment.members.map((member) => ({
-            replicaId: member.replicaId,
-            nodeId: member.nodeId,
-            state: this.#memberState(member),
-            bytesRemaining: this.#resyncer.bytesRemaining(member),
-          })),
+          members: segment.members.map((member) => {
+            const resync = this.#resyncer.status(member);
+            return {
+              replicaId: member.replicaId,
+              nodeId: member.nodeId,
+              state: this.#memberState(member),
+              bytesRemaining: this.#resyncer.bytesRemaining(member),
+              ...(resync && { resync }),
+            };
+          }),
           settleBytesRemaining: this.#io.settler.bytesRemaining,
         },
       ],

@@ -1,210 +1,461 @@
-import { StorError, blockBytes, chunkBytes, chunksPerRegion } from '@stor/protocol';
+import { StorError, chunkBytes, hasCode } from '@stor/protocol';
 
-import { Bitmap } from '../core/replication/bitmap.ts';
-import { maxChunksInFlight } from '../replication/limits.ts';
-import { compareGenerations, noGeneration } from '../replica-store.ts';
-import { ChunkCopier, isFreed } from './chunk-copier.ts';
+import { FlapGuard } from '../core/replication/flap-guard.ts';
+import type { ResyncPace } from '../core/replication/resync-pace.ts';
+import {
+  chunkRetryMs,
+  maxChunkFailures,
+  maxChunksInFlight,
+  maxChunksPerSegment,
+  resyncFlushBytes,
+  spaceWaitMaxMs,
+  spaceWaitMinMs,
+} from '../replication/limits.ts';
+import { compareGenerations, noGeneration, type Generation } from '../replica-store.ts';
+import type { ResyncStatus } from '../replicator-ports.ts';
+import { ChunkCopier } from './chunk-copier.ts';
 import { ChunkLock } from './chunk-lock.ts';
+import { Filling } from './filling.ts';
+import type { ForegroundProbe } from './foreground-probe.ts';
 import type { Member } from './member.ts';
 import type { ReadPath } from './read-path.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 
-/** A member that is being made equal. */
-interface Filling {
-  member: Member;
-  /** chunks still to be compared; null until the source has said which */
-  chunks: Bitmap | null;
-  /** of those, what the source has as a hole and the member has not */
-  frees: number[];
-  /** these are over: their space may be what the others need */
-  freed: boolean;
-  inFlight: number;
-  cursor: number;
-  phase: 'copying' | 'joining' | 'done';
+export interface ResyncOptions {
+  /** the volume serves and nothing of it is to be settled */
+  mayStart: () => boolean;
+  pendingRanges: () => { offset: number; length: number }[];
+  /** a negative control of tests: never true in a product */
+  copyNothing: boolean;
+  /** checkpoints may go on, members may be looked at again */
+  joined: () => void;
+  pace: ResyncPace;
+  probe: ForegroundProbe;
+}
+
+/** A member of the set that was equal when it was lost. */
+interface Absence {
+  /** regions written by this primary in this second of it or later may differ (RegionUse) */
+  second: number;
+  generation: Generation;
+}
+
+/** A member that is not filled for a while. */
+interface Wait {
+  untilMs: number;
+  /** the next one is so long (ms) */
+  nextMs: number;
+  message: string;
 }
 
 /**
  * Brings members back (DESIGN "Resync"). From one instant on the member gets every new write; what
- * may differ from before is compared under the range lock and copied. Then it must acknowledge,
- * makes all it was given durable, and is proposed as a member (I4).
+ * may differ from before is compared under the range lock and copied, as fast as clients allow. Then
+ * it takes over the source's generation, must acknowledge, makes all it was given durable, and is
+ * proposed as a member (I4).
+ *
+ * The generation comes before the membership: a member that did not know what changed while it was
+ * away would one day tell a third replica that nothing did.
  */
 export class Resyncer implements SegmentPart {
   readonly #segment: Segment;
   readonly #copier: ChunkCopier;
-  readonly #options: {
-    mayStart: () => boolean;
-    pendingRanges: () => { offset: number; length: number }[];
-    copyNothing: boolean;
-    joined: () => void;
-  };
+  readonly #options: ResyncOptions;
   readonly #filling = new Map<Member, Filling>();
+  readonly #flaps = new FlapGuard();
+  readonly #absences = new Map<string, Absence>();
+  /** members that were in sync and settled when last looked at */
+  readonly #equal = new Map<string, Generation>();
+  readonly #noRoom = new Map<string, Wait>();
+  #cancelTimer: (() => void) | null = null;
   /** members that adopt the source's generation: no checkpoint meanwhile */
   adopting = 0;
 
-  constructor(
-    segment: Segment,
-    read: ReadPath,
-    options: {
-      mayStart: () => boolean;
-      pendingRanges: () => { offset: number; length: number }[];
-      copyNothing: boolean;
-      joined: () => void;
-    },
-  ) {
+  constructor(segment: Segment, read: ReadPath, options: ResyncOptions) {
     this.#segment = segment;
     this.#copier = new ChunkCopier(segment, read);
     this.#options = options;
   }
 
   bytesRemaining(member: Member): number {
+    return this.#filling.get(member)?.progress.bytesRemaining ?? 0;
+  }
+
+  /** How far a member's way back is; null for one that is in sync, has failed or is to go. */
+  status(member: Member): ResyncStatus | null {
+    const segment = this.#segment;
+    if (member.answer?.failure || segment.isLeaving(member)) return null;
+    if (segment.isInSync(member) && member.isOpen) return null;
+    const nowMs = segment.options.clock.monotonicMs();
     const filling = this.#filling.get(member);
-    if (!filling) return 0;
-    return ((filling.chunks?.count ?? 0) + filling.inFlight) * chunkBytes;
+    const progress = filling?.progress;
+    const waits = filling ? '' : this.#whyNot(member, nowMs);
+    const isPaused = segment.policy.rebuildPaused && (!filling || filling.phase === 'copying');
+    return {
+      state: isPaused ? 'paused' : waits ? 'waiting' : 'running',
+      message: isPaused ? 'resync and rebuild of this volume are paused by its policy' : waits,
+      sourceReplicaId: filling?.source?.replicaId ?? null,
+      bytesTotal: progress?.bytesTotal ?? 0,
+      bytesRemaining: progress?.bytesRemaining ?? 0,
+      bytesCopied: progress?.bytesCopied ?? 0,
+      bytesPerSecond: progress?.bytesPerSecond(nowMs) ?? 0,
+      elapsedMs: progress ? nowMs - progress.startedMs : 0,
+    };
+  }
+
+  tick(nowMs: number): void {
+    const { pace, probe } = this.#options;
+    pace.report(probe.look(nowMs), nowMs);
+    this.#look(nowMs);
   }
 
   membersChanged(): void {
-    const { membership, members, stopped } = this.#segment;
+    const { membership, stopped, options } = this.#segment;
     if (stopped || !membership) return;
+    const nowMs = options.clock.monotonicMs();
     for (const filling of [...this.#filling.values()]) {
       if (filling.phase === 'joining' && this.#segment.isInSync(filling.member)) {
-        this.#finished(filling);
+        this.#filling.delete(filling.member);
+        this.#flaps.joined(filling.member.replicaId, nowMs);
+        const { bytesCopied } = filling.progress;
+        const replica = filling.member.replicaId;
+        options.logger.info({ replica, bytesCopied }, 'resync is complete: the replica is in sync');
       }
     }
-    if (!membership.stable || !this.#options.mayStart()) return;
-    for (const member of members) {
-      const wanted = member.isOpen && !member.answer?.failure && !this.#filling.has(member);
-      if (!wanted || this.#segment.isLeaving(member)) continue;
-      if (!membership.required().includes(member.replicaId)) this.#start(member);
-    }
+    this.#noteEqual();
+    this.#look(nowMs);
   }
 
   memberLost(member: Member): void {
-    this.#filling.delete(member);
+    const { options, regionUse } = this.#segment;
+    const { replicaId } = member;
+    const nowMs = options.clock.monotonicMs();
+    const generation = this.#equal.get(replicaId);
+    const isFilling = this.#filling.delete(member);
+    this.#equal.delete(replicaId);
+    if (generation) {
+      // writes that are under way may or may not have reached it
+      for (const { offset, length } of this.#options.pendingRanges()) {
+        regionUse.touch(offset, length);
+      }
+      this.#absences.set(replicaId, { second: regionUse.now, generation });
+    } else if (isFilling) this.#absences.delete(replicaId);
+    if (generation || isFilling) this.#flaps.left(replicaId, nowMs);
+    const error = this.#segment.lastErrors.get(replicaId);
+    if (hasCode(error, 'NO_SPACE')) this.#waitForRoom(replicaId, error.message, nowMs);
   }
 
-  #start(member: Member): void {
+  /** It has no room: it is left alone for a while, and others go on. */
+  #waitForRoom(replicaId: string, message: string, nowMs: number): void {
+    const waitMs = this.#noRoom.get(replicaId)?.nextMs ?? spaceWaitMinMs;
+    const nextMs = Math.min(waitMs * 2, spaceWaitMaxMs);
+    this.#noRoom.set(replicaId, { untilMs: nowMs + waitMs, nextMs, message });
+    const { logger } = this.#segment.options;
+    logger.warn({ replica: replicaId, waitMs }, 'a replica has no room to be filled');
+  }
+
+  /** Starts members that may start, and chunks that may be copied now. */
+  #look(nowMs: number): void {
+    const { membership, members, stopped } = this.#segment;
+    if (stopped || !membership) return;
+    for (const member of members) {
+      if (this.#isWanted(member) && this.#whyNot(member, nowMs) === '') this.#start(member, nowMs);
+    }
+    this.#pump();
+  }
+
+  #isWanted(member: Member): boolean {
     const segment = this.#segment;
-    const source = segment.sources()[0];
-    if (!source) return;
-    const filling: Filling = {
-      member,
-      chunks: null,
-      frees: [],
-      freed: false,
-      inFlight: 0,
-      cursor: 0,
-      phase: 'copying',
-    };
+    if (!member.isOpen || member.answer?.failure || this.#filling.has(member)) return false;
+    if (segment.isLeaving(member)) return false;
+    return segment.membership?.required().includes(member.replicaId) === false;
+  }
+
+  /** Why a member is not filled now; empty when it may be. */
+  #whyNot(member: Member, nowMs: number): string {
+    const segment = this.#segment;
+    const { replicaId } = member;
+    if (!member.isOpen) {
+      const error = segment.lastErrors.get(replicaId);
+      return error ? `not connected: ${error.message}` : `${member.nodeId} is not connected`;
+    }
+    if (segment.policy.rebuildPaused) return 'paused';
+    if (!this.#options.mayStart()) return 'the in-sync replicas are made equal first';
+    if (!segment.membership?.stable) return 'the in-sync set is being changed';
+    if (segment.sources().length === 0) return 'no in-sync replica can be reached';
+    const noRoom = this.#noRoom.get(replicaId);
+    if (noRoom && nowMs < noRoom.untilMs) return noRoom.message;
+    const waitMs = this.#flaps.waitMs(replicaId, nowMs);
+    if (waitMs === 0 || this.#isUrgent()) return '';
+    const leaves = this.#flaps.leaves(replicaId);
+    return `it has left ${leaves} times in a short time: it is filled again in ${Math.ceil(waitMs / 1_000)} s`;
+  }
+
+  /** Clients are held until enough replicas are in sync: nothing else matters. */
+  #isUrgent(): boolean {
+    const { writes } = this.#segment.rule;
+    return writes === 'park' || writes === 'refuse';
+  }
+
+  /** Only what is equal for certain counts: members of a set that is settled. */
+  #noteEqual(): void {
+    const segment = this.#segment;
+    if (!this.#options.mayStart()) return;
+    for (const member of segment.members) {
+      if (!member.isOpen || !segment.isInSync(member)) continue;
+      this.#equal.set(member.replicaId, member.generation);
+      this.#absences.delete(member.replicaId);
+    }
+  }
+
+  #start(member: Member, nowMs: number): void {
+    const segment = this.#segment;
+    const { sizeBytes, logger } = segment.options;
+    const filling = new Filling(member, sizeBytes, nowMs);
     this.#filling.set(member, filling);
-    const { logger } = segment.options;
-    logger.info({ replica: member.replicaId, source: source.replicaId }, 'resync begins');
     // what is pending now was not sent to it and may not be marked at the source yet
     const pending = this.#options.pendingRanges();
     // from here on it gets every write
     segment.syncing.add(member);
     if (!member.isLocal) member.ackedSequence = segment.sequence;
+    logger.info({ replica: member.replicaId }, 'resync begins');
+    const regions = this.#writtenSinceLost(member);
     segment.changed();
-    const since = member.generation;
-    const known =
-      compareGenerations(since, noGeneration) > 0 &&
-      compareGenerations(since, source.generation) <= 0;
-    const decide = (error: StorError | null, regions: number[] | null): void => {
-      if (!this.#isCurrent(filling)) return;
-      if (error) member.drop(new StorError('UNAVAILABLE', 'the resync source was lost'));
-      else this.#plan(filling, source, pending, regions);
-    };
-    if (known) source.changedSince(since, decide);
-    else decide(null, null);
+    if (!this.#isCurrent(filling)) return;
+    if (regions) this.#planned(filling, pending, regions);
+    else this.#ask(filling, pending, segment.sources());
   }
 
-  /** What to compare: what source or member has marked or changed since, or everything. */
-  #plan(
+  /**
+   * A member that was equal when this primary lost it, and has its memory, can differ only where
+   * this primary has written since: marks of regions in use need not be compared. Its set view shows
+   * that it is the replica that was lost.
+   */
+  #writtenSinceLost(member: Member): number[] | null {
+    const absence = this.#absences.get(member.replicaId);
+    const { answer } = member;
+    if (!absence || !answer?.keptMemory) return null;
+    if (answer.setView?.epoch !== this.#segment.options.epoch) return null;
+    if (compareGenerations(answer.generation, absence.generation) < 0) return null;
+    return this.#segment.regionUse.since(absence.second);
+  }
+
+  /** Asks one source after the other what changed; everything is compared when none knows. */
+  #ask(
     filling: Filling,
-    source: Member,
+    pending: { offset: number; length: number }[],
+    sources: readonly Member[],
+  ): void {
+    const [source, ...others] = sources;
+    const since = filling.member.generation;
+    if (!source || compareGenerations(since, noGeneration) <= 0) {
+      this.#planned(filling, pending, null);
+      return;
+    }
+    source.changedSince(since, (error, regions) => {
+      if (!this.#isCurrent(filling)) return;
+      if (regions !== null) {
+        const marked = filling.member.answer?.marks.list() ?? [];
+        this.#planned(filling, pending, [...new Set([...regions, ...marked])]);
+      } else if (error && !source.isOpen) this.#askAgain(filling, pending);
+      else this.#ask(filling, pending, others);
+    });
+  }
+
+  /** Whoever was asked is gone; another one knows, or that one when it is back. */
+  #askAgain(filling: Filling, pending: { offset: number; length: number }[]): void {
+    this.#segment.options.clock.after(chunkRetryMs, () => {
+      if (!this.#isCurrent(filling)) return;
+      const sources = this.#segment.sources();
+      if (sources.length > 0) this.#ask(filling, pending, sources);
+      else this.#askAgain(filling, pending);
+    });
+  }
+
+  #planned(
+    filling: Filling,
     pending: { offset: number; length: number }[],
     regions: number[] | null,
   ): void {
-    const chunks = new Bitmap(Math.ceil(this.#segment.options.sizeBytes / chunkBytes));
-    const addRegion = (region: number): void => {
-      for (let i = 0; i < chunksPerRegion; i++) chunks.add(region * chunksPerRegion + i);
-    };
-    if (regions) regions.forEach(addRegion);
-    else {
-      for (const member of [filling.member, source]) {
-        for (const chunk of member.allocated?.list() ?? []) chunks.add(chunk);
-      }
+    const { clock, logger } = this.#segment.options;
+    const source = this.#segment.sources()[0];
+    if (!source) {
+      // the answer stays right: whoever comes back as a source has the same bytes
+      clock.after(chunkRetryMs, () => {
+        if (this.#isCurrent(filling)) this.#planned(filling, pending, regions);
+      });
+      return;
     }
-    for (const region of filling.member.answer?.marks.list() ?? []) addRegion(region);
-    for (const { offset, length } of pending) {
-      const last = Math.floor((offset + length - 1) / chunkBytes);
-      for (let chunk = Math.floor(offset / chunkBytes); chunk <= last; chunk++) chunks.add(chunk);
-    }
-    if (this.#options.copyNothing) for (const chunk of chunks.list()) chunks.delete(chunk);
-    const { logger } = this.#segment.options;
-    const isDelta = regions !== null;
-    logger.debug(
-      { replica: filling.member.replicaId, isDelta, chunks: chunks.count },
-      'resync: what to compare is known',
-    );
-    filling.chunks = chunks;
-    filling.frees = chunks.list().filter((chunk) => isFreed(source, filling.member, chunk));
-    this.#fill(filling);
+    const { copyNothing } = this.#options;
+    filling.plan(source, copyNothing ? { regions: [], pending: [] } : { regions, pending });
+    filling.source = source;
+    const { bytesTotal } = filling.progress;
+    const kind = regions ? 'delta' : 'full';
+    logger.info({ replica: filling.member.replicaId, bytesTotal, kind }, 'resync is planned');
+    this.#pump();
   }
 
   #isCurrent(filling: Filling): boolean {
     return !this.#segment.stopped && this.#filling.get(filling.member) === filling;
   }
 
-  #fill(filling: Filling): void {
-    const { chunks } = filling;
-    if (!chunks || !this.#isCurrent(filling) || filling.phase !== 'copying') return;
-    while (filling.inFlight < maxChunksInFlight) {
-      const chunk = this.#nextChunk(filling, chunks);
-      if (chunk < 0) break;
-      chunks.delete(chunk);
-      filling.inFlight += 1;
-      this.#copyChunk(filling, chunk);
+  /** The member that is most nearly complete comes first: redundancy is back soonest. */
+  #pump(): void {
+    const { policy, stopped } = this.#segment;
+    if (stopped) return;
+    const fillings = [...this.#filling.values()].filter(({ phase }) => phase === 'copying');
+    fillings.sort((a, b) => a.progress.bytesRemaining - b.progress.bytesRemaining);
+    for (const filling of fillings) {
+      if (!policy.rebuildPaused) this.#fill(filling);
+      if (filling.phase === 'copying' && filling.inFlight === 0 && filling.chunksLeft === 0) {
+        this.#finish(filling);
+      }
     }
-    if (filling.inFlight === 0 && chunks.count === 0) this.#join(filling);
   }
 
-  /** What frees space at the member comes first; -1 when there is nothing to start now. */
-  #nextChunk(filling: Filling, chunks: Bitmap): number {
-    if (!filling.freed) {
-      const chunk = filling.frees.pop();
-      if (chunk !== undefined) return chunk;
-      if (filling.inFlight > 0) return -1;
-      filling.freed = true;
+  #fill(filling: Filling): void {
+    const { pace } = this.#options;
+    const { clock } = this.#segment.options;
+    while (filling.inFlight < maxChunksInFlight && this.#inFlight() < maxChunksPerSegment) {
+      if (filling.unflushedBytes >= resyncFlushBytes && !this.#flush(filling)) return;
+      const chunk = filling.peek();
+      if (chunk < 0) return;
+      const bytes = filling.lengthOf(chunk);
+      if (this.#isUrgent()) pace.beginAtOnce(bytes);
+      else {
+        const waitMs = pace.begin(bytes, clock.monotonicMs());
+        if (waitMs > 0) {
+          this.#pumpAfter(waitMs);
+          return;
+        }
+      }
+      filling.take(chunk);
+      this.#copyChunk(filling, chunk);
     }
-    const chunk = chunks.next(filling.cursor);
-    filling.cursor = chunk + 1;
-    return chunk;
+  }
+
+  #inFlight(): number {
+    let count = 0;
+    for (const filling of this.#filling.values()) count += filling.inFlight;
+    return count;
+  }
+
+  #pumpAfter(waitMs: number): void {
+    if (this.#cancelTimer) return;
+    this.#cancelTimer = this.#segment.options.clock.after(waitMs, () => {
+      this.#cancelTimer = null;
+      this.#pump();
+    });
+  }
+
+  /**
+   * Copies become durable along the way: a join that had gigabytes to sync would hold up clients'
+   * flushes for as long. False: too much is not durable yet, the next chunk waits.
+   */
+  #flush(filling: Filling): boolean {
+    if (filling.flushing) return filling.unflushedBytes < 2 * resyncFlushBytes;
+    filling.flushing = true;
+    filling.unflushedBytes = 0;
+    filling.member.flush((error) => {
+      filling.flushing = false;
+      if (!this.#isCurrent(filling)) return;
+      if (error) filling.member.drop(error);
+      else this.#pump();
+    });
+    return true;
   }
 
   #copyChunk(filling: Filling, chunk: number): void {
     const { lock, options } = this.#segment;
-    const offset = chunk * chunkBytes;
-    const padded = Math.ceil(options.sizeBytes / blockBytes) * blockBytes;
-    const length = Math.min(chunkBytes, padded - offset);
-    const owner = new ChunkLock(offset, length, () => {
-      const over = (error: StorError | null): void => {
-        lock.release(owner);
-        filling.inFlight -= 1;
-        if (!this.#isCurrent(filling)) return;
-        if (error) {
-          options.logger.warn({ offset, error: error.message }, 'a resync copy failed');
-          filling.member.drop(new StorError('UNAVAILABLE', 'the resync broke off'));
-        } else this.#fill(filling);
-      };
+    const { pace } = this.#options;
+    const length = filling.lengthOf(chunk);
+    const over = (error: StorError | null, copiedBytes: number): void => {
+      const nowMs = options.clock.monotonicMs();
+      pace.ended(copiedBytes, nowMs);
+      filling.inFlight -= 1;
+      if (!this.#isCurrent(filling)) return;
+      if (error) this.#chunkFailed(filling, chunk, error);
+      else {
+        filling.compared(chunk, copiedBytes, nowMs);
+        this.#pump();
+      }
+    };
+    const owner: ChunkLock = new ChunkLock(chunk * chunkBytes, length, () => {
       const source = this.#segment.sources()[0];
-      if (!this.#isCurrent(filling)) over(null);
-      else if (!source) over(new StorError('UNAVAILABLE', 'the resync source was lost'));
-      else this.#copier.run(source, filling.member, offset, length, over);
+      const release = (error: StorError | null, copiedBytes: number): void => {
+        lock.release(owner);
+        over(error, copiedBytes);
+      };
+      filling.source = source ?? null;
+      if (!this.#isCurrent(filling)) release(null, 0);
+      else if (!source) release(new StorError('UNAVAILABLE', 'the resync source was lost'), 0);
+      else this.#copier.run(source, filling.member, owner.lockStart, length, release);
     });
     if (lock.acquire(owner)) owner.lockGranted();
   }
 
-  /** All is copied: from now on it must acknowledge; then what it has becomes durable. */
+  /** The source may have been lost, or the member is full; the plan holds for any other source. */
+  #chunkFailed(filling: Filling, chunk: number, error: StorError): void {
+    const { clock, logger } = this.#segment.options;
+    const { member } = filling;
+    filling.giveBack(chunk);
+    if (error.code === 'NO_SPACE') {
+      // dropped, not only left alone: it was sent writes and will miss those that follow
+      member.drop(error);
+      return;
+    }
+    logger.warn({ replica: member.replicaId, error: error.message }, 'a resync copy failed');
+    if (filling.failures > maxChunkFailures) {
+      member.drop(new StorError('UNAVAILABLE', `the resync broke off: ${error.message}`));
+      return;
+    }
+    clock.after(chunkRetryMs, () => {
+      if (this.#isCurrent(filling)) this.#pump();
+    });
+  }
+
+  /** All is copied: durable, then what the source knows, then the way into the set. */
+  #finish(filling: Filling): void {
+    const { member } = filling;
+    filling.phase = 'adopting';
+    this.#noRoom.delete(member.replicaId);
+    // no checkpoint comes meanwhile, so what the source says of generations stays true
+    this.adopting += 1;
+    const over = (error: StorError | null): void => {
+      this.adopting -= 1;
+      if (this.#isCurrent(filling)) {
+        if (error) member.drop(error);
+        else this.#join(filling);
+      }
+      this.#options.joined();
+    };
+    member.flush((error) => {
+      if (error || !this.#isCurrent(filling)) over(error);
+      else this.#adopt(filling, over);
+    });
+  }
+
+  #adopt(filling: Filling, over: (error: StorError | null) => void): void {
+    const { member } = filling;
+    const source = this.#segment.sources()[0];
+    if (!source) {
+      over(new StorError('UNAVAILABLE', 'the resync source was lost'));
+      return;
+    }
+    const { generation } = source;
+    source.history((failed, history) => {
+      if (failed || !this.#isCurrent(filling)) {
+        over(failed ?? new StorError('UNAVAILABLE', 'the resync source was lost'));
+        return;
+      }
+      member.adopt(generation, history, (error) => {
+        if (!error) member.generation = generation;
+        over(error);
+      });
+    });
+  }
+
+  /** From now on it must acknowledge; then what it has becomes durable. */
   #join(filling: Filling): void {
     const segment = this.#segment;
     const { member } = filling;
@@ -223,33 +474,6 @@ export class Resyncer implements SegmentPart {
       }
       membership.joined(member.replicaId);
       segment.changed();
-    });
-  }
-
-  #finished(filling: Filling): void {
-    filling.phase = 'done';
-    const { member } = filling;
-    this.#filling.delete(member);
-    const { logger } = this.#segment.options;
-    logger.info({ replica: member.replicaId }, 'resync is complete: the replica is in sync');
-    const source = this.#segment.sources().find((each) => each !== member);
-    const current = source && compareGenerations(source.generation, member.generation) <= 0;
-    // adopting also tells a replica that had lost its memory that it is whole again
-    if (!source || (current && member.answer?.keptMemory)) return;
-    // no checkpoint comes meanwhile, so what the source says of generations stays true
-    this.adopting += 1;
-    const over = (error: StorError | null): void => {
-      this.adopting -= 1;
-      if (error) member.drop(error);
-      this.#options.joined();
-    };
-    const { generation } = source;
-    source.history((failed, history) => {
-      // without it the member knows less and is right all the same
-      member.adopt(generation, failed ? null : history, (error) => {
-        if (!error) member.generation = generation;
-        over(error);
-      });
     });
   }
 }

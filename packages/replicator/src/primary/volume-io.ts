@@ -3,6 +3,7 @@ import { StorError, blockBytes } from '@stor/protocol';
 import type { BlockRequest, Extent } from '../block-device.ts';
 import { extentsOf } from './allocated-extents.ts';
 import { FlushRounds } from './flush-rounds.ts';
+import type { ForegroundProbe } from './foreground-probe.ts';
 import { IoOp, type IoKind } from './io-op.ts';
 import { ReadPath } from './read-path.ts';
 import type { Segment, SegmentPart } from './segment.ts';
@@ -37,6 +38,8 @@ export class VolumeIo implements SegmentPart {
   readonly reads: ReadPath;
   readonly flushes: FlushRounds;
   readonly settler: Settler;
+  /** tells resync what it does to clients; null: nobody asks */
+  probe: ForegroundProbe | null = null;
   readonly #segment: Segment;
   readonly #pool: IoOp[] = [];
   /** clients' ops that are not answered */
@@ -176,7 +179,9 @@ export class VolumeIo implements SegmentPart {
   }
 
   #flush(done: Done): void {
+    this.probe?.beginFlush(done);
     this.flushes.flush((error) => {
+      this.probe?.end(done);
       done(error);
       this.#checkIdle();
     });
@@ -238,7 +243,9 @@ export class VolumeIo implements SegmentPart {
     const session = segment.local?.session;
     if (!session?.alive || this.settler.blocks(offset, length)) return false;
     if (!segment.lock.isReadable(offset, offset + length)) return false;
-    return session.store.readInline(offset, length, target, start);
+    const isRead = session.store.readInline(offset, length, target, start);
+    if (isRead && this.probe) this.probe.sawInline = true;
+    return isRead;
   }
 
   extents(
@@ -292,6 +299,7 @@ export class VolumeIo implements SegmentPart {
     op.setRange(kind, offset, length);
     op.request = request;
     this.#active.add(op);
+    if (request) this.probe?.begin(op, kind, length);
     return op;
   }
 
@@ -532,6 +540,7 @@ export class VolumeIo implements SegmentPart {
   #answerEarly(op: IoOp, error: StorError): void {
     const { request, internalDone } = op;
     this.#active.delete(op);
+    this.probe?.end(op);
     op.request = null;
     op.internalDone = null;
     op.fua = false;
@@ -543,6 +552,7 @@ export class VolumeIo implements SegmentPart {
   #answer(op: IoOp, error: StorError | null): void {
     const { request, internalDone, fua } = op;
     this.#active.delete(op);
+    if (request) this.probe?.end(op);
     this.#segment.lock.release(op);
     if (internalDone) internalDone(error);
     else if (request) {

@@ -1,6 +1,7 @@
 import { StorError, type AttachmentGrant, type VolumeSettings } from '@stor/protocol';
 import type { Clock, Logger, StreamSocket } from '@stor/runtime';
 
+import { ResyncPace } from '../core/replication/resync-pace.ts';
 import { Outbox } from '../peer/outbox.ts';
 import { PeerDirectory, type ConnectPeer } from '../peer/peer-directory.ts';
 import { LocalMember } from '../primary/local-member.ts';
@@ -53,6 +54,8 @@ export class LaneReplicator {
   readonly #primaries = new Map<string, PrimaryEngine>();
   readonly #reportedFailures = new Set<string>();
   #nextChannel = 1;
+  /** all resyncs of this lane share what it has to give */
+  readonly #resyncPace: ResyncPace;
   #cancelTick: () => void;
   #closing: Promise<void> | null = null;
 
@@ -61,6 +64,7 @@ export class LaneReplicator {
     const { clock, logger, connect, clusterId, nodeId, agentInstance } = options;
     this.#own = { clusterId, nodeId, agentInstance };
     this.#outbox = new Outbox(clock);
+    this.#resyncPace = new ResyncPace(clock.monotonicMs());
     this.#directory = new PeerDirectory({
       own: this.#own,
       clock,
@@ -196,7 +200,7 @@ export class LaneReplicator {
       },
     });
     const pace = this.#options.checkpointPace ?? checkpointPace;
-    const engine = new PrimaryEngine(grant, segment, pace, brokenOnPurpose ?? {});
+    const engine = new PrimaryEngine(grant, segment, pace, brokenOnPurpose ?? {}, this.#resyncPace);
     return engine;
   }
 

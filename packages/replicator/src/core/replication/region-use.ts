@@ -24,6 +24,20 @@ export class RegionUse {
     for (let r = Math.floor(offset / regionBytes); r <= last; r++) this.#lastUse[r] = this.#now;
   }
 
+  /** the second of now, as `touch` notes it */
+  get now(): number {
+    return this.#now;
+  }
+
+  /** Regions that this primary has written in that second or later, ascending. */
+  since(second: number): number[] {
+    const regions: number[] = [];
+    for (let region = 0; region < this.#lastUse.length; region++) {
+      if ((this.#lastUse[region] ?? 0) >= second) regions.push(region);
+    }
+    return regions;
+  }
+
   /** Regions written within the last `seconds`. */
   countSince(seconds: number): number {
     const since = Math.max(1, this.#now - seconds);
