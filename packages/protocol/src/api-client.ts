@@ -48,7 +48,26 @@ export interface ApiClientOptions {
   endpoints: string[];
   /** for each call unless it says otherwise (ms) @default 30,000 */
   timeoutMs?: number;
+  /** how endpoints are called, and what time and chance are then @default gRPC and the host's */
+  host?: ApiClientHost;
 }
+
+type ApiChannel = Pick<RpcEndpoint, 'address' | 'call' | 'close'>;
+
+/** What a client of the API touches besides its endpoints; a simulator gives its own. */
+export interface ApiClientHost {
+  /** calls of the service `stor.v1.Stor` at one address */
+  channel: (address: string) => Promise<ApiChannel>;
+  monotonicMs: () => number;
+  /** never the same again */
+  newRequestId: () => string;
+}
+
+const systemHost: ApiClientHost = {
+  channel: async (address) => new RpcEndpoint(address, (await loadServices()).stor),
+  monotonicMs: () => performance.now(),
+  newRequestId: randomUUID,
+};
 
 export type ApiClient = StorApi & { close(): Promise<void> };
 
@@ -77,7 +96,10 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     addDisk: call('addDisk'),
     createVolume: (request, callOptions) =>
       // one id for all tries: the second try finds the volume of the first
-      createVolume({ ...request, requestId: request.requestId ?? randomUUID() }, callOptions),
+      createVolume(
+        { ...request, requestId: request.requestId ?? caller.host.newRequestId() },
+        callOptions,
+      ),
     listVolumes: call('listVolumes'),
     getVolume: call('getVolume'),
     deleteVolume: call('deleteVolume'),
@@ -111,7 +133,8 @@ function decodedRebuild(wire: Rebuild): Rebuild {
 class FailoverCaller {
   readonly #addresses: string[];
   readonly #timeoutMs: number;
-  #endpoints: Promise<RpcEndpoint[]> | null = null;
+  readonly host: ApiClientHost;
+  #endpoints: Promise<ApiChannel[]> | null = null;
   #preferred = 0;
   #closed = false;
 
@@ -121,12 +144,13 @@ class FailoverCaller {
     }
     this.#addresses = options.endpoints;
     this.#timeoutMs = options.timeoutMs ?? defaultCallTimeoutMs;
+    this.host = options.host ?? systemHost;
   }
 
   async call(method: keyof StorApi, request: object, options: CallOptions): Promise<unknown> {
     const kind = kinds[method];
     const timeoutMs = options.timeoutMs ?? this.#timeoutMs;
-    const deadlineMs = Date.now() + timeoutMs;
+    const deadlineMs = this.host.monotonicMs() + timeoutMs;
     const endpoints = await this.#open();
     const first = this.#preferred;
     let last: StorError | null = null;
@@ -135,7 +159,7 @@ class FailoverCaller {
       const at = (first + i) % endpoints.length;
       const endpoint = endpoints[at];
       if (!endpoint) continue;
-      const leftMs = deadlineMs - Date.now();
+      const leftMs = Math.ceil(deadlineMs - this.host.monotonicMs());
       if (leftMs <= 0) break;
       const more = i < endpoints.length - 1;
       const attemptMs = kind === 'read' && more ? Math.min(leftMs, readAttemptMs) : leftMs;
@@ -165,10 +189,8 @@ class FailoverCaller {
     for (const endpoint of await this.#endpoints) endpoint.close();
   }
 
-  #open(): Promise<RpcEndpoint[]> {
-    this.#endpoints ??= loadServices().then((services) =>
-      this.#addresses.map((address) => new RpcEndpoint(address, services.stor)),
-    );
+  #open(): Promise<ApiChannel[]> {
+    this.#endpoints ??= Promise.all(this.#addresses.map((address) => this.host.channel(address)));
     return this.#endpoints;
   }
 
