@@ -2,13 +2,14 @@ import { StorError, blockBytes } from '@stor/protocol';
 
 import type { BlockRequest, Extent } from '../block-device.ts';
 import { extentsOf } from './allocated-extents.ts';
+import { HeldRequests } from './held-requests.ts';
 import { FlushRounds } from './flush-rounds.ts';
 import type { ForegroundProbe } from './foreground-probe.ts';
 import { IoOp, type IoKind } from './io-op.ts';
 import { ReadPath } from './read-path.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 import { Settler } from './settler.ts';
-import { WritePath, remove, type BrokenOnPurpose } from './write-path.ts';
+import { WritePath, type BrokenOnPurpose } from './write-path.ts';
 
 /** Ops kept for reuse; more than clients keep in flight. */
 const maxPooledOps = 1_024;
@@ -16,16 +17,6 @@ const maxPooledOps = 1_024;
 const noBytes = Buffer.alloc(0);
 
 type Done = (error: StorError | null) => void;
-
-/** What waits for leases, or for a member that can answer. */
-interface LeaseWaiter {
-  /** null: a question about extents */
-  op: IoOp | null;
-  again: () => void;
-  fail: (error: StorError) => void;
-  /** as far as was looked; 0: not looked yet (ms) */
-  heldSinceMs: number;
-}
 
 /**
  * Requests of clients: settled, locked, made of whole blocks, then given to the read or write path.
@@ -44,13 +35,7 @@ export class VolumeIo implements SegmentPart {
   readonly #pool: IoOp[] = [];
   /** clients' ops that are not answered */
   readonly #active = new Set<IoOp>();
-  #waitingForLease: LeaseWaiter[] = [];
-  /** clients' ops that wait until their chunks are settled */
-  readonly #unsettled = new Set<IoOp>();
-  /** clients' writes, and flushes behind them, that wait for more members */
-  #parked: IoOp[] = [];
-  #parkedFlushes: { done: Done; heldSinceMs: number }[] = [];
-  #isTimingHolds = false;
+  readonly #held: HeldRequests;
   #failure: StorError | null = null;
   #onIdle: (() => void)[] = [];
   readonly #granted = (op: IoOp): void => {
@@ -83,6 +68,17 @@ export class VolumeIo implements SegmentPart {
       },
       onSettled,
     );
+    this.#held = new HeldRequests({
+      segment,
+      reads: this.reads,
+      writes: this.writes,
+      flushes: this.flushes,
+      active: this.#active,
+      fail: (op, error) => {
+        this.#answer(op, error);
+        this.#recycle(op);
+      },
+    });
     this.writes.afterPump.push(
       () => {
         this.flushes.look();
@@ -97,7 +93,7 @@ export class VolumeIo implements SegmentPart {
   }
 
   get inFlight(): number {
-    return this.#active.size + this.flushes.inFlight + this.#parkedFlushes.length;
+    return this.#active.size + this.flushes.inFlight + this.#held.parkedFlushes;
   }
 
   /** Resolves when every request is answered and no write is under way. */
@@ -173,8 +169,8 @@ export class VolumeIo implements SegmentPart {
     }
     const { rule } = this.#segment;
     if (rule.refusesReads) done(this.#refusal());
-    else if (rule.writes === 'park' && this.#hasUnacknowledged()) {
-      this.#parkedFlushes.push({ done, heldSinceMs: 0 });
+    else if (rule.writes === 'park' && this.#held.hasUnacknowledged()) {
+      this.#held.parkFlush(done);
     } else this.#flush(done);
   }
 
@@ -190,50 +186,30 @@ export class VolumeIo implements SegmentPart {
   /** The members or the policy changed: what waits may go on, or must be set aside or refused. */
   membersChanged(): void {
     const { rule } = this.#segment;
-    if (rule.writes === 'start') this.#unpark();
-    else if (rule.writes === 'park') {
-      for (const op of this.writes.takeHeld()) this.#park(op);
+    if (rule.writes === 'start') {
+      for (const op of this.#held.takeParked()) this.#route(op);
+      this.#releaseFlushes();
+    } else if (rule.writes === 'park') {
+      for (const op of this.writes.takeHeld()) this.#held.park(op);
     } else if (rule.writes === 'refuse') {
-      const error = this.#refusal();
-      for (const op of [...this.#active]) {
-        const isWaiting = !op.inPending || rule.refusesReads;
-        if (!op.isOwn && isWaiting && (op.kind !== 'read' || rule.refusesReads)) {
-          this.#giveUp(op, error);
-        }
-      }
-      if (rule.refusesReads) this.#giveUpOthers(Infinity, error);
+      this.#held.refuse(this.#refusal());
       this.#releaseFlushes();
     }
   }
 
-  /** Bounds how long a hold may keep a request (`ioTimeoutMs`). */
   tick(nowMs: number): void {
-    const { policy, rule, leased } = this.#segment;
-    const { ioTimeoutMs } = policy;
-    if (ioTimeoutMs === 0 || (rule.writes === 'start' && leased)) {
-      if (this.#isTimingHolds) this.#forgetHolds();
-      return;
-    }
-    this.#isTimingHolds = true;
-    const error = new StorError(
-      'TIMEOUT',
-      `${this.#segment.explainHold()} (longer than the io-timeout of ${ioTimeoutMs} ms)`,
-    );
-    for (const op of [...this.#active]) {
-      if (op.isOwn) continue;
-      if (op.heldSinceMs === 0) op.heldSinceMs = nowMs;
-      else if (op.heldSinceMs <= nowMs - ioTimeoutMs) this.#giveUp(op, error);
-    }
-    this.#giveUpOthers(nowMs - ioTimeoutMs, error, nowMs);
-    if (!this.#hasUnacknowledged()) this.#releaseFlushes();
+    this.#held.tick(nowMs);
+    if (this.#held.parkedFlushes > 0 && !this.#held.hasUnacknowledged()) this.#releaseFlushes();
+    this.#checkIdle();
   }
 
-  /** Answers what has not been started: it would wait for more than a moment. */
+  /** Answers what is held for more than a moment: the volume is to stop. */
   giveUpHeld(error: StorError): void {
-    const { rule } = this.#segment;
-    if (rule.writes === 'start' || (rule.writes === 'wait' && !this.#isSuspended)) return;
-    for (const op of [...this.#active]) if (!op.isOwn) this.#giveUp(op, error);
-    this.#giveUpOthers(Infinity, error);
+    const { rule, membership } = this.#segment;
+    const isSoonOver = rule.writes === 'wait' && membership?.suspended !== true;
+    if (rule.writes === 'start' || isSoonOver) return;
+    this.#held.giveUpAll(error);
+    this.#checkIdle();
   }
 
   readInline(offset: number, length: number, target: Uint8Array, start: number): boolean {
@@ -268,7 +244,7 @@ export class VolumeIo implements SegmentPart {
         const fail = (error: StorError): void => {
           done(error, []);
         };
-        this.#waitingForLease.push({ op: null, again, fail, heldSinceMs: 0 });
+        this.#held.leases.push({ op: null, again, fail, heldSinceMs: 0 });
       }
       return;
     }
@@ -281,12 +257,7 @@ export class VolumeIo implements SegmentPart {
   abandon(reason: StorError): void {
     if (this.#failure) return;
     this.#failure = reason;
-    const flushes = this.#parkedFlushes;
-    this.#parkedFlushes = [];
-    for (const op of [...this.#active]) {
-      if (this.#segment.lock.cancel(op) || remove(this.#parked, op)) this.#fail(op);
-    }
-    for (const { done } of flushes) done(reason);
+    this.#held.abandon(reason);
     this.writes.abandon(reason);
     this.reads.abandon(reason);
     this.flushes.abandon(reason);
@@ -317,9 +288,9 @@ export class VolumeIo implements SegmentPart {
     if (!this.#isAllowed(op)) return;
     if (this.settler.blocks(op.offset, op.length)) {
       op.own(this.#segment.options.outbox.buffers);
-      this.#unsettled.add(op);
+      this.#held.unsettled.add(op);
       this.settler.whenSettled(op.offset, op.length, () => {
-        if (this.#unsettled.delete(op)) this.#route(op);
+        if (this.#held.unsettled.delete(op)) this.#route(op);
       });
       return;
     }
@@ -349,78 +320,12 @@ export class VolumeIo implements SegmentPart {
       return false;
     }
     if (op.kind === 'read' || rule.writes !== 'park') return true;
-    this.#park(op);
+    this.#held.park(op);
     return false;
-  }
-
-  #park(op: IoOp): void {
-    const { lock, options } = this.#segment;
-    op.own(options.outbox.buffers);
-    // what its edges were read from may be written before it has its turn
-    op.edgesRead = false;
-    this.#parked.push(op);
-    lock.release(op);
-  }
-
-  #unpark(): void {
-    const parked = this.#parked;
-    this.#parked = [];
-    for (const op of parked) this.#route(op);
-    this.#releaseFlushes();
   }
 
   #releaseFlushes(): void {
-    const flushes = this.#parkedFlushes;
-    this.#parkedFlushes = [];
-    for (const { done } of flushes) this.flush(done);
-  }
-
-  #hasUnacknowledged(): boolean {
-    for (const op of this.#active) if (op.kind !== 'read' && !op.isOwn) return true;
-    return false;
-  }
-
-  /** Answers an op with an error wherever it waits; nothing happens where it cannot be stopped. */
-  #giveUp(op: IoOp, error: StorError): void {
-    const lease = this.#waitingForLease.find((waiter) => waiter.op === op);
-    if (lease) {
-      remove(this.#waitingForLease, lease);
-      lease.fail(error);
-    } else if (
-      this.#segment.lock.cancel(op) ||
-      this.#unsettled.delete(op) ||
-      remove(this.#parked, op)
-    ) {
-      this.#answer(op, error);
-      this.#recycle(op);
-    } else if (op.readDone ?? op.tailDone) {
-      const { readDone, tailDone } = op;
-      if (readDone) this.reads.giveUp(readDone, error);
-      if (tailDone) this.reads.giveUp(tailDone, error);
-    } else this.writes.giveUp(op, error);
-  }
-
-  /** Flushes and questions about extents that have been held since `beforeMs`. */
-  #giveUpOthers(beforeMs: number, error: StorError, nowMs = 0): void {
-    const isOver = (each: { heldSinceMs: number }): boolean => {
-      if (each.heldSinceMs === 0) each.heldSinceMs = nowMs;
-      return each.heldSinceMs <= beforeMs;
-    };
-    this.flushes.giveUp(isOver, error);
-    const flushes = this.#parkedFlushes.filter(isOver);
-    this.#parkedFlushes = this.#parkedFlushes.filter((each) => !flushes.includes(each));
-    for (const { done } of flushes) done(error);
-    const extents = this.#waitingForLease.filter((each) => !each.op && isOver(each));
-    this.#waitingForLease = this.#waitingForLease.filter((each) => !extents.includes(each));
-    for (const { fail } of extents) fail(error);
-    this.#checkIdle();
-  }
-
-  #forgetHolds(): void {
-    this.#isTimingHolds = false;
-    for (const op of this.#active) op.heldSinceMs = 0;
-    for (const each of [...this.#parkedFlushes, ...this.#waitingForLease]) each.heldSinceMs = 0;
-    this.flushes.forgetHolds();
+    for (const done of this.#held.takeFlushes()) this.flush(done);
   }
 
   #refusal(): StorError {
@@ -433,7 +338,7 @@ export class VolumeIo implements SegmentPart {
       const again = (failed: StorError | null = null): void => {
         this.#readDone(op, failed);
       };
-      this.#waitingForLease.push({ op, again, fail: again, heldSinceMs: 0 });
+      this.#held.leases.push({ op, again, fail: again, heldSinceMs: 0 });
       return;
     }
     const { request } = op;
@@ -446,11 +351,9 @@ export class VolumeIo implements SegmentPart {
   }
 
   #lookForLease(): void {
-    if (this.#waitingForLease.length === 0) return;
+    if (this.#held.leases.length === 0) return;
     if (!this.#failure && !this.#segment.leased) return;
-    const waiting = this.#waitingForLease;
-    this.#waitingForLease = [];
-    for (const { again } of waiting) again();
+    for (const { again } of this.#held.takeLeases()) again();
   }
 
   /** An unaligned payload in a buffer of whole blocks; its first and last come from the disk. */
@@ -560,10 +463,6 @@ export class VolumeIo implements SegmentPart {
       else request.done(error);
     }
     this.#checkIdle();
-  }
-
-  get #isSuspended(): boolean {
-    return this.#segment.membership?.suspended === true;
   }
 
   get #isIdle(): boolean {
