@@ -1,3 +1,4 @@
+import { formatClientContext } from './core/client-identity.ts';
 import { backoffMs, exportDifference, isFinalRound, tryOutcome } from './core/reconnect-policy.ts';
 import type { ExportFacts } from './core/reconnect-policy.ts';
 import { NbdClient } from './nbd-client.ts';
@@ -17,6 +18,8 @@ export interface ConnectorOptions {
   network: NbdNetwork;
   /** 0 <= chance() < 1 */
   chance: () => number;
+  /** said to servers, of the form in `ClientIdentity` */
+  clientId: string;
 }
 
 export interface Granted {
@@ -39,6 +42,8 @@ export class GaveUpError extends NbdError {}
 /** Finds a server that grants the export, among several addresses. */
 export class ExportConnector {
   readonly #options: ConnectorOptions;
+  /** connections asked for: the server ends older ones of this client before it serves a newer */
+  #tries = 0;
   /** what the export was when it was granted first */
   #facts: ExportFacts | null = null;
   /** The address that granted last is asked first: an export should not move without need. */
@@ -138,11 +143,13 @@ export class ExportConnector {
 
   async #try(target: NbdTarget, signal: AbortSignal): Promise<NbdClient> {
     const { limits, structuredReplies, metaContexts, network, clock } = this.#options;
+    this.#tries += 1;
+    const identity = { id: this.#options.clientId, sequence: [this.#tries] };
     const client = await NbdClient.connect({
       ...target.address,
       exportName: target.exportName,
       structuredReplies,
-      metaContexts,
+      metaContexts: [...metaContexts, formatClientContext(identity)],
       greetingTimeoutMs: limits.greetingTimeoutMs,
       connectTimeoutMs: limits.grantTimeoutMs,
       maxInFlight: limits.maxInFlight,

@@ -1,4 +1,5 @@
 export * from './core/client-handshake.ts';
+export * from './core/client-identity.ts';
 export * from './core/constants.ts';
 export * from './core/coverage.ts';
 export * from './core/handshake-codec.ts';

@@ -65,7 +65,8 @@ export class NbdClient {
   readonly #outstanding: OutstandingRequests;
   readonly #contextIds: Map<string, number>;
   readonly #maxInFlight: number;
-  readonly #closed: Promise<void>;
+  /** Resolves when the connection is over, whoever ended it. */
+  readonly closed: Promise<void>;
   #waiting: Waiting[] = [];
   #nextCookie = 1;
   #corked = false;
@@ -97,7 +98,7 @@ export class NbdClient {
       this.#receivedBytes += end - start;
       decoder.receive(bytes, start, end);
     };
-    this.#closed = new Promise((resolve) => {
+    this.closed = new Promise((resolve) => {
       negotiated.onClose = (error) => {
         this.#fail(error);
         resolve();
@@ -245,7 +246,7 @@ export class NbdClient {
     const cancel = this.#clock.after(disconnectTimeoutMs, () => {
       this.#socket.destroy();
     });
-    await this.#closed;
+    await this.closed;
     cancel();
   }
 
@@ -254,7 +255,7 @@ export class NbdClient {
     this.#leaving = true;
     this.#fail(new NbdError('DISCONNECTED', 'the connection was closed here'));
     this.#socket.destroy();
-    await this.#closed;
+    await this.closed;
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -41,7 +41,7 @@ export interface ReconnectingOptions extends Partial<ReconnectLimits> {
   assumeSharedFlush?: boolean;
   clock?: NbdClock;
   network?: NbdNetwork;
-  /** 0 <= chance() < 1; spreads the pauses */
+  /** 0 <= chance() < 1; spreads the pauses, and names this client to servers: never the same row twice */
   chance?: () => number;
   /** aborts connecting */
   signal?: AbortSignal;
@@ -82,6 +82,7 @@ export class ReconnectingNbdClient {
     const limits = completeLimits(options);
     const clock = options.clock ?? systemClock;
     const network = options.network ?? systemNetwork;
+    const chance = options.chance ?? Math.random;
     const connector = new ExportConnector({
       targets,
       structuredReplies: options.structuredReplies ?? true,
@@ -89,7 +90,8 @@ export class ReconnectingNbdClient {
       limits,
       clock,
       network,
-      chance: options.chance ?? Math.random,
+      chance,
+      clientId: randomId(chance),
     });
     const granted = await connector.connect({
       isFirst: true,
@@ -237,4 +239,10 @@ function targetsOf({ addresses, exportName }: ReconnectingOptions): NbdTarget[] 
   if (names.size === 1) return targets;
   const text = `the addresses name several exports: ${[...names].map((n) => JSON.stringify(n)).join(', ')}`;
   throw new NbdError('INVALID_ARGUMENT', text);
+}
+
+/** 128 bits in hexadecimal. */
+function randomId(chance: () => number): string {
+  const parts = [0, 0, 0, 0].map(() => Math.floor(chance() * 2 ** 32).toString(16));
+  return parts.map((part) => part.padStart(8, '0')).join('');
 }

@@ -6,7 +6,7 @@ import {
   type RpcServer,
 } from '@stor/control-plane';
 import { StorError, autoDetachMs } from '@stor/protocol';
-import { MetricsPage, type Files, type Logger, type MetricSnapshot } from '@stor/runtime';
+import { MetricsPage, type Logger, type MetricSnapshot } from '@stor/runtime';
 import type { AgentConfig } from './config.ts';
 import { DataFolder } from './data-folder.ts';
 import type { LaneHost } from './lane/lane-host.ts';
@@ -81,14 +81,14 @@ export class Agent {
 
   async #start(): Promise<void> {
     const { clusterId, nodeId, dataDir } = this.#config;
-    const { clock, random, files, rpc } = this.#platform;
-    const folder = DataFolder.open(dataDir, { clusterId, nodeId }, files);
+    const { clock, random, rpc } = this.#platform;
+    const folder = DataFolder.open(dataDir, { clusterId, nodeId }, this.#platform.files);
     const agentInstance = Buffer.from(random.bytes(8)).toString('hex');
     const server = await rpc.createServer();
     const control: { plane?: ControlPlane } = {};
     const lane = await this.#startLane(folder, agentInstance, control);
     const node = new NodePort(lane.methods, folder, random);
-    await openDisks(lane, folder, node, files);
+    await openDisks(lane, folder, node);
     const store = await this.#openStore(folder, server);
     const plane = await ControlPlane.open({
       store,
@@ -304,13 +304,11 @@ async function openDisks(
   lane: LaneHost,
   folder: DataFolder,
   node: NodePort,
-  files: Files,
 ): Promise<void> {
   for (const disk of folder.disks()) await lane.methods.openDisk({ ...disk, create: false });
   if (folder.disks().length > 0) return;
-  const path = join(folder.path, 'disks', 'd1');
-  files.makeDirectory(path);
-  await node.addDisk(path, '');
+  // the disk store makes its directory, and makes it durable with those above it
+  await node.addDisk(join(folder.path, 'disks', 'd1'), '');
 }
 
 /** What lanes may call; until the control plane is there, they are told to come again. */

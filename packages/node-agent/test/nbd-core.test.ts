@@ -83,7 +83,7 @@ t.test('GO, as qemu does it: structured replies, context, block size', async (t)
     'ask {"kind":"info","name":"db"}',
     replyTo(10, 4, '00000001' + hex('base:allocation')),
     replyTo(10, 1),
-    'ask {"kind":"open","name":"db"}',
+    'ask {"kind":"open","name":"db","client":null}',
     // flags: HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, DF, MULTI_CONN, CACHE
     replyTo(7, 3, '0000' + '0000000000100000' + '05ed'),
     replyTo(7, 3, '0001' + hex('db')),
@@ -108,13 +108,17 @@ t.test(
         encodeClientFlags(clientFlags),
         encodeOption(optionType.exportName, Buffer.from(name)),
       ]);
-    const ask = 'ask {"kind":"open","name":"db"}';
+    const ask = 'ask {"kind":"open","name":"db","client":null}';
     const transmission = 'transmission {"structured":false,"context":false}';
     const head = 'send 0000000000100000' + '056d';
     t.strictSame(run(input(3, 'db')), [greeting, ask, head, transmission]);
     t.strictSame(run(input(1, 'db')), [greeting, ask, head + '00'.repeat(124), transmission]);
     t.strictSame(run(input(0, 'db')), [greeting, ask, head + '00'.repeat(124), transmission]);
-    t.strictSame(run(input(3, 'x')), [greeting, 'ask {"kind":"open","name":"x"}', 'close']);
+    t.strictSame(run(input(3, 'x')), [
+      greeting,
+      'ask {"kind":"open","name":"x","client":null}',
+      'close',
+    ]);
   },
 );
 
@@ -169,6 +173,26 @@ t.test('questions, refusals and what is unknown leave the handshake open', async
   const patterns = options.flatMap(([, , expected]) => expected);
   t.equal(log.length, patterns.length);
   patterns.forEach((pattern, i) => t.match(log[i], pattern));
+});
+
+t.test('a client may say who it is, and which of its connections this is', async (t) => {
+  const log = run(
+    Buffer.concat([
+      flags,
+      encodeOption(optionType.structuredReply),
+      encodeOption(
+        optionType.setMetaContext,
+        metaBody('db', 'base:allocation', 'x-client:ab-1:7.2'),
+      ),
+      encodeOption(optionType.go, encodeGoBody({ name: 'db', infos: [] })),
+    ]),
+  );
+  t.ok(
+    log.includes('ask {"kind":"open","name":"db","client":{"id":"ab-1","sequence":[7,2]}}'),
+    'it is told with the question',
+  );
+  t.equal(log.at(-1), 'transmission {"structured":true,"context":true}');
+  t.equal(log.filter((line) => line.includes(hex('x-client'))).length, 0, 'and is no context');
 });
 
 t.test(

@@ -6,9 +6,10 @@ import {
   type VolumeSettings,
 } from '@stor/protocol';
 import type { PrimaryVolume } from '@stor/replicator';
-import { silentLogger } from '@stor/runtime';
+import { silentLogger, systemNetwork } from '@stor/runtime';
 import { FakeClock } from '@stor/runtime/testing';
 import { VolumeExports } from '../src/exports/volume-exports.ts';
+import type { NbdPeer } from '../src/nbd/nbd-exports.ts';
 import type { MainMethods } from '../src/lane/lane-protocol.ts';
 
 type MemberState = 'in-sync' | 'syncing';
@@ -19,6 +20,7 @@ class FakePrimary {
   stopGate: Promise<void> | null = null;
   readonly listeners: ((reason: StorError) => void)[] = [];
   members: { replicaId: string; nodeId: string; state: MemberState; bytesRemaining: number }[] = [];
+  idle = async (): Promise<void> => {};
   stop = async (): Promise<void> => {
     this.stopped++;
     await this.stopGate;
@@ -74,6 +76,9 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
       },
     },
     control,
+    nodeId: 'n-1',
+    agentInstance: 'a',
+    network: systemNetwork,
     clock,
     logger: silentLogger,
     autoDetachMs: 30_000,
@@ -98,7 +103,12 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
 const settle = async (): Promise<void> => {
   for (let i = 0; i < 20; i++) await Promise.resolve();
 };
-const client = { id: 1, remote: 'test' };
+const client: NbdPeer = {
+  id: 1,
+  remote: 'test',
+  client: null,
+  left: new AbortController().signal,
+};
 
 t.test(
   'connections at once share one attachment, given back some time after the last',
@@ -277,6 +287,7 @@ t.test('when the agent stops nothing begins, and a grant that comes is given bac
     }),
   );
   const opening = t.rejects(exports.open('db', client), { code: 'UNAVAILABLE' });
+  await settle();
   await exports.close();
   goOn();
   await opening;

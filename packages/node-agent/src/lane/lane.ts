@@ -9,7 +9,12 @@ import {
   type VolumeId,
   type VolumeSettings,
 } from '@stor/protocol';
-import { LaneReplicator, openDiskStore, type DiskStore } from '@stor/replicator';
+import {
+  LaneReplicator,
+  openDiskStore,
+  type DiskStore,
+  type DiskStoreOptions,
+} from '@stor/replicator';
 import {
   defaultReceive,
   systemFiles,
@@ -38,6 +43,8 @@ interface OpenDisk {
 export interface LaneMachine {
   files: Files;
   network: Network;
+  /** of the disks; a simulator has small journals, so that they fill */
+  diskOptions?: DiskStoreOptions;
 }
 
 const systemMachine: LaneMachine = { files: systemFiles, network: systemNetwork };
@@ -66,7 +73,7 @@ export class Lane implements LaneMethods {
     control: MainMethods,
     clock: Clock,
     logger: Logger,
-    machine = systemMachine,
+    machine: LaneMachine = systemMachine,
   ) {
     this.#options = options;
     this.#machine = machine;
@@ -92,6 +99,9 @@ export class Lane implements LaneMethods {
       },
     });
     this.#exports = new VolumeExports({
+      nodeId: options.nodeId,
+      agentInstance: options.agentInstance,
+      network: machine.network,
       host: this.#replicator,
       control,
       clock,
@@ -158,8 +168,16 @@ export class Lane implements LaneMethods {
       logger: this.#logger,
       bootId,
       failures: this.#failures,
-      options: diskReserveBytes === null ? {} : { reserveBytes: diskReserveBytes },
+      options: {
+        ...this.#machine.diskOptions,
+        ...(diskReserveBytes === null ? {} : { reserveBytes: diskReserveBytes }),
+      },
     });
+  }
+
+  /** The open disks, for whoever shares this thread and compares replicas. */
+  get stores(): DiskStore[] {
+    return [...this.#disks.values()].map((disk) => disk.store);
   }
 
   async disks(): Promise<AgentDisk[]> {

@@ -38,6 +38,7 @@ export class NbdConnection {
   readonly #socket: StreamSocket;
   readonly #handshake: ServerHandshake;
   readonly #logger: Logger;
+  readonly #left = new AbortController();
   #transmission: Transmission | null = null;
   #lease: NbdExportLease | null = null;
   #exportStats: ExportStats | null = null;
@@ -149,7 +150,9 @@ export class NbdConnection {
     const { exports, id, socket } = this.#options;
     if (question.kind === 'list') return { kind: 'names', names: await exports.list() };
     if (question.kind === 'info') return { kind: 'export', ...(await exports.info(question.name)) };
-    const lease = await exports.open(question.name, { id, remote: socket.remote });
+    const { name, client } = question;
+    const peer = { id, remote: socket.remote, client, left: this.#left.signal };
+    const lease = await exports.open(name, peer);
     this.#lease = lease;
     return { kind: 'export', name: lease.name, sizeBytes: lease.device.sizeBytes };
   }
@@ -202,6 +205,7 @@ export class NbdConnection {
     this.#stopTimer();
     if (this.#exportStats) this.#exportStats.connections -= 1;
     this.#transmission?.gone();
+    this.#left.abort();
     this.#finishIfOver();
   }
 

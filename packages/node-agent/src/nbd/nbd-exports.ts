@@ -1,4 +1,16 @@
 import type { BlockDevice } from '@stor/replicator';
+import type { ClientIdentity } from 'nbd-client-js';
+
+/** A connection that asks for an export. */
+export interface NbdPeer {
+  /** of the server, larger for each connection */
+  id: number;
+  remote: string;
+  /** null: the client did not say who it is */
+  client: ClientIdentity | null;
+  /** Aborts when the client has gone: what waits and has not begun is dropped, never done later. */
+  left: AbortSignal;
+}
 
 /** One connection's hold on a volume. */
 export interface NbdExportLease {
@@ -21,7 +33,7 @@ export interface NbdExports {
    * Opens for one connection; the lease is released exactly once when the connection is over.
    * NOT_FOUND, ATTACHED_ELSEWHERE, UNAVAILABLE, …
    */
-  open(name: string, connection: { id: number; remote: string }): Promise<NbdExportLease>;
+  open(name: string, connection: NbdPeer): Promise<NbdExportLease>;
   /** For NBD_OPT_INFO: facts without attaching. NOT_FOUND, UNAVAILABLE. */
   info(name: string): Promise<{ sizeBytes: number; name: string }>;
 }

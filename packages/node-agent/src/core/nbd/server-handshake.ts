@@ -16,8 +16,10 @@ import {
   optionHeaderBytes,
   optionReplyType,
   optionType,
+  parseClientContext,
   readText,
   transmissionFlag,
+  type ClientIdentity,
 } from 'nbd-client-js';
 import type { NbdLimits } from './nbd-limits.ts';
 
@@ -32,7 +34,7 @@ export type HandshakeQuestion =
   | { kind: 'list' }
   | { kind: 'info'; name: string }
   /** the client enters transmission with this export if it may */
-  | { kind: 'open'; name: string };
+  | { kind: 'open'; name: string; client: ClientIdentity | null };
 
 export type HandshakeAnswer =
   | { kind: 'names'; names: readonly string[] }
@@ -82,6 +84,8 @@ export class ServerHandshake {
   #allocationFor: string | null = null;
   /** of the last INFO or GO */
   #exportName = '';
+  /** who the client said it is, with its last SET_META_CONTEXT */
+  #client: ClientIdentity | null = null;
   #fixed = false;
   #noZeroes = false;
   #greeted = false;
@@ -196,15 +200,16 @@ export class ServerHandshake {
       infos: [],
       allocation: false,
     };
-    return this.#ask(pending, { kind: 'open', name });
+    return this.#ask(pending, { kind: 'open', name, client: this.#client });
   }
 
   #takeGo(option: number, data: Buffer): HandshakeStep {
     const body = decodeGoBody(data);
     if (!body) return refuse(option, 'the data are not an export name and a list of numbers');
     const { name, infos } = body;
-    const kind = option === optionType.go ? 'open' : 'info';
-    return this.#ask({ option, exportName: name, infos, allocation: false }, { kind, name });
+    const pending = { option, exportName: name, infos, allocation: false };
+    if (option === optionType.info) return this.#ask(pending, { kind: 'info', name });
+    return this.#ask(pending, { kind: 'open', name, client: this.#client });
   }
 
   #takeMetaContext(option: number, data: Buffer): HandshakeStep {
@@ -217,6 +222,7 @@ export class ServerHandshake {
       return refuse(option, 'a query begins with a namespace and a colon');
     }
     const { queries } = body;
+    if (isSet) this.#client = identityIn(queries);
     // listing without a query, or with a whole namespace, asks for all that there are
     const asked = queries.includes(allocationContext);
     const listed = queries.length === 0 || queries.includes('base:');
@@ -301,6 +307,14 @@ export class ServerHandshake {
       (this.structuredReplies ? transmissionFlag.sendDf : 0)
     );
   }
+}
+
+function identityIn(queries: readonly string[]): ClientIdentity | null {
+  for (const query of queries) {
+    const identity = parseClientContext(query);
+    if (identity) return identity;
+  }
+  return null;
 }
 
 function step(used: number, send: Buffer[], next: HandshakeNext): HandshakeStep {

@@ -1,0 +1,26 @@
+import type { LiveVolume } from '@stor/control-plane';
+import type { PrimaryEntry } from './primaries.ts';
+
+/** What a primary says of itself, for the control plane and the metrics. */
+export function liveVolume(entry: PrimaryEntry, nowMs: number, allocatedBytes: number): LiveVolume {
+  const status = entry.primary?.status();
+  const segments = status?.segments ?? [];
+  return {
+    volumeId: entry.grant.volumeId,
+    epoch: entry.grant.epoch,
+    state: status?.state ?? 'activating',
+    reason: status?.reason ?? '',
+    stateAgeMs: status?.stateAgeMs ?? nowMs - entry.sinceMs,
+    connections: entry.users.size,
+    allocatedBytes,
+    settleBytesRemaining: segments.reduce((sum, each) => sum + each.settleBytesRemaining, 0),
+    replicas: segments.flatMap((segment) =>
+      segment.members.map(({ replicaId, state, bytesRemaining, resync }) => ({
+        replicaId,
+        state,
+        bytesRemaining,
+        ...(resync ? { resync } : {}),
+      })),
+    ),
+  };
+}

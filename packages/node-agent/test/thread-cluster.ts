@@ -1,0 +1,188 @@
+import { SocketRpcTransport } from '@stor/control-plane/testing';
+import { openApiClient, type ApiClient, type Services } from '@stor/protocol';
+import type { Logger } from '@stor/runtime';
+import {
+  FakeClock,
+  FaultyFiles,
+  MemoryNetwork,
+  SeededRandom,
+  type MemoryHost,
+} from '@stor/runtime/testing';
+import { NbdClient } from 'nbd-client-js';
+import { MemoryKeyValueDisk } from 'raft-ts/testing';
+import { Agent, type AgentConfig, type Platform } from '../src/index.ts';
+import { startLaneInThread, type ThreadLaneHost } from '../src/testing/index.ts';
+
+const clusterId = 'c-00000000000000c1';
+const nbdPort = 13;
+/** How long a sync of the Raft log and a step of a pooled file call take (ms). */
+const logSyncMs = 0.5;
+const fileStepMs = 0.05;
+
+/** The turn of the event loop, taken before a test forbids it to the product. */
+const realTurn = globalThis.setImmediate;
+
+export interface ThreadNode {
+  id: string;
+  host: string;
+  config: AgentConfig;
+  files: FaultyFiles;
+  logs: MemoryKeyValueDisk;
+  sockets: MemoryHost | null;
+  lane: ThreadLaneHost | null;
+  agent: Agent | null;
+}
+
+/** Three whole agents in one thread, on models of everything below them, in fake time. */
+export class ThreadCluster {
+  readonly clock = new FakeClock();
+  readonly network: MemoryNetwork;
+  readonly nodes: ThreadNode[] = [];
+  /** what the agents have logged, with the time */
+  readonly log: string[] = [];
+  readonly #random: SeededRandom;
+  readonly #services: Services;
+
+  constructor(seed: number, services: Services) {
+    this.#random = new SeededRandom(seed);
+    this.#services = services;
+    this.network = new MemoryNetwork({ clock: this.clock });
+    const ids = [1, 2, 3].map((i) => `n-000000000000000${i}`);
+    const members = ids.map((id, i) => ({ id, name: `n${i + 1}`, api: `10.0.0.${i + 1}:10` }));
+    for (const [i, id] of ids.entries()) {
+      const host = `10.0.0.${i + 1}`;
+      const files = new FaultyFiles({ seed: seed + i });
+      files.defer = (step) => void this.clock.after(fileStepMs, step);
+      const logs = new MemoryKeyValueDisk({
+        random: () => this.#random.next(),
+        schedule: (run) => void this.clock.after(logSyncMs, run),
+      });
+      const config: AgentConfig = {
+        clusterId,
+        clusterName: 'thread',
+        nodeId: id,
+        nodeName: `n${i + 1}`,
+        dataDir: '/data',
+        listen: { host, api: 10, http: 11, peers: 12, nbd: [nbdPort] },
+        members,
+        logLevel: 'info',
+        insecureListen: true,
+      };
+      this.nodes.push({ id, host, config, files, logs, sockets: null, lane: null, agent: null });
+    }
+  }
+
+  node(index: number): ThreadNode {
+    const node = this.nodes[index];
+    if (!node) throw new Error(`no node ${index}`);
+    return node;
+  }
+
+  async start(node: ThreadNode): Promise<void> {
+    const sockets = this.network.host(node.host);
+    node.sockets = sockets;
+    node.agent = await this.during(
+      Agent.start(node.config, this.#logger(node.config.nodeName), this.#platform(node, sockets)),
+    );
+  }
+
+  /** A client of the API, on a host of its own. */
+  api(): ApiClient {
+    const network = this.network.host('client');
+    const rpc = new SocketRpcTransport({ network, clock: this.clock, services: this.#services });
+    return openApiClient({
+      endpoints: this.nodes.map(({ host }) => `${host}:10`),
+      host: {
+        channel: async (address) => rpc.channel(address, 'stor'),
+        monotonicMs: () => this.clock.monotonicMs(),
+        newRequestId: () => Buffer.from(this.#random.bytes(16)).toString('hex'),
+      },
+    });
+  }
+
+  connect(node: ThreadNode, exportName: string): Promise<NbdClient> {
+    const network = this.network.host('client');
+    return this.during(
+      NbdClient.connect({ host: node.host, port: nbdPort, exportName, network, clock: this.clock }),
+    );
+  }
+
+  /** The process dies: its files, log and sockets do nothing more. */
+  kill(node: ThreadNode): void {
+    node.sockets?.kill();
+    node.files.kill();
+    node.logs.kill();
+    node.lane?.kill();
+    node.agent = null;
+  }
+
+  /** Lets time pass until the condition holds. */
+  async until(condition: () => boolean | Promise<boolean>): Promise<void> {
+    for (let i = 0; i < 60_000; i++) {
+      if (await condition()) return;
+      await this.#turn();
+    }
+    throw new Error(`the condition did not come true; the last that was logged:\n${this.#tail()}`);
+  }
+
+  /** Lets time pass while something is under way. */
+  async during<T>(promise: Promise<T>): Promise<T> {
+    const state = { isDone: false };
+    const done = (): void => {
+      state.isDone = true;
+    };
+    promise.then(done, done);
+    await this.until(() => state.isDone);
+    return promise;
+  }
+
+  async close(): Promise<void> {
+    const open = this.nodes.flatMap(({ agent }) => agent ?? []);
+    await this.during(Promise.all(open.map((agent) => agent.close())));
+  }
+
+  async #turn(): Promise<void> {
+    this.clock.advance(1);
+    await new Promise((resolve) => realTurn(resolve));
+  }
+
+  #platform(node: ThreadNode, sockets: MemoryHost): Platform {
+    const { clock } = this;
+    const files = node.files.process();
+    const logger = this.#logger(node.config.nodeName);
+    return {
+      clock,
+      random: this.#random,
+      files,
+      logs: node.logs,
+      rpc: new SocketRpcTransport({ network: sockets, clock, services: this.#services }),
+      bootId: () => node.files.bootId,
+      startLane: (options, control) => {
+        const machine = { files, network: sockets };
+        node.lane = startLaneInThread(options, control, { clock, logger, machine });
+        return node.lane;
+      },
+      listenHttp: null,
+      writePidFile: () => () => Promise.resolve(),
+    };
+  }
+
+  #tail(): string {
+    return this.log.slice(-30).join('\n');
+  }
+
+  #logger(name: string): Logger {
+    const write = (level: string) => (fields: object, message: string) => {
+      const time = (this.clock.monotonicMs() - 1_000_000).toFixed(2);
+      this.log.push(`${time} ${name} ${level} ${message} ${JSON.stringify(fields)}`);
+    };
+    const logger: Logger = {
+      debug: write('debug'),
+      info: write('info'),
+      warn: write('warn'),
+      error: write('error'),
+      child: () => logger,
+    };
+    return logger;
+  }
+}
