@@ -9,10 +9,13 @@ import { Attachments } from './agent/attachments.ts';
 import { DiskReporter } from './agent/disk-reporter.ts';
 import { LeaderControllers } from './agent/leader-controllers.ts';
 import { LocalReconciler } from './agent/local-reconciler.ts';
+import { SettingsPush } from './agent/settings-push.ts';
 import { NodeSession } from './agent/node-session.ts';
 import type { NodeIdentity } from './agent/node-session.ts';
 import { OpenCalls, servedMethods } from './api/serve-unary.ts';
+import { PrimaryOrders } from './api/primary-orders.ts';
 import { storService } from './api/stor-service.ts';
+import { VolumeChanges } from './api/volume-changes.ts';
 import { VolumeService } from './api/volume-service.ts';
 import type { ClusterStore } from './cluster-store.ts';
 import { describeNode } from './core/volume/describe-cluster.ts';
@@ -59,6 +62,7 @@ export class ControlPlane implements ControlPlanePort {
   readonly #volumes: VolumeService;
   readonly #disks: DiskReporter;
   readonly #reconciler: LocalReconciler;
+  readonly #settings: SettingsPush;
   readonly #controllers: LeaderControllers;
   readonly #session: NodeSession;
   readonly #undo: (() => void)[] = [];
@@ -74,7 +78,10 @@ export class ControlPlane implements ControlPlanePort {
     const { server, logger, node, clusterId: id, clusterName: name, store } = options;
     const volumes = controlPlane.#volumes;
     const peers = controlPlane.#peers;
-    const stor = storService({ store, peers, volumes, node, cluster: { id, name } });
+    const changes = new VolumeChanges({ ...options, cache: controlPlane.#cache, volumes });
+    const primaries = new PrimaryOrders({ ...options, nodeId: node.id, peers, volumes });
+    const cluster = { id, name };
+    const stor = storService({ store, peers, volumes, changes, primaries, node, cluster });
     const agent = agentService(controlPlane.#nodeCalls(), { clusterId: id, nodeId: node.id });
     const common = { calls: controlPlane.#calls, logger };
     server.addService('stor', servedMethods(stor, common));
@@ -116,6 +123,7 @@ export class ControlPlane implements ControlPlanePort {
         });
       },
     });
+    this.#settings = new SettingsPush({ ...common, agentInstance });
     this.#controllers = new LeaderControllers({ ...common, random });
     const cluster = { id: options.clusterId, name: options.clusterName };
     const registered = (): void => {
@@ -232,6 +240,7 @@ export class ControlPlane implements ControlPlanePort {
     await this.#calls.close();
     await this.#controllers.close();
     await this.#reconciler.close();
+    await this.#settings.close();
     this.#cancelSettle();
     await Promise.allSettled(this.#work);
     await this.#session.close();
@@ -258,12 +267,14 @@ export class ControlPlane implements ControlPlanePort {
   #look(): void {
     if (!this.#mayAct) return;
     this.#reconciler.reconcile();
+    this.#settings.push();
     if (!this.#hasReported) this.#report();
   }
 
   #report(): void {
     if (!this.#mayAct) return;
     this.#hasReported = true;
+    this.#settings.repeat();
     const reporting = this.#disks
       .report()
       .then(() => this.#reconciler.lookForOrphans())

@@ -42,7 +42,7 @@ export function notAnswering(
   const { details } = attachedElsewhere(record, holder, state);
   return new StorError(
     'UNAVAILABLE',
-    `volume ${record.metadata.name} is attached on node ${name}, which does not answer and whose lease still runs: try again in some seconds`,
+    `volume ${record.metadata.name} is attached on node ${name}, which does not answer and whose lease still runs: try again in some seconds; if that node does not come back, run "storctl volume fence ${record.metadata.name}"`,
     { details: { ...details } },
   );
 }

@@ -9,7 +9,9 @@ import { readHosts, readState } from '../resources/find.ts';
 import { diskKey, nodeKey } from '../resources/keys.ts';
 import { decodeDisk, encodeRecord } from '../resources/records.ts';
 import type { CallContext, UnaryMethod } from './serve-unary.ts';
-import { findNode } from './volume-service.ts';
+import { findNode } from './find-node.ts';
+import type { PrimaryOrders } from './primary-orders.ts';
+import type { VolumeChanges } from './volume-changes.ts';
 import type { CreateVolumeRequest, VolumeService } from './volume-service.ts';
 
 /** `cluster status` must answer without a quorum too, and soon (ms). */
@@ -22,13 +24,15 @@ interface StorServiceOptions {
   store: ClusterStore;
   peers: AgentPeers;
   volumes: VolumeService;
+  changes: VolumeChanges;
+  primaries: PrimaryOrders;
   node: NodeIdentity;
   cluster: { id: string; name: string };
 }
 
 /** The service `stor.v1.Stor`: every call of `StorApi`, answered by any node. */
 export function storService(options: StorServiceOptions): Record<keyof StorApi, UnaryMethod> {
-  const { volumes } = options;
+  const { volumes, changes, primaries } = options;
   return {
     getClusterStatus: () => clusterStatus(options),
     listNodes: async () => ({ nodes: await listNodes(options) }),
@@ -46,11 +50,13 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     },
     attachVolume: ({ name, node }: Request<'attachVolume'>) => volumes.attach(name, node),
     detachVolume: ({ name }: Request<'detachVolume'>) => volumes.detach(name),
-    updateVolume: notYet,
-    moveReplica: notYet,
-    movePrimary: notYet,
-    fenceVolume: notYet,
-    recoverVolume: notYet,
+    updateVolume: (request: Request<'updateVolume'>) => changes.update(request),
+    moveReplica: (request: Request<'moveReplica'>) => changes.moveReplica(request),
+    movePrimary: ({ name, node }: Request<'movePrimary'>, { signal }: CallContext) =>
+      primaries.movePrimary(name, node, signal),
+    fenceVolume: ({ name }: Request<'fenceVolume'>) => primaries.fence(name),
+    recoverVolume: ({ name, acceptUnflushedLoss }: Request<'recoverVolume'>) =>
+      primaries.recover(name, acceptUnflushedLoss),
     explainVolume: notYet,
     listRebuilds: notYet,
   };

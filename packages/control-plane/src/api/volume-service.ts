@@ -25,8 +25,9 @@ import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { findVolume, readHosts, readState, readVolume } from '../resources/find.ts';
 import { volumeKey, volumeNameKey } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
-import type { NodeRecord, StoredVolume } from '../resources/records.ts';
+import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { findNode } from './find-node.ts';
 
 /** How long a creation may take before it is undone (ms). */
 const createWaitMs = 20_000;
@@ -301,17 +302,4 @@ function creationFailed(name: string, failure: StoredVolume['failure']): StorErr
 function publicCode(code: ErrorCode): ErrorCode {
   const passed: ErrorCode[] = ['NO_SPACE', 'DISK_FAILED', 'UNAVAILABLE', 'TIMEOUT'];
   return passed.includes(code) ? code : 'FAILED_PRECONDITION';
-}
-
-/** By name or id. NOT_FOUND. */
-export function findNode(state: ClusterState, nameOrId: string): Versioned<NodeRecord> {
-  const found =
-    [...state.nodes.values()].find((node) => node.value.name === nameOrId) ??
-    state.nodes.get(nameOrId);
-  if (found) return found;
-  const names = [...state.nodes.values()].map((node) => node.value.name).sort();
-  throw new StorError(
-    'NOT_FOUND',
-    `there is no node ${JSON.stringify(nameOrId)}: the nodes are ${names.join(', ') || '(none)'}`,
-  );
 }

@@ -131,9 +131,13 @@ export function placeAnother(
 }
 
 /** Whether a replica may go to this node, and to which of its disks; else why not. */
-export function placeOn(state: ClusterState, nodeId: NodeId): Place | { reason: string } {
-  const verdict = judgeNode(state, nodeId, provisionedBytes(state), noDisks);
-  if (!('place' in verdict)) return { reason: verdict.reason };
+export function placeOn(
+  state: ClusterState,
+  nodeId: NodeId,
+  avoid: ReadonlySet<DiskId> = noDisks,
+): Place | { reason: string; noSpace: boolean } {
+  const verdict = judgeNode(state, nodeId, provisionedBytes(state), avoid);
+  if (!('place' in verdict)) return verdict;
   return { nodeId, diskId: verdict.place.diskId };
 }
 

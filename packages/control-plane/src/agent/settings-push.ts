@@ -1,0 +1,80 @@
+import { StorError } from '@stor/protocol';
+import type { NodeId, VolumeId, VolumeSettings } from '@stor/protocol';
+import type { Logger } from '@stor/runtime';
+import type { AgentPort } from '../agent-port.ts';
+import { settingsOf } from '../core/volume/grant.ts';
+import type { StateCache } from '../resources/state-cache.ts';
+
+/**
+ * Tells the primaries of this process what their records say now: policy, replicas that came, go or
+ * have gone. Level-triggered: `push` at each change tells what is new, `repeat` now and then tells
+ * everything again, because a primary that is only just starting may have missed it.
+ */
+export class SettingsPush {
+  readonly #cache: StateCache;
+  readonly #agent: AgentPort;
+  readonly #logger: Logger;
+  readonly #nodeId: NodeId;
+  readonly #agentInstance: string;
+  /** what was told last, without what the primary itself changes */
+  #told = new Map<VolumeId, string>();
+  readonly #work = new Set<Promise<void>>();
+
+  constructor(options: {
+    cache: StateCache;
+    agent: AgentPort;
+    logger: Logger;
+    nodeId: NodeId;
+    agentInstance: string;
+  }) {
+    this.#cache = options.cache;
+    this.#agent = options.agent;
+    this.#logger = options.logger;
+    this.#nodeId = options.nodeId;
+    this.#agentInstance = options.agentInstance;
+  }
+
+  push(): void {
+    const { state } = this.#cache;
+    const told = new Map<VolumeId, string>();
+    for (const [id, volume] of state.volumes) {
+      const { attachment } = volume.value.status;
+      if (attachment?.nodeId !== this.#nodeId) continue;
+      if (attachment.agentInstance !== this.#agentInstance) continue;
+      const settings = settingsOf(volume, attachment.epoch, state);
+      const { resourceVersion: _version, segments, ...rest } = settings;
+      const content = JSON.stringify([rest, segments.map(({ replicas }) => replicas)]);
+      told.set(id, content);
+      if (this.#told.get(id) === content) continue;
+      this.#tell(settings, content);
+    }
+    // those that are attached here no more are forgotten
+    this.#told = told;
+  }
+
+  /** Tells everything once more. */
+  repeat(): void {
+    this.#told.clear();
+    this.push();
+  }
+
+  /** Waits for what is under way. */
+  async close(): Promise<void> {
+    await Promise.allSettled(this.#work);
+  }
+
+  #tell(settings: VolumeSettings, content: string): void {
+    const { volumeId } = settings;
+    const work = this.#agent
+      .updateVolume(settings)
+      .catch((error: unknown) => {
+        const { message } = StorError.from(error);
+        this.#logger.warn({ volumeId, error: message }, 'the primary was not told, will retry');
+        if (this.#told.get(volumeId) === content) this.#told.delete(volumeId);
+      })
+      .then(() => {
+        this.#work.delete(work);
+      });
+    this.#work.add(work);
+  }
+}

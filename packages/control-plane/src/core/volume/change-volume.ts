@@ -1,0 +1,221 @@
+import { changePolicy, maxReplicas, StorError } from '@stor/protocol';
+import type { NodeId, ReplicaId, SegmentStatus, VolumePolicy, VolumeReplica } from '@stor/protocol';
+import { nodeName } from '../../resources/cluster-state.ts';
+import type { ClusterState } from '../../resources/cluster-state.ts';
+import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
+import {
+  addReplica,
+  failedDisks,
+  isGood,
+  staying,
+  takenNodes,
+} from '../controllers/replica-rules.ts';
+import { hasRoom, placeAnother, placeOn } from '../placement/place-replicas.ts';
+import type { Place } from '../placement/place-replicas.ts';
+
+/** What a change of a volume needs besides its record. */
+export interface ChangeContext {
+  state: ClusterState;
+  wallMs: number;
+  newReplicaId: () => ReplicaId;
+}
+
+export interface VolumeUpdate {
+  replicas?: number | undefined;
+  policy?: Partial<VolumePolicy> | null | undefined;
+}
+
+/** FAILED_PRECONDITION, UNAVAILABLE unless the volume can be changed. */
+export function checkChangeable(record: StoredVolume): void {
+  const { name } = record.metadata;
+  const { phase } = record.status;
+  if (phase === 'ready') return;
+  if (phase === 'creating') {
+    throw new StorError(
+      'UNAVAILABLE',
+      `volume ${name} is still being created: try again in a moment`,
+    );
+  }
+  throw new StorError('FAILED_PRECONDITION', `volume ${name} is being deleted`);
+}
+
+/**
+ * The record with another policy or number of replicas. More are placed here, so that the caller
+ * hears why when there is no place; fewer are left to the controllers. INVALID_ARGUMENT,
+ * FAILED_PRECONDITION, NO_SPACE.
+ */
+export function updatedVolume(
+  record: StoredVolume,
+  update: VolumeUpdate,
+  context: ChangeContext,
+): StoredVolume {
+  checkChangeable(record);
+  const { spec } = record;
+  const replicas = update.replicas ?? spec.replicas;
+  if (!Number.isInteger(replicas) || replicas < 1 || replicas > maxReplicas) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `${replicas} replicas are not possible: ask for 1 to ${maxReplicas}`,
+    );
+  }
+  const wanted: Partial<VolumePolicy> = update.policy ?? {};
+  // a volume of one replica got `alwayson` because it has nobody to wait for; with more it has
+  const grewFromOne = spec.replicas === 1 && replicas > 1 && wanted.failureMode === undefined;
+  const isDefault = grewFromOne && spec.policy.failureMode === 'alwayson';
+  const policy = changePolicy(spec.policy, isDefault ? { ...wanted, failureMode: 'soft' } : wanted);
+  const changed = { ...record, spec: { ...spec, replicas, policy } };
+  if (replicas <= spec.replicas) return changed;
+  const segments = record.status.segments.map((segment) => grown(segment, changed, context));
+  return { ...changed, status: { ...record.status, segments } };
+}
+
+function grown(
+  segment: SegmentStatus,
+  record: StoredVolume,
+  context: ChangeContext,
+): SegmentStatus {
+  const { state, wallMs } = context;
+  const wanted = record.spec.replicas;
+  let now = segment;
+  while (staying(now).length < wanted) {
+    // one that is about to go and is still whole stays instead: that costs no copy
+    const facts = { state, volume: record, isLost: () => false };
+    const kept = now.replicas.find((r) => r.leaving === true && isGood(now, r, facts));
+    if (kept) {
+      const { leaving: _leaving, ...stays } = kept;
+      now = { ...now, replicas: now.replicas.map((r) => (r === kept ? stays : r)) };
+      continue;
+    }
+    const found = placeAnother(state, takenNodes(now), new Set(failedDisks(now)));
+    if (!found.place) {
+      const lacking = wanted - staying(now).length;
+      throw new StorError(
+        found.noSpace ? 'NO_SPACE' : 'FAILED_PRECONDITION',
+        `volume ${record.metadata.name} cannot have ${wanted} replicas: no node can take ${lacking === 1 ? 'the one' : `the ${lacking}`} that it lacks: ${found.refusals.join('; ')}`,
+      );
+    }
+    const made = { id: context.newReplicaId(), purpose: 'update' as const, placedAtMs: wallMs };
+    now = addReplica(now, found.place, made);
+  }
+  return now;
+}
+
+export interface ReplicaMove {
+  /** id of a replica, or name or id of its node */
+  replica: string;
+  nodeId: NodeId;
+  /** id or path of a disk of that node; '': the best one */
+  disk: string;
+}
+
+/**
+ * The record with a replica on `move.nodeId` to be filled and the moved one to leave after that;
+ * null when that move is under way already. NOT_FOUND, FAILED_PRECONDITION, NO_SPACE.
+ */
+export function movedReplica(
+  record: StoredVolume,
+  move: ReplicaMove,
+  context: ChangeContext,
+): StoredVolume | null {
+  checkChangeable(record);
+  const { state } = context;
+  const { segments } = record.status;
+  const segment = segments.find((each) => findReplica(each, move.replica, state) !== null);
+  const from = segment && findReplica(segment, move.replica, state);
+  if (!segment || !from) throw noReplica(record, move.replica, state);
+  const target = nodeName(state, move.nodeId);
+  const there = segment.replicas.find((replica) => replica.nodeId === move.nodeId);
+  if (from.leaving === true) {
+    if (there?.purpose === 'move' && there.leaving !== true) return null;
+    throw precondition(`replica ${from.id} of volume ${record.metadata.name} is leaving already`);
+  }
+  if (there && there.state !== 'failed') {
+    throw precondition(
+      `node ${target} has a replica of volume ${record.metadata.name} already (${there.id}): choose another node`,
+    );
+  }
+  if (segment.removed?.some(({ nodeId }) => nodeId === move.nodeId)) {
+    throw precondition(
+      `node ${target} is still deleting an older replica of volume ${record.metadata.name}: try again in a moment`,
+    );
+  }
+  const place = placeFor(move, context, new Set(failedDisks(segment)));
+  const leaving = {
+    ...segment,
+    replicas: segment.replicas.map((r) => (r === from ? { ...r, leaving: true } : r)),
+  };
+  const made = {
+    id: context.newReplicaId(),
+    purpose: 'move' as const,
+    placedAtMs: context.wallMs,
+  };
+  const moved = addReplica(leaving, place, made);
+  const changed = segments.map((each) => (each === segment ? moved : each));
+  return { ...record, status: { ...record.status, segments: changed } };
+}
+
+function findReplica(
+  segment: SegmentStatus,
+  name: string,
+  state: ClusterState,
+): VolumeReplica | null {
+  return (
+    segment.replicas.find(({ id }) => id === name) ??
+    segment.replicas.find(({ nodeId, leaving }) => {
+      return leaving !== true && (nodeId === name || nodeName(state, nodeId) === name);
+    }) ??
+    segment.replicas.find(({ nodeId }) => nodeId === name || nodeName(state, nodeId) === name) ??
+    null
+  );
+}
+
+function placeFor(move: ReplicaMove, { state }: ChangeContext, avoid: ReadonlySet<string>): Place {
+  const { nodeId, disk: wanted } = move;
+  const node = nodeName(state, nodeId);
+  if (wanted === '') {
+    const place = placeOn(state, nodeId, avoid);
+    if (!('reason' in place)) return place;
+    throw new StorError(
+      place.noSpace ? 'NO_SPACE' : 'FAILED_PRECONDITION',
+      `node ${node} cannot take a replica: it ${place.reason}`,
+    );
+  }
+  if (!state.leases.has(nodeId)) throw precondition(`node ${node} is down`);
+  const disks = [...state.disks.values()].map((disk) => disk.value);
+  const mine = disks.filter((disk) => disk.nodeId === nodeId);
+  const disk = mine.find(({ id, path }) => id === wanted || path === wanted);
+  if (!disk) {
+    const known = mine.map(({ path }) => path).join(', ') || '(none)';
+    throw new StorError(
+      'NOT_FOUND',
+      `node ${node} has no disk ${JSON.stringify(wanted)}: its disks are ${known}`,
+    );
+  }
+  return checkDisk(disk, node, avoid);
+}
+
+function checkDisk(disk: DiskRecord, node: string, avoid: ReadonlySet<string>): Place {
+  const { id, nodeId, path, state, message } = disk;
+  if (state !== 'online') {
+    const why = message === '' ? '' : ` (${message})`;
+    throw precondition(`disk ${path} of node ${node} is ${state}${why}`);
+  }
+  if (avoid.has(id)) throw precondition(`a replica failed on disk ${path} of node ${node}`);
+  if (!hasRoom(disk)) {
+    throw new StorError('NO_SPACE', `disk ${path} of node ${node} has no room for a replica`);
+  }
+  return { nodeId, diskId: id };
+}
+
+function noReplica(record: StoredVolume, name: string, state: ClusterState): StorError {
+  const replicas = record.status.segments.flatMap((segment) => segment.replicas);
+  const known = replicas.map(({ id, nodeId }) => `${id} on ${nodeName(state, nodeId)}`).join(', ');
+  return new StorError(
+    'NOT_FOUND',
+    `volume ${record.metadata.name} has no replica ${JSON.stringify(name)}: they are ${known}`,
+  );
+}
+
+function precondition(message: string): StorError {
+  return new StorError('FAILED_PRECONDITION', message);
+}
