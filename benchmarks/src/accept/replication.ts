@@ -24,7 +24,11 @@ const parts: Record<string, (stage: Stage) => Promise<void>> = {
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
-  options: { tries: { type: 'string', default: '10' } },
+  options: {
+    tries: { type: 'string', default: '10' },
+    // leaves the folders with logs and disks
+    keep: { type: 'boolean', default: false },
+  },
 });
 
 async function run(network: NamespaceNetwork): Promise<number> {
@@ -34,7 +38,8 @@ async function run(network: NamespaceNetwork): Promise<number> {
     const dir = mkdtempSync(join(tmpdir(), `stor-accept-${name}-`));
     const stage = { network, dir, report, tries: Number(values.tries) };
     await report.part(name, () => part(stage));
-    rmSync(dir, { recursive: true, force: true });
+    if (!values.keep) rmSync(dir, { recursive: true, force: true });
+    else process.stderr.write(`logs and disks are in ${dir}\n`);
   }
   return report.finish() ? 0 : 1;
 }

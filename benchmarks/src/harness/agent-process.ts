@@ -63,8 +63,9 @@ export class AgentProcess {
     const log = openSync(this.logPath, 'a');
     const agent = [join(checkoutRoot(), 'bin/stor-agent'), '--config', this.configPath];
     const { netns } = this.place;
-    // "ip netns exec" becomes the program it runs: the process id is the agent's.
-    const inNetns = netns === undefined ? [] : ['ip', 'netns', 'exec', netns];
+    // nsenter becomes the program it runs, so the process id is the agent's. "ip netns exec" would
+    // give each process mounts of its own, which looks like another mount of the disk.
+    const inNetns = netns === undefined ? [] : ['nsenter', `--net=/run/netns/${netns}`];
     const [program = '', ...args] = [...inNetns, ...agent];
     const child = spawn(program, args, {
       stdio: ['ignore', log, log],

@@ -2,6 +2,7 @@ import { spawnSync } from 'node:child_process';
 
 const programs = [
   { name: 'ip', args: ['-V'], debianPackage: 'iproute2' },
+  { name: 'nsenter', args: ['--version'], debianPackage: 'util-linux' },
   { name: 'iptables', args: ['--version'], debianPackage: 'iptables' },
 ];
 
