@@ -174,7 +174,6 @@ export class PrimaryEngine implements PrimaryVolume {
     this.#look();
     this.#segment.tick(nowMs);
     this.#io.tick(nowMs);
-    this.#io.writes.tick(nowMs);
     this.#checkpointer.tick(nowMs);
     this.#resyncer.tick(nowMs);
   }
@@ -327,7 +326,7 @@ export class PrimaryEngine implements PrimaryVolume {
         look();
       });
       segment.onAnswer = look;
-      for (const member of segment.members) member.start();
+      segment.start();
     });
   }
 

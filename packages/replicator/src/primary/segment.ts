@@ -17,9 +17,16 @@ import {
 import type { Membership } from '../core/replication/membership.ts';
 import { type MembershipStep } from '../core/replication/membership.ts';
 import { RangeLock } from '../core/replication/range-lock.ts';
+import { isGivenUp } from '../core/replication/slow-member.ts';
 import { RegionUse } from '../core/replication/region-use.ts';
 import type { Outbox } from '../peer/outbox.ts';
-import { proposeRetryMaxMs, proposeRetryMinMs, proposeTimeoutMs } from '../replication/limits.ts';
+import {
+  memberLongStallMs,
+  memberStallMs,
+  proposeRetryMaxMs,
+  proposeRetryMinMs,
+  proposeTimeoutMs,
+} from '../replication/limits.ts';
 import type { ReplicatorControl } from '../replicator-ports.ts';
 import type { LocalMember } from './local-member.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
@@ -92,6 +99,7 @@ export class Segment implements MemberEvents {
   rule: WriteRule = decideWrites(nobodyYet, neverRefused, 1);
   /** why a member that is not open is not, as it was last said */
   readonly lastErrors = new Map<string, StorError>();
+  #isStarted = false;
   #granted = new Map<string, GrantedReplica>();
   /** a negative control of tests: never true in a product */
   ignoreLeases = false;
@@ -183,6 +191,12 @@ export class Segment implements MemberEvents {
     return this.members.filter((member) => member.isOpen && this.isInSync(member));
   }
 
+  /** Fences every replica. */
+  start(): void {
+    this.#isStarted = true;
+    for (const member of this.members) member.start();
+  }
+
   begin(membership: Membership): void {
     this.membership = membership;
     this.#setLeaving();
@@ -251,6 +265,21 @@ export class Segment implements MemberEvents {
     }
     for (const part of this.parts) part.memberLost?.(member);
     this.changed();
+  }
+
+  /** A slow member leaves by policy: never one that acknowledgements need (failure row 10). */
+  isTooSlow(member: Member, oldestMs: number): boolean {
+    if (this.stopped || oldestMs <= memberStallMs) return false;
+    const others = this.sources().filter((each) => each !== member).length;
+    return isGivenUp({
+      oldestMs,
+      limitMs: memberStallMs,
+      longLimitMs: memberLongStallMs,
+      isInSync: this.isInSync(member),
+      isLocal: member.isLocal,
+      others,
+      needed: this.membersNeeded,
+    });
   }
 
   superseded(reason: StorError): void {
@@ -325,8 +354,7 @@ export class Segment implements MemberEvents {
       this.remotes = [...this.remotes, member];
       this.members = [...this.members, member];
     }
-    // before the first set is decided all are started together
-    if (this.membership) member.start();
+    if (this.#isStarted) member.start();
   }
 
   #forgetVanished(): void {

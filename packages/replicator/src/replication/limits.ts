@@ -17,8 +17,16 @@ export const maxSecondaryBacklogBytes = 128 * 1024 * 1024;
 /** Answers that a peer has not taken yet; above that no further request of it is read (bytes). */
 export const maxSecondaryReplyBytes = 64 * 1024 * 1024;
 
-/** An established member that answers pings but not writes for this long leaves (failure row 10). */
+/**
+ * An established member that answers pings and owes another answer for this long leaves, when those
+ * that acknowledgements need are there without it (failure row 10); four times as long for what
+ * makes things durable.
+ */
 export const memberStallMs = 15_000;
+/** It leaves in any case: nothing that needs it has been acknowledged for so long. */
+export const memberLongStallMs = 60_000;
+/** More between two ticks means that this process was stopped; it counts for no more (ms). */
+export const maxAwakeStepMs = 1_000;
 /** From connect to the peer's hello (ms). */
 export const peerHandshakeMs = 3_000;
 /** A fence may have to wait for slow writes of an older epoch (ms). */

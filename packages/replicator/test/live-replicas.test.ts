@@ -1,0 +1,223 @@
+/** Replicas that come, go and move while the volume is in use. */
+import { blockBytes, chunkBytes } from '@stor/protocol';
+import { SeededRandom } from '@stor/runtime/testing';
+import t, { type Test } from 'tap';
+
+import type { PrimaryVolume } from '@stor/replicator';
+import { SimCluster, request, type SimClusterOptions } from '@stor/replicator/testing';
+
+/** Set STOR_SEEDS to try more. */
+const seeds = Number(process.env['STOR_SEEDS'] ?? 3);
+const sizeBytes = 12 * 1024 * 1024;
+const block = (fill: number): Buffer => Buffer.alloc(blockBytes, fill);
+
+async function begin(
+  options: Partial<SimClusterOptions>,
+  at = 0,
+): Promise<{ cluster: SimCluster; volume: PrimaryVolume }> {
+  const cluster = new SimCluster({ seed: 70, sizeBytes, ...options });
+  const volume = await cluster.wait(cluster.attach(at));
+  for (let i = 0; i < 8; i++) {
+    const bytes = block(i + 1);
+    await cluster.wait(request(volume, 'write', i * chunkBytes, blockBytes, bytes));
+  }
+  return { cluster, volume };
+}
+
+async function read(cluster: SimCluster, volume: PrimaryVolume, offset: number): Promise<number> {
+  const target = Buffer.alloc(blockBytes);
+  const error = await cluster.wait(request(volume, 'read', offset, blockBytes, target), 5_000);
+  if (error) throw error;
+  return target[0] ?? -1;
+}
+
+function equalReplicas(t: Test, cluster: SimCluster): void {
+  const [first, ...others] = cluster.states;
+  for (const other of others) t.ok(first?.bytes.equals(other.bytes), other.identity.replicaId);
+}
+
+t.test('more replicas are filled and join, the local one included', async (t) => {
+  const { cluster, volume } = await begin({ nodes: 3, replicaNodes: 1 }, 1);
+  cluster.control.replicas = 3;
+  t.equal(cluster.addReplica(1), 'r-1');
+  t.equal(cluster.addReplica(2), 'r-2');
+  cluster.push();
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 3, 30_000));
+  t.equal(await cluster.wait(request(volume, 'write', 0, blockBytes, block(50))), null);
+  equalReplicas(t, cluster);
+  cluster.kill(0);
+  t.equal(await read(cluster, volume, 0), 50, 'the new local replica answers');
+  t.equal(await read(cluster, volume, 7 * chunkBytes), 8);
+});
+
+t.test('fewer replicas: those marked leave the set, then the record', async (t) => {
+  const { cluster, volume } = await begin({});
+  cluster.control.replicas = 1;
+  cluster.control.leaving.add('r-0');
+  cluster.control.leaving.add('r-2');
+  cluster.push();
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 1, 10_000));
+  t.same(cluster.control.inSync, ['r-1'], 'the local one may be among them');
+  await cluster.run(100);
+  t.equal(volume.status().state, 'serving');
+  t.same(cluster.removeLeft(), ['r-0', 'r-2']);
+  cluster.push();
+  await cluster.run(100);
+  t.same(
+    volume.status().segments[0]?.members.map(({ replicaId }) => replicaId),
+    ['r-1'],
+  );
+  t.equal(await cluster.wait(request(volume, 'write', 0, blockBytes, block(50))), null);
+  t.equal(await read(cluster, volume, 0), 50);
+  await cluster.run(30_000);
+  t.same(cluster.control.inSync, ['r-1'], 'nobody is filled again');
+});
+
+t.test('a move never leaves fewer members than wanted', async (t) => {
+  const { cluster, volume } = await begin({ nodes: 4, replicaNodes: 3 });
+  cluster.control.leaving.add('r-1');
+  cluster.push();
+  await cluster.run(5_000);
+  t.same(cluster.control.inSync, ['r-0', 'r-1', 'r-2'], 'it stays until there is another one');
+  cluster.addReplica(3);
+  cluster.push();
+  const sizes = cluster.control.history.length;
+  t.ok(await cluster.until(() => !cluster.control.inSync.includes('r-1'), 30_000));
+  t.same([...cluster.control.inSync].sort(), ['r-0', 'r-2', 'r-3']);
+  for (const { inSync } of cluster.control.history.slice(sizes)) t.ok(inSync.length >= 3);
+  await cluster.run(100);
+  t.same(cluster.removeLeft(), ['r-1']);
+  cluster.push();
+  t.equal(await cluster.wait(request(volume, 'write', 0, blockBytes, block(50))), null);
+  await cluster.wait(volume.stop());
+  equalReplicas(t, cluster);
+});
+
+t.test('a replica that is to go is not filled, and one that is being filled stops', async (t) => {
+  const { cluster, volume } = await begin({});
+  cluster.kill(2);
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 20_000));
+  cluster.control.replicas = 2;
+  cluster.control.leaving.add('r-2');
+  cluster.push();
+  cluster.start(2);
+  await cluster.run(30_000);
+  t.same(cluster.control.inSync, ['r-0', 'r-1']);
+  t.equal(volume.status().state, 'serving');
+  // the mark is taken back
+  cluster.control.replicas = 3;
+  cluster.control.leaving.clear();
+  cluster.push();
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 3, 30_000));
+  // and set while it is filled again
+  cluster.kill(2);
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 20_000));
+  cluster.store(0).stuck = true;
+  const write = request(volume, 'write', 2 * 4 * 1024 * 1024, blockBytes, block(9));
+  cluster.start(2);
+  const state = (): string | undefined =>
+    volume.status().segments[0]?.members.find(({ replicaId }) => replicaId === 'r-2')?.state;
+  t.ok(await cluster.until(() => state() === 'syncing', 20_000));
+  cluster.control.replicas = 2;
+  cluster.control.leaving.add('r-2');
+  cluster.push();
+  await cluster.run(10);
+  t.not(state(), 'syncing');
+  cluster.store(0).stuck = false;
+  cluster.store(0).flush(() => {});
+  t.equal(await cluster.wait(write), null);
+  await cluster.run(20_000);
+  t.same([...cluster.control.inSync].sort(), ['r-0', 'r-1']);
+});
+
+t.test('a replica whose record is gone stays a member until the set is without it', async (t) => {
+  const { cluster, volume } = await begin({});
+  // no controller does that; a primary must not lose a copy by it all the same
+  const [settings] = [cluster.control.settings('v-1', [])];
+  if (settings) volume.update(settings);
+  await cluster.run(5_000);
+  t.equal(cluster.control.inSync.length, 3);
+  t.equal(await cluster.wait(request(volume, 'write', 0, blockBytes, block(50))), null);
+  equalReplicas(t, cluster);
+});
+
+t.test('settings that come while the primary begins count', async (t) => {
+  const cluster = new SimCluster({ seed: 71, sizeBytes, nodes: 3, replicaNodes: 1 });
+  cluster.kill(0);
+  const attaching = cluster.attach(1);
+  await cluster.run(100);
+  cluster.control.replicas = 2;
+  cluster.addReplica(2);
+  cluster.push();
+  await cluster.run(100);
+  cluster.start(0);
+  const volume = await cluster.wait(attaching);
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 30_000));
+  t.equal(await cluster.wait(request(volume, 'write', 0, blockBytes, block(50))), null);
+  equalReplicas(t, cluster);
+});
+
+// A controller that moves replicas about at random, faults, and a client: nothing may be lost.
+t.test('replicas move under load and faults', async (t) => {
+  for (let seed = 200; seed < 200 + seeds; seed++) {
+    const cluster = new SimCluster({ seed, sizeBytes, nodes: 5, replicaNodes: 3 });
+    const random = new SeededRandom(seed);
+    const below = (limit: number): number => Math.floor(random.next() * limit);
+    const model = new Map<number, number>();
+    const volume = await cluster.wait(cluster.attach(4));
+    let moves = 0;
+    let low = 5;
+    for (let round = 0; round < 60; round++) {
+      const places = new Set(cluster.places);
+      const free = [0, 1, 2, 3, 4].filter((index) => !places.has(index));
+      const dice = random.next();
+      const { control } = cluster;
+      if (dice < 0.25 && free.length > 0 && cluster.states.length < 5) {
+        cluster.addReplica(free[below(free.length)] ?? 0);
+        control.replicas = 1 + below(3);
+      }
+      if (dice > 0.7) {
+        const state = cluster.states[below(cluster.states.length)];
+        const staying = cluster.states.length - control.leaving.size;
+        if (state && staying > control.replicas) {
+          control.leaving.add(state.identity.replicaId);
+          moves += 1;
+        }
+      }
+      if (dice > 0.4 && dice < 0.5) {
+        const victim = below(4);
+        cluster.kill(victim);
+        cluster.scheduler.at(500 + below(5_000), () => {
+          cluster.start(victim);
+        });
+      }
+      cluster.push(below(50));
+      const at = below(40) * chunkBytes;
+      const value = 1 + below(250);
+      t.equal(
+        await cluster.wait(request(volume, 'write', at, blockBytes, block(value))),
+        null,
+        `a write of seed ${seed}`,
+      );
+      model.set(at, value);
+      await cluster.run(below(3_000));
+      low = Math.min(low, control.inSync.length);
+      cluster.removeLeft();
+    }
+    for (let index = 0; index < 5; index++) cluster.start(index);
+    const rest = (): number => cluster.states.length - cluster.control.leaving.size;
+    cluster.control.replicas = Math.min(3, rest());
+    cluster.push();
+    t.ok(
+      await cluster.until(() => {
+        if (cluster.removeLeft().length > 0) cluster.push();
+        return cluster.control.leaving.size === 0 && cluster.control.inSync.length === rest();
+      }, 120_000),
+      `seed ${seed} ends well: ${JSON.stringify(volume.status().segments)}`,
+    );
+    for (const [at, value] of model) t.equal(await read(cluster, volume, at), value);
+    t.ok(moves > 0);
+    await cluster.wait(volume.stop());
+    equalReplicas(t, cluster);
+  }
+});
