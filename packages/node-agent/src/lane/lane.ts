@@ -196,16 +196,18 @@ export class Lane implements LaneMethods {
     const store = this.#store(diskId);
     const volumeId = store.replica(replicaId)?.volumeId;
     await store.deleteReplica(replicaId);
-    // a replica is deleted only with its volume, whose counters nobody asks for any more
-    if (volumeId !== undefined) this.#nbd?.stats.forget(volumeId);
+    // a volume that lives on may still be served here, without a replica of its own
+    const isServed = this.#exports.liveVolumes().some((live) => live.volumeId === volumeId);
+    if (volumeId !== undefined && !isServed) this.#nbd?.stats.forget(volumeId);
   }
 
   async replicas(): Promise<LocalReplica[]> {
     return [...this.#disks.values()].flatMap(({ store }) =>
-      store.replicas().map(({ diskId, replicaId, volumeId, failure }) => ({
+      store.replicas().map(({ diskId, replicaId, volumeId, failure, setView }) => ({
         diskId,
         replicaId,
         volumeId,
+        ...(setView ? { setView: { ...setView, members: [...setView.members] } } : {}),
         // a replica that only ran out of space is whole again at the next start
         ...(hasCode(failure, 'DISK_FAILED') ? { failure: failure.message } : {}),
       })),
