@@ -300,11 +300,7 @@ function portError(what: string, address: string, cause: Error): StorError {
 }
 
 /** The disks that the node has; a node without any gets the first one in its data folder. */
-async function openDisks(
-  lane: LaneHost,
-  folder: DataFolder,
-  node: NodePort,
-): Promise<void> {
+async function openDisks(lane: LaneHost, folder: DataFolder, node: NodePort): Promise<void> {
   for (const disk of folder.disks()) await lane.methods.openDisk({ ...disk, create: false });
   if (folder.disks().length > 0) return;
   // the disk store makes its directory, and makes it durable with those above it

@@ -85,9 +85,9 @@ export async function openDiskStore(open: OpenDiskStore): Promise<DiskStore> {
   }
 }
 
-/** With every directory that had to be made above it. */
+/** With every directory that had to be made above it; one that is there may not be durable yet. */
 function makeDurableDirectory(files: Files, directory: string): void {
-  const missing: string[] = [];
+  const missing: string[] = files.exists(directory) ? [directory] : [];
   for (let at = directory; !files.exists(at); at = path.dirname(at)) missing.push(at);
   files.makeDirectory(directory);
   for (const made of missing.reverse()) files.syncDirectory(path.dirname(made));
