@@ -1,10 +1,11 @@
 import { StorError, blockBytes, hasCode, regionBytes } from '@stor/protocol';
-import { hashBlocks, type Clock } from '@stor/runtime';
+import { hashBlocks, type BufferPool, type Clock } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
+import { CallAges } from '../core/replication/call-ages.ts';
 import { hashBytes, type ChunkSums } from '../core/replication/settle-choice.ts';
 import { SpaceCredits } from '../core/replication/space-credits.ts';
-import { reconnectMaxMs, reconnectMinMs } from '../replication/limits.ts';
+import { maxAwakeStepMs, reconnectMaxMs, reconnectMinMs } from '../replication/limits.ts';
 import type { GateSession, ReplicaGate } from '../replication/replica-gate.ts';
 import {
   noGeneration,
@@ -16,6 +17,17 @@ import {
 } from '../replica-store.ts';
 import { allocatedBitmap, regionBitmap } from '../secondary/secondary-channel.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
+
+export interface LocalMemberOptions {
+  replica: { id: string; nodeId: string; diskId: string };
+  epoch: number;
+  holder: string;
+  store: () => ReplicaStore | null;
+  gate: ReplicaGate;
+  clock: Clock;
+  events: MemberEvents;
+  buffers: BufferPool;
+}
 
 /** The replica on a disk of this lane, used through its gate: another primary's fence ends it (I2). */
 export class LocalMember implements Member {
@@ -33,29 +45,17 @@ export class LocalMember implements Member {
   session: GateSession | null = null;
   /** new chunks of writes that are under way */
   allocatingChunks = 0;
-  readonly #options: {
-    replica: { id: string; nodeId: string; diskId: string };
-    epoch: number;
-    holder: string;
-    store: () => ReplicaStore | null;
-    gate: ReplicaGate;
-    clock: Clock;
-    events: MemberEvents;
-  };
+  readonly #options: LocalMemberOptions;
+  readonly #ages = new CallAges(maxAwakeStepMs);
+  /** what fails when the replica is given up while its disk has not answered */
+  readonly #waiting = new Map<number, StoreDone>();
+  #nextCall = 1;
   #stopped = false;
   #opening = false;
   #backoffMs = reconnectMinMs;
   #cancelTimer: (() => void) | null = null;
 
-  constructor(options: {
-    replica: { id: string; nodeId: string; diskId: string };
-    epoch: number;
-    holder: string;
-    store: () => ReplicaStore | null;
-    gate: ReplicaGate;
-    clock: Clock;
-    events: MemberEvents;
-  }) {
+  constructor(options: LocalMemberOptions) {
     this.#options = options;
     this.replicaId = options.replica.id;
     this.nodeId = options.replica.nodeId;
@@ -92,12 +92,19 @@ export class LocalMember implements Member {
     this.#stopped = true;
     this.#cancelTimer?.();
     if (this.session) this.#options.gate.close(this.session);
+    this.#failWaiting(new StorError('ABORTED', 'the primary has stopped'));
   }
 
-  /** A disk may break while nothing of this volume is under way there. */
-  tick(): void {
-    const failure = this.isOpen ? this.session?.store.failure : null;
+  /** A disk may break while nothing of this volume is under way there, or hang. */
+  tick(nowMs: number): void {
+    this.#ages.tick(nowMs);
+    if (!this.isOpen) return;
+    const failure = this.session?.store.failure;
     if (failure) this.drop(failure);
+    const slowMs = this.#ages.oldestMs;
+    if (!this.isOpen || !this.#options.events.isTooSlow(this, slowMs)) return;
+    const seconds = Math.round(slowMs / 1_000);
+    this.drop(new StorError('TIMEOUT', `the local disk has owed an answer for ${seconds} s`));
   }
 
   drop(error: StorError): void {
@@ -111,6 +118,14 @@ export class LocalMember implements Member {
     });
     this.#backoffMs = Math.min(this.#backoffMs * 2, reconnectMaxMs);
     this.#options.events.lost(this, error);
+    this.#failWaiting(new StorError('UNAVAILABLE', error.message, { cause: error }));
+  }
+
+  /** A disk that hangs may never answer: whoever waits goes on elsewhere. */
+  #failWaiting(error: StorError): void {
+    const waiting = [...this.#waiting.values()];
+    this.#waiting.clear();
+    for (const done of waiting) done(error);
   }
 
   /** Chunks that a new write may take: what is free less what writes under way will take. */
@@ -119,7 +134,19 @@ export class LocalMember implements Member {
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
-    this.#use(done)?.read(offset, length, target, start, this.#counted(done));
+    const store = this.#use(done);
+    if (!store) return;
+    // a disk that hangs and goes on later must not write into memory that has another user by then
+    const { buffers } = this.#options;
+    const own = buffers.take(length);
+    const counted = this.#counted((error) => {
+      if (!error) target.set(own.subarray(0, length), start);
+      done(error);
+    });
+    store.read(offset, length, own, 0, (error) => {
+      counted(error);
+      buffers.give(own);
+    });
   }
 
   readUnverified(
@@ -166,10 +193,10 @@ export class LocalMember implements Member {
     this.#use(done)?.zero(offset, length, false, this.#counted(done));
   }
   flush(done: StoreDone): void {
-    this.#use(done)?.flush(this.#counted(done));
+    this.#use(done)?.flush(this.#counted(done, true));
   }
   recordSetView(view: SetView, done: StoreDone): void {
-    this.#use(done)?.recordSetView(view, this.#counted(done));
+    this.#use(done)?.recordSetView(view, this.#counted(done, true));
   }
   checkpoint(done: StoreDone): void {
     this.flush(done);
@@ -177,12 +204,12 @@ export class LocalMember implements Member {
   retire(generation: Generation, done: StoreDone): void {
     const store = this.#use(done);
     if (!store) return;
-    store.retireMarks(generation, this.#counted(done));
+    store.retireMarks(generation, this.#counted(done, true));
     // where the next checkpoint's retire counts from
     store.cutMarks();
   }
   adopt(generation: Generation, history: GenerationHistory | null, done: StoreDone): void {
-    this.#use(done)?.adoptGeneration(generation, history, this.#counted(done));
+    this.#use(done)?.adoptGeneration(generation, history, this.#counted(done, true));
   }
   history(done: (error: StorError | null, history: GenerationHistory | null) => void): void {
     const store = this.#use((error) => {
@@ -219,6 +246,7 @@ export class LocalMember implements Member {
 
   #opened(store: ReplicaStore): void {
     this.#backoffMs = reconnectMinMs;
+    this.#ages.reset();
     this.allocated = allocatedBitmap(store);
     this.generation = store.generation;
     const regions = Math.ceil(store.sizeBytes / regionBytes);
@@ -241,12 +269,28 @@ export class LocalMember implements Member {
   }
 
   /** Counts a store call, and gives the replica up when it turns out to have failed (I7). */
-  #counted(done: StoreDone): StoreDone {
+  #counted(done: StoreDone, isSync = false): StoreDone {
     const { session } = this;
     if (!session) return done;
+    const id = this.#nextCall++;
+    this.#waiting.set(id, done);
+    this.#ages.begin(id, isSync);
     return session.tracked((error) => {
+      this.#ages.end(id);
+      // given up meanwhile: who asked was told so
+      if (!this.#waiting.delete(id)) return;
       done(error);
       if (error && session.store.failure && session.alive) this.drop(session.store.failure);
+    });
+  }
+
+  /** Counts a store call of a client's write, whose payload is in use until it is over. */
+  tracked(session: GateSession, done: StoreDone): StoreDone {
+    const id = this.#nextCall++;
+    this.#ages.begin(id, false);
+    return session.tracked((error) => {
+      this.#ages.end(id);
+      done(error);
     });
   }
 }

@@ -23,6 +23,8 @@ export interface MemberEvents {
   progressed(member: Member): void;
   /** It cannot be reached, failed, or refuses; it tries to come back by itself. */
   lost(member: Member, error: StorError): void;
+  /** It has owed an answer for that long: whether it is to be given up. */
+  isTooSlow(member: Member, oldestMs: number): boolean;
   /** A newer primary exists (I2). */
   superseded(reason: StorError): void;
 }

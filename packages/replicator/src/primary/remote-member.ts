@@ -25,12 +25,7 @@ import type { FrameRef, Outbox } from '../peer/outbox.ts';
 import type { ChannelListener, PeerConnection } from '../peer/peer-connection.ts';
 import type { PeerDirectory } from '../peer/peer-directory.ts';
 import { historyOfPeer, peerHistoryOf } from '../peer/peer-history.ts';
-import {
-  memberStallMs,
-  openTimeoutMs,
-  reconnectMaxMs,
-  reconnectMinMs,
-} from '../replication/limits.ts';
+import { openTimeoutMs, reconnectMaxMs, reconnectMinMs } from '../replication/limits.ts';
 import {
   noGeneration,
   type Generation,
@@ -39,14 +34,8 @@ import {
   type StoreDone,
 } from '../replica-store.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
+import { PeerRequests, type PeerReply } from './peer-requests.ts';
 import { takeSums, takeUnverified, takeVerified } from './remote-replies.ts';
-
-type Reply = (
-  error: StorError | null,
-  header: PeerHeader | null,
-  bytes: Buffer | null,
-  body: number,
-) => void;
 
 export interface RemoteMemberOptions {
   replica: { id: string; nodeId: string; diskId: string; host: string; port: number };
@@ -80,15 +69,11 @@ export class RemoteMember implements Member, ChannelListener {
   #phase: 'closed' | 'opening' | 'open' | 'stopped' = 'closed';
   #lease = 0;
   #openSentMs = 0;
-  #requests = new Map<number, Reply>();
-  #flushes = new Map<number, StoreDone>();
-  #copies: { sequence: number; done: StoreDone }[] = [];
+  readonly #requests = new PeerRequests();
   #nextRequest = 1;
   #openId = 0;
   #sentBytes = 0;
   #appliedBytes = 0;
-  #sentSequence = 0;
-  #progressMs = 0;
   #backoffMs = reconnectMinMs;
   #cancelTimer: (() => void) | null = null;
 
@@ -137,7 +122,7 @@ export class RemoteMember implements Member, ChannelListener {
     this.#phase = 'stopped';
     this.#cancelTimer?.();
     this.#cancelTimer = null;
-    this.#failRequests(new StorError('ABORTED', 'the primary has stopped'));
+    this.#requests.fail(new StorError('ABORTED', 'the primary has stopped'));
   }
 
   drop(error: StorError): void {
@@ -157,19 +142,19 @@ export class RemoteMember implements Member, ChannelListener {
   }
 
   tick(nowMs: number): void {
-    if (this.#phase !== 'open' || this.#sentSequence <= this.ackedSequence) {
-      this.#progressMs = nowMs;
-    } else if (nowMs - this.#progressMs > memberStallMs) {
-      this.drop(
-        new StorError('TIMEOUT', `${this.nodeId} has not applied a write for ${memberStallMs} ms`),
-      );
-    }
+    const { ages } = this.#requests;
+    ages.tick(nowMs);
+    if (this.#phase !== 'open') return;
+    const slowMs = ages.oldestMs;
+    if (!this.#options.events.isTooSlow(this, slowMs)) return;
+    const seconds = Math.round(slowMs / 1_000);
+    this.drop(new StorError('TIMEOUT', `${this.nodeId} has owed an answer for ${seconds} s`));
   }
 
   /** Sends an encoded write or zero; the caller keeps the frame for a member that returns. */
   send(frame: FrameRef, sequence: number, bodyBytes: number): void {
     this.#connection?.output.queue(frame.batch, frame.start, frame.end);
-    this.#sentSequence = sequence;
+    this.#requests.ages.sent(sequence);
     this.#sentBytes += bodyBytes;
   }
 
@@ -187,7 +172,7 @@ export class RemoteMember implements Member, ChannelListener {
     }
     const { outbox, segment, channel } = this.#options;
     const frame = outbox.encodeWrite(segment, channel, sequence, offset, length, bytes, 0, sums);
-    this.#copies.push({ sequence, done });
+    this.#requests.copying(sequence, done);
     this.send(frame, sequence, peerWriteBodyBytes(length));
   }
 
@@ -197,7 +182,7 @@ export class RemoteMember implements Member, ChannelListener {
       return;
     }
     const { segment, channel, outbox } = this.#options;
-    this.#copies.push({ sequence, done });
+    this.#requests.copying(sequence, done);
     this.send(
       outbox.encode(peerFrame.zero, 0, segment, channel, sequence, offset, length, null),
       sequence,
@@ -211,7 +196,7 @@ export class RemoteMember implements Member, ChannelListener {
       done(this.#unavailable());
       return;
     }
-    this.#flushes.set(id, done);
+    this.#requests.flushing(id, done);
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
@@ -297,20 +282,12 @@ export class RemoteMember implements Member, ChannelListener {
     this.credits.granted(sequence, freeChunks);
     if (sequence <= this.ackedSequence) return;
     this.ackedSequence = sequence;
-    this.#progressMs = this.#options.clock.monotonicMs();
-    while (this.#copies.length > 0) {
-      const copy = this.#copies[0];
-      if (!copy || copy.sequence > sequence) break;
-      this.#copies.shift();
-      copy.done(null);
-    }
+    this.#requests.acknowledged(sequence);
     this.#options.events.progressed(this);
   }
 
   flushed(id: number): void {
-    const done = this.#flushes.get(id);
-    this.#flushes.delete(id);
-    done?.(null);
+    this.#requests.flushed(id);
   }
 
   answered(header: PeerHeader, bytes: Buffer, start: number): void {
@@ -318,9 +295,8 @@ export class RemoteMember implements Member, ChannelListener {
       this.#opened(parsePeerBody(peerOpened, bytes, start, start + header.bodyBytes), header);
       return;
     }
-    const reply = this.#requests.get(header.sequence);
+    const reply = this.#requests.answered(header.sequence);
     if (!reply) return;
-    this.#requests.delete(header.sequence);
     if (header.type === peerFrame.requestFailed) {
       const failed = parsePeerBody(peerClosed, bytes, start, start + header.bodyBytes);
       reply(errorOfPeer(failed), null, null, 0);
@@ -376,15 +352,13 @@ export class RemoteMember implements Member, ChannelListener {
       this.#lost(error);
       return;
     }
-    const { sizeBytes, clock, events } = this.#options;
+    const { sizeBytes, events } = this.#options;
     this.#phase = 'open';
     // a failed replica is asked again ever more rarely
     if (!opened.failure) this.#backoffMs = reconnectMinMs;
     this.#lease = this.#openSentMs + replicaLeaseMs;
     this.#sentBytes = 0;
     this.#appliedBytes = 0;
-    this.#sentSequence = 0;
-    this.#progressMs = clock.monotonicMs();
     this.generation = opened.generation;
     this.credits.reset(opened.freeChunks);
     const chunks = Math.ceil(sizeBytes / chunkBytes);
@@ -419,14 +393,14 @@ export class RemoteMember implements Member, ChannelListener {
     offset: number,
     length: number,
     body: Uint8Array | null,
-    reply: Reply,
+    reply: PeerReply,
   ): void {
     const id = this.#nextRequest++;
     if (!this.#sendRequest(type, flags, id, offset, length, body)) {
       reply(this.#unavailable(), null, null, 0);
       return;
     }
-    this.#requests.set(id, reply);
+    this.#requests.asked(id, type === peerFrame.control, reply);
   }
 
   #sendRequest(
@@ -469,24 +443,8 @@ export class RemoteMember implements Member, ChannelListener {
       this.start();
     });
     this.#backoffMs = Math.min(this.#backoffMs * 2, reconnectMaxMs);
-    this.#failRequests(error);
+    this.#requests.fail(error);
     this.#options.events.lost(this, error);
-  }
-
-  #failRequests(error: StorError): void {
-    const failed =
-      error.code === 'DISK_FAILED'
-        ? error
-        : new StorError('UNAVAILABLE', error.message, { cause: error });
-    const requests = [...this.#requests.values()];
-    const flushes = [...this.#flushes.values()];
-    const copies = this.#copies;
-    this.#requests.clear();
-    this.#flushes.clear();
-    this.#copies = [];
-    for (const reply of requests) reply(failed, null, null, 0);
-    for (const done of flushes) done(failed);
-    for (const { done } of copies) done(failed);
   }
 
   #unavailable(): StorError {

@@ -346,7 +346,7 @@ export class VolumeIo implements SegmentPart {
       const from = request.offset - op.offset;
       request.bytes.set(op.bytes.subarray(from, from + request.length), request.start);
     }
-    this.#answer(op, error ?? this.#failure);
+    this.#answer(op, this.#failure ?? error);
     this.#recycle(op);
   }
 

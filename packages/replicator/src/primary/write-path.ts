@@ -8,7 +8,7 @@ import {
 } from '@stor/protocol';
 import { crc32 } from '@stor/runtime';
 
-import { maxUnackedBytesPerMember, memberStallMs } from '../replication/limits.ts';
+import { maxUnackedBytesPerMember } from '../replication/limits.ts';
 import { PendingOps, type IoOp } from './io-op.ts';
 import type { Member } from './member.ts';
 import type { Segment, SegmentPart } from './segment.ts';
@@ -55,8 +55,6 @@ export class WritePath implements SegmentPart {
   #withheld: IoOp[] = [];
   #sums = new Uint32Array(64);
   #pumping = false;
-  #oldestSequence = 0;
-  #oldestSinceMs = 0;
   /** looked at after acknowledgements: flushes and reads that wait for a lease */
   readonly afterPump: (() => void)[] = [];
 
@@ -106,20 +104,6 @@ export class WritePath implements SegmentPart {
     if (remove(this.#held, op) || remove(this.#withheld, op)) this.#finish(op, error);
     else if (op.inPending && !(op.localRunning && !op.ownsBytes)) {
       this.#hooks.answerEarly(op, error);
-    }
-  }
-
-  /** A local disk that does not finish a write leaves like a slow member, if it is not the last. */
-  tick(nowMs: number): void {
-    const { head } = this.#pending;
-    const segment = this.#segment;
-    if (!head?.localRunning || head.sequence !== this.#oldestSequence) {
-      this.#oldestSequence = head?.sequence ?? 0;
-      this.#oldestSinceMs = nowMs;
-    } else if (nowMs - this.#oldestSinceMs > memberStallMs && segment.sources().length > 1) {
-      segment.local?.drop(
-        new StorError('TIMEOUT', `the local disk has not finished a write for ${memberStallMs} ms`),
-      );
     }
   }
 
@@ -304,7 +288,7 @@ export class WritePath implements SegmentPart {
     };
     if (op.kind === 'zero') {
       op.localRunning = true;
-      store.zero(op.offset, op.length, op.keepAllocated, session.tracked(done));
+      store.zero(op.offset, op.length, op.keepAllocated, local.tracked(session, done));
       return;
     }
     const { offset, length, bytes, start } = op;
@@ -322,7 +306,8 @@ export class WritePath implements SegmentPart {
     }
     const kept = this.#keptPayload(op);
     op.localRunning = true;
-    store.write(offset, length, kept.bytes, kept.start, this.#sums, 0, session.tracked(done));
+    const { bytes: payload, start: from } = kept;
+    store.write(offset, length, payload, from, this.#sums, 0, local.tracked(session, done));
   }
 
   /** The payload where it stays unchanged until the op is recycled. */
@@ -365,7 +350,7 @@ export class WritePath implements SegmentPart {
   #dropWithoutRoom(member: Member): boolean {
     const { joining, syncing } = this.#segment;
     if (!joining.has(member) && !syncing.has(member)) return false;
-    member.drop(new StorError('UNAVAILABLE', `${member.nodeId} has no room for the replica`));
+    member.drop(new StorError('NO_SPACE', `${member.nodeId} has no room for the replica`));
     return true;
   }
 

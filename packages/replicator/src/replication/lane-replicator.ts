@@ -213,6 +213,7 @@ export class LaneReplicator {
       replica,
       epoch,
       holder: `${this.#own.nodeId} ${this.#own.agentInstance}`,
+      buffers: this.#outbox.buffers,
       store: () => this.#replica(replica.id),
       gate: this.#gate(replica.id),
       clock: this.#options.clock,
