@@ -12,7 +12,7 @@ const watched: [string, object, string[]][] = [
   ['performance', performance, ['now']],
   ['Math', Math, ['random']],
   ['global', globalThis, ['setTimeout', 'setInterval', 'setImmediate']],
-  ['process', process, ['hrtime', 'nextTick']],
+  ['process', process, ['hrtime']],
   ['crypto', crypto, ['randomBytes', 'randomUUID', 'randomInt', 'randomFillSync']],
   ['AbortSignal', AbortSignal, ['timeout', 'any']],
   ['net', net, ['connect', 'createConnection', 'createServer']],

@@ -1,4 +1,4 @@
-import { SocketRpcTransport } from '@stor/control-plane/testing';
+import { MemoryKeyValueDisk, SocketRpcTransport } from '@stor/control-plane/testing';
 import { openApiClient, type ApiClient, type Services } from '@stor/protocol';
 import type { Logger } from '@stor/runtime';
 import {
@@ -9,7 +9,6 @@ import {
   type MemoryHost,
 } from '@stor/runtime/testing';
 import { NbdClient } from 'nbd-client-js';
-import { MemoryKeyValueDisk } from 'raft-ts/testing';
 import { Agent, type AgentConfig, type Platform } from '../src/index.ts';
 import { startLaneInThread, type ThreadLaneHost } from '../src/testing/index.ts';
 
@@ -18,6 +17,8 @@ const nbdPort = 13;
 /** How long a sync of the Raft log and a step of a pooled file call take (ms). */
 const logSyncMs = 0.5;
 const fileStepMs = 0.05;
+/** Time between two looks at what is waited for (ms). */
+const stepMs = 2;
 
 /** The turn of the event loop, taken before a test forbids it to the product. */
 const realTurn = globalThis.setImmediate;
@@ -142,7 +143,7 @@ export class ThreadCluster {
   }
 
   async #turn(): Promise<void> {
-    this.clock.advance(1);
+    this.clock.advance(stepMs);
     await new Promise((resolve) => realTurn(resolve));
   }
 

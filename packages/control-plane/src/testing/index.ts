@@ -2,3 +2,5 @@ export * from './compliance-suite.ts';
 export * from './memory-cluster.ts';
 export { SocketRpcTransport, type SocketRpcOptions } from './socket-rpc.ts';
 export * from './rpc-suite.ts';
+// the model of the Raft log, for those who know nothing of raft-ts
+export { MemoryKeyValueDisk } from 'raft-ts/testing';

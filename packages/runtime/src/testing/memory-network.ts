@@ -188,9 +188,10 @@ class MemorySocket implements StreamSocket {
   readonly owner: MemoryHost;
   destroyed = false;
   pendingBytes = 0;
-  onData: StreamSocket['onData'] = (_bytes, start, end) => end - start;
   onClose: StreamSocket['onClose'] = () => {};
   onDrain: StreamSocket['onDrain'] = () => {};
+  /** null until the owner has the socket in hand; what arrives, and the end, wait for that */
+  #onData: StreamSocket['onData'] | null = null;
   readonly #network: MemoryNetwork;
   readonly #receive: ReceiveBuffer;
   #peer: MemorySocket | null = null;
@@ -203,6 +204,8 @@ class MemorySocket implements StreamSocket {
   #inHandler = false;
   /** the other side has ended, and a partition has kept the news */
   #isOrphan = false;
+  /** the end of the connection, which the owner has not heard of yet */
+  #untold: { error: Error | null } | null = null;
 
   constructor(network: MemoryNetwork, owner: MemoryHost, options: ReceiveOptions, remote: string) {
     this.#network = network;
@@ -215,6 +218,20 @@ class MemorySocket implements StreamSocket {
   join(peer: MemorySocket): void {
     this.#peer = peer;
     peer.#peer = this;
+  }
+
+  get onData(): StreamSocket['onData'] {
+    return this.#onData ?? ((_bytes, start, end) => end - start);
+  }
+  set onData(handler: StreamSocket['onData']) {
+    const isFirst = this.#onData === null;
+    this.#onData = handler;
+    if (isFirst) {
+      this.#network.clock.after(0, () => {
+        this.#take();
+        this.#tellClosed();
+      });
+    }
   }
 
   write(bytes: Uint8Array, written?: () => void): void {
@@ -296,7 +313,7 @@ class MemorySocket implements StreamSocket {
   }
 
   #take(): void {
-    if (this.#inHandler) return;
+    if (this.#inHandler || !this.#onData) return;
     this.#inHandler = true;
     try {
       while (!this.destroyed && !this.#isPaused) {
@@ -328,12 +345,20 @@ class MemorySocket implements StreamSocket {
     this.destroyed = true;
     this.#queue = [];
     this.#arrived = [];
+    this.#network.remove(this);
+    this.#untold = { error };
     this.#network.clock.after(0, () => {
-      this.#network.remove(this);
-      this.onClose(error);
+      this.#tellClosed();
     });
     const peer = this.#peer;
     if (tellPeer && peer) this.#tell(peer);
+  }
+
+  #tellClosed(): void {
+    const untold = this.#untold;
+    if (!untold || !this.#onData) return;
+    this.#untold = null;
+    this.onClose(untold.error);
   }
 
   #tell(peer: MemorySocket): void {
