@@ -26,9 +26,8 @@ export class ResyncProgress {
     this.bytesRemaining = Math.max(0, this.bytesRemaining - bytes);
     this.bytesCopied += copiedBytes;
     const last = this.#points[this.#points.length - 1];
-    const doneBytes = this.bytesTotal - this.bytesRemaining;
-    if (last && nowMs - last.atMs < pointMs) last.doneBytes = doneBytes;
-    else this.#points.push({ atMs: nowMs, doneBytes });
+    if (last && nowMs - last.atMs < pointMs) return;
+    this.#points.push({ atMs: nowMs, doneBytes: this.bytesTotal - this.bytesRemaining });
     while (this.#points.length > 2 && nowMs - (this.#points[1]?.atMs ?? 0) >= windowMs) {
       this.#points.shift();
     }
