@@ -6,10 +6,12 @@ import type { TestCluster } from '../harness/test-cluster.ts';
 import type { NamespaceNetwork } from './network.ts';
 import { addRules, type PacketRule } from './packet-rules.ts';
 
-/** What may happen to a node, each to one node at a time. */
+/** What may happen to a node; only `kill-all` happens to more than one at a time. */
 export const faultKinds = [
   // the process is killed with -9 and started again
   'kill',
+  // every agent of the cluster is killed with -9 at once and started again
+  'kill-all',
   // SIGTERM and a start: the orderly form
   'restart',
   // SIGSTOP and SIGCONT: connections stay, nothing is answered
@@ -70,6 +72,9 @@ export async function beginFault(
     case 'kill':
       await agent.kill9();
       return start;
+    case 'kill-all':
+      await cluster.kill9All();
+      return () => cluster.start();
     case 'restart':
       await agent.stop(stopGraceMs);
       return start;

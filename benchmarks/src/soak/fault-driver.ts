@@ -62,8 +62,9 @@ export class FaultDriver {
     const allowed = all.filter((index) => index !== phase.spared);
     const fault = this.#plan.next({ primary, leader, allowed, nodes });
     if (!fault) return null;
-    const wasPrimary = fault.node === primary;
-    const wasLeader = fault.node === leader;
+    const hitsAll = fault.kind === 'kill-all';
+    const wasPrimary = hitsAll || fault.node === primary;
+    const wasLeader = hitsAll || fault.node === leader;
     this.#report.faults.push({ ...fault, wasPrimary, wasLeader });
     const roles = [...(wasPrimary ? ['primary'] : []), ...(wasLeader ? ['leader'] : [])];
     const detail =

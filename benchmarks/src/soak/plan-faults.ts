@@ -26,6 +26,7 @@ const hurryShare = 0.2;
 /** Long enough for each to be noticed (2 s of silence, 6 s of node lease) or not, as chance wants. */
 const lastsMs: Record<FaultKind, readonly [number, number]> = {
   kill: [200, 9_000],
+  'kill-all': [200, 2_000],
   restart: [200, 4_000],
   pause: [500, 15_000],
   'node-death': [2_000, 12_000],
@@ -44,7 +45,7 @@ const slowMs = [5, 150] as const;
 export class FaultPlan {
   readonly #random: Random;
   readonly #aimed = new Map<Aim, number>(aims.map((aim) => [aim, 0]));
-  #kinds: FaultKind[] = [];
+  readonly #kinds: FaultKind[] = [];
 
   constructor(random: Random) {
     this.#random = random;
@@ -56,7 +57,7 @@ export class FaultPlan {
     const node = this.#node(aim, targets);
     if (node === null) return null;
     this.#aimed.set(aim, (this.#aimed.get(aim) ?? 0) + 1);
-    const kind = this.#kind();
+    const kind = this.#kind(targets.allowed.length === targets.nodes);
     const others = Array.from({ length: targets.nodes }, (_, index) => index).filter(
       (index) => index !== node,
     );
@@ -86,11 +87,13 @@ export class FaultPlan {
     return this.#one(allowed);
   }
 
-  /** Each kind once, in random order, then each again. */
-  #kind(): FaultKind {
-    if (this.#kinds.length === 0) this.#kinds = [...faultKinds];
-    const kind = this.#one(this.#kinds) ?? 'kill';
-    this.#kinds = this.#kinds.filter((other) => other !== kind);
+  /** Each kind once, in random order, then each again; what hits everybody only when all may. */
+  #kind(mayHitAll: boolean): FaultKind {
+    const possible = (): FaultKind[] =>
+      this.#kinds.filter((kind) => mayHitAll || kind !== 'kill-all');
+    if (possible().length === 0) this.#kinds.push(...faultKinds);
+    const kind = this.#one(possible()) ?? 'kill';
+    this.#kinds.splice(this.#kinds.indexOf(kind), 1);
     return kind;
   }
 
