@@ -12,7 +12,7 @@ import { MemoryCluster } from '../src/testing/memory-cluster.ts';
 import type { MemoryClusterOptions } from '../src/testing/memory-cluster.ts';
 
 export const clusterId = 'c-00000000000000c1';
-export const nodeIds = ['n-0000000000000001', 'n-0000000000000002', 'n-0000000000000003'] as const;
+export const nodeIds = [1, 2, 3, 4, 5].map((i) => `n-000000000000000${i}`);
 
 export interface RigNode {
   id: string;
@@ -152,6 +152,12 @@ export class Rig {
   }
 
   readonly #dead = new Set<string>();
+
+  /** False once the node's process was killed, until it is started again. */
+  isAlive(nodeId: string): boolean {
+    const node = this.nodes.find(({ id }) => id === nodeId);
+    return node !== undefined && !this.#dead.has(node.identity.agentInstance);
+  }
 
   async close(): Promise<void> {
     for (const client of this.#clients) await client.close();

@@ -34,7 +34,12 @@ export class FakeAgent implements AgentPort {
   peers: { nodeId: NodeId; host: string; port: number }[] = [];
   leaseUntilMs = 0;
   /** the control plane that releases go to */
-  control: Pick<ControlPlanePort, 'release'> | null = null;
+  control: Pick<ControlPlanePort, 'release' | 'proposeSet'> | null = null;
+  /**
+   * When set, it brings replicas in sync and takes leaving ones out, at once, as a primary does;
+   * it says which nodes can be reached.
+   */
+  reaches: ((nodeId: NodeId) => boolean) | null = null;
   /** when set, creating a replica fails with it */
   createError: StorError | null = null;
   /** when set, attaching fails with it */
@@ -83,6 +88,7 @@ export class FakeAgent implements AgentPort {
     if (this.attachError) throw this.attachError;
     const connections = this.attached.get(grant.volumeId)?.connections ?? 0;
     this.attached.set(grant.volumeId, { grant, connections });
+    await this.#keepInSync(grant.volumeId);
   }
 
   async detach(
@@ -116,7 +122,36 @@ export class FakeAgent implements AgentPort {
     const held = this.attached.get(settings.volumeId);
     if (held?.grant.epoch !== settings.epoch) return;
     if (settings.resourceVersion <= held.grant.resourceVersion) return;
-    held.grant = { ...held.grant, ...settings };
+    // what it serves under changes only by its own proposals (I4)
+    const known = held.grant.segments;
+    const segments = settings.segments.map((segment) => {
+      const own = known.find((each) => each.index === segment.index);
+      return own ? { ...segment, inSync: own.inSync, setRevision: own.setRevision } : segment;
+    });
+    held.grant = { ...held.grant, ...settings, segments };
+    await this.#keepInSync(settings.volumeId);
+  }
+
+  async #keepInSync(volumeId: VolumeId): Promise<void> {
+    const { reaches, control } = this;
+    const held = this.attached.get(volumeId);
+    if (!reaches || !control || !held) return;
+    const { epoch, replicas: wanted } = held.grant;
+    for (const segment of held.grant.segments) {
+      const able = segment.replicas.filter((r) => !r.failed && reaches(r.nodeId));
+      const stay = able.filter((replica) => !replica.leaving);
+      const enough = stay.length >= Math.min(wanted, stay.length) && stay.length > 0;
+      const leaving = able.filter((r) => r.leaving && segment.inSync.includes(r.id));
+      const inSync = [...stay, ...(enough ? [] : leaving)].map(({ id }) => id);
+      const isSame = inSync.length === segment.inSync.length;
+      if (isSame && inSync.every((id) => segment.inSync.includes(id))) continue;
+      if (inSync.length === 0) continue;
+      const { index, setRevision } = segment;
+      const proposal = { volumeId, segment: index, epoch, setRevision, inSync };
+      const answer = await control.proposeSet(proposal);
+      if (answer.outcome !== 'committed') continue;
+      Object.assign(segment, { inSync, setRevision: answer.setRevision });
+    }
   }
 
   async handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'> {
