@@ -24,8 +24,8 @@ export interface MemoryKeyValueDiskOptions {
   /** uniform in [0, 1); decides what a crash leaves behind */
   random: () => number;
   /**
-   * Runs a call's work later: each batch takes as long as this takes, for example a delay in virtual
-   * time. Batches keep their order whatever it does. @default a microtask
+   * Runs a call's work later: each batch takes as long as this takes, for example a delay on the
+   * process's clock. Batches keep their order whatever it does. @default a microtask
    */
   schedule?: (run: () => void) => void;
 }
@@ -42,8 +42,10 @@ function apply(content: Content, operations: Batch): void {
   }
 }
 
-/** What a process that was killed waits for. */
-const never = new Promise<never>(() => {});
+/** What a process that was killed waits for. Each its own: a shared one would keep all who wait. */
+function never(): Promise<never> {
+  return new Promise<never>(() => {});
+}
 
 /**
  * The model of LevelDB: key-value stores in memory, by directory, that outlive the processes using
@@ -187,7 +189,7 @@ class MemoryKeyValueLog implements KeyValueLog {
     operations: readonly KeyValueOperation[],
     { sync }: { sync: boolean },
   ): Promise<void> {
-    if (!this.#disk.isAlive(this.#process)) return never;
+    if (!this.#disk.isAlive(this.#process)) return never();
     if (!this.#isOpen) throw new RaftError('CLOSED', `the store in ${this.#path} is closed`);
     if (operations.length === 0) return;
     const written = new Promise<void>((resolve, reject) => {
@@ -202,7 +204,7 @@ class MemoryKeyValueLog implements KeyValueLog {
   }
 
   async close(): Promise<void> {
-    if (!this.#disk.isAlive(this.#process)) return never;
+    if (!this.#disk.isAlive(this.#process)) return never();
     if (!this.#isOpen) return;
     this.#isOpen = false;
     await this.#underWay;
@@ -210,7 +212,7 @@ class MemoryKeyValueLog implements KeyValueLog {
   }
 
   async #enter(): Promise<void> {
-    if (!this.#disk.isAlive(this.#process)) return never;
+    if (!this.#disk.isAlive(this.#process)) return never();
     if (!this.#isOpen) throw new RaftError('CLOSED', `the store in ${this.#path} is closed`);
   }
 }
