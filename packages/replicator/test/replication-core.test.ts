@@ -283,10 +283,18 @@ t.test('decideActivation', async (t) => {
     ...more,
   });
   const recorded = { setRevision: 3, inSync: ['a', 'b'] };
-  const decide = (answers: FenceAnswer[], graceOver: boolean): string => {
-    const decision = decideActivation(recorded, answers, graceOver);
+  const rules = {
+    knownFailed: [] as string[],
+    lossAccepted: false,
+    describe: (id: string) => `${id} on n-${id}`,
+    recoverCommand: 'recover',
+  };
+  const decide = (answers: FenceAnswer[], graceOver: boolean, more = {}): string => {
+    const decision = decideActivation(recorded, answers, { ...rules, graceOver, ...more });
     if (decision.type === 'wait') return 'wait';
-    return `${decision.members.join('+')}${decision.controlIsOlder ? ' (control is older)' : ''}`;
+    const unheard = decision.unheard?.length ? ` without ${decision.unheard.join('+')}` : '';
+    const older = decision.controlIsOlder ? ' (control is older)' : '';
+    return `${decision.members.join('+')}${unheard}${older}`;
   };
   const lost = { keptMemory: false };
   t.equal(decide([], true), 'wait');
@@ -300,6 +308,22 @@ t.test('decideActivation', async (t) => {
   const newer = answer('b', { ...lost, generation: { epoch: 1, n: 2 } });
   t.equal(decide([answer('a', lost), newer], false), 'b', 'the highest generation is the truth');
   t.equal(decide([answer('a', { ...lost, isLocal: true }), answer('b', lost)], true), 'a');
+  // those known to have failed have answered; consent leaves out those that are not heard
+  const failed = { knownFailed: ['b'] };
+  t.equal(decide([answer('a')], false, failed), 'a');
+  t.equal(decide([answer('a', lost)], false, failed), 'a');
+  t.equal(decide([], true, failed), 'wait');
+  t.equal(decide([], true, { knownFailed: ['a', 'b'] }), 'wait');
+  const accepted = { lossAccepted: true };
+  t.equal(decide([answer('a', lost)], true, accepted), 'a without b');
+  t.equal(decide([], true, accepted), 'wait');
+  t.equal(decide([answer('a'), answer('b', lost)], true, accepted), 'a');
+  t.equal(decide([answer('c', lost)], true, accepted), 'wait', 'only members of the set count');
+  t.match(decideActivation(recorded, [answer('a', lost)], { ...rules, graceOver: true }), {
+    reason:
+      'a may have lost writes that were not flushed, so it needs b on n-b; ' +
+      'recover begins without and gives such writes up',
+  });
   const view = { epoch: 9, setRevision: 4, members: ['a'] };
   t.equal(decide([answer('b'), answer('a', { setView: view })], true), 'a (control is older)');
   const old = { epoch: 9, setRevision: 2, members: ['b'] };

@@ -17,6 +17,7 @@ import { Membership } from '../core/replication/membership.ts';
 import {
   activationGraceMs,
   activationTimeoutMs,
+  unflushedLossGraceMs,
   stopDrainMs,
   stopPollMs,
   type CheckpointPace,
@@ -50,6 +51,8 @@ export class PrimaryEngine implements PrimaryVolume {
   /** the state as last seen from outside, and since when */
   #seen: State = 'activating';
   #seenMs: number;
+  /** said until all replicas are in sync again */
+  #lossNote = '';
   #over: StorError | null = null;
   #stopping: Promise<void> | null = null;
   /** rejects the steps of an activation that is under way */
@@ -264,6 +267,7 @@ export class PrimaryEngine implements PrimaryVolume {
     for (const id of decision.from.inSync) {
       if (!decision.members.includes(id)) membership.lost(id);
     }
+    if (decision.unheard) this.#tellLoss(decision.members, decision.unheard);
     this.#segment.begin(membership);
     if (!this.#grant.previousReleased && this.#broken.skipLeaseWait !== true) {
       this.#reason = 'waiting until leases of the previous primary have run out';
@@ -291,14 +295,25 @@ export class PrimaryEngine implements PrimaryVolume {
     this.#segment.changed();
   }
 
+  /** Nobody kept its memory, so writes that were not flushed may be gone: said aloud. */
+  #tellLoss(members: readonly string[], unheard: readonly string[]): void {
+    const segment = this.#segment;
+    const without = unheard.map((id) => segment.describe(id)).join(', ');
+    this.#lossNote =
+      `serving from ${members.join(', ')}: writes that were not flushed before the crash may be lost` +
+      (without === '' ? '' : `, by consent without ${without}`);
+    segment.options.logger.warn({ members, unheard }, this.#lossNote);
+  }
+
   /** Fences all replicas and waits until those that answered can decide. */
   #decide(): Promise<Extract<ActivationDecision, { type: 'go' }>> {
     const { clock } = this.#segment.options;
     const segment = this.#segment;
     const recorded = this.#grant.segments[0] ?? { setRevision: 0, inSync: [] };
-    let graceOver = false;
+    const beganMs = clock.monotonicMs();
     return new Promise((resolve) => {
       const look = (): void => {
+        const sinceMs = clock.monotonicMs() - beganMs;
         const answers: FenceAnswer[] = [];
         for (const member of segment.members) {
           const { answer } = member;
@@ -312,19 +327,25 @@ export class PrimaryEngine implements PrimaryVolume {
             isLocal: member.isLocal,
           });
         }
-        const decision = decideActivation(recorded, answers, graceOver);
+        const byPolicy = segment.policy.unflushedLoss === 'accept';
+        const decision = decideActivation(recorded, answers, {
+          graceOver: sinceMs >= activationGraceMs,
+          knownFailed: segment.knownFailed,
+          lossAccepted:
+            (this.#grant.acceptUnflushedLoss && sinceMs >= activationGraceMs) ||
+            (byPolicy && sinceMs >= unflushedLossGraceMs),
+          describe: (replicaId) => segment.describe(replicaId),
+          recoverCommand: `\`storctl volume recover ${this.#grant.name} --accept-unflushed-loss\``,
+        });
         if (decision.type === 'wait') {
           this.#reason = decision.reason;
           return;
         }
-        cancel();
+        for (const cancel of cancels) cancel();
         segment.onAnswer = () => {};
         resolve(decision);
       };
-      const cancel = clock.after(activationGraceMs, () => {
-        graceOver = true;
-        look();
-      });
+      const cancels = [activationGraceMs, unflushedLossGraceMs].map((ms) => clock.after(ms, look));
       segment.onAnswer = look;
       segment.start();
     });
@@ -428,8 +449,14 @@ export class PrimaryEngine implements PrimaryVolume {
   /** Why it does not serve everything; empty when it does. */
   #holdReason(): string {
     const reason = this.#segment.explainHold();
-    if (reason !== '' || this.#segment.leased) return reason;
+    if (reason !== '') return reason;
+    if (this.#segment.leased) return this.#isWhole ? '' : this.#lossNote;
     return 'waiting for a replica to renew its lease';
+  }
+
+  get #isWhole(): boolean {
+    const { membership, settings } = this.#segment;
+    return (membership?.inSyncCount ?? 0) >= settings.replicas;
   }
 
   #memberState(member: Member): PrimaryStatus['segments'][0]['members'][0]['state'] {

@@ -142,9 +142,23 @@ export class Segment implements MemberEvents {
   explainHold(): string {
     const missing = this.members
       .filter((member) => !(member.isOpen && this.isInSync(member)))
-      .map((member) => `${member.replicaId} on ${member.nodeId}`);
+      .map((member) => this.describe(member.replicaId));
     const { policy, replicas } = this.settings;
     return explainRule(this.rule, this.#view(), policy, replicas, missing);
+  }
+
+  /** A replica for people: where it is, and why it does not answer. */
+  describe(replicaId: string): string {
+    const member = this.members.find((each) => each.replicaId === replicaId);
+    const granted = this.#granted.get(replicaId);
+    const where = granted
+      ? `${replicaId} on ${granted.nodeId}`
+      : `${replicaId}, which has no record`;
+    if (granted?.failed || member?.answer?.failure) return `${where} (failed)`;
+    if (!member || member.isOpen) return where;
+    const error = this.lastErrors.get(replicaId);
+    if (error?.code !== 'NOT_FOUND') return `${where} (does not answer)`;
+    return `${where} (the node has no such replica: its disk is not open there, or it is gone)`;
   }
 
   /** Policy and replicas as the record has them now; the caller has checked epoch and version. */
@@ -158,6 +172,7 @@ export class Segment implements MemberEvents {
       }
     }
     this.changed();
+    if (!this.membership) this.onAnswer();
   }
 
   setProgress(progress: () => void): void {

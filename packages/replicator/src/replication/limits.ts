@@ -39,6 +39,11 @@ export const secondaryIdleMs = 10_000;
 
 /** In-sync members that do not answer get this long when another one kept its memory (ms). */
 export const activationGraceMs = 1_000;
+/**
+ * When none that is reached kept its memory and the policy accepts the loss of unflushed writes, the
+ * others still get this long: nodes that lost power together do not come back together (ms).
+ */
+export const unflushedLossGraceMs = 10_000;
 /** Then `attach` gives up; the caller may try again under the same grant (ms). */
 export const activationTimeoutMs = 30_000;
 /** Between two tries to change the set in the control plane (ms). */

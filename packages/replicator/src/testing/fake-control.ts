@@ -23,6 +23,8 @@ export class FakeControl {
   replicas: number;
   /** marked to go */
   readonly leaving = new Set<string>();
+  /** recorded as failed for good */
+  readonly failed = new Set<string>();
   acceptUnflushedLoss = false;
   resourceVersion = 1;
   cleanRelease = false;
@@ -59,7 +61,11 @@ export class FakeControl {
           index: 0,
           setRevision: this.setRevision,
           inSync: [...this.inSync],
-          replicas: replicas.map((each) => ({ ...each, leaving: this.leaving.has(each.id) })),
+          replicas: replicas.map((each) => ({
+            ...each,
+            leaving: this.leaving.has(each.id),
+            failed: this.failed.has(each.id),
+          })),
         },
       ],
     };

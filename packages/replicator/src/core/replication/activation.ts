@@ -25,7 +25,25 @@ export type ActivationDecision =
       members: string[];
       /** `from` is newer than what the control plane keeps, so it must be told */
       controlIsOlder: boolean;
+      /**
+       * nobody kept its memory: what was not flushed may be gone. Of these replicas nothing was
+       * heard; null when somebody kept it.
+       */
+      unheard: string[] | null;
     };
+
+export interface ActivationRules {
+  /** those that do not answer have had their moment */
+  graceOver: boolean;
+  /** recorded as failed for good: they will never answer */
+  knownFailed: readonly string[];
+  /** somebody agreed to lose what was not flushed and only a replica that is not heard may have */
+  lossAccepted: boolean;
+  /** a replica for people: where it is and why it does not answer */
+  describe: (replicaId: string) => string;
+  /** what an operator can do to begin without those that are not heard */
+  recoverCommand: string;
+}
 
 /**
  * The set that decides: the control plane's, unless a replica served under a newer one (the control
@@ -44,40 +62,55 @@ export function decidingSet(recorded: RecordedSet, answers: readonly FenceAnswer
 /**
  * Which members a new primary begins with (DESIGN "Settle"). Every member of the set has every
  * acknowledged write, unless it lost its memory. So those that kept it are the set. When none kept
- * it, all must answer, and one of them becomes the truth: the one with the highest generation.
+ * it, all must answer, and one of them becomes the truth: the one with the highest generation. Those
+ * that are not heard may be left out only by consent: one of them may have kept its memory.
  */
 export function decideActivation(
   recorded: RecordedSet,
   answers: readonly FenceAnswer[],
-  graceOver: boolean,
+  rules: ActivationRules,
 ): ActivationDecision {
   const from = decidingSet(recorded, answers);
   const controlIsOlder = from !== recorded;
   const members = answers.filter((answer) => from.inSync.includes(answer.replicaId));
-  const kept = members.filter((answer) => answer.keptMemory && !answer.failed);
-  const allAnswered = members.length === from.inSync.length;
+  const whole = members.filter((answer) => !answer.failed);
+  const kept = whole.filter((answer) => answer.keptMemory);
+  const unheard = from.inSync.filter(
+    (id) => !members.some((a) => a.replicaId === id) && !rules.knownFailed.includes(id),
+  );
   if (kept.length > 0) {
-    if (!allAnswered && !graceOver) {
-      return { type: 'wait', reason: 'the other in-sync replicas have a moment to answer' };
+    if (unheard.length > 0 && !rules.graceOver) {
+      return {
+        type: 'wait',
+        reason: `giving ${unheard.map(rules.describe).join(', ')} a moment to answer`,
+      };
     }
-    return { type: 'go', from, members: kept.map((a) => a.replicaId), controlIsOlder };
+    const ids = kept.map((answer) => answer.replicaId);
+    return { type: 'go', from, members: ids, controlIsOlder, unheard: null };
   }
-  if (!allAnswered) {
-    const missing = from.inSync.filter((id) => !members.some((a) => a.replicaId === id));
+  const missing = unheard.map(rules.describe).join(', ');
+  if (unheard.length > 0 && whole.length === 0) {
+    return { type: 'wait', reason: `no in-sync replica can be reached: waiting for ${missing}` };
+  }
+  if (unheard.length > 0 && !rules.lossAccepted) {
+    const reached = whole.map((answer) => answer.replicaId).join(', ');
     return {
       type: 'wait',
       reason:
-        members.length === 0
-          ? `no in-sync replica can be reached (${missing.join(', ')})`
-          : `no reached in-sync replica kept its memory; waiting for ${missing.join(', ')}`,
+        `${reached} may have lost writes that were not flushed, so it needs ${missing}; ` +
+        `${rules.recoverCommand} begins without and gives such writes up`,
     };
   }
-  const whole = members.filter((answer) => !answer.failed);
-  whole.sort(
+  const truth = bestOf(whole);
+  if (!truth) return { type: 'wait', reason: 'every in-sync replica has failed' };
+  return { type: 'go', from, members: [truth.replicaId], controlIsOlder, unheard };
+}
+
+/** The one with the highest generation; the local one among equals. */
+function bestOf(answers: readonly FenceAnswer[]): FenceAnswer | undefined {
+  const sorted = [...answers].sort(
     (a, b) =>
       compareGenerations(b.generation, a.generation) || Number(b.isLocal) - Number(a.isLocal),
   );
-  const truth = whole[0];
-  if (!truth) return { type: 'wait', reason: 'every in-sync replica has failed' };
-  return { type: 'go', from, members: [truth.replicaId], controlIsOlder };
+  return sorted[0];
 }
