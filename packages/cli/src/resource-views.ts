@@ -94,9 +94,10 @@ const replicaColumns: Column<Replica>[] = [
   { title: 'NOTE', cell: replicaNote },
 ];
 
-/** Why it is there, when not since the volume was made, and whether it is to go. */
-function replicaNote({ purpose, leaving }: Replica): string {
-  const notes = [purpose === 'volume' ? '' : purpose, leaving ? 'leaving' : ''];
+/** Why a new one is being filled, and whether it is to go. */
+function replicaNote({ purpose, leaving, state }: Replica): string {
+  const isNew = purpose !== 'volume' && state !== 'in-sync';
+  const notes = [isNew ? purpose : '', leaving ? 'leaving' : ''];
   return notes.filter((note) => note !== '').join(', ');
 }
 
@@ -133,10 +134,11 @@ export function volumeSheet(volume: Volume): string {
 }
 
 function onLossText({ onLoss, ioTimeoutMs }: VolumePolicy): string {
-  if (onLoss === 'error') return 'error: I/O is answered with errors';
-  return ioTimeoutMs === 0
-    ? 'suspend: I/O is held for as long as it takes'
-    : `suspend: I/O is held for up to ${formatWait(ioTimeoutMs)}`;
+  const limit =
+    ioTimeoutMs === 0 ? 'for as long as it takes' : `for up to ${formatWait(ioTimeoutMs)}`;
+  return onLoss === 'error'
+    ? `error: I/O gets errors (held ${limit} while the in-sync set changes)`
+    : `suspend: I/O is held ${limit}`;
 }
 
 export function clusterSheet(status: ClusterStatus): string {

@@ -30,8 +30,7 @@ export async function waitForVolume(
         const seen = await api.getVolume({ name: id }, call);
         answeredMs = clock.monotonicMs();
         if (isDone(seen)) return seen;
-        const { rebuilds } = await api.listRebuilds({ name: id }, call);
-        show(line, seen, rebuilds);
+        show(line, seen, await rebuildsOf(context, id));
       } catch (error) {
         if (!hasCode(error, 'UNAVAILABLE', 'TIMEOUT') || signal.aborted) throw error;
         if (clock.monotonicMs() - answeredMs > maxSilenceMs) throw givenUp(name, error);
@@ -41,6 +40,16 @@ export async function waitForVolume(
     }
   } finally {
     line.clear();
+  }
+}
+
+/** They only say more about the wait, so a node that cannot tell them does not end it. */
+async function rebuildsOf({ api, call, signal }: CommandContext, id: string): Promise<Rebuild[]> {
+  try {
+    return (await api.listRebuilds({ name: id }, call)).rebuilds;
+  } catch (error) {
+    if (signal.aborted) throw error;
+    return [];
   }
 }
 
