@@ -3,6 +3,7 @@ import type { Attachment, DiskId, NodeId, VolumeId } from '@stor/protocol';
 import type { LiveVolume } from '../agent-port.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import { joinedSignal } from '../resources/joined-signal.ts';
+import { longLivedController } from '../resources/long-lived.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import type { RpcChannel, RpcTransport } from '../rpc/rpc-transport.ts';
 
@@ -49,7 +50,7 @@ export class AgentPeers {
   readonly #self: () => NodeCalls;
   readonly #rpc: RpcTransport;
   readonly #channels = new Map<NodeId, RpcChannel>();
-  readonly #closing = new AbortController();
+  readonly #closing = longLivedController();
 
   constructor(options: {
     clusterId: string;

@@ -1,6 +1,7 @@
 import { StorError } from '@stor/protocol';
 import type { Logger } from '@stor/runtime';
 import { joinedSignal } from '../resources/joined-signal.ts';
+import { longLivedController } from '../resources/long-lived.ts';
 import type { RpcContext, RpcMethod } from '../rpc/rpc-transport.ts';
 
 /** `signal` aborts when the caller is gone or the node stops. */
@@ -11,7 +12,7 @@ export type UnaryMethod = RpcMethod;
 /** Calls that are being answered: closing refuses new ones and waits for the rest. */
 export class OpenCalls {
   readonly #open = new Set<Promise<void>>();
-  readonly #closing = new AbortController();
+  readonly #closing = longLivedController();
 
   get signal(): AbortSignal {
     return this.#closing.signal;

@@ -39,6 +39,7 @@ import { fromRaft, fromRaftStorage } from './raft-errors.ts';
 import { callMetadata } from './raft-rpc.ts';
 import { RaftService } from './raft-service.ts';
 import { claimFolder } from './store-identity.ts';
+import { longLivedController } from '../resources/long-lived.ts';
 
 /** Calls of this member that wait, without a quorum up to their time limit. */
 const maxCallsUnderWay = 10_000;
@@ -59,7 +60,7 @@ export class EmbeddedClusterStore implements ClusterStore {
   readonly #calls: LeaderCalls;
   readonly #leases: LeaseKeeper;
   readonly #latency = new LatencyHistogram();
-  readonly #closed = new AbortController();
+  readonly #closed = longLivedController();
   readonly #failure: Failure;
   readonly #listeners = new Set<(isLeader: boolean) => void>();
   /** calls under way, and commands that other members sent, by request id */

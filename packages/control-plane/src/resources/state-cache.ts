@@ -4,6 +4,7 @@ import type { ClusterStore } from '../cluster-store.ts';
 import { applyChange, emptyState } from './cluster-state.ts';
 import type { ClusterState } from './cluster-state.ts';
 import { rootPrefix } from './keys.ts';
+import { longLivedController } from './long-lived.ts';
 import { pause } from './pause.ts';
 
 /** After a watch broke (ms). */
@@ -18,7 +19,7 @@ export class StateCache {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #listeners = new Set<() => void>();
-  readonly #closing = new AbortController();
+  readonly #closing = longLivedController();
   readonly #running: Promise<void>;
   #state: ClusterState = emptyState();
   #loaded = false;
