@@ -104,6 +104,7 @@ export class SimSocket implements StreamSocket {
     const { peer } = this;
     const count = this.#network.random.next() < 0.8 ? this.#queue.length : 1;
     for (const chunk of this.#queue.splice(0, count)) {
+      this.#network.sentBytes += chunk.bytes.length;
       peer?.arrived(Buffer.from(chunk.bytes));
       this.pendingBytes -= chunk.bytes.length;
       const { written } = chunk;
@@ -155,6 +156,8 @@ export class SimNetwork {
   readonly #sockets = new Set<SimSocket>();
   readonly #blocked = new Set<string>();
   maxLatencyMs = 2;
+  /** everything that left a socket, headers and pings included */
+  sentBytes = 0;
 
   constructor(scheduler: SimScheduler, random: Random) {
     this.scheduler = scheduler;
