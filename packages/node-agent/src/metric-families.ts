@@ -4,12 +4,12 @@ import type { MetricFamily } from '@stor/runtime';
 export const metricFamilies: readonly MetricFamily[] = [
   ...(['read', 'write', 'trim', 'flush'] as const).map((op) => ({
     name: `stor_volume_${op}_ops_total`,
-    help: `Completed ${op} requests of NBD clients at the primary`,
+    help: `Completed ${op} requests of this node's NBD clients`,
     type: 'counter' as const,
   })),
   ...(['read', 'write', 'trim', 'flush'] as const).map((op) => ({
     name: `stor_volume_${op}_bytes_total`,
-    help: `Bytes of completed ${op} requests of NBD clients at the primary`,
+    help: `Bytes of completed ${op} requests of this node's NBD clients`,
     type: 'counter' as const,
   })),
   {
@@ -42,6 +42,26 @@ export const metricFamilies: readonly MetricFamily[] = [
     help: 'Bytes still to be compared or copied to a replica that is coming back',
     type: 'gauge',
   },
+  {
+    name: 'stor_rebuild_bytes_per_second',
+    help: 'Bytes per second that are compared or copied to it; 0 while it waits',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_rebuild_eta_seconds',
+    help: 'Time until it is in sync at that rate; absent when nobody can say',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_primary_state',
+    help: '1 for the state of a primary of this node (holding: I/O waits; failing: I/O gets errors)',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_primary_settle_bytes_remaining',
+    help: 'Bytes that may differ between replicas after an unclean stop and are not settled yet',
+    type: 'gauge',
+  },
   { name: 'stor_disk_capacity_bytes', help: 'Size of the disk', type: 'gauge' },
   { name: 'stor_disk_used_bytes', help: 'Bytes of the disk in use', type: 'gauge' },
   { name: 'stor_disk_free_bytes', help: 'Bytes of the disk that are free', type: 'gauge' },
@@ -64,6 +84,26 @@ export const metricFamilies: readonly MetricFamily[] = [
     type: 'histogram',
   },
   { name: 'stor_nbd_connections', help: 'Open NBD connections', type: 'gauge' },
+  {
+    name: 'stor_relay_connections',
+    help: "NBD connections of this node's clients that another node's primary serves",
+    type: 'gauge',
+  },
+  {
+    name: 'stor_relay_read_bytes_total',
+    help: 'Bytes read through the primary of another node',
+    type: 'counter',
+  },
+  {
+    name: 'stor_relay_written_bytes_total',
+    help: 'Bytes written through the primary of another node',
+    type: 'counter',
+  },
+  {
+    name: 'stor_handovers_total',
+    help: 'Volumes that this node gave over to another while they were in use',
+    type: 'counter',
+  },
   { name: 'stor_nbd_inflight', help: 'NBD requests received and not answered yet', type: 'gauge' },
   { name: 'stor_nbd_errors_total', help: 'NBD requests answered with an error', type: 'counter' },
 ];

@@ -19,7 +19,15 @@ export interface MetricSources {
   cluster: { nodes: Node[]; volumes: Volume[] } | null;
 }
 
-const volumeStates = ['creating', 'healthy', 'degraded', 'unavailable', 'deleting'] as const;
+const volumeStates = [
+  'creating',
+  'healthy',
+  'degraded',
+  'suspended',
+  'unavailable',
+  'deleting',
+] as const;
+const primaryStates = ['activating', 'serving', 'holding', 'failing', 'stopping'] as const;
 
 /** Turns what was gathered into samples by family name (see metric-families.ts). */
 export function metricSnapshot(sources: MetricSources): MetricSnapshot {
@@ -32,15 +40,7 @@ export function metricSnapshot(sources: MetricSources): MetricSnapshot {
   };
   const { node } = sources;
   addLane(sources, add, histograms);
-  for (const volume of sources.live) {
-    for (const replica of volume.replicas) {
-      add(
-        'stor_rebuild_bytes_remaining',
-        { node, replica: replica.replicaId },
-        replica.bytesRemaining,
-      );
-    }
-  }
+  addPrimaries(sources, add);
   for (const disk of sources.disks) {
     const labels = { node, pool: disk.tag || 'any', disk: disk.diskId };
     add('stor_disk_capacity_bytes', labels, disk.capacityBytes);
@@ -88,11 +88,37 @@ function addLane(
   }
   histograms.set('stor_volume_io_latency_seconds', latencies);
   add('stor_nbd_connections', { node }, connections);
+  add('stor_relay_connections', { node }, lane.relays.connections);
+  add('stor_relay_read_bytes_total', { node }, lane.relays.readBytes);
+  add('stor_relay_written_bytes_total', { node }, lane.relays.writtenBytes);
+  add('stor_handovers_total', { node }, lane.handovers);
   add('stor_nbd_inflight', { node }, inflight);
   for (const { error, count } of lane.nbdErrors)
     add('stor_nbd_errors_total', { node, error }, count);
   for (const { diskId, errors } of lane.disks)
     add('stor_disk_errors_total', { node, disk: diskId }, errors);
+}
+
+/** What the primaries of this node say of themselves, and of the replicas that they fill. */
+function addPrimaries({ node, lane, live }: MetricSources, add: Add): void {
+  for (const { volumeId, state, settleBytesRemaining, replicas } of live) {
+    // the name is known once a client has been there
+    const name = lane.exports.find((counters) => counters.volumeId === volumeId)?.volume;
+    const labels = { volume: name ?? volumeId, node };
+    for (const each of primaryStates) {
+      add('stor_primary_state', { ...labels, state: each }, each === state ? 1 : 0);
+    }
+    add('stor_primary_settle_bytes_remaining', labels, settleBytesRemaining);
+    for (const { replicaId, bytesRemaining, resync } of replicas) {
+      const ofReplica = { node, replica: replicaId };
+      const rate = resync?.state === 'running' ? resync.bytesPerSecond : 0;
+      add('stor_rebuild_bytes_remaining', ofReplica, bytesRemaining);
+      add('stor_rebuild_bytes_per_second', ofReplica, rate);
+      // without a rate nobody can say; a gauge that is absent then is no false promise
+      const etaSeconds = bytesRemaining === 0 ? 0 : bytesRemaining / rate;
+      if (Number.isFinite(etaSeconds)) add('stor_rebuild_eta_seconds', ofReplica, etaSeconds);
+    }
+  }
 }
 
 function addCluster(cluster: { nodes: Node[]; volumes: Volume[] }, add: Add): void {

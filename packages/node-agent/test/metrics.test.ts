@@ -50,13 +50,21 @@ const mustHave = [
   'stor_cert_expiry_seconds',
 ];
 
+/** Names of our own beside them. */
+const ours = [
+  'stor_primary_state',
+  'stor_primary_settle_bytes_remaining',
+  'stor_relay_connections',
+  'stor_relay_read_bytes_total',
+  'stor_relay_written_bytes_total',
+  'stor_handovers_total',
+];
+
 const notYet: Record<string, string> = {
   stor_volume_qos_throttled_seconds_total: 'no QoS yet',
   stor_volume_reclaimable_bytes: 'no snapshots yet, and trimmed chunks are reused at once',
   stor_volume_last_backup_timestamp_seconds: 'no backups yet',
   stor_volume_rpo_seconds: 'no backups yet',
-  stor_rebuild_bytes_per_second: 'resync has no rate of its own yet',
-  stor_rebuild_eta_seconds: 'resync has no rate of its own yet',
   stor_scrub_last_ok_timestamp: 'no scrub yet',
   stor_scrub_errors_total: 'no scrub yet',
   stor_scrub_repaired_total: 'no scrub yet',
@@ -89,6 +97,8 @@ const sources: MetricSources = {
     latencyBucketsSeconds: [0.001],
     nbdErrors: [{ error: 'EIO', count: 1 }],
     disks: [{ diskId: 'd-1', errors: 0 }],
+    relays: { connections: 3, readBytes: 100, writtenBytes: 200 },
+    handovers: 4,
   },
   live: [
     {
@@ -99,8 +109,25 @@ const sources: MetricSources = {
       stateAgeMs: 10,
       connections: 2,
       allocatedBytes: 262144,
-      settleBytesRemaining: 0,
-      replicas: [{ replicaId: 'r-1', state: 'syncing', bytesRemaining: 42 }],
+      settleBytesRemaining: 11,
+      replicas: [
+        {
+          replicaId: 'r-1',
+          state: 'syncing',
+          bytesRemaining: 42,
+          resync: {
+            state: 'running',
+            message: '',
+            sourceReplicaId: 'r-2',
+            bytesTotal: 100,
+            bytesRemaining: 42,
+            bytesCopied: 8,
+            bytesPerSecond: 21,
+            elapsedMs: 3_000,
+          },
+        },
+        { replicaId: 'r-3', state: 'absent', bytesRemaining: 7 },
+      ],
     },
   ],
   disks: [
@@ -137,7 +164,7 @@ t.test(
   'every must-have name is there, or has a reason why not; and no other stor_ name',
   async (t) => {
     const names = metricFamilies.map((family) => family.name);
-    t.same([...names, ...Object.keys(notYet)].sort(), [...mustHave].sort());
+    t.same([...names, ...Object.keys(notYet)].sort(), [...mustHave, ...ours].sort());
   },
 );
 
@@ -151,4 +178,14 @@ t.test('every family has a sample on the page, labelled by volume and node', asy
   t.match(text, 'stor_volume_state{volume="db",state="healthy"} 0');
   t.match(text, 'stor_volume_replicas{volume="db",insync="true"} 1');
   t.match(text, 'stor_rebuild_bytes_remaining{node="n1",replica="r-1"} 42');
+  t.match(text, 'stor_rebuild_bytes_per_second{node="n1",replica="r-1"} 21');
+  t.match(text, 'stor_rebuild_eta_seconds{node="n1",replica="r-1"} 2');
+  t.match(text, 'stor_rebuild_bytes_per_second{node="n1",replica="r-3"} 0');
+  t.notMatch(text, 'stor_rebuild_eta_seconds{node="n1",replica="r-3"}', 'nobody can say');
+  t.match(text, 'stor_primary_state{volume="db",node="n1",state="serving"} 1');
+  t.match(text, 'stor_primary_state{volume="db",node="n1",state="holding"} 0');
+  t.match(text, 'stor_primary_settle_bytes_remaining{volume="db",node="n1"} 11');
+  t.match(text, 'stor_volume_state{volume="db",state="suspended"} 0');
+  t.match(text, 'stor_relay_written_bytes_total{node="n1"} 200');
+  t.match(text, 'stor_handovers_total{node="n1"} 4');
 });

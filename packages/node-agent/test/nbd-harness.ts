@@ -54,6 +54,7 @@ export class TestExports implements NbdExports {
       device,
       name,
       volumeId: `v-${name}`,
+      isRelay: false,
       release: () => {
         if (isReleased) throw new Error('a lease was released twice');
         isReleased = true;

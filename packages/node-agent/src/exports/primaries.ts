@@ -104,6 +104,11 @@ export class Primaries {
     this.#detached = new RecentNames(options.clock, detachedMs);
   }
 
+  /** Size of a volume that is attached here (bytes); null for any other. */
+  sizeOf(name: string): number | null {
+    return this.#named(name)?.grant.sizeBytes ?? null;
+  }
+
   /** The volume has just gone from here to another node, which may not be primary yet. */
   wasHandedOver(name: string): boolean {
     return this.#handedOver.has(name);

@@ -119,6 +119,7 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
       device,
       name: this.name,
       volumeId: this.volumeId ?? '',
+      isRelay: this.isDirect,
       release: () => {
         this.release();
       },

@@ -61,8 +61,12 @@ export class VolumeExports implements NbdExports {
   }
 
   async info(exportName: string): Promise<{ name: string; sizeBytes: number }> {
-    const { sizeBytes } = await this.#options.control.volumeInfo(parseName(exportName).name);
-    return { name: exportName, sizeBytes };
+    const { name } = parseName(exportName);
+    // what is served here needs no control plane, which may be without a quorum
+    const sizeBytes = this.#primaries.sizeOf(name);
+    if (sizeBytes !== null) return { name: exportName, sizeBytes };
+    const info = await this.#options.control.volumeInfo(name);
+    return { name: exportName, sizeBytes: info.sizeBytes };
   }
 
   async open(exportName: string, peer: NbdPeer): Promise<NbdExportLease> {

@@ -1,9 +1,14 @@
 import type { DiskStore } from '@stor/replicator';
 import { latencyBucketsSeconds, nbdOperations, type NbdStats } from '../nbd/nbd-stats.ts';
+import type { VolumeExports } from '../exports/volume-exports.ts';
 import type { LaneCounters } from './lane-protocol.ts';
 
 /** The lane's plain counters in the form that crosses to the main thread. */
-export function laneCounters(stats: NbdStats | null, disks: DiskStore[]): LaneCounters {
+export function laneCounters(
+  stats: NbdStats | null,
+  disks: DiskStore[],
+  exports: VolumeExports,
+): LaneCounters {
   return {
     exports: [...(stats?.exports.values() ?? [])].map((counters) => ({
       volume: counters.name,
@@ -28,5 +33,7 @@ export function laneCounters(stats: NbdStats | null, disks: DiskStore[]): LaneCo
       diskId: disk.diskId,
       errors: (disk.failure ? 1 : 0) + disk.replicas().filter(({ failure }) => failure).length,
     })),
+    relays: { ...exports.relayStats },
+    handovers: exports.handovers,
   };
 }

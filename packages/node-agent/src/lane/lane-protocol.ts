@@ -48,6 +48,10 @@ export interface LaneCounters {
   latencyBucketsSeconds: number[];
   nbdErrors: { error: string; count: number }[];
   disks: { diskId: DiskId; errors: number }[];
+  /** connections of this node's clients that another node's primary serves, and what they carried */
+  relays: { connections: number; readBytes: number; writtenBytes: number };
+  /** volumes that this node gave over to another while they were in use */
+  handovers: number;
 }
 
 /** Main thread to lane. */

@@ -246,6 +246,7 @@ export class Lane implements LaneMethods {
     return laneCounters(
       this.#nbd?.stats ?? null,
       [...this.#disks.values()].map(({ store }) => store),
+      this.#exports,
     );
   }
 

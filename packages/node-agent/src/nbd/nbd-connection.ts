@@ -9,7 +9,7 @@ import {
   type HandshakeStep,
 } from '../core/nbd/server-handshake.ts';
 import type { NbdExportLease, NbdExports } from './nbd-exports.ts';
-import type { ExportStats, NbdStats } from './nbd-stats.ts';
+import { ExportStats, type NbdStats } from './nbd-stats.ts';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
 import type { OutputBufferPool } from './reply-output.ts';
 import { Transmission } from './transmission.ts';
@@ -162,7 +162,10 @@ export class NbdConnection {
     if (!lease) throw new Error('transmission without an export');
     this.#stopTimer();
     const { stats, socket, limits, clock, readBuffers, outputBuffers } = this.#options;
-    const exportStats = stats.ofExport(lease.volumeId, lease.name);
+    const { volumeId, name } = lease;
+    const exportStats = lease.isRelay
+      ? new ExportStats(volumeId, name)
+      : stats.ofExport(volumeId, name);
     exportStats.connections += 1;
     this.#exportStats = exportStats;
     const transmission = new Transmission({

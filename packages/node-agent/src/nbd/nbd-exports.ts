@@ -17,6 +17,8 @@ export interface NbdExportLease {
   device: BlockDevice;
   name: string;
   volumeId: string;
+  /** from another node's relay, which counts its requests itself */
+  isRelay: boolean;
   /** Called exactly once, when the connection is over and nothing of it is in the device any more. */
   release(): void;
   /**
