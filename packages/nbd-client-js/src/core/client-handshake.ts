@@ -257,7 +257,8 @@ export class ClientHandshake {
       this.#ask('go');
       return;
     }
-    if (this.#step === 'meta') {
+    // but one that cannot tell now may well know contexts: then it is no answer about them
+    if (this.#step === 'meta' && type !== optionReplyType.errShutdown) {
       this.#contexts.clear();
       this.#ask('go');
       return;
