@@ -159,8 +159,13 @@ export class AgentCluster implements SimCluster {
     const [segment] = record?.status.segments ?? [];
     if (!record || !segment) return 'no record';
     const { inSync, replicas } = segment;
-    if (inSync.length < record.spec.replicas) return `in sync: ${inSync.join()}`;
+    const failed = replicas.filter(({ state }) => state === 'failed');
+    // without a spare node there is nowhere to put another one
+    const hasSpare = this.nodes.length > replicas.length;
+    const wanted = record.spec.replicas - (hasSpare ? 0 : failed.length);
+    if (inSync.length < wanted) return `in sync: ${inSync.join()}`;
     for (const { id, nodeId } of replicas) {
+      if (failed.some((replica) => replica.id === id)) continue;
       const node = this.nodes[indexOf(nodeId)];
       if (!node?.clock.running) return `${id} is on ${nodeId}, which is not up`;
     }
@@ -169,7 +174,7 @@ export class AgentCluster implements SimCluster {
     const own = live?.find(({ volumeId }) => volumeId === record.metadata.id);
     if (!own) return null;
     if (own.state !== 'serving') return `${own.state}: ${own.reason}`;
-    const behind = own.replicas.filter(({ state }) => state !== 'in-sync');
+    const behind = own.replicas.filter(({ state }) => state !== 'in-sync' && state !== 'failed');
     if (behind.length > 0) return JSON.stringify(behind);
     return own.settleBytesRemaining > 0 ? 'not settled' : null;
   }
@@ -202,7 +207,8 @@ export class AgentCluster implements SimCluster {
       new MemoryKeyValueDisk({
         random: () => chance.next(),
         schedule: (run) => {
-          scheduler.at(random.next() * (0.4 + node.slowDiskMs), run);
+          // on the process's clock: one that is stopped hears of no write before it goes on
+          node.clock.after(random.next() * (0.4 + node.slowDiskMs), run);
         },
       }),
     );

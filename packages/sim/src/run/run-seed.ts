@@ -111,6 +111,8 @@ export class SeedRun {
   async run(): Promise<SeedReport> {
     const beganCpu = process.cpuUsage();
     const onStray = (error: unknown): void => {
+      // of a process that is dead: it would not have come that far
+      if ((error as { code?: unknown } | null)?.code === 'ECRASHED') return;
       this.#violation('uncaught', error instanceof Error ? (error.stack ?? '') : String(error));
     };
     process.on('unhandledRejection', onStray);

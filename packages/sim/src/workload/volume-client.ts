@@ -87,6 +87,7 @@ export class VolumeClient {
   /** One request outside of the loops. */
   async once(io: Io): Promise<IoOutcome> {
     this.#running += 1;
+    this.lastAnswerMs = this.#options.cluster.scheduler.nowMs;
     try {
       return await this.#untilAnswered(io, true);
     } finally {
