@@ -432,27 +432,30 @@ t.test('URIs', async (t) => {
   );
 });
 
-t.test('a server that cannot tell about contexts now refuses; one that knows none does not', (t) => {
-  const wishes = {
-    exportName: 'db',
-    structuredReplies: true,
-    metaContexts: ['base:allocation'],
-    listOnly: false,
-  };
-  const answer = (type: number): Buffer =>
-    Buffer.concat([
-      encodeGreeting(3),
-      encodeOptionReply(optionType.structuredReply, optionReplyType.ack),
-      encodeOptionReply(optionType.setMetaContext, type),
-    ]);
-  const shutting = answer(optionReplyType.errShutdown);
-  t.throws(() => new ClientHandshake(wishes).receive(shutting, 0, shutting.length), {
-    code: 'REFUSED',
-  });
-  const knowsNone = answer(optionReplyType.errUnsup);
-  t.equal(new ClientHandshake(wishes).receive(knowsNone, 0, knowsNone.length), knowsNone.length);
-  t.end();
-});
+t.test(
+  'a server that cannot tell about contexts now refuses; one that knows none does not',
+  (t) => {
+    const wishes = {
+      exportName: 'db',
+      structuredReplies: true,
+      metaContexts: ['base:allocation'],
+      listOnly: false,
+    };
+    const answer = (type: number): Buffer =>
+      Buffer.concat([
+        encodeGreeting(3),
+        encodeOptionReply(optionType.structuredReply, optionReplyType.ack),
+        encodeOptionReply(optionType.setMetaContext, type),
+      ]);
+    const shutting = answer(optionReplyType.errShutdown);
+    t.throws(() => new ClientHandshake(wishes).receive(shutting, 0, shutting.length), {
+      code: 'REFUSED',
+    });
+    const knowsNone = answer(optionReplyType.errUnsup);
+    t.equal(new ClientHandshake(wishes).receive(knowsNone, 0, knowsNone.length), knowsNone.length);
+    t.end();
+  },
+);
 
 t.test('the handshake decodes alike however the stream is cut', async (t) => {
   const stream = Buffer.concat([
