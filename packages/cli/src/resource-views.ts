@@ -94,10 +94,16 @@ const replicaColumns: Column<Replica>[] = [
   { title: 'NOTE', cell: replicaNote },
 ];
 
-/** Why a new one is being filled, and whether it is to go. */
+const purposeNotes: Readonly<Record<Replica['purpose'], string>> = {
+  volume: '',
+  replacement: 'added as replacement',
+  move: 'added by a move',
+  update: 'added by an update',
+};
+
+/** Why one is there that is not in sync and did not come with the volume, and whether it is to go. */
 function replicaNote({ purpose, leaving, state }: Replica): string {
-  const isNew = purpose !== 'volume' && state !== 'in-sync';
-  const notes = [isNew ? purpose : '', leaving ? 'leaving' : ''];
+  const notes = [state === 'in-sync' ? '' : purposeNotes[purpose], leaving ? 'leaving' : ''];
   return notes.filter((note) => note !== '').join(', ');
 }
 
@@ -183,10 +189,11 @@ function inSyncText(volume: Volume): string {
   return leaving === 0 ? count : `${count} (${leaving} leaving)`;
 }
 
-/** Empty when nobody knows: the primary says it, so 0 without a primary means nothing. */
+/** Empty when nobody knows: the primary says it, of the replica that it has itself. */
 export function usedSpace({ status }: Volume): string {
-  if (status.primary === null && status.allocatedBytes === 0) return '';
-  return formatByteSize(status.allocatedBytes);
+  const { primary, replicas, allocatedBytes } = status;
+  const knows = replicas.some((replica) => replica.nodeId === primary?.nodeId);
+  return knows || allocatedBytes > 0 ? formatByteSize(allocatedBytes) : '';
 }
 
 export function formatLabels(labels: Readonly<Record<string, string>>): string {
