@@ -123,9 +123,12 @@ t.test('a replica back after a clean restart copies nothing and compares nothing
   t.ok(cluster.network.sentBytes - before < 10_000, `${cluster.network.sentBytes - before} bytes`);
 
   // what was written meanwhile, and what was under way when it left, is compared
-  cluster.store(1).stuck = true;
+  const store = cluster.store(1);
+  store.stuck = true;
+  store.writeInline = () => false;
+  store.crash = () => {};
   const underWay = request(volume, 'write', 0, blockBytes, block(2));
-  await cluster.run(500);
+  await cluster.run(4_000);
   cluster.kill(1);
   t.equal(await cluster.wait(underWay), null);
   await cluster.run(2_500);
@@ -211,6 +214,10 @@ async function changedAndBack(
   cluster.kill(0);
   t.ok(await inSync(cluster, 1));
   t.same(cluster.control.inSync, ['r-1']);
+  // a primary that saw nothing of all this
+  cluster.kill(3);
+  cluster.start(3);
+  await cluster.wait(cluster.attach(3));
   cluster.start(2);
   t.ok(await cluster.until(() => cluster.control.inSync.includes('r-2'), 60_000));
   await cluster.run(100);
