@@ -1,4 +1,4 @@
-import { defaultPolicy, StorError } from '@stor/protocol';
+import { defaultPolicy, membersNeeded, StorError } from '@stor/protocol';
 import type { Attachment } from '@stor/protocol';
 import fc from 'fast-check';
 import t from 'tap';
@@ -422,7 +422,9 @@ t.test('health against its definition', async (t) => {
         if (replica) replica.state = n.state;
       });
       const good = nodes.filter((n) => n.up && n.inSync && n.state === 'ready').length;
-      const wanted = good === 0 ? 'unavailable' : good === nodes.length ? 'healthy' : 'degraded';
+      const tooFew = good < membersNeeded('soft', nodes.length);
+      const lacking = tooFew ? 'suspended' : 'degraded';
+      const wanted = good === 0 ? 'unavailable' : good === nodes.length ? 'healthy' : lacking;
       const { status } = describeVolume({ value: volume, modRevision: 9 }, state, null, 'n0');
       return status.health === wanted && (status.message === '') === (wanted === 'healthy');
     }),

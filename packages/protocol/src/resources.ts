@@ -67,6 +67,8 @@ export interface VolumeReplica {
    * then it is a member as before.
    */
   leaving?: boolean;
+  /** said of one that was added: it was in the in-sync set, so it has been filled */
+  filled?: boolean;
 }
 
 /** One segment's membership: changed only by compare-and-set on (epoch, setRevision) (I4). */

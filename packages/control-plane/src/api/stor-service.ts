@@ -12,6 +12,7 @@ import type { CallContext, UnaryMethod } from './serve-unary.ts';
 import { findNode } from './find-node.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
 import type { VolumeChanges } from './volume-changes.ts';
+import type { VolumeInsight } from './volume-insight.ts';
 import type { CreateVolumeRequest, VolumeService } from './volume-service.ts';
 
 /** `cluster status` must answer without a quorum too, and soon (ms). */
@@ -26,13 +27,14 @@ interface StorServiceOptions {
   volumes: VolumeService;
   changes: VolumeChanges;
   primaries: PrimaryOrders;
+  insight: VolumeInsight;
   node: NodeIdentity;
   cluster: { id: string; name: string };
 }
 
 /** The service `stor.v1.Stor`: every call of `StorApi`, answered by any node. */
 export function storService(options: StorServiceOptions): Record<keyof StorApi, UnaryMethod> {
-  const { volumes, changes, primaries } = options;
+  const { volumes, changes, primaries, insight } = options;
   return {
     getClusterStatus: () => clusterStatus(options),
     listNodes: async () => ({ nodes: await listNodes(options) }),
@@ -57,13 +59,11 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     fenceVolume: ({ name }: Request<'fenceVolume'>) => primaries.fence(name),
     recoverVolume: ({ name, acceptUnflushedLoss }: Request<'recoverVolume'>) =>
       primaries.recover(name, acceptUnflushedLoss),
-    explainVolume: notYet,
-    listRebuilds: notYet,
+    explainVolume: ({ name }: Request<'explainVolume'>) => insight.explain(name),
+    listRebuilds: async ({ name }: Request<'listRebuilds'>) => ({
+      rebuilds: await insight.rebuilds(name),
+    }),
   };
-}
-
-async function notYet(): Promise<never> {
-  throw new StorError('FAILED_PRECONDITION', 'this version cannot do that');
 }
 
 async function clusterStatus(options: StorServiceOptions): Promise<ClusterStatus> {

@@ -13,7 +13,6 @@ import {
 } from '@stor/protocol';
 import type { ErrorCode, NodeId, Volume, VolumeId, VolumePolicy } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
-import type { LiveVolume } from '../agent-port.ts';
 import type { AgentPeers } from '../agent/agent-peers.ts';
 import type { Attachments } from '../agent/attachments.ts';
 import { deletionOf } from '../agent/leader-controllers.ts';
@@ -28,6 +27,7 @@ import { encodeRecord } from '../resources/records.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import { findNode } from './find-node.ts';
+import { liveStatus } from './live-status.ts';
 
 /** How long a creation may take before it is undone (ms). */
 const createWaitMs = 20_000;
@@ -130,24 +130,7 @@ export class VolumeService {
 
   /** Asks each primary once, all at the same time; one that does not answer is left out. */
   async describe(volumes: Versioned<StoredVolume>[], state: ClusterState): Promise<Volume[]> {
-    const holderOf = new Map<VolumeId, NodeId>();
-    for (const { value } of volumes) {
-      const holder = value.status.attachment?.nodeId;
-      if (holder !== undefined && state.leases.has(holder)) holderOf.set(value.metadata.id, holder);
-    }
-    const live = new Map<VolumeId, LiveVolume>();
-    await Promise.all(
-      [...new Set(holderOf.values())].map(async (nodeId) => {
-        try {
-          for (const seen of await this.#peers.at(nodeId).liveVolumes()) {
-            if (holderOf.get(seen.volumeId) === nodeId) live.set(seen.volumeId, seen);
-          }
-        } catch (error) {
-          const { message } = StorError.from(error);
-          this.#logger.debug({ nodeId, error: message }, 'no live status');
-        }
-      }),
-    );
+    const live = await liveStatus(volumes, state, { peers: this.#peers, logger: this.#logger });
     return volumes.map((volume) =>
       describeVolume(volume, state, live.get(volume.value.metadata.id) ?? null, this.#nodeId),
     );

@@ -119,6 +119,7 @@ const volumeSchema = z.looseObject({
             purpose: z.string().optional(),
             placedAtMs: z.number().optional(),
             leaving: z.boolean().optional(),
+            filled: z.boolean().optional(),
           }),
         ),
         inSync: z.array(z.string()),

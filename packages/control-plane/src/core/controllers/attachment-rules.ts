@@ -173,7 +173,13 @@ export function decideSet(record: StoredVolume, proposal: SetProposal): SetDecis
   }
   if (segment.setRevision === proposal.setRevision) {
     const setRevision = segment.setRevision + 1;
-    const changed = { ...segment, setRevision, inSync, changedAtMs: proposal.nowWallMs };
+    // one that was in the set once returns when it is behind; before that it is new
+    const replicas = segment.replicas.map((replica) =>
+      inSync.includes(replica.id) && replica.purpose !== undefined && replica.filled !== true
+        ? { ...replica, filled: true }
+        : replica,
+    );
+    const changed = { ...segment, setRevision, replicas, inSync, changedAtMs: proposal.nowWallMs };
     const status = {
       ...withoutConsent(record.status),
       segments: segments.map((other) => (other === segment ? changed : other)),

@@ -1,4 +1,4 @@
-import { formatByteSize } from '@stor/protocol';
+import { formatByteSize, membersNeeded } from '@stor/protocol';
 import type { Attachment, NodeId, Volume, VolumeHealth, VolumeReplica } from '@stor/protocol';
 import type { LiveVolume } from '../../agent-port.ts';
 import { isUp, nodeName } from '../../resources/cluster-state.ts';
@@ -6,6 +6,12 @@ import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 
 type ReplicaView = Volume['status']['replicas'][number];
+
+/** A primary that activates for longer is not merely starting (ms): fences and leases take less. */
+export const slowActivationMs = 5_000;
+
+/** States in which a primary holds I/O, or answers it with errors, by policy. */
+const heldStates = new Set(['holding', 'failing']);
 
 /** States that a primary uses for a replica that is on its way back. */
 const syncingStates = new Set(['syncing', 'joining']);
@@ -29,7 +35,7 @@ export function describeVolume(
       describeReplica(replica, segment.inSync.includes(replica.id), state, current),
     ),
   );
-  const health = healthOf(volume.value, replicas);
+  const health = healthOf(volume.value, replicas, current);
   return {
     metadata: { ...metadata, resourceVersion: volume.modRevision },
     spec: { sizeBytes: spec.sizeBytes, replicas: spec.replicas, policy: spec.policy },
@@ -71,14 +77,34 @@ function describeReplica(
   };
 }
 
-/** healthy: every replica in sync on a node that is up; unavailable: a segment with none such. */
-function healthOf(volume: StoredVolume, replicas: ReplicaView[]): VolumeHealth {
-  const { phase, segments } = volume.status;
-  if (phase === 'creating' || phase === 'deleting') return phase;
+/** Replicas in sync on nodes that are up, of the segment that has fewest. */
+export function countInSync(volume: StoredVolume, replicas: ReplicaView[]): number {
   const good = new Set(replicas.filter((r) => r.state === 'in-sync').map((r) => r.id));
-  const perSegment = segments.map((s) => s.replicas.filter((r) => good.has(r.id)).length);
-  if (perSegment.length === 0 || perSegment.some((count) => count === 0)) return 'unavailable';
-  return perSegment.every((count) => count >= volume.spec.replicas) ? 'healthy' : 'degraded';
+  const { segments } = volume.status;
+  const counts = segments.map((s) => s.replicas.filter((r) => good.has(r.id)).length);
+  return counts.length === 0 ? 0 : Math.min(...counts);
+}
+
+/**
+ * healthy: enough replicas in sync on nodes that are up; unavailable: a segment with none such, or a
+ * primary that does not get ready. What the primary says of itself counts more than what follows
+ * from the nodes; when nobody says anything, I/O would be held with too few members.
+ */
+function healthOf(
+  volume: StoredVolume,
+  replicas: ReplicaView[],
+  live: LiveVolume | null,
+): VolumeHealth {
+  const { phase } = volume.status;
+  if (phase === 'creating' || phase === 'deleting') return phase;
+  const { replicas: wanted, policy } = volume.spec;
+  const count = countInSync(volume, replicas);
+  if (live && heldStates.has(live.state)) return 'suspended';
+  if (live?.state === 'activating' && live.stateAgeMs >= slowActivationMs) return 'unavailable';
+  if (count >= wanted) return 'healthy';
+  if (live?.state === 'serving') return 'degraded';
+  if (count === 0) return 'unavailable';
+  return count < membersNeeded(policy.failureMode, wanted) ? 'suspended' : 'degraded';
 }
 
 function describeTrouble(replica: ReplicaView): string {
@@ -104,15 +130,33 @@ function messageOf(
   replicas: ReplicaView[],
   live: LiveVolume | null,
 ): string {
-  const serving = live && live.state !== 'serving' ? live.reason || `it is ${live.state}` : '';
-  if (health === 'healthy') return serving ? `not serving: ${serving}` : '';
+  // one that is only just starting is no trouble
+  const isTrouble = live !== null && live.state !== 'serving' && health !== 'healthy';
+  const serving = isTrouble ? live.reason || `it is ${live.state}` : '';
+  if (health === 'healthy') return '';
   if (health === 'deleting') return volume.status.message || 'its replicas are being removed';
   const troubles = replicas.map(describeTrouble).filter((text) => text !== '');
   const inSync = replicas.length - troubles.length;
   const count = `${inSync} of ${volume.spec.replicas} replicas in sync`;
   const head = health === 'creating' ? 'being created' : count;
-  const notServing = serving ? [`not serving: ${serving}`] : [];
-  return [head, [...troubles, ...notServing].join('; ')].filter((part) => part !== '').join(': ');
+  const held = heldText(volume, health, live);
+  const notServing = serving && held === '' ? [`not serving: ${serving}`] : [];
+  const added = volume.status.message === '' ? [] : [volume.status.message];
+  const why = [...(held === '' ? [] : [held]), ...troubles, ...notServing, ...added].join('; ');
+  return [head, why].filter((part) => part !== '').join(': ');
+}
+
+/** What happens to I/O while too few replicas are in sync; '' when it goes on. */
+function heldText(volume: StoredVolume, health: VolumeHealth, live: LiveVolume | null): string {
+  if (health !== 'suspended') return '';
+  if (live) {
+    const what = live.state === 'failing' ? 'writes get errors' : 'I/O is held';
+    return live.reason === '' ? what : `${what}: ${live.reason}`;
+  }
+  const { replicas, policy } = volume.spec;
+  const needed = membersNeeded(policy.failureMode, replicas);
+  const what = policy.onLoss === 'error' ? 'writes would get errors' : 'writes would be held';
+  return `${what}, because failure mode ${policy.failureMode} needs ${needed}`;
 }
 
 function describePrimary(attachment: Attachment, state: ClusterState): Volume['status']['primary'] {

@@ -1,0 +1,230 @@
+import { formatByteSize } from '@stor/protocol';
+import type { SegmentStatus, Volume, VolumeExplanation, VolumeReplica } from '@stor/protocol';
+import type { LiveReplica } from '../../agent-port.ts';
+import { isUp, nodeName } from '../../resources/cluster-state.ts';
+import { countFills, maxFillsPerNode, maxReplacements } from '../controllers/replica-keeper.ts';
+import { failedDisks, takenNodes } from '../controllers/replica-rules.ts';
+import { placeAnother } from '../placement/place-replicas.ts';
+import { formatWait } from './volume-sight.ts';
+import type { VolumeSight } from './volume-sight.ts';
+
+type Cause = VolumeExplanation['causes'][number];
+
+/** Why one replica is not in sync, what becomes of it, and what a person can do. */
+export interface ReplicaStory {
+  causes: Cause[];
+  next: string[];
+  advice: string[];
+}
+
+const purposes: Record<NonNullable<VolumeReplica['purpose']>, string> = {
+  volume: '',
+  replacement: ' (it replaces a lost one)',
+  move: ' (a replica moves there)',
+  update: ' (one more is wanted)',
+};
+
+export function explainReplica(
+  sight: VolumeSight,
+  segment: SegmentStatus,
+  replica: VolumeReplica,
+  shown: Volume['status']['replicas'][number]['state'],
+): ReplicaStory {
+  const { state } = sight;
+  const node = nodeName(state, replica.nodeId);
+  const seen = sight.live?.replicas.find(({ replicaId }) => replicaId === replica.id);
+  const why = purposes[replica.purpose ?? 'volume'];
+  switch (shown) {
+    case 'in-sync':
+      return { causes: [], next: leavingText(sight, segment, replica), advice: [] };
+    case 'node-down':
+      return explainDown(sight, segment, replica);
+    case 'failed': {
+      const { message } = state.reports.get(replica.id)?.value ?? { message: '' };
+      const text = `the replica on node ${node} failed for good${message === '' ? '' : `: ${message}`}`;
+      return { causes: [{ text, sinceMs: null }], ...explainReplacement(sight, segment, replica) };
+    }
+    case 'creating':
+      return {
+        causes: [
+          {
+            text: `a replica is being created on node ${node}${why}`,
+            sinceMs: replica.placedAtMs ?? null,
+          },
+        ],
+        next: [],
+        advice: [],
+      };
+    case 'syncing':
+      return explainSync(replica, seen, node, why);
+    case 'out-of-sync':
+      return explainBehind(sight, replica, seen, node);
+  }
+}
+
+function explainDown(
+  sight: VolumeSight,
+  segment: SegmentStatus,
+  replica: VolumeReplica,
+): ReplicaStory {
+  const { state, volume } = sight;
+  const node = nodeName(state, replica.nodeId);
+  const sinceMs = state.nodes.get(replica.nodeId)?.value.downSinceMs ?? null;
+  const cause = { text: `node ${node}, which has a replica, is down`, sinceMs };
+  const back =
+    replica.leaving === true
+      ? `the replica on node ${node} is to leave and is not waited for`
+      : `when node ${node} is back, only what was written meanwhile is copied to it`;
+  const waitMs = volume.value.spec.policy.replacementWaitMs;
+  const dueMs = sinceMs === null ? null : sinceMs + waitMs;
+  const advice = [`start the agent on node ${node}`];
+  if (replica.leaving === true) return { causes: [cause], next: [back], advice: [] };
+  if (dueMs !== null && sight.nowWallMs < dueMs) {
+    const at = `${sight.timeText(dueMs)}, in ${formatWait(dueMs - sight.nowWallMs)}`;
+    const { place, reason } = placeText(sight, segment);
+    const replaced =
+      place !== null
+        ? `if node ${node} is not back by ${at}, its replica is replaced on another node (now node ${place} would be taken)`
+        : `if node ${node} is not back by ${at}, its replica is to be replaced, and at present no node can take it: ${reason}`;
+    return { causes: [cause], next: [back, replaced], advice };
+  }
+  const replacement = explainReplacement(sight, segment, replica);
+  return {
+    causes: [cause],
+    next: [back, ...replacement.next],
+    advice: [...advice, ...replacement.advice],
+  };
+}
+
+/** For a replica that counts as lost: by what it is replaced, or why not. */
+function explainReplacement(
+  sight: VolumeSight,
+  segment: SegmentStatus,
+  replica: VolumeReplica,
+): { next: string[]; advice: string[] } {
+  const { volume, state } = sight;
+  const { name } = volume.value.metadata;
+  const node = nodeName(state, replica.nodeId);
+  const { replicas: wanted, policy } = volume.value.spec;
+  const stay = segment.replicas.filter((r) => r.leaving !== true);
+  if (replica.leaving === true || stay.length > wanted) {
+    return {
+      next: [`the replica on node ${node} is given up once enough others are in sync`],
+      advice: [],
+    };
+  }
+  const hasSource = segment.replicas.some(
+    (r) => r.state === 'ready' && segment.inSync.includes(r.id) && isUp(state, r.nodeId),
+  );
+  if (!hasSource) return { next: [], advice: [] };
+  if (policy.rebuildPaused) {
+    return {
+      next: [
+        `the replica on node ${node} is not replaced while rebuilds of this volume are paused`,
+      ],
+      advice: [`run "storctl rebuild resume ${name}"`],
+    };
+  }
+  const { place, reason } = placeText(sight, segment);
+  if (place === null) {
+    return {
+      next: [`the replica on node ${node} cannot be replaced: ${reason}`],
+      advice: ['add a node, or a disk with "storctl disk add NODE PATH", or make room'],
+    };
+  }
+  const fills = countFills(state);
+  if (fills.replacements >= maxReplacements) {
+    return {
+      next: [
+        `the replica on node ${node} waits to be replaced: ${fills.replacements} replacements are under way in the cluster, at most ${maxReplacements} at one time`,
+      ],
+      advice: [],
+    };
+  }
+  return {
+    next: [`the replica on node ${node} is about to be replaced on node ${place}`],
+    advice: [],
+  };
+}
+
+function placeText(
+  sight: VolumeSight,
+  segment: SegmentStatus,
+): { place: string | null; reason: string } {
+  const { state } = sight;
+  const taken = takenNodes(segment);
+  for (const [nodeId, count] of countFills(state).onNode) {
+    if (count >= maxFillsPerNode && !taken.has(nodeId)) taken.set(nodeId, 'is filling others');
+  }
+  const found = placeAnother(state, taken, new Set(failedDisks(segment)));
+  if (found.place) return { place: nodeName(state, found.place.nodeId), reason: '' };
+  return { place: null, reason: found.refusals.join('; ') };
+}
+
+function explainSync(
+  replica: VolumeReplica,
+  seen: LiveReplica | undefined,
+  node: string,
+  why: string,
+): ReplicaStory {
+  const left = seen?.resync?.bytesRemaining ?? seen?.bytesRemaining ?? 0;
+  const text = `the replica on node ${node} is being made equal${why}: ${formatByteSize(left)} left`;
+  const rate = seen?.resync?.bytesPerSecond ?? 0;
+  const next =
+    rate > 0
+      ? [`the replica on node ${node} is in sync in about ${formatWait((left / rate) * 1000)}`]
+      : [`the replica on node ${node} joins the in-sync set when nothing is left`];
+  return { causes: [{ text, sinceMs: replica.placedAtMs ?? null }], next, advice: [] };
+}
+
+function explainBehind(
+  sight: VolumeSight,
+  replica: VolumeReplica,
+  seen: LiveReplica | undefined,
+  node: string,
+): ReplicaStory {
+  const { volume, state } = sight;
+  const { name } = volume.value.metadata;
+  const text = `the replica on node ${node} is out of sync`;
+  const disk = state.disks.get(replica.diskId)?.value;
+  if (disk && disk.state !== 'online') {
+    const said = disk.message === '' ? '' : `: ${disk.message}`;
+    return {
+      causes: [
+        {
+          text: `disk ${disk.path} of node ${node}, which has a replica, is ${disk.state}${said}`,
+          sinceMs: disk.unusableSinceMs ?? null,
+        },
+      ],
+      next: [],
+      advice: [`look at disk ${disk.path} of node ${node}`],
+    };
+  }
+  if (volume.value.spec.policy.rebuildPaused) {
+    return {
+      causes: [{ text: `${text}, and rebuilds of this volume are paused`, sinceMs: null }],
+      next: [],
+      advice: [`run "storctl rebuild resume ${name}"`],
+    };
+  }
+  const waits = seen?.resync?.state === 'waiting' ? seen.resync.message : '';
+  const next = volume.value.status.attachment
+    ? [`its primary brings the replica on node ${node} in sync`]
+    : ['a node attaches the volume by itself within seconds, to bring its replicas in sync'];
+  return {
+    causes: [{ text: waits === '' ? text : `${text}: ${waits}`, sinceMs: null }],
+    next,
+    advice: [],
+  };
+}
+
+function leavingText(sight: VolumeSight, segment: SegmentStatus, replica: VolumeReplica): string[] {
+  if (replica.leaving !== true) return [];
+  const node = nodeName(sight.state, replica.nodeId);
+  const waitsFor = segment.replicas
+    .filter((r) => r.leaving !== true && !segment.inSync.includes(r.id) && r.state !== 'failed')
+    .map((r) => nodeName(sight.state, r.nodeId));
+  const when =
+    waitsFor.length === 0 ? 'leaves now' : `leaves when ${waitsFor.join(', ')} is in sync`;
+  return [`the replica on node ${node} ${when}`];
+}

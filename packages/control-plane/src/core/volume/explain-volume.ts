@@ -1,0 +1,263 @@
+import { membersNeeded } from '@stor/protocol';
+import type { Attachment, Volume, VolumeExplanation, VolumeHealth } from '@stor/protocol';
+import { isUp, nodeName } from '../../resources/cluster-state.ts';
+import { holderLives } from '../controllers/attachment-rules.ts';
+import { countInSync, describeVolume } from './describe-volume.ts';
+import { explainReplica } from './explain-replica.ts';
+import type { ReplicaStory } from './explain-replica.ts';
+import { formatWait } from './volume-sight.ts';
+import type { VolumeSight } from './volume-sight.ts';
+
+const modes: Record<Attachment['mode'], string> = {
+  auto: 'for clients that connected there',
+  manual: 'by hand, until "storctl volume detach"',
+  repair: 'to bring replicas in sync',
+};
+
+/** Why a volume is as it is, what happens next, and what a person can do. */
+export function explainVolume(sight: VolumeSight): VolumeExplanation {
+  const { volume, state, nodeId } = sight;
+  const { metadata, status } = volume.value;
+  const live = sight.live?.epoch === status.attachment?.epoch ? sight.live : null;
+  const current = { ...sight, live };
+  const described = describeVolume(volume, state, live, nodeId);
+  const { health } = described.status;
+  const stories = storiesOf(current, described);
+  const own = [quorumStory(current), servingStory(current, health), holderStory(current)];
+  const all = [...own, ...stories, messageStory(current)];
+  const causes = all.flatMap((story) => story.causes);
+  const policy = policyStory(current, described);
+  return {
+    name: metadata.name,
+    volumeId: metadata.id,
+    health,
+    state: stateText(current, described),
+    causes,
+    holder: holderText(current),
+    sinceMs: sinceOf(current, health, causes),
+    next: unique([...policy.next, ...all.flatMap((story) => story.next)]),
+    advice: unique([...policy.advice, ...all.flatMap((story) => story.advice)]),
+  };
+}
+
+const nothing: ReplicaStory = { causes: [], next: [], advice: [] };
+
+function unique(lines: string[]): string[] {
+  return [...new Set(lines)];
+}
+
+function storiesOf(sight: VolumeSight, described: Volume): ReplicaStory[] {
+  const { phase, segments } = sight.volume.value.status;
+  if (phase !== 'ready') return [];
+  return segments.flatMap((segment) =>
+    segment.replicas.map((replica) => {
+      const shown = described.status.replicas.find(({ id }) => id === replica.id);
+      return shown ? explainReplica(sight, segment, replica, shown.state) : nothing;
+    }),
+  );
+}
+
+function stateText(sight: VolumeSight, described: Volume): string {
+  const { spec } = sight.volume.value;
+  const { health } = described.status;
+  const count = countInSync(sight.volume.value, described.status.replicas);
+  const of = `${count} of ${spec.replicas} ${spec.replicas === 1 ? 'replica' : 'replicas'} in sync`;
+  const needed = membersNeeded(spec.policy.failureMode, spec.replicas);
+  const rule = `failure mode ${spec.policy.failureMode} needs ${needed}`;
+  const reads = sight.live ? 'reads go on' : 'reads can be served';
+  switch (health) {
+    case 'creating':
+      return 'its replicas are being created';
+    case 'deleting':
+      return 'its replicas are being deleted';
+    case 'healthy':
+      return sight.volume.value.status.attachment
+        ? `${of}, reads and writes go on`
+        : `${of}, attached nowhere`;
+    case 'degraded':
+      return sight.volume.value.status.attachment
+        ? `${of}, reads and writes go on`
+        : `${of}, attached nowhere; it can be used (${rule})`;
+    case 'suspended': {
+      const isError = sight.live ? sight.live.state === 'failing' : spec.policy.onLoss === 'error';
+      const writes = isError ? 'writes get errors' : 'writes are held';
+      return `${of}, ${rule}: ${writes}, ${reads}`;
+    }
+    case 'unavailable':
+      return sight.live
+        ? `${of}, and the node that holds it does not serve it`
+        : `${of}: nobody can serve it`;
+  }
+}
+
+function quorumStory(sight: VolumeSight): ReplicaStory {
+  if (sight.isCurrent) return nothing;
+  const node = nodeName(sight.state, sight.nodeId);
+  return {
+    causes: [
+      {
+        text: `the control plane has no quorum, so this is what node ${node} knew last`,
+        sinceMs: null,
+      },
+    ],
+    next: [
+      'an attached volume goes on while no in-sync set must change; all else waits for the quorum',
+    ],
+    advice: ['start agents until more than half of the members of the control plane run'],
+  };
+}
+
+/** What the primary says, when it does not simply serve. */
+function servingStory(sight: VolumeSight, health: VolumeHealth): ReplicaStory {
+  const { live, volume, state } = sight;
+  if (!live || live.state === 'serving' || health === 'healthy') return nothing;
+  const holder = volume.value.status.attachment;
+  const node = holder ? nodeName(state, holder.nodeId) : '';
+  const sinceMs = sight.nowWallMs - live.stateAgeMs;
+  const reason = live.reason === '' ? '' : `: ${live.reason}`;
+  const settle = live.settleBytesRemaining;
+  switch (live.state) {
+    case 'activating':
+      return {
+        causes: [{ text: `node ${node} is becoming primary${reason}`, sinceMs }],
+        next: [],
+        advice: [],
+      };
+    case 'holding':
+      return {
+        causes: [{ text: `the primary holds I/O${reason}`, sinceMs }],
+        next: [],
+        advice: [],
+      };
+    case 'failing':
+      return {
+        causes: [{ text: `the primary refuses writes${reason}`, sinceMs }],
+        next: [],
+        advice: [],
+      };
+    default:
+      return {
+        causes: [
+          {
+            text: `the primary is ${live.state}${reason}${settle > 0 ? ' (settling)' : ''}`,
+            sinceMs,
+          },
+        ],
+        next: [],
+        advice: [],
+      };
+  }
+}
+
+/** A holder that is down or does not answer. */
+function holderStory(sight: VolumeSight): ReplicaStory {
+  const { volume, state, live } = sight;
+  const { metadata, status } = volume.value;
+  const holder = status.attachment;
+  if (!holder || live) return nothing;
+  const node = nodeName(state, holder.nodeId);
+  const lease = state.leases.get(holder.nodeId)?.value ?? null;
+  if (holderLives(holder, lease)) {
+    return {
+      causes: [{ text: `node ${node}, which holds it, does not answer`, sinceMs: null }],
+      next: [
+        `if node ${node} is dead, its node lease ends within seconds, and any node may attach the volume`,
+      ],
+      advice: [
+        `if node ${node} does not come back and keeps its lease, run "storctl volume fence ${metadata.name}"`,
+      ],
+    };
+  }
+  return {
+    causes: [
+      {
+        text: `the agent of node ${node}, which held it, has ended`,
+        sinceMs: state.nodes.get(holder.nodeId)?.value.downSinceMs ?? null,
+      },
+    ],
+    next: ['the next client that connects to any node gets it attached there'],
+    advice: [],
+  };
+}
+
+function messageStory(sight: VolumeSight): ReplicaStory {
+  const { message } = sight.volume.value.status;
+  return message === ''
+    ? nothing
+    : { causes: [{ text: message, sinceMs: null }], next: [], advice: [] };
+}
+
+/** What the volume's policy means now, and what an operator may change or give up. */
+function policyStory(sight: VolumeSight, described: Volume): { next: string[]; advice: string[] } {
+  const { volume, state, live } = sight;
+  const { metadata, spec, status } = volume.value;
+  const { name } = metadata;
+  const { health } = described.status;
+  const count = countInSync(volume.value, described.status.replicas);
+  const needed = membersNeeded(spec.policy.failureMode, spec.replicas);
+  if (health === 'suspended' && count < needed) {
+    const lacking = needed - count;
+    const more = `${lacking} more ${lacking === 1 ? 'replica is' : 'replicas are'} in sync`;
+    const { ioTimeoutMs, onLoss } = spec.policy;
+    const held =
+      onLoss === 'error'
+        ? `writes are taken again as soon as ${more}`
+        : `held writes go on as soon as ${more}`;
+    const until =
+      onLoss === 'suspend' && ioTimeoutMs > 0
+        ? [`a request that is held for ${formatWait(ioTimeoutMs)} is answered with an error`]
+        : [];
+    const now = `to go on with ${count}, run "storctl volume update ${name} --failure-mode threshold=${count}": what is written then is on fewer disks`;
+    return { next: [held, ...until], advice: count > 0 ? [now] : [] };
+  }
+  if (health !== 'unavailable') return { next: [], advice: [] };
+  const members = status.segments.flatMap((segment) =>
+    segment.replicas.filter(({ id }) => segment.inSync.includes(id)),
+  );
+  const down = members.filter(({ nodeId }) => !isUp(state, nodeId));
+  const names = [...new Set(down.map(({ nodeId }) => nodeName(state, nodeId)))];
+  const start =
+    names.length > 0
+      ? [
+          `start the agent on ${names.length === 1 ? 'node' : 'one of the nodes'} ${names.join(', ')}`,
+        ]
+      : [];
+  if (!live)
+    return {
+      next: start.length > 0 ? ['it is served again when such a node is back'] : [],
+      advice: start,
+    };
+  return {
+    next: ['the node that holds it goes on trying'],
+    advice: [
+      ...start,
+      `if the missing nodes are lost for good, run "storctl volume recover ${name} --accept-unflushed-loss": writes that were never flushed may be lost`,
+    ],
+  };
+}
+
+function holderText(sight: VolumeSight): string {
+  const holder = sight.volume.value.status.attachment;
+  if (!holder) return '';
+  const node = nodeName(sight.state, holder.nodeId);
+  return `node ${node} since ${sight.timeText(holder.sinceMs)}, ${modes[holder.mode]}`;
+}
+
+/** Since when it is as it is: the primary knows best, then the set, then the oldest cause. */
+function sinceOf(
+  sight: VolumeSight,
+  health: VolumeHealth,
+  causes: VolumeExplanation['causes'],
+): number | null {
+  const { live, volume } = sight;
+  if (health === 'creating') return volume.value.metadata.createdAtMs;
+  if (live && live.state !== 'serving' && health !== 'healthy') {
+    return sight.nowWallMs - live.stateAgeMs;
+  }
+  const known = causes.flatMap(({ sinceMs }) => (sinceMs === null ? [] : [sinceMs]));
+  const changed = volume.value.status.segments.flatMap(({ changedAtMs }) =>
+    changedAtMs === undefined ? [] : [changedAtMs],
+  );
+  if (health === 'healthy') return changed.length > 0 ? Math.max(...changed) : null;
+  return known.length > 0 ? Math.min(...known) : null;
+}
