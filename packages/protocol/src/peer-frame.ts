@@ -269,6 +269,8 @@ export const peerOpened = z.union([
     marks: bitmap,
     allocated: bitmap,
     freeChunks: count,
+    /** absent: a peer from before it; then a whole lease may be left */
+    leaseRemainingMs: count.optional(),
   }),
 ]);
 export type PeerOpened = z.infer<typeof peerOpened>;

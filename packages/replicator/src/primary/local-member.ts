@@ -1,4 +1,4 @@
-import { StorError, blockBytes, hasCode, regionBytes } from '@stor/protocol';
+import { StorError, blockBytes, hasCode, regionBytes, replicaLeaseMs } from '@stor/protocol';
 import { hashBlocks, type BufferPool, type Clock } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
@@ -24,6 +24,8 @@ export interface LocalMemberOptions {
   holder: string;
   store: () => ReplicaStore | null;
   gate: ReplicaGate;
+  /** how long an older primary may still count on a lease of the replica (ms) */
+  leaseRemainingMs: () => number;
   clock: Clock;
   events: MemberEvents;
   buffers: BufferPool;
@@ -36,7 +38,6 @@ export class LocalMember implements Member {
   readonly diskId: string;
   readonly isLocal = true;
   readonly credits = new SpaceCredits();
-  readonly leaseUntilMs = Infinity;
   readonly unackedBytes = 0;
   answer: OpenAnswer | null = null;
   ackedSequence = Infinity;
@@ -54,6 +55,8 @@ export class LocalMember implements Member {
   #opening = false;
   #backoffMs = reconnectMinMs;
   #cancelTimer: (() => void) | null = null;
+  #unwatch: (() => void) | null = null;
+  #closedMs = -Infinity;
 
   constructor(options: LocalMemberOptions) {
     this.#options = options;
@@ -65,12 +68,23 @@ export class LocalMember implements Member {
   get isOpen(): boolean {
     return this.session?.alive === true;
   }
+  /**
+   * While the replica is open a fence of it ends this primary in the same turn, so it needs no
+   * lease. Once it is closed its disk may come to another process, and that can tell nobody here.
+   */
+  get leaseUntilMs(): number {
+    return this.isOpen ? Infinity : this.#closedMs + replicaLeaseMs;
+  }
   get markedCount(): number {
     return this.session?.store.markedCount ?? 0;
   }
 
   start(): void {
     if (this.#stopped || this.#opening || this.isOpen) return;
+    const { gate, epoch, events } = this.#options;
+    this.#unwatch ??= gate.watch(epoch, (reason) => {
+      events.superseded(reason);
+    });
     this.#cancelTimer?.();
     this.#cancelTimer = null;
     this.#opening = true;
@@ -90,6 +104,7 @@ export class LocalMember implements Member {
 
   stop(): void {
     this.#stopped = true;
+    this.#unwatch?.();
     this.#cancelTimer?.();
     if (this.session) this.#options.gate.close(this.session);
     this.#failWaiting(new StorError('ABORTED', 'the primary has stopped'));
@@ -101,6 +116,9 @@ export class LocalMember implements Member {
     if (!this.isOpen) return;
     const failure = this.session?.store.failure;
     if (failure) this.drop(failure);
+    else if (this.#options.store() !== this.session?.store) {
+      this.drop(new StorError('UNAVAILABLE', `the disk of ${this.replicaId} is not open any more`));
+    }
     const slowMs = this.#ages.oldestMs;
     if (!this.isOpen || !this.#options.events.isTooSlow(this, slowMs)) return;
     const seconds = Math.round(slowMs / 1_000);
@@ -109,6 +127,7 @@ export class LocalMember implements Member {
 
   drop(error: StorError): void {
     if (this.#stopped) return;
+    if (this.isOpen) this.#closedMs = this.#options.clock.monotonicMs();
     if (this.session) this.#options.gate.close(this.session);
     if (this.answer && hasCode(error, 'DISK_FAILED')) this.answer.failure = error;
     this.#cancelTimer?.();
@@ -257,6 +276,10 @@ export class LocalMember implements Member {
       setView: store.setView,
       generation: store.generation,
       marks: new Bitmap(regions, regionBitmap(store, store.marks())),
+      leasesOverMs: Math.min(
+        this.answer?.leasesOverMs ?? Infinity,
+        this.#options.clock.monotonicMs() + this.#options.leaseRemainingMs(),
+      ),
     };
     this.#options.events.opened(this, this.answer);
   }

@@ -14,6 +14,8 @@ export interface OpenAnswer {
   generation: Generation;
   /** marked regions */
   marks: Bitmap;
+  /** from then on, by the own monotonic clock, no older primary has a lease of this replica (I6) */
+  leasesOverMs: number;
 }
 
 /** What the segment hears from its members. */

@@ -1,10 +1,4 @@
-import {
-  StorError,
-  replicaLeaseDriftMs,
-  replicaLeaseMs,
-  type AttachmentGrant,
-  type VolumeSettings,
-} from '@stor/protocol';
+import { StorError, type AttachmentGrant, type VolumeSettings } from '@stor/protocol';
 
 import type { BlockRequest, Extent } from '../block-device.ts';
 import {
@@ -13,6 +7,7 @@ import {
   type FenceAnswer,
 } from '../core/replication/activation.ts';
 import type { ResyncPace } from '../core/replication/resync-pace.ts';
+import { leaseSpanMs } from '../core/replication/lease-promises.ts';
 import { Membership } from '../core/replication/membership.ts';
 import {
   activationGraceMs,
@@ -248,6 +243,7 @@ export class PrimaryEngine implements PrimaryVolume {
             };
           }),
           settleBytesRemaining: this.#io.settler.bytesRemaining,
+          badBlocks: { found: this.#io.repair.found, repaired: this.#io.repair.repaired },
         },
       ],
     };
@@ -257,7 +253,6 @@ export class PrimaryEngine implements PrimaryVolume {
     const { clock } = this.#segment.options;
     const beganMs = clock.monotonicMs();
     const decision = await Promise.race([this.#decide(), interrupted]);
-    const fencedMs = clock.monotonicMs();
     const recorded = this.#grant.segments[0];
     const membership = new Membership(
       decision.from.inSync,
@@ -271,8 +266,7 @@ export class PrimaryEngine implements PrimaryVolume {
     this.#segment.begin(membership);
     if (!this.#grant.previousReleased && this.#broken.skipLeaseWait !== true) {
       this.#reason = 'waiting until leases of the previous primary have run out';
-      const waitMs = fencedMs + replicaLeaseMs + replicaLeaseDriftMs - clock.monotonicMs();
-      await Promise.race([this.#after(waitMs), interrupted]);
+      await this.#oldLeasesOver(decision.from.inSync, interrupted);
     }
     this.#reason = 'agreeing on the in-sync set';
     await Promise.race([this.#stable(membership), interrupted]);
@@ -293,6 +287,17 @@ export class PrimaryEngine implements PrimaryVolume {
       'the primary serves',
     );
     this.#segment.changed();
+  }
+
+  async #oldLeasesOver(inSync: readonly string[], interrupted: Promise<never>): Promise<void> {
+    const { clock } = this.#segment.options;
+    const latestMs = clock.monotonicMs() + leaseSpanMs;
+    for (;;) {
+      const untilMs = Math.min(latestMs, this.#segment.oldLeasesOverMs(inSync));
+      const waitMs = untilMs - clock.monotonicMs();
+      if (waitMs <= 0) return;
+      await Promise.race([this.#after(waitMs), interrupted]);
+    }
   }
 
   /** Nobody kept its memory, so writes that were not flushed may be gone: said aloud. */
@@ -461,7 +466,7 @@ export class PrimaryEngine implements PrimaryVolume {
 
   #memberState(member: Member): PrimaryStatus['segments'][0]['members'][0]['state'] {
     const segment = this.#segment;
-    if (member.answer?.failure) return 'failed';
+    if (member.answer?.failure || segment.distrusted.has(member.replicaId)) return 'failed';
     if (segment.isInSync(member) && member.isOpen) return 'in-sync';
     if (segment.joining.has(member)) return 'joining';
     if (segment.syncing.has(member)) return 'syncing';

@@ -19,6 +19,7 @@ import {
 import type { Clock } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
+import { leaseSpanMs } from '../core/replication/lease-promises.ts';
 import type { ChunkSums } from '../core/replication/settle-choice.ts';
 import { SpaceCredits } from '../core/replication/space-credits.ts';
 import type { FrameRef, Outbox } from '../peer/outbox.ts';
@@ -370,6 +371,11 @@ export class RemoteMember implements Member, ChannelListener {
       setView: opened.setView,
       generation: opened.generation,
       marks: this.#regions(opened.marks),
+      // the earliest word stands: the replica was fenced then, and has promised nothing older since
+      leasesOverMs: Math.min(
+        this.answer?.leasesOverMs ?? Infinity,
+        this.#options.clock.monotonicMs() + (opened.leaseRemainingMs ?? leaseSpanMs),
+      ),
     };
     this.markedCount = this.answer.marks.count;
     events.opened(this, this.answer);

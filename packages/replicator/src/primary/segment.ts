@@ -99,6 +99,8 @@ export class Segment implements MemberEvents {
   rule: WriteRule = decideWrites(nobodyYet, neverRefused, 1);
   /** why a member that is not open is not, as it was last said */
   readonly lastErrors = new Map<string, StorError>();
+  /** replicas whose disk does not keep what is written: never filled again by this primary (I7) */
+  readonly distrusted = new Set<string>();
   #isStarted = false;
   #granted = new Map<string, GrantedReplica>();
   /** a negative control of tests: never true in a product */
@@ -181,15 +183,32 @@ export class Segment implements MemberEvents {
 
   /** Leases of all that must acknowledge run until then (I6). */
   get leaseUntilMs(): number {
-    let until = Infinity;
+    let until = this.localIsRequired && this.local ? this.local.leaseUntilMs : Infinity;
     for (const member of this.required) until = Math.min(until, member.leaseUntilMs);
     return until;
   }
 
   /** Reads and acknowledgements are allowed now (I6). */
   get leased(): boolean {
-    if (this.required.length === 0 || this.ignoreLeases) return true;
+    if (this.ignoreLeases) return true;
+    const isLocalAway = this.localIsRequired && this.local?.isOpen !== true;
+    if (this.required.length === 0 && !isLocalAway) return true;
     return this.options.clock.monotonicMs() < this.leaseUntilMs;
+  }
+
+  /**
+   * From then on no older primary serves this segment, by the own clock (I6): any of them needs the
+   * leases of *all* members of the recorded set, and of one that is fenced here it has none left.
+   * Not known before one of them has answered. docs/adr/0008-remaining-lease.md has the argument.
+   */
+  oldLeasesOverMs(inSync: readonly string[]): number {
+    let over = Infinity;
+    for (const { replicaId, answer } of this.members) {
+      // a failed replica's fence need not outlive its process, so its word does not count
+      if (!answer || answer.failure || !inSync.includes(replicaId)) continue;
+      over = Math.min(over, answer.leasesOverMs);
+    }
+    return over;
   }
 
   isInSync(member: Member): boolean {

@@ -50,6 +50,8 @@ export class LaneReplicator {
   readonly #outbox: Outbox;
   readonly #directory: PeerDirectory;
   readonly #gates = new Map<string, ReplicaGate>();
+  /** since when this lane has each of its disks: nobody else has answered for them since (I6) */
+  readonly #diskSinceMs = new WeakMap<DiskStore, number>();
   readonly #links = new Set<SecondaryLink>();
   readonly #primaries = new Map<string, PrimaryEngine>();
   readonly #reportedFailures = new Set<string>();
@@ -73,6 +75,7 @@ export class LaneReplicator {
       outbox: this.#outbox,
     });
     this.#cancelTick = clock.after(tickMs, this.#tick);
+    this.#noteDisks();
   }
 
   /** Serves as secondary: give it each accepted peer socket in the turn in which it was accepted. */
@@ -156,6 +159,7 @@ export class LaneReplicator {
   readonly #tick = (): void => {
     const nowMs = this.#options.clock.monotonicMs();
     this.#cancelTick = this.#options.clock.after(tickMs, this.#tick);
+    this.#noteDisks();
     this.#directory.tick();
     for (const link of [...this.#links]) link.tick();
     for (const engine of [...this.#primaries.values()]) engine.tick(nowMs);
@@ -216,17 +220,34 @@ export class LaneReplicator {
       buffers: this.#outbox.buffers,
       store: () => this.#replica(replica.id),
       gate: this.#gate(replica.id),
+      leaseRemainingMs: () => this.#leaseRemainingMs(replica.id, epoch),
       clock: this.#options.clock,
       events: segment,
     });
   }
 
   #replica(id: string): ReplicaStore | null {
-    for (const disk of this.#options.stores()) {
-      const replica = disk.replica(id);
-      if (replica) return replica;
-    }
+    return this.#diskOf(id)?.replica(id) ?? null;
+  }
+
+  #diskOf(replicaId: string): DiskStore | null {
+    for (const disk of this.#options.stores()) if (disk.replica(replicaId)) return disk;
     return null;
+  }
+
+  #noteDisks(): void {
+    const nowMs = this.#options.clock.monotonicMs();
+    for (const disk of this.#options.stores()) {
+      if (!this.#diskSinceMs.has(disk)) this.#diskSinceMs.set(disk, nowMs);
+    }
+  }
+
+  #leaseRemainingMs(replicaId: string, epoch: number): number {
+    this.#noteDisks();
+    const nowMs = this.#options.clock.monotonicMs();
+    const disk = this.#diskOf(replicaId);
+    const sinceMs = (disk && this.#diskSinceMs.get(disk)) ?? nowMs;
+    return this.#gate(replicaId).promises.remainingMs(epoch, sinceMs, nowMs);
   }
 
   #gate(replicaId: string): ReplicaGate {
@@ -266,6 +287,7 @@ export class LaneReplicator {
       outbox: this.#outbox,
       replica: (id) => this.#replica(id),
       gate: (replicaId) => this.#gate(replicaId),
+      leaseRemainingMs: (replicaId, epoch) => this.#leaseRemainingMs(replicaId, epoch),
       replicaFailed: (store, error) => {
         if (!store.failure) return;
         const { replicaId, volumeId, diskId } = store;

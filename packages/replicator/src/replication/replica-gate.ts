@@ -1,5 +1,6 @@
 import { StorError } from '@stor/protocol';
 
+import { LeasePromises } from '../core/replication/lease-promises.ts';
 import type { ReplicaStore, StoreDone } from '../replica-store.ts';
 
 /**
@@ -61,8 +62,11 @@ export class GateSession {
  * finished before the answer, and nothing of them starts afterwards (I2).
  */
 export class ReplicaGate {
+  /** what was said to primaries elsewhere; one in this process ends in the turn of the fence */
+  readonly promises = new LeasePromises();
   #session: GateSession | null = null;
   #highestAsked = 0;
+  readonly #watchers = new Set<{ epoch: number; onNewer: (reason: StorError) => void }>();
   #queue: Promise<void> = Promise.resolve();
 
   /** STALE_EPOCH (details.highestEpoch), DISK_FAILED. */
@@ -76,6 +80,9 @@ export class ReplicaGate {
     this.#highestAsked = epoch;
     // the older session dies now, in this turn, not when its drain is over
     this.#displace(epoch);
+    for (const watcher of [...this.#watchers]) {
+      if (watcher.epoch < epoch) watcher.onNewer(staleEpoch(watcher.epoch, epoch));
+    }
     const turn = this.#queue.then(() => this.#openInTurn(store, epoch, holder, onDisplaced));
     this.#queue = turn.then(
       () => {},
@@ -100,6 +107,18 @@ export class ReplicaGate {
     const session = new GateSession(store, epoch, holder, onDisplaced);
     this.#session = session;
     return session;
+  }
+
+  /**
+   * Calls back in the turn in which a higher epoch asks for the replica, whether a session of this
+   * epoch is open or not: a primary of this process ends then, whatever else it has (I6).
+   */
+  watch(epoch: number, onNewer: (reason: StorError) => void): () => void {
+    const watcher = { epoch, onNewer };
+    this.#watchers.add(watcher);
+    return () => {
+      this.#watchers.delete(watcher);
+    };
   }
 
   /** Ends a session from its own side. */

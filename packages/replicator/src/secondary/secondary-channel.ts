@@ -22,6 +22,7 @@ import { AppliedPrefix } from '../core/replication/applied-prefix.ts';
 import { Bitmap } from '../core/replication/bitmap.ts';
 import { hashBytes } from '../core/replication/settle-choice.ts';
 import { historyOfPeer, peerHistoryOf } from '../peer/peer-history.ts';
+import type { LeasePromises } from '../core/replication/lease-promises.ts';
 import type { LinkOutput } from '../peer/outbox.ts';
 import type { GateSession } from '../replication/replica-gate.ts';
 import type { ReplicaStore } from '../replica-store.ts';
@@ -47,16 +48,24 @@ export class SecondaryChannel {
   readonly session: GateSession;
   readonly #store: ReplicaStore;
   readonly #owner: ChannelOwner;
+  readonly #promises: LeasePromises;
   readonly #applied = new AppliedPrefix();
   #sums = new Uint32Array(64);
   ackQueued = false;
 
-  constructor(number: number, segment: number, session: GateSession, owner: ChannelOwner) {
+  constructor(
+    number: number,
+    segment: number,
+    session: GateSession,
+    promises: LeasePromises,
+    owner: ChannelOwner,
+  ) {
     this.number = number;
     this.segment = segment;
     this.session = session;
     this.#store = session.store;
     this.#owner = owner;
+    this.#promises = promises;
   }
 
   get appliedSequence(): number {
@@ -67,6 +76,11 @@ export class SecondaryChannel {
   }
   get markedCount(): number {
     return this.#store.markedCount;
+  }
+
+  /** The primary is told now that the replica knows no newer epoch than its own (I6). */
+  promise(nowMs: number): void {
+    this.#promises.promised(this.session.epoch, nowMs);
   }
 
   /** One frame of the primary; `body` is where its body begins. Throws PROTOCOL. */
@@ -277,7 +291,8 @@ export class SecondaryChannel {
 
   #readFailed(sequence: number, error: StorError): void {
     this.#requestFailed(sequence, error);
-    if (hasCode(error, 'DISK_FAILED')) this.#fail(error);
+    // a read that failed fails no replica (I9); a replica that has failed fails them all
+    if (this.#store.failure) this.#fail(error);
   }
 
   #controlReply(sequence: number, reply: PeerControlReply): void {

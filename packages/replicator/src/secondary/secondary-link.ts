@@ -38,6 +38,8 @@ export interface SecondaryHost {
   readonly outbox: Outbox;
   replica(id: string): ReplicaStore | null;
   gate(replicaId: string): ReplicaGate;
+  /** how long a primary below this epoch may still count on a lease of the replica (ms) */
+  leaseRemainingMs(replicaId: string, epoch: number): number;
   /** A replica failed while it followed (I7). */
   replicaFailed(store: ReplicaStore, error: StorError): void;
   linkEnded(link: SecondaryLink): void;
@@ -208,8 +210,10 @@ export class SecondaryLink {
    */
   #pong(id: number): void {
     const body = Buffer.alloc(this.#channels.size * peerPongEntryBytes);
+    const nowMs = this.#host.clock.monotonicMs();
     let at = 0;
     for (const channel of this.#channels.values()) {
+      channel.promise(nowMs);
       encodePongEntry(body, at, {
         channel: channel.number,
         markedCount: channel.markedCount,
@@ -275,7 +279,11 @@ export class SecondaryLink {
     this.#opening.delete(number);
     const { replicaId, epoch } = open;
     this.#host.logger.debug({ replica: replicaId, epoch }, 'the replica is fenced');
-    this.#channels.set(number, new SecondaryChannel(number, segment, session, this));
+    const channel = new SecondaryChannel(number, segment, session, gate.promises, this);
+    this.#channels.set(number, channel);
+    const leaseRemainingMs = this.#host.leaseRemainingMs(replicaId, epoch);
+    // an accepted open is a lease too
+    channel.promise(this.#host.clock.monotonicMs());
     return {
       diskId: store.diskId,
       keptMemory: store.keptMemory && store.failure === null,
@@ -286,6 +294,7 @@ export class SecondaryLink {
       marks: regionBitmap(store, store.marks()).toString('base64'),
       allocated: Buffer.from(allocatedBitmap(store).bytes).toString('base64'),
       freeChunks: store.failure ? 0 : Math.max(0, store.freeChunks()),
+      leaseRemainingMs: Math.ceil(leaseRemainingMs),
     };
   }
 
