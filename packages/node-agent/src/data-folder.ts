@@ -1,7 +1,13 @@
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { levelLogs, type RaftLogs } from '@stor/control-plane';
 import { StorError, type DiskId } from '@stor/protocol';
-import { readTextFile, systemFiles, writeTextFileDurably, type Files } from '@stor/runtime';
+import {
+  makeDurableDirectory,
+  readTextFile,
+  systemFiles,
+  writeTextFileDurably,
+  type Files,
+} from '@stor/runtime';
 
 /** Version of the data folder's layout; a newer one is refused, never overwritten. */
 const formatVersion = 1;
@@ -44,7 +50,8 @@ export class DataFolder {
     expect: { clusterId: string; nodeId: string },
     files: Files = systemFiles,
   ): DataFolder {
-    files.makeDirectory(path);
+    // the Raft log lies in it: a member that a power cut takes away would forget its vote
+    makeDurableDirectory(files, path);
     const identityPath = join(path, 'identity.json');
     if (!files.exists(identityPath)) {
       const found = files.list(path).filter((name) => name !== 'identity.json.new');
@@ -56,7 +63,6 @@ export class DataFolder {
       }
       const identity: Identity = { formatVersion, ...expect };
       writeTextFileDurably(files, identityPath, `${JSON.stringify(identity, null, 2)}\n`);
-      files.syncDirectory(dirname(path));
     }
     checkIdentity(path, readJson(files, identityPath) as Partial<Identity>, expect);
     const disksPath = join(path, 'disks.json');

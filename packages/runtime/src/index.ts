@@ -3,10 +3,11 @@ export * from './buffer-pool.ts';
 export * from './clock.ts';
 export * from './crc32.ts';
 export * from './directory-lock.ts';
+export * from './durable-files.ts';
 export * from './files.ts';
 export * from './logger.ts';
 export * from './metrics.ts';
 export * from './random.ts';
 export * from './sockets.ts';
-export * from './text-files.ts';
+
 export * from './yaml.ts';

@@ -1,6 +1,11 @@
 import path from 'node:path';
 import { StorError } from '@stor/protocol';
-import { readTextFile, writeTextFileDurably, type Files } from '@stor/runtime';
+import {
+  makeDurableDirectory,
+  readTextFile,
+  writeTextFileDurably,
+  type Files,
+} from '@stor/runtime';
 
 const formatVersion = 1;
 const fileName = 'identity.json';
@@ -25,7 +30,7 @@ export function claimFolder(files: Files, folder: string, clusterId: string, id:
 }
 
 function claim(files: Files, folder: string, clusterId: string, id: string): void {
-  files.makeDirectory(folder);
+  makeDurableDirectory(files, folder);
   const file = path.join(folder, fileName);
   if (files.exists(file)) {
     checkIdentity(readTextFile(files, file), file, clusterId, id);
@@ -33,7 +38,6 @@ function claim(files: Files, folder: string, clusterId: string, id: string): voi
   }
   const text = `${JSON.stringify({ format: formatVersion, clusterId, id })}\n`;
   writeTextFileDurably(files, file, text);
-  files.syncDirectory(path.dirname(folder));
 }
 
 function checkIdentity(text: string, file: string, clusterId: string, id: string): void {

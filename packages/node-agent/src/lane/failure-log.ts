@@ -60,8 +60,8 @@ export class FailureLog implements FailureRecorder {
   }
 
   #append(failure: Failure): void {
-    const created = !this.#files.exists(this.#path);
-    const file = created ? this.#files.create(this.#path) : this.#files.open(this.#path);
+    const isThere = this.#files.exists(this.#path);
+    const file = isThere ? this.#files.open(this.#path) : this.#files.create(this.#path);
     try {
       // The leading newline keeps this record whole when a power loss cut the one before it.
       const bytes = Buffer.from(`\n${JSON.stringify(failure)}\n`);
@@ -70,7 +70,8 @@ export class FailureLog implements FailureRecorder {
     } finally {
       file.close();
     }
-    if (created) this.#files.syncDirectory(dirname(this.#path));
+    // always: who made the file may have been killed before its name was durable
+    this.#files.syncDirectory(dirname(this.#path));
   }
 
   failuresOf(diskId: DiskId): { replicaId: ReplicaId | null; reason: string }[] {

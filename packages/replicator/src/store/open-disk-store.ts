@@ -6,6 +6,7 @@ import {
   type DirectoryLock,
   type Files,
   type Logger,
+  makeDurableDirectory,
   type OpenFile,
   preallocate,
 } from '@stor/runtime';
@@ -83,14 +84,6 @@ export async function openDiskStore(open: OpenDiskStore): Promise<DiskStore> {
     await lock.release();
     throw systemError(open.path, error);
   }
-}
-
-/** With every directory that had to be made above it; one that is there may not be durable yet. */
-function makeDurableDirectory(files: Files, directory: string): void {
-  const missing: string[] = files.exists(directory) ? [directory] : [];
-  for (let at = directory; !files.exists(at); at = path.dirname(at)) missing.push(at);
-  files.makeDirectory(directory);
-  for (const made of missing.reverse()) files.syncDirectory(path.dirname(made));
 }
 
 async function takeLock(files: Files, directory: string): Promise<DirectoryLock> {

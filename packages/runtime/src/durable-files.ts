@@ -29,3 +29,23 @@ export function writeTextFileDurably(files: Files, file: string, text: string): 
   files.rename(temporary, file);
   files.syncDirectory(path.dirname(file));
 }
+
+/** A directory above ours that we may not read, or on a file system where nothing changes. */
+const notOurs: readonly unknown[] = ['EACCES', 'EPERM', 'EROFS', 'EINVAL'];
+
+/**
+ * Makes a directory and what is missing above it, all durable when it returns. Directories that are
+ * there are synced too: who made them may have been killed before they were durable.
+ */
+export function makeDurableDirectory(files: Files, directory: string): void {
+  files.makeDirectory(directory);
+  for (let at = path.dirname(directory); ; at = path.dirname(at)) {
+    try {
+      files.syncDirectory(at);
+    } catch (error) {
+      if (!notOurs.includes((error as NodeJS.ErrnoException).code)) throw error;
+      return;
+    }
+    if (at === path.dirname(at)) return;
+  }
+}
