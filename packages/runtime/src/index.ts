@@ -9,5 +9,4 @@ export * from './logger.ts';
 export * from './metrics.ts';
 export * from './random.ts';
 export * from './sockets.ts';
-
 export * from './yaml.ts';
