@@ -11,6 +11,7 @@ import { pausedPrimary } from '../scenarios/replication/paused-primary.ts';
 import { resyncTraffic } from '../scenarios/replication/resync-traffic.ts';
 import { secondaryStalls } from '../scenarios/replication/stalls.ts';
 import type { Stage } from '../scenarios/replication/stage.ts';
+import { verbs } from '../scenarios/replication/verbs.ts';
 
 const mostNodes = 5;
 
@@ -20,6 +21,7 @@ const parts: Record<string, (stage: Stage) => Promise<void>> = {
   'paused-primary': pausedPrimary,
   resync: resyncTraffic,
   'no-quorum': noQuorum,
+  verbs,
 };
 
 const { positionals, values } = parseArgs({

@@ -10,6 +10,8 @@ export interface FioJob {
   /** a folder for fio's files: state of verification, logs */
   dir: string;
   timeoutMs?: number;
+  /** ends it at once; it counts as a job that printed no result */
+  signal?: AbortSignal;
 }
 
 export interface FioDirection {
@@ -61,6 +63,7 @@ export async function runFio(job: FioJob): Promise<FioResult> {
   const command = await runCommand('fio', fioArguments(job), {
     cwd: job.dir,
     timeoutMs: job.timeoutMs ?? 300_000,
+    ...(job.signal ? { signal: job.signal } : {}),
   });
   return parseFioResult(command);
 }

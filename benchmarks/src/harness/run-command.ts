@@ -16,6 +16,8 @@ export interface CommandOptions {
   /** the command is killed after this time (ms) and the result says so; default 120,000 */
   timeoutMs?: number;
   stdin?: string;
+  /** ends the command with SIGKILL */
+  signal?: AbortSignal;
 }
 
 /** More output than this of one command is cut: it would only fill the memory of the test. */
@@ -58,16 +60,23 @@ export function runCommand(
     // A program that does not read its input closes the pipe: that is no failure of the run.
     child.stdin.on('error', () => undefined);
     child.stdin.end(options.stdin ?? '');
+    const kill = (): boolean => child.kill('SIGKILL');
+    options.signal?.addEventListener('abort', kill, { once: true });
+    if (options.signal?.aborted) kill();
     const timer = setTimeout(() => {
       stderr.add(Buffer.from(`\n(killed: still running after ${timeoutMs} ms)\n`));
-      child.kill('SIGKILL');
+      kill();
     }, timeoutMs);
-    child.once('error', (error) => {
+    const over = (): void => {
       clearTimeout(timer);
+      options.signal?.removeEventListener('abort', kill);
+    };
+    child.once('error', (error) => {
+      over();
       reject(error);
     });
     child.once('close', (code, signal) => {
-      clearTimeout(timer);
+      over();
       resolve({
         command: [command, ...args].join(' '),
         code: code ?? -1,

@@ -38,18 +38,23 @@ export class FaultDriver {
     this.#report = report;
   }
 
-  /** Until the phase ends. Throws when a volume does not become healthy or an agent does not start. */
+  /**
+   * Until the phase ends. Throws when a volume does not become healthy or an agent does not start, and
+   * at once when the run is stopped, however things are then.
+   */
   async run(phase: FaultPhase): Promise<void> {
-    while (Date.now() < phase.endMs && !phase.signal.aborted) {
+    while (Date.now() < phase.endMs) {
+      phase.signal.throwIfAborted();
       const fault = await this.#draw(phase);
       if (!fault) continue;
       const end = await beginFault(this.#cluster, this.#network, fault);
-      await delay(fault.lastsMs, undefined, { signal: phase.signal }).catch(() => undefined);
+      await delay(fault.lastsMs, undefined, { signal: phase.signal });
       await end();
       if (fault.thenHurry) await delay(500);
       else await this.#waitHealthy(phase.volumes);
     }
     await this.#waitHealthy(phase.volumes);
+    phase.signal.throwIfAborted();
   }
 
   async #draw(phase: FaultPhase): Promise<PlannedFault | null> {

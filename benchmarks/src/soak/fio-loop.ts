@@ -25,25 +25,31 @@ export function soakFioOptions(seed: number): Record<string, string> {
   };
 }
 
-/** Runs fio jobs with verification one after another until the signal; the last one ends first. */
+/**
+ * Runs fio jobs with verification one after another. After `last` the one that runs ends first; `stop`
+ * ends it at once.
+ */
 export async function runFioLoop(
   uri: string,
   dir: string,
   firstSeed: number,
-  signal: AbortSignal,
+  signals: { last: AbortSignal; stop: AbortSignal },
 ): Promise<FioLoopResult> {
   const result: FioLoopResult = { jobs: 0, problems: [], lastSeed: 0 };
-  while (!signal.aborted && result.problems.length === 0) {
+  while (!signals.last.aborted && !signals.stop.aborted && result.problems.length === 0) {
     const seed = firstSeed + result.jobs;
     try {
       const { error, command } = await runFio({
         uri,
         dir,
         timeoutMs: jobTimeoutMs,
+        signal: signals.stop,
         options: {
           ...soakFioOptions(seed),
           rate_iops: String(fioIops),
           verify_backlog: '1024',
+          // One process: killing it ends the job too.
+          thread: '1',
           verify_fatal: '1',
         },
       });

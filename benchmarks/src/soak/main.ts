@@ -33,7 +33,9 @@ const { values } = parseArgs({
 async function soak(network: NamespaceNetwork): Promise<number> {
   const report = new SoakReport();
   const stop = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stop.abort());
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(signal, () => stop.abort(new Error('stopped by a signal')));
+  }
   const seed = Number(values.seed ?? Date.now() % 1_000_000);
   const faultMs = Number(values.minutes) * 60_000;
   const rounds = Math.ceil(faultMs / maxRoundMs);

@@ -42,6 +42,8 @@ export class SoakRound {
   readonly #cluster: TestCluster;
   readonly #driver: FaultDriver;
   readonly #logPath: string;
+  /** the fio loop that runs, or ran last */
+  #fio: Promise<unknown> = Promise.resolve();
 
   private constructor(options: RoundOptions, cluster: TestCluster) {
     this.#options = options;
@@ -63,16 +65,18 @@ export class SoakRound {
     try {
       await round.#run();
     } catch (error) {
-      report.problem(`the round ended early: ${(error as Error).message}`);
+      if (options.signal.aborted) report.say('stopped early');
+      else report.problem(`the round ended early: ${(error as Error).message}`);
     } finally {
       await cluster.close();
+      await round.#fio;
       for (const { name } of network.nodes) await flushRules(name);
       for (let index = 0; index < nodes; index += 1) await network.setCable(index, 'up');
     }
   }
 
   async #run(): Promise<void> {
-    const { replicas, report, seed, faultMs, signal } = this.#options;
+    const { replicas, report, seed, faultMs } = this.#options;
     const cluster = this.#cluster;
     await cluster.start();
     for (const { name, sizeBytes } of [direct, moving]) {
@@ -84,13 +88,13 @@ export class SoakRound {
     try {
       const endMs = Date.now() + faultMs;
       const directFio = await this.#duringFaults(
-        (stop) => this.#fioDirect(spared, seed * 1_000, stop),
+        (last) => this.#fioDirect(spared, seed * 1_000, last),
         direct.name,
         spared,
         Date.now() + faultMs * directShare,
       );
       const movingFio = await this.#duringFaults(
-        (stop) => this.#fioBehindRelay(seed * 1_000 + 500, stop),
+        (last) => this.#fioBehindRelay(seed * 1_000 + 500, last),
         moving.name,
         null,
         endMs,
@@ -106,28 +110,30 @@ export class SoakRound {
       await this.#check(directFio.lastSeed, movingFio.lastSeed);
     } finally {
       await writer.kill();
-      if (signal.aborted) report.say('stopped early');
     }
   }
 
   /** Runs fio in one way while faults happen until `endMs`. */
   async #duringFaults(
-    startFio: (stop: AbortSignal) => Promise<FioLoopResult>,
+    startFio: (last: AbortSignal) => Promise<FioLoopResult>,
     volume: string,
     spared: number | null,
     endMs: number,
   ): Promise<FioLoopResult> {
     const { report, signal } = this.#options;
-    const stop = new AbortController();
-    const fio = startFio(stop.signal);
+    const last = new AbortController();
+    const fio = startFio(last.signal);
+    this.#fio = fio.catch(() => undefined);
     const volumes = [direct.name, moving.name];
     try {
       await this.#driver.run({ volume, volumes, spared, endMs, signal });
     } finally {
-      stop.abort();
-      const { jobs, problems } = await fio;
-      report.fioJobs += jobs;
-      for (const problem of problems) report.problem(problem);
+      last.abort();
+      if (!signal.aborted) {
+        const { jobs, problems } = await fio;
+        report.fioJobs += jobs;
+        for (const problem of problems) report.problem(problem);
+      }
     }
     return fio;
   }
@@ -154,19 +160,22 @@ export class SoakRound {
     return agents.map((_, step) => this.#cluster.tcpUri((first + step) % agents.length, volume));
   }
 
-  #fioDirect(node: number, seed: number, stop: AbortSignal): Promise<FioLoopResult> {
-    return runFioLoop(this.#cluster.tcpUri(node, direct.name), this.#options.dir, seed, stop);
+  #fioDirect(node: number, seed: number, last: AbortSignal): Promise<FioLoopResult> {
+    const { dir, signal } = this.#options;
+    const uri = this.#cluster.tcpUri(node, direct.name);
+    return runFioLoop(uri, dir, seed, { last, stop: signal });
   }
 
-  async #fioBehindRelay(seed: number, stop: AbortSignal): Promise<FioLoopResult> {
+  async #fioBehindRelay(seed: number, last: AbortSignal): Promise<FioLoopResult> {
+    const { dir, signal } = this.#options;
     const relay = await RelayProcess.start({
       uris: this.#urisFrom(0, moving.name),
       exportName: moving.name,
-      socketPath: join(this.#options.dir, 'relay.sock'),
+      socketPath: join(dir, 'relay.sock'),
       giveUpMs,
     });
     try {
-      const result = await runFioLoop(relay.uri, this.#options.dir, seed, stop);
+      const result = await runFioLoop(relay.uri, dir, seed, { last, stop: signal });
       const errors = await relay.stop();
       return { ...result, problems: [...result.problems, ...errors.map((e) => `relay: ${e}`)] };
     } finally {
@@ -175,7 +184,7 @@ export class SoakRound {
   }
 
   async #check(directSeed: number, movingSeed: number): Promise<void> {
-    const { report, dir, signal } = this.#options;
+    const { report, dir } = this.#options;
     const cluster = this.#cluster;
     for (const { name } of [direct, moving]) {
       const { status } = await cluster.waitHealth(name, 'healthy', healDeadlineMs);
@@ -200,9 +209,8 @@ export class SoakRound {
     for (const problem of await compareStoppedReplicas(cluster, expected, imageDir)) {
       report.problem(problem);
     }
-    // A run that was stopped early may have had no time for a whole fio job.
-    if (directSeed === 0 && !signal.aborted) report.problem('no fio job ran on the direct volume');
-    if (movingSeed === 0 && !signal.aborted) report.problem('no fio job ran behind the relay');
+    if (directSeed === 0) report.problem('no fio job ran on the direct volume');
+    if (movingSeed === 0) report.problem('no fio job ran behind the relay');
   }
 }
 
