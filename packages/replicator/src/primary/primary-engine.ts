@@ -454,7 +454,7 @@ export class PrimaryEngine implements PrimaryVolume {
   /** Why it does not serve everything; empty when it does. */
   #holdReason(): string {
     const reason = this.#segment.explainHold();
-    if (reason !== '') return reason;
+    if (reason !== '') return this.#segment.leased ? reason : `${reason}; reads wait too`;
     if (this.#segment.leased) return this.#isWhole ? '' : this.#lossNote;
     return 'waiting for a replica to renew its lease';
   }

@@ -1,6 +1,6 @@
 import { membersNeeded } from '@stor/protocol';
 import type { Attachment, Volume, VolumeExplanation, VolumeHealth } from '@stor/protocol';
-import { isUp, nodeName } from '../../resources/cluster-state.ts';
+import { isUp, nodeName, type ClusterState } from '../../resources/cluster-state.ts';
 import { holderLives } from '../controllers/attachment-rules.ts';
 import { countInSync, describeVolume } from './describe-volume.ts';
 import { explainReplica } from './explain-replica.ts';
@@ -81,6 +81,10 @@ function stateText(sight: VolumeSight, described: Volume): string {
     case 'suspended': {
       const isError = sight.live ? sight.live.state === 'failing' : spec.policy.onLoss === 'error';
       const writes = isError ? 'writes get errors' : 'writes are held';
+      // enough of them on record: it waits for the set to shrink, and reads may wait with the leases
+      if (sight.live?.state === 'holding' && count >= needed) {
+        return `${of} on record, but the in-sync set is being changed: I/O is held until that is done`;
+      }
       return `${of}, ${rule}: ${writes}, ${reads}`;
     }
     case 'unavailable':
@@ -107,6 +111,11 @@ function quorumStory(sight: VolumeSight): ReplicaStory {
   };
 }
 
+/** A primary knows nodes by their ids only. */
+function withNodeNames(state: ClusterState, text: string): string {
+  return text.replaceAll(/\bn-[0-9a-f]{16}\b/g, (id) => nodeName(state, id));
+}
+
 /** What the primary says, when it does not simply serve. */
 function servingStory(sight: VolumeSight, health: VolumeHealth): ReplicaStory {
   const { live, volume, state } = sight;
@@ -114,7 +123,7 @@ function servingStory(sight: VolumeSight, health: VolumeHealth): ReplicaStory {
   const holder = volume.value.status.attachment;
   const node = holder ? nodeName(state, holder.nodeId) : '';
   const sinceMs = sight.nowWallMs - live.stateAgeMs;
-  const reason = live.reason === '' ? '' : `: ${live.reason}`;
+  const reason = live.reason === '' ? '' : `: ${withNodeNames(state, live.reason)}`;
   const settle = live.settleBytesRemaining;
   switch (live.state) {
     case 'activating':
