@@ -1,4 +1,4 @@
-import { StorError } from '@stor/protocol';
+import { hasCode, StorError } from '@stor/protocol';
 import type { AttachmentGrant, Node, NodeId, ReplicaId, Volume, VolumeId } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { AgentPort, ControlPlanePort } from './agent-port.ts';
@@ -18,7 +18,8 @@ import { storService } from './api/stor-service.ts';
 import { VolumeChanges } from './api/volume-changes.ts';
 import { VolumeInsight } from './api/volume-insight.ts';
 import { VolumeService } from './api/volume-service.ts';
-import type { ClusterStore } from './cluster-store.ts';
+import type { ClusterStore, StoreCallOptions } from './cluster-store.ts';
+import { holderLives } from './core/controllers/attachment-rules.ts';
 import { describeNode } from './core/volume/describe-cluster.ts';
 import { splitAddress } from './core/volume/grant.ts';
 import { findVolume, readVolume } from './resources/find.ts';
@@ -31,8 +32,12 @@ import { StateCache } from './resources/state-cache.ts';
 const reportMs = 10_000;
 /** Stores look at the free space of their file system about once a second, so it is asked again (ms). */
 const spaceSettleMs = 1_500;
+/** Facts that a client waits for are asked of the cluster store for so long (ms). */
+const glanceMs = 1_000;
 /** How often local work is looked at besides at each change (ms). */
 const reconcileMs = 2_000;
+
+type StoreReadOptions = StoreCallOptions & { local?: boolean };
 
 export interface ControlPlaneOptions {
   store: ClusterStore;
@@ -161,17 +166,33 @@ export class ControlPlane implements ControlPlanePort {
   async volumeInfo(
     name: string,
   ): Promise<{ name: string; volumeId: VolumeId; sizeBytes: number; shared: boolean }> {
-    const { metadata, spec } = (await findVolume(this.#options.store, name)).value;
+    const { store } = this.#options;
+    // what is asked for here changes nothing, so without a quorum an older answer will do
+    const { metadata, spec } = (await this.#orLocal((options) => findVolume(store, name, options)))
+      .value;
     const { sizeBytes, policy } = spec;
     return { name: metadata.name, volumeId: metadata.id, sizeBytes, shared: policy.shared };
   }
 
   async primaryAddress(volumeId: VolumeId): Promise<{ nodeId: NodeId; nbd: string } | null> {
-    const volume = await readVolume(this.#options.store, volumeId);
-    const nodeId = volume?.value.status.attachment?.nodeId;
-    if (nodeId === undefined) return null;
-    const nbd = this.#cache.state.nodes.get(nodeId)?.value.addresses.nbd[0];
-    return nbd === undefined ? null : { nodeId, nbd };
+    const { store } = this.#options;
+    // an old answer harms nobody: a node that is not primary any more refuses
+    const volume = await this.#orLocal((options) => readVolume(store, volumeId, options));
+    const holder = volume?.value.status.attachment;
+    const { leases, nodes } = this.#cache.state;
+    if (!holder || !holderLives(holder, leases.get(holder.nodeId)?.value ?? null)) return null;
+    const nbd = nodes.get(holder.nodeId)?.value.addresses.nbd[0];
+    return nbd === undefined ? null : { nodeId: holder.nodeId, nbd };
+  }
+
+  /** Reads as of now, or, while the cluster store cannot be asked, what this member knew last. */
+  async #orLocal<T>(read: (options: StoreReadOptions) => Promise<T>): Promise<T> {
+    try {
+      return await read({ timeoutMs: glanceMs });
+    } catch (error) {
+      if (!hasCode(error, 'UNAVAILABLE', 'TIMEOUT')) throw error;
+      return read({ local: true });
+    }
   }
 
   proposeSet(

@@ -25,11 +25,11 @@ export async function readVolume(
   return { value: decodeVolume(item.key, item.value), modRevision: item.modRevision };
 }
 
-/** Reads a volume by name, or else by id. NOT_FOUND. Linearizable. */
+/** Reads a volume by name, or else by id. NOT_FOUND. Linearizable unless `local`. */
 export async function findVolume(
   store: ClusterStore,
   nameOrId: string,
-  options: StoreCallOptions = {},
+  options: StoreCallOptions & { local?: boolean } = {},
 ): Promise<Versioned<StoredVolume>> {
   // what cannot be a name is no key either: it may be longer than the store takes
   const mayBeName = volumeNamePattern.test(nameOrId);

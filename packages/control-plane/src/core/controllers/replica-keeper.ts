@@ -195,7 +195,7 @@ export class ReplicaKeeper {
     for (const [nodeId, count] of fills.onNode) {
       if (count >= maxFillsPerNode && !taken.has(nodeId)) taken.set(nodeId, 'is filling others');
     }
-    const avoid = new Set([...this.#avoided(metadata.id, now), ...failedDisks(segment)]);
+    const avoid = new Map([...this.#avoided(metadata.id, now), ...failedDisks(segment)]);
     const { place } = placeAnother(facts.state, taken, avoid);
     if (!place) return null;
     if (lack.purpose === 'replacement') fills.replacements += 1;
@@ -221,9 +221,10 @@ export class ReplicaKeeper {
     trouble.avoid.set(failure.replica.diskId, now.monotonicMs + avoidDiskMs);
   }
 
-  #avoided(id: VolumeId, now: Now): DiskId[] {
+  #avoided(id: VolumeId, now: Now): [DiskId, string][] {
     const avoid = [...(this.#troubles.get(id)?.avoid ?? [])];
-    return avoid.filter(([, untilMs]) => now.monotonicMs < untilMs).map(([diskId]) => diskId);
+    const still = avoid.filter(([, untilMs]) => now.monotonicMs < untilMs);
+    return still.map(([diskId]) => [diskId, 'could not take one lately']);
   }
 }
 

@@ -50,8 +50,9 @@ export function takenNodes(segment: SegmentStatus): Map<NodeId, string> {
 }
 
 /** Disks on which a replica of the segment failed: they take no other. */
-export function failedDisks(segment: SegmentStatus): DiskId[] {
-  return segment.replicas.flatMap(({ state, diskId }) => (state === 'failed' ? [diskId] : []));
+export function failedDisks(segment: SegmentStatus): Map<DiskId, string> {
+  const failed = segment.replicas.filter(({ state }) => state === 'failed');
+  return new Map(failed.map(({ diskId }) => [diskId, 'has only the disk on which one failed']));
 }
 
 /** A replica that is being made could not be, or took too long; why, in words. */

@@ -23,7 +23,10 @@ interface Candidate extends Place {
 
 type Verdict = { place: Candidate } | { reason: string; noSpace: boolean };
 
-const noDisks: ReadonlySet<DiskId> = new Set();
+/** Disks that are not to be taken, and what to say of a node that has no other. */
+export type AvoidedDisks = ReadonlyMap<DiskId, string>;
+
+const noDisks: AvoidedDisks = new Map();
 
 /** Bytes promised to volumes on each disk; volumes are thin, so they may exceed its size. */
 function provisionedBytes(state: ClusterState): Map<DiskId, number> {
@@ -43,7 +46,7 @@ function judgeNode(
   state: ClusterState,
   nodeId: NodeId,
   provisioned: Map<DiskId, number>,
-  avoid: ReadonlySet<DiskId>,
+  avoid: AvoidedDisks,
 ): Verdict {
   if (!isUp(state, nodeId)) return { reason: 'is down', noSpace: false };
   const disks = [...state.disks.values()].map((d) => d.value).filter((d) => d.nodeId === nodeId);
@@ -62,9 +65,8 @@ function judgeNode(
     if (isBetter) best = { nodeId, diskId: disk.id, score };
   }
   if (best) return { place: best };
-  if (online.some((disk) => avoid.has(disk.id) && hasRoom(disk))) {
-    return { reason: 'could not take it a moment ago', noSpace: false };
-  }
+  const avoided = online.find((disk) => avoid.has(disk.id) && hasRoom(disk));
+  if (avoided) return { reason: avoid.get(avoided.id) ?? '', noSpace: false };
   const freeBytes = Math.max(...online.map((disk) => disk.freeBytes));
   return { reason: `has no disk with room (${formatByteSize(freeBytes)} free)`, noSpace: true };
 }
@@ -99,13 +101,12 @@ export function placeReplicas(state: ClusterState, replicas: number): Place[] {
 
 /**
  * Chooses a disk for one more replica of a segment, on a node that has none of it: `taken` says why
- * for each node that is out of the question. Disks in `avoid` refused one lately. Same order as at
- * creation; null with the reasons, node by node, when there is none.
+ * for each node that is out of the question. Same order as at creation; null with the reasons, node by node, when there is none.
  */
 export function placeAnother(
   state: ClusterState,
   taken: ReadonlyMap<NodeId, string>,
-  avoid: ReadonlySet<DiskId> = noDisks,
+  avoid: AvoidedDisks = noDisks,
 ): { place: Place; refusals: [] } | { place: null; refusals: string[]; noSpace: boolean } {
   const provisioned = provisionedBytes(state);
   const refusals: string[] = [];
@@ -134,7 +135,7 @@ export function placeAnother(
 export function placeOn(
   state: ClusterState,
   nodeId: NodeId,
-  avoid: ReadonlySet<DiskId> = noDisks,
+  avoid: AvoidedDisks = noDisks,
 ): Place | { reason: string; noSpace: boolean } {
   const verdict = judgeNode(state, nodeId, provisionedBytes(state), avoid);
   if (!('place' in verdict)) return verdict;

@@ -11,7 +11,7 @@ import {
   takenNodes,
 } from '../controllers/replica-rules.ts';
 import { hasRoom, placeAnother, placeOn } from '../placement/place-replicas.ts';
-import type { Place } from '../placement/place-replicas.ts';
+import type { AvoidedDisks, Place } from '../placement/place-replicas.ts';
 
 /** What a change of a volume needs besides its record. */
 export interface ChangeContext {
@@ -86,7 +86,7 @@ function grown(
       now = { ...now, replicas: now.replicas.map((r) => (r === kept ? stays : r)) };
       continue;
     }
-    const found = placeAnother(state, takenNodes(now), new Set(failedDisks(now)));
+    const found = placeAnother(state, takenNodes(now), failedDisks(now));
     if (!found.place) {
       const lacking = wanted - staying(now).length;
       throw new StorError(
@@ -139,7 +139,7 @@ export function movedReplica(
       `node ${target} is still deleting an older replica of volume ${record.metadata.name}: try again in a moment`,
     );
   }
-  const place = placeFor(move, context, new Set(failedDisks(segment)));
+  const place = placeFor(move, context, failedDisks(segment));
   const leaving = {
     ...segment,
     replicas: segment.replicas.map((r) => (r === from ? { ...r, leaving: true } : r)),
@@ -169,7 +169,7 @@ function findReplica(
   );
 }
 
-function placeFor(move: ReplicaMove, { state }: ChangeContext, avoid: ReadonlySet<string>): Place {
+function placeFor(move: ReplicaMove, { state }: ChangeContext, avoid: AvoidedDisks): Place {
   const { nodeId, disk: wanted } = move;
   const node = nodeName(state, nodeId);
   if (wanted === '') {
@@ -194,7 +194,7 @@ function placeFor(move: ReplicaMove, { state }: ChangeContext, avoid: ReadonlySe
   return checkDisk(disk, node, avoid);
 }
 
-function checkDisk(disk: DiskRecord, node: string, avoid: ReadonlySet<string>): Place {
+function checkDisk(disk: DiskRecord, node: string, avoid: AvoidedDisks): Place {
   const { id, nodeId, path, state, message } = disk;
   if (state !== 'online') {
     const why = message === '' ? '' : ` (${message})`;

@@ -58,7 +58,7 @@ export function explainReplica(
     case 'syncing':
       return explainSync(replica, seen, node, why);
     case 'out-of-sync':
-      return explainBehind(sight, replica, seen, node);
+      return explainBehind(sight, segment, replica, seen, node);
   }
 }
 
@@ -156,7 +156,7 @@ function placeText(
   for (const [nodeId, count] of countFills(state).onNode) {
     if (count >= maxFillsPerNode && !taken.has(nodeId)) taken.set(nodeId, 'is filling others');
   }
-  const found = placeAnother(state, taken, new Set(failedDisks(segment)));
+  const found = placeAnother(state, taken, failedDisks(segment));
   if (found.place) return { place: nodeName(state, found.place.nodeId), reason: '' };
   return { place: null, reason: found.refusals.join('; ') };
 }
@@ -179,6 +179,7 @@ function explainSync(
 
 function explainBehind(
   sight: VolumeSight,
+  segment: SegmentStatus,
   replica: VolumeReplica,
   seen: LiveReplica | undefined,
   node: string,
@@ -208,9 +209,13 @@ function explainBehind(
     };
   }
   const waits = seen?.resync?.state === 'waiting' ? seen.resync.message : '';
-  const next = volume.value.status.attachment
-    ? [`its primary brings the replica on node ${node} in sync`]
-    : ['a node attaches the volume by itself within seconds, to bring its replicas in sync'];
+  const hasSource = segment.replicas.some(
+    (r) => r.state === 'ready' && segment.inSync.includes(r.id) && isUp(state, r.nodeId),
+  );
+  const next: string[] = [];
+  if (sight.live) next.push(`its primary brings the replica on node ${node} in sync`);
+  else if (hasSource && !volume.value.status.attachment)
+    next.push('a node attaches the volume by itself within seconds, to bring its replicas in sync');
   return {
     causes: [{ text: waits === '' ? text : `${text}: ${waits}`, sinceMs: null }],
     next,
