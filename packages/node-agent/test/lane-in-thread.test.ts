@@ -1,0 +1,77 @@
+import { silentLogger } from '@stor/runtime';
+import { FakeClock, FaultyFiles, MemoryNetwork } from '@stor/runtime/testing';
+import t from 'tap';
+import type { LaneOptions, MainMethods } from '../src/index.ts';
+import { startLaneInThread } from '../src/testing/index.ts';
+
+const options: LaneOptions = {
+  lane: 0,
+  clusterId: 'c-00000000000000c1',
+  nodeId: 'n-0000000000000001',
+  nodeName: 'n1',
+  agentInstance: 'a1',
+  bootId: 'boot-1',
+  dataDir: '/data',
+  host: '10.0.0.1',
+  peersPort: 1,
+  nbdPort: 2,
+  nbdUnixPath: null,
+  diskReserveBytes: null,
+  autoDetachMs: 30_000,
+  logLevel: 'info',
+};
+
+function started() {
+  const clock = new FakeClock();
+  const host = new MemoryNetwork({ clock }).host('n1');
+  const files = new FaultyFiles({ seed: 1 }).process();
+  files.makeDirectory('/data');
+  const machine = { files, network: host };
+  const lane = startLaneInThread(options, {} as MainMethods, {
+    clock,
+    logger: silentLogger,
+    machine,
+  });
+  const during = async <T>(promise: Promise<T>): Promise<T> => {
+    const state = { isDone: false };
+    const done = (): void => {
+      state.isDone = true;
+    };
+    promise.then(done, done);
+    for (let i = 0; i < 1_000 && !state.isDone; i++) {
+      clock.advance(1);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return promise;
+  };
+  return { lane, during };
+}
+
+t.test('calls of a lane in this thread are copied, and answered in later events', async (t) => {
+  const { lane, during } = started();
+  t.same(await during(lane.methods.listen()), { peersPort: 1, nbdPort: 2 });
+  const entry = { diskId: 'd-0000000000000001', path: '/disk', tag: 'ssd', create: true };
+  const opening = lane.methods.openDisk(entry);
+  entry.path = '/elsewhere';
+  const disk = await during(opening);
+  t.equal(disk.path, '/disk', 'the arguments are those of the time of the call');
+  disk.tag = 'changed';
+  t.equal((await during(lane.methods.disks()))[0]?.tag, 'ssd', 'answers are copies');
+  const deaths: string[] = [];
+  lane.onDeath((error) => deaths.push(error.message));
+  await during(Promise.all([lane.close(), lane.close()]));
+  t.same(deaths, [], 'an end that was asked for is no death');
+  await t.rejects(lane.methods.disks(), { code: 'INTERNAL' });
+});
+
+t.test('a lane that is killed answers nobody, and the agent hears of it', async (t) => {
+  const { lane, during } = started();
+  await during(lane.methods.listen());
+  const deaths: string[] = [];
+  lane.onDeath((error) => deaths.push(error.message));
+  const waiting = lane.methods.disks();
+  lane.kill();
+  lane.kill();
+  await t.rejects(waiting, { code: 'INTERNAL', message: /killed/ });
+  t.same(deaths, ['lane 0 ended: killed']);
+});
