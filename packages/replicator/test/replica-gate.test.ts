@@ -70,3 +70,22 @@ t.test('a lower epoch, and one epoch for two holders, are refused', async (t) =>
     { code: 'STALE_EPOCH' },
   );
 });
+
+t.test(
+  'a primary of this process hears of a newer epoch though its session is closed',
+  async (t) => {
+    const gate = new ReplicaGate();
+    const store = stubStore();
+    const heard: string[] = [];
+    const unwatch = gate.watch(3, ({ code }) => heard.push(code));
+    const session = await gate.open(store, 3, 'n-1', () => {});
+    gate.close(session);
+    t.same(heard, []);
+    const opening = gate.open(store, 4, 'n-2', () => {});
+    t.same(heard, ['STALE_EPOCH'], 'in the turn in which it is asked');
+    await opening;
+    unwatch();
+    await gate.open(store, 5, 'n-3', () => {});
+    t.equal(heard.length, 1);
+  },
+);
