@@ -45,6 +45,8 @@ export interface PrimaryStatus {
       resync?: ResyncStatus;
     }[];
     settleBytesRemaining: number;
+    /** blocks that did not verify at a member, and those of them that were repaired (I9) */
+    badBlocks?: { found: number; repaired: number };
   }[];
 }
 

@@ -122,7 +122,14 @@ t.test('a failed read fails the call only', async (t) => {
   await write(replica, 0, blockBytes, 1);
   files.hook = (op, file) => (op === 'read' && file.endsWith('data') ? 'EIO' : null);
   t.notOk(replica.readInline(0, blockBytes, Buffer.alloc(blockBytes), 0));
-  await t.rejects(read(replica, 0, blockBytes), { code: 'DISK_FAILED' });
+  const details = { offset: '0' };
+  await t.rejects(read(replica, 0, blockBytes), { code: 'CHECKSUM_MISMATCH', details });
+  const valid = Uint8Array.of(1, 1);
+  const target = Buffer.alloc(2 * blockBytes, 7);
+  await call((done) => {
+    replica.readUnverified(0, 2 * blockBytes, target, 0, valid, done);
+  });
+  t.same(valid, Uint8Array.of(0, 0), 'blocks that cannot be read are bad ones');
   files.hook = () => null;
   t.same(await read(replica, 0, blockBytes), Buffer.alloc(blockBytes, 1));
   t.same(failures.all, []);

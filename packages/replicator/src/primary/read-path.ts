@@ -4,6 +4,9 @@ import type { StoreDone } from '../replica-store.ts';
 import type { Member } from './member.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 
+/** Bad places are logged once; so many are remembered. */
+const maxLoggedPlaces = 1_024;
+
 interface Waiting {
   attempt: () => void;
   fail: StoreDone;
@@ -28,6 +31,8 @@ interface Attempt {
 export class ReadPath implements SegmentPart {
   readonly #segment: Segment;
   #waiting: Waiting[] = [];
+  /** places that were said already */
+  readonly #logged = new Set<string>();
   /** reads that a member could not give, and another one had to */
   mismatches = 0;
   /** An in-sync member could not give the range: to be looked at and repaired (I9). */
@@ -99,15 +104,27 @@ export class ReadPath implements SegmentPart {
         this.mismatches += 1;
         bad.add(source);
         attempt.error = error;
-        const { logger } = segment.options;
-        logger.warn({ replica: source.replicaId, offset, error: error.message }, 'a read failed');
-        this.onBad(source, offset, length);
+        this.#noteBad(source, offset, length, error);
         this.#try(attempt);
         return;
       }
       if (source.isOpen && !hasCode(error, 'UNAVAILABLE', 'ABORTED')) done(error);
       else this.#try(attempt);
     });
+  }
+
+  /** What lies before the first bad block was whole. */
+  #noteBad(source: Member, offset: number, length: number, error: StorError): void {
+    const first = Math.max(offset, Number(error.details['offset'] ?? offset));
+    const place = `${source.replicaId} ${first}`;
+    if (this.#logged.size >= maxLoggedPlaces) this.#logged.clear();
+    if (!this.#logged.has(place)) {
+      this.#logged.add(place);
+      const { logger } = this.#segment.options;
+      const what = { replica: source.replicaId, offset: first, error: error.message };
+      logger.warn(what, 'a replica could not give a block');
+    }
+    this.onBad(source, first, offset + length - first);
   }
 
   #noSource(attempt: Attempt): void {

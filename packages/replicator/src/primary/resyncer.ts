@@ -84,7 +84,8 @@ export class Resyncer implements SegmentPart {
   /** How far a member's way back is; null for one that is in sync, has failed or is to go. */
   status(member: Member): ResyncStatus | null {
     const segment = this.#segment;
-    if (member.answer?.failure || segment.isLeaving(member)) return null;
+    if (member.answer?.failure || segment.distrusted.has(member.replicaId)) return null;
+    if (segment.isLeaving(member)) return null;
     if (segment.isInSync(member) && member.isOpen) return null;
     const nowMs = segment.options.clock.monotonicMs();
     const filling = this.#filling.get(member);
@@ -167,7 +168,7 @@ export class Resyncer implements SegmentPart {
   #isWanted(member: Member): boolean {
     const segment = this.#segment;
     if (!member.isOpen || member.answer?.failure || this.#filling.has(member)) return false;
-    if (segment.isLeaving(member)) return false;
+    if (segment.isLeaving(member) || segment.distrusted.has(member.replicaId)) return false;
     return segment.membership?.required().includes(member.replicaId) === false;
   }
 

@@ -109,6 +109,7 @@ export class Settler implements SegmentPart {
         this.#running.delete(chunk);
         if (this.#segment.stopped) return;
         if (error) {
+          if (error.code === 'NO_SPACE') this.#dropFull(chunk);
           options.clock.after(chunkRetryMs, () => {
             if (this.#waiting.has(chunk) && !this.#running.has(chunk)) this.#settle(chunk);
             else this.#fill();
@@ -119,6 +120,23 @@ export class Settler implements SegmentPart {
       });
     });
     if (lock.acquire(owner)) owner.lockGranted();
+  }
+
+  /**
+   * A member has no room for a chunk that the others have: it can only be made equal later, by
+   * resync, when there is room. One at a time, and never the last one (I7), which has the chunk.
+   */
+  #dropFull(chunk: number): void {
+    const sources = this.#segment.sources();
+    if (sources.length < 2) return;
+    const full = sources.find((member) => {
+      const room = member.isLocal
+        ? (this.#segment.local?.availableChunks ?? 0)
+        : member.credits.available;
+      return member.allocated?.has(chunk) === false && room < 1;
+    });
+    const message = `${full?.nodeId ?? ''} has no room for what the other replicas hold`;
+    full?.drop(new StorError('NO_SPACE', message));
   }
 
   #settled(chunk: number): void {

@@ -7,6 +7,7 @@ import { FlushRounds } from './flush-rounds.ts';
 import type { ForegroundProbe } from './foreground-probe.ts';
 import { IoOp, type IoKind } from './io-op.ts';
 import { ReadPath } from './read-path.ts';
+import { ReadRepair } from './read-repair.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 import { Settler } from './settler.ts';
 import { WritePath, type BrokenOnPurpose } from './write-path.ts';
@@ -27,6 +28,7 @@ type Done = (error: StorError | null) => void;
 export class VolumeIo implements SegmentPart {
   readonly writes: WritePath;
   readonly reads: ReadPath;
+  readonly repair: ReadRepair;
   readonly flushes: FlushRounds;
   readonly settler: Settler;
   /** tells resync what it does to clients; null: nobody asks */
@@ -45,6 +47,10 @@ export class VolumeIo implements SegmentPart {
   constructor(segment: Segment, broken: BrokenOnPurpose, onSettled: () => void) {
     this.#segment = segment;
     this.reads = new ReadPath(segment);
+    this.repair = new ReadRepair(segment);
+    this.reads.onBad = (member, offset, length) => {
+      this.repair.note(member, offset, length);
+    };
     this.flushes = new FlushRounds(segment);
     this.writes = new WritePath(segment, broken, {
       answer: (op, error) => {

@@ -79,6 +79,8 @@ export const maxChunksInFlight = 4;
 export const maxChunksPerSegment = 8;
 /** Copies that a member may have in its page cache before it is told to make them durable (bytes). */
 export const resyncFlushBytes = 64 * 1024 * 1024;
+/** Chunks with bad blocks that wait for their repair; others are found again by the next read. */
+export const maxRepairsWaiting = 1_024;
 /** A member whose chunks fail so often in a row is dropped, and fenced anew. */
 export const maxChunkFailures = 50;
 /** A member without room is filled again after the first of these, doubling to the second (ms). */

@@ -82,7 +82,10 @@ export class SlowCalls {
     }
   }
 
-  /** Reads everything; `valid` says which blocks match their checksum. */
+  /**
+   * Reads everything; `valid` says which blocks match their checksum. One that the disk cannot read
+   * any more is like one that does not match: others have it, and writing it anew may help (I9).
+   */
   async read(
     offset: number,
     length: number,
@@ -90,17 +93,38 @@ export class SlowCalls {
     start: number,
     valid: Uint8Array,
   ): Promise<void> {
-    const { tables, slots, hot } = this.#parts;
+    const { tables, hot } = this.#parts;
     for (const run of runsOf(tables.slotOf, offset, length)) {
       const at = start + run.at * blockBytes;
       if (run.linear < 0) {
         target.fill(0, at, at + run.count * blockBytes);
         valid.fill(1, run.at, run.at + run.count);
       } else {
-        await slots.read(run.linear, run.count, target, at, valid, run.at);
-        hot.add(offset / blockBytes + run.at, run.count);
+        const whole = await this.#readRun(run, target, at, valid);
+        if (whole) hot.add(offset / blockBytes + run.at, run.count);
       }
     }
+  }
+
+  /** False when the disk could not read some block; then each was tried by itself. */
+  async #readRun(run: Run, target: Uint8Array, at: number, valid: Uint8Array): Promise<boolean> {
+    const { slots } = this.#parts;
+    try {
+      await slots.read(run.linear, run.count, target, at, valid, run.at);
+      return true;
+    } catch (error) {
+      if (!isMediumError(error)) throw error;
+    }
+    if (run.count === 1) {
+      target.fill(0, at, at + blockBytes);
+      valid[run.at] = 0;
+      return false;
+    }
+    for (let i = 0; i < run.count; i++) {
+      const one = { linear: run.linear + i, count: 1, at: run.at + i };
+      await this.#readRun(one, target, at + i * blockBytes, valid);
+    }
+    return false;
   }
 
   async #warm(run: Run): Promise<void> {
@@ -189,6 +213,11 @@ export class SlowCalls {
     await journal.durable(this.#chunks(entries));
     supply.free(slots);
   }
+}
+
+/** The disk says that it cannot read what is there. */
+function isMediumError(error: unknown): boolean {
+  return error instanceof Error && (error as NodeJS.ErrnoException).code === 'EIO';
 }
 
 function sizeOf(tables: ReplicaTables): number {
