@@ -35,6 +35,10 @@ import {
   writeSimpleReply,
   writeU64,
   type ReplyHandler,
+  compareConnections,
+  formatClientContext,
+  parseClientContext,
+  type ClientIdentity,
 } from '../src/index.ts';
 
 const text = fc.string({ unit: 'grapheme', maxLength: 60 }).map((s) => s.replaceAll('\0', '.'));
@@ -499,4 +503,36 @@ t.test('the handshake decodes alike however the stream is cut', async (t) => {
     }),
   );
   t.pass('agrees');
+});
+
+t.test('a client says who it is, and which of its connections is newer', async (t) => {
+  const number = fc.integer({ min: 0, max: 1e15 - 1 });
+  const id = fc.stringMatching(/^[A-Za-z0-9_-]{1,64}$/);
+  const sequence = fc.array(number, { minLength: 1, maxLength: 4 });
+  fc.assert(
+    fc.property(id, sequence, (...[name, numbers]) => {
+      const is = { id: name, sequence: numbers };
+      t.strictSame(parseClientContext(formatClientContext(is)), is);
+    }),
+  );
+  for (const other of [
+    'base:allocation',
+    'x-client:',
+    'x-client:a',
+    'x-client:a:',
+    'x-client:a b:1',
+    'x-client:a:1.',
+    'x-client:a:1.2.3.4.5',
+    'x-client:a:-1',
+    `x-client:${'a'.repeat(65)}:1`,
+    'x-client:a:1\n',
+  ]) {
+    t.equal(parseClientContext(other), null, other);
+  }
+  const at = (...sequence: number[]): ClientIdentity => ({ id: 'a', sequence });
+  t.ok(compareConnections(at(1), at(2)) < 0);
+  t.ok(compareConnections(at(2), at(1, 9)) > 0);
+  t.ok(compareConnections(at(1), at(1, 1)) < 0, 'a relay of a connection is newer than it');
+  t.ok(compareConnections(at(1, 10), at(1, 9)) > 0);
+  t.equal(compareConnections(at(1), at(1, 0)), 0);
 });

@@ -1,6 +1,7 @@
 import t from 'tap';
 import { StorError } from '@stor/protocol';
-import { NbdClient, NbdError } from 'nbd-client-js';
+import { systemNetwork } from '@stor/runtime';
+import { NbdClient, NbdError, ReconnectingNbdClient, type NbdNetwork } from 'nbd-client-js';
 import { ExportCluster, turn, type ExportNode } from './export-cluster.ts';
 import { RawClient, encodeRequest, until } from './nbd-harness.ts';
 
@@ -389,6 +390,35 @@ t.test('what an old connection sent and nobody read is never done', async (t) =>
     found.every((byte) => byte === 2),
     'nothing old came over something new',
   );
+});
+
+t.test('a reconnecting client counts its connections', async (t) => {
+  const cluster = await ExportCluster.start(t, 1);
+  const said: string[] = [];
+  const spying: NbdNetwork = {
+    connect: async (target, options) => {
+      const socket = await systemNetwork.connect(target, options);
+      const write = socket.write.bind(socket);
+      socket.write = (bytes) => {
+        const text = Buffer.from(bytes).toString('latin1');
+        said.push(...[...text.matchAll(/x-client:([0-9a-f]{32}):([0-9.]+)$/g)].map(([all]) => all));
+        write(bytes);
+      };
+      return socket;
+    },
+  };
+  const client = await ReconnectingNbdClient.connect({
+    addresses: [`nbd://127.0.0.1:${cluster.node(1).port}/db`],
+    network: spying,
+  });
+  t.teardown(() => client.close());
+  await client.write(0, Buffer.alloc(4096, 1));
+  await cluster.node(1).exports.detach('v-1', 1, false);
+  await client.write(0, Buffer.alloc(4096, 2));
+  t.equal(said.length, 2);
+  t.match(said[0], /:1$/);
+  t.match(said[1], /:2$/);
+  t.equal(said[0]?.slice(0, -1), said[1]?.slice(0, -1), 'the same client');
 });
 
 t.test('negative control: the load notices a write that comes twice', async (t) => {
