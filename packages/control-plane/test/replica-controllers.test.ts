@@ -1,0 +1,85 @@
+import fc from 'fast-check';
+import t from 'tap';
+import { ReplicaWorld } from './replica-world.ts';
+import type { WorldEvent } from './replica-world.ts';
+
+const index = fc.nat({ max: 20 });
+
+const event: fc.Arbitrary<WorldEvent> = fc.oneof(
+  { weight: 3, arbitrary: fc.record({ type: fc.constant('down' as const), node: index }) },
+  { weight: 3, arbitrary: fc.record({ type: fc.constant('up' as const), node: index }) },
+  { weight: 6, arbitrary: fc.record({ type: fc.constant('reconcile' as const), node: index }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ type: fc.constant('fail-creations' as const), node: index }),
+  },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('lose-disk' as const), node: index }) },
+  { weight: 5, arbitrary: fc.record({ type: fc.constant('primary' as const), volume: index }) },
+  { weight: 3, arbitrary: fc.record({ type: fc.constant('write' as const), volume: index }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      type: fc.constant('count' as const),
+      volume: index,
+      replicas: fc.integer({ min: 1, max: 5 }),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      type: fc.constant('move' as const),
+      volume: index,
+      replica: index,
+      node: index,
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      type: fc.constant('pause' as const),
+      volume: index,
+      paused: fc.boolean(),
+    }),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      type: fc.constant('time' as const),
+      ms: fc.constantFrom(100, 2_000, 30_000, 61_000, 400_000),
+    }),
+  },
+  {
+    weight: 10,
+    arbitrary: fc.record({ type: fc.constant('control' as const), isLate: fc.boolean() }),
+  },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('leader' as const) }) },
+);
+
+t.test('whatever happens, no member is deleted, and in the end all is as wanted', async (t) => {
+  const totals: Record<string, number> = {};
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 3, max: 6 }),
+      fc.array(fc.integer({ min: 1, max: 3 }), { minLength: 1, maxLength: 3 }),
+      fc.array(event, { maxLength: 120, size: 'max' }),
+      (nodes, counts, events) => {
+        const volumes = counts.map((replicas, i) => ({ name: `v${i}`, replicas }));
+        const world = new ReplicaWorld(nodes, volumes);
+        for (const each of events) world.run(each);
+        const wrong = world.settle();
+        for (const [what, times] of Object.entries(world.counts)) {
+          totals[what] = (totals[what] ?? 0) + times;
+        }
+        if (wrong.length > 0) throw new Error(wrong.join('; '));
+      },
+    ),
+    { numRuns: 300 },
+  );
+  t.comment(totals);
+  for (const what of ['another replica (replacement)', 'another replica (update)']) {
+    t.ok((totals[what] ?? 0) > 0, what);
+  }
+  t.ok((totals['a leaving replica stays'] ?? 0) > 0);
+  t.ok((totals['a replica is to leave'] ?? 0) > 0);
+  t.ok((totals['mark-failed'] ?? 0) > 0);
+});

@@ -1,0 +1,419 @@
+import type { SegmentStatus, VolumeReplica } from '@stor/protocol';
+import { Controllers } from '../src/core/controllers/controllers.ts';
+import type { Action } from '../src/core/controllers/controllers.ts';
+import { decideSet } from '../src/core/controllers/attachment-rules.ts';
+import { movedReplica, updatedVolume } from '../src/core/volume/change-volume.ts';
+import type { ClusterState } from '../src/resources/cluster-state.ts';
+import type { StoredVolume } from '../src/resources/records.ts';
+import { apply } from './plan-at.ts';
+import { addNode, clusterOf, put, setUp, volumeOn } from './volume-fixture.ts';
+
+export type WorldEvent =
+  | { type: 'down' | 'up' | 'reconcile' | 'fail-creations' | 'lose-disk'; node: number }
+  | { type: 'primary' | 'write'; volume: number }
+  | { type: 'count'; volume: number; replicas: number }
+  | { type: 'move'; volume: number; replica: number; node: number }
+  | { type: 'pause'; volume: number; paused: boolean }
+  | { type: 'time'; ms: number }
+  | { type: 'control'; isLate: boolean }
+  | { type: 'leader' };
+
+interface Copy {
+  volumeId: string;
+  nodeId: string;
+  /** writes that it has */
+  version: number;
+}
+
+/**
+ * Nodes, primaries and data as stupidly as possible: what the controllers plan is done to records by
+ * compare-and-set, nodes create and delete what the records say, primaries copy whole volumes. It
+ * throws when data is lost or a rule of the set is broken.
+ */
+export class ReplicaWorld {
+  readonly state: ClusterState;
+  readonly nodes: string[];
+  readonly copies = new Map<string, Copy>();
+  readonly versions = new Map<string, number>();
+  readonly counts: Record<string, number> = {};
+  #controllers = new Controllers();
+  #nowMs = 1_000;
+  #ids = 0;
+  #late: Action[] = [];
+  readonly #refusing = new Set<string>();
+  /** replicas on disks that broke */
+  readonly #broken = new Set<string>();
+  readonly #down = new Set<string>();
+
+  constructor(nodes: number, volumes: { name: string; replicas: number }[]) {
+    this.nodes = Array.from({ length: nodes }, (_, i) => `n${i}`);
+    this.state = clusterOf(Object.fromEntries(this.nodes.map((id) => [id, {}])));
+    volumes.forEach(({ name, replicas }, i) => {
+      const on = this.nodes.map((_, j) => this.nodes[(i + j) % nodes] ?? '').slice(0, replicas);
+      const record = volumeOn(on, { name, policy: { replacementWaitMs: 60_000 } });
+      put(this.state, record);
+      this.versions.set(record.metadata.id, 0);
+      for (const replica of record.status.segments[0]?.replicas ?? []) {
+        const { id, nodeId } = replica;
+        this.copies.set(id, { volumeId: record.metadata.id, nodeId, version: 0 });
+      }
+    });
+  }
+
+  run(event: WorldEvent): void {
+    this.#count(event.type);
+    switch (event.type) {
+      case 'down':
+        this.#setDown(this.#node(event.node));
+        break;
+      case 'up':
+        this.#setUp(this.#node(event.node));
+        break;
+      case 'reconcile':
+        this.#reconcile(this.#node(event.node));
+        break;
+      case 'fail-creations':
+        this.#refusing.add(this.#node(event.node));
+        break;
+      case 'lose-disk':
+        this.#loseDisk(this.#node(event.node));
+        break;
+      case 'primary':
+        this.#primary(this.#volume(event.volume));
+        break;
+      case 'write':
+        this.#write(this.#volume(event.volume));
+        break;
+      case 'time':
+        this.#nowMs += event.ms;
+        break;
+      case 'leader':
+        this.#controllers = new Controllers();
+        break;
+      case 'control':
+        this.#control(event.isLate);
+        break;
+      default:
+        this.#order(event);
+    }
+    this.#check();
+  }
+
+  /** Everything comes back and is given time; returns what is still not right. */
+  settle(): string[] {
+    this.#refusing.clear();
+    for (let round = 0; round < 100; round++) {
+      for (const node of this.nodes) if (this.#down.has(node)) this.#setUp(node);
+      for (const volume of [...this.state.volumes.values()]) {
+        if (volume.value.spec.policy.rebuildPaused) this.#putPaused(volume.value, false);
+      }
+      // nobody uses the volumes: what must be repaired is repaired because a controller asks for it
+      for (const id of this.#control(false)) this.#primary(id);
+      for (const node of this.nodes) this.#reconcile(node);
+      this.#nowMs += 20_000;
+      this.#check();
+    }
+    return this.#unsettled();
+  }
+
+  #unsettled(): string[] {
+    const wrong: string[] = [];
+    const known = new Set<string>();
+    for (const { value } of this.state.volumes.values()) {
+      for (const segment of value.status.segments) {
+        const able = segment.replicas.filter(({ state }) => state === 'ready');
+        const wanted = Math.min(value.spec.replicas, this.#usable(value));
+        const isIn = able.every(({ id }) => segment.inSync.includes(id));
+        if (able.length < wanted)
+          wrong.push(`${value.metadata.name} has ${able.length} of ${wanted}`);
+        if (able.length > value.spec.replicas) wrong.push(`${value.metadata.name} has too many`);
+        if (!isIn) wrong.push(`${value.metadata.name} is not in sync`);
+        if (segment.replicas.some((r) => r.leaving === true)) wrong.push('somebody is leaving');
+        if ((segment.removed ?? []).length > 0) wrong.push('something is still to be deleted');
+        for (const { id } of segment.replicas) known.add(id);
+      }
+    }
+    for (const id of this.copies.keys()) if (!known.has(id)) wrong.push(`${id} is an orphan`);
+    for (const id of this.state.reports.keys()) {
+      if (!known.has(id)) wrong.push(`the report of ${id} is left over`);
+    }
+    const rest = this.#plan().filter(({ type }) => type !== 'ask-attach');
+    if (rest.length > 0) wrong.push(`still planned: ${rest.map(({ type }) => type).join()}`);
+    return wrong;
+  }
+
+  /** Nodes that hold, or could take, a replica of the volume. */
+  #usable(volume: StoredVolume): number {
+    const failed = new Set(
+      volume.status.segments.flatMap((s) =>
+        s.replicas.flatMap((r) => (r.state === 'failed' ? [r.nodeId] : [])),
+      ),
+    );
+    const online = this.nodes.filter(
+      (id) => this.state.disks.get(`d-${id}`)?.value.state === 'online',
+    );
+    return online.filter((id) => !failed.has(id)).length;
+  }
+
+  #plan(): Action[] {
+    const now = { monotonicMs: this.#nowMs, wallMs: this.#nowMs };
+    return this.#controllers.plan(this.state, now, () => `r-new-${++this.#ids}`);
+  }
+
+  /** Returns the volumes that some node was asked to attach. */
+  #control(isLate: boolean): string[] {
+    // actions of an older look, as of a leader that was replaced: compare-and-set refuses them
+    for (const action of this.#late) this.#apply(action, true);
+    this.#late = [];
+    const actions = this.#plan();
+    this.#checkBudget();
+    if (isLate) {
+      this.#late = actions;
+      return [];
+    }
+    for (const action of actions) this.#apply(action);
+    return actions.flatMap((action) => (action.type === 'ask-attach' ? [action.volumeId] : []));
+  }
+
+  #apply(action: Action, isLate = false): void {
+    if (action.type === 'note-absence') {
+      const { node } = action.note;
+      if (this.state.nodes.get(node.value.id)?.modRevision !== node.modRevision) return;
+    } else if ('volume' in action) {
+      const { volume } = action;
+      const now = this.state.volumes.get(volume.value.metadata.id);
+      if (now?.modRevision !== volume.modRevision) return;
+    }
+    this.#count(action.type);
+    if (action.type === 'change-replicas') {
+      this.#count(action.change.what);
+      this.#checkChange(action.volume.value, action.change.record, isLate);
+    }
+    apply(this.state, action);
+  }
+
+  /** I4: no controller touches the set; what leaves leaves enough behind. */
+  #checkChange(before: StoredVolume, after: StoredVolume, isLate: boolean): void {
+    before.status.segments.forEach((old, i) => {
+      const now = after.status.segments[i];
+      if (!now) throw new Error('a segment is gone');
+      if (JSON.stringify(old.inSync) !== JSON.stringify(now.inSync)) throw new Error('I4');
+      if (old.setRevision !== now.setRevision) throw new Error('I4: revision');
+      const marked = now.replicas.filter(
+        (r) => r.leaving === true && old.replicas.some((o) => o.id === r.id && o.leaving !== true),
+      );
+      // a node that went down since the look is no change of the record: the primary waits then
+      if (marked.length === 0 || isLate) return;
+      const stay = now.replicas.filter((r) => r.leaving !== true && this.#isGood(now, r));
+      if (stay.length < after.spec.replicas) throw new Error('too few stay');
+    });
+  }
+
+  #isGood(segment: SegmentStatus, replica: VolumeReplica): boolean {
+    const isUp = this.state.leases.has(replica.nodeId);
+    return isUp && replica.state === 'ready' && segment.inSync.includes(replica.id);
+  }
+
+  #checkBudget(): void {
+    let filling = 0;
+    for (const { value } of this.state.volumes.values()) {
+      for (const segment of value.status.segments) {
+        filling += segment.replicas.filter(
+          (r) =>
+            r.purpose === 'replacement' &&
+            r.leaving !== true &&
+            !segment.inSync.includes(r.id) &&
+            this.state.leases.has(r.nodeId),
+        ).length;
+      }
+    }
+    this.counts['most filling'] = Math.max(this.counts['most filling'] ?? 0, filling);
+  }
+
+  #check(): void {
+    for (const { value } of this.state.volumes.values()) {
+      const { id, name } = value.metadata;
+      for (const { replicas, inSync, removed = [] } of value.status.segments) {
+        if (inSync.length === 0) throw new Error(`I7: the set of ${name} is empty`);
+        for (const member of inSync) {
+          if (!replicas.some((r) => r.id === member))
+            throw new Error(`${member} is in no replicas`);
+          if (removed.some((r) => r.id === member)) throw new Error(`${member} is removed`);
+          const copy = this.copies.get(member);
+          if (!copy && !this.#broken.has(member))
+            throw new Error(`member ${member} of ${name} was deleted`);
+          if (copy && copy.version !== this.versions.get(id)) throw new Error(`${member} is old`);
+        }
+        const nodes = replicas.filter((r) => r.state !== 'failed').map((r) => r.nodeId);
+        if (new Set(nodes).size !== nodes.length) throw new Error(`two of ${name} on one node`);
+      }
+    }
+  }
+
+  #setDown(node: string): void {
+    this.state.leases.delete(node);
+    this.#down.add(node);
+  }
+
+  #setUp(node: string): void {
+    setUp(this.state, node);
+    this.#down.delete(node);
+    const known = this.state.nodes.get(node);
+    if (!known) return;
+    const { downSinceMs: _since, ...value } = known.value;
+    this.state.nodes.set(node, { value, modRevision: known.modRevision + 1 });
+  }
+
+  /** A disk breaks for good, unless it has the only copy of something. */
+  #loseDisk(node: string): void {
+    const disk = this.state.disks.get(`d-${node}`);
+    if (!disk || disk.value.state !== 'online') return;
+    for (const { value } of this.state.volumes.values()) {
+      const members = value.status.segments.flatMap(({ inSync }) => inSync);
+      const others = members.filter(
+        (id) => this.copies.has(id) && this.copies.get(id)?.nodeId !== node,
+      );
+      if (others.length === 0) return;
+    }
+    const value = { ...disk.value, state: 'failed' };
+    this.state.disks.set(`d-${node}`, { value, modRevision: disk.modRevision + 1 });
+    for (const [id, copy] of this.copies) {
+      if (copy.nodeId !== node) continue;
+      this.copies.delete(id);
+      this.#broken.add(id);
+      this.#report(id, copy.volumeId, node, 'failed');
+    }
+  }
+
+  #reconcile(node: string): void {
+    if (this.#down.has(node)) return;
+    const isOnline = this.state.disks.get(`d-${node}`)?.value.state === 'online';
+    for (const { value } of this.state.volumes.values()) {
+      const volumeId = value.metadata.id;
+      for (const segment of value.status.segments) {
+        for (const { id, nodeId, state } of segment.replicas) {
+          if (nodeId !== node || state !== 'creating' || this.state.reports.has(id)) continue;
+          const fails = this.#refusing.has(node) || !isOnline;
+          if (!fails) this.copies.set(id, { volumeId, nodeId, version: -1 });
+          this.#report(id, volumeId, node, fails ? 'failed' : 'ready');
+        }
+        for (const { id, nodeId } of segment.removed ?? []) {
+          if (nodeId !== node) continue;
+          this.copies.delete(id);
+          this.#report(id, volumeId, node, 'deleted');
+        }
+      }
+    }
+  }
+
+  #report(replicaId: string, volumeId: string, nodeId: string, state: string): void {
+    const value = { replicaId, volumeId, nodeId, state, code: '', message: '' };
+    this.state.reports.set(replicaId, { value, modRevision: 1 });
+  }
+
+  /** What a primary on some node does in the end: shrinks, fills, lets leaving ones go. */
+  #primary(volumeId: string): void {
+    const volume = this.state.volumes.get(volumeId)?.value;
+    const segment = volume?.status.segments[0];
+    if (!volume || !segment) return;
+    const canReach = (r: VolumeReplica): boolean =>
+      r.state === 'ready' && this.copies.has(r.id) && !this.#down.has(r.nodeId);
+    const sources = segment.replicas.filter((r) => canReach(r) && segment.inSync.includes(r.id));
+    if (sources.length === 0) return;
+    const fills = volume.spec.policy.rebuildPaused
+      ? []
+      : segment.replicas.filter((r) => canReach(r) && r.leaving !== true && !sources.includes(r));
+    const all = [...sources, ...fills];
+    const stay = all.filter((r) => r.leaving !== true);
+    const ready = segment.replicas.filter((r) => r.leaving !== true && r.state === 'ready');
+    const mayGo = stay.length > 0 && stay.length >= Math.min(volume.spec.replicas, ready.length);
+    const inSync = (mayGo ? stay : all).map(({ id }) => id);
+    const version = this.versions.get(volumeId) ?? 0;
+    if (!sources.some(({ id }) => this.copies.get(id)?.version === version)) {
+      throw new Error('the newest writes are gone');
+    }
+    const epoch = volume.status.epoch + 1;
+    const attachment = {
+      nodeId: 'n0',
+      agentInstance: 'i-n0',
+      epoch,
+      mode: 'auto' as const,
+      sinceMs: 0,
+    };
+    const held = { ...volume, status: { ...volume.status, epoch, attachment } };
+    const { setRevision } = segment;
+    const proposal = { nowWallMs: this.#nowMs, segment: 0, epoch, setRevision, inSync };
+    const decision = decideSet(held, proposal);
+    if (decision.type !== 'change') throw new Error(`refused: ${decision.type}`);
+    for (const id of inSync) {
+      const copy = this.copies.get(id);
+      if (copy) copy.version = version;
+    }
+    const { status } = decision.record;
+    this.#put({ ...decision.record, status: { ...status, attachment: null } });
+  }
+
+  /** A write reaches every member, or none when one is away and the set was not shrunk. */
+  #write(volumeId: string): void {
+    const volume = this.state.volumes.get(volumeId)?.value;
+    const members = volume?.status.segments.flatMap(({ inSync }) => inSync) ?? [];
+    const copies = members.map((id) => this.copies.get(id));
+    if (copies.some((copy) => !copy || this.#down.has(copy.nodeId))) return;
+    const version = (this.versions.get(volumeId) ?? 0) + 1;
+    this.versions.set(volumeId, version);
+    for (const copy of copies) if (copy) copy.version = version;
+  }
+
+  #order(event: WorldEvent & { type: 'count' | 'move' | 'pause' }): void {
+    const volume = this.state.volumes.get(this.#volume(event.volume));
+    if (!volume) return;
+    const context = {
+      state: this.state,
+      wallMs: this.#nowMs,
+      newReplicaId: () => `r-new-${++this.#ids}`,
+    };
+    try {
+      if (event.type === 'pause') {
+        this.#putPaused(volume.value, event.paused);
+        return;
+      }
+      if (event.type === 'count') {
+        this.#put(updatedVolume(volume.value, { replicas: event.replicas }, context));
+        return;
+      }
+      const replicas = volume.value.status.segments.flatMap((segment) => segment.replicas);
+      const replica = replicas[event.replica % replicas.length]?.id ?? '';
+      const move = { replica, nodeId: this.#node(event.node), disk: '' };
+      const moved = movedReplica(volume.value, move, context);
+      if (moved) this.#put(moved);
+    } catch {
+      this.#count('refused order');
+    }
+  }
+
+  #putPaused(volume: StoredVolume, rebuildPaused: boolean): void {
+    const { spec } = volume;
+    this.#put({ ...volume, spec: { ...spec, policy: { ...spec.policy, rebuildPaused } } });
+  }
+
+  #put(record: StoredVolume): void {
+    const { id } = record.metadata;
+    const modRevision = (this.state.volumes.get(id)?.modRevision ?? 0) + 1;
+    this.state.volumes.set(id, { value: record, modRevision });
+  }
+
+  #node(index: number): string {
+    return this.nodes[index % this.nodes.length] ?? '';
+  }
+
+  #volume(index: number): string {
+    const ids = [...this.state.volumes.keys()];
+    return ids[index % ids.length] ?? '';
+  }
+
+  #count(what: string): void {
+    this.counts[what] = (this.counts[what] ?? 0) + 1;
+  }
+}
+
+export { addNode };
