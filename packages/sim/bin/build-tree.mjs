@@ -43,14 +43,15 @@ const compilerOptions = {
 
 /**
  * Builds a tree at `target`, after applying the patch files. A patch has paths from the root of the
- * checkout (`a/packages/...`). Throws with the output of `git apply` when one does not fit.
+ * checkout (`a/packages/...`). Throws with the output of `patch` when one does not fit. `copied`: the
+ * packages to take from the checkout; the others stay as they are in the tree.
  */
-export function buildTree(target, patches = []) {
+export function buildTree(target, patches = [], copied = packages) {
   mkdirSync(target, { recursive: true });
   if (!existsSync(join(target, 'node_modules'))) {
     symlinkSync(join(checkoutRoot, 'node_modules'), join(target, 'node_modules'));
   }
-  for (const name of packages) copyPackage(name, target);
+  for (const name of copied) copyPackage(name, target);
   for (const patch of patches) applyPatch(target, patch);
   mkdirSync(cacheFolder, { recursive: true });
   for (const name of packages) {

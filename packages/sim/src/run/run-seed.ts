@@ -319,6 +319,7 @@ export class SeedRun {
           depth: 1 + this.#pick(3),
           reconnects: this.#pick(3) > 0,
           counts: this.#counts,
+          say: this.#options.log ? (text) => this.#say(text) : null,
           problem: (detail) => this.#violation('no-error', `${volume.name}: ${detail}`),
           preferred: () => run.preferred,
         }),

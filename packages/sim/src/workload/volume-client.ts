@@ -31,6 +31,8 @@ export interface VolumeClientOptions {
   counts: ClientCounts;
   /** an error that no promise allows */
   problem: (problem: string) => void;
+  /** for who reads along; null when nobody does */
+  say: ((text: string) => void) | null;
   /** which node all clients of the volume try first */
   preferred: () => number;
 }
@@ -136,6 +138,7 @@ export class VolumeClient {
     const startAt = history.now();
     const outcome = await this.#untilAnswered(ioOf('flush', 0, 0, null), true);
     if (outcome !== 'done') return;
+    this.#options.say?.(`${this.#options.host} flush of ${startAt} done`);
     counts.flushes += 1;
     history.flushed(startAt);
   }
@@ -161,7 +164,10 @@ export class VolumeClient {
     const bytes = isZero ? null : payloadOf(from, to, token.value);
     const io = { ...ioOf(kind, from, to, bytes), fua, noHole: request.noHole };
     // some clients give up: what they sent may or may not have happened
+    const { say, host } = this.#options;
+    say?.(`${host} ${kind} ${token.value} sectors ${first}-${last} begins`);
     const outcome = await this.#untilAnswered(io, random.next() < 0.85);
+    say?.(`${host} ${kind} ${token.value} sectors ${first}-${last} ${JSON.stringify(outcome)}`);
     if (outcome !== 'done') return;
     if (kind === 'write') counts.writes += 1;
     else if (kind === 'zero') counts.zeroes += 1;

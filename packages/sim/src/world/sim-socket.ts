@@ -10,6 +10,8 @@ interface Piece {
 
 /** A retransmission to a host that has forgotten the connection is answered after this (ms). */
 const resetAnswerMs = 200;
+/** An idle connection is probed this often (ms), as the product's sockets are. */
+const keepAliveMs = 30_000;
 /** Bytes that one receiver has not taken stop the sender, as a full receive window does. */
 const windowBytes = 4 * 1024 * 1024;
 
@@ -111,8 +113,16 @@ export class SimSocket implements StreamSocket {
     this.#tellPeer();
   }
 
-  /** The host is off: no goodbye. */
+  /** The host is off: no goodbye. The other end's keepalive finds out when it is up again. */
   vanish(): void {
+    const network = this.#network;
+    const probe = (): void => {
+      if (!this.peer || !this.peer.#isOpen) return;
+      if (network.isDown(this.from) || network.isBlocked(this.to, this.from)) {
+        network.scheduler.at(keepAliveMs, probe);
+      } else this.peer.#peerGone();
+    };
+    network.scheduler.at(keepAliveMs, probe);
     this.#isOpen = false;
     this.destroyed = true;
     this.#queue = [];
