@@ -40,6 +40,11 @@ export interface ReplicaIdentity {
   sizeBytes: number;
 }
 
+/** What is said of a block that is read without judging. */
+export const blockMismatches = 0;
+export const blockVerifies = 1;
+export const blockUnreadable = 2;
+
 export type StoreDone = (error: StorError | null) => void;
 
 /**
@@ -99,7 +104,8 @@ export interface ReplicaStore extends ReplicaIdentity {
   /** Reads and verifies; CHECKSUM_MISMATCH has details {offset} of the first bad block (I9). */
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void;
   /**
-   * Reads without judging: `valid[i]` is 1 where block i matches its checksum. For settle and
+   * Reads without judging: `valid[i]` is 1 where block i matches its checksum, 2 where the disk cannot
+   * read it (the target has zeros there, which mean nothing), else 0. For settle and
    * resync of marked regions, where after an unclean stop a mismatch is no verdict.
    */
   readUnverified(

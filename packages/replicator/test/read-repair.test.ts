@@ -137,6 +137,28 @@ t.test('a block that the disk cannot read any more is rewritten', async (t) => {
   }
 });
 
+t.test('a block that no disk can read is not settled to zeros', async (t) => {
+  const cluster = new DiskCluster({ seed: 8, sizeBytes: 8 * mib, nodes: 2, replicas: 1 });
+  await cluster.create();
+  const volume = await cluster.wait(cluster.attach(1));
+  const bytes = Buffer.alloc(chunkBytes, 9);
+  t.equal(await cluster.wait(request(volume, 'write', 0, bytes.length, bytes)), null);
+  cluster.kill(1);
+  const { files } = cluster.node(0);
+  files.hook = (operation, path) => (operation === 'read' && path.endsWith('/data') ? 'EIO' : null);
+  await cluster.wait(cluster.start(1));
+  const next = await cluster.wait(cluster.attach(1));
+  const settled = (): boolean => next.status().segments[0]?.settleBytesRemaining === 0;
+  t.ok(await cluster.until(settled, 20_000));
+  const target = Buffer.alloc(blockBytes);
+  const failed = await cluster.wait(request(next, 'read', 0, blockBytes, target));
+  t.equal(failed?.code, 'CHECKSUM_MISMATCH');
+  files.hook = () => null;
+  t.equal(await cluster.wait(request(next, 'read', 0, blockBytes, target)), null);
+  t.same(target, block(9), 'what can be read again is there');
+  cluster.end();
+});
+
 t.test('a member without room for what settling gives it leaves', async (t) => {
   const cluster = new SimCluster({ seed: 6, sizeBytes, nodes: 3, replicaNodes: 2 });
   const volume = await cluster.wait(cluster.attach(2));

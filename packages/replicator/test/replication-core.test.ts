@@ -30,6 +30,7 @@ import {
   chooseBlocks,
   hashBytes,
   isZeros,
+  nobody,
   type ChunkSums,
 } from '../src/core/replication/settle-choice.ts';
 import { SpaceCredits } from '../src/core/replication/space-credits.ts';
@@ -331,10 +332,10 @@ t.test('decideActivation', async (t) => {
 });
 
 /** Hashes that differ in their last byte only. */
-function viewOf(blocks: [hash: number, valid: boolean][]): ChunkSums {
+function viewOf(blocks: [hash: number, valid: boolean | 2][]): ChunkSums {
   const hashes = new Uint8Array(blocks.length * hashBytes);
   for (const [block, [hash]] of blocks.entries()) hashes[(block + 1) * hashBytes - 1] = hash;
-  return { hashes, valid: Uint8Array.from(blocks.map(([, valid]) => (valid ? 1 : 0))) };
+  return { hashes, valid: Uint8Array.from(blocks.map(([, valid]) => Number(valid))) };
 }
 
 t.test('runsToCopy covers what differs, and little more', async () => {
@@ -362,26 +363,36 @@ t.test('runsToCopy covers what differs, and little more', async () => {
 });
 
 t.test('chooseBlocks takes verifying bytes, the truth first, and says what to write', async () => {
-  const member = fc.array(fc.tuple(fc.integer({ min: 1, max: 3 }), fc.boolean()), {
-    minLength: 6,
-    maxLength: 6,
-  });
+  const member = fc.array(
+    fc.tuple(fc.integer({ min: 1, max: 3 }), fc.constantFrom(true, false, 2 as const)),
+    {
+      minLength: 6,
+      maxLength: 6,
+    },
+  );
   fc.assert(
     fc.property(fc.array(member, { minLength: 1, maxLength: 3 }), (members) => {
       const views = members.map(viewOf);
       const choice = chooseBlocks(views);
       for (let block = 0; block < 6; block++) {
         const chosen = members[choice.source[block] ?? 0]?.[block];
-        const someValid = members.some((blocks) => blocks[block]?.[1]);
-        if (someValid && !chosen?.[1]) return false;
-        if (members[0]?.[block]?.[1] && choice.source[block] !== 0) return false;
+        const has = (what: boolean | 2): boolean =>
+          members.some((blocks) => blocks[block]?.[1] === what);
+        if (has(true) ? chosen?.[1] !== true : has(false) && chosen?.[1] !== false) return false;
+        if (!has(true) && !has(false)) {
+          if (choice.source[block] !== nobody) return false;
+          continue;
+        }
+        if (members[0]?.[block]?.[1] === true && choice.source[block] !== 0) return false;
         const same = members.every((m) => m[block]?.[1] === true && m[block]?.[0] === chosen?.[0]);
         const written = block >= choice.firstBlock && block <= choice.lastBlock;
         if (!same && !written) return false;
       }
       const [a, b] = views;
       const clean = choice.firstBlock > choice.lastBlock;
-      const equal = !a || !b || members[0]?.every((_block, i) => blocksEqual(a, b, i)) === true;
+      const isDone = (i: number): boolean =>
+        choice.source[i] === nobody || (a !== undefined && b !== undefined && blocksEqual(a, b, i));
+      const equal = members[0]?.every((_block, i) => isDone(i)) === true;
       return views.length !== 2 || equal === clean;
     }),
   );

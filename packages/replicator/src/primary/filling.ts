@@ -55,19 +55,21 @@ export class Filling {
       for (let i = 0; i < chunksPerRegion; i++) if (isData(first + i)) chunks.add(first + i);
     }
     if (!regions) {
-      for (const each of [member, source]) {
-        for (const chunk of each.allocated?.list() ?? []) chunks.add(chunk);
-      }
+      for (let chunk = 0; chunk < chunks.size; chunk++) if (isData(chunk)) chunks.add(chunk);
     }
     for (const { offset, length } of pending) {
       const last = Math.floor((offset + length - 1) / chunkBytes);
       for (let chunk = Math.floor(offset / chunkBytes); chunk <= last; chunk++) chunks.add(chunk);
     }
     this.#chunks = chunks;
-    this.#frees = chunks.list().filter((chunk) => isFreed(source, member, chunk));
-    let bytes = 0;
-    for (const chunk of chunks.list()) bytes += this.lengthOf(chunk);
-    this.progress.planned(bytes);
+    // a list of all chunks of a large volume would take gigabytes; of those to be freed there are few
+    this.#frees = [];
+    for (let chunk = chunks.next(0); chunk >= 0; chunk = chunks.next(chunk + 1)) {
+      if (isFreed(source, member, chunk)) this.#frees.push(chunk);
+    }
+    const lastChunk = chunks.size - 1;
+    const missing = chunks.has(lastChunk) ? chunkBytes - this.lengthOf(lastChunk) : 0;
+    this.progress.planned(chunks.count * chunkBytes - missing);
     this.phase = 'copying';
   }
 

@@ -1,8 +1,11 @@
 import { blockBytes, chunkBytes, chunksPerRegion, StorError } from '@stor/protocol';
+import { hashBlocks } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
 import {
   chooseBlocks,
+  hashBytes,
+  nobody,
   type ChunkSums,
   type SettleChoice,
 } from '../core/replication/settle-choice.ts';
@@ -167,15 +170,17 @@ export class Settler implements SegmentPart {
         done(error);
         return;
       }
-      const choice = chooseBlocks(views.filter((view) => view !== null));
+      const known = views.filter((view) => view !== null);
+      const choice = chooseBlocks(known);
       if (choice.firstBlock > choice.lastBlock) done(null);
-      else this.#equalize(members, revision, offset, choice, done);
+      else this.#equalize(members, known, revision, offset, choice, done);
     });
   }
 
   /** Builds the bytes that stand and writes them to every member. */
   #equalize(
     members: Member[],
+    views: readonly ChunkSums[],
     revision: number,
     offset: number,
     choice: SettleChoice,
@@ -189,11 +194,15 @@ export class Settler implements SegmentPart {
       const valid = new Uint8Array(choice.source.length);
       const own = members.indexOf(member);
       member.readUnverified(offset, length, bytes, 0, valid, (error) => {
+        // the bytes travelled without a checksum: they must be those that were judged
+        const view = views[own];
+        const isSame = view !== undefined && matches(view, bytes, choice.source, own);
         for (let block = 0; block < choice.source.length; block++) {
           const at = block * blockBytes;
           if (choice.source[block] === own) bytes.copy(chosen, at, at, at + blockBytes);
         }
-        next(error);
+        const changed = new StorError('UNAVAILABLE', 'a block is not what it was a moment ago');
+        next(error ?? (isSame ? null : changed));
       });
     })((error) => {
       if (error) {
@@ -207,15 +216,40 @@ export class Settler implements SegmentPart {
       }
       const { logger } = this.#segment.options;
       logger.debug({ offset, length }, 'settle: members differ and are made equal');
-      if (isZero(chosen)) {
+      if (isZero(chosen) && !choice.source.includes(nobody)) {
         this.#writeAll(offset, length, null, done);
         return;
       }
-      const from = choice.firstBlock * blockBytes;
-      const bytes = chosen.subarray(from, (choice.lastBlock + 1) * blockBytes);
-      this.#writeAll(offset + from, bytes.length, bytes, done);
+      gather(runsOf(choice), ({ from, end }, _index, next) => {
+        const bytes = chosen.subarray(from * blockBytes, end * blockBytes);
+        this.#writeAll(offset + from * blockBytes, bytes.length, bytes, next);
+      })(done);
     });
   }
+}
+
+/** What is written: all from the first block that differs to the last, but for those nobody has. */
+function runsOf({ source, firstBlock, lastBlock }: SettleChoice): { from: number; end: number }[] {
+  const runs: { from: number; end: number }[] = [];
+  for (let block = firstBlock; block <= lastBlock; block++) {
+    if (source[block] === nobody) continue;
+    const last = runs[runs.length - 1];
+    if (last && last.end === block) last.end = block + 1;
+    else runs.push({ from: block, end: block + 1 });
+  }
+  return runs;
+}
+
+/** Whether the blocks that are taken from a member hash to what it said. */
+function matches(view: ChunkSums, bytes: Buffer, source: Uint8Array, own: number): boolean {
+  const hash = new Uint8Array(hashBytes);
+  for (let block = 0; block < source.length; block++) {
+    if (source[block] !== own) continue;
+    hashBlocks(bytes, block * blockBytes, 1, blockBytes, hash, 0);
+    const at = block * hashBytes;
+    if (!hash.every((byte, i) => byte === view.hashes[at + i])) return false;
+  }
+  return true;
 }
 
 /** Runs a step for each item at once and calls back with the first error when all are over. */

@@ -13,12 +13,13 @@ import { ColdReads, type HotBlocks } from '../core/store/block-cache.ts';
 import { CallOrder, type OrderedCall } from '../core/store/call-order.ts';
 import type { ReplicaTables } from '../core/store/replica-tables.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
-import type {
-  Generation,
-  GenerationHistory,
-  ReplicaStore,
-  SetView,
-  StoreDone,
+import {
+  blockVerifies,
+  type Generation,
+  type GenerationHistory,
+  type ReplicaStore,
+  type SetView,
+  type StoreDone,
 } from '../replica-store.ts';
 import { FlushQueue } from './flush-queue.ts';
 import type { Journal } from './journal.ts';
@@ -252,7 +253,7 @@ export class DiskReplica implements ReplicaStore {
     const valid = new Uint8Array(length / blockBytes);
     this.#submit(offset, length, false, done, async () => {
       await this.#slow.read(offset, length, target, start, valid);
-      const bad = valid.indexOf(0);
+      const bad = valid.findIndex((state) => state !== blockVerifies);
       if (bad < 0) return;
       const at = offset + bad * blockBytes;
       throw new StorError(

@@ -2,6 +2,7 @@ import { blockBytes, chunkBytes, regionBytes } from '@stor/protocol';
 import type { HotBlocks } from '../core/store/block-cache.ts';
 import type { ReplicaTables } from '../core/store/replica-tables.ts';
 import { type Run, runsOf } from '../core/store/runs.ts';
+import { blockUnreadable } from '../replica-store.ts';
 import type { Journal } from './journal.ts';
 import type { SlotFiles } from './slot-files.ts';
 import type { SlotSupply } from './slot-supply.ts';
@@ -117,7 +118,7 @@ export class SlowCalls {
     }
     if (run.count === 1) {
       target.fill(0, at, at + blockBytes);
-      valid[run.at] = 0;
+      valid[run.at] = blockUnreadable;
       return false;
     }
     for (let i = 0; i < run.count; i++) {

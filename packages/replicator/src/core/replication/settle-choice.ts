@@ -2,15 +2,20 @@
 export interface ChunkSums {
   /** 128 bits for each block, one after another */
   hashes: Uint8Array;
-  /** per block: 1 when its bytes match the checksum that is stored beside it */
+  /**
+   * per block: 1 when its bytes match the checksum that is stored beside it, 2 when the disk cannot
+   * read it, else 0
+   */
   valid: Uint8Array;
 }
 
 /** Bytes of a block's hash. */
 export const hashBytes = 16;
 
+export const nobody = 255;
+
 export interface SettleChoice {
-  /** per block: index of the member whose bytes stand */
+  /** per block: index of the member whose bytes stand; `nobody` when no disk can read it */
   source: Uint8Array;
   /** first and last block that some member must be given; first > last when none */
   firstBlock: number;
@@ -32,7 +37,8 @@ export function blocksEqual(a: ChunkSums, b: ChunkSums, block: number): boolean 
 /**
  * Decides a chunk of a marked region after an unclean stop. Member 0 is the truth. A block of it
  * that does not verify is no verdict there: another member's verifying block is taken, and if none
- * verifies the truth's bytes stand and are summed again.
+ * verifies the truth's bytes stand and are summed again. What no disk can read has no bytes: it is
+ * left as it is, an error to read, until somebody writes it.
  */
 export function chooseBlocks(members: readonly ChunkSums[]): SettleChoice {
   const truth = members[0];
@@ -44,10 +50,10 @@ export function chooseBlocks(members: readonly ChunkSums[]): SettleChoice {
   };
   for (let block = 0; block < blocks; block++) {
     let source = members.findIndex((member) => member.valid[block] === 1);
-    if (source < 0) source = 0;
-    choice.source[block] = source;
+    if (source < 0) source = members.findIndex((member) => member.valid[block] === 0);
+    choice.source[block] = source < 0 ? nobody : source;
     const chosen = members[source];
-    if (chosen && members.every((member) => blocksEqual(member, chosen, block))) continue;
+    if (!chosen || members.every((member) => blocksEqual(member, chosen, block))) continue;
     choice.firstBlock = Math.min(choice.firstBlock, block);
     choice.lastBlock = block;
   }
