@@ -11,6 +11,8 @@ export interface RelayProcessOptions {
   socketPath: string;
   /** time without any server after which requests fail (ms) */
   giveUpMs: number;
+  /** gives up waiting for the first connection */
+  signal?: AbortSignal;
 }
 
 /** The reconnecting relay as a process of its own. */
@@ -45,10 +47,13 @@ export class RelayProcess {
   /** Resolves when it serves. */
   static async start(options: RelayProcessOptions): Promise<RelayProcess> {
     const relay = new RelayProcess(options);
-    await waitFor('the relay to listen', () => {
+    const isListening = (): boolean => {
       if (relay.#child.exitCode !== null) throw new Error(relay.#stderr.text());
       return relay.#stdout.text().includes('listening');
-    }).catch(async (error: unknown) => {
+    };
+    const { giveUpMs, signal } = options;
+    const limits = { deadlineMs: giveUpMs, ...(signal ? { signal } : {}) };
+    await waitFor('the relay to listen', isListening, limits).catch(async (error: unknown) => {
       await relay.kill();
       throw error;
     });

@@ -176,7 +176,12 @@ export class TestCluster {
     return status.primary ? this.indexOfNode(status.primary.node) : null;
   }
 
-  waitHealth(volume: string, health: string, deadlineMs = 60_000): Promise<Volume> {
+  waitHealth(
+    volume: string,
+    health: string,
+    deadlineMs = 60_000,
+    signal?: AbortSignal,
+  ): Promise<Volume> {
     return waitFor(
       `volume ${volume} to be ${health}`,
       async () => {
@@ -184,7 +189,7 @@ export class TestCluster {
         if (seen.status.health === health) return seen;
         throw new Error(`${seen.status.health} (${seen.status.message})`);
       },
-      { deadlineMs, intervalMs: 200 },
+      { deadlineMs, intervalMs: 200, ...(signal ? { signal } : {}) },
     );
   }
 

@@ -5,6 +5,8 @@ export interface WaitOptions {
   deadlineMs?: number;
   /** time between two looks (ms); default 50 */
   intervalMs?: number;
+  /** gives up at once, with the reason */
+  signal?: AbortSignal;
 }
 
 /**
@@ -21,6 +23,7 @@ export async function waitFor<T>(
   const endMs = performance.now() + deadlineMs;
   let last: unknown = null;
   for (;;) {
+    options.signal?.throwIfAborted();
     try {
       const value = await probe();
       if (value !== null && value !== undefined && value !== false) return value;

@@ -51,10 +51,9 @@ export class FaultDriver {
       await delay(fault.lastsMs, undefined, { signal: phase.signal });
       await end();
       if (fault.thenHurry) await delay(500);
-      else await this.#waitHealthy(phase.volumes);
+      else await this.#waitHealthy(phase);
     }
-    await this.#waitHealthy(phase.volumes);
-    phase.signal.throwIfAborted();
+    await this.#waitHealthy(phase);
   }
 
   async #draw(phase: FaultPhase): Promise<PlannedFault | null> {
@@ -84,11 +83,11 @@ export class FaultDriver {
     return fault;
   }
 
-  async #waitHealthy(volumes: readonly string[]): Promise<void> {
+  async #waitHealthy({ volumes, signal }: FaultPhase): Promise<void> {
     const startMs = Date.now();
     for (const volume of volumes) {
       const leftMs = Math.max(1_000, healDeadlineMs - (Date.now() - startMs));
-      await this.#cluster.waitHealth(volume, 'healthy', leftMs);
+      await this.#cluster.waitHealth(volume, 'healthy', leftMs, signal);
     }
   }
 }

@@ -173,6 +173,7 @@ export class SoakRound {
       exportName: moving.name,
       socketPath: join(dir, 'relay.sock'),
       giveUpMs,
+      signal,
     });
     try {
       const result = await runFioLoop(relay.uri, dir, seed, { last, stop: signal });
