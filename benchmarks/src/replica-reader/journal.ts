@@ -6,7 +6,7 @@ const maxFrameBytes = 256 * 1024;
 
 /** Record types that this reader looks into; it steps over the others that it knows. */
 export const recordTypes = { create: 1, delete: 2, chunks: 3 } as const;
-const highestRecordType = 9;
+const highestRecordType = 10;
 
 export interface JournalRecord {
   lsn: number;
