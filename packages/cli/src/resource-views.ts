@@ -191,8 +191,8 @@ function inSyncText(volume: Volume): string {
 
 /** Empty when nobody knows: the primary says it, of the replica that it has itself. */
 export function usedSpace({ status }: Volume): string {
-  const { primary, replicas, allocatedBytes } = status;
-  const knows = replicas.some((replica) => replica.nodeId === primary?.nodeId);
+  const { primary, replicas, allocatedBytes, serving } = status;
+  const knows = serving !== '' && replicas.some((replica) => replica.nodeId === primary?.nodeId);
   return knows || allocatedBytes > 0 ? formatByteSize(allocatedBytes) : '';
 }
 

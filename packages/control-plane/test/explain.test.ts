@@ -286,7 +286,7 @@ const rows: Row[] = [
     sight: see(clusterOf({ a: {}, b: {} }), volumeOn(['a', 'b'], heldByA)),
     says: {
       health: 'healthy',
-      state: '2 of 2 replicas in sync, reads and writes go on',
+      state: '2 of 2 replicas in sync, but its holder says nothing of it',
       causes: [{ text: 'node a, which holds it, does not answer', sinceMs: null }],
       holder: 'node a since T+1s, for clients that connected there',
       sinceMs: null,
@@ -345,6 +345,20 @@ for (const { what, sight, says } of rows) {
     t.same(explainVolume(sight), { name: 'db', volumeId: 'v-db', ...says });
   });
 }
+
+t.test('a set that cannot change holds all, and nodes are named', async (t) => {
+  const id = 'n-00000000000000aa';
+  const state = clusterOf({ ...three, [id]: {} });
+  const node = state.nodes.get(id);
+  if (node) node.value.name = 'n9';
+  const holding = live('holding', { reason: `missing: r-1 on ${id}`, stateAgeMs: 0 });
+  const said = explainVolume(see(state, volumeOn(['a', 'b', 'c'], heldByA), holding));
+  t.equal(
+    said.state,
+    '3 of 3 replicas in sync on record, but the in-sync set is being changed: I/O is held until that is done',
+  );
+  t.equal(said.causes[0]?.text, 'the primary holds I/O: missing: r-1 on n9');
+});
 
 t.test('health says what the primary says', async (t) => {
   const state = clusterOf(three);

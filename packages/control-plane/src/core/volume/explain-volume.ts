@@ -64,6 +64,7 @@ function stateText(sight: VolumeSight, described: Volume): string {
   const of = `${count} of ${spec.replicas} ${spec.replicas === 1 ? 'replica' : 'replicas'} in sync`;
   const needed = membersNeeded(spec.policy.failureMode, spec.replicas);
   const rule = `failure mode ${spec.policy.failureMode} needs ${needed}`;
+  const service = sight.live ? 'reads and writes go on' : 'but its holder says nothing of it';
   const reads = sight.live ? 'reads go on' : 'reads can be served';
   switch (health) {
     case 'creating':
@@ -71,12 +72,10 @@ function stateText(sight: VolumeSight, described: Volume): string {
     case 'deleting':
       return 'its replicas are being deleted';
     case 'healthy':
-      return sight.volume.value.status.attachment
-        ? `${of}, reads and writes go on`
-        : `${of}, attached nowhere`;
+      return sight.volume.value.status.attachment ? `${of}, ${service}` : `${of}, attached nowhere`;
     case 'degraded':
       return sight.volume.value.status.attachment
-        ? `${of}, reads and writes go on`
+        ? `${of}, ${service}`
         : `${of}, attached nowhere; it can be used (${rule})`;
     case 'suspended': {
       const isError = sight.live ? sight.live.state === 'failing' : spec.policy.onLoss === 'error';
