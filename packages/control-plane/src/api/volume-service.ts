@@ -6,6 +6,7 @@ import {
   defaultPolicy,
   errorCodes,
   formatByteSize,
+  hasCode,
   makeId,
   maxReplicas,
   maxVolumeBytes,
@@ -33,6 +34,8 @@ import { liveStatus } from './live-status.ts';
 const createWaitMs = 20_000;
 /** After an undone creation the reason is looked for this long (ms). */
 const reasonWaitMs = 1_000;
+/** A disk knows what a deletion has freed after this at the latest (ms). */
+const freedSpaceWaitMs = 3_000;
 const defaultReplicas = 3;
 const maxConflicts = 20;
 
@@ -55,6 +58,7 @@ export class VolumeService {
   readonly #clock: Clock;
   readonly #random: Random;
   readonly #logger: Logger;
+  #lastDeletionMs = -Infinity;
 
   constructor(options: {
     store: ClusterStore;
@@ -78,7 +82,7 @@ export class VolumeService {
 
   async create(request: CreateVolumeRequest, signal?: AbortSignal): Promise<Volume> {
     const sizeBytes = checkCreate(request);
-    const id = await this.#reserve(request, sizeBytes);
+    const id = await this.#reserveWithRoom(request, sizeBytes, signal);
     const settled = await this.#cache.waitFor((state) => creationOutcome(state, id), {
       timeoutMs: createWaitMs,
       signal,
@@ -107,6 +111,7 @@ export class VolumeService {
       if (!volume) throw new StorError('NOT_FOUND', `volume ${name} was deleted meanwhile`);
       const { succeeded } = await this.#store.transact(deletionOf(volume, null));
       if (succeeded) {
+        this.#lastDeletionMs = this.#clock.monotonicMs();
         this.#logger.info({ volume: volume.value.metadata.name }, 'volume deleted');
         return;
       }
@@ -140,6 +145,35 @@ export class VolumeService {
     const [described] = await this.describe([volume], state);
     if (!described) throw new StorError('INTERNAL', 'nothing was described');
     return described;
+  }
+
+  /** A volume that was just deleted gives its room back a moment later: that moment is waited for. */
+  async #reserveWithRoom(
+    request: CreateVolumeRequest,
+    sizeBytes: number,
+    signal: AbortSignal | undefined,
+  ): Promise<VolumeId> {
+    const deadlineMs = this.#clock.monotonicMs() + freedSpaceWaitMs;
+    for (;;) {
+      try {
+        return await this.#reserve(request, sizeBytes);
+      } catch (error) {
+        const leftMs = deadlineMs - this.#clock.monotonicMs();
+        if (!hasCode(error, 'NO_SPACE') || leftMs <= 0 || !this.#isSpaceComing()) throw error;
+        const { disks } = this.#cache.state;
+        const before = new Map([...disks].map(([id, disk]) => [id, disk.modRevision]));
+        await this.#cache.waitFor(
+          (state) =>
+            [...state.disks].some(([id, disk]) => disk.modRevision !== before.get(id)) || undefined,
+          { timeoutMs: leftMs, signal },
+        );
+      }
+    }
+  }
+
+  #isSpaceComing(): boolean {
+    const sinceMs = this.#clock.monotonicMs() - this.#lastDeletionMs;
+    return this.#cache.state.deleted.size > 0 || sinceMs < freedSpaceWaitMs;
   }
 
   /** Writes name and record in one transaction; the id of the same request's volume if there is one. */
