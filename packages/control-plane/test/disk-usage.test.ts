@@ -64,6 +64,30 @@ t.test('what a replica takes and frees is reported at once', async (t) => {
   t.equal(rig.clock.monotonicMs(), before + 2_000);
 });
 
+t.test('a creation right after a deletion waits for the room that it gives back', async (t) => {
+  const rig = await Rig.open(1);
+  t.teardown(() => rig.close());
+  const client = rig.client();
+  const { agent } = rig.node(0);
+  const disk = agent.diskList[0];
+  if (!disk) throw new Error('no disk');
+  await client.createVolume(request);
+  disk.freeBytes = 2 ** 20;
+  await rig.until(async () => (await client.listDisks({})).disks[0]?.status.freeBytes === 2 ** 20);
+  await t.rejects(client.createVolume({ ...request, name: 'more' }), { code: 'NO_SPACE' });
+  await client.deleteVolume({ name: 'big' });
+  const creating = client.createVolume(request);
+  await settled(async () => agent.replicaList.size === 0);
+  rig.clock.after(1_000, () => {
+    disk.freeBytes = gib;
+  });
+  t.match(await rig.during(creating), { metadata: { name: 'big' }, status: { health: 'healthy' } });
+  disk.freeBytes = 2 ** 20;
+  await rig.until(async () => (await client.listDisks({})).disks[0]?.status.freeBytes === 2 ** 20);
+  await client.deleteVolume({ name: 'big' });
+  await t.rejects(rig.during(client.createVolume(request)), { code: 'NO_SPACE' }, 'none came');
+});
+
 t.test('a look does not depend on having seen the write of the one before', async (t) => {
   const clock = new FakeClock();
   const cluster = new MemoryCluster({ ids: ['n-1'], clock, random: new SeededRandom(1) });
