@@ -77,6 +77,7 @@ function screen({ print, io, clock }: CommandContext, columns: () => number) {
 /** Writes what has changed: lines for people, else whole documents, one after another. */
 function log({ print, io, clock }: CommandContext) {
   let shown: Map<string, string> | null = null;
+  const names = new Map<string, string>();
   let lastNotice = '';
   return ({ rebuilds, notice }: Frame): void => {
     if (notice !== '' && notice !== lastNotice) io.stderr.write(`not up to date: ${notice}\n`);
@@ -84,6 +85,9 @@ function log({ print, io, clock }: CommandContext) {
     const now = new Map(
       rebuilds.map((rebuild) => [rebuildId(rebuild), `${rebuild.volume} ${rebuildLine(rebuild)}`]),
     );
+    for (const rebuild of rebuilds) {
+      names.set(rebuildId(rebuild), `${rebuild.volume} ${rebuild.node}`);
+    }
     const before = shown;
     shown = now;
     if (before !== null && sameText(before, now)) return;
@@ -96,7 +100,8 @@ function log({ print, io, clock }: CommandContext) {
       if (before?.get(id) !== line) io.stdout.write(`${time} ${line}\n`);
     }
     for (const id of before?.keys() ?? []) {
-      if (!now.has(id)) io.stdout.write(`${time} ${id} is not rebuilt any more\n`);
+      if (!now.has(id))
+        io.stdout.write(`${time} ${names.get(id) ?? id} is done, or was called off\n`);
     }
     if (now.size === 0 && before === null) {
       io.stdout.write(`${time} no replica is being made equal\n`);

@@ -47,6 +47,11 @@ export function nodeName(state: ClusterState, nodeId: NodeId): string {
   return state.nodes.get(nodeId)?.value.name ?? nodeId;
 }
 
+/** A primary knows other nodes by their ids only; people know them by their names. */
+export function withNodeNames(state: ClusterState, text: string): string {
+  return text.replaceAll(/\bn-[0-9a-f]{16}\b/g, (id) => nodeName(state, id));
+}
+
 const decodeName = (_key: string, value: Uint8Array): string => new TextDecoder().decode(value);
 
 type Decode = (key: string, value: Uint8Array) => unknown;

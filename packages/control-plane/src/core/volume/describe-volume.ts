@@ -1,7 +1,7 @@
 import { formatByteSize, membersNeeded } from '@stor/protocol';
 import type { Attachment, NodeId, Volume, VolumeHealth, VolumeReplica } from '@stor/protocol';
 import type { LiveVolume } from '../../agent-port.ts';
-import { isUp, nodeName } from '../../resources/cluster-state.ts';
+import { isUp, nodeName, withNodeNames } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 
@@ -42,7 +42,7 @@ export function describeVolume(
     status: {
       health,
       serving: current?.state ?? '',
-      message: messageOf(volume.value, health, replicas, current),
+      message: withNodeNames(state, messageOf(volume.value, health, replicas, current)),
       primary: attachment ? describePrimary(attachment, state) : null,
       epoch: status.epoch,
       setRevision: Math.max(0, ...status.segments.map((segment) => segment.setRevision)),

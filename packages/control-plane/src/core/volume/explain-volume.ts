@@ -1,6 +1,6 @@
 import { membersNeeded } from '@stor/protocol';
 import type { Attachment, Volume, VolumeExplanation, VolumeHealth } from '@stor/protocol';
-import { isUp, nodeName, type ClusterState } from '../../resources/cluster-state.ts';
+import { isUp, nodeName, withNodeNames } from '../../resources/cluster-state.ts';
 import { holderLives } from '../controllers/attachment-rules.ts';
 import { countInSync, describeVolume } from './describe-volume.ts';
 import { explainReplica } from './explain-replica.ts';
@@ -108,11 +108,6 @@ function quorumStory(sight: VolumeSight): ReplicaStory {
     ],
     advice: ['start agents until more than half of the members of the control plane run'],
   };
-}
-
-/** A primary knows nodes by their ids only. */
-function withNodeNames(state: ClusterState, text: string): string {
-  return text.replaceAll(/\bn-[0-9a-f]{16}\b/g, (id) => nodeName(state, id));
 }
 
 /** What the primary says, when it does not simply serve. */

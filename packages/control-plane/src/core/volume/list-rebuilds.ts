@@ -1,5 +1,5 @@
 import type { Rebuild, SegmentStatus, VolumeReplica } from '@stor/protocol';
-import { isUp, nodeName } from '../../resources/cluster-state.ts';
+import { isUp, nodeName, withNodeNames } from '../../resources/cluster-state.ts';
 import { formatWait } from './volume-sight.ts';
 import type { VolumeSight } from './volume-sight.ts';
 
@@ -82,7 +82,7 @@ function waitingText(
   }
   if (now.isPaused) return 'paused for this volume';
   if (replica.state === 'creating') return 'being created on its disk';
-  if (now.said !== '') return now.said;
+  if (now.said !== '') return withNodeNames(state, now.said);
   if (!volume.value.status.attachment) return 'attached nowhere: a node is asked to attach it';
   return live ? 'about to begin' : 'its primary does not answer';
 }
