@@ -6,6 +6,7 @@ export type FaultTarget = 'primary' | 'secondary' | 'leader' | 'any';
 export const faultKinds = [
   'kill',
   'kill-in-write',
+  'kill-all',
   'power',
   'power-in-write',
   'power-all',
@@ -39,9 +40,10 @@ export interface Fault {
 const weights: Record<FaultKind, number> = {
   kill: 12,
   'kill-in-write': 10,
-  power: 9,
-  'power-in-write': 8,
-  'power-all': 4,
+  'kill-all': 9,
+  power: 8,
+  'power-in-write': 7,
+  'power-all': 3,
   pause: 9,
   cut: 8,
   partition: 7,
@@ -95,6 +97,7 @@ function lengthOf(kind: FaultKind, random: Random): number {
       return 300 + share * (long ? 60_000 : 8_000);
     case 'kill':
     case 'kill-in-write':
+    case 'kill-all':
     case 'double-kill':
       return 50 + share * (long ? 90_000 : 6_000);
     case 'pause':

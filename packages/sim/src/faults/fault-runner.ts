@@ -10,6 +10,8 @@ import type { Fault } from './fault-plan.ts';
 /** A slow disk takes up to this much more for each step of a call (ms). */
 const slowDiskMs = [20, 200, 3_000];
 const slowLinkMs = [5, 60, 700];
+/** Clients hurry for so long before and after the moment of a fault (ms). */
+const burstMs = 25;
 /** A crash that was set for a file operation, and did not come, is called off after this (ms). */
 const crashPatienceMs = 4_000;
 
@@ -20,6 +22,8 @@ export interface FaultRunnerOptions {
   clientHosts: string[];
   /** the clients of a volume go to another node */
   move: (volume: SimVolume, node: number) => void;
+  /** All clients hurry for so long (ms), so that the fault meets requests under way. */
+  burst: (ms: number) => void;
   /** for who reads along */
   say: (text: string) => void;
 }
@@ -46,6 +50,8 @@ export class FaultRunner {
     const { scheduler } = this.#cluster;
     const beginMs = scheduler.nowMs;
     for (const fault of faults) {
+      await scheduler.sleep(beginMs + fault.atMs - burstMs - scheduler.nowMs);
+      this.#options.burst(burstMs * 2);
       await scheduler.sleep(beginMs + fault.atMs - scheduler.nowMs);
       await this.#apply(fault);
     }
@@ -90,6 +96,9 @@ export class FaultRunner {
         return;
       case 'kill-in-write':
         this.#crash(node, fault, 'kill', random);
+        return;
+      case 'kill-all':
+        await this.#killAll(node, fault, random);
         return;
       case 'power':
         if (this.#mayLosePower()) this.#power(node, fault);
@@ -198,6 +207,26 @@ export class FaultRunner {
     this.#count('kill');
     node.kill();
     this.#after(fault.forMs, () => node.start());
+  }
+
+  /** Every process at one instant; often while one disk is slow, so that much is under way there. */
+  async #killAll(node: SimNode, fault: Fault, random: Random): Promise<void> {
+    const { nodes, scheduler } = this.#cluster;
+    const isSlow = random.next() < 0.6;
+    if (isSlow) {
+      node.slowDiskMs = slowDiskMs[1 + Math.floor(random.next() * 2)] ?? 200;
+      await scheduler.sleep(100 + random.next() * 1_500);
+      this.#options.burst(burstMs);
+      await scheduler.sleep(burstMs * random.next());
+    }
+    this.#count('kill-all');
+    for (const each of nodes) each.kill();
+    node.slowDiskMs = 0;
+    for (const each of nodes) {
+      // often the slow one is the first that is back
+      const share = isSlow && each === node && random.next() < 0.7 ? 0 : random.next();
+      this.#after(50 + fault.forMs * share, () => each.start());
+    }
   }
 
   #power(node: SimNode, fault: Fault): void {

@@ -103,6 +103,9 @@ export class SeedRun {
       judges: new Map(this.#volumes.map(({ volume, judge }) => [volume.name, judge])),
       clientHosts: hosts,
       move: (volume, node) => this.#move(volume, node),
+      burst: (ms) => {
+        for (const client of this.#allClients()) client.burst(ms);
+      },
       say: (text) => this.#say(text),
     });
     this.#watch = new MetadataWatch(this.#cluster, (detail) => this.#violation('metadata', detail));

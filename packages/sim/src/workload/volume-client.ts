@@ -52,6 +52,7 @@ export class VolumeClient {
   #connecting: Promise<void> | null = null;
   #stopped = false;
   #isAway = false;
+  #hurryUntilMs = 0;
   #isResting = false;
   #running = 0;
 
@@ -86,6 +87,11 @@ export class VolumeClient {
     this.#isResting = false;
   }
 
+  /** No pauses for so long (ms). */
+  burst(ms: number): void {
+    this.#hurryUntilMs = this.#options.cluster.scheduler.nowMs + ms;
+  }
+
   /** One request outside of the loops. */
   async once(io: Io): Promise<IoOutcome> {
     this.#running += 1;
@@ -115,12 +121,27 @@ export class VolumeClient {
     const { random, cluster } = this.#options;
     this.#running += 1;
     while (!this.#stopped) {
-      await cluster.scheduler.sleep(random.next() * (random.next() < 0.7 ? 250 : 1_500));
-      while (this.#isResting && !this.#stopped) await cluster.scheduler.sleep(250);
+      await this.#pause(random.next() * (random.next() < 0.7 ? 300 : 1_500));
+      while (this.#isResting && !this.#stopped && !this.#isHurried) {
+        await cluster.scheduler.sleep(40);
+      }
       if (this.#stopped) break;
       await this.#request(chooseRequest(random, this.#options.volume, cluster.scheduler.nowMs));
     }
     this.#running -= 1;
+  }
+
+  get #isHurried(): boolean {
+    return this.#options.cluster.scheduler.nowMs < this.#hurryUntilMs;
+  }
+
+  /** In steps, as a burst may begin meanwhile. */
+  async #pause(ms: number): Promise<void> {
+    const { scheduler } = this.#options.cluster;
+    const untilMs = scheduler.nowMs + ms;
+    while (scheduler.nowMs < untilMs && !this.#isHurried) {
+      await scheduler.sleep(Math.min(40, untilMs - scheduler.nowMs + 0.01));
+    }
   }
 
   async #request(request: Request): Promise<void> {
