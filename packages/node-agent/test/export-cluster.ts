@@ -1,6 +1,6 @@
 import { StorError, defaultPolicy, type AttachmentGrant } from '@stor/protocol';
 import type { BlockRequest, Extent, PrimaryVolume } from '@stor/replicator';
-import { silentLogger, systemNetwork, type Clock } from '@stor/runtime';
+import { silentLogger, systemNetwork, type Clock, type Network } from '@stor/runtime';
 import { NbdClient } from 'nbd-client-js';
 import type { Test } from 'tap';
 import { VolumeExports } from '../src/exports/volume-exports.ts';
@@ -162,6 +162,8 @@ export class ExportCluster {
   readonly released: { epoch: number; clean: boolean }[] = [];
   readonly primaries: ModelPrimary[] = [];
   shared = false;
+  /** of the relays */
+  network: Network = systemNetwork;
   /** nodes whose attach fails */
   readonly failing = new Set<ExportNode>();
   holder: Holder | null = null;
@@ -292,7 +294,7 @@ export class ExportNode {
       control,
       nodeId: id,
       agentInstance: `${id}-1`,
-      network: systemNetwork,
+      network: { ...systemNetwork, connect: (...args) => cluster.network.connect(...args) },
       clock: cluster.clock,
       logger: silentLogger,
       autoDetachMs: 30_000,

@@ -136,6 +136,7 @@ export class RelayDevice implements BlockDevice {
   /** Never rejects; an error that comes with the end of the connection comes after it. */
   async #askExtents(offset: number, length: number, limit: number): Promise<Extent[] | StorError> {
     this.#running += 1;
+    this.#watch();
     try {
       const extents = await this.#client.blockStatus(offset, length, { reqOne: limit === 1 });
       this.#oneDone();
@@ -233,7 +234,7 @@ export class RelayDevice implements BlockDevice {
 
   /** While requests are out: finds a node that is gone without a word. */
   #watch(): void {
-    if (this.#cancelWatch || this.#ending || this.#order.sentCount === 0) return;
+    if (this.#cancelWatch || this.#ending || this.#running === 0) return;
     const seenBytes = this.#client.receivedBytes;
     this.#cancelWatch = this.#options.clock.after(silenceMs, () => {
       void this.#look(seenBytes);
@@ -242,8 +243,7 @@ export class RelayDevice implements BlockDevice {
 
   /** Never rejects. */
   async #look(seenBytes: number): Promise<void> {
-    const isSilent = (): boolean =>
-      this.#client.receivedBytes === seenBytes && this.#order.sentCount > 0;
+    const isSilent = (): boolean => this.#client.receivedBytes === seenBytes && this.#running > 0;
     if (isSilent()) {
       const { address, clock, network } = this.#options;
       const { signal } = this.#stop;

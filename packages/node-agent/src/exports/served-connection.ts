@@ -239,7 +239,8 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
     try {
       while (!this.#over && clock.monotonicMs() < deadlineMs) {
         try {
-          if (await place(this)) return;
+          // what was found may have been lost before this turn
+          if ((await place(this)) && (this.#primary ?? this.#relay)) return;
         } catch (error) {
           if (isFirst || isFinal(StorError.from(error))) throw error;
           last = error;
