@@ -4,6 +4,9 @@ import { formatAge, formatWait } from './core/duration.ts';
 import { failureModeText } from './core/policy-text.ts';
 import { renderSheet, renderTable, type Column } from './core/table.ts';
 
+/** Characters of a message in a table of volumes. */
+const maxMessageLength = 90;
+
 /** What people see of each resource. JSON and YAML show the resource as the API gave it. */
 
 export function nodeColumns(nowMs: number): Column<Node>[] {
@@ -63,7 +66,7 @@ export function volumeColumns(nowMs: number): Column<Volume>[] {
     { title: 'PRIMARY', cell: (volume) => volume.status.primary?.node ?? '' },
     { title: 'SERVING', cell: (volume) => volume.status.serving },
     { title: 'AGE', cell: (volume) => formatAge(nowMs - volume.metadata.createdAtMs) },
-    { title: 'MESSAGE', cell: (volume) => volume.status.message },
+    { title: 'MESSAGE', cell: (volume) => shortened(volume.status.message) },
     { title: 'ID', cell: (volume) => volume.metadata.id, wide: true },
     {
       title: 'NODES',
@@ -78,6 +81,13 @@ export function volumeColumns(nowMs: number): Column<Volume>[] {
     { title: 'NBD URI', cell: (volume) => volume.status.nbdUri, wide: true },
     { title: 'LABELS', cell: (volume) => formatLabels(volume.metadata.labels), wide: true },
   ];
+}
+
+/** A row is to stay readable; `inspect` and `explain` say all of it. */
+function shortened(message: string): string {
+  return message.length <= maxMessageLength
+    ? message
+    : `${message.slice(0, maxMessageLength - 3)}...`;
 }
 
 type Replica = Volume['status']['replicas'][number];

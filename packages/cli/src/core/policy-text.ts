@@ -75,7 +75,7 @@ export function shapeRisks(volume: Volume, after: VolumeShape): string[] {
   if (needed > neededBefore && inSync < needed) {
     const until = after.replicas > before.replicas ? 'until the new ones are filled' : 'at once';
     risks.push(
-      `${after.policy.failureMode} would need ${needed} replicas in sync and ${inSync} are: the volume ${holdsOrFails(after.policy)} ${until}`,
+      `${after.policy.failureMode} would need ${needed} replicas in sync and ${inSync} ${inSync === 1 ? 'is' : 'are'}: the volume ${holdsOrFails(after.policy)} ${until}`,
     );
   }
   return risks;

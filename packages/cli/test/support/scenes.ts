@@ -74,7 +74,8 @@ export const scenes: Record<string, (cluster: FakeCluster) => void> = {
     const { status } = cluster.volume('db');
     status.serving = 'holding';
     status.health = 'suspended';
-    status.message = 'writes are held: 1 of 3 replicas is in sync and soft needs 2';
+    status.message =
+      '1 of 3 replicas in sync: I/O is held: 1 of 3 replicas is in sync and failure mode soft needs 2 (missing: r-2 on n2, r-3 on n3): writes wait until enough are in sync again, reads go on';
     for (const replica of status.replicas.slice(1)) replica.state = 'node-down';
   },
   'the replicas of db are filled while we look': (cluster) => {
