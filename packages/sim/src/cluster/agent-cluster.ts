@@ -12,7 +12,13 @@ import { simLogger, type LogSink } from '../world/sim-logger.ts';
 import { SimScheduler } from '../world/scheduler.ts';
 import { viewOf, type ClusterOptions } from './lane-cluster.ts';
 import { NbdLink } from './nbd-link.ts';
-import type { ClientLink, CommittedSet, ReplicaView, SimCluster, SimVolume } from './sim-cluster.ts';
+import type {
+  ClientLink,
+  CommittedSet,
+  ReplicaView,
+  SimCluster,
+  SimVolume,
+} from './sim-cluster.ts';
 import { SimNode } from './sim-node.ts';
 
 const clusterId = 'c-0000000000000001';
@@ -74,7 +80,13 @@ export class AgentCluster implements SimCluster {
       this.leader() >= 0;
     if (!(await scheduler.until(areUp, 60_000))) throw new Error('the agents do not start');
     for (const { name, sizeBytes, replicas } of this.volumes) {
-      await this.operate('CreateVolume', { name, sizeBytes, replicas, labels: {}, requestId: name });
+      await this.operate('CreateVolume', {
+        name,
+        sizeBytes,
+        replicas,
+        labels: {},
+        requestId: name,
+      });
     }
     const exist = (): boolean =>
       this.volumes.every((volume) => this.#record(volume)?.status.phase === 'ready');
@@ -98,12 +110,7 @@ export class AgentCluster implements SimCluster {
     throw new StorError('UNAVAILABLE', `${method} failed: ${last}`);
   }
 
-  connect(
-    host: string,
-    node: number,
-    volume: SimVolume,
-    reconnects: boolean,
-  ): Promise<ClientLink> {
+  connect(host: string, node: number, volume: SimVolume, reconnects: boolean): Promise<ClientLink> {
     const clock = this.#clientClock(host);
     const addresses = this.nodes.map((_, i) => {
       const target = this.nodes[(node + i) % this.nodes.length];

@@ -21,7 +21,8 @@ interface Proposal {
   inSync: string[];
 }
 
-type Answer = { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string };
+type Answer =
+  { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string };
 
 export const controlHost = 'control';
 

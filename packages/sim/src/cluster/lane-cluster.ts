@@ -15,7 +15,13 @@ import { simLogger, type LogSink } from '../world/sim-logger.ts';
 import { SimScheduler } from '../world/scheduler.ts';
 import { ControlModel, controlHost } from './control-model.ts';
 import { DeviceLink } from './device-link.ts';
-import type { ClientLink, CommittedSet, ReplicaView, SimCluster, SimVolume } from './sim-cluster.ts';
+import type {
+  ClientLink,
+  CommittedSet,
+  ReplicaView,
+  SimCluster,
+  SimVolume,
+} from './sim-cluster.ts';
 import { SimNode } from './sim-node.ts';
 
 const clusterId = 'c-0000000000000001';
@@ -59,7 +65,10 @@ export class LaneCluster implements SimCluster {
   onEnded: (node: number, how: 'kill' | 'power') => void = () => {};
   readonly #options: ClusterOptions;
   readonly #processes = new Map<number, LaneProcess>();
-  readonly #failures = new Map<number, { diskId: string; replicaId: string | null; reason: string }[]>();
+  readonly #failures = new Map<
+    number,
+    { diskId: string; replicaId: string | null; reason: string }[]
+  >();
   /** nodes that hold a replica, by volume */
   readonly #places = new Map<string, number[]>();
 
@@ -183,7 +192,8 @@ export class LaneCluster implements SimCluster {
     const status = primary.status();
     const [segment] = status.segments;
     if (status.state !== 'serving') return `${status.state}: ${status.reason}`;
-    if (inSync.length !== whole.length) return `in sync: ${inSync.join()}, ${JSON.stringify(segment)}`;
+    if (inSync.length !== whole.length)
+      return `in sync: ${inSync.join()}, ${JSON.stringify(segment)}`;
     if (segment?.settleBytesRemaining !== 0) return 'not settled';
     return null;
   }

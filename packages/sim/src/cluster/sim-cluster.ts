@@ -73,12 +73,7 @@ export interface SimCluster {
    * Connects from `host` to a node and opens the volume there. Rejects when that is refused. One that
    * `reconnects` finds other nodes by itself.
    */
-  connect(
-    host: string,
-    node: number,
-    volume: SimVolume,
-    reconnects: boolean,
-  ): Promise<ClientLink>;
+  connect(host: string, node: number, volume: SimVolume, reconnects: boolean): Promise<ClientLink>;
   committed(volume: SimVolume): CommittedSet;
   /** Called at each commit of a set, in order. */
   onCommitted: (set: CommittedSet) => void;

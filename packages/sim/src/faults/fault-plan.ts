@@ -75,7 +75,8 @@ export function planFaults(random: Random, lengthMs: number): Fault[] {
       if (dice < 0) break;
     }
     const role = random.next();
-    const target = role < 0.36 ? 'primary' : role < 0.62 ? 'leader' : role < 0.82 ? 'secondary' : 'any';
+    const target =
+      role < 0.36 ? 'primary' : role < 0.62 ? 'leader' : role < 0.82 ? 'secondary' : 'any';
     faults.push({
       atMs: Math.round(atMs),
       kind,

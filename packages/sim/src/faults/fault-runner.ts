@@ -85,7 +85,9 @@ export class FaultRunner {
     const random = new SeededRandom(fault.seed);
     const volume = this.#volume(random);
     const node = this.#target(fault, volume, random);
-    this.#options.say(`FAULT ${fault.kind} on ${node.host} (${fault.target} of ${volume.name}), ${fault.forMs} ms`);
+    this.#options.say(
+      `FAULT ${fault.kind} on ${node.host} (${fault.target} of ${volume.name}), ${fault.forMs} ms`,
+    );
     switch (fault.kind) {
       case 'kill':
         this.#kill(node, fault);
@@ -280,9 +282,9 @@ export class FaultRunner {
 
   #mayLosePower(): boolean {
     if (this.#broken < 0) return true;
-    const { volumes, nodeOfReplica } = this.#cluster;
-    const holdsBroken = volumes.some((volume) =>
-      this.#judge(volume).members.some((id) => nodeOfReplica.call(this.#cluster, id) === this.#broken),
+    const cluster = this.#cluster;
+    const holdsBroken = cluster.volumes.some((volume) =>
+      this.#judge(volume).members.some((id) => cluster.nodeOfReplica(id) === this.#broken),
     );
     return !holdsBroken;
   }

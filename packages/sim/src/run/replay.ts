@@ -2,7 +2,11 @@ import { SeedRun, type SeedOptions } from './run-seed.ts';
 
 /** node replay.js OPTIONS-AS-JSON [--verbose]: one run, told in full. */
 const [given = '{}', verbose] = process.argv.slice(2);
-const options: SeedOptions = { seed: 1, minutes: 10, ...(JSON.parse(given) as Partial<SeedOptions>) };
+const options: SeedOptions = {
+  seed: 1,
+  minutes: 10,
+  ...(JSON.parse(given) as Partial<SeedOptions>),
+};
 const report = await new SeedRun({
   ...options,
   ...(verbose ? { log: (line: string) => process.stdout.write(`${line}\n`) } : {}),

@@ -47,6 +47,8 @@ const mib = 1024 * 1024;
 /** After the last fault: until all volumes are healthy, and every client is answered (ms). */
 const healMs = 180_000;
 const progressMs = 90_000;
+/** One mistake shows in many places. */
+const maxViolations = 20;
 
 interface VolumeRun {
   volume: SimVolume;
@@ -79,7 +81,10 @@ export class SeedRun {
   };
   readonly #faults: FaultRunner;
   readonly #watch: MetadataWatch;
-  #served = 0;
+  #fail: () => void = () => {};
+  readonly #failed = new Promise<void>((resolve) => {
+    this.#fail = resolve;
+  });
   #lastPrimary = new Map<string, number>();
   #primaryChanges = 0;
 
@@ -123,7 +128,8 @@ export class SeedRun {
     const { scheduler } = this.#cluster;
     try {
       await this.#cluster.prepare();
-      await scheduler.drive(() => this.#main());
+      // nothing that comes after a violation can be trusted to be another one
+      await scheduler.drive(() => Promise.race([this.#main(), this.#failed]));
     } catch (error) {
       onStray(error);
     } finally {
@@ -172,7 +178,6 @@ export class SeedRun {
       this.#watch.committed(set);
     };
     cluster.onServing = (name, epoch, grantedMs) => {
-      this.#served += 1;
       const run = this.#volumes.find(({ volume }) => volume.name === name);
       if (!run) return;
       run.judge.serving(grantedMs);
@@ -343,7 +348,8 @@ export class SeedRun {
   }
 
   #violation(checker: string, detail: string): void {
-    if (this.#violations.length < 20) this.#violations.push({ checker, detail });
+    if (this.#violations.length < maxViolations) this.#violations.push({ checker, detail });
+    this.#fail();
     this.#say(`VIOLATION ${checker}: ${detail}`);
   }
 

@@ -1,4 +1,11 @@
-import type { ConnectOptions, Listener, Network, Random, SocketTarget, StreamSocket } from '@stor/runtime';
+import type {
+  ConnectOptions,
+  Listener,
+  Network,
+  Random,
+  SocketTarget,
+  StreamSocket,
+} from '@stor/runtime';
 
 import type { ProcessClock } from './process-clock.ts';
 import type { SimScheduler } from './scheduler.ts';

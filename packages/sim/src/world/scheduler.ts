@@ -13,7 +13,8 @@ interface Event {
  */
 const drain: () => void = (() => {
   const { _tickCallback } = process as unknown as { _tickCallback?: () => void };
-  if (typeof _tickCallback !== 'function') throw new Error('this Node has no process._tickCallback');
+  if (typeof _tickCallback !== 'function')
+    throw new Error('this Node has no process._tickCallback');
   return _tickCallback;
 })();
 
@@ -84,7 +85,7 @@ export class SimScheduler {
       setImmediate(() => {
         main().then(
           (value) => finish(() => resolve(value)),
-          (error: unknown) => finish(() => reject(error as Error)),
+          (error: unknown) => finish(() => reject(error)),
         );
         this.#settle();
         turn();

@@ -1,0 +1,14 @@
+import t from 'tap';
+
+import { SeedRun } from '../src/index.ts';
+
+t.test('one seed gives one run, to the byte', async (t) => {
+  const options = { seed: 11, minutes: 0.5 };
+  const first = await new SeedRun(options).run();
+  const second = await new SeedRun(options).run();
+  t.equal(second.hash, first.hash);
+  t.equal(second.events, first.events);
+  t.strictSame(second.io, first.io);
+  const other = await new SeedRun({ ...options, seed: 12 }).run();
+  t.not(other.hash, first.hash, 'another seed is another run');
+});
