@@ -13,10 +13,13 @@ import type { FaultPlan } from './plan-faults.ts';
 import type { SoakReport } from './soak-report.ts';
 
 const MiB = 1024 * 1024;
-/** fio runs straight on it, so its primary is spared while it does. */
-const direct = { name: 'direct', sizeBytes: 64 * MiB };
+/**
+ * Small volumes: what the next fault waits for is a resync, which gives way to clients and may then do
+ * no more than a few MiB a second. fio runs straight on this one, so its primary is spared meanwhile.
+ */
+const direct = { name: 'direct', sizeBytes: 32 * MiB };
 /** The verifying writer and fio behind the relay share it; its primary suffers. */
-const moving = { name: 'moving', sizeBytes: 160 * MiB };
+const moving = { name: 'moving', sizeBytes: 80 * MiB };
 /** Part of a round in which only secondaries suffer; it has no fault for a primary. */
 const directShare = 1 / 3;
 /** Nothing fails as long as some node comes back within this (ms): onLoss is suspend. */
