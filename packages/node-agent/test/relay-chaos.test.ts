@@ -1,7 +1,7 @@
 // Clients and relays over connections that lag and are cut without a word, while the primary moves.
 import t, { type Test } from 'tap';
 import { StorError } from '@stor/protocol';
-import { ReconnectingNbdClient } from 'nbd-client-js';
+import { NbdClient, ReconnectingNbdClient } from 'nbd-client-js';
 import { BlockLoad } from './block-load.ts';
 import { ExportCluster, type ExportNode } from './export-cluster.ts';
 import { LaggingNetwork } from './lagging-network.ts';
@@ -23,26 +23,33 @@ interface Run {
   steps: number;
   /** what is said over the connections of clients and relays is changed by it */
   change?: (bytes: Buffer) => Buffer;
+  /** clients that do not reconnect, and whose own connections are not cut */
+  plain?: boolean;
 }
 
-async function run(t: Test, { seed, steps, change }: Run): Promise<{ relayed: number }> {
+async function run(
+  t: Test,
+  { seed, steps, change, plain = false }: Run,
+): Promise<{ relayed: number }> {
   const chance = chanceOf(seed);
   const cluster = await ExportCluster.start(t, 3, { chance });
   cluster.shared = true;
   const network = new LaggingNetwork(chance, change);
   cluster.network = network;
-  const clients: ReconnectingNbdClient[] = [];
+  const clients: (NbdClient | ReconnectingNbdClient)[] = [];
   for (let at = 0; at < 3; at++) {
     const addresses = cluster.nodes.map(({ port }) => `nbd://127.0.0.1:${port}/db`);
     clients.push(
-      await ReconnectingNbdClient.connect({
-        addresses: [...addresses.slice(at), ...addresses.slice(0, at)],
-        network,
-        chance,
-        backoffMinMs: 1,
-        backoffMaxMs: 10,
-        silenceMs: 200,
-      }),
+      plain
+        ? await NbdClient.connect({ uri: addresses[at] ?? '' })
+        : await ReconnectingNbdClient.connect({
+            addresses: [...addresses.slice(at), ...addresses.slice(0, at)],
+            network,
+            chance,
+            backoffMinMs: 1,
+            backoffMaxMs: 10,
+            silenceMs: 200,
+          }),
     );
   }
   // few blocks and many requests, so that a block is written again soon
@@ -56,7 +63,8 @@ async function run(t: Test, { seed, steps, change }: Run): Promise<{ relayed: nu
       const what = chance();
       cluster.failing.clear();
       if (what < 0.6) network.cutOne();
-      else if (what < 0.7) cluster.holder?.primary?.end(new StorError('UNAVAILABLE', 'it failed'));
+      else if (what < 0.7 && !plain)
+        cluster.holder?.primary?.end(new StorError('UNAVAILABLE', 'it failed'));
       else {
         // sometimes the target cannot take it, and the old node takes it back
         const failing = cluster.nodes[Math.floor(chance() * 12)];
@@ -95,6 +103,15 @@ for (let seed = 1; seed <= seeds; seed++) {
     const { relayed } = await run(t, { seed, steps: 40 });
     t.ok(relayed > 0, 'relays took part');
   });
+}
+
+for (let seed = 1; seed <= seeds; seed++) {
+  t.test(
+    `seed ${seed}: relays are cut and primaries move; plain clients see no error`,
+    async (t) => {
+      await run(t, { seed, steps: 30, plain: true });
+    },
+  );
 }
 
 t.test('negative control: without saying who they are, old requests do harm', async (t) => {

@@ -234,6 +234,30 @@ t.test('a detach by order ends relayed connections; they do not attach again', a
   t.equal(cluster.epoch, 1);
 });
 
+t.test('after a detach by order new clients attach, also over a relay', async (t) => {
+  const cluster = await ExportCluster.start(t, 2);
+  cluster.shared = true;
+  const old = await cluster.node(1).client(t);
+  await cluster.node(1).exports.detach('v-1', 1, false);
+  await old.closed;
+  const elsewhere = await cluster.node(2).client(t);
+  const client = await cluster.node(1).client(t);
+  await client.write(0, Buffer.alloc(4096, 5));
+  t.equal((await elsewhere.read(0, 4096))[0], 5);
+});
+
+t.test('a target that fails while connections wait for it ends none of them', async (t) => {
+  const cluster = await ExportCluster.start(t, 2);
+  const clients = [await cluster.node(1).client(t), await cluster.node(1).client(t)];
+  cluster.failing.add(cluster.node(1)).add(cluster.node(2));
+  await cluster.node(1).exports.handOver('v-1', 1);
+  const writes = clients.map((client) => client.write(0, Buffer.alloc(4096, 1)));
+  // nobody can take it for a while, this node included
+  await until(() => cluster.epoch > 3);
+  cluster.failing.clear();
+  await Promise.all(writes);
+});
+
 t.test('a relay is not relayed on', async (t) => {
   const cluster = await ExportCluster.start(t, 2);
   cluster.shared = true;

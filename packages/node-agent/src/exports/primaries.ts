@@ -60,6 +60,8 @@ export interface PrimaryEntry {
   primary: PrimaryVolume | null;
   readonly serving: Promise<PrimaryVolume>;
   readonly users: Set<PrimaryUser>;
+  /** those of them that wait until it serves: they are told by what that comes to */
+  readonly waiting: Set<PrimaryUser>;
   /** while it is being given over to another node; rejects when it stays here */
   handingOver: Promise<void> | null;
   /** set from the moment on which nobody new is accepted */
@@ -152,6 +154,7 @@ export class Primaries {
    */
   async use(entry: PrimaryEntry, user: PrimaryUser): Promise<PrimaryVolume> {
     entry.users.add(user);
+    entry.waiting.add(user);
     entry.cancelTimer();
     try {
       const primary = await entry.serving;
@@ -164,6 +167,8 @@ export class Primaries {
     } catch (error) {
       this.leave(entry, user);
       throw error;
+    } finally {
+      entry.waiting.delete(user);
     }
   }
 
@@ -270,6 +275,7 @@ export class Primaries {
       primary: null,
       serving: this.#options.host.attach(grant, { signal: abort.signal }),
       users: new Set(),
+      waiting: new Set(),
       handingOver: null,
       ending: null,
       abort,
@@ -388,7 +394,7 @@ export class Primaries {
     entry.cancelTimer();
     this.#noteEnded(volumeId, epoch);
     const why = new StorError('UNAVAILABLE', `volume ${name} is not served here: ${reason}`);
-    for (const user of [...entry.users]) user.revoke(why);
+    for (const user of [...entry.users]) if (!entry.waiting.has(user)) user.revoke(why);
     // Before it serves, activation is broken off; a primary that serves drains what was started.
     if (!entry.primary) entry.abort.abort(new StorError('ABORTED', reason));
     const stopped = await this.#stopped(entry);

@@ -89,6 +89,10 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
     return this.#relay !== null;
   }
 
+  get wasServed(): boolean {
+    return this.#device !== null;
+  }
+
   /** It is, or is about to be, served elsewhere. */
   get isAway(): boolean {
     return this.mayRelay && this.#entry === null && !this.#over;

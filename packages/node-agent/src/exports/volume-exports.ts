@@ -156,6 +156,7 @@ export class VolumeExports implements NbdExports {
         connection.waitForTarget();
       }
       if (connection.mayRelay) {
+        if (connection.wasServed) this.#checkDetached(name);
         const found = await this.#placeElsewhere(connection);
         if (found === 'placed') return true;
         if (found === 'busy' || (found === 'nobody' && connection.waitsForTarget)) return false;
@@ -186,11 +187,15 @@ export class VolumeExports implements NbdExports {
     return true;
   }
 
+  /** A connection that was served before must not attach again what was detached under it. */
+  #checkDetached(name: string): void {
+    if (!this.#primaries.wasDetached(name)) return;
+    throw new StorError('NOT_FOUND', `volume ${name} was detached by order`);
+  }
+
   /** For a relay of another node. NOT_FOUND is what its connection ends with. */
   #checkDirect(name: string): void {
-    if (this.#primaries.wasDetached(name)) {
-      throw new StorError('NOT_FOUND', `volume ${name} was detached by order`);
-    }
+    this.#checkDetached(name);
     if (this.#primaries.wasHandedOver(name)) {
       throw new StorError('ATTACHED_ELSEWHERE', `volume ${name} was handed over to another node`);
     }
