@@ -27,6 +27,18 @@ t.test('histories stay linearizable and replicas become equal under any faults',
   t.ok(acknowledged > seeds * 50, 'enough was written to mean something');
 });
 
+t.test('the same while replicas move and the policy changes', async (t) => {
+  const problems: string[] = [];
+  const counts: Record<string, number> = {};
+  for (let seed = firstSeed; seed < firstSeed + seeds; seed++) {
+    const { problems: found, faults } = await new FaultScenario({ seed, changes: true }).run();
+    problems.push(...found.map((problem) => `seed ${seed}: ${problem}`));
+    for (const [what, times] of Object.entries(faults)) counts[what] = (counts[what] ?? 0) + times;
+  }
+  t.same(problems, []);
+  for (const what of ['add', 'leave', 'remove', 'policy']) t.ok((counts[what] ?? 0) > 0, what);
+});
+
 t.test('two primaries never both serve when one is cut off and replaced', async (t) => {
   for (let seed = 1; seed <= 4; seed++) {
     t.same(await problemsOf({ seed, splitsOnly: true }), []);

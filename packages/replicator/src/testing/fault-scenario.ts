@@ -4,6 +4,7 @@ import { SeededRandom } from '@stor/runtime/testing';
 
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
 import type { BrokenOnPurpose } from '../primary/write-path.ts';
+import { LiveChanges } from './live-changes.ts';
 import { RegisterHistory } from './register-history.ts';
 import type { ProcessClock } from './sim-clock.ts';
 import { SimCluster, request } from './sim-cluster.ts';
@@ -17,6 +18,8 @@ export interface ScenarioOptions {
   diskless?: boolean;
   /** nothing but primaries that are cut off and replaced at once */
   splitsOnly?: boolean;
+  /** replicas come, go and move, and the policy changes, meanwhile */
+  changes?: boolean;
   logger?: Logger;
 }
 
@@ -52,6 +55,7 @@ export class FaultScenario {
   /** primaries that believe in themselves, and the process that each lives in */
   readonly #serving: { volume: PrimaryVolume; process: ProcessClock }[] = [];
   readonly #options: ScenarioOptions;
+  readonly #changes: LiveChanges | null;
   #time = 0;
   #value = 0;
   #busy = 0;
@@ -66,13 +70,14 @@ export class FaultScenario {
     this.cluster = new SimCluster({
       seed: options.seed,
       sizeBytes,
-      nodes: options.diskless ? 4 : 3,
+      nodes: options.changes ? 5 : options.diskless ? 4 : 3,
       replicaNodes: 3,
       broken: options.broken ?? {},
       // many checkpoints in little time, so that faults meet them
       checkpointPace: { everyMs: 3_000, restSeconds: 1, minMs: 500 },
       ...(options.logger ? { logger: options.logger } : {}),
     });
+    this.#changes = options.changes ? new LiveChanges(this.cluster, this.#random) : null;
     for (const block of contested) this.#histories.set(block, new RegisterHistory());
   }
 
@@ -89,9 +94,11 @@ export class FaultScenario {
     while (cluster.scheduler.nowMs < end && this.result.problems.length === 0) {
       await cluster.run(50 + this.#random.next() * 900);
       this.#fault();
+      this.#changes?.step();
       if (this.#serving.length === 0) this.#attach(this.#pick());
     }
     await this.#heal();
+    Object.assign(this.result.faults, this.#changes?.counts);
     for (const history of this.#histories.values()) {
       const problem = history.check();
       if (problem) this.result.problems.push(problem);
@@ -162,9 +169,11 @@ export class FaultScenario {
   /** A host loses power while others are members, so that nothing acknowledged may be lost. */
   #powerCut(index: number): void {
     const { cluster } = this;
-    const isMember = cluster.control.inSync.includes(`r-${index}`);
-    if (isMember && cluster.control.inSync.length < 3) return;
-    const others = cluster.states.filter((_state, i) => i !== index);
+    const own = cluster.states.filter((_state, at) => cluster.places[at] === index);
+    const { inSync } = cluster.control;
+    const isMember = own.some(({ identity }) => inSync.includes(identity.replicaId));
+    if (isMember && inSync.length < 3) return;
+    const others = cluster.states.filter((state) => !own.includes(state));
     if (others.some((state) => !state.keptMemory || state.failure)) return;
     this.#count('power');
     cluster.cutPower(index);
@@ -177,7 +186,7 @@ export class FaultScenario {
   #breakDisk(index: number): void {
     const { cluster } = this;
     if (cluster.states.some((state) => state.failure !== null || !state.keptMemory)) return;
-    if (!cluster.states[index] || !cluster.node(index).lane) return;
+    if (!cluster.places.includes(index) || !cluster.node(index).lane) return;
     if (cluster.control.inSync.length < 3) return;
     this.#count('disk');
     cluster.store(index).fail();
@@ -345,13 +354,16 @@ export class FaultScenario {
       cluster.resume(index);
       cluster.start(index);
     });
+    this.#changes?.heal();
     const volume = await this.#finalAttach();
     if (!volume) return;
     const healthy = (): boolean => {
       const [segment] = volume.status().segments;
       const inSync = segment?.members.filter((member) => member.state === 'in-sync').length;
+      if (cluster.control.leaving.size > 0) this.#changes?.settle();
       const whole = cluster.states.filter((state) => state.failure === null).length;
       return (
+        cluster.control.leaving.size === 0 &&
         inSync === whole &&
         segment?.settleBytesRemaining === 0 &&
         cluster.control.inSync.length === whole
