@@ -1,4 +1,4 @@
-import { StorError } from '@stor/protocol';
+import { defaultPolicy, StorError } from '@stor/protocol';
 import type { Volume } from '@stor/protocol';
 import t from 'tap';
 import { Rig } from './control-plane-rig.ts';
@@ -91,7 +91,12 @@ t.test('a policy changes live, and its primary is told', async (t) => {
   const changed = await rig.during(
     client.updateVolume({ name: 'db', policy: { failureMode: 'threshold=2', onLoss: 'error' } }),
   );
-  t.match(changed.spec.policy, { failureMode: 'threshold=2', onLoss: 'error', shared: true });
+  t.same(changed.spec.policy, {
+    ...defaultPolicy(3),
+    failureMode: 'threshold=2',
+    onLoss: 'error',
+    shared: true,
+  });
   await rig.until(() => told()?.failureMode === 'threshold=2' && told()?.onLoss === 'error');
   await rig.during(client.updateVolume({ name: 'db', policy: { shared: false, ioTimeoutMs: 0 } }));
   await rig.until(() => told()?.shared === false);
@@ -229,6 +234,13 @@ t.test('who is primary: move, fence, recover', async (t) => {
   t.match((await client.getVolume({ name: 'db' })).status, { primary: null }, 'and stays free');
   const again = await rig.during(client.fenceVolume({ name: 'db' }));
   t.equal(again.status.epoch, before + 2, 'works when nobody is attached too');
+
+  // the only one that could fence it is its own holder
+  const one = await rig.during(client.createVolume({ ...request, name: 'one', replicas: 1 }));
+  const home = one.status.replicas[0]?.node ?? '';
+  await rig.during(client.attachVolume({ name: 'one', node: home }));
+  const freed = await rig.during(client.fenceVolume({ name: 'one' }));
+  t.match(freed.status, { primary: null, epoch: 2 }, 'by hand or not, it is free');
 
   const recovered = await rig.during(
     client.recoverVolume({ name: 'db', acceptUnflushedLoss: true }),

@@ -134,7 +134,7 @@ export class PrimaryOrders {
         });
         return { nodeId, epoch };
       } catch (error) {
-        const { message } = StorError.from(error);
+        const message = await this.#whyNot(id, nodeId, StorError.from(error));
         this.#logger.warn({ volume: volume.value.metadata.name, nodeId, message }, 'not attached');
         failures.push(`${nodeName(state, nodeId)}: ${message}`);
       }
@@ -144,6 +144,20 @@ export class PrimaryOrders {
       'UNAVAILABLE',
       `volume ${volume.value.metadata.name} could not be brought up: ${failures.join('; ')}${missingText(volume.value, state)}`,
     );
+  }
+
+  /** A node that did not answer in time may say why it does not serve yet. */
+  async #whyNot(id: VolumeId, nodeId: NodeId, error: StorError): Promise<string> {
+    if (error.code !== 'OUTCOME_UNKNOWN') return error.message;
+    try {
+      const volumes = await this.#peers.at(nodeId).liveVolumes();
+      const live = volumes.find(({ volumeId }) => volumeId === id);
+      return live
+        ? `still ${live.state}${live.reason === '' ? '' : `: ${live.reason}`}`
+        : error.message;
+    } catch {
+      return error.message;
+    }
   }
 
   #candidates(record: StoredVolume, state: ClusterState, isRecovery: boolean): NodeId[] {

@@ -82,7 +82,9 @@ export function decideAcquire(
   if (holder.nodeId === request.nodeId) {
     // This node's older process is dead (the caller holds the locks of its disks), or its data path
     // gave the volume up. Nobody has confirmed that leases were drained, so they are waited out.
-    return grant(record, request, strongerMode(holder.mode, mode), false);
+    // An order by force begins anew: the mode of what is fenced would keep the volume here.
+    const kept = request.force ? mode : strongerMode(holder.mode, mode);
+    return grant(record, request, kept, false);
   }
   if (request.force || !holderLives(holder, holderLease))
     return grant(record, request, mode, false);

@@ -70,7 +70,7 @@ export class Controllers {
     const actions: Action[] = [];
     this.#forget(state);
     for (const note of this.#absence.look(state, now)) actions.push({ type: 'note-absence', note });
-    const context = { now, fills: countFills(state), newReplicaId };
+    const context = { now, fills: countFills(state, now.wallMs), newReplicaId };
     for (const volume of state.volumes.values()) {
       if (volume.value.status.phase === 'creating') {
         const action = this.#planCreation(state, volume, now);

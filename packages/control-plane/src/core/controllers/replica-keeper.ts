@@ -32,6 +32,8 @@ export const avoidDiskMs = 600_000;
  */
 export const maxReplacements = 8;
 export const maxFillsPerNode = 2;
+/** A replacement that is not filled after this counts no more (ms): stuck ones must not stop all. */
+export const fillPatienceMs = 3_600_000;
 
 /** A change of a volume's record, what to say of it, and reports that are not needed any more. */
 export interface ReplicaChange {
@@ -55,7 +57,7 @@ export interface Fills {
 }
 
 /** Counts replicas that are being made or filled and can be; those that cannot must block no other. */
-export function countFills(state: ClusterState): Fills {
+export function countFills(state: ClusterState, nowWallMs: number): Fills {
   const fills: Fills = { replacements: 0, onNode: new Map() };
   for (const { value: volume } of state.volumes.values()) {
     const { status, spec } = volume;
@@ -68,7 +70,8 @@ export function countFills(state: ClusterState): Fills {
       for (const replica of segment.replicas) {
         if (replica.leaving === true || replica.state === 'failed') continue;
         if (segment.inSync.includes(replica.id) || !isUp(state, replica.nodeId)) continue;
-        if (replica.purpose === 'replacement') fills.replacements += 1;
+        const isRecent = nowWallMs - (replica.placedAtMs ?? 0) < fillPatienceMs;
+        if (replica.purpose === 'replacement' && isRecent) fills.replacements += 1;
         noteFill(fills, replica.nodeId);
       }
     }
@@ -182,10 +185,14 @@ export class ReplicaKeeper {
     const { metadata, spec } = facts.volume;
     const lack = lacks(segment, facts);
     if (!lack) {
-      // what failed before is over once every replica that is wanted is good
       const good = segment.replicas.filter((replica) => isGood(segment, replica, facts));
-      if (good.length >= spec.replicas) this.#troubles.delete(metadata.id);
-      return null;
+      if (good.length < spec.replicas) return null;
+      // what failed before is over
+      this.#troubles.delete(metadata.id);
+      const what = 'every replica that is wanted is in sync';
+      return facts.volume.status.message === ''
+        ? null
+        : change(facts.volume, segment, segment, { what, message: '' });
     }
     if (spec.policy.rebuildPaused) return null;
     if (lack.purpose === 'replacement' && fills.replacements >= maxReplacements) return null;

@@ -132,7 +132,7 @@ function explainReplacement(
       advice: ['add a node, or a disk with "storctl disk add NODE PATH", or make room'],
     };
   }
-  const fills = countFills(state);
+  const fills = countFills(state, sight.nowWallMs);
   if (fills.replacements >= maxReplacements) {
     return {
       next: [
@@ -153,7 +153,7 @@ function placeText(
 ): { place: string | null; reason: string } {
   const { state } = sight;
   const taken = takenNodes(segment);
-  for (const [nodeId, count] of countFills(state).onNode) {
+  for (const [nodeId, count] of countFills(state, sight.nowWallMs).onNode) {
     if (count >= maxFillsPerNode && !taken.has(nodeId)) taken.set(nodeId, 'is filling others');
   }
   const found = placeAnother(state, taken, failedDisks(segment));
