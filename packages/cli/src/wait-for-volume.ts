@@ -1,7 +1,7 @@
 import { StorError, hasCode } from '@stor/protocol';
 import type { Rebuild, Volume } from '@stor/protocol';
 import type { CommandContext } from './command-context.ts';
-import { rebuildLine } from './core/rebuild-text.ts';
+import { awaitedText } from './core/rebuild-text.ts';
 import { pause } from './pause.ts';
 import { StatusLine } from './status-line.ts';
 
@@ -62,16 +62,18 @@ function givenUp(name: string, error: StorError): StorError {
 }
 
 function show(line: StatusLine, volume: Volume, rebuilds: readonly Rebuild[]): void {
-  const lines = rebuilds.map(rebuildLine);
+  const lines = rebuilds.map(awaitedText);
   const keys = rebuilds.map(({ node, state, message }) => `${node} ${state} ${message}`);
   const named = new Set(rebuilds.map(({ replicaId }) => replicaId));
   for (const replica of volume.status.replicas) {
     if (named.has(replica.id)) continue;
     if (replica.state === 'in-sync' && !replica.leaving) continue;
-    const text = `${replica.node} ${replica.leaving ? 'is leaving' : `is ${replica.state}`}`;
+    const text = replica.leaving
+      ? `${replica.node} to leave`
+      : `${replica.node} (${replica.state})`;
     lines.push(text);
     keys.push(text);
   }
-  if (lines.length === 0) lines.push('replicas are being placed');
-  line.show(`waiting: ${lines.join('; ')}`, keys.join('; ') || 'placing');
+  if (lines.length === 0) lines.push('replicas to be placed');
+  line.show(`waiting for ${lines.join('; ')}`, keys.join('; ') || 'placing');
 }

@@ -79,10 +79,10 @@ t.test('a wait shows where it is on a terminal, and leaves nothing behind', asyn
   t.equal(exitCode, 0);
   const drawn = stderr.split('\r\u001b[K');
   t.same(drawn.slice(1), [
-    'waiting: n4 is creating',
-    'waiting: n4 (update) running from n1, 37%, 640MiB left, 80M',
-    'waiting: n4 (update) running from n1, 93%, 64MiB left, 80Mi',
-    'waiting: n4 (update) paused from n1, 93%, 64MiB left: pause',
+    'waiting for n4 (creating)',
+    'waiting for n4 (update): 37%, 640MiB left, 80MiB/s, ready i',
+    'waiting for n4 (update): 93%, 64MiB left, 80MiB/s, ready in',
+    'waiting for n4 (update): paused by "storctl rebuild pause d',
     '',
   ]);
 });

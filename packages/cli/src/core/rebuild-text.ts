@@ -28,18 +28,32 @@ export function formatEta(etaMs: number | null): string {
   return etaMs === null ? '' : formatAge(Math.ceil(etaMs / 1000) * 1000);
 }
 
-/** One line about one rebuild, for logs and for the line that a waiting command shows. */
+/** One line about one rebuild, for logs. */
 export function rebuildLine(rebuild: Rebuild): string {
-  const { state, message, reason, node, source, bytesRemaining, bytesPerSecond, etaMs } = rebuild;
-  const fraction = rebuildFraction(rebuild);
-  const facts = [
-    fraction === null ? '' : `${Math.floor(fraction * 100)}%`,
-    bytesRemaining > 0 ? `${formatByteSize(bytesRemaining)} left` : '',
-    state === 'running' ? formatRate(bytesPerSecond) : '',
-    state === 'running' && etaMs !== null ? `ready in ${formatEta(etaMs)}` : '',
-  ].filter((fact) => fact !== '');
+  const { state, message, reason, node, source } = rebuild;
   const from = source === '' ? '' : ` from ${source}`;
   const why = message === '' ? '' : `: ${message}`;
-  const how = facts.length === 0 ? '' : `, ${facts.join(', ')}`;
-  return `${node} (${reason}) ${state}${from}${how}${why}`;
+  const facts = rebuildFacts(rebuild);
+  return `${node} (${reason}) ${state}${from}${facts === '' ? '' : `, ${facts}`}${why}`;
+}
+
+/** What somebody waits for, after "waiting for". */
+export function awaitedText(rebuild: Rebuild): string {
+  const { state, message, reason, node } = rebuild;
+  const facts = state === 'running' ? rebuildFacts(rebuild) : message;
+  return `${node} (${reason})${facts === '' ? '' : `: ${facts}`}`;
+}
+
+function rebuildFacts(rebuild: Rebuild): string {
+  const { state, bytesRemaining, bytesPerSecond, etaMs } = rebuild;
+  const fraction = rebuildFraction(rebuild);
+  const isRunning = state === 'running';
+  return [
+    fraction === null ? '' : `${Math.floor(fraction * 100)}%`,
+    bytesRemaining > 0 ? `${formatByteSize(bytesRemaining)} left` : '',
+    isRunning ? formatRate(bytesPerSecond) : '',
+    isRunning && etaMs !== null ? `ready in ${formatEta(etaMs)}` : '',
+  ]
+    .filter((fact) => fact !== '')
+    .join(', ');
 }
