@@ -1,9 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { TestCluster } from '../harness/test-cluster.ts';
-import { beginFault } from '../namespaces/faults.ts';
+import { beginFault, type FaultKind } from '../namespaces/faults.ts';
 import type { NamespaceNetwork } from '../namespaces/network.ts';
 import type { FaultPlan, PlannedFault } from './plan-faults.ts';
-import type { SoakReport } from './soak-report.ts';
+import type { FaultRecord, SoakReport } from './soak-report.ts';
 
 /** All volumes are healthy this long after a fault has ended, or something is wrong (ms). */
 export const healDeadlineMs = 120_000;
@@ -70,16 +70,7 @@ export class FaultDriver {
     const wasPrimary = hitsAll || fault.node === primary;
     const wasLeader = hitsAll || fault.node === leader;
     this.#report.faults.push({ ...fault, wasPrimary, wasLeader });
-    const roles = [...(wasPrimary ? ['primary'] : []), ...(wasLeader ? ['leader'] : [])];
-    const detail =
-      fault.kind === 'pair'
-        ? ` with n${fault.other + 1}`
-        : fault.kind === 'slow'
-          ? ` by ${fault.delayMs} ms`
-          : '';
-    this.#report.say(
-      `${fault.kind}${detail} of n${fault.node + 1}${roles.length > 0 ? ` (${roles.join(', ')})` : ''} for ${fault.lastsMs} ms`,
-    );
+    this.#report.say(describe({ ...fault, wasPrimary, wasLeader }));
     return fault;
   }
 
@@ -90,4 +81,18 @@ export class FaultDriver {
       await this.#cluster.waitHealth(volume, 'healthy', leftMs, signal);
     }
   }
+}
+
+function describe(fault: FaultRecord): string {
+  const { kind, node, other, delayMs, lastsMs } = fault;
+  const details: Partial<Record<FaultKind, string>> = {
+    pair: ` with n${other + 1}`,
+    slow: ` by ${delayMs} ms`,
+  };
+  const roles = [
+    ...(fault.wasPrimary ? ['primary'] : []),
+    ...(fault.wasLeader ? ['leader'] : []),
+  ].join(', ');
+  const whom = kind === 'kill-all' ? '' : ` of n${node + 1}${roles === '' ? '' : ` (${roles})`}`;
+  return `${kind}${details[kind] ?? ''}${whom} for ${lastsMs} ms`;
 }
