@@ -268,6 +268,58 @@ t.test('a new member knows what changed although its primary dies at once', asyn
   equalReplicas(t, cluster, ['r-1', 'r-2']);
 });
 
+t.test('a late copy never lies over a newer write', async (t) => {
+  for (let seed = 40; seed < 48; seed++) {
+    const isDiskless = seed % 2 === 0;
+    const cluster = new SimCluster({ seed, sizeBytes, nodes: 4, replicaNodes: 3 });
+    const random = new SeededRandom(seed);
+    const volume = await cluster.wait(cluster.attach(isDiskless ? 3 : 0));
+    cluster.kill(1);
+    t.ok(await inSync(cluster, 2));
+    const blocks = 6 * (chunkBytes / blockBytes);
+    await write(cluster, volume, 0, Buffer.alloc(blocks * blockBytes, 1));
+    cluster.start(1);
+    let value = 1;
+    const client = async (): Promise<void> => {
+      while (!cluster.control.inSync.includes('r-1')) {
+        const at = Math.floor(random.next() * blocks) * blockBytes;
+        value = (value % 250) + 1;
+        t.equal(await request(volume, 'write', at, blockBytes, block(value)), null);
+      }
+    };
+    await cluster.wait(Promise.all([client(), client(), client(), client()]));
+    await cluster.run(500);
+    equalReplicas(t, cluster);
+  }
+});
+
+t.test('several come back at once, the one that is most nearly complete first', async (t) => {
+  const cluster = new SimCluster({ seed: 50, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  cluster.kill(1);
+  t.ok(await inSync(cluster, 2));
+  for (let chunk = 0; chunk < 48; chunk++)
+    await write(cluster, volume, chunk * chunkBytes, block(1));
+  cluster.kill(2);
+  t.ok(await inSync(cluster, 1));
+  await cluster.run(2_500);
+  for (let chunk = 0; chunk < 12; chunk++)
+    await write(cluster, volume, chunk * chunkBytes, block(2));
+  cluster.control.policy = { ...cluster.control.policy, rebuildPaused: true };
+  cluster.push();
+  cluster.start(1);
+  cluster.start(2);
+  await cluster.run(10_000);
+  cluster.control.policy = { ...cluster.control.policy, rebuildPaused: false };
+  cluster.push();
+  const both = (): boolean =>
+    ['r-1', 'r-2'].every((id) => (resyncOf(volume, id)?.bytesCopied ?? 0) > 0);
+  t.ok(await cluster.until(both, 5_000), 'at once');
+  t.ok(await inSync(cluster, 3));
+  t.same(cluster.control.history.at(-2)?.inSync, ['r-0', 'r-2'], 'r-2 had less to compare');
+  equalReplicas(t, cluster);
+});
+
 t.test('a paused resync says so, and goes on where it was', async (t) => {
   const cluster = new SimCluster({ seed: 30, sizeBytes });
   cluster.control.policy = { ...cluster.control.policy, rebuildPaused: true };
