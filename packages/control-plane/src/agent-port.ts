@@ -69,6 +69,8 @@ export interface LiveVolume {
   allocatedBytes: number;
   /** what is left to settle after an unclean stop */
   settleBytesRemaining: number;
+  /** blocks that did not verify at a member since it became primary, and those repaired (I9) */
+  badBlocks?: { found: number; repaired: number };
   replicas: LiveReplica[];
 }
 

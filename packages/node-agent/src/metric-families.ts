@@ -62,6 +62,16 @@ export const metricFamilies: readonly MetricFamily[] = [
     help: 'Bytes that may differ between replicas after an unclean stop and are not settled yet',
     type: 'gauge',
   },
+  {
+    name: 'stor_primary_bad_blocks_total',
+    help: 'Blocks of a replica that did not match their checksum, seen by reads of this primary',
+    type: 'counter',
+  },
+  {
+    name: 'stor_primary_repaired_blocks_total',
+    help: 'Those of them that were written again from another replica',
+    type: 'counter',
+  },
   { name: 'stor_disk_capacity_bytes', help: 'Size of the disk', type: 'gauge' },
   { name: 'stor_disk_used_bytes', help: 'Bytes of the disk in use', type: 'gauge' },
   { name: 'stor_disk_free_bytes', help: 'Bytes of the disk that are free', type: 'gauge' },

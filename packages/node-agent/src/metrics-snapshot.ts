@@ -101,7 +101,7 @@ function addLane(
 
 /** What the primaries of this node say of themselves, and of the replicas that they fill. */
 function addPrimaries({ node, lane, live }: MetricSources, add: Add): void {
-  for (const { volumeId, state, settleBytesRemaining, replicas } of live) {
+  for (const { volumeId, state, settleBytesRemaining, badBlocks, replicas } of live) {
     // the name is known once a client has been there
     const name = lane.exports.find((counters) => counters.volumeId === volumeId)?.volume;
     const labels = { volume: name ?? volumeId, node };
@@ -109,6 +109,8 @@ function addPrimaries({ node, lane, live }: MetricSources, add: Add): void {
       add('stor_primary_state', { ...labels, state: each }, each === state ? 1 : 0);
     }
     add('stor_primary_settle_bytes_remaining', labels, settleBytesRemaining);
+    add('stor_primary_bad_blocks_total', labels, badBlocks?.found ?? 0);
+    add('stor_primary_repaired_blocks_total', labels, badBlocks?.repaired ?? 0);
     for (const { replicaId, bytesRemaining, resync } of replicas) {
       const ofReplica = { node, replica: replicaId };
       const rate = resync?.state === 'running' ? resync.bytesPerSecond : 0;

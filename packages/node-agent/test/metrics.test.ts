@@ -54,6 +54,8 @@ const mustHave = [
 const ours = [
   'stor_primary_state',
   'stor_primary_settle_bytes_remaining',
+  'stor_primary_bad_blocks_total',
+  'stor_primary_repaired_blocks_total',
   'stor_relay_connections',
   'stor_relay_read_bytes_total',
   'stor_relay_written_bytes_total',
@@ -110,6 +112,7 @@ const sources: MetricSources = {
       connections: 2,
       allocatedBytes: 262144,
       settleBytesRemaining: 11,
+      badBlocks: { found: 5, repaired: 4 },
       replicas: [
         {
           replicaId: 'r-1',
@@ -185,6 +188,8 @@ t.test('every family has a sample on the page, labelled by volume and node', asy
   t.match(text, 'stor_primary_state{volume="db",node="n1",state="serving"} 1');
   t.match(text, 'stor_primary_state{volume="db",node="n1",state="holding"} 0');
   t.match(text, 'stor_primary_settle_bytes_remaining{volume="db",node="n1"} 11');
+  t.match(text, 'stor_primary_bad_blocks_total{volume="db",node="n1"} 5');
+  t.match(text, 'stor_primary_repaired_blocks_total{volume="db",node="n1"} 4');
   t.match(text, 'stor_volume_state{volume="db",state="suspended"} 0');
   t.match(text, 'stor_relay_written_bytes_total{node="n1"} 200');
   t.match(text, 'stor_handovers_total{node="n1"} 4');

@@ -14,6 +14,10 @@ export function liveVolume(entry: PrimaryEntry, nowMs: number, allocatedBytes: n
     connections: entry.users.size,
     allocatedBytes,
     settleBytesRemaining: segments.reduce((sum, each) => sum + each.settleBytesRemaining, 0),
+    badBlocks: {
+      found: segments.reduce((sum, each) => sum + (each.badBlocks?.found ?? 0), 0),
+      repaired: segments.reduce((sum, each) => sum + (each.badBlocks?.repaired ?? 0), 0),
+    },
     replicas: segments.flatMap((segment) =>
       segment.members.map(({ replicaId, state, bytesRemaining, resync }) => ({
         replicaId,
