@@ -348,8 +348,10 @@ export class Primaries {
     try {
       await this.#inTime(primary.idle(), 'requests are not answered');
     } catch (error) {
-      if (!entry.ending) for (const user of [...entry.users]) user.resume();
-      throw error;
+      if (!entry.ending) {
+        for (const user of [...entry.users]) user.resume();
+        throw error;
+      }
     }
     // somebody else ended it meanwhile, who revoked the users
     if (entry.ending) return entry.ending;
