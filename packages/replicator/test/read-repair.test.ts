@@ -159,16 +159,25 @@ t.test('a block that no disk can read is not settled to zeros', async (t) => {
   cluster.end();
 });
 
-t.test('a member without room for what settling gives it leaves', async (t) => {
+t.test('a member without room for what settling gives it leaves, after all else', async (t) => {
   const cluster = new SimCluster({ seed: 6, sizeBytes, nodes: 3, replicaNodes: 2 });
   const volume = await cluster.wait(cluster.attach(2));
-  t.equal(await cluster.wait(request(volume, 'write', 0, blockBytes, block(1))), null);
+  const [first, second] = cluster.states;
+  if (!first || !second) throw new Error('no states');
+  const late = 40 * chunkBytes;
+  t.equal(await cluster.wait(request(volume, 'write', late, blockBytes, block(1))), null);
   cluster.store(1).stuck = true;
   cluster.store(1).crash = () => {};
-  void request(volume, 'write', 5 * chunkBytes, blockBytes, block(2));
-  t.ok(await cluster.until(() => cluster.states[0]?.allocated.has(5) === true, 1_000));
+  const chunks = [1, 2, 3, 4, 5, 6];
+  for (const chunk of chunks) {
+    void request(volume, 'write', chunk * chunkBytes, blockBytes, block(2));
+  }
+  const written = (): boolean => chunks.every((chunk) => first.allocated.has(chunk));
+  t.ok(await cluster.until(written, 1_000));
   cluster.kill(2);
   cluster.kill(1);
+  // torn at the one that stays: only the one that has to leave has the block
+  first.bytes.fill(0x55, late, late + 9);
   cluster.start(1);
   cluster.store(1).capacityChunks = 1;
   cluster.start(2);
@@ -176,12 +185,13 @@ t.test('a member without room for what settling gives it leaves', async (t) => {
   const settled = (): boolean => next.status().segments[0]?.settleBytesRemaining === 0;
   t.ok(await cluster.until(settled, 20_000), 'it does not try for ever');
   t.same(cluster.control.inSync, ['r-0']);
-  t.same(await read(cluster, next, 5 * chunkBytes), block(2));
+  for (const chunk of chunks) t.same(await read(cluster, next, chunk * chunkBytes), block(2));
+  t.same(await read(cluster, next, late), block(1), 'what it alone had was taken first');
   t.same(cluster.node(2).failures, [], 'a full disk is no broken one');
   cluster.store(1).capacityChunks = 10;
   t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 120_000));
   await cluster.run(100);
-  t.ok(cluster.states[0]?.bytes.equals(cluster.states[1]?.bytes ?? Buffer.alloc(0)));
+  t.ok(first.bytes.equals(second.bytes));
 });
 
 t.test('what no replica can give is an error, not a wait', async (t) => {

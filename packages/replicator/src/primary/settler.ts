@@ -33,6 +33,8 @@ export class Settler implements SegmentPart {
   #unsettled = new Bitmap(0);
   readonly #waiting = new Map<number, (() => void)[]>();
   readonly #running = new Set<number>();
+  /** chunks that a member has no room for: they come last */
+  readonly #full = new Set<number>();
   #onSettled: () => void = () => {};
 
   constructor(segment: Segment, writeAll: WriteAll, onSettled: () => void) {
@@ -95,7 +97,7 @@ export class Settler implements SegmentPart {
     if (stopped || !membership || membership.holding) return;
     let chunk = this.#unsettled.next(0);
     while (chunk >= 0 && this.#running.size < maxChunksInFlight) {
-      if (!this.#running.has(chunk)) this.#settle(chunk);
+      if (!this.#running.has(chunk) && !this.#full.has(chunk)) this.#settle(chunk);
       chunk = this.#unsettled.next(chunk + 1);
     }
   }
@@ -112,7 +114,8 @@ export class Settler implements SegmentPart {
         this.#running.delete(chunk);
         if (this.#segment.stopped) return;
         if (error) {
-          if (error.code === 'NO_SPACE') this.#dropFull(chunk);
+          if (error.code === 'NO_SPACE') this.#full.add(chunk);
+          this.#dropFull();
           options.clock.after(chunkRetryMs, () => {
             if (this.#waiting.has(chunk) && !this.#running.has(chunk)) this.#settle(chunk);
             else this.#fill();
@@ -126,10 +129,14 @@ export class Settler implements SegmentPart {
   }
 
   /**
-   * A member has no room for a chunk that the others have: it can only be made equal later, by
-   * resync, when there is room. One at a time, and never the last one (I7), which has the chunk.
+   * A member has no room for chunks that the others have: it can only be made equal later, by
+   * resync, when there is room. It stays until nothing else is to be settled, for it may hold what
+   * the others need; then it leaves, unless it is the last one (I7), which lacks nothing.
    */
-  #dropFull(chunk: number): void {
+  #dropFull(): void {
+    const [chunk] = this.#full;
+    if (chunk === undefined || this.#full.size < this.#unsettled.count) return;
+    this.#full.clear();
     const sources = this.#segment.sources();
     if (sources.length < 2) return;
     const full = sources.find((member) => {
@@ -144,11 +151,16 @@ export class Settler implements SegmentPart {
 
   #settled(chunk: number): void {
     this.#unsettled.delete(chunk);
+    this.#full.delete(chunk);
     const waiting = this.#waiting.get(chunk) ?? [];
     this.#waiting.delete(chunk);
     for (const then of waiting) then();
-    if (this.active) this.#fill();
-    else this.#onSettled();
+    if (!this.active) {
+      this.#onSettled();
+      return;
+    }
+    this.#dropFull();
+    this.#fill();
   }
 
   #decide(offset: number, length: number, done: (error: StorError | null) => void): void {
