@@ -1,4 +1,4 @@
-// node packages/sim/bin/mutations.mjs [--only NAME,...] [--seeds 200] [--minutes 10] [--jobs N]
+// node packages/sim/bin/mutations.mjs [--only NAME,...] [--seeds 200] [--minutes 4] [--jobs N]
 // Applies each mutation to a copy of the sources and runs seeds until a checker finds it; then the
 // same seed without the patch, which must be clean. A patch nobody finds means a simulator too weak.
 
@@ -14,7 +14,7 @@ const { values } = parseArgs({
     only: { type: 'string' },
     seeds: { type: 'string', default: '200' },
     'first-seed': { type: 'string', default: '1' },
-    minutes: { type: 'string', default: '10' },
+    minutes: { type: 'string', default: '4' },
     jobs: { type: 'string', default: String(availableParallelism()) },
   },
 });
@@ -67,7 +67,9 @@ async function hunt(name) {
     jobs: Number(values.jobs),
     next: () => (caught === null && seed <= last ? { ...options, seed: seed++ } : null),
     onReport: (report) => {
-      if (report.violations.length > 0 && (!caught || report.seed < caught.seed)) caught = report;
+      if (report.violations.length === 0) return undefined;
+      caught = report;
+      return 'enough';
     },
   });
   if (!caught) return { name, seed: null, checker: '', isClean: true };

@@ -8,36 +8,43 @@ const seedTimeoutMs = 300_000;
 
 /**
  * @param {{ tree: string, jobs: number, next: () => object | null,
- *   onReport: (report: object, options: object) => void }} options
- *   `tree`: what buildTree made; `next`: options of the next run, or null when there is none
+ *   onReport: (report: object, options: object) => void | 'enough' }} options
+ *   `tree`: what buildTree made; `next`: options of the next run, or null when there is none;
+ *   `onReport` ends all other runs when it says 'enough'
  */
 export async function runPool({ tree, jobs, next, onReport }) {
-  await Promise.all(Array.from({ length: jobs }, () => runWorker(tree, next, onReport)));
+  const pool = { tree, next, onReport, isOver: false, children: new Set() };
+  await Promise.all(Array.from({ length: jobs }, () => runWorker(pool)));
 }
 
-async function runWorker(tree, next, onReport) {
-  for (;;) {
-    const isOver = await runChild(tree, next, onReport);
-    if (isOver) return;
-  }
+async function runWorker(pool) {
+  while (!pool.isOver) if (await runChild(pool)) return;
 }
 
 /** True when nothing is left; false when the child died and another one is to go on. */
-function runChild(tree, next, onReport) {
+function runChild(pool) {
+  const { tree, next } = pool;
   return new Promise((resolve, reject) => {
     let isReady = false;
     const child = fork(join(tree, 'packages/sim/dist/src/run/worker.js'), {
       execArgv: ['--enable-source-maps', '--max-old-space-size=2048'],
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     });
+    pool.children.add(child);
     let current = null;
     let timer;
+    const report = (result) => {
+      if (pool.isOver || pool.onReport(result, current) !== 'enough') return;
+      // the other runs would only be waited for
+      pool.isOver = true;
+      for (const other of pool.children) if (other !== child) other.kill('SIGKILL');
+    };
     let errors = '';
     child.stderr.on('data', (bytes) => {
       errors = (errors + String(bytes)).slice(-4_000);
     });
     const give = () => {
-      current = next();
+      current = pool.isOver ? null : next();
       clearTimeout(timer);
       if (!current) {
         child.disconnect();
@@ -51,18 +58,23 @@ function runChild(tree, next, onReport) {
     };
     child.on('message', (message) => {
       isReady = true;
-      if (message.kind === 'report') onReport(message.report, current);
+      if (message.kind === 'report') report(message.report);
       give();
     });
     child.on('exit', () => {
       clearTimeout(timer);
+      pool.children.delete(child);
+      if (pool.isOver) {
+        resolve(true);
+        return;
+      }
       if (!isReady) {
         reject(new Error(`the simulator does not start:\n${errors}`));
         return;
       }
       if (current) {
         const detail = errors.trim() || 'the process ended';
-        onReport(failedReport(current, detail), current);
+        report(failedReport(current, detail));
       }
       resolve(current === null);
     });

@@ -7,8 +7,7 @@ import type { ClientLink, Io, IoOutcome } from './sim-cluster.ts';
 /** A client in the same process as its primary: no wire between them. */
 export class DeviceLink implements ClientLink {
   isOpen = true;
-  /** the process that lost it runs it no more, or drains it first */
-  readonly mayResend = true;
+  readonly mayResend = false;
   readonly #volume: PrimaryVolume;
   readonly #clock: ProcessClock;
   readonly #scheduler: SimScheduler;

@@ -313,6 +313,9 @@ export class SeedRun {
     });
     const run: VolumeRun = { volume, history, judge, clients: [], preferred: 0 };
     run.preferred = this.#pick(this.#cluster.nodes.length);
+    // What a reconnecting client sends again takes effect twice. Nobody else may write there between,
+    // as nobody would whose file system has a request under way: so it is its volume's only writer.
+    const reconnects = this.#pick(3) > 0;
     const count = 1 + this.#pick(2);
     for (let i = 0; i < count; i++) {
       const host = `client-${volume.name}-${i}`;
@@ -325,7 +328,8 @@ export class SeedRun {
           history,
           host,
           depth: 1 + this.#pick(3),
-          reconnects: this.#pick(3) > 0,
+          reconnects: reconnects && i === 0,
+          readsOnly: reconnects && i > 0,
           counts: this.#counts,
           say: this.#options.log ? (text) => this.#say(text) : null,
           problem: (detail) => this.#violation('no-error', `${volume.name}: ${detail}`),

@@ -26,6 +26,8 @@ export interface VolumeClientOptions {
   host: string;
   /** it is one that finds other nodes by itself */
   reconnects: boolean;
+  /** it only looks */
+  readsOnly: boolean;
   /** requests at a time */
   depth: number;
   counts: ClientCounts;
@@ -148,7 +150,9 @@ export class VolumeClient {
     const { counts, history } = this.#options;
     counts.ios += 1;
     if (request.from % 8 !== 0 || request.to % 8 !== 0) counts.unaligned += 1;
-    if (request.kind === 'flush') await this.#flush();
+    if (this.#options.readsOnly)
+      await this.#read(request.from, Math.max(request.to, request.from + 8));
+    else if (request.kind === 'flush') await this.#flush();
     else if (request.kind === 'read') await this.#read(request.from, request.to);
     else await this.#change(request);
     void history;

@@ -1,0 +1,44 @@
+import { execFile, execFileSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+
+const root = fileURLToPath(new URL('../../..', import.meta.url));
+const mutations = path.join(root, 'packages/sim/mutations');
+
+/** Runs a command to its end; never rejects. */
+function run(file: string, args: string[]): Promise<{ status: number; output: string }> {
+  return new Promise((resolve) => {
+    const options = { cwd: root, maxBuffer: 64 * 1024 * 1024 };
+    execFile(process.execPath, [file, ...args], options, (error, stdout, stderr) => {
+      resolve({ status: error ? 1 : 0, output: stdout + stderr });
+    });
+  });
+}
+
+t.test('a bounded set of seeds keeps every promise', async (t) => {
+  const seeds = process.env['STOR_SEEDS'] ?? '8';
+  const args = ['--seeds', seeds, '--minutes', '4', '--jobs', '2', '--first-seed', '9001'];
+  const { status, output } = await run('packages/sim/bin/sim.mjs', args);
+  t.equal(status, 0, output);
+  t.comment(output);
+});
+
+t.test('every mutation still fits the sources', (t) => {
+  for (const file of readdirSync(mutations).filter((name) => name.endsWith('.patch'))) {
+    const args = ['-p1', '--fuzz=3', '--dry-run', '-s', '-i', path.join(mutations, file)];
+    t.doesNotThrow(() => execFileSync('patch', args, { cwd: root, stdio: 'pipe' }), file);
+  }
+  t.end();
+});
+
+t.test('a write that is acknowledged too early is found', async (t) => {
+  const args = ['--only', 'acknowledge-before-applied', '--seeds', '6', '--jobs', '2'];
+  const { status, output } = await run('packages/sim/bin/mutations.mjs', [
+    ...args,
+    '--minutes',
+    '6',
+  ]);
+  t.equal(status, 0, output);
+});
