@@ -64,11 +64,14 @@ class StallRig {
     this.#stage = stage;
   }
 
-  async attempt({ kind, victimLeads }: StallCase): Promise<number> {
+  async attempt(stallCase: StallCase): Promise<number> {
+    const { kind, victimLeads } = stallCase;
     const cluster = this.#cluster;
     const leader = await cluster.leader();
     const probe = await this.#probeAwayFrom(leader);
     await cluster.waitHealth(volume, 'healthy');
+    // A busy machine may have held an election meanwhile.
+    if ((await cluster.leader()) !== leader) return this.attempt(stallCase);
     const all = cluster.agents.map((_, index) => index);
     const neither = all.find((index) => index !== leader && index !== this.#primary) ?? 0;
     const node = victimLeads ? leader : neither;
