@@ -50,6 +50,15 @@ t.test('an attached volume outlives the loss of the quorum', async (t) => {
         control.proposeSet({ volumeId: id, segment: 0, epoch: 1, setRevision: 1, inSync: ['x'] }),
     ];
     for (const call of calls) t.match(await errorOf(call()), { code: 'UNAVAILABLE' });
+    for (const show of [
+      () => client.listVolumes({}),
+      () => client.getVolume({ name: 'db' }),
+      () => client.listNodes({}),
+      () => client.getNode({ name: 'n1' }),
+      () => client.listDisks({}),
+    ]) {
+      t.match(await errorOf(show()), { message: /no quorum.*"storctl volume explain NAME"/ });
+    }
   });
 
   await t.test('what this node knew last is still told', async (t) => {

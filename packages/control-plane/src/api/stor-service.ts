@@ -8,6 +8,7 @@ import { nodeName } from '../resources/cluster-state.ts';
 import { readHosts, readState } from '../resources/find.ts';
 import { diskKey, nodeKey } from '../resources/keys.ts';
 import { decodeDisk, encodeRecord } from '../resources/records.ts';
+import { readSoon } from './read-soon.ts';
 import type { CallContext, UnaryMethod } from './serve-unary.ts';
 import { findNode } from './find-node.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
@@ -91,7 +92,7 @@ async function clusterStatus(options: StorServiceOptions): Promise<ClusterStatus
 }
 
 async function listNodes({ store }: StorServiceOptions): Promise<Node[]> {
-  const state = await readHosts(store);
+  const state = await readSoon((options) => readHosts(store, options));
   const { leaderId } = store.status();
   return [...state.nodes.values()]
     .map((node) => describeNode(node, state, leaderId))
@@ -99,7 +100,7 @@ async function listNodes({ store }: StorServiceOptions): Promise<Node[]> {
 }
 
 async function getNode({ store }: StorServiceOptions, name: string): Promise<Node> {
-  const state = await readHosts(store);
+  const state = await readSoon((options) => readHosts(store, options));
   return describeNode(findNode(state, name), state, store.status().leaderId);
 }
 
@@ -124,7 +125,7 @@ async function labelNode(
 }
 
 async function listDisks({ store }: StorServiceOptions): Promise<Disk[]> {
-  const state = await readHosts(store);
+  const state = await readSoon((options) => readHosts(store, options));
   return [...state.disks.values()]
     .map((disk) => describeDisk(disk, state))
     .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));

@@ -27,6 +27,7 @@ import { volumeKey, volumeNameKey } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { readSoon } from './read-soon.ts';
 import { findNode } from './find-node.ts';
 import { liveStatus } from './live-status.ts';
 
@@ -92,14 +93,14 @@ export class VolumeService {
   }
 
   async list(): Promise<Volume[]> {
-    const state = await readState(this.#store);
+    const state = await readSoon((options) => readState(this.#store, options));
     const volumes = [...state.volumes.values()];
     volumes.sort((a, b) => (a.value.metadata.name < b.value.metadata.name ? -1 : 1));
     return this.describe(volumes, state);
   }
 
   async get(name: string): Promise<Volume> {
-    const volume = await findVolume(this.#store, name);
+    const volume = await readSoon((options) => findVolume(this.#store, name, options));
     const state = await readHosts(this.#store, { local: true });
     return this.#describeOne(volume, state);
   }
