@@ -259,9 +259,18 @@ t.test('resources survive the wire', async (t) => {
     createdAtMs: number,
     resourceVersion: number,
   });
+  const policy = fc.record({
+    failureMode: text,
+    onLoss: text,
+    ioTimeoutMs: number,
+    replacementWaitMs: number,
+    unflushedLoss: text,
+    rebuildPaused: fc.boolean(),
+    shared: fc.boolean(),
+  });
   const volumes = fc.record({
     metadata,
-    spec: fc.record({ sizeBytes: number, replicas: fc.nat(5) }),
+    spec: fc.record({ sizeBytes: number, replicas: fc.nat(5), policy }),
     status: fc.record({
       health: text,
       message: text,
@@ -276,11 +285,14 @@ t.test('resources survive the wire', async (t) => {
           diskId: text,
           state: text,
           bytesRemaining: number,
+          purpose: text,
+          leaving: fc.boolean(),
         }),
         { maxLength: 3 },
       ),
       allocatedBytes: number,
       nbdUri: text,
+      serving: text,
     }),
   });
   const addresses = fc.record({
@@ -331,6 +343,7 @@ t.test('resources survive the wire', async (t) => {
       total: fc.nat(9),
       healthy: fc.nat(9),
       degraded: fc.nat(9),
+      suspended: fc.nat(9),
       unavailable: fc.nat(9),
     }),
   });
@@ -349,6 +362,70 @@ t.test('resources survive the wire', async (t) => {
       { numRuns: 40 },
     );
   }
-  t.same(Object.keys(agent).sort(), ['AddDisk', 'AttachHere', 'LiveVolumes', 'ReleaseAttachment']);
+  t.same(Object.keys(agent).sort(), [
+    'AddDisk',
+    'AttachHere',
+    'HandOver',
+    'LiveVolumes',
+    'ReleaseAttachment',
+  ]);
   t.ok(hasCode(new StorError('TIMEOUT', ''), 'TIMEOUT'));
+});
+
+t.test('what is not known is null for the caller, and not given stays not given', async (t) => {
+  const known = {
+    name: 'db',
+    volumeId: 'v-1',
+    health: 'degraded',
+    state: 'two of three',
+    causes: [{ text: 'why', sinceMs: 5 }],
+    holder: '',
+    sinceMs: 5,
+    next: ['n'],
+    advice: ['a'],
+  };
+  const unknown = { ...known, causes: [{ text: 'why', sinceMs: null }], sinceMs: null };
+  const rebuild = {
+    volume: 'db',
+    volumeId: 'v-1',
+    replicaId: 'r-1',
+    nodeId: 'n-1',
+    node: 'n1',
+    reason: 'returned',
+    state: 'running',
+    message: '',
+    source: 'n2',
+    bytesTotal: 4,
+    bytesRemaining: 3,
+    bytesCopied: 2,
+    bytesPerSecond: 1,
+    etaMs: 0,
+    startedAtMs: 9,
+  };
+  const waiting = { ...rebuild, state: 'waiting', etaMs: null, startedAtMs: null };
+  let explanation: object = known;
+  const node = await startNode((method) => {
+    if (method === 'ExplainVolume') return explanation;
+    return method === 'ListRebuilds' ? { rebuilds: [rebuild, waiting] } : {};
+  });
+  t.teardown(() => node.server.forceShutdown());
+  const client = openApiClient({ endpoints: [node.address] });
+  t.teardown(() => client.close());
+  t.same(await client.explainVolume({ name: 'db' }), known);
+  explanation = unknown;
+  t.same(await client.explainVolume({ name: 'db' }), unknown);
+  t.same(await client.listRebuilds({ name: '' }), { rebuilds: [rebuild, waiting] });
+
+  const sent = async (call: Promise<unknown>) => {
+    await call;
+    return node.calls.at(-1)?.request;
+  };
+  t.strictSame(await sent(client.updateVolume({ name: 'db' })), { name: 'db', policy: null });
+  t.strictSame(
+    await sent(client.updateVolume({ name: 'db', policy: { shared: false, ioTimeoutMs: 0 } })),
+    { name: 'db', policy: { shared: false, ioTimeoutMs: 0 } },
+    'false and 0 are changes',
+  );
+  t.match(await sent(client.updateVolume({ name: 'db', replicas: 2 })), { replicas: 2 });
+  t.match(await sent(client.createVolume(volume)), { policy: null });
 });
