@@ -43,6 +43,12 @@ export const peerFlagKeepAllocated = 1;
 /** read and its reply: blocks that do not verify are sent too, and which do is said. */
 export const peerFlagUnverified = 2;
 
+/**
+ * close: the primary has ended in order. All members that it closes so have applied the same writes,
+ * and nothing was under way.
+ */
+export const peerFlagDrained = 4;
+
 /** An unaligned request of the largest NBD payload grows by one block at either end. */
 export const maxPeerIoBytes = maxPayloadBytes + 2 * blockBytes;
 /** Bytes of a channel's entry in a pong: channel u32, marks u32, sequence u64, free chunks u32, 0. */
@@ -271,6 +277,8 @@ export const peerOpened = z.union([
     freeChunks: count,
     /** absent: a peer from before it; then a whole lease may be left */
     leaseRemainingMs: count.optional(),
+    /** epoch of the primary before, if it closed the channel as drained and nobody came since */
+    drainedEpoch: count.optional(),
   }),
 ]);
 export type PeerOpened = z.infer<typeof peerOpened>;

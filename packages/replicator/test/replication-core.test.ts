@@ -280,6 +280,7 @@ t.test('decideActivation', async (t) => {
     failed: false,
     generation: { epoch: 1, n: 1 },
     setView: null,
+    drainedEpoch: null,
     isLocal: false,
     ...more,
   });
@@ -309,6 +310,20 @@ t.test('decideActivation', async (t) => {
   const newer = answer('b', { ...lost, generation: { epoch: 1, n: 2 } });
   t.equal(decide([answer('a', lost), newer], false), 'b', 'the highest generation is the truth');
   t.equal(decide([answer('a', { ...lost, isLocal: true }), answer('b', lost)], true), 'a');
+  // equal only when one primary left them all in order
+  const equal = (answers: FenceAnswer[], set = recorded): boolean => {
+    const decision = decideActivation(set, answers, { ...rules, graceOver: true });
+    return decision.type === 'go' && decision.equal;
+  };
+  const drained = { drainedEpoch: 4 };
+  t.equal(equal([answer('a', drained), answer('b', drained)]), true);
+  t.equal(equal([answer('a', drained), answer('b', { drainedEpoch: 3 })]), false);
+  t.equal(equal([answer('a', drained), answer('b')]), false);
+  t.equal(equal([answer('a', drained)]), false, 'what the other one has nobody knows');
+  t.equal(equal([answer('a', drained), answer('b', { ...drained, ...lost })]), false);
+  t.equal(equal([answer('a'), answer('b')]), false);
+  const later = { epoch: 9, setRevision: 4, members: ['a'] };
+  t.equal(equal([answer('a', { ...drained, setView: later }), answer('b', drained)]), false);
   // those known to have failed have answered; consent leaves out those that are not heard
   const failed = { knownFailed: ['b'] };
   t.equal(decide([answer('a')], false, failed), 'a');

@@ -102,11 +102,11 @@ export class LocalMember implements Member {
     );
   }
 
-  stop(): void {
+  stop(drained: boolean): void {
     this.#stopped = true;
     this.#unwatch?.();
     this.#cancelTimer?.();
-    if (this.session) this.#options.gate.close(this.session);
+    if (this.session) this.#options.gate.close(this.session, drained);
     this.#failWaiting(new StorError('ABORTED', 'the primary has stopped'));
   }
 
@@ -212,7 +212,7 @@ export class LocalMember implements Member {
     this.#use(done)?.zero(offset, length, false, this.#counted(done));
   }
   flush(done: StoreDone): void {
-    this.#use(done)?.flush(this.#counted(done, true));
+    this.#use(done)?.flush(this.#counted(done, true, false));
   }
   recordSetView(view: SetView, done: StoreDone): void {
     this.#use(done)?.recordSetView(view, this.#counted(done, true));
@@ -280,6 +280,7 @@ export class LocalMember implements Member {
         this.answer?.leasesOverMs ?? Infinity,
         this.#options.clock.monotonicMs() + this.#options.leaseRemainingMs(),
       ),
+      drainedEpoch: this.session?.drainedEpoch ?? null,
     };
     this.#options.events.opened(this, this.answer);
   }
@@ -292,7 +293,7 @@ export class LocalMember implements Member {
   }
 
   /** Counts a store call, and gives the replica up when it turns out to have failed (I7). */
-  #counted(done: StoreDone, isSync = false): StoreDone {
+  #counted(done: StoreDone, isSync = false, changes = true): StoreDone {
     const { session } = this;
     if (!session) return done;
     const id = this.#nextCall++;
@@ -304,7 +305,7 @@ export class LocalMember implements Member {
       if (!this.#waiting.delete(id)) return;
       done(error);
       if (error && session.store.failure && session.alive) this.drop(session.store.failure);
-    });
+    }, changes);
   }
 
   /** Counts a store call of a client's write, whose payload is in use until it is over. */

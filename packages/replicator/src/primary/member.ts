@@ -16,6 +16,8 @@ export interface OpenAnswer {
   marks: Bitmap;
   /** from then on, by the own monotonic clock, no older primary has a lease of this replica (I6) */
   leasesOverMs: number;
+  /** the primary before ended in order at this epoch: all its members were equal; else null */
+  drainedEpoch: number | null;
 }
 
 /** What the segment hears from its members. */
@@ -54,8 +56,8 @@ export interface Member {
   readonly unackedBytes: number;
 
   start(): void;
-  /** Ends the channel and all tries to open it. */
-  stop(): void;
+  /** Ends the channel and all tries to open it. `drained`: the members are equal. */
+  stop(drained: boolean): void;
   tick(nowMs: number): void;
   /** Gives it up for now: as if the connection had broken. */
   drop(error: StorError): void;

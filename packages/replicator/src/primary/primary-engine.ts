@@ -177,7 +177,7 @@ export class PrimaryEngine implements PrimaryVolume {
   }
 
   /** Ends at once: what is under way fails with the reason. */
-  finish(reason: StorError): void {
+  finish(reason: StorError, drained = false): void {
     if (this.#over) return;
     this.#over = reason;
     this.#state = 'stopped';
@@ -186,7 +186,7 @@ export class PrimaryEngine implements PrimaryVolume {
     // segment first: no callback may start anything on behalf of a primary that is over
     this.#segment.stopped = true;
     this.#io.abandon(reason);
-    this.#segment.stop();
+    this.#segment.stop(drained);
     for (const listener of this.#listeners) listener(reason);
   }
 
@@ -194,8 +194,8 @@ export class PrimaryEngine implements PrimaryVolume {
     return this.#io.idle();
   }
 
-  stop(): Promise<void> {
-    this.#stopping ??= this.#stop();
+  stop(options = { checkpoint: true }): Promise<void> {
+    this.#stopping ??= this.#stop(options.checkpoint);
     return this.#stopping;
   }
 
@@ -272,7 +272,7 @@ export class PrimaryEngine implements PrimaryVolume {
     await Promise.race([this.#stable(membership), interrupted]);
     this.#state = 'serving';
     const regions = new Set<number>();
-    for (const member of this.#segment.sources()) {
+    for (const member of decision.equal ? [] : this.#segment.sources()) {
       for (const region of member.answer?.marks.list() ?? []) regions.add(region);
     }
     this.#io.settler.begin(this.#broken.skipSettle ? [] : regions);
@@ -329,6 +329,7 @@ export class PrimaryEngine implements PrimaryVolume {
             failed: answer.failure !== null,
             generation: answer.generation,
             setView: answer.setView,
+            drainedEpoch: answer.drainedEpoch,
             isLocal: member.isLocal,
           });
         }
@@ -376,7 +377,7 @@ export class PrimaryEngine implements PrimaryVolume {
     });
   }
 
-  async #stop(): Promise<void> {
+  async #stop(checkpoint: boolean): Promise<void> {
     const { clock } = this.#segment.options;
     if (this.#state === 'serving') {
       this.#state = 'stopping';
@@ -386,15 +387,27 @@ export class PrimaryEngine implements PrimaryVolume {
         cancel = clock.after(stopDrainMs, resolve);
       });
       this.#io.giveUpHeld(new StorError('ABORTED', 'the volume was detached here'));
-      await Promise.race([this.#drain(), timeout, this.#ended()]);
+      await Promise.race([this.#drain(checkpoint), timeout, this.#ended()]);
       cancel();
     }
-    this.finish(new StorError('ABORTED', 'the volume was detached here'));
-    await this.#segment.local?.session?.drained();
+    this.finish(new StorError('ABORTED', 'the volume was detached here'), this.#areEqual());
+    const session = this.#segment.local?.session;
+    // a flush that nobody waits for may take long; what could change the replica is waited for
+    await (checkpoint ? session?.drained() : session?.changesOver());
   }
 
-  async #drain(): Promise<void> {
+  /** Every member has applied the same writes, and none is under way. */
+  #areEqual(): boolean {
+    const { membership } = this.#segment;
+    if (this.#over || this.#state !== 'stopping' || membership?.stable !== true) return false;
+    const isOpen = (id: string): boolean =>
+      this.#segment.members.some((member) => member.replicaId === id && member.isOpen);
+    return this.#io.isIdle && !this.#io.settler.active && membership.required().every(isOpen);
+  }
+
+  async #drain(checkpoint: boolean): Promise<void> {
     await this.#io.idle();
+    if (!checkpoint) return;
     await new Promise<void>((resolve) => {
       this.#io.flush(() => {
         resolve();

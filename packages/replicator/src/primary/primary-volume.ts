@@ -16,10 +16,12 @@ export interface PrimaryVolume extends BlockDevice {
    */
   update(settings: VolumeSettings): void;
   /**
-   * Refuses new requests, finishes those that were started, flushes, and ends with a checkpoint so
-   * that nothing stays marked where possible. Resolves when nothing is under way. Works twice.
+   * Refuses new requests and finishes those that were started. By default it then ends with a
+   * checkpoint, so that nothing stays marked where possible; without, it takes no longer than the
+   * requests that are under way, and the next primary has nothing to settle either as long as the
+   * members' processes live. Resolves when nothing is under way. Works twice: the first call counts.
    */
-  stop(): Promise<void>;
+  stop(options?: { checkpoint: boolean }): Promise<void>;
   /**
    * Called once when this primary is over: STALE_EPOCH (a newer one exists), ABORTED (stopped),
    * UNAVAILABLE. Every later request fails with the reason.

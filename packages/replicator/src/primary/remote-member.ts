@@ -6,6 +6,7 @@ import {
   parsePeerBody,
   peerControlReply,
   peerClosed,
+  peerFlagDrained,
   peerFlagUnverified,
   peerFrame,
   peerOpened,
@@ -117,9 +118,9 @@ export class RemoteMember implements Member, ChannelListener {
     );
   }
 
-  stop(): void {
+  stop(drained: boolean): void {
     if (this.#phase === 'stopped') return;
-    this.#detach(true);
+    this.#detach(true, drained && this.#phase === 'open');
     this.#phase = 'stopped';
     this.#cancelTimer?.();
     this.#cancelTimer = null;
@@ -376,6 +377,7 @@ export class RemoteMember implements Member, ChannelListener {
         this.answer?.leasesOverMs ?? Infinity,
         this.#options.clock.monotonicMs() + (opened.leaseRemainingMs ?? leaseSpanMs),
       ),
+      drainedEpoch: opened.drainedEpoch ?? null,
     };
     this.markedCount = this.answer.marks.count;
     events.opened(this, this.answer);
@@ -423,7 +425,7 @@ export class RemoteMember implements Member, ChannelListener {
     return true;
   }
 
-  #detach(tell: boolean): void {
+  #detach(tell: boolean, drained = false): void {
     const connection = this.#connection;
     this.#connection = null;
     if (!connection) return;
@@ -432,7 +434,8 @@ export class RemoteMember implements Member, ChannelListener {
     const { segment, channel } = this.#options;
     connection.detachChannel(channel, this);
     if (tell && !connection.over) {
-      connection.output.send(peerFrame.close, 0, segment, channel, 0, 0, 0, null);
+      const flags = drained ? peerFlagDrained : 0;
+      connection.output.send(peerFrame.close, flags, segment, channel, 0, 0, 0, null);
     }
   }
 

@@ -251,9 +251,11 @@ export class Segment implements MemberEvents {
     this.#progress();
   }
 
-  stop(): void {
+  /** `drained`: those that must have every write are equal, and nothing is under way. */
+  stop(drained = false): void {
     this.stopped = true;
-    for (const member of this.members) member.stop();
+    const equal = drained ? (this.membership?.required() ?? []) : [];
+    for (const member of this.members) member.stop(equal.includes(member.replicaId));
   }
 
   tick(nowMs: number): void {
@@ -401,7 +403,7 @@ export class Segment implements MemberEvents {
     );
     if (gone.length === 0) return;
     for (const member of gone) {
-      member.stop();
+      member.stop(false);
       this.syncing.delete(member);
       this.joining.delete(member);
       this.lastErrors.delete(member.replicaId);

@@ -104,7 +104,7 @@ export class VolumeIo implements SegmentPart {
 
   /** Resolves when every request is answered and no write is under way. */
   idle(): Promise<void> {
-    if (this.#isIdle) return Promise.resolve();
+    if (this.isIdle) return Promise.resolve();
     return new Promise((resolve) => {
       this.#onIdle.push(resolve);
     });
@@ -471,12 +471,12 @@ export class VolumeIo implements SegmentPart {
     this.#checkIdle();
   }
 
-  get #isIdle(): boolean {
+  get isIdle(): boolean {
     return this.inFlight === 0 && this.writes.inFlight === 0;
   }
 
   #checkIdle(): void {
-    if (!this.#isIdle) return;
+    if (!this.isIdle) return;
     const idle = this.#onIdle;
     if (idle.length === 0) return;
     this.#onIdle = [];

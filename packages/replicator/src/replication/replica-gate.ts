@@ -12,48 +12,70 @@ export class GateSession {
   readonly holder: string;
   readonly store: ReplicaStore;
   alive = true;
+  /** epoch of the session before, when its primary ended in order; null when it did not */
+  readonly drainedEpoch: number | null;
   /** store calls issued and not answered */
   inFlight = 0;
+  /** of these, those that may change what the replica holds or has marked */
+  #changing = 0;
   /** Called in the turn in which the session dies by another's hand. */
   readonly onDisplaced: (reason: StorError) => void;
-  #idle: (() => void) | null = null;
+  #waiting: { isOver: () => boolean; resolve: () => void }[] = [];
 
   constructor(
     store: ReplicaStore,
     epoch: number,
     holder: string,
+    drainedEpoch: number | null,
     onDisplaced: (reason: StorError) => void,
   ) {
+    this.drainedEpoch = drainedEpoch;
     this.store = store;
     this.epoch = epoch;
     this.holder = holder;
     this.onDisplaced = onDisplaced;
   }
 
-  /** Counts a store call in; the returned callback counts it out. Call only while alive. */
-  tracked(done: StoreDone): StoreDone {
+  /**
+   * Counts a store call in; the returned callback counts it out. Call only while alive. A flush
+   * changes nothing, so a fence need not wait for it.
+   */
+  tracked(done: StoreDone, changes = true): StoreDone {
     this.inFlight += 1;
+    if (changes) this.#changing += 1;
     return (error) => {
       this.inFlight -= 1;
+      if (changes) this.#changing -= 1;
       try {
         done(error);
       } finally {
-        if (this.inFlight === 0) this.#idle?.();
+        if (this.inFlight === 0 || this.#changing === 0) this.#look();
       }
     };
   }
 
   /** Resolves when no store call of this session is under way. */
   drained(): Promise<void> {
-    if (this.inFlight === 0) return Promise.resolve();
+    return this.#until(() => this.inFlight === 0);
+  }
+
+  /** Resolves when nothing of this session can change the replica any more. */
+  changesOver(): Promise<void> {
+    return this.#until(() => this.#changing === 0);
+  }
+
+  #until(isOver: () => boolean): Promise<void> {
+    if (isOver()) return Promise.resolve();
     return new Promise((resolve) => {
-      const before = this.#idle;
-      this.#idle = () => {
-        this.#idle = null;
-        before?.();
-        resolve();
-      };
+      this.#waiting.push({ isOver, resolve });
     });
+  }
+
+  #look(): void {
+    const over = this.#waiting.filter(({ isOver }) => isOver());
+    if (over.length === 0) return;
+    this.#waiting = this.#waiting.filter((each) => !over.includes(each));
+    for (const { resolve } of over) resolve();
   }
 }
 
@@ -66,6 +88,8 @@ export class ReplicaGate {
   readonly promises = new LeasePromises();
   #session: GateSession | null = null;
   #highestAsked = 0;
+  /** the last session's primary ended in order at this epoch, and nobody has opened since */
+  #drainedEpoch: number | null = null;
   readonly #watchers = new Set<{ epoch: number; onNewer: (reason: StorError) => void }>();
   #queue: Promise<void> = Promise.resolve();
 
@@ -100,11 +124,12 @@ export class ReplicaGate {
     this.#refuseStale(store, epoch, holder);
     const older = this.#session;
     this.#displace(epoch);
-    if (older) await older.drained();
+    if (older) await older.changesOver();
     this.#refuseStale(store, epoch, holder);
     await fenced(store, epoch);
     this.#refuseStale(store, epoch, holder);
-    const session = new GateSession(store, epoch, holder, onDisplaced);
+    const session = new GateSession(store, epoch, holder, this.#drainedEpoch, onDisplaced);
+    this.#drainedEpoch = null;
     this.#session = session;
     return session;
   }
@@ -121,8 +146,14 @@ export class ReplicaGate {
     };
   }
 
-  /** Ends a session from its own side. */
-  close(session: GateSession): void {
+  /**
+   * Ends a session from its own side. `drained`: every member has applied the same writes. That is
+   * remembered in memory only: what is true of page caches is true as long as this process lives.
+   */
+  close(session: GateSession, drained = false): void {
+    if (drained && session.alive && session === this.#session) {
+      this.#drainedEpoch = session.epoch;
+    }
     session.alive = false;
   }
 

@@ -193,7 +193,7 @@ export class SecondaryChannel {
           const { segment, number } = this;
           this.#owner.output.send(peerFrame.flushed, 0, segment, number, sequence, 0, 0, null);
         }
-      }),
+      }, false),
     );
   }
 
@@ -253,7 +253,7 @@ export class SecondaryChannel {
         this.#requestFailed(sequence, error);
         if (hasCode(error, 'DISK_FAILED', 'NO_SPACE')) this.#fail(error);
       } else this.#controlReply(sequence, {});
-    });
+    }, control.op !== 'checkpoint');
     switch (control.op) {
       case 'set-view':
         this.#store.recordSetView(control.view, done);

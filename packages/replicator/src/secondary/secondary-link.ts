@@ -6,6 +6,7 @@ import {
   newPeerHeader,
   parsePeerBody,
   peerFailureOf,
+  peerFlagDrained,
   peerFrame,
   peerHeaderBytes,
   peerHello,
@@ -183,8 +184,11 @@ export class SecondaryLink {
       case peerFrame.close: {
         this.#opening.delete(header.channel);
         const channel = this.#channels.get(header.channel);
-        if (channel) channel.session.alive = false;
         this.#channels.delete(header.channel);
+        if (!channel) return;
+        const { session } = channel;
+        const drained = (header.flags & peerFlagDrained) !== 0;
+        this.#host.gate(session.store.replicaId).close(session, drained);
         return;
       }
       default: {
@@ -295,6 +299,7 @@ export class SecondaryLink {
       allocated: Buffer.from(allocatedBitmap(store).bytes).toString('base64'),
       freeChunks: store.failure ? 0 : Math.max(0, store.freeChunks()),
       leaseRemainingMs: Math.ceil(leaseRemainingMs),
+      ...(session.drainedEpoch === null ? {} : { drainedEpoch: session.drainedEpoch }),
     };
   }
 

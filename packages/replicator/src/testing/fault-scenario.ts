@@ -245,7 +245,7 @@ export class FaultScenario {
     const { volume } = last;
     this.#count('stop');
     this.#cleanStopping = true;
-    volume.stop().then(
+    volume.stop({ checkpoint: this.#random.next() < 0.5 }).then(
       () => {
         this.#cleanStopping = false;
         this.cluster.control.released(volume.epoch);

@@ -8,6 +8,8 @@ export interface FenceAnswer {
   failed: boolean;
   generation: Generation;
   setView: SetView | null;
+  /** epoch of the primary that left it, in order, as one of equals; null when that is not known */
+  drainedEpoch: number | null;
   isLocal: boolean;
 }
 
@@ -30,6 +32,8 @@ export type ActivationDecision =
        * heard; null when somebody kept it.
        */
       unheard: string[] | null;
+      /** the members are known to be equal: nothing is to be settled */
+      equal: boolean;
     };
 
 export interface ActivationRules {
@@ -86,7 +90,8 @@ export function decideActivation(
       };
     }
     const ids = kept.map((answer) => answer.replicaId);
-    return { type: 'go', from, members: ids, controlIsOlder, unheard: null };
+    const equal = !controlIsOlder && areEqual(from.inSync, kept);
+    return { type: 'go', from, members: ids, controlIsOlder, unheard: null, equal };
   }
   const missing = unheard.map(rules.describe).join(', ');
   if (unheard.length > 0 && whole.length === 0) {
@@ -103,7 +108,18 @@ export function decideActivation(
   }
   const truth = bestOf(whole);
   if (!truth) return { type: 'wait', reason: 'every in-sync replica has failed' };
-  return { type: 'go', from, members: [truth.replicaId], controlIsOlder, unheard };
+  const ids = [truth.replicaId];
+  return { type: 'go', from, members: ids, controlIsOlder, unheard, equal: false };
+}
+
+/**
+ * One primary left every member of the recorded set in order, nobody has opened any of them since,
+ * and each still has its memory: what one reads the others read.
+ */
+function areEqual(inSync: readonly string[], kept: readonly FenceAnswer[]): boolean {
+  const [first] = kept;
+  if (!first || first.drainedEpoch === null || kept.length !== inSync.length) return false;
+  return kept.every((answer) => answer.drainedEpoch === first.drainedEpoch);
 }
 
 /** The one with the highest generation; the local one among equals. */
