@@ -359,7 +359,8 @@ export class Primaries {
     entry.users.clear();
     this.#handedOver.add(name);
     try {
-      await this.#end(entry, 'handed over', true);
+      // clients wait: the next primary has nothing to settle without a checkpoint either
+      await this.#end(entry, 'handed over', true, false);
       this.handovers += 1;
     } finally {
       for (const user of moving) user.move();
@@ -382,15 +383,20 @@ export class Primaries {
   }
 
   /** Ends an entry once, whoever asks: no new connection, the old ones end, the primary drains. */
-  #end(entry: PrimaryEntry, reason: string, clean: boolean): Promise<void> {
-    entry.ending ??= this.#endOnce(entry, reason, clean).finally(() => {
+  #end(entry: PrimaryEntry, reason: string, clean: boolean, checkpoint = true): Promise<void> {
+    entry.ending ??= this.#endOnce(entry, reason, clean, checkpoint).finally(() => {
       if (this.#entries.get(entry.grant.volumeId) === entry)
         this.#entries.delete(entry.grant.volumeId);
     });
     return entry.ending;
   }
 
-  async #endOnce(entry: PrimaryEntry, reason: string, clean: boolean): Promise<void> {
+  async #endOnce(
+    entry: PrimaryEntry,
+    reason: string,
+    clean: boolean,
+    checkpoint: boolean,
+  ): Promise<void> {
     const { volumeId, epoch, name } = entry.grant;
     this.#logger.info({ volume: name, epoch, reason }, 'giving the attachment back');
     entry.cancelTimer();
@@ -399,15 +405,15 @@ export class Primaries {
     for (const user of [...entry.users]) if (!entry.waiting.has(user)) user.revoke(why);
     // Before it serves, activation is broken off; a primary that serves drains what was started.
     if (!entry.primary) entry.abort.abort(new StorError('ABORTED', reason));
-    const stopped = await this.#stopped(entry);
+    const stopped = await this.#stopped(entry, checkpoint);
     await this.#control.release(volumeId, epoch, { clean: clean && stopped });
   }
 
   /** True when the primary served and has stopped; false when it failed or its disk hangs. */
-  async #stopped(entry: PrimaryEntry): Promise<boolean> {
+  async #stopped(entry: PrimaryEntry, checkpoint: boolean): Promise<boolean> {
     const { name, epoch } = entry.grant;
     const stopped = entry.serving
-      .then((primary) => primary.stop())
+      .then((primary) => primary.stop({ checkpoint }))
       .then(
         () => true,
         (error: unknown) => {
