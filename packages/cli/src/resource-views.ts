@@ -111,9 +111,10 @@ const purposeNotes: Readonly<Record<Replica['purpose'], string>> = {
   update: 'added by an update',
 };
 
-/** Why one is there that is not in sync and did not come with the volume, and whether it is to go. */
+/** Why one is there that is to be filled, when not since the beginning; and whether it is to go. */
 function replicaNote({ purpose, leaving, state }: Replica): string {
-  const notes = [state === 'in-sync' ? '' : purposeNotes[purpose], leaving ? 'leaving' : ''];
+  const isFilled = state === 'creating' || state === 'syncing' || state === 'out-of-sync';
+  const notes = [isFilled ? purposeNotes[purpose] : '', leaving ? 'leaving' : ''];
   return notes.filter((note) => note !== '').join(', ');
 }
 
