@@ -177,6 +177,31 @@ t.test('a server that is gone without a word is left', async (t) => {
   t.equal(disk.bytes[0], 1);
 });
 
+t.test('silence is noticed when it has lasted, not at the end of the next round', async (t) => {
+  let looks = 0;
+  let looksAtProbe = 0;
+  const clock = {
+    monotonicMs: () => performance.now(),
+    after(ms: number, run: () => void): () => void {
+      if (ms === 10) looks += 1;
+      const timer = setTimeout(run, ms);
+      return () => clearTimeout(timer);
+    },
+  };
+  const limits = { silenceMs: 40, greetingTimeoutMs: 40, clock };
+  const { client, servers } = await connected(t, 2, limits);
+  const [a, b] = servers as [FakeNbdServer, FakeNbdServer];
+  a.onRequest = () => {
+    a.meeting = () => {
+      looksAtProbe = looks;
+      return 'silent';
+    };
+  };
+  await client.write(0, block);
+  t.equal(b.requests.length, 1);
+  t.equal(looksAtProbe, 4, 'looks of a quarter of the time each');
+});
+
 t.test('a silent server is left out of the next rounds, but not for ever', async (t) => {
   const options = { silenceMs: 10, greetingTimeoutMs: 30, avoidSilentMs: 1e9 };
   const { client, servers } = await connected(t, 2, options);
