@@ -3,7 +3,16 @@ import type { NodeId, VolumeId, VolumeSettings } from '@stor/protocol';
 import type { Logger } from '@stor/runtime';
 import type { AgentPort } from '../agent-port.ts';
 import { settingsOf } from '../core/volume/grant.ts';
+import type { Versioned } from '../resources/cluster-state.ts';
+import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+
+interface Told {
+  /** as it was looked at last: one that is the same object says nothing new */
+  volume: Versioned<StoredVolume>;
+  peers: string;
+  content: string;
+}
 
 /**
  * Tells the primaries of this process what their records say now: policy, replicas that came, go or
@@ -17,7 +26,7 @@ export class SettingsPush {
   readonly #nodeId: NodeId;
   readonly #agentInstance: string;
   /** what was told last, without what the primary itself changes */
-  #told = new Map<VolumeId, string>();
+  #told = new Map<VolumeId, Told>();
   readonly #work = new Set<Promise<void>>();
 
   constructor(options: {
@@ -36,16 +45,24 @@ export class SettingsPush {
 
   push(): void {
     const { state } = this.#cache;
-    const told = new Map<VolumeId, string>();
+    const told = new Map<VolumeId, Told>();
+    const peers = JSON.stringify(
+      [...state.nodes.values()].map(({ value }) => value.addresses.peers),
+    );
     for (const [id, volume] of state.volumes) {
       const { attachment } = volume.value.status;
       if (attachment?.nodeId !== this.#nodeId) continue;
       if (attachment.agentInstance !== this.#agentInstance) continue;
+      const known = this.#told.get(id);
+      if (known?.volume === volume && known.peers === peers) {
+        told.set(id, known);
+        continue;
+      }
       const settings = settingsOf(volume, attachment.epoch, state);
       const { resourceVersion: _version, segments, ...rest } = settings;
       const content = JSON.stringify([rest, segments.map(({ replicas }) => replicas)]);
-      told.set(id, content);
-      if (this.#told.get(id) === content) continue;
+      told.set(id, { volume, peers, content });
+      if (known?.content === content) continue;
       this.#tell(settings, content);
     }
     // those that are attached here no more are forgotten
@@ -70,7 +87,7 @@ export class SettingsPush {
       .catch((error: unknown) => {
         const { message } = StorError.from(error);
         this.#logger.warn({ volumeId, error: message }, 'the primary was not told, will retry');
-        if (this.#told.get(volumeId) === content) this.#told.delete(volumeId);
+        if (this.#told.get(volumeId)?.content === content) this.#told.delete(volumeId);
       })
       .then(() => {
         this.#work.delete(work);

@@ -198,7 +198,7 @@ export class ReplicaKeeper {
     if (lack.purpose === 'replacement' && fills.replacements >= maxReplacements) return null;
     const trouble = this.#troubles.get(metadata.id);
     if (trouble && now.monotonicMs < trouble.notBeforeMs) return null;
-    const taken = takenNodes(segment);
+    const taken = takenNodes(segment, facts.state);
     for (const [nodeId, count] of fills.onNode) {
       if (count >= maxFillsPerNode && !taken.has(nodeId)) taken.set(nodeId, 'is filling others');
     }

@@ -38,9 +38,11 @@ export function staying(segment: SegmentStatus): VolumeReplica[] {
  * Nodes that hold something of the segment, also what they are still to delete, and why not. One
  * whose replica failed may take another on another disk: in a small cluster there is no other node.
  */
-export function takenNodes(segment: SegmentStatus): Map<NodeId, string> {
+export function takenNodes(segment: SegmentStatus, state: ClusterState): Map<NodeId, string> {
   const taken = new Map<NodeId, string>();
-  for (const { nodeId } of segment.removed ?? []) {
+  for (const { nodeId, diskId } of segment.removed ?? []) {
+    // on a disk that is gone it stays for good, which must not keep the node from taking another
+    if (state.disks.get(diskId)?.value.state !== 'online') continue;
     taken.set(nodeId, 'is still deleting an older one');
   }
   for (const { nodeId, state } of segment.replicas) {
@@ -49,7 +51,7 @@ export function takenNodes(segment: SegmentStatus): Map<NodeId, string> {
   return taken;
 }
 
-/** Disks on which a replica of the segment failed: they take no other. */
+/** Disks on which a replica of the segment failed, and why they take no other. */
 export function failedDisks(segment: SegmentStatus): Map<DiskId, string> {
   const failed = segment.replicas.filter(({ state }) => state === 'failed');
   return new Map(failed.map(({ diskId }) => [diskId, 'has only the disk on which one failed']));

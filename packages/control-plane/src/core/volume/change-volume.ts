@@ -86,7 +86,7 @@ function grown(
       now = { ...now, replicas: now.replicas.map((r) => (r === kept ? stays : r)) };
       continue;
     }
-    const found = placeAnother(state, takenNodes(now), failedDisks(now));
+    const found = placeAnother(state, takenNodes(now, state), failedDisks(now));
     if (!found.place) {
       const lacking = wanted - staying(now).length;
       throw new StorError(
@@ -134,7 +134,7 @@ export function movedReplica(
       `node ${target} has a replica of volume ${record.metadata.name} already (${there.id}): choose another node`,
     );
   }
-  if (segment.removed?.some(({ nodeId }) => nodeId === move.nodeId)) {
+  if (!there && takenNodes(segment, state).has(move.nodeId)) {
     throw precondition(
       `node ${target} is still deleting an older replica of volume ${record.metadata.name}: try again in a moment`,
     );

@@ -152,7 +152,7 @@ function placeText(
   segment: SegmentStatus,
 ): { place: string | null; reason: string } {
   const { state } = sight;
-  const taken = takenNodes(segment);
+  const taken = takenNodes(segment, state);
   for (const [nodeId, count] of countFills(state, sight.nowWallMs).onNode) {
     if (count >= maxFillsPerNode && !taken.has(nodeId)) taken.set(nodeId, 'is filling others');
   }
