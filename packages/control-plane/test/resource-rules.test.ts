@@ -16,7 +16,7 @@ import {
 } from '../src/core/controllers/controllers.ts';
 import { placeReplicas } from '../src/core/placement/place-replicas.ts';
 import { describeVolume } from '../src/core/volume/describe-volume.ts';
-import { splitAddress } from '../src/core/volume/grant.ts';
+import { grantOf, splitAddress } from '../src/core/volume/grant.ts';
 import { applyChange, emptyState } from '../src/resources/cluster-state.ts';
 import type { ClusterState } from '../src/resources/cluster-state.ts';
 import { volumeKey } from '../src/resources/keys.ts';
@@ -209,6 +209,8 @@ t.test('attachments and sets, any history', async (t) => {
       type: fc.constant('acquire' as const),
       node: fc.nat(2),
       mode: fc.constantFrom<Attachment['mode']>('auto', 'manual', 'repair'),
+      force: fc.boolean(),
+      consent: fc.boolean(),
     }),
     fc.record({ type: fc.constant('release' as const), claim: fc.nat(), clean: fc.boolean() }),
     fc.record({
@@ -249,10 +251,12 @@ t.test('attachments and sets, any history', async (t) => {
             agentInstance,
             mode: step.mode,
             onlyIfWanted: false,
+            force: step.force,
+            acceptUnflushedLoss: step.consent,
             nowWallMs: 5,
           });
           const living = holder && lease?.agentInstance === holder.agentInstance;
-          if (living && holder.nodeId !== nodeId) {
+          if (living && holder.nodeId !== nodeId && !step.force) {
             if (decision.type === 'grant') return false;
             continue;
           }
@@ -260,6 +264,10 @@ t.test('attachments and sets, any history', async (t) => {
           // I2: larger at each grant; I6: only a clean end spares the next one the wait
           if (decision.attachment.epoch !== record.status.epoch + 1) return false;
           if (decision.previousReleased !== (holder === null && lastClean)) return false;
+          const granted = { value: decision.record, modRevision: 1 };
+          const grant = grantOf(granted, decision.attachment, false, emptyState());
+          // a consent is used by the grant that it was given with, and by no other
+          if (grant.acceptUnflushedLoss !== step.consent) return false;
           record = decision.record;
           claims.push({
             nodeId,
