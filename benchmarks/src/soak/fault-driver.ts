@@ -5,8 +5,11 @@ import type { NamespaceNetwork } from '../namespaces/network.ts';
 import type { FaultPlan, PlannedFault } from './plan-faults.ts';
 import type { FaultRecord, SoakReport } from './soak-report.ts';
 
-/** All volumes are healthy this long after a fault has ended, or something is wrong (ms). */
-export const healDeadlineMs = 120_000;
+/**
+ * All volumes are healthy this long after a fault has ended, or something is wrong (ms). A replica that
+ * has left again and again waits for two minutes before it is filled.
+ */
+export const healDeadlineMs = 240_000;
 
 export interface FaultPhase {
   /** the volume whose primary is aimed at */

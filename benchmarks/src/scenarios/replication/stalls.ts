@@ -7,6 +7,8 @@ const volume = 'stalls';
 const MiB = 1024 * 1024;
 /** A stall that begins so long after the fault is not its doing (ms); longer than every target. */
 const watchMs = 6_000;
+/** On a busy machine a resync gives way to everything else (ms). */
+const healDeadlineMs = 180_000;
 
 interface StallCase {
   kind: FaultKind;
@@ -69,7 +71,7 @@ class StallRig {
     const cluster = this.#cluster;
     const leader = await cluster.leader();
     const probe = await this.#probeAwayFrom(leader);
-    await cluster.waitHealth(volume, 'healthy');
+    await cluster.waitHealth(volume, 'healthy', healDeadlineMs);
     // A busy machine may have held an election meanwhile.
     if ((await cluster.leader()) !== leader) return this.attempt(stallCase);
     const all = cluster.agents.map((_, index) => index);
@@ -83,7 +85,7 @@ class StallRig {
     await probe.waitAnswers(fromMs + watchMs);
     const longestMs = probe.longestSince(fromMs);
     await end();
-    await cluster.waitHealth(volume, 'healthy');
+    await cluster.waitHealth(volume, 'healthy', healDeadlineMs);
     return longestMs;
   }
 
@@ -91,11 +93,14 @@ class StallRig {
     await this.#probe?.stop();
   }
 
-  /** The primary must not lead, or the victim could not. */
+  /**
+   * The primary must not lead, or the victim could not. It is another node each time: a primary lets a
+   * replica that leaves again and again wait for minutes, and here they all do.
+   */
   async #probeAwayFrom(leader: number): Promise<StallProbe> {
-    if (this.#probe && this.#primary !== leader) return this.#probe;
     await this.#probe?.stop();
-    this.#primary = (leader + 1) % this.#cluster.agents.length;
+    const all = this.#cluster.agents.map((_, index) => index);
+    this.#primary = all.find((index) => index !== leader && index !== this.#primary) ?? 0;
     this.#probe = await probeAt(this.#cluster, volume, this.#primary, { reconnects: false });
     return this.#probe;
   }
