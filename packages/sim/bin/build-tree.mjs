@@ -46,12 +46,12 @@ const compilerOptions = {
  * checkout (`a/packages/...`). Throws with the output of `patch` when one does not fit. `copied`: the
  * packages to take from the checkout; the others stay as they are in the tree.
  */
-export function buildTree(target, patches = [], copied = packages) {
+export function buildTree(target, patches = [], copied = packages, from = checkoutRoot) {
   mkdirSync(target, { recursive: true });
   if (!existsSync(join(target, 'node_modules'))) {
     symlinkSync(join(checkoutRoot, 'node_modules'), join(target, 'node_modules'));
   }
-  for (const name of copied) copyPackage(name, target);
+  for (const name of copied) copyPackage(name, from, target);
   for (const patch of patches) applyPatch(target, patch);
   mkdirSync(cacheFolder, { recursive: true });
   for (const name of packages) {
@@ -66,8 +66,8 @@ export function buildTree(target, patches = [], copied = packages) {
   return join(target, 'packages/sim/dist/src');
 }
 
-function copyPackage(name, target) {
-  const from = join(checkoutRoot, 'packages', name);
+function copyPackage(name, root, target) {
+  const from = join(root, 'packages', name);
   const to = join(target, 'packages', name);
   mkdirSync(to, { recursive: true });
   for (const part of ['package.json', 'src', 'proto', 'node_modules']) {

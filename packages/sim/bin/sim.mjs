@@ -19,6 +19,7 @@ const { values } = parseArgs({
     world: { type: 'string' },
     mutation: { type: 'string' },
     replay: { type: 'string' },
+    dense: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },
 });
@@ -46,6 +47,7 @@ function runOptions(seed) {
   return {
     seed,
     minutes: Number(values.minutes),
+    ...(values.dense ? { dense: true } : {}),
     ...(values.world ? { world: values.world } : {}),
   };
 }

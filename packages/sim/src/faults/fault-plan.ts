@@ -61,11 +61,12 @@ const weights: Record<FaultKind, number> = {
 const shortGapMs = 6_000;
 const longGapMs = 45_000;
 
-export function planFaults(random: Random, lengthMs: number): Fault[] {
+/** `pace`: how many times as fast as usual they come. */
+export function planFaults(random: Random, lengthMs: number, pace = 1): Fault[] {
   const faults: Fault[] = [];
   const total = Object.values(weights).reduce((sum, weight) => sum + weight, 0);
   for (let atMs = 3_000; ;) {
-    atMs += random.next() * (random.next() < 0.6 ? shortGapMs : longGapMs);
+    atMs += (random.next() * (random.next() < 0.6 ? shortGapMs : longGapMs)) / pace;
     if (atMs > lengthMs) return faults;
     let dice = random.next() * total;
     let kind: FaultKind = 'kill';

@@ -18,6 +18,8 @@ export interface SeedOptions {
   minutes: number;
   /** whole agents, or lanes with a model of the control plane @default agents */
   world?: 'agents' | 'lanes';
+  /** a small cluster under more faults: cheaper, to look for one mistake @default false */
+  dense?: boolean;
   /** instead of those of the seed */
   faults?: Fault[];
   /** every log line of the cluster */
@@ -47,6 +49,8 @@ const mib = 1024 * 1024;
 /** After the last fault: until all volumes are healthy, and every client is answered (ms). */
 const healMs = 180_000;
 const progressMs = 90_000;
+/** Of faults in a dense run. */
+const densePace = 2.5;
 /** One mistake shows in many places. */
 const maxViolations = 20;
 
@@ -91,9 +95,10 @@ export class SeedRun {
   constructor(options: SeedOptions) {
     this.#options = options;
     this.#random = new SeededRandom(options.seed * 7919 + 17);
-    const nodes = [3, 3, 4, 5][this.#pick(4)] ?? 3;
+    const isDense = options.dense === true;
+    const nodes = isDense ? 3 : ([3, 3, 4, 5][this.#pick(4)] ?? 3);
     const volumes: SimVolume[] = [];
-    const count = 1 + this.#pick(3);
+    const count = isDense ? 1 : 1 + this.#pick(3);
     for (let i = 0; i < count; i++) {
       const replicas = Math.min(nodes, [3, 3, 2, 3, 5][this.#pick(5)] ?? 3);
       const sizeBytes = (8 + this.#pick(3) * 4) * mib + this.#pick(2) * (300 * 1024);
@@ -160,13 +165,17 @@ export class SeedRun {
     this.#watch.start();
     for (const { clients } of this.#volumes) for (const client of clients) client.start();
     const lengthMs = this.#options.minutes * 60_000;
-    const faults = this.#options.faults ?? planFaults(this.#random, lengthMs);
+    const faults = this.#options.faults ?? this.#plan(lengthMs);
     const beganMs = cluster.scheduler.nowMs;
     await this.#faults.run(faults);
     await cluster.scheduler.sleep(beganMs + lengthMs - cluster.scheduler.nowMs);
     this.#faults.heal();
     if (!(await this.#heals())) return;
     await this.#finish();
+  }
+
+  #plan(lengthMs: number): Fault[] {
+    return planFaults(this.#random, lengthMs, this.#options.dense === true ? densePace : 1);
   }
 
   #wire(): void {
