@@ -1,5 +1,5 @@
 /** Replicas that come, go and move while the volume is in use. */
-import { blockBytes, chunkBytes } from '@stor/protocol';
+import { StorError, blockBytes, chunkBytes } from '@stor/protocol';
 import { SeededRandom } from '@stor/runtime/testing';
 import t, { type Test } from 'tap';
 
@@ -139,6 +139,45 @@ t.test('a replica whose record is gone stays a member until the set is without i
   t.equal(cluster.control.inSync.length, 3);
   t.equal(await cluster.wait(request(volume, 'write', 0, blockBytes, block(50))), null);
   equalReplicas(t, cluster);
+});
+
+t.test('a replica is placed beside one whose disk is gone, on the same node', async (t) => {
+  const { cluster, volume } = await begin({});
+  // without a word of failure: the node only says that it has no such replica
+  await cluster.wait(cluster.node(1).disk?.deleteReplica('r-1') ?? Promise.resolve());
+  cluster.network.cut('n-0', 'n-1');
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 20_000));
+  await cluster.run(1_000);
+  const replicaId = cluster.addReplica(1);
+  cluster.push();
+  t.ok(await cluster.until(() => cluster.control.inSync.includes(replicaId), 30_000));
+  cluster.control.leaving.add('r-1');
+  cluster.push();
+  await cluster.run(100);
+  t.same(cluster.removeLeft(), ['r-1']);
+  cluster.push();
+  t.equal(await cluster.wait(request(volume, 'write', 0, blockBytes, block(50))), null);
+  equalReplicas(t, cluster);
+});
+
+t.test('a volume whose only replica was away with writes under way begins anew', async (t) => {
+  const { cluster, volume } = await begin({ nodes: 2, replicaNodes: 1 });
+  const disk = cluster.node(0).disk;
+  const state = cluster.states[0];
+  if (!disk || !state) throw new Error('no disk');
+  // the disk is closed while it is written to, and opened again
+  cluster.store(0).write = (_offset, _length, _bytes, _start, _sums, _sumsStart, done) => {
+    done(new StorError('ABORTED', 'the disk is closed'));
+  };
+  await cluster.wait(disk.deleteReplica('r-0'));
+  const write = request(volume, 'write', 2 * 4 * 1024 * 1024, blockBytes, block(9));
+  await cluster.run(100);
+  t.equal(volume.status().state, 'holding');
+  disk.open(state);
+  t.equal((await cluster.wait(write, 30_000))?.code, 'UNAVAILABLE');
+  const next = await cluster.wait(cluster.attach(0));
+  t.equal(await read(cluster, next, 0), 1);
+  t.equal(await cluster.wait(request(next, 'write', 0, blockBytes, block(50))), null);
 });
 
 t.test('settings that come while the primary begins count', async (t) => {

@@ -318,6 +318,7 @@ export class PrimaryEngine implements PrimaryVolume {
     const beganMs = clock.monotonicMs();
     return new Promise((resolve) => {
       const look = (): void => {
+        if (this.#over) return;
         const sinceMs = clock.monotonicMs() - beganMs;
         const answers: FenceAnswer[] = [];
         for (const member of segment.members) {

@@ -380,8 +380,9 @@ export class Segment implements MemberEvents {
 
   #add(replica: GrantedReplica): void {
     if (replica.failed) return;
-    // two members on one connection would share a channel; the second waits until the first has gone
-    if (this.members.some((member) => member.nodeId === replica.nodeId)) return;
+    const other = this.members.find((each) => each.nodeId === replica.nodeId);
+    if (other && !this.#isReplaceable(other, replica)) return;
+    if (other) this.#remove(other);
     const member = this.options.memberOf(replica, this);
     if (member.isLocal) {
       this.local = member;
@@ -402,19 +403,34 @@ export class Segment implements MemberEvents {
         (this.#granted.get(replicaId)?.failed ?? true) && !required.includes(replicaId),
     );
     if (gone.length === 0) return;
-    for (const member of gone) {
-      member.stop(false);
-      this.syncing.delete(member);
-      this.joining.delete(member);
-      this.lastErrors.delete(member.replicaId);
-      for (const part of this.parts) part.memberLost?.(member);
-      if (member === this.local) this.local = null;
-    }
-    this.members = this.members.filter((member) => !gone.includes(member));
-    this.remotes = this.remotes.filter((member) => !gone.includes(member));
+    for (const member of gone) this.#remove(member);
     for (const replica of this.#granted.values()) {
       if (!this.members.some((each) => each.replicaId === replica.id)) this.#add(replica);
     }
+  }
+
+  /**
+   * Two members on one connection would share a channel, so a node has one of them. A newer replica
+   * takes the place of one that nobody needs and that does not answer: its disk is gone, and the
+   * other was placed beside it.
+   */
+  #isReplaceable(member: Member, newer: GrantedReplica): boolean {
+    if (member.isOpen || this.membership?.required().includes(member.replicaId) !== false) {
+      return false;
+    }
+    const order = [...this.#granted.keys()];
+    return order.indexOf(newer.id) > order.indexOf(member.replicaId);
+  }
+
+  #remove(member: Member): void {
+    member.stop(false);
+    this.syncing.delete(member);
+    this.joining.delete(member);
+    this.lastErrors.delete(member.replicaId);
+    for (const part of this.parts) part.memberLost?.(member);
+    if (member === this.local) this.local = null;
+    this.members = this.members.filter((each) => each !== member);
+    this.remotes = this.remotes.filter((each) => each !== member);
   }
 
   #view(): MembersView {

@@ -110,7 +110,10 @@ export class WritePath implements SegmentPart {
   /** A member that could not be dropped is back: it gets again what it has not acknowledged. */
   memberOpened(member: Member): void {
     const remote = this.#segment.remotes.find((each) => each === member);
-    if (!remote) return;
+    if (!remote) {
+      this.#localIsBack();
+      return;
+    }
     for (let op = this.#pending.head; op; op = op.next) {
       if (!op.frame || op.sequence <= remote.ackedSequence) continue;
       // what it said of its chunks is from before these writes
@@ -118,6 +121,19 @@ export class WritePath implements SegmentPart {
       if (chunks > 0) remote.credits.spend(op.sequence, chunks);
       noteAllocation(remote, op);
       remote.send(op.frame, op.sequence, op.frameBodyBytes);
+    }
+  }
+
+  /**
+   * The only member is the local one, and its disk was away with writes under way. What of them it
+   * has is settled like after a crash: this primary ends, and the next one begins anew.
+   */
+  #localIsBack(): void {
+    for (let op = this.#pending.head; op; op = op.next) {
+      if (!op.localPending) continue;
+      const reason = 'the local replica was away while writes were under way';
+      this.#segment.superseded(new StorError('UNAVAILABLE', reason));
+      return;
     }
   }
 
