@@ -12,7 +12,7 @@ import { VolumeExports } from '../src/exports/volume-exports.ts';
 import type { NbdPeer } from '../src/nbd/nbd-exports.ts';
 import type { MainMethods } from '../src/lane/lane-protocol.ts';
 
-type MemberState = 'in-sync' | 'syncing';
+type MemberState = 'in-sync' | 'syncing' | 'absent';
 
 class FakePrimary {
   stopped = 0;
@@ -180,6 +180,37 @@ t.test(
     t.same(released, [{ epoch: 1, clean: false }]);
   },
 );
+
+t.test('an attachment without clients stays while a replica is being filled', async (t) => {
+  const { exports, released, clock, primaries } = setUp();
+  const lease = await exports.open('db', client);
+  const primary = primaries[0];
+  if (!primary) throw new Error('no primary');
+  const member = { replicaId: 'r-1', nodeId: 'n-1', state: 'syncing' as const, bytesRemaining: 90 };
+  primary.members = [member];
+  lease.release();
+  for (; member.bytesRemaining > 0; member.bytesRemaining -= 10) {
+    clock.advance(10_000);
+    await settle();
+  }
+  t.same(released, [], 'elsewhere it would begin again');
+  primary.members = [{ ...member, state: 'in-sync' }];
+  clock.advance(1_000);
+  await settle();
+  t.same(released, [{ epoch: 1, clean: true }]);
+});
+
+t.test('an absent replica does not keep an attachment without clients', async (t) => {
+  const { exports, released, clock, primaries } = setUp();
+  const lease = await exports.open('db', client);
+  const primary = primaries[0];
+  if (!primary) throw new Error('no primary');
+  primary.members = [{ replicaId: 'r-1', nodeId: 'n-1', state: 'absent', bytesRemaining: 90 }];
+  lease.release();
+  clock.advance(31_000);
+  await settle();
+  t.same(released, [{ epoch: 1, clean: true }]);
+});
 
 t.test(
   'a manual attachment stays without clients; a repair ends when all is in sync',

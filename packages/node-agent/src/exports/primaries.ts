@@ -6,7 +6,7 @@ import {
   type VolumeId,
   type VolumeSettings,
 } from '@stor/protocol';
-import type { PrimaryVolume } from '@stor/replicator';
+import type { PrimaryStatus, PrimaryVolume } from '@stor/replicator';
 import type { Clock, Logger } from '@stor/runtime';
 import type { MainMethods } from '../lane/lane-protocol.ts';
 import { liveVolume } from './live-volume.ts';
@@ -310,6 +310,12 @@ export class Primaries {
     }
     const delayMs = this.#options.autoDetachMs ?? autoDetachMs;
     entry.cancelTimer = this.#clock.after(delayMs, () => {
+      if (membersOf(entry).some(({ state }) => state === 'syncing' || state === 'joining')) {
+        // elsewhere it would begin again: what is under way is finished first
+        entry.mode = 'repair';
+        this.#watchIdle(entry);
+        return;
+      }
       this.#endLogged(entry, 'no connection for a while', true);
     });
   }
@@ -318,8 +324,7 @@ export class Primaries {
   #watchRepair(entry: PrimaryEntry, last: { sinceMs: number; remaining: number }): void {
     entry.cancelTimer = this.#clock.after(repairLookMs, () => {
       if (entry.ending || entry.mode !== 'repair' || entry.users.size > 0) return;
-      const members = entry.primary?.status().segments.flatMap((segment) => segment.members) ?? [];
-      const behind = members.filter((member) => member.state !== 'in-sync');
+      const behind = membersOf(entry).filter((member) => member.state !== 'in-sync');
       const remaining = behind.reduce((sum, member) => sum + member.bytesRemaining, behind.length);
       const nowMs = this.#clock.monotonicMs();
       if (entry.primary && behind.length === 0) this.#endLogged(entry, 'repaired', true);
@@ -443,4 +448,8 @@ export class Primaries {
 
 function stopping(): StorError {
   return new StorError('UNAVAILABLE', 'the agent is stopping');
+}
+
+function membersOf({ primary }: PrimaryEntry): PrimaryStatus['segments'][0]['members'] {
+  return primary?.status().segments.flatMap((segment) => segment.members) ?? [];
 }
