@@ -25,7 +25,9 @@ export function explainVolume(sight: VolumeSight): VolumeExplanation {
   const stories = storiesOf(current, described);
   const own = [quorumStory(current), servingStory(current, health), holderStory(current)];
   const all = [...own, ...stories, messageStory(current)];
-  const causes = all.flatMap((story) => story.causes);
+  const causes = all
+    .flatMap((story) => story.causes)
+    .map(({ text, sinceMs }) => ({ text: withNodeNames(state, text), sinceMs }));
   const policy = policyStory(current, described);
   return {
     name: metadata.name,
@@ -117,7 +119,7 @@ function servingStory(sight: VolumeSight, health: VolumeHealth): ReplicaStory {
   const holder = volume.value.status.attachment;
   const node = holder ? nodeName(state, holder.nodeId) : '';
   const sinceMs = sight.nowWallMs - live.stateAgeMs;
-  const reason = live.reason === '' ? '' : `: ${withNodeNames(state, live.reason)}`;
+  const reason = live.reason === '' ? '' : `: ${live.reason}`;
   const settle = live.settleBytesRemaining;
   switch (live.state) {
     case 'activating':
