@@ -92,6 +92,54 @@ t.test('what is seen here may be old: the store is asked before anything is dele
   t.equal(await look(), true, 'a member is never deleted, whatever else the record says');
 });
 
+t.test('a replica that is not on its disk is reported, after a second look', async (t) => {
+  const clock = new FakeClock();
+  const cluster = new MemoryCluster({ ids: ['a'], clock, random: new SeededRandom(1) });
+  t.teardown(() => cluster.close());
+  const store = cluster.store('a');
+  const agent = FakeAgent.withDisk('d-a');
+  const state = emptyState();
+  const volume = volumeOn(['a', 'b']);
+  put(state, volume);
+  const key = volumeKey('v-db');
+  const write = (record: StoredVolume) =>
+    store.transact({
+      compare: [],
+      operations: [{ type: 'put', key, value: encodeRecord(record) }],
+    });
+  await write(volume);
+  const reconciler = new LocalReconciler({
+    store,
+    cache: { state } as unknown as StateCache,
+    agent,
+    nodeId: 'a',
+    clock,
+    logger: silentLogger,
+    changed: () => {},
+    replicasChanged: () => {},
+  });
+  const look = async (): Promise<string | null> => {
+    await reconciler.reportKnownFailures();
+    const item = await store.get('/stor/replica-status/r-a');
+    return item && new TextDecoder().decode(item.value);
+  };
+  const replica = { replicaId: 'r-a', volumeId: 'v-db', segment: 0, sizeBytes: 4096 };
+  await agent.createReplica('d-a', replica);
+  t.equal(await look(), null, 'it is there');
+  await agent.deleteReplica('d-a', 'r-a');
+  t.equal(await look(), null, 'once is not enough: what is seen here may be old');
+  const disk = agent.diskList[0];
+  if (!disk) throw new Error('no disk');
+  disk.state = 'failed';
+  t.equal(await look(), null, 'a disk that is away for a while says nothing of its replicas');
+  disk.state = 'online';
+  t.equal(await look(), null);
+  await write({ ...volume, status: { ...volume.status, segments: [] } });
+  t.equal(await look(), null, 'the store knows better: it was removed');
+  await write(volume);
+  t.match(await look(), /"state":"failed","code":"NOT_FOUND"/);
+});
+
 t.test('primaries are told what is new, once, and again when they could not be', async (t) => {
   const state: ClusterState = clusterOf({ a: {}, b: {} });
   const volume = volumeOn(['a', 'b'], { holder: { nodeId: 'a' } });

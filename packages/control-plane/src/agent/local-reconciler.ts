@@ -35,6 +35,8 @@ export class LocalReconciler {
   readonly #busy = new Map<ReplicaId, Promise<void>>();
   readonly #notBeforeMs = new Map<ReplicaId, number>();
   #orphans = new Set<ReplicaId>();
+  /** replicas that were not on their disks at the last look */
+  #missing = new Set<ReplicaId>();
   readonly #changed: () => void;
   readonly #replicasChanged: () => void;
 
@@ -135,6 +137,32 @@ export class LocalReconciler {
     for (const { diskId, replicaId, failure } of await this.#agent.replicas()) {
       if (failure === undefined || this.#isKnownFailed(replicaId)) continue;
       await this.reportFailure({ diskId, replicaId, reason: failure });
+    }
+    await this.#reportMissing();
+  }
+
+  /**
+   * A replica that the records call ready and that is not on its disk, though the disk is there, at
+   * two looks in a row: the records are older than the disk (restored from a backup), or somebody
+   * removed its files. It never comes back, so it is reported as failed, to be replaced.
+   */
+  async #reportMissing(): Promise<void> {
+    const disks = await this.#agent.disks();
+    const online = new Set(disks.flatMap((d) => (d.state === 'online' ? [d.diskId] : [])));
+    const present = new Set((await this.#agent.replicas()).map(({ replicaId }) => replicaId));
+    const before = this.#missing;
+    this.#missing = new Set();
+    for (const { volume, replica } of [...this.#mine(this.#cache.state.volumes.values())]) {
+      const { id, diskId, state } = replica;
+      if (state !== 'ready' || !online.has(diskId) || present.has(id)) continue;
+      if (this.#busy.has(id) || this.#isKnownFailed(id)) continue;
+      this.#missing.add(id);
+      if (!before.has(id)) continue;
+      const now = await readVolume(this.#store, volume.metadata.id);
+      const replicas = now?.value.status.segments.flatMap((segment) => segment.replicas) ?? [];
+      if (!replicas.some((known) => known.id === id && known.state === 'ready')) continue;
+      this.#logger.error({ replicaId: id, diskId }, 'a replica is not on its disk');
+      await this.#report(volume, replica, 'failed', notOnDisk());
     }
   }
 
@@ -258,4 +286,8 @@ export class LocalReconciler {
     if (!succeeded)
       throw new StorError('CONFLICT', `the report of ${replica.id} changed meanwhile`);
   }
+}
+
+function notOnDisk(): StorError {
+  return new StorError('NOT_FOUND', 'it is not on its disk, although the disk is');
 }
