@@ -10,7 +10,7 @@ import t from 'tap';
 import type { PrimaryVolume } from '@stor/replicator';
 import { MemoryReplicaState, SimCluster, request } from '@stor/replicator/testing';
 
-const seeds = Number(process.env['STOR_SEEDS'] ?? 12);
+const seeds = Number(process.env['STOR_SEEDS'] ?? 8);
 const firstSeed = Number(process.env['STOR_FIRST_SEED'] ?? 1);
 const sizeBytes = 4 * regionBytes;
 const replicas = 4;
