@@ -97,7 +97,8 @@ export class NamespaceNetwork {
 
 /** Namespaces of runs whose process is no more. */
 async function removeLeftovers(): Promise<void> {
-  const { stdout } = await mustRun('ip', ['netns', 'list']);
+  // Its exit code says nothing here: another run may take its namespaces down meanwhile.
+  const { stdout } = await runCommand('ip', ['netns', 'list']);
   for (const line of stdout.split('\n')) {
     const [name = ''] = line.split(' ');
     const owner = namePattern.exec(name)?.[1];
