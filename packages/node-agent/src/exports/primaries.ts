@@ -6,11 +6,13 @@ import {
   type VolumeId,
   type VolumeSettings,
 } from '@stor/protocol';
-import type { PrimaryStatus, PrimaryVolume } from '@stor/replicator';
+import type { PrimaryVolume } from '@stor/replicator';
 import type { Clock, Logger } from '@stor/runtime';
 import type { MainMethods } from '../lane/lane-protocol.ts';
+import { EndedEpochs } from './ended-epochs.ts';
 import { liveVolume } from './live-volume.ts';
 import { RecentNames } from './recent-names.ts';
+import { membersOf, watchRepair } from './watch-repair.ts';
 import { within } from './within.ts';
 
 /** The part of the replicator that exports need. */
@@ -19,9 +21,6 @@ export interface PrimaryHost {
   updateVolume(settings: VolumeSettings): void;
 }
 
-/** How often a repair attachment looks whether it is done, and how long it goes on in vain (ms). */
-const repairLookMs = 500;
-const repairPatienceMs = 20_000;
 /**
  * A primary that has not stopped after this is given back as not clean (ms): longer than its drain
  * may take. It acknowledges nothing by then; only a disk that hangs keeps it.
@@ -36,9 +35,6 @@ const handOverDrainMs = 5_000;
 export const handOverTargetMs = 5_000;
 /** Relays of other nodes that come back so soon after an ordered detach are told to end (ms). */
 const detachedMs = 10_000;
-/** Volumes whose last epoch here is remembered after its end; the oldest are forgotten first. */
-const maxEndedEpochs = 65_536;
-
 /** A connection that is served by a primary of this node. */
 export interface PrimaryUser {
   /** The volume may not be used any longer: what has begun is answered, then the connection ends. */
@@ -87,8 +83,7 @@ export class Primaries {
   readonly #entries = new Map<VolumeId, PrimaryEntry>();
   /** grants asked for by name, so that ten connections at once ask for one attachment */
   readonly #acquiring = new Map<string, Promise<PrimaryEntry>>();
-  /** highest epoch given back, per volume: nothing may be served under it again (I6) */
-  readonly #endedEpochs = new Map<VolumeId, number>();
+  readonly #endedEpochs = new EndedEpochs();
   readonly #handedOver: RecentNames;
   readonly #detached: RecentNames;
   readonly #options: PrimariesOptions;
@@ -263,7 +258,7 @@ export class Primaries {
   /** STALE_EPOCH when this epoch or a later one was served or given back here. */
   #begin(grant: AttachmentGrant): PrimaryEntry {
     const { volumeId, epoch, name } = grant;
-    const seen = this.#entries.get(volumeId)?.grant.epoch ?? this.#endedEpochs.get(volumeId) ?? 0;
+    const seen = this.#entries.get(volumeId)?.grant.epoch ?? this.#endedEpochs.of(volumeId);
     if (epoch <= seen) {
       throw new StorError('STALE_EPOCH', `epoch ${epoch} of volume ${name} is over here`);
     }
@@ -305,7 +300,9 @@ export class Primaries {
     entry.cancelTimer();
     if (entry.ending || entry.users.size > 0 || entry.mode === 'manual') return;
     if (entry.mode === 'repair') {
-      this.#watchRepair(entry, { sinceMs: this.#clock.monotonicMs(), remaining: Infinity });
+      watchRepair(entry, this.#clock, (reason) => {
+        this.#endLogged(entry, reason, true);
+      });
       return;
     }
     const delayMs = this.#options.autoDetachMs ?? autoDetachMs;
@@ -317,25 +314,6 @@ export class Primaries {
         return;
       }
       this.#endLogged(entry, 'no connection for a while', true);
-    });
-  }
-
-  /** A repair attachment ends when every replica is in sync, or nothing has moved for a while. */
-  #watchRepair(entry: PrimaryEntry, last: { sinceMs: number; remaining: number }): void {
-    entry.cancelTimer = this.#clock.after(repairLookMs, () => {
-      if (entry.ending || entry.mode !== 'repair' || entry.users.size > 0) return;
-      const behind = membersOf(entry).filter((member) => member.state !== 'in-sync');
-      const remaining = behind.reduce((sum, member) => sum + member.bytesRemaining, behind.length);
-      const nowMs = this.#clock.monotonicMs();
-      if (entry.primary && behind.length === 0) this.#endLogged(entry, 'repaired', true);
-      else if (remaining === last.remaining && nowMs - last.sinceMs > repairPatienceMs) {
-        this.#endLogged(entry, 'repair makes no progress', true);
-      } else {
-        this.#watchRepair(
-          entry,
-          remaining === last.remaining ? last : { sinceMs: nowMs, remaining },
-        );
-      }
     });
   }
 
@@ -405,7 +383,7 @@ export class Primaries {
     const { volumeId, epoch, name } = entry.grant;
     this.#logger.info({ volume: name, epoch, reason }, 'giving the attachment back');
     entry.cancelTimer();
-    this.#noteEnded(volumeId, epoch);
+    this.#endedEpochs.note(volumeId, epoch);
     const why = new StorError('UNAVAILABLE', `volume ${name} is not served here: ${reason}`);
     for (const user of [...entry.users]) if (!entry.waiting.has(user)) user.revoke(why);
     // Before it serves, activation is broken off; a primary that serves drains what was started.
@@ -432,24 +410,8 @@ export class Primaries {
       return false;
     });
   }
-
-  #noteEnded(volumeId: VolumeId, epoch: number): void {
-    const ended = this.#endedEpochs;
-    const highest = Math.max(epoch, ended.get(volumeId) ?? 0);
-    ended.delete(volumeId);
-    ended.set(volumeId, highest);
-    if (ended.size <= maxEndedEpochs) return;
-    for (const oldest of ended.keys()) {
-      ended.delete(oldest);
-      break;
-    }
-  }
 }
 
 function stopping(): StorError {
   return new StorError('UNAVAILABLE', 'the agent is stopping');
-}
-
-function membersOf({ primary }: PrimaryEntry): PrimaryStatus['segments'][0]['members'] {
-  return primary?.status().segments.flatMap((segment) => segment.members) ?? [];
 }
