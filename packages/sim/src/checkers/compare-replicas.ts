@@ -23,7 +23,7 @@ export async function compareReplicas(
       problems.push(`${replicaId} cannot be read`);
       continue;
     }
-    const bad = content.valid.indexOf(0);
+    const bad = content.valid.findIndex((state) => state !== 1);
     if (bad >= 0) problems.push(`${replicaId}: block ${bad} does not match its checksum`);
     if (!first) first = content.bytes;
     else if (!first.equals(content.bytes)) {

@@ -41,6 +41,7 @@ export class AgentCluster implements SimCluster {
   readonly network: SimNetwork;
   readonly nodes: SimNode[] = [];
   readonly volumes: SimVolume[];
+  readonly diskPath = '/data/disks/d1';
   onCommitted: (set: CommittedSet) => void = () => {};
   onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
   onEnded: (node: number, how: 'kill' | 'power') => void = () => {};

@@ -59,6 +59,7 @@ export class LaneCluster implements SimCluster {
   readonly network: SimNetwork;
   readonly nodes: SimNode[] = [];
   readonly volumes: SimVolume[];
+  readonly diskPath = '/disk';
   readonly control: ControlModel;
   onCommitted: (set: CommittedSet) => void = () => {};
   onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
@@ -217,7 +218,7 @@ export class LaneCluster implements SimCluster {
     let disk: DiskStore | null = null;
     try {
       disk = await openDiskStore({
-        path: '/disk',
+        path: this.diskPath,
         expect: { clusterId, nodeId: node.host },
         create: { diskId: `d-${node.index}` },
         files: files.process(),

@@ -65,6 +65,8 @@ export interface SimCluster {
   readonly random: Random;
   readonly nodes: readonly SimNode[];
   readonly volumes: readonly SimVolume[];
+  /** the directory of each node's disk */
+  readonly diskPath: string;
   /** Loads what must be read from real files, before any virtual time runs. */
   prepare(): Promise<void>;
   /** Starts all nodes and creates the volumes; resolves when all are healthy. */

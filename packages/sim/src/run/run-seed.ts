@@ -8,6 +8,7 @@ import { VolumeHistory } from '../checkers/volume-history.ts';
 import { AgentCluster } from '../cluster/agent-cluster.ts';
 import { LaneCluster } from '../cluster/lane-cluster.ts';
 import type { SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
+import { rotOneByte } from '../faults/bit-rot.ts';
 import { planFaults, type Fault } from '../faults/fault-plan.ts';
 import { FaultRunner } from '../faults/fault-runner.ts';
 import type { LogSink } from '../world/sim-logger.ts';
@@ -254,6 +255,7 @@ export class SeedRun {
       if (!(await client.stop())) this.#violation('progress', 'a request was never answered');
     }
     if (this.#violations.length > 0) return;
+    this.#rot();
     await this.#readAll('in the end');
     for (const { clients, history } of this.#volumes) {
       const at = history.now();
@@ -271,6 +273,24 @@ export class SeedRun {
     }
     await this.#compare(false);
     for (const { history } of this.#volumes) history.finish();
+  }
+
+  /** Bytes change by themselves in the replica that is read first, while others are whole (I9). */
+  #rot(): void {
+    const cluster = this.#cluster;
+    for (const { volume, history } of this.#volumes) {
+      const { inSync } = cluster.committed(volume);
+      const holder = cluster.holderOf(volume);
+      const local = inSync.find((id) => cluster.nodeOfReplica(id) === holder);
+      const node = cluster.nodes[holder];
+      if (!local || !node || inSync.length < 2) continue;
+      const path = `${cluster.diskPath}/replicas/${local}/data`;
+      if (!node.files.process().exists(path)) continue;
+      const touched = new Set(history.touched());
+      if (!rotOneByte(node.files, path, touched, this.#random)) continue;
+      this.#faults.counts['bit-rot'] = (this.#faults.counts['bit-rot'] ?? 0) + 1;
+      this.#say(`FAULT bit-rot in ${path}`);
+    }
   }
 
   /** Every sector that was ever written, through a client. */
