@@ -160,6 +160,47 @@ t.test('a replica is placed beside one whose disk is gone, on the same node', as
   equalReplicas(t, cluster);
 });
 
+t.test('a replica does not take the answer of the one before it on its node', async (t) => {
+  const { cluster, volume: first } = await begin({});
+  t.ok(await cluster.until(() => (cluster.states[1]?.marks.size ?? 1) === 0, 90_000));
+  cluster.kill(1);
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 20_000));
+  // a primary that has not asked this node anything yet
+  await cluster.wait(first.stop());
+  const volume = await cluster.wait(cluster.attach(0));
+  t.equal(await cluster.wait(request(volume, 'write', 0, blockBytes, block(60))), null);
+  const replicaId = cluster.addReplica(1);
+  cluster.start(1);
+  // the record changes while the answer to the fence of the old one is on its way
+  const old = cluster.node(1).disk?.replica('r-1');
+  if (!old) throw new Error('no replica');
+  const { fence } = old;
+  let isFenced = false;
+  old.fence = (epoch, done) => {
+    fence.call(old, epoch, (error) => {
+      isFenced = true;
+      done(error);
+    });
+  };
+  t.ok(await cluster.until(() => isFenced, 20_000));
+  cluster.push();
+  const isOpen = (): boolean =>
+    volume
+      .status()
+      .segments[0]?.members.some(
+        (each) => each.replicaId === replicaId && each.state !== 'connecting',
+      ) === true;
+  t.ok(await cluster.until(isOpen, 20_000));
+  const young = cluster.node(1).disk?.replica(replicaId);
+  t.equal(young?.highestEpoch, volume.epoch, 'it is open only when it has answered itself');
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 3, 60_000), replicaId);
+  for (const state of cluster.states) {
+    const { replicaId: id } = state.identity;
+    if (cluster.control.inSync.includes(id)) t.equal(state.bytes[0], 60, id);
+    if (cluster.control.inSync.includes(id)) t.equal(state.bytes[7 * chunkBytes], 8, id);
+  }
+});
+
 t.test('a volume whose only replica was away with writes under way begins anew', async (t) => {
   const { cluster, volume } = await begin({ nodes: 2, replicaNodes: 1 });
   const disk = cluster.node(0).disk;

@@ -46,6 +46,8 @@ export interface RemoteMemberOptions {
   sizeBytes: number;
   epoch: number;
   channel: number;
+  /** Members that follow one another on a channel must not take each other's answers for theirs. */
+  firstRequest: number;
   clock: Clock;
   outbox: Outbox;
   directory: PeerDirectory;
@@ -72,7 +74,7 @@ export class RemoteMember implements Member, ChannelListener {
   #lease = 0;
   #openSentMs = 0;
   readonly #requests = new PeerRequests();
-  #nextRequest = 1;
+  #nextRequest: number;
   #openId = 0;
   #sentBytes = 0;
   #appliedBytes = 0;
@@ -81,6 +83,7 @@ export class RemoteMember implements Member, ChannelListener {
 
   constructor(options: RemoteMemberOptions) {
     this.#options = options;
+    this.#nextRequest = options.firstRequest;
     const { replica } = options;
     this.replicaId = replica.id;
     this.nodeId = replica.nodeId;

@@ -16,6 +16,9 @@ import { SecondaryLink, type SecondaryHost } from '../secondary/secondary-link.t
 import { checkpointPace, tickMs, type CheckpointPace } from './limits.ts';
 import { ReplicaGate } from './replica-gate.ts';
 
+/** Requests that one member may number before it meets the next one's; two million members fit. */
+const requestsPerMember = 2 ** 32;
+
 /** A replica that failed for good, here or at a peer (I7). */
 export interface ReplicaFailure {
   volumeId: string;
@@ -56,6 +59,8 @@ export class LaneReplicator {
   readonly #primaries = new Map<string, PrimaryEngine>();
   readonly #reportedFailures = new Set<string>();
   #nextChannel = 1;
+  /** ever made */
+  #remoteMembers = 0;
   /** all resyncs of this lane share what it has to give */
   readonly #resyncPace: ResyncPace;
   #cancelTick: () => void;
@@ -196,6 +201,7 @@ export class LaneReplicator {
           sizeBytes,
           epoch,
           channel,
+          firstRequest: 1 + requestsPerMember * this.#remoteMembers++,
           clock,
           outbox: this.#outbox,
           directory: this.#directory,
