@@ -3,7 +3,7 @@ import t from 'tap';
 import { FaultScenario, type ScenarioOptions } from '@stor/replicator/testing';
 
 /** Seeds of one run of the suite; set STOR_SEEDS to try more, STOR_FIRST_SEED to repeat one. */
-const seeds = Number(process.env['STOR_SEEDS'] ?? 16);
+const seeds = Number(process.env['STOR_SEEDS'] ?? 8);
 const firstSeed = Number(process.env['STOR_FIRST_SEED'] ?? 1);
 
 async function problemsOf(options: ScenarioOptions): Promise<string[]> {
