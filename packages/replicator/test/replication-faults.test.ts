@@ -65,7 +65,8 @@ const controls: { name: string; options: Omit<ScenarioOptions, 'seed'>; seeds: n
   {
     name: 'not settling after an unclean stop (I5)',
     options: { broken: { skipSettle: true } },
-    seeds: range(20),
+    // few seeds crash with a write on some members only: those that have been seen to come first
+    seeds: [19, 34, 35, ...range(18)],
   },
   {
     name: 'taking a member back without copying (I4)',
