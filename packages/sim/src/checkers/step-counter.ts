@@ -8,7 +8,7 @@ const stepOf = new Map<string, string>([
   ['the replica is fenced', 'fence'],
   ['checkpoint: marks at rest are cleared', 'checkpoint'],
   ['settle: members differ and are made equal', 'settle-copy'],
-  ['a read failed', 'read-elsewhere'],
+  ['a replica could not give a block', 'read-elsewhere'],
   ['a replica has failed', 'replica-failed'],
   ['agent started', 'agent-start'],
 ]);

@@ -255,7 +255,7 @@ export class SeedRun {
       if (!(await client.stop())) this.#violation('progress', 'a request was never answered');
     }
     if (this.#violations.length > 0) return;
-    this.#rot();
+    await this.#rot();
     await this.#readAll('in the end');
     for (const { clients, history } of this.#volumes) {
       const at = history.now();
@@ -276,9 +276,11 @@ export class SeedRun {
   }
 
   /** Bytes change by themselves in the replica that is read first, while others are whole (I9). */
-  #rot(): void {
+  async #rot(): Promise<void> {
     const cluster = this.#cluster;
-    for (const { volume, history } of this.#volumes) {
+    for (const { volume, history, clients } of this.#volumes) {
+      // opens the volume where it is going to be read
+      await clients[0]?.once(ioOf('read', 0, 8, Buffer.alloc(4096)));
       const { inSync } = cluster.committed(volume);
       const holder = cluster.holderOf(volume);
       const local = inSync.find((id) => cluster.nodeOfReplica(id) === holder);
