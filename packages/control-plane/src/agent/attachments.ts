@@ -14,7 +14,7 @@ import {
   wantedNode,
   wantNowhere,
 } from '../core/controllers/attachment-rules.ts';
-import type { AcquireDecision } from '../core/controllers/attachment-rules.ts';
+import type { AcquireDecision, SetDecision } from '../core/controllers/attachment-rules.ts';
 import { grantOf } from '../core/volume/grant.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
 import { findVolume, readVolume } from '../resources/find.ts';
@@ -56,7 +56,10 @@ export class Attachments {
   readonly #closing: AbortSignal;
   /** the last of what runs for a volume here: two grants to one node would fence each other */
   readonly #turns = new Map<VolumeId, Promise<unknown>>();
-  readonly #grants = new Map<VolumeId, { epoch: number; atMs: number }>();
+  readonly #grants = new Map<
+    VolumeId,
+    { epoch: number; atMs: number; previousReleased: boolean }
+  >();
   /** how many `attachHere` run for a volume */
   readonly #attaching = new Map<VolumeId, number>();
   /** attachments of this process that its data path did not serve at the last look */
@@ -115,10 +118,17 @@ export class Attachments {
     this.#logger.info({ volume: released.value.metadata.name, epoch, clean }, 'released');
   }
 
-  /** See ControlPlanePort.proposeSet. */
+  /**
+   * See ControlPlanePort.proposeSet. Clients wait meanwhile, so the first try is on the record as it
+   * was last seen here: one round of the quorum instead of two. What that record refuses is looked
+   * at again in the store, because it may be old.
+   */
   async proposeSet(
     proposal: Parameters<ControlPlanePort['proposeSet']>[0],
   ): ReturnType<ControlPlanePort['proposeSet']> {
+    const seen = this.#cache.state.volumes.get(proposal.volumeId);
+    const setRevision = seen ? await this.#proposeOn(seen, proposal) : null;
+    if (setRevision !== null) return { outcome: 'committed', setRevision };
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const volume = await readVolume(this.#store, proposal.volumeId);
       if (!volume) return { outcome: 'superseded', reason: 'the volume was deleted' };
@@ -130,6 +140,24 @@ export class Attachments {
         return committed;
     }
     throw tooManyConflicts(proposal.volumeId);
+  }
+
+  /** The new set revision; null when this version of the record does not lead to one. */
+  async #proposeOn(
+    volume: Versioned<StoredVolume>,
+    proposal: Parameters<ControlPlanePort['proposeSet']>[0],
+  ): Promise<number | null> {
+    let decision: SetDecision;
+    try {
+      decision = decideSet(volume.value, { ...proposal, nowWallMs: this.#clock.wallMs() });
+    } catch {
+      // an old record may not know a replica yet
+      return null;
+    }
+    if (decision.type === 'superseded') return null;
+    if (decision.type === 'change' && !(await this.#records.write(volume, decision.record)))
+      return null;
+    return decision.setRevision;
   }
 
   /** From now on nothing is attached here, so that what is given back stays so. */
@@ -329,6 +357,8 @@ export class Attachments {
         asked = true;
         continue;
       }
+      const again = request.force ? null : await this.#presentGrant(volume, decision.attachment);
+      if (again) return again;
       const compare = holderId === undefined ? [] : [leaseCompare(holderId, holderLease)];
       const granted = await this.#commitGrant(volume, decision, compare);
       if (granted) return this.#granted(granted, decision, wait);
@@ -364,6 +394,33 @@ export class Attachments {
     }
   }
 
+  /**
+   * The grant that this process already serves under, or is about to, in the mode of `wanted`: a
+   * client and an order that come at the same moment want the same, and another epoch would fence
+   * what the first of them has got. Null when there is none, or it is being given back.
+   */
+  async #presentGrant(
+    volume: Versioned<StoredVolume>,
+    wanted: Attachment,
+  ): Promise<AttachmentGrant | null> {
+    const { id } = volume.value.metadata;
+    const present = volume.value.status.attachment;
+    const known = this.#grants.get(id);
+    if (!present || present.agentInstance !== this.#agentInstance) return null;
+    if (known?.epoch !== present.epoch) return null;
+    const live = (await this.#agent.liveVolumes()).find(({ volumeId }) => volumeId === id);
+    if (live?.epoch !== present.epoch || live.state === 'stopping') return null;
+    const changed =
+      present.mode === wanted.mode
+        ? volume
+        : await this.#records.update(id, (record) =>
+            changeMode(record, present.epoch, wanted.mode),
+          );
+    const attachment = changed?.value.status.attachment;
+    if (!changed || !attachment) return null;
+    return grantOf(changed, attachment, known.previousReleased, this.#cache.state);
+  }
+
   async #granted(
     granted: Versioned<StoredVolume>,
     decision: AcquireDecision & { type: 'grant' },
@@ -375,8 +432,8 @@ export class Attachments {
       await this.release(id, attachment.epoch, previousReleased);
       throw new StorError('ABORTED', 'the attachment was given up');
     }
-    this.#grants.set(id, { epoch: attachment.epoch, atMs: this.#clock.monotonicMs() });
     const { epoch, mode } = attachment;
+    this.#grants.set(id, { epoch, previousReleased, atMs: this.#clock.monotonicMs() });
     this.#logger.info({ volume: name, epoch, mode, previousReleased }, 'attachment granted');
     return grantOf(granted, attachment, previousReleased, this.#cache.state);
   }
