@@ -282,3 +282,43 @@ t.test('a node that is slow to answer is not asked again meanwhile', async (t) =
   goOn();
   await rig.until(() => rig.node(1).agent.attached.has(volumeId));
 });
+
+t.test('a client and an order that come together get the same epoch', async (t) => {
+  const { rig, client, volumeId } = await open(t);
+  const { agent, control } = rig.node(1);
+  const holder = rig.node(0);
+  await holder.agent.attach(await holder.control.acquire('db', 'auto', { waitMs }));
+  const held = holder.agent.attached.get(volumeId);
+  if (held) held.connections = 1;
+  await rig.kill(holder);
+  // both wait for the lease of the dead holder; the real agent begins at once what it is granted
+  const order = client.attachVolume({ name: 'db', node: 'n2' });
+  await pass(rig, 20);
+  const grant = control.acquire('db', 'auto', { waitMs }).then(async (granted) => {
+    await agent.attach(granted);
+    return granted;
+  });
+  await rig.during(Promise.all([order, grant]));
+  const { epoch } = await grant;
+  t.equal((await order).status.epoch, epoch, 'the order is not fenced by what the client got');
+  t.match(agent.attached.get(volumeId)?.grant, { epoch, mode: 'manual' });
+  t.equal(await wantedIn(rig, volumeId), rig.node(1).id);
+  t.equal(held?.grant.epoch, epoch - 1, 'one epoch was given');
+});
+
+t.test('an order that finds a client being attached keeps its epoch', async (t) => {
+  const { rig, client, volumeId } = await open(t);
+  const { agent, control } = rig.node(1);
+  // granted, and on its way to the data path while the order looks for the first time
+  const grant = await control.acquire('db', 'auto', { waitMs });
+  const live = agent.liveVolumes.bind(agent);
+  agent.liveVolumes = async () => {
+    agent.liveVolumes = live;
+    const before = await live();
+    await agent.attach(grant);
+    return before;
+  };
+  const { status } = await rig.during(client.attachVolume({ name: 'db', node: 'n2' }));
+  t.match(status, { epoch: grant.epoch, primary: { node: 'n2', mode: 'manual' } });
+  t.match(agent.attached.get(volumeId)?.grant, { epoch: grant.epoch, mode: 'manual' });
+});

@@ -8,7 +8,7 @@ export function liveVolume(entry: PrimaryEntry, nowMs: number, allocatedBytes: n
   return {
     volumeId: entry.grant.volumeId,
     epoch: entry.grant.epoch,
-    state: status?.state ?? 'activating',
+    state: entry.ending ? 'stopping' : (status?.state ?? 'activating'),
     reason: status?.reason ?? '',
     stateAgeMs: status?.stateAgeMs ?? nowMs - entry.sinceMs,
     connections: entry.users.size,
