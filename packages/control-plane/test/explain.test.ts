@@ -240,11 +240,76 @@ const rows: Row[] = [
       sinceMs: 900_000,
       next: [
         'it is served again when such a node is back',
-        'the next client that connects to any node gets it attached there',
-        'when node a is back, only what was written meanwhile is copied to it',
-        'if node a is not back by T+1500s, in 9m, its replica is to be replaced, and at present no node can take it: a has one already; b has one already',
+        'the replica on node a has all that was acknowledged: it is waited for, and not replaced meanwhile',
       ],
       advice: ['start the agent on node a'],
+    },
+  },
+  {
+    what: 'its holder reaches no in-sync replica, which another node could not replace',
+    sight: see(
+      clusterOf({ a: {}, b: { up: false, downSinceMs: 900_000 }, c: {} }),
+      volumeOn(['b'], heldByA),
+      live('holding', { reason: 'no in-sync replica can be reached', stateAgeMs: 100_000 }, [
+        { replicaId: 'r-b', state: 'connecting', bytesRemaining: 0 },
+      ]),
+    ),
+    says: {
+      health: 'suspended',
+      state:
+        '0 of 1 replica in sync, and the node that holds it reaches no in-sync replica: reads and writes are held',
+      causes: [
+        { text: 'the primary holds I/O: no in-sync replica can be reached', sinceMs: 900_000 },
+        { text: 'node b, which has a replica, is down', sinceMs: 900_000 },
+      ],
+      holder: 'node a since T+1s, for clients that connected there',
+      sinceMs: 900_000,
+      next: [
+        'I/O goes on as soon as an in-sync replica is reached again',
+        'the replica on node b has all that was acknowledged: it is waited for, and not replaced meanwhile',
+      ],
+      advice: ['start the agent on node b'],
+    },
+  },
+  {
+    what: 'its node is just becoming primary',
+    sight: see(
+      clusterOf({ ...goneC, d: {} }),
+      volumeOn(['a', 'b', 'c'], { ...heldByA, inSync: ['a', 'b'], of: { c: { leaving: true } } }),
+      live('activating', { stateAgeMs: 500 }),
+    ),
+    says: {
+      health: 'degraded',
+      state: '2 of 3 replicas in sync, and its node is becoming primary: I/O waits for that',
+      causes: [
+        { text: 'node a is becoming primary', sinceMs: 999_500 },
+        { text: 'node c, which has a replica, is down', sinceMs: 880_000 },
+      ],
+      holder: 'node a since T+1s, for clients that connected there',
+      sinceMs: 999_500,
+      next: ['the replica on node c is to leave and is not waited for'],
+      advice: [],
+    },
+  },
+  {
+    what: 'without a quorum nothing is said of a lease, and no fence is advised',
+    sight: see(clusterOf({ a: {}, b: {} }), volumeOn(['a', 'b'], heldByA), null, false),
+    says: {
+      health: 'healthy',
+      state: '2 of 2 replicas in sync, but its holder says nothing of it',
+      causes: [
+        {
+          text: 'the control plane has no quorum, so this is what node a knew last',
+          sinceMs: null,
+        },
+        { text: 'node a, which holds it, does not answer', sinceMs: null },
+      ],
+      holder: 'node a since T+1s, for clients that connected there',
+      sinceMs: null,
+      next: [
+        'an attached volume goes on while no in-sync set must change; all else waits for the quorum',
+      ],
+      advice: ['start agents until more than half of the members of the control plane run'],
     },
   },
   {

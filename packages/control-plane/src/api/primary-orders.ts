@@ -58,7 +58,7 @@ export class PrimaryOrders {
     const holder = status.attachment;
     if (!holder) {
       throw precondition(
-        `volume ${metadata.name} is attached nowhere, so there is nothing to move: to attach it, run "storctl volume attach ${metadata.name} --node ${target.name}"`,
+        `volume ${metadata.name} is attached nowhere at this moment, so there is nothing to move: to attach it, run "storctl volume attach ${metadata.name} --node ${target.name}"`,
       );
     }
     if (holder.nodeId === target.id) return this.#volumes.get(metadata.id);

@@ -2,6 +2,7 @@ import { formatByteSize } from '@stor/protocol';
 import type { SegmentStatus, Volume, VolumeExplanation, VolumeReplica } from '@stor/protocol';
 import type { LiveReplica } from '../../agent-port.ts';
 import { isUp, nodeName } from '../../resources/cluster-state.ts';
+import type { ClusterState } from '../../resources/cluster-state.ts';
 import { countFills, maxFillsPerNode, maxReplacements } from '../controllers/replica-keeper.ts';
 import { failedDisks, takenNodes } from '../controllers/replica-rules.ts';
 import { placeAnother } from '../placement/place-replicas.ts';
@@ -79,6 +80,12 @@ function explainDown(
   const dueMs = sinceMs === null ? null : sinceMs + waitMs;
   const advice = [`start the agent on node ${node}`];
   if (replica.leaving === true) return { causes: [cause], next: [back], advice: [] };
+  if (!hasSource(segment, state)) {
+    // nothing else could fill another replica, so none is placed
+    const needed = `the replica on node ${node} has all that was acknowledged: it is waited for, and not replaced meanwhile`;
+    const isMember = segment.inSync.includes(replica.id);
+    return { causes: [cause], next: isMember ? [needed] : [], advice };
+  }
   if (dueMs !== null && sight.nowWallMs < dueMs) {
     const at = `${sight.timeText(dueMs)}, in ${formatWait(dueMs - sight.nowWallMs)}`;
     const { place, reason } = placeText(sight, segment);
@@ -113,10 +120,7 @@ function explainReplacement(
       advice: [],
     };
   }
-  const hasSource = segment.replicas.some(
-    (r) => r.state === 'ready' && segment.inSync.includes(r.id) && isUp(state, r.nodeId),
-  );
-  if (!hasSource) return { next: [], advice: [] };
+  if (!hasSource(segment, state)) return { next: [], advice: [] };
   if (policy.rebuildPaused) {
     return {
       next: [
@@ -145,6 +149,13 @@ function explainReplacement(
     next: [`the replica on node ${node} is about to be replaced on node ${place}`],
     advice: [],
   };
+}
+
+/** Some in-sync replica is on a node that is up: the others can be filled from it. */
+export function hasSource(segment: SegmentStatus, state: ClusterState): boolean {
+  return segment.replicas.some(
+    (r) => r.state === 'ready' && segment.inSync.includes(r.id) && isUp(state, r.nodeId),
+  );
 }
 
 function placeText(
@@ -209,12 +220,9 @@ function explainBehind(
     };
   }
   const waits = seen?.resync?.state === 'waiting' ? seen.resync.message : '';
-  const hasSource = segment.replicas.some(
-    (r) => r.state === 'ready' && segment.inSync.includes(r.id) && isUp(state, r.nodeId),
-  );
   const next: string[] = [];
   if (sight.live) next.push(`its primary brings the replica on node ${node} in sync`);
-  else if (hasSource && !volume.value.status.attachment)
+  else if (hasSource(segment, state) && !volume.value.status.attachment)
     next.push('a node attaches the volume by itself within seconds, to bring its replicas in sync');
   return {
     causes: [{ text: waits === '' ? text : `${text}: ${waits}`, sinceMs: null }],

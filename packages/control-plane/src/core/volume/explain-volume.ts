@@ -3,7 +3,7 @@ import type { Attachment, Volume, VolumeExplanation, VolumeHealth } from '@stor/
 import { isUp, nodeName, withNodeNames } from '../../resources/cluster-state.ts';
 import { holderLives } from '../controllers/attachment-rules.ts';
 import { countInSync, describeVolume } from './describe-volume.ts';
-import { explainReplica } from './explain-replica.ts';
+import { explainReplica, hasSource } from './explain-replica.ts';
 import type { ReplicaStory } from './explain-replica.ts';
 import { formatWait } from './volume-sight.ts';
 import type { VolumeSight } from './volume-sight.ts';
@@ -66,8 +66,9 @@ function stateText(sight: VolumeSight, described: Volume): string {
   const of = `${count} of ${spec.replicas} ${spec.replicas === 1 ? 'replica' : 'replicas'} in sync`;
   const needed = membersNeeded(spec.policy.failureMode, spec.replicas);
   const rule = `failure mode ${spec.policy.failureMode} needs ${needed}`;
-  const service = sight.live ? 'reads and writes go on' : 'but its holder says nothing of it';
-  const reads = sight.live ? 'reads go on' : 'reads can be served';
+  const service = serviceText(sight);
+  const readsGoOn = sight.live?.reason.includes('reads wait') ? 'reads wait too' : 'reads go on';
+  const reads = sight.live ? readsGoOn : 'reads can be served';
   switch (health) {
     case 'creating':
       return 'its replicas are being created';
@@ -81,6 +82,10 @@ function stateText(sight: VolumeSight, described: Volume): string {
         : `${of}, attached nowhere; it can be used (${rule})`;
     case 'suspended': {
       const isError = sight.live ? sight.live.state === 'failing' : spec.policy.onLoss === 'error';
+      if (reachesNone(sight)) {
+        const io = isError ? 'reads and writes get errors' : 'reads and writes are held';
+        return `${of}, and the node that holds it reaches no in-sync replica: ${io}`;
+      }
       const writes = isError ? 'writes get errors' : 'writes are held';
       // enough of them on record: it waits for the set to shrink, and reads may wait with the leases
       if (sight.live?.state === 'holding' && count >= needed) {
@@ -93,6 +98,23 @@ function stateText(sight: VolumeSight, described: Volume): string {
         ? `${of}, and the node that holds it does not serve it`
         : `${of}: nobody can serve it`;
   }
+}
+
+/** What a volume with enough replicas does for its clients. */
+function serviceText({ live }: VolumeSight): string {
+  if (!live) return 'but its holder says nothing of it';
+  if (live.state === 'activating') return 'and its node is becoming primary: I/O waits for that';
+  if (live.state === 'stopping') return 'and its node is giving it back';
+  return 'reads and writes go on';
+}
+
+/** The primary is there, and in some segment no member of the recorded set is within its reach. */
+function reachesNone({ live, volume }: VolumeSight): boolean {
+  if (!live || live.replicas.length === 0) return false;
+  const reached = new Set(
+    live.replicas.filter((r) => r.state === 'in-sync').map((r) => r.replicaId),
+  );
+  return volume.value.status.segments.some(({ inSync }) => !inSync.some((id) => reached.has(id)));
 }
 
 function quorumStory(sight: VolumeSight): ReplicaStory {
@@ -162,9 +184,12 @@ function holderStory(sight: VolumeSight): ReplicaStory {
   if (!holder || live) return nothing;
   const node = nodeName(state, holder.nodeId);
   const lease = state.leases.get(holder.nodeId)?.value ?? null;
+  const silent = { text: `node ${node}, which holds it, does not answer`, sinceMs: null };
+  // without a quorum nothing can be taken from it, and what is known of its lease is old
+  if (!sight.isCurrent) return { causes: [silent], next: [], advice: [] };
   if (holderLives(holder, lease)) {
     return {
-      causes: [{ text: `node ${node}, which holds it, does not answer`, sinceMs: null }],
+      causes: [silent],
       next: [
         `if node ${node} is dead, its node lease ends within seconds, and any node may attach the volume`,
       ],
@@ -180,7 +205,9 @@ function holderStory(sight: VolumeSight): ReplicaStory {
         sinceMs: state.nodes.get(holder.nodeId)?.value.downSinceMs ?? null,
       },
     ],
-    next: ['the next client that connects to any node gets it attached there'],
+    next: volume.value.status.segments.every((segment) => hasSource(segment, state))
+      ? ['the next client that connects to any node gets it attached there']
+      : [],
     advice: [],
   };
 }
@@ -200,6 +227,9 @@ function policyStory(sight: VolumeSight, described: Volume): { next: string[]; a
   const { health } = described.status;
   const count = countInSync(volume.value, described.status.replicas);
   const needed = membersNeeded(spec.policy.failureMode, spec.replicas);
+  if (health === 'suspended' && reachesNone(sight)) {
+    return { next: ['I/O goes on as soon as an in-sync replica is reached again'], advice: [] };
+  }
   if (health === 'suspended' && count < needed) {
     const lacking = needed - count;
     const more = `${lacking} more ${lacking === 1 ? 'replica is' : 'replicas are'} in sync`;
