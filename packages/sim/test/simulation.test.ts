@@ -4,7 +4,6 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 
-
 const root = fileURLToPath(new URL('../../..', import.meta.url));
 const mutations = path.join(root, 'packages/sim/mutations');
 

@@ -14,6 +14,7 @@ import {
   openDiskStore,
   type DiskStore,
   type DiskStoreOptions,
+  type LaneReplicatorOptions,
 } from '@stor/replicator';
 import {
   defaultReceive,
@@ -45,6 +46,8 @@ export interface LaneMachine {
   network: Network;
   /** of the disks; a simulator has small journals, so that they fill */
   diskOptions?: DiskStoreOptions;
+  /** when checkpoints come; a simulator has many in little time */
+  checkpointPace?: NonNullable<LaneReplicatorOptions['checkpointPace']>;
 }
 
 const systemMachine: LaneMachine = { files: systemFiles, network: systemNetwork };
@@ -97,6 +100,7 @@ export class Lane implements LaneMethods {
       onReplicaFailure: (failure) => {
         this.#report(failure);
       },
+      ...(machine.checkpointPace ? { checkpointPace: machine.checkpointPace } : {}),
     });
     this.#exports = new VolumeExports({
       nodeId: options.nodeId,

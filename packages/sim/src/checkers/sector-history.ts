@@ -153,7 +153,15 @@ export class SectorHistory {
 
   #carryOver(write: Write): void {
     write.isCarried = true;
-    const carried = { ...write, startAt: -1, minEndAt: never, maxStartAt: -1, wasRead: false };
+    // the power cut may have torn it
+    const carried = {
+      ...write,
+      isWhole: false,
+      startAt: -1,
+      minEndAt: never,
+      maxStartAt: -1,
+      wasRead: false,
+    };
     if (write.value === 0) this.#zeros.push(carried);
     else this.#writes.set(write.value, carried);
   }

@@ -26,6 +26,8 @@ const ports = { api: 1, peers: 2, nbd: 3 };
 const operatorHost = 'operator';
 /** Small journal files, so that they fill and switch all the time (bytes). */
 const diskOptions = { journalBytes: 24 * 4096, reserveBytes: 1024 * 1024, sumsCacheSlots: 32 };
+/** Many checkpoints in little time, so that faults meet them. */
+const checkpointPace = { everyMs: 3_000, restSeconds: 2, minMs: 1_000 };
 const volumesPrefix = '/stor/volumes/';
 
 interface AgentProcess {
@@ -260,7 +262,7 @@ export class AgentCluster implements SimCluster {
       rpc: this.#transport(node.host, clock),
       bootId: () => bootId,
       startLane: (options, control) => {
-        const machine = { files, network, diskOptions };
+        const machine = { files, network, diskOptions, checkpointPace };
         const lane = startLaneInThread(options, control, { clock, logger, machine });
         process.lane = lane;
         return lane;

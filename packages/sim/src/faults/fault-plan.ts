@@ -21,6 +21,8 @@ export const faultKinds = [
   'disk-error',
   'move',
   'double-kill',
+  'split',
+  'power-on-join',
 ] as const;
 
 export type FaultKind = (typeof faultKinds)[number];
@@ -52,9 +54,11 @@ const weights: Record<FaultKind, number> = {
   'control-cut': 4,
   'slow-link': 4,
   'slow-disk': 4,
-  'disk-error': 2,
+  'disk-error': 5,
   move: 12,
   'double-kill': 4,
+  split: 9,
+  'power-on-join': 6,
 };
 
 /** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */
@@ -104,6 +108,10 @@ function lengthOf(kind: FaultKind, random: Random): number {
       return 50 + share * (long ? 90_000 : 6_000);
     case 'pause':
       return 200 + share * (long ? 40_000 : 9_000);
+    case 'split':
+      return 9_000 + share * (long ? 40_000 : 9_000);
+    case 'power-on-join':
+      return 300 + share * 3_000;
     case 'slow-disk':
       return 3_000 + share * 20_000;
     default:

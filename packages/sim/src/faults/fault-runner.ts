@@ -12,6 +12,8 @@ const slowDiskMs = [20, 200, 3_000];
 const slowLinkMs = [5, 60, 700];
 /** Clients hurry for so long before and after the moment of a fault (ms). */
 const burstMs = 25;
+/** A disk fails only when all is well; that is waited for so many seconds. */
+const diskPatience = 15;
 /** A crash that was set for a file operation, and did not come, is called off after this (ms). */
 const crashPatienceMs = 4_000;
 
@@ -22,6 +24,8 @@ export interface FaultRunnerOptions {
   clientHosts: string[];
   /** the clients of a volume go to another node */
   move: (volume: SimVolume, node: number) => void;
+  /** One client of the volume goes to that node; the others stay and only look for so long (ms). */
+  split: (volume: SimVolume, node: number, forMs: number) => string | null;
   /** All clients hurry for so long (ms), so that the fault meets requests under way. */
   burst: (ms: number) => void;
   /** for who reads along */
@@ -36,6 +40,7 @@ export class FaultRunner {
   /** the node whose disk has failed; at most one in a run */
   #broken = -1;
   #isOver = false;
+  #onJoin: () => void = () => {};
 
   constructor(options: FaultRunnerOptions) {
     this.#options = options;
@@ -110,11 +115,17 @@ export class FaultRunner {
         return;
       case 'power-all':
         if (!this.#mayLosePower()) return;
-        this.#count('power-all');
-        for (const each of this.#cluster.nodes) {
-          each.losePower();
-          this.#after(fault.forMs * (0.5 + random.next() * 0.5), () => each.start());
-        }
+        this.#powerAll('power-all', fault, random);
+        return;
+      case 'power-on-join':
+        this.#onJoin = () => {
+          this.#after(random.next() * 300, () => {
+            if (this.#mayLosePower()) this.#powerAll('power-on-join', fault, random);
+          });
+        };
+        return;
+      case 'split':
+        this.#split(volume, fault, random);
         return;
       case 'pause':
         this.#pause(node, fault);
@@ -204,6 +215,40 @@ export class FaultRunner {
     });
   }
 
+  /** A replica has become a member. */
+  joined(): void {
+    const then = this.#onJoin;
+    this.#onJoin = () => {};
+    then();
+  }
+
+  #powerAll(kind: string, fault: Fault, random: Random): void {
+    this.#count(kind);
+    for (const each of this.#cluster.nodes) {
+      each.losePower();
+      this.#after(fault.forMs * (0.5 + random.next() * 0.5), () => each.start());
+    }
+  }
+
+  /**
+   * The primary is cut off from all nodes, and one client goes on elsewhere, while another one still
+   * asks the old primary: what that reads must not be old.
+   */
+  #split(volume: SimVolume, fault: Fault, random: Random): void {
+    const { nodes } = this.#cluster;
+    const old = nodes[this.#cluster.holderOf(volume)];
+    if (!old) return;
+    const other = this.#other(old, random);
+    const mover = this.#options.split(volume, other.index, fault.forMs);
+    if (mover === null) return;
+    this.#count('split');
+    const ends: [string, string][] = [];
+    const hosts = nodes.filter((each) => each !== old).map((each) => each.host);
+    for (const host of [...hosts, controlHost, mover])
+      ends.push([old.host, host], [host, old.host]);
+    this.#block(fault.forMs, ends);
+  }
+
   #kill(node: SimNode, fault: Fault): void {
     if (!node.isUp) return;
     this.#count('kill');
@@ -261,23 +306,36 @@ export class FaultRunner {
    * with a dead disk in the set and no memory anywhere else a volume rightly waits for ever.
    */
   async #breakDisk(node: SimNode, random: Random): Promise<void> {
-    const { nodes, volumes } = this.#cluster;
+    const { nodes } = this.#cluster;
     if (this.#broken >= 0 || !node.clock.running) return;
     if (nodes.some(({ files }) => files.crashPending)) return;
-    for (const volume of volumes) {
-      if (this.#membersBut(volume, node.index) < 2) return;
-      if ((await this.#cluster.unhealthy(volume)) !== null) return;
+    for (let tries = 0; !(await this.#areWhole(node.index)); tries++) {
+      if (tries === diskPatience) return;
+      await this.#cluster.scheduler.sleep(1_000);
     }
+    if (this.#broken >= 0 || !node.clock.running) return;
     this.#broken = node.index;
     this.#count('disk-error');
-    const what = ['/data', '/sums', '/journal', '/map', ''][Math.floor(random.next() * 5)] ?? '';
-    const operation = random.next() < 0.5 ? 'write' : 'datasync';
+    const isSync = random.next() < 0.6;
+    const parts = isSync
+      ? ['/data', '/data', '/sums', '']
+      : ['/data', '/sums', '/journal', '/map', ''];
+    const what = parts[Math.floor(random.next() * parts.length)] ?? '';
+    const operation = isSync ? 'datasync' : 'write';
     const { files } = node;
     files.hook = (each, path) =>
-      each === operation && path.includes('disk') && path.includes(what) ? 'EIO' : null;
+      each === operation && path.includes('disk') && path.endsWith(what) ? 'EIO' : null;
     this.#after(4_000, () => {
       files.hook = () => null;
     });
+  }
+
+  async #areWhole(butNode: number): Promise<boolean> {
+    for (const volume of this.#cluster.volumes) {
+      if (this.#membersBut(volume, butNode) < 2) return false;
+      if ((await this.#cluster.unhealthy(volume)) !== null) return false;
+    }
+    return true;
   }
 
   #mayLosePower(): boolean {

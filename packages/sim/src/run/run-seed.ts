@@ -114,6 +114,7 @@ export class SeedRun {
       judges: new Map(this.#volumes.map(({ volume, judge }) => [volume.name, judge])),
       clientHosts: hosts,
       move: (volume, node) => this.#move(volume, node),
+      split: (volume, node, forMs) => this.#split(volume, node, forMs),
       burst: (ms) => {
         for (const client of this.#allClients()) client.burst(ms);
       },
@@ -347,7 +348,7 @@ export class SeedRun {
     // What a reconnecting client sends again takes effect twice. Nobody else may write there between,
     // as nobody would whose file system has a request under way: so it is its volume's only writer.
     const reconnects = this.#pick(3) > 0;
-    const count = 1 + this.#pick(2);
+    const count = this.#options.dense === true ? 2 : 1 + this.#pick(2);
     for (let i = 0; i < count; i++) {
       const host = `client-${volume.name}-${i}`;
       hosts.push(host);
@@ -369,6 +370,17 @@ export class SeedRun {
       );
     }
     this.#volumes.push(run);
+  }
+
+  /** Null when the volume has one client only; else the host of the one that goes. */
+  #split(volume: SimVolume, node: number, forMs: number): string | null {
+    const run = this.#volumes.find((each) => each.volume === volume);
+    const [mover, ...others] = run?.clients ?? [];
+    if (!run || !mover || others.length === 0) return null;
+    run.preferred = node;
+    for (const other of others) other.lookOnly(forMs);
+    mover.leave();
+    return mover.host;
   }
 
   #move(volume: SimVolume, node: number): void {
@@ -399,6 +411,7 @@ export class SeedRun {
     scheduler.hash.text(node);
     scheduler.hash.text(message);
     this.#steps.note(message, fields);
+    if (message === 'resync is complete: the replica is in sync') this.#faults.joined();
     if (this.#options.log) this.#say(`${node} ${level} ${message} ${JSON.stringify(fields)}`);
   };
 }

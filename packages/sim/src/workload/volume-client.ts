@@ -55,6 +55,7 @@ export class VolumeClient {
   #stopped = false;
   #isAway = false;
   #hurryUntilMs = 0;
+  #lookUntilMs = 0;
   #isResting = false;
   #running = 0;
 
@@ -92,6 +93,15 @@ export class VolumeClient {
   /** No pauses for so long (ms). */
   burst(ms: number): void {
     this.#hurryUntilMs = this.#options.cluster.scheduler.nowMs + ms;
+  }
+
+  get host(): string {
+    return this.#options.host;
+  }
+
+  /** Only reads for so long (ms). */
+  lookOnly(ms: number): void {
+    this.#lookUntilMs = this.#options.cluster.scheduler.nowMs + ms;
   }
 
   /** One request outside of the loops. */
@@ -150,7 +160,8 @@ export class VolumeClient {
     const { counts, history } = this.#options;
     counts.ios += 1;
     if (request.from % 8 !== 0 || request.to % 8 !== 0) counts.unaligned += 1;
-    if (this.#options.readsOnly)
+    const onlyLooks = this.#options.cluster.scheduler.nowMs < this.#lookUntilMs;
+    if (this.#options.readsOnly || onlyLooks)
       await this.#read(request.from, Math.max(request.to, request.from + 8));
     else if (request.kind === 'flush') await this.#flush();
     else if (request.kind === 'read') await this.#read(request.from, request.to);
