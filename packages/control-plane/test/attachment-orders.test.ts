@@ -322,3 +322,11 @@ t.test('an order that finds a client being attached keeps its epoch', async (t) 
   t.match(status, { epoch: grant.epoch, primary: { node: 'n2', mode: 'manual' } });
   t.match(agent.attached.get(volumeId)?.grant, { epoch: grant.epoch, mode: 'manual' });
 });
+
+t.test('why a node cannot serve is said with the names of nodes', async (t) => {
+  const { rig, client } = await open(t);
+  const { agent } = rig.node(1);
+  agent.attachError = new StorError('UNAVAILABLE', `waiting for r-1 on ${rig.node(2).id}`);
+  const order = client.attachVolume({ name: 'db', node: 'n2' });
+  await t.rejects(rig.during(order), { code: 'UNAVAILABLE', message: 'waiting for r-1 on n3' });
+});

@@ -239,7 +239,7 @@ const rows: Row[] = [
       holder: 'node a since T+1s, by hand, until "storctl volume detach"',
       sinceMs: 900_000,
       next: [
-        'it is served again when such a node is back',
+        'it can be served again when node a is back',
         'the replica on node a has all that was acknowledged: it is waited for, and not replaced meanwhile',
       ],
       advice: ['start the agent on node a'],

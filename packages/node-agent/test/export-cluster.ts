@@ -290,7 +290,11 @@ export class ExportNode {
       },
     } as unknown as MainMethods;
     this.exports = new VolumeExports({
-      host: { attach: (grant) => cluster.attach(this, grant), updateVolume: () => {} },
+      host: {
+        attach: (grant) => cluster.attach(this, grant),
+        updateVolume: () => {},
+        primary: () => null,
+      },
       control,
       nodeId: id,
       agentInstance: `${id}-1`,

@@ -40,6 +40,8 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
   let epoch = 0;
   let attachError: Error | null = null;
   let acquireGate: Promise<void> | null = null;
+  let activationGate: Promise<void> | null = null;
+  let starting: PrimaryVolume | null = null;
   const grantOf = (): AttachmentGrant => ({
     volumeId: 'v-1',
     name: 'db',
@@ -69,8 +71,10 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
         if (attachError) throw attachError;
         const primary = new FakePrimary();
         primaries.push(primary);
+        await activationGate;
         return primary as unknown as PrimaryVolume;
       },
+      primary: () => starting,
       updateVolume: (settings) => {
         updates.push(settings);
       },
@@ -96,6 +100,10 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     },
     holdGrants: (gate: Promise<void>) => {
       acquireGate = gate;
+    },
+    holdActivation: (gate: Promise<void>, primary: PrimaryVolume) => {
+      activationGate = gate;
+      starting = primary;
     },
   };
 }
@@ -180,6 +188,35 @@ t.test(
     t.same(released, [{ epoch: 1, clean: false }]);
   },
 );
+
+t.test('a client that goes before its volume is served does not keep it from others', async (t) => {
+  const { exports, released, holdActivation } = setUp();
+  let fail: (error: Error) => void = () => {};
+  const gate = new Promise<void>((_resolve, reject) => (fail = reject));
+  const status = (): object => ({
+    epoch: 1,
+    state: 'activating',
+    reason: 'waiting for r-2',
+    stateAgeMs: 7,
+    segments: [],
+  });
+  holdActivation(gate, { status } as unknown as PrimaryVolume);
+  const left = new AbortController();
+  const opening = exports.open('db', { ...client, left: left.signal });
+  opening.catch(() => {});
+  await settle();
+  t.match(exports.liveVolumes(), [
+    { state: 'activating', reason: 'waiting for r-2', stateAgeMs: 7, connections: 1 },
+  ]);
+  t.equal(await exports.detach('v-1', 1, true), 'busy', 'it waits for it');
+  left.abort();
+  const detached = exports.detach('v-1', 1, true);
+  t.match(exports.liveVolumes(), [{ state: 'stopping', connections: 0 }]);
+  fail(new Error('called off'));
+  t.equal(await detached, 'released');
+  await t.rejects(opening);
+  t.same(released, [{ epoch: 1, clean: false }]);
+});
 
 t.test('an attachment without clients stays while a replica is being filled', async (t) => {
   const { exports, released, clock, primaries } = setUp();

@@ -16,6 +16,7 @@ import {
 } from '../core/controllers/attachment-rules.ts';
 import type { AcquireDecision, SetDecision } from '../core/controllers/attachment-rules.ts';
 import { grantOf } from '../core/volume/grant.ts';
+import { withNodeNames } from '../resources/cluster-state.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
 import { findVolume, readVolume } from '../resources/find.ts';
 import { joinedSignal } from '../resources/joined-signal.ts';
@@ -222,7 +223,12 @@ export class Attachments {
     } catch (error) {
       // how far the data path came is not known here, so the next primary waits (I6)
       await this.release(volumeId, grant.epoch, false);
-      throw error;
+      const { code, message, details } = StorError.from(error);
+      // the data path knows nodes by their ids only
+      throw new StorError(code, withNodeNames(this.#cache.state, message), {
+        cause: error,
+        details,
+      });
     }
     return grant.epoch;
   }

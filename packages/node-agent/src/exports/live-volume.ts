@@ -1,9 +1,18 @@
 import type { LiveVolume } from '@stor/control-plane';
+import type { PrimaryVolume } from '@stor/replicator';
 import type { PrimaryEntry } from './primaries.ts';
 
-/** What a primary says of itself, for the control plane and the metrics. */
-export function liveVolume(entry: PrimaryEntry, nowMs: number, allocatedBytes: number): LiveVolume {
-  const status = entry.primary?.status();
+/**
+ * What a primary says of itself, for the control plane and the metrics. `starting` is the one of
+ * this volume that does not serve yet: it knows what it waits for.
+ */
+export function liveVolume(
+  entry: PrimaryEntry,
+  seen: { nowMs: number; allocatedBytes: number; starting: PrimaryVolume | null },
+): LiveVolume {
+  const { nowMs, allocatedBytes } = seen;
+  const known = (entry.primary ?? seen.starting)?.status();
+  const status = known?.epoch === entry.grant.epoch ? known : undefined;
   const segments = status?.segments ?? [];
   return {
     volumeId: entry.grant.volumeId,

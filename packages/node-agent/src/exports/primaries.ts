@@ -19,6 +19,8 @@ import { within } from './within.ts';
 export interface PrimaryHost {
   attach(grant: AttachmentGrant, options: { signal: AbortSignal }): Promise<PrimaryVolume>;
   updateVolume(settings: VolumeSettings): void;
+  /** also one that does not serve yet; null when there is none */
+  primary(volumeId: VolumeId): PrimaryVolume | null;
 }
 
 /**
@@ -144,25 +146,33 @@ export class Primaries {
   }
 
   /**
-   * The primary, for one user, who is told of its end; `leave` ends that. UNAVAILABLE when its end
-   * has begun, else the error with which it did not become primary.
+   * The primary, for one user, who is told of its end; `leave` ends that, and so does `gone` while
+   * it does not serve yet. UNAVAILABLE when its end has begun, else the error with which it did not
+   * become primary.
    */
-  async use(entry: PrimaryEntry, user: PrimaryUser): Promise<PrimaryVolume> {
+  async use(entry: PrimaryEntry, user: PrimaryUser, gone: AbortSignal): Promise<PrimaryVolume> {
     entry.users.add(user);
     entry.waiting.add(user);
     entry.cancelTimer();
+    // one who does not wait any more must not keep it from those on other nodes
+    const onGone = (): void => {
+      this.leave(entry, user);
+    };
+    gone.addEventListener('abort', onGone, { once: true });
+    if (gone.aborted) onGone();
     try {
       const primary = await entry.serving;
       // its end may have begun while this waited, or in this turn before this could be told
       if (entry.ending) {
         throw new StorError('UNAVAILABLE', `volume ${entry.grant.name} is being detached`);
       }
-      if (entry.mode === 'repair') entry.mode = 'auto';
+      if (entry.mode === 'repair' && entry.users.has(user)) entry.mode = 'auto';
       return primary;
     } catch (error) {
       this.leave(entry, user);
       throw error;
     } finally {
+      gone.removeEventListener('abort', onGone);
       entry.waiting.delete(user);
     }
   }
@@ -225,9 +235,12 @@ export class Primaries {
 
   liveVolumes(): LiveVolume[] {
     const nowMs = this.#clock.monotonicMs();
-    return [...this.#entries.values()].map((entry) =>
-      liveVolume(entry, nowMs, this.#options.allocatedBytesOf(entry.grant.volumeId)),
-    );
+    const { host, allocatedBytesOf } = this.#options;
+    return [...this.#entries.values()].map((entry) => {
+      const { volumeId } = entry.grant;
+      const starting = entry.primary ? null : host.primary(volumeId);
+      return liveVolume(entry, { nowMs, starting, allocatedBytes: allocatedBytesOf(volumeId) });
+    });
   }
 
   /** Gives everything back: connections end, primaries drain. */

@@ -176,7 +176,7 @@ export class VolumeExports implements NbdExports {
   async #placeHere(connection: ServedConnection, entry: PrimaryEntry | null): Promise<boolean> {
     if (!entry) return false;
     connection.enter(entry);
-    const primary = await this.#primaries.use(entry, connection);
+    const primary = await this.#primaries.use(entry, connection, connection.stopped);
     // a handover may have sent it on before it was served
     if (!entry.users.has(connection)) return false;
     if (connection.stopped.aborted) {

@@ -259,9 +259,18 @@ function policyStory(sight: VolumeSight, described: Volume): { next: string[]; a
       : [];
   if (!live)
     return {
-      next: start.length > 0 ? ['it is served again when such a node is back'] : [],
+      next:
+        start.length > 0
+          ? [
+              `it can be served again when ${names.length === 1 ? 'node' : 'one of the nodes'} ${names.join(', ')} is back`,
+            ]
+          : [],
       advice: start,
     };
+  // with none of them there is nothing to go on with, whatever is given up
+  if (!status.segments.every((segment) => hasSource(segment, state))) {
+    return { next: ['the node that holds it goes on trying'], advice: start };
+  }
   return {
     next: ['the node that holds it goes on trying'],
     advice: [
