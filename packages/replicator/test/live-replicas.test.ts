@@ -112,6 +112,7 @@ t.test('a replica that is to go is not filled, and one that is being filled stop
   // and set while it is filled again
   cluster.kill(2);
   t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 20_000));
+  await cluster.run(100);
   cluster.store(0).stuck = true;
   const write = request(volume, 'write', 2 * 4 * 1024 * 1024, blockBytes, block(9));
   cluster.start(2);
@@ -301,3 +302,32 @@ t.test('replicas move under load and faults', async (t) => {
     equalReplicas(t, cluster);
   }
 });
+
+for (const lost of ['before it is filled', 'while it is filled'] as const) {
+  t.test(`a replica that left, stays after all, and is lost ${lost}`, async (t) => {
+    const { cluster, volume } = await begin({});
+    cluster.control.replicas = 2;
+    cluster.control.leaving.add('r-2');
+    cluster.push();
+    t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 10_000));
+    await cluster.run(100);
+    // it is connected all the time, and does not get this
+    await cluster.wait(request(volume, 'write', 0, blockBytes, block(99)));
+    await cluster.run(3_000);
+    cluster.control.replicas = 3;
+    const state = (): string | undefined =>
+      volume.status().segments[0]?.members.find(({ replicaId }) => replicaId === 'r-2')?.state;
+    if (lost === 'while it is filled') {
+      cluster.control.leaving.clear();
+      cluster.push();
+      t.ok(await cluster.until(() => state() === 'syncing', 10_000));
+    }
+    cluster.network.cut('n-0', 'n-2');
+    await cluster.run(100);
+    t.equal(state(), 'connecting');
+    cluster.control.leaving.clear();
+    cluster.push();
+    t.ok(await cluster.until(() => cluster.control.inSync.length === 3, 30_000));
+    equalReplicas(t, cluster);
+  });
+}

@@ -109,3 +109,24 @@ t.test('a member that is to go goes when enough others are in sync, never before
     { numRuns: 3_000 },
   );
 });
+
+t.test('a member that was lost stays away until the set without it is recorded', (t) => {
+  const membership = new Membership(['a', 'b'], 1, false);
+  t.equal(membership.next()?.type, 'record');
+  membership.recorded('a');
+  membership.recorded('b');
+  membership.lost('b');
+  t.same(membership.next(), { type: 'propose', setRevision: 1, inSync: ['a'] });
+  membership.proposalCommitted(2);
+  t.equal(membership.next()?.type, 'record');
+  // it may be connected again by now, without the writes that were under way when it was lost:
+  // what it acknowledges now would count for those too
+  t.same(membership.required(), ['a', 'b']);
+  t.ok(membership.isAway('b'));
+  t.ok(membership.holding, 'no write is given to it');
+  membership.recorded('a');
+  t.same(membership.required(), ['a']);
+  t.notOk(membership.isAway('b'));
+  t.notOk(membership.holding);
+  t.end();
+});

@@ -198,12 +198,20 @@ export class Resyncer implements SegmentPart {
     return writes === 'park' || writes === 'refuse';
   }
 
-  /** Only what is equal for certain counts: members of a set that is settled. */
+  /**
+   * Only what is equal for certain counts: members of a set that is settled. One that left the set
+   * while it was connected (it was to go) misses writes from then on.
+   */
   #noteEqual(): void {
     const segment = this.#segment;
-    if (!this.#options.mayStart()) return;
+    const isSettled = this.#options.mayStart();
     for (const member of segment.members) {
-      if (!member.isOpen || !segment.isInSync(member)) continue;
+      if (!member.isOpen) continue;
+      if (!segment.isInSync(member)) {
+        this.#equal.delete(member.replicaId);
+        continue;
+      }
+      if (!isSettled) continue;
       this.#equal.set(member.replicaId, member.generation);
       this.#absences.delete(member.replicaId);
     }

@@ -158,7 +158,9 @@ export class Membership {
       this.#joining.delete(id);
       this.#candidates.delete(id);
     }
-    for (const id of this.#away) if (!this.#committed.includes(id)) this.#away.delete(id);
+    // those that were away stay so until the set is recorded: they are needed until then, and lack
+    // what was under way when they were lost, even if they answer again
+    for (const id of this.#away) if (!this.#isNeeded(id)) this.#away.delete(id);
   }
 
   /** Nothing of the proposal was ever sent and it is not what is wanted now: forget it. */
@@ -168,9 +170,7 @@ export class Membership {
     if (desired.length === 0 || sameMembers(desired, this.#proposed)) return false;
     this.#proposed = null;
     this.#stepGiven = false;
-    for (const id of this.#away) {
-      if (!this.#committed.includes(id) && !this.#previous.includes(id)) this.#away.delete(id);
-    }
+    for (const id of this.#away) if (!this.#isNeeded(id)) this.#away.delete(id);
     return true;
   }
 
@@ -183,6 +183,11 @@ export class Membership {
   /** Call after `lost`: a lost member can no longer record. */
   settleRecording(): void {
     this.#finishRecording();
+  }
+
+  /** The committed set or the one before it has it. */
+  #isNeeded(id: string): boolean {
+    return this.#committed.includes(id) || this.#previous.includes(id);
   }
 
   #startRecording(): MembershipStep {
