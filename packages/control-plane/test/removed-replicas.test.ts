@@ -57,7 +57,7 @@ async function openNode(t: Test, view: LocalReplica['setView']) {
     await reconciler.lookForOrphans();
     return agent.replicaList.has('r-a');
   };
-  return { look, volume, segment, write, reconciler, store };
+  return { look, volume, segment, state, write, reconciler, store };
 }
 
 t.test('a removed replica is deleted, unless it knows better than the records', async (t) => {
@@ -76,6 +76,26 @@ t.test('a removed replica is deleted, unless it knows better than the records', 
       t.equal(reconciler.orphanCount, 0, 'the records know it');
       const report = await store.get('/stor/replica-status/r-a');
       t.equal(report === null, stays);
+    });
+  }
+});
+
+t.test('an undone creation deletes no replica that has served', async (t) => {
+  const view = { epoch: 2, setRevision: 1, members: ['r-a', 'r-b'] };
+  const failure = { code: 'UNAVAILABLE', message: 'node b went down before it had its replica' };
+  const cases: [string, LocalReplica['setView'], StoredVolume['failure'], boolean][] = [
+    ['it never served', undefined, failure, false],
+    ['it served: the records were restored from before its creation ended', view, failure, true],
+    ['it served, and an operator deleted the volume', view, null, false],
+  ];
+  for (const [what, known, why, stays] of cases) {
+    await t.test(what, async (t) => {
+      const { look, state, volume } = await openNode(t, known);
+      state.volumes.clear();
+      const status = { ...volumeOn(['a', 'b']).status, phase: 'deleting' as const };
+      const value = { ...volume, status, failure: why };
+      state.deleted.set(volume.metadata.id, { value, modRevision: 9 });
+      t.equal(await look(), stays);
     });
   }
 });

@@ -1,7 +1,7 @@
 import { StorError } from '@stor/protocol';
 import type { DiskId, NodeId, ReplicaId, VolumeReplica } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
-import type { AgentPort } from '../agent-port.ts';
+import type { AgentPort, LocalReplica as AgentReplica } from '../agent-port.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { readVolume } from '../resources/find.ts';
 import { replicaReportKey } from '../resources/keys.ts';
@@ -80,7 +80,8 @@ export class LocalReconciler {
     }
     for (const local of this.#mine(state.deleted.values())) {
       const report = state.reports.get(local.replica.id)?.value;
-      if (report?.state !== 'deleted') this.#start(local, deleteRetryMs, () => this.#delete(local));
+      if (report?.state === 'deleted') continue;
+      this.#start(local, deleteRetryMs, () => this.#deleteWithVolume(local));
     }
   }
 
@@ -240,8 +241,7 @@ export class LocalReconciler {
     if (!segment?.removed?.some((removed) => removed.id === id)) return;
     if (segment.replicas.some((replica) => replica.id === id)) return;
     if (segment.inSync.includes(id)) return;
-    const found = (await this.#agent.replicas()).find(({ replicaId }) => replicaId === id);
-    const view = found?.setView;
+    const view = await this.#setViewOf(id);
     if (view && view.members.includes(id) && view.setRevision >= segment.setRevision) {
       throw new StorError(
         'UNSAFE',
@@ -249,6 +249,26 @@ export class LocalReconciler {
       );
     }
     await this.#delete(local);
+  }
+
+  /**
+   * Of a volume that an operator deleted, or whose creation was undone. The latter never served: a
+   * replica that did proves that the records are older than the data.
+   */
+  async #deleteWithVolume(local: LocalReplica): Promise<void> {
+    const { id } = local.replica;
+    const view = local.volume.failure === null ? undefined : await this.#setViewOf(id);
+    if (view) {
+      throw new StorError(
+        'UNSAFE',
+        `replica ${id} served at epoch ${view.epoch}, and the records say that its volume could not be created: they are older than the data, so it is not deleted`,
+      );
+    }
+    await this.#delete(local);
+  }
+
+  async #setViewOf(replicaId: ReplicaId): Promise<AgentReplica['setView']> {
+    return (await this.#agent.replicas()).find((each) => each.replicaId === replicaId)?.setView;
   }
 
   async #delete({ volume, replica }: LocalReplica): Promise<void> {
