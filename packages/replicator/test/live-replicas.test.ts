@@ -331,3 +331,29 @@ for (const lost of ['before it is filled', 'while it is filled'] as const) {
     equalReplicas(t, cluster);
   });
 }
+
+t.test('a replica does not take over the failure of the one before it on its node', async (t) => {
+  const { cluster, volume } = await begin({});
+  cluster.kill(1);
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 20_000));
+  cluster.control.policy = { ...cluster.control.policy, rebuildPaused: true };
+  cluster.push();
+  cluster.start(1);
+  const stateOf = (id: string): string | undefined =>
+    volume.status().segments[0]?.members.find(({ replicaId }) => replicaId === id)?.state;
+  t.ok(await cluster.until(() => stateOf('r-1') === 'absent', 20_000));
+  const young = cluster.addReplica(1);
+  const old = cluster.states[1];
+  if (old) old.failure = new StorError('DISK_FAILED', 'a disk broke');
+  // the record changes while the word of it is on its way to the primary
+  t.ok(await cluster.until(() => cluster.node(1).failures.length > 0, 2_000));
+  t.equal(stateOf('r-1'), 'absent');
+  cluster.control.failed.add('r-1');
+  cluster.control.policy = { ...cluster.control.policy, rebuildPaused: false };
+  cluster.push();
+  t.ok(await cluster.until(() => cluster.control.inSync.includes(young), 30_000));
+  t.same(
+    cluster.node(0).failures.map(({ replicaId }) => replicaId),
+    [],
+  );
+});

@@ -30,7 +30,7 @@ export interface ChannelListener {
   pong(sequence: number, freeChunks: number, markedCount: number): void;
   /** The leases of this connection were renewed. */
   renewed(): void;
-  /** The secondary ended the channel. */
+  /** The secondary ended the channel, or one of the same number before it. */
   closed(error: StorError): void;
   /** The connection is over. */
   lost(error: StorError): void;
@@ -168,7 +168,6 @@ export class PeerConnection {
         return;
       case peerFrame.closed: {
         const failed = parsePeerBody(peerClosed, bytes, body, body + header.bodyBytes);
-        this.#channels.delete(header.channel);
         listener.closed(errorOfPeer(failed));
         return;
       }

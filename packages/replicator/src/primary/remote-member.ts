@@ -319,6 +319,9 @@ export class RemoteMember implements Member, ChannelListener {
   }
 
   closed(error: StorError): void {
+    // said of a channel before this one: ours does not exist at the other end before `opened`, which
+    // answers the fence; a newer epoch or a failure is in that answer too
+    if (this.#phase !== 'open') return;
     if (hasCode(error, 'STALE_EPOCH')) this.#options.events.superseded(error);
     this.#lost(error);
   }

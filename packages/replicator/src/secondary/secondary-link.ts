@@ -161,8 +161,12 @@ export class SecondaryLink {
       const failure = StorError.from(error);
       const { logger } = this.#host;
       logger.warn({ peer: this.#socket.remote, error: failure.message }, 'peer broke the protocol');
-      if (!this.#hello) this.#socket.write(encodeLoose(peerFrame.closed, peerFailureOf(failure)));
-      this.#socket.end();
+      if (this.#hello) this.#socket.destroy();
+      else {
+        this.#socket.write(encodeLoose(peerFrame.closed, peerFailureOf(failure)));
+        this.#socket.end();
+      }
+      // after this the memory of what was to be sent has other users, so nothing may be sent then
       this.#end();
       return end - start;
     }
