@@ -101,6 +101,20 @@ t.test('so is one that was acknowledged with FUA', (t) => {
   t.end();
 });
 
+t.test('a read that began before memory was lost says nothing of what is left', (t) => {
+  const { history: it, read } = history();
+  const one = it.begin(0, 1, false, false);
+  it.acknowledged(one);
+  const startAt = it.now();
+  it.memoryLost();
+  read(one.value, startAt);
+  read(0);
+  t.strictSame(it.problems, []);
+  read(one.value);
+  t.match(it.problems, [/was read as 0/], 'but one that began later does');
+  t.end();
+});
+
 t.test('two writes of a whole block in one block are a torn block', (t) => {
   const { history: it } = history();
   const one = it.begin(0, 8, false, false);

@@ -62,6 +62,8 @@ export class SectorHistory {
 
   /** What is wrong with a read, or null. */
   read(value: number, startAt: number, endAt: number): string | null {
+    // its answer may have been on its way when memory was lost: it says nothing of what is left
+    if (startAt < this.#eraAt) return null;
     const write = value === 0 ? null : this.#writes.get(value);
     if (write) {
       if (endAt < write.startAt) return `holds ${value} before it was written`;
