@@ -256,7 +256,7 @@ export class VolumeIo implements SegmentPart {
     }
     // before it is settled nobody can say what is a hole: calling it data is always right
     if (this.settler.active) done(null, [{ offset, length, allocated: true }]);
-    else done(null, extentsOf(source, offset, length, limit));
+    else done(null, extentsOf(source, this.#segment.lock, offset, length, limit));
   }
 
   /** Fails all that is under way and all that comes. */
