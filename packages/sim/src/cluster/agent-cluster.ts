@@ -46,6 +46,7 @@ export class AgentCluster implements SimCluster {
   readonly diskPath = '/data/disks/d1';
   onCommitted: (set: CommittedSet) => void = () => {};
   onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
+  onGranted: (volume: string) => void = () => {};
   onEnded: (node: number, how: 'kill' | 'power') => void = () => {};
   readonly #options: ClusterOptions;
   readonly #logs: MemoryKeyValueDisk[] = [];
@@ -133,6 +134,15 @@ export class AgentCluster implements SimCluster {
     const found = this.#records.get(volume.name);
     if (!found) throw new Error(`no record of ${volume.name}`);
     return setOf(found.record);
+  }
+
+  controlLinks(node: number): [string, string][] {
+    const host = this.nodes[node]?.host ?? '';
+    const others = this.nodes.filter((each) => each.index !== node).map((each) => each.host);
+    return others.flatMap((other): [string, string][] => [
+      [host, `${other}:${ports.api}`],
+      [other, `${host}:${ports.api}`],
+    ]);
   }
 
   holderOf(volume: SimVolume): number {
@@ -354,6 +364,7 @@ export class AgentCluster implements SimCluster {
   }
 
   #notice(message: string, fields: object): void {
+    if (message === 'attachment granted') this.onGranted((fields as { volume: string }).volume);
     if (message !== 'the primary serves') return;
     const { volume, epoch, tookMs } = fields as { volume: string; epoch: number; tookMs: number };
     for (const { record } of this.#records.values()) {

@@ -63,6 +63,7 @@ export class LaneCluster implements SimCluster {
   readonly control: ControlModel;
   onCommitted: (set: CommittedSet) => void = () => {};
   onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
+  onGranted: (volume: string) => void = () => {};
   onEnded: (node: number, how: 'kill' | 'power') => void = () => {};
   readonly #options: ClusterOptions;
   readonly #processes = new Map<number, LaneProcess>();
@@ -157,6 +158,14 @@ export class LaneCluster implements SimCluster {
   committed(volume: SimVolume): CommittedSet {
     const { id, epoch, setRevision, inSync } = this.control.volume(volume.name);
     return { volume: id, epoch, setRevision, inSync };
+  }
+
+  controlLinks(node: number): [string, string][] {
+    const host = this.nodes[node]?.host ?? '';
+    return [
+      [host, controlHost],
+      [controlHost, host],
+    ];
   }
 
   holderOf(volume: SimVolume): number {
@@ -330,6 +339,7 @@ export class LaneCluster implements SimCluster {
   #begin(node: number, process: LaneProcess, volume: SimVolume): Entry {
     const grantedMs = this.scheduler.nowMs;
     const { epoch, previousReleased } = this.control.grant(volume.name, node);
+    this.onGranted(volume.name);
     const facts = this.control.volume(volume.name);
     const replicas = this.#placesOf(volume.name).map((place) => ({
       id: replicaId(volume.name, place),

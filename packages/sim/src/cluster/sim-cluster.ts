@@ -65,6 +65,8 @@ export interface SimCluster {
   readonly random: Random;
   readonly nodes: readonly SimNode[];
   readonly volumes: readonly SimVolume[];
+  /** cut these links, and the node is without the control plane while replicas still hear it */
+  controlLinks(node: number): [string, string][];
   /** the directory of each node's disk */
   readonly diskPath: string;
   /** Loads what must be read from real files, before any virtual time runs. */
@@ -81,6 +83,8 @@ export interface SimCluster {
   onCommitted: (set: CommittedSet) => void;
   /** Called when a primary begins to serve under a grant of the time `grantedMs`. */
   onServing: (volume: string, epoch: number, grantedMs: number) => void;
+  /** Called when a node is granted a volume. */
+  onGranted: (volume: string) => void;
   /** Called when the processes of a node have ended. */
   onEnded: (node: number, how: 'kill' | 'power') => void;
   /** where the volume is attached, as the control plane has it; -1: nowhere */

@@ -41,6 +41,7 @@ export class FaultRunner {
   #broken = -1;
   #isOver = false;
   #onJoin: () => void = () => {};
+  #onGranted: (volume: string) => void = () => {};
 
   constructor(options: FaultRunnerOptions) {
     this.#options = options;
@@ -175,9 +176,10 @@ export class FaultRunner {
         return;
       case 'control-cut': {
         this.#count('control-cut');
-        const ends: [string, string][] = [[node.host, controlHost]];
-        if (random.next() < 0.6) ends.push([controlHost, node.host]);
-        this.#block(fault.forMs, random.next() < 0.3 ? ends.slice(-1) : ends);
+        const ends = this.#cluster.controlLinks(node.index);
+        // one direction at times
+        const isOneWay = random.next() < 0.3;
+        this.#block(fault.forMs, isOneWay ? ends.filter((_, i) => i % 2 === 0) : ends);
         return;
       }
       case 'slow-link': {
@@ -244,9 +246,29 @@ export class FaultRunner {
     this.#count('split');
     const ends: [string, string][] = [];
     const hosts = nodes.filter((each) => each !== old).map((each) => each.host);
-    for (const host of [...hosts, controlHost, mover])
-      ends.push([old.host, host], [host, old.host]);
-    this.#block(fault.forMs, ends);
+    for (const host of [...hosts, controlHost]) ends.push([old.host, host], [host, old.host]);
+    const clientEnds: [string, string][] = [
+      [old.host, mover],
+      [mover, old.host],
+    ];
+    this.#block(fault.forMs, clientEnds);
+    if (random.next() < 0.4) {
+      this.#block(fault.forMs, ends);
+      return;
+    }
+    // first without the control plane only: replicas renew its leases until the next one fences them
+    this.#block(fault.forMs, this.#cluster.controlLinks(old.index));
+    const delayMs = random.next() < 0.5 ? 0 : random.next() * 3;
+    this.#onGranted = (name) => {
+      if (name !== volume.name) return;
+      this.#onGranted = () => {};
+      this.#after(delayMs, () => this.#block(fault.forMs, ends));
+    };
+  }
+
+  /** A node was granted the volume. */
+  granted(volume: string): void {
+    this.#onGranted(volume);
   }
 
   #kill(node: SimNode, fault: Fault): void {

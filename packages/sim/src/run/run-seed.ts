@@ -52,6 +52,8 @@ const healMs = 180_000;
 const progressMs = 90_000;
 /** Of faults in a dense run. */
 const densePace = 2.5;
+/** So many requests at a time do some 3,000 in ten minutes; more of them take longer pauses. */
+const loopsAtFullPace = 3;
 /** One mistake shows in many places. */
 const maxViolations = 20;
 
@@ -97,7 +99,7 @@ export class SeedRun {
     this.#options = options;
     this.#random = new SeededRandom(options.seed * 7919 + 17);
     const isDense = options.dense === true;
-    const nodes = isDense ? 3 : ([3, 3, 4, 5][this.#pick(4)] ?? 3);
+    const nodes = isDense ? 3 : ([3, 3, 4, 5, 3, 3, 4, 3, 3, 5, 4, 7][this.#pick(12)] ?? 3);
     const volumes: SimVolume[] = [];
     const count = isDense ? 1 : 1 + this.#pick(3);
     for (let i = 0; i < count; i++) {
@@ -109,6 +111,7 @@ export class SeedRun {
     this.#cluster = options.world === 'lanes' ? new LaneCluster(parts) : new AgentCluster(parts);
     const hosts: string[] = [];
     for (const volume of volumes) this.#addVolume(volume, hosts);
+    if (!isDense) this.#share();
     this.#faults = new FaultRunner({
       cluster: this.#cluster,
       judges: new Map(this.#volumes.map(({ volume, judge }) => [volume.name, judge])),
@@ -187,6 +190,9 @@ export class SeedRun {
       if (set.inSync.length === 0 && set.epoch === 0) return;
       this.#volumes.find(({ volume }) => volume.name === set.volume)?.judge.committed(set);
       this.#watch.committed(set);
+    };
+    cluster.onGranted = (name) => {
+      this.#faults.granted(name);
     };
     cluster.onServing = (name, epoch, grantedMs) => {
       const run = this.#volumes.find(({ volume }) => volume.name === name);
@@ -370,6 +376,13 @@ export class SeedRun {
       );
     }
     this.#volumes.push(run);
+  }
+
+  /** Keeps seeds of many clients about as dear as those of one: more seeds find more. */
+  #share(): void {
+    const clients = this.#allClients();
+    const loops = clients.reduce((sum, client) => sum + client.depth, 0);
+    for (const client of clients) client.slowness = Math.max(1, loops / loopsAtFullPace);
   }
 
   /** Null when the volume has one client only; else the host of the one that goes. */

@@ -49,6 +49,8 @@ const retrySpreadMs = 400;
  */
 export class VolumeClient {
   lastAnswerMs: number;
+  /** its pauses are this much longer: many clients together ask no more than a few */
+  slowness = 1;
   readonly #options: VolumeClientOptions;
   #link: ClientLink | null = null;
   #connecting: Promise<void> | null = null;
@@ -62,6 +64,11 @@ export class VolumeClient {
   constructor(options: VolumeClientOptions) {
     this.#options = options;
     this.lastAnswerMs = options.cluster.scheduler.nowMs;
+  }
+
+  /** requests at a time */
+  get depth(): number {
+    return this.#options.depth;
   }
 
   start(): void {
@@ -133,7 +140,7 @@ export class VolumeClient {
     const { random, cluster } = this.#options;
     this.#running += 1;
     while (!this.#stopped) {
-      await this.#pause(random.next() * (random.next() < 0.7 ? 300 : 1_500));
+      await this.#pause(this.slowness * random.next() * (random.next() < 0.7 ? 300 : 1_500));
       while (this.#isResting && !this.#stopped && !this.#isHurried) {
         await cluster.scheduler.sleep(40);
       }

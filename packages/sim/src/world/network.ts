@@ -55,11 +55,18 @@ export class SimNetwork {
     };
   }
 
-  isBlocked(from: string, to: string): boolean {
-    return this.#blocked.size > 0 && this.#blocked.has(`${from}>${to}`);
+  /** `port`: of the listener that the connection was made to. */
+  isBlocked(from: string, to: string, port = 0): boolean {
+    if (this.#blocked.size === 0) return false;
+    const key = `${from}>${to}`;
+    return this.#blocked.has(key) || this.#blocked.has(`${key}:${port}`);
   }
 
-  /** Nothing that `from` sends reaches `to` until as many `unblock`s. */
+  /**
+   * Nothing that `from` sends reaches `to` until as many `unblock`s. `to` may name one listener:
+   * `host:port`; then answers of that listener are blocked by `from` of `host` and `to` of
+   * `host:port` alike.
+   */
   block(from: string, to: string): void {
     const key = `${from}>${to}`;
     this.#blocked.set(key, (this.#blocked.get(key) ?? 0) + 1);
@@ -186,7 +193,9 @@ export class SimNetwork {
       if (options?.signal?.aborted) onAbort();
       const arrive = (): void => {
         if (over || clock.dead) return;
-        if (this.#down.has(to) || this.isBlocked(host, to) || this.isBlocked(to, host)) {
+        const port = 'path' in target ? 0 : target.port;
+        const isCut = this.isBlocked(host, to, port) || this.isBlocked(to, host, port);
+        if (this.#down.has(to) || isCut) {
           // the kernel sends it again and again
           this.scheduler.at(synRetryMs, arrive);
           return;
@@ -197,16 +206,24 @@ export class SimNetwork {
           return;
         }
         clock.run(() => {
-          settle(() => resolve(this.#pair(host, to, clock, listening)));
+          settle(() => resolve(this.#pair(host, to, clock, listening, port)));
         });
       };
       this.scheduler.at(this.latencyMs(host, to) * 2, arrive);
     });
   }
 
-  #pair(from: string, to: string, clock: ProcessClock, listening: Listening): SimSocket {
+  #pair(
+    from: string,
+    to: string,
+    clock: ProcessClock,
+    listening: Listening,
+    port: number,
+  ): SimSocket {
     const near = new SimSocket(this, from, to, clock, true);
     const far = new SimSocket(this, to, from, listening.clock, false);
+    near.port = port;
+    far.port = port;
     near.peer = far;
     far.peer = near;
     this.#sockets.add(near);

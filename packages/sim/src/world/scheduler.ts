@@ -85,7 +85,10 @@ export class SimScheduler {
       setImmediate(() => {
         main().then(
           (value) => finish(() => resolve(value)),
-          (error: unknown) => finish(() => reject(error)),
+          (error: unknown) => {
+            const reason = error instanceof Error ? error : new Error(String(error));
+            finish(() => reject(reason));
+          },
         );
         this.#settle();
         turn();

@@ -27,6 +27,8 @@ export class SimSocket implements StreamSocket {
   onClose: StreamSocket['onClose'] = () => {};
   onDrain: StreamSocket['onDrain'] = () => {};
   peer: SimSocket | null = null;
+  /** of the listener that it was made to */
+  port = 0;
   readonly from: string;
   readonly to: string;
   readonly clock: ProcessClock;
@@ -118,7 +120,7 @@ export class SimSocket implements StreamSocket {
     const network = this.#network;
     const probe = (): void => {
       if (!this.peer || !this.peer.#isOpen) return;
-      if (network.isDown(this.from) || network.isBlocked(this.to, this.from)) {
+      if (network.isDown(this.from) || network.isBlocked(this.to, this.from, this.port)) {
         network.scheduler.at(keepAliveMs, probe);
       } else this.peer.#peerGone();
     };
@@ -147,7 +149,7 @@ export class SimSocket implements StreamSocket {
     const network = this.#network;
     const tell = (): void => {
       if (!peer.#isOpen) return;
-      if (network.isBlocked(this.from, this.to)) {
+      if (network.isBlocked(this.from, this.to, this.port)) {
         network.scheduler.at(resetAnswerMs, tell);
         return;
       }
@@ -178,7 +180,8 @@ export class SimSocket implements StreamSocket {
 
   #schedule(): void {
     if (this.#scheduled || this.destroyed) return;
-    if (this.#network.isBlocked(this.from, this.to) || this.#network.isDown(this.to)) return;
+    if (this.#network.isBlocked(this.from, this.to, this.port) || this.#network.isDown(this.to))
+      return;
     this.#scheduled = true;
     this.#network.scheduler.at(this.#network.latencyMs(this.from, this.to), () => {
       this.#scheduled = false;
@@ -189,7 +192,7 @@ export class SimSocket implements StreamSocket {
   /** What has been written arrives: often all of it, sometimes only a part. */
   #send(): void {
     const network = this.#network;
-    if (this.destroyed || network.isBlocked(this.from, this.to)) return;
+    if (this.destroyed || network.isBlocked(this.from, this.to, this.port)) return;
     const { peer } = this;
     if (!peer || !peer.#isOpen) {
       // the host came up again and knows nothing of this connection
