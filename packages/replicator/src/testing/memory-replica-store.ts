@@ -190,7 +190,11 @@ export class MemoryReplicaStore implements ReplicaStore {
       if (keepAllocated) return;
       for (const chunk of this.#chunks(offset, length)) {
         const whole = chunk * chunkBytes >= offset && (chunk + 1) * chunkBytes <= offset + length;
-        if (whole) this.state.allocated.delete(chunk);
+        if (!whole) continue;
+        this.state.allocated.delete(chunk);
+        // a chunk is freed durably, and one that takes no space reads as zeros (DESIGN section 5)
+        const freed = this.#blocks(chunk * chunkBytes, chunkBytes);
+        for (const block of freed) this.state.unflushed.delete(block);
       }
     };
     this.#enqueue(offset, length, run, done);
