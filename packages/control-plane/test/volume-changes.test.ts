@@ -202,7 +202,7 @@ t.test('who is primary: move, fence, recover', async (t) => {
   const move = (node: string) => rig.during(client.movePrimary({ name: 'db', node }));
   t.match(
     await errorOf(move('n2')),
-    /^FAILED_PRECONDITION: volume db is attached nowhere, .*"storctl volume attach db --node n2"/,
+    /^FAILED_PRECONDITION: volume db is attached nowhere at this moment, .*"storctl volume attach db --node n2"/,
   );
   await rig.during(client.attachVolume({ name: 'db', node: 'n1' }));
   const moved = await move('n2');

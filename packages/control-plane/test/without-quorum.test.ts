@@ -56,6 +56,11 @@ t.test('an attached volume outlives the loss of the quorum', async (t) => {
       () => client.listNodes({}),
       () => client.getNode({ name: 'n1' }),
       () => client.listDisks({}),
+      () => client.listRebuilds({ name: '' }),
+      () => client.createVolume({ ...request, name: 'new' }),
+      () => client.deleteVolume({ name: 'db' }),
+      () => client.attachVolume({ name: 'db', node: 'n1' }),
+      () => client.detachVolume({ name: 'db' }),
     ]) {
       t.match(await errorOf(show()), { message: /no quorum.*"storctl volume explain NAME"/ });
     }
@@ -68,7 +73,6 @@ t.test('an attached volume outlives the loss of the quorum', async (t) => {
       causes: [{ text: /^the control plane has no quorum, so this is what node n\d knew last/ }],
       holder: /^node n2 since .*, by hand/,
     });
-    t.same(await rig.during(client.listRebuilds({ name: '' })), { rebuilds: [] });
     t.match(await rig.node(0).control.volumeInfo('db'), { volumeId: id, sizeBytes: 2 ** 30 });
     t.match(await rig.node(0).control.primaryAddress(id), { nodeId: rig.node(1).id });
     t.match(await errorOf(client.explainVolume({ name: 'no' })), { code: 'NOT_FOUND' });

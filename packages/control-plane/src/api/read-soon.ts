@@ -13,10 +13,14 @@ export async function readSoon<T>(read: (options: StoreCallOptions) => Promise<T
     return await read({ timeoutMs: showTimeoutMs });
   } catch (error) {
     if (!hasCode(error, 'UNAVAILABLE')) throw error;
-    throw new StorError(
-      'UNAVAILABLE',
-      'the control plane has no quorum at the moment: "storctl cluster status" and "storctl volume explain NAME" answer without one; try again later',
-      { cause: error },
-    );
+    throw noQuorum(error);
   }
+}
+
+export function noQuorum(cause?: unknown): StorError {
+  return new StorError(
+    'UNAVAILABLE',
+    'the control plane has no quorum at the moment: "storctl cluster status" and "storctl volume explain NAME" answer without one; try again later',
+    { cause },
+  );
 }

@@ -10,6 +10,7 @@ import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { readState } from '../resources/find.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import { liveStatus } from './live-status.ts';
+import { noQuorum } from './read-soon.ts';
 
 /** What explains a volume must answer without a quorum too, and soon (ms). */
 const quorumCheckMs = 1_000;
@@ -43,9 +44,14 @@ export class VolumeInsight {
     return explainVolume(sight);
   }
 
-  /** See StorApi.listRebuilds; `name` '': of all volumes. */
+  /**
+   * See StorApi.listRebuilds; `name` '': of all volumes. UNAVAILABLE without a quorum: what is known
+   * then may be old, and a list does not say so.
+   */
   async rebuilds(name: string): Promise<Rebuild[]> {
-    return (await this.#look(name)).flatMap(rebuildsOf);
+    const sights = await this.#look(name);
+    if (sights.some(({ isCurrent }) => !isCurrent)) throw noQuorum();
+    return sights.flatMap(rebuildsOf);
   }
 
   async #look(name: string): Promise<VolumeSight[]> {

@@ -106,7 +106,7 @@ export class VolumeService {
   }
 
   async delete(name: string): Promise<void> {
-    const { id } = (await findVolume(this.#store, name)).value.metadata;
+    const id = await this.#idOf(name);
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const volume = await this.#attachments.detach(id, true);
       if (!volume) throw new StorError('NOT_FOUND', `volume ${name} was deleted meanwhile`);
@@ -121,7 +121,7 @@ export class VolumeService {
   }
 
   async attach(name: string, node: string): Promise<Volume> {
-    const { id } = (await findVolume(this.#store, name)).value.metadata;
+    const id = await this.#idOf(name);
     const state = await readHosts(this.#store, { local: true });
     const nodeId = node === '' ? this.#nodeId : findNode(state, node).value.id;
     await this.#peers.at(nodeId).attachHere({ volumeId: id, mode: 'manual', onlyIfWanted: false });
@@ -129,7 +129,7 @@ export class VolumeService {
   }
 
   async detach(name: string): Promise<Volume> {
-    const { id } = (await findVolume(this.#store, name)).value.metadata;
+    const id = await this.#idOf(name);
     await this.#attachments.detach(id, false);
     return this.get(id);
   }
@@ -140,6 +140,12 @@ export class VolumeService {
     return volumes.map((volume) =>
       describeVolume(volume, state, live.get(volume.value.metadata.id) ?? null, this.#nodeId),
     );
+  }
+
+  /** NOT_FOUND; UNAVAILABLE without a quorum, which every verb needs that changes something. */
+  async #idOf(name: string): Promise<VolumeId> {
+    const volume = await readSoon((options) => findVolume(this.#store, name, options));
+    return volume.value.metadata.id;
   }
 
   async #describeOne(volume: Versioned<StoredVolume>, state: ClusterState): Promise<Volume> {
@@ -182,7 +188,7 @@ export class VolumeService {
     const { name } = request;
     const requestId = request.requestId ?? '';
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
-      const item = await this.#store.get(volumeNameKey(name));
+      const item = await readSoon((options) => this.#store.get(volumeNameKey(name), options));
       if (item) {
         const known = new TextDecoder().decode(item.value);
         const volume = await readVolume(this.#store, known, { local: true });

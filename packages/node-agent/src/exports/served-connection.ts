@@ -142,6 +142,8 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
 
   serveFrom(primary: PrimaryVolume): void {
     this.#primary = primary;
+    // it was found: when it is lost in its turn, nobody else is about to serve
+    this.#targetUntilMs = -Infinity;
     const device = this.#deviceOf(primary.sizeBytes);
     if (!this.#held) device.start(primary);
   }
@@ -152,6 +154,7 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
       throw this.#over;
     }
     this.#relay = relay;
+    this.#targetUntilMs = -Infinity;
     const device = this.#deviceOf(relay.sizeBytes);
     relay.onLost((end, unanswered) => {
       this.#relay = null;

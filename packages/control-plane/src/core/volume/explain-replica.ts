@@ -75,7 +75,9 @@ function explainDown(
   const back =
     replica.leaving === true
       ? `the replica on node ${node} is to leave and is not waited for`
-      : `when node ${node} is back, only what was written meanwhile is copied to it`;
+      : replica.purpose !== undefined && replica.filled !== true
+        ? `when node ${node} is back, its new replica is filled further`
+        : `when node ${node} is back, only what was written meanwhile is copied to it`;
   const waitMs = volume.value.spec.policy.replacementWaitMs;
   const dueMs = sinceMs === null ? null : sinceMs + waitMs;
   const advice = [`start the agent on node ${node}`];
