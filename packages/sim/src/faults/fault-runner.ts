@@ -345,11 +345,19 @@ export class FaultRunner {
     const what = parts[Math.floor(random.next() * parts.length)] ?? '';
     const operation = isSync ? 'datasync' : 'write';
     const { files } = node;
-    files.hook = (each, path) =>
-      each === operation && path.includes('disk') && path.endsWith(what) ? 'EIO' : null;
+    files.hook = (each, path) => {
+      const isMeant = each === operation && path.includes('disk') && path.endsWith(what);
+      // other faults may have come since: nothing is promised when the last copy's disk fails
+      return isMeant && this.#hasOthers(node.index) ? 'EIO' : null;
+    };
     this.#after(4_000, () => {
       files.hook = () => null;
     });
+  }
+
+  /** Every volume has a member elsewhere. */
+  #hasOthers(node: number): boolean {
+    return this.#cluster.volumes.every((volume) => this.#membersBut(volume, node) > 0);
   }
 
   async #areWhole(butNode: number): Promise<boolean> {
