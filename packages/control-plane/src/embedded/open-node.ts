@@ -1,11 +1,6 @@
 import type { StorError } from '@stor/protocol';
 import type { Clock, Files, Logger, Random } from '@stor/runtime';
-import {
-  RaftNode,
-  encodeMessages,
-  type RaftStateMachine,
-  type RaftStorage,
-} from 'raft-ts';
+import { RaftNode, encodeMessages, type RaftStateMachine, type RaftStorage } from 'raft-ts';
 import type { RpcServer, RpcTransport } from '../rpc/rpc-transport.ts';
 import { PeerLink } from './peer-link.ts';
 import { fromRaftStorage } from './raft-errors.ts';
