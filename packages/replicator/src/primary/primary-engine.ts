@@ -25,7 +25,6 @@ import type { PrimaryVolume } from './primary-volume.ts';
 import { Resyncer } from './resyncer.ts';
 import type { Segment } from './segment.ts';
 import { VolumeIo } from './volume-io.ts';
-import type { BrokenOnPurpose } from './write-path.ts';
 
 type State = PrimaryStatus['state'];
 
@@ -36,7 +35,6 @@ export class PrimaryEngine implements PrimaryVolume {
   readonly sizeBytes: number;
   readonly #grant: AttachmentGrant;
   readonly #segment: Segment;
-  readonly #broken: BrokenOnPurpose;
   readonly #io: VolumeIo;
   readonly #resyncer: Resyncer;
   readonly #checkpointer: Checkpointer;
@@ -57,19 +55,16 @@ export class PrimaryEngine implements PrimaryVolume {
     grant: AttachmentGrant,
     segment: Segment,
     pace: CheckpointPace,
-    broken: BrokenOnPurpose,
     resyncPace: ResyncPace,
   ) {
     this.#grant = grant;
     this.#segment = segment;
     this.#seenMs = segment.options.clock.monotonicMs();
-    this.#broken = broken;
-    segment.ignoreLeases = broken.ignoreLeases ?? false;
     this.volumeId = grant.volumeId;
     this.epoch = grant.epoch;
     this.sizeBytes = grant.sizeBytes;
     const settled = (): boolean => this.#state === 'serving' && !this.#io.settler.active;
-    this.#io = new VolumeIo(segment, broken, () => {
+    this.#io = new VolumeIo(segment, () => {
       segment.changed();
     });
     const probe = new ForegroundProbe(segment.options.clock, resyncPace);
@@ -77,7 +72,6 @@ export class PrimaryEngine implements PrimaryVolume {
     this.#resyncer = new Resyncer(segment, this.#io.reads, {
       mayStart: settled,
       pendingRanges: () => this.#io.writes.pendingRanges(),
-      copyNothing: broken.skipResync ?? false,
       joined: () => {
         segment.changed();
       },
@@ -264,7 +258,7 @@ export class PrimaryEngine implements PrimaryVolume {
     }
     if (decision.unheard) this.#tellLoss(decision.members, decision.unheard);
     this.#segment.begin(membership);
-    if (!this.#grant.previousReleased && this.#broken.skipLeaseWait !== true) {
+    if (!this.#grant.previousReleased) {
       this.#reason = 'waiting until leases of the previous primary have run out';
       await this.#oldLeasesOver(decision.from.inSync, interrupted);
     }
@@ -275,7 +269,7 @@ export class PrimaryEngine implements PrimaryVolume {
     for (const member of decision.equal ? [] : this.#segment.sources()) {
       for (const region of member.answer?.marks.list() ?? []) regions.add(region);
     }
-    this.#io.settler.begin(this.#broken.skipSettle ? [] : regions);
+    this.#io.settler.begin(regions);
     this.#segment.options.logger.info(
       {
         inSync: membership.committed,

@@ -25,8 +25,6 @@ export interface ResyncOptions {
   /** the volume serves and nothing of it is to be settled */
   mayStart: () => boolean;
   pendingRanges: () => { offset: number; length: number }[];
-  /** a negative control of tests: never true in a product */
-  copyNothing: boolean;
   /** checkpoints may go on, members may be looked at again */
   joined: () => void;
   pace: ResyncPace;
@@ -295,8 +293,7 @@ export class Resyncer implements SegmentPart {
       });
       return;
     }
-    const { copyNothing } = this.#options;
-    filling.plan(source, copyNothing ? { regions: [], pending: [] } : { regions, pending });
+    filling.plan(source, { regions, pending });
     filling.source = source;
     const { bytesTotal } = filling.progress;
     const kind = regions ? 'delta' : 'full';

@@ -103,8 +103,6 @@ export class Segment implements MemberEvents {
   readonly distrusted = new Set<string>();
   #isStarted = false;
   #granted = new Map<string, GrantedReplica>();
-  /** a negative control of tests: never true in a product */
-  ignoreLeases = false;
   #progress: () => void = () => {};
   #advancing = false;
 
@@ -190,7 +188,6 @@ export class Segment implements MemberEvents {
 
   /** Reads and acknowledgements are allowed now (I6). */
   get leased(): boolean {
-    if (this.ignoreLeases) return true;
     const isLocalAway = this.localIsRequired && this.local?.isOpen !== true;
     if (this.required.length === 0 && !isLocalAway) return true;
     return this.options.clock.monotonicMs() < this.leaseUntilMs;

@@ -10,7 +10,7 @@ import { ReadPath } from './read-path.ts';
 import { ReadRepair } from './read-repair.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 import { Settler } from './settler.ts';
-import { WritePath, type BrokenOnPurpose } from './write-path.ts';
+import { WritePath } from './write-path.ts';
 
 /** Ops kept for reuse; more than clients keep in flight. */
 const maxPooledOps = 1_024;
@@ -44,7 +44,7 @@ export class VolumeIo implements SegmentPart {
     this.#run(op);
   };
 
-  constructor(segment: Segment, broken: BrokenOnPurpose, onSettled: () => void) {
+  constructor(segment: Segment, onSettled: () => void) {
     this.#segment = segment;
     this.reads = new ReadPath(segment);
     this.repair = new ReadRepair(segment);
@@ -52,7 +52,7 @@ export class VolumeIo implements SegmentPart {
       this.repair.note(member, offset, length);
     };
     this.flushes = new FlushRounds(segment);
-    this.writes = new WritePath(segment, broken, {
+    this.writes = new WritePath(segment, {
       answer: (op, error) => {
         this.#answer(op, error);
       },

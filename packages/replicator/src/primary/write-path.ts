@@ -13,20 +13,6 @@ import { PendingOps, type IoOp } from './io-op.ts';
 import type { Member } from './member.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 
-/** Test-only seams that break an invariant on purpose, so that checkers prove that they see it. */
-export interface BrokenOnPurpose {
-  /** acknowledges as soon as the local replica has a write (breaks I1) */
-  acknowledgeEarly?: boolean;
-  /** serves and acknowledges without replica leases (breaks I6) */
-  ignoreLeases?: boolean;
-  /** serves at once after fencing (breaks I6) */
-  skipLeaseWait?: boolean;
-  /** believes that replicas are equal after an unclean stop (breaks I5) */
-  skipSettle?: boolean;
-  /** copies nothing to a member that returns (breaks I4) */
-  skipResync?: boolean;
-}
-
 export interface WriteHooks {
   /** Answers an op and releases its range; once for each. */
   answer(op: IoOp, error: StorError | null): void;
@@ -46,7 +32,6 @@ export interface WriteHooks {
  */
 export class WritePath implements SegmentPart {
   readonly #segment: Segment;
-  readonly #broken: BrokenOnPurpose;
   readonly #hooks: WriteHooks;
   readonly #pending = new PendingOps();
   /** ops that hold their range and wait until writes may start */
@@ -58,9 +43,8 @@ export class WritePath implements SegmentPart {
   /** looked at after acknowledgements: flushes and reads that wait for a lease */
   readonly afterPump: (() => void)[] = [];
 
-  constructor(segment: Segment, broken: BrokenOnPurpose, hooks: WriteHooks) {
+  constructor(segment: Segment, hooks: WriteHooks) {
     this.#segment = segment;
-    this.#broken = broken;
     this.#hooks = hooks;
   }
 
@@ -202,7 +186,6 @@ export class WritePath implements SegmentPart {
     }
     let acked = Infinity;
     for (const member of segment.required) acked = Math.min(acked, member.ackedSequence);
-    if (this.#broken.acknowledgeEarly) acked = Infinity;
     let op: IoOp | null = this.#pending.head;
     while (op && op.sequence <= acked) {
       const next: IoOp | null = op.next;
@@ -240,7 +223,7 @@ export class WritePath implements SegmentPart {
     this.#noteAllocation(op);
     this.#pending.append(op);
     if (segment.localIsTarget) this.#issueLocal(op);
-    if (segment.required.length === 0 || this.#broken.acknowledgeEarly) this.pump();
+    if (segment.required.length === 0) this.pump();
   }
 
   #sum(op: IoOp): void {

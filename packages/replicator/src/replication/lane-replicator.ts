@@ -9,7 +9,6 @@ import { PrimaryEngine } from '../primary/primary-engine.ts';
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
 import { RemoteMember } from '../primary/remote-member.ts';
 import { Segment } from '../primary/segment.ts';
-import type { BrokenOnPurpose } from '../primary/write-path.ts';
 import type { DiskStore, ReplicaStore } from '../replica-store.ts';
 import type { PrimaryStatus, ReplicatorControl } from '../replicator-ports.ts';
 import { SecondaryLink, type SecondaryHost } from '../secondary/secondary-link.ts';
@@ -40,8 +39,6 @@ export interface LaneReplicatorOptions {
   /** the disks of this lane, as they are now */
   stores: () => Iterable<DiskStore>;
   onReplicaFailure: (failure: ReplicaFailure) => void;
-  /** for negative controls in tests only */
-  brokenOnPurpose?: BrokenOnPurpose;
   /** @default checkpointPace of limits.ts */
   checkpointPace?: CheckpointPace;
 }
@@ -171,7 +168,7 @@ export class LaneReplicator {
   };
 
   #build(grant: AttachmentGrant): PrimaryEngine {
-    const { clock, logger, control, brokenOnPurpose } = this.#options;
+    const { clock, logger, control } = this.#options;
     const { volumeId, epoch, sizeBytes } = grant;
     const channel = this.#nextChannel++;
     const segment: Segment = new Segment({
@@ -210,7 +207,7 @@ export class LaneReplicator {
       },
     });
     const pace = this.#options.checkpointPace ?? checkpointPace;
-    const engine = new PrimaryEngine(grant, segment, pace, brokenOnPurpose ?? {}, this.#resyncPace);
+    const engine = new PrimaryEngine(grant, segment, pace, this.#resyncPace);
     return engine;
   }
 

@@ -3,7 +3,6 @@ import type { Logger, Random } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
 
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
-import type { BrokenOnPurpose } from '../primary/write-path.ts';
 import { LiveChanges } from './live-changes.ts';
 import { RegisterHistory } from './register-history.ts';
 import type { ProcessClock } from './sim-clock.ts';
@@ -11,7 +10,6 @@ import { SimCluster, request } from './sim-cluster.ts';
 
 export interface ScenarioOptions {
   seed: number;
-  broken?: BrokenOnPurpose;
   /** simulated time under faults */
   faultMs?: number;
   /** a fourth node without a replica, so that some primaries are diskless */
@@ -72,7 +70,6 @@ export class FaultScenario {
       sizeBytes,
       nodes: options.changes ? 5 : options.diskless ? 4 : 3,
       replicaNodes: 3,
-      broken: options.broken ?? {},
       // many checkpoints in little time, so that faults meet them
       checkpointPace: { everyMs: 3_000, restSeconds: 1, minMs: 500 },
       ...(options.logger ? { logger: options.logger } : {}),

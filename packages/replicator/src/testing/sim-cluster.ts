@@ -5,7 +5,6 @@ import { SeededRandom } from '@stor/runtime/testing';
 import type { BlockRequest } from '../block-device.ts';
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
 import { checkpointPace, type CheckpointPace } from '../replication/limits.ts';
-import type { BrokenOnPurpose } from '../primary/write-path.ts';
 import { LaneReplicator, type ReplicaFailure } from '../replication/lane-replicator.ts';
 import { FakeControl } from './fake-control.ts';
 import {
@@ -36,7 +35,6 @@ export interface SimClusterOptions {
   nodes?: number;
   /** nodes that hold a replica; the others are diskless */
   replicaNodes?: number;
-  broken?: BrokenOnPurpose;
   checkpointPace?: CheckpointPace;
   logger?: Logger;
 }
@@ -174,7 +172,6 @@ export class SimCluster {
       connect: (host, peerPort) => this.network.connect(node.id, clock, host, peerPort),
       stores: () => [disk],
       onReplicaFailure: (failure) => node.failures.push(failure),
-      brokenOnPurpose: this.#options.broken ?? {},
       checkpointPace: this.#options.checkpointPace ?? checkpointPace,
     });
     node.lane = lane;
