@@ -109,7 +109,7 @@ function lengthOf(kind: FaultKind, random: Random): number {
     case 'pause':
       return 200 + share * (long ? 40_000 : 9_000);
     case 'split':
-      return 9_000 + share * (long ? 40_000 : 9_000);
+      return 14_000 + share * (long ? 30_000 : 6_000);
     case 'power-on-join':
       return 300 + share * 3_000;
     case 'slow-disk':

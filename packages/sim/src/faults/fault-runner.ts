@@ -12,6 +12,8 @@ const slowDiskMs = [20, 200, 3_000];
 const slowLinkMs = [5, 60, 700];
 /** Clients hurry for so long before and after the moment of a fault (ms). */
 const burstMs = 25;
+/** Both sides of a split hurry for so long at a time (ms). */
+const splitBurstMs = 60;
 /** A disk fails only when all is well; that is waited for so many seconds. */
 const diskPatience = 15;
 /** A crash that was set for a file operation, and did not come, is called off after this (ms). */
@@ -41,6 +43,8 @@ export class FaultRunner {
   #broken = -1;
   #isOver = false;
   #onJoin: () => void = () => {};
+  /** the volume whose new primary is awaited */
+  #splitVolume = '';
   #onGranted: (volume: string) => void = () => {};
 
   constructor(options: FaultRunnerOptions) {
@@ -55,11 +59,17 @@ export class FaultRunner {
   async run(faults: readonly Fault[]): Promise<void> {
     const { scheduler } = this.#cluster;
     const beginMs = scheduler.nowMs;
+    const lengthMs = faults.at(-1)?.atMs ?? 0;
+    // a fault that needs the others to wait shifts them all
+    let lateMs = 0;
     for (const fault of faults) {
-      await scheduler.sleep(beginMs + fault.atMs - burstMs - scheduler.nowMs);
+      if (scheduler.nowMs - beginMs > lengthMs) return;
+      const atMs = beginMs + lateMs + fault.atMs;
+      await scheduler.sleep(atMs - burstMs - scheduler.nowMs);
       this.#options.burst(burstMs * 2);
-      await scheduler.sleep(beginMs + fault.atMs - scheduler.nowMs);
+      await scheduler.sleep(atMs - scheduler.nowMs);
       await this.#apply(fault);
+      lateMs += Math.max(0, scheduler.nowMs - atMs - burstMs);
     }
   }
 
@@ -126,7 +136,7 @@ export class FaultRunner {
         };
         return;
       case 'split':
-        this.#split(volume, fault, random);
+        if (this.#split(volume, fault, random)) await this.#cluster.scheduler.sleep(fault.forMs);
         return;
       case 'pause':
         this.#pause(node, fault);
@@ -236,13 +246,13 @@ export class FaultRunner {
    * The primary is cut off from all nodes, and one client goes on elsewhere, while another one still
    * asks the old primary: what that reads must not be old.
    */
-  #split(volume: SimVolume, fault: Fault, random: Random): void {
+  #split(volume: SimVolume, fault: Fault, random: Random): boolean {
     const { nodes } = this.#cluster;
     const old = nodes[this.#cluster.holderOf(volume)];
-    if (!old) return;
+    if (!old?.clock.running) return false;
     const other = this.#other(old, random);
     const mover = this.#options.split(volume, other.index, fault.forMs);
-    if (mover === null) return;
+    if (mover === null) return false;
     this.#count('split');
     const ends: [string, string][] = [];
     const hosts = nodes.filter((each) => each !== old).map((each) => each.host);
@@ -253,8 +263,9 @@ export class FaultRunner {
     ];
     this.#block(fault.forMs, clientEnds);
     if (random.next() < 0.4) {
+      this.#splitVolume = volume.name;
       this.#block(fault.forMs, ends);
-      return;
+      return true;
     }
     // first without the control plane only: replicas renew its leases until the next one fences them
     this.#block(fault.forMs, this.#cluster.controlLinks(old.index));
@@ -263,7 +274,18 @@ export class FaultRunner {
       if (name !== volume.name) return;
       this.#onGranted = () => {};
       this.#after(delayMs, () => this.#block(fault.forMs, ends));
+      this.#splitVolume = name;
     };
+    return true;
+  }
+
+  /** A primary begins to serve: after a split both sides hurry, at once and a little later. */
+  served(volume: string): void {
+    if (this.#splitVolume !== volume) return;
+    this.#splitVolume = '';
+    for (const delayMs of [0, 250, 1_000, 3_000]) {
+      this.#after(delayMs, () => this.#options.burst(splitBurstMs));
+    }
   }
 
   /** A node was granted the volume. */

@@ -198,6 +198,7 @@ export class SeedRun {
       const run = this.#volumes.find(({ volume }) => volume.name === name);
       if (!run) return;
       run.judge.serving(grantedMs);
+      this.#faults.served(name);
       const node = cluster.holderOf(run.volume);
       const last = this.#lastPrimary.get(name);
       if (last !== undefined && last !== node) this.#primaryChanges += 1;

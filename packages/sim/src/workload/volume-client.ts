@@ -191,6 +191,9 @@ export class VolumeClient {
     const bytes = Buffer.alloc((to - from) * sectorBytes, 0xee);
     const startAt = history.now();
     const outcome = await this.#untilAnswered(ioOf('read', from, to, bytes), false);
+    this.#options.say?.(
+      `${this.#options.host} read sectors ${from}-${to} ${JSON.stringify(outcome)}`,
+    );
     if (outcome !== 'done') return;
     counts.reads += 1;
     history.read(from, to, bytes, startAt);
