@@ -4,7 +4,7 @@ import type { Clock, Logger } from '@stor/runtime';
 import type { AgentPeers } from '../agent/agent-peers.ts';
 import { VolumeRecords } from '../agent/volume-records.ts';
 import type { ClusterStore } from '../cluster-store.ts';
-import { holderLives, wantNowhere } from '../core/controllers/attachment-rules.ts';
+import { holderLives, wantAt, wantNowhere } from '../core/controllers/attachment-rules.ts';
 import { checkChangeable } from '../core/volume/change-volume.ts';
 import { isUp, nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
@@ -73,14 +73,28 @@ export class PrimaryOrders {
     const answer = await this.#peers.at(holder.nodeId).handOver(request);
     if (answer === 'gone') return this.#movedMeanwhile(metadata.id, target.id);
     this.#logger.info({ volume: metadata.name, from, to: target.name }, 'handing over');
+    // an operator's order goes first: a controller would else get the old node to take it again
+    await this.#moveOrder(metadata.id, holder.nodeId, target.id);
     try {
       await this.#peers
         .at(target.id)
         .attachHere({ volumeId: metadata.id, mode: holder.mode, onlyIfWanted: false });
     } catch (error) {
+      await this.#moveOrder(metadata.id, target.id, holder.nodeId).catch((undoing: unknown) => {
+        // a controller then attaches it where it was to go, which the operator may see and undo
+        const { message } = StorError.from(undoing);
+        this.#logger.warn({ volume: metadata.name, error: message }, 'the order stays moved');
+      });
       throw await this.#notTaken(volume, StorError.from(error), { from, to: target.name }, signal);
     }
     return this.#volumes.get(metadata.id);
+  }
+
+  /** If an operator wants the volume attached on `from`, it is wanted on `to` from now on. */
+  async #moveOrder(id: VolumeId, from: NodeId, to: NodeId): Promise<void> {
+    await this.#records.update(id, (record) =>
+      record.spec.attachTo === from ? wantAt(record, to) : null,
+    );
   }
 
   /** See StorApi.fenceVolume. Like a detach that asks nobody: it is wanted nowhere after it. */
