@@ -1,3 +1,5 @@
+import { setMaxListeners } from 'node:events';
+
 import { SocketRpcTransport } from '@stor/control-plane/testing';
 import { StorError, loadServices, type VolumeRecord } from '@stor/protocol';
 import { Agent, type AgentConfig, type Platform } from '@stor/node-agent';
@@ -346,7 +348,8 @@ export class AgentCluster implements SimCluster {
     }
   }
 
-  readonly #never = new AbortController();
+  /** every store that is ever watched listens to it */
+  readonly #never = neverAborted();
 
   #learn(value: Uint8Array, revision: number): void {
     const record = JSON.parse(Buffer.from(value).toString()) as VolumeRecord;
@@ -390,4 +393,10 @@ function setOf(record: VolumeRecord): CommittedSet {
     setRevision: segment?.setRevision ?? 0,
     inSync: [...(segment?.inSync ?? [])],
   };
+}
+
+function neverAborted(): AbortController {
+  const controller = new AbortController();
+  setMaxListeners(0, controller.signal);
+  return controller;
 }
