@@ -52,8 +52,8 @@ const healMs = 180_000;
 const progressMs = 90_000;
 /** Of faults in a dense run. */
 const densePace = 2.5;
-/** So many requests at a time do some 3,500 in ten minutes; more take longer pauses, fewer shorter. */
-const loopsAtFullPace = 4;
+/** So many requests at a time do some 4,000 in ten minutes; more take longer pauses, fewer shorter. */
+const loopsAtFullPace = 5;
 /** One mistake shows in many places. */
 const maxViolations = 20;
 
