@@ -1,7 +1,7 @@
 import { setMaxListeners } from 'node:events';
 
 import { SocketRpcTransport } from '@stor/control-plane/testing';
-import { StorError, loadServices, type VolumeRecord } from '@stor/protocol';
+import { StorError, loadServices, type RpcOutcome, type VolumeRecord } from '@stor/protocol';
 import { Agent, type AgentConfig, type Platform } from '@stor/node-agent';
 import { startLaneInThread, type ThreadLaneHost } from '@stor/node-agent/testing';
 import type { Random } from '@stor/runtime';
@@ -48,7 +48,6 @@ export class AgentCluster implements SimCluster {
   readonly diskPath = '/data/disks/d1';
   onCommitted: (set: CommittedSet) => void = () => {};
   onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
-  onGranted: (volume: string) => void = () => {};
   onEnded: (node: number, how: 'kill' | 'power') => void = () => {};
   readonly #options: ClusterOptions;
   readonly #logs: MemoryKeyValueDisk[] = [];
@@ -103,17 +102,33 @@ export class AgentCluster implements SimCluster {
   async operate(method: string, request: object): Promise<unknown> {
     let last = '';
     for (let attempt = 0; attempt < 60; attempt++) {
-      const node = this.nodes[attempt % this.nodes.length];
-      const transport = this.#transport(operatorHost, this.#operatorClock);
-      const channel = transport.channel(`${node?.host ?? ''}:${ports.api}`, 'stor');
-      const limits = { timeoutMs: 10_000, connectTimeoutMs: 800 };
-      const outcome = await channel.call({ method, request, ...limits });
-      channel.close();
+      const outcome = await this.#call(attempt % this.nodes.length, method, request);
       if (outcome.type === 'answered') return outcome.response;
       last = outcome.type === 'refused' ? outcome.error.message : outcome.type;
       await this.scheduler.sleep(500);
     }
     throw new StorError('UNAVAILABLE', `${method} failed: ${last}`);
+  }
+
+  async order(method: string, request: object): Promise<boolean> {
+    const first = Math.floor(this.random.next() * this.nodes.length);
+    for (let i = 0; i < this.nodes.length; i++) {
+      const outcome = await this.#call((first + i) % this.nodes.length, method, request);
+      if (outcome.type === 'answered') return true;
+      // a refusal is an answer too
+      if (outcome.type === 'refused' && outcome.error.code !== 'UNAVAILABLE') return false;
+    }
+    return false;
+  }
+
+  async #call(node: number, method: string, request: object): Promise<RpcOutcome> {
+    const transport = this.#transport(operatorHost, this.#operatorClock);
+    const channel = transport.channel(`${this.nodes[node]?.host ?? ''}:${ports.api}`, 'stor');
+    try {
+      return await channel.call({ method, request, timeoutMs: 10_000, connectTimeoutMs: 800 });
+    } finally {
+      channel.close();
+    }
   }
 
   connect(host: string, node: number, volume: SimVolume, reconnects: boolean): Promise<ClientLink> {
@@ -367,7 +382,6 @@ export class AgentCluster implements SimCluster {
   }
 
   #notice(message: string, fields: object): void {
-    if (message === 'attachment granted') this.onGranted((fields as { volume: string }).volume);
     if (message !== 'the primary serves') return;
     const { volume, epoch, tookMs } = fields as { volume: string; epoch: number; tookMs: number };
     for (const { record } of this.#records.values()) {

@@ -63,7 +63,6 @@ export class LaneCluster implements SimCluster {
   readonly control: ControlModel;
   onCommitted: (set: CommittedSet) => void = () => {};
   onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
-  onGranted: (volume: string) => void = () => {};
   onEnded: (node: number, how: 'kill' | 'power') => void = () => {};
   readonly #options: ClusterOptions;
   readonly #processes = new Map<number, LaneProcess>();
@@ -208,6 +207,11 @@ export class LaneCluster implements SimCluster {
     return null;
   }
 
+  /** There is no API in this world. */
+  order(): Promise<boolean> {
+    return Promise.resolve(false);
+  }
+
   async detach(volume: SimVolume): Promise<boolean> {
     const holder = this.holderOf(volume);
     const process = this.#processes.get(holder);
@@ -339,7 +343,7 @@ export class LaneCluster implements SimCluster {
   #begin(node: number, process: LaneProcess, volume: SimVolume): Entry {
     const grantedMs = this.scheduler.nowMs;
     const { epoch, previousReleased } = this.control.grant(volume.name, node);
-    this.onGranted(volume.name);
+    this.#options.log('info', `host-${node}`, { volume: volume.name, epoch }, 'attachment granted');
     const facts = this.control.volume(volume.name);
     const replicas = this.#placesOf(volume.name).map((place) => ({
       id: replicaId(volume.name, place),

@@ -83,8 +83,6 @@ export interface SimCluster {
   onCommitted: (set: CommittedSet) => void;
   /** Called when a primary begins to serve under a grant of the time `grantedMs`. */
   onServing: (volume: string, epoch: number, grantedMs: number) => void;
-  /** Called when a node is granted a volume. */
-  onGranted: (volume: string) => void;
   /** Called when the processes of a node have ended. */
   onEnded: (node: number, how: 'kill' | 'power') => void;
   /** where the volume is attached, as the control plane has it; -1: nowhere */
@@ -95,6 +93,8 @@ export interface SimCluster {
   replicasOf(volume: SimVolume): ReplicaView[];
   /** node of each replica that the control plane knows */
   nodeOfReplica(replicaId: string): number;
+  /** One order of an operator, asked of each node once; false when it was not carried out. */
+  order(method: string, request: object): Promise<boolean>;
   /** null when the volume is healthy, else why not */
   unhealthy(volume: SimVolume): Promise<string | null>;
   /** Gives the volume back wherever it is attached; false when that did not work. */

@@ -11,6 +11,7 @@ import type { SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
 import { rotOneByte } from '../faults/bit-rot.ts';
 import { planFaults, type Fault } from '../faults/fault-plan.ts';
 import { FaultRunner } from '../faults/fault-runner.ts';
+import { FaultScene, type FaultLoad } from '../faults/fault-scene.ts';
 import type { LogSink } from '../world/sim-logger.ts';
 import { VolumeClient, ioOf, type ClientCounts } from '../workload/volume-client.ts';
 
@@ -86,7 +87,7 @@ export class SeedRun {
     connects: 0,
     refused: 0,
   };
-  readonly #faults: FaultRunner;
+  readonly #faults: FaultScene;
   readonly #watch: MetadataWatch;
   #fail: () => void = () => {};
   readonly #failed = new Promise<void>((resolve) => {
@@ -112,15 +113,10 @@ export class SeedRun {
     const hosts: string[] = [];
     for (const volume of volumes) this.#addVolume(volume, hosts);
     if (!isDense) this.#share();
-    this.#faults = new FaultRunner({
+    this.#faults = new FaultScene({
       cluster: this.#cluster,
       judges: new Map(this.#volumes.map(({ volume, judge }) => [volume.name, judge])),
-      clientHosts: hosts,
-      move: (volume, node) => this.#move(volume, node),
-      split: (volume, node, forMs) => this.#split(volume, node, forMs),
-      burst: (ms) => {
-        for (const client of this.#allClients()) client.burst(ms);
-      },
+      load: this.#load(hosts),
       say: (text) => this.#say(text),
     });
     this.#watch = new MetadataWatch(this.#cluster, (detail) => this.#violation('metadata', detail));
@@ -172,9 +168,10 @@ export class SeedRun {
     const lengthMs = this.#options.minutes * 60_000;
     const faults = this.#options.faults ?? this.#plan(lengthMs);
     const beganMs = cluster.scheduler.nowMs;
-    await this.#faults.run(faults);
+    const runner = new FaultRunner(this.#faults);
+    await runner.run(faults);
     await cluster.scheduler.sleep(beganMs + lengthMs - cluster.scheduler.nowMs);
-    this.#faults.heal();
+    runner.heal();
     if (!(await this.#heals())) return;
     await this.#finish();
   }
@@ -190,15 +187,12 @@ export class SeedRun {
       if (set.inSync.length === 0 && set.epoch === 0) return;
       this.#volumes.find(({ volume }) => volume.name === set.volume)?.judge.committed(set);
       this.#watch.committed(set);
-    };
-    cluster.onGranted = (name) => {
-      this.#faults.granted(name);
+      this.#faults.committed(set);
     };
     cluster.onServing = (name, epoch, grantedMs) => {
       const run = this.#volumes.find(({ volume }) => volume.name === name);
       if (!run) return;
       run.judge.serving(grantedMs);
-      this.#faults.served(name);
       const node = cluster.holderOf(run.volume);
       const last = this.#lastPrimary.get(name);
       if (last !== undefined && last !== node) this.#primaryChanges += 1;
@@ -298,7 +292,7 @@ export class SeedRun {
       if (!node.files.process().exists(path)) continue;
       const touched = new Set(history.touched());
       if (!rotOneByte(node.files, path, touched, this.#random)) continue;
-      this.#faults.counts['bit-rot'] = (this.#faults.counts['bit-rot'] ?? 0) + 1;
+      this.#faults.count('bit-rot');
       this.#say(`FAULT bit-rot in ${path}`);
     }
   }
@@ -386,13 +380,26 @@ export class SeedRun {
     for (const client of clients) client.slowness = loops / loopsAtFullPace;
   }
 
-  /** Null when the volume has one client only; else the host of the one that goes. */
-  #split(volume: SimVolume, node: number, forMs: number): string | null {
+  #load(clientHosts: string[]): FaultLoad {
+    return {
+      clientHosts,
+      move: (volume, node) => this.#move(volume, node),
+      split: (...order) => this.#split(...order),
+      burst: (ms) => {
+        for (const client of this.#allClients()) client.burst(ms);
+      },
+      hush: (ms) => {
+        for (const client of this.#allClients()) client.hush(ms);
+      },
+    };
+  }
+
+  #split(volume: SimVolume, node: number, forMs: number, bothWrite = false): string | null {
     const run = this.#volumes.find((each) => each.volume === volume);
     const [mover, ...others] = run?.clients ?? [];
     if (!run || !mover || others.length === 0) return null;
     run.preferred = node;
-    for (const other of others) other.lookOnly(forMs);
+    if (!bothWrite) for (const other of others) other.lookOnly(forMs);
     mover.leave();
     return mover.host;
   }
@@ -425,7 +432,7 @@ export class SeedRun {
     scheduler.hash.text(node);
     scheduler.hash.text(message);
     this.#steps.note(message, fields);
-    if (message === 'resync is complete: the replica is in sync') this.#faults.joined();
+    this.#faults.noticed({ host: node, message, fields: { ...fields } });
     if (this.#options.log) this.#say(`${node} ${level} ${message} ${JSON.stringify(fields)}`);
   };
 }

@@ -57,6 +57,7 @@ export class VolumeClient {
   #stopped = false;
   #isAway = false;
   #hurryUntilMs = 0;
+  #hushUntilMs = 0;
   #lookUntilMs = 0;
   #isResting = false;
   #running = 0;
@@ -102,6 +103,11 @@ export class VolumeClient {
     this.#hurryUntilMs = this.#options.cluster.scheduler.nowMs + ms;
   }
 
+  /** Begins nothing for so long (ms), not even in a burst. */
+  hush(ms: number): void {
+    this.#hushUntilMs = this.#options.cluster.scheduler.nowMs + ms;
+  }
+
   get host(): string {
     return this.#options.host;
   }
@@ -141,13 +147,17 @@ export class VolumeClient {
     this.#running += 1;
     while (!this.#stopped) {
       await this.#pause(this.slowness * random.next() * (random.next() < 0.7 ? 300 : 1_500));
-      while (this.#isResting && !this.#stopped && !this.#isHurried) {
+      while ((this.#isHushed || (this.#isResting && !this.#isHurried)) && !this.#stopped) {
         await cluster.scheduler.sleep(40);
       }
       if (this.#stopped) break;
       await this.#request(chooseRequest(random, this.#options.volume, cluster.scheduler.nowMs));
     }
     this.#running -= 1;
+  }
+
+  get #isHushed(): boolean {
+    return !this.#isAway && this.#options.cluster.scheduler.nowMs < this.#hushUntilMs;
   }
 
   get #isHurried(): boolean {
