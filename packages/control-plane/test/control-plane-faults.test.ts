@@ -1,4 +1,4 @@
-import { hasCode, loadServices, openApiClient, RpcEndpoint, StorError } from '@stor/protocol';
+import { hasCode, openApiClient, StorError } from '@stor/protocol';
 import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
 import t from 'tap';
 import { ControlPlane } from '../src/control-plane.ts';
@@ -170,11 +170,10 @@ t.test('strangers are refused', async (t) => {
   const stranger = await rejection(other.control.acquire('db', 'auto', { waitMs }));
   t.match(stranger, { code: 'UNAVAILABLE' }, 'no lease, no attachment');
 
-  const { agent } = await loadServices();
-  const endpoint = new RpcEndpoint(rig.node(0).api, agent);
-  t.teardown(() => endpoint.close());
+  const channel = rig.transport('stranger').channel(rig.node(0).api, 'agent');
+  t.teardown(() => channel.close());
   const ask = async (metadata: Record<string, string>) =>
-    endpoint.call({
+    channel.call({
       method: 'LiveVolumes',
       request: {},
       timeoutMs: 5_000,

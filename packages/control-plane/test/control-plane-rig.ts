@@ -1,15 +1,15 @@
-import { openApiClient } from '@stor/protocol';
-import type { ApiClient } from '@stor/protocol';
+import { loadServices, openApiClient } from '@stor/protocol';
+import type { ApiClient, Services } from '@stor/protocol';
 import { silentLogger } from '@stor/runtime';
-import type { Logger } from '@stor/runtime';
-import { FakeClock, SeededRandom } from '@stor/runtime/testing';
+import type { Clock, Logger } from '@stor/runtime';
+import { FakeClock, MemoryNetwork, SeededRandom } from '@stor/runtime/testing';
 import { ControlPlane } from '../src/control-plane.ts';
 import type { NodeIdentity } from '../src/agent/node-session.ts';
-import { grpcTransport } from '../src/rpc/grpc-transport.ts';
-import type { RpcServer } from '../src/rpc/rpc-transport.ts';
+import type { RpcServer, RpcTransport } from '../src/rpc/rpc-transport.ts';
 import { FakeAgent } from '../src/testing/fake-agent.ts';
 import { MemoryCluster } from '../src/testing/memory-cluster.ts';
 import type { MemoryClusterOptions } from '../src/testing/memory-cluster.ts';
+import { SocketRpcTransport } from '../src/testing/socket-rpc.ts';
 
 export const clusterId = 'c-00000000000000c1';
 export const nodeIds = [1, 2, 3, 4, 5].map((i) => `n-000000000000000${i}`);
@@ -24,16 +24,56 @@ export interface RigNode {
   api: string;
 }
 
-/** Control planes over one store in memory, talking real gRPC on loopback, in fake time. */
+/** Longer than the longest order of an operator lasts (ms, of fake time). */
+const clientTimeoutMs = 90_000;
+/** What the network of a rig takes to carry anything (ms); see `turnClock`. */
+const latencyMs = 0.1;
+/** The end of a connection crosses the network, and its other side is told in a turn of its own. */
+const turnsToHearOfAnEnd = 3;
+
+/**
+ * The clock of a rig's network: what is sent arrives in the next turn of the event loop, whether
+ * fake time runs or not, so that a test may wait for a call without letting time pass.
+ */
+function turnClock(clock: Clock): Clock {
+  return {
+    monotonicMs: () => clock.monotonicMs(),
+    wallMs: () => clock.wallMs(),
+    after: (delayMs, fn) => {
+      if (delayMs > latencyMs) return clock.after(delayMs, fn);
+      const turn = setImmediate(fn);
+      return () => {
+        clearImmediate(turn);
+      };
+    },
+    endOfTurn: (fn) => {
+      clock.endOfTurn(fn);
+    },
+  };
+}
+
+/**
+ * Control planes over one store in memory, with calls between them, in fake time. Nothing here
+ * waits for the system: over real sockets an answer needs time of the machine, and on a busy one
+ * fake time has passed every limit before it comes.
+ */
 export class Rig {
   readonly clock = new FakeClock();
   readonly cluster: MemoryCluster;
   readonly nodes: RigNode[] = [];
+  readonly #network = new MemoryNetwork({ clock: turnClock(this.clock), latencyMs });
+  readonly #services: Services;
   readonly #clients: ApiClient[] = [];
   readonly #logger: Logger;
   #instances = 0;
+  #requests = 0;
 
-  constructor(logger: Logger = silentLogger, limits: MemoryClusterOptions['limits'] = {}) {
+  constructor(
+    services: Services,
+    logger: Logger = silentLogger,
+    limits: MemoryClusterOptions['limits'] = {},
+  ) {
+    this.#services = services;
     this.#logger = logger;
     this.cluster = new MemoryCluster({
       limits,
@@ -47,7 +87,7 @@ export class Rig {
     count = 3,
     options: { logger?: Logger; limits?: MemoryClusterOptions['limits'] } = {},
   ): Promise<Rig> {
-    const rig = new Rig(options.logger, options.limits);
+    const rig = new Rig(await loadServices(), options.logger, options.limits);
     for (let i = 0; i < count; i++) {
       const agent = FakeAgent.withDisk(`d-000000000000000${i + 1}`);
       rig.nodes.push(await rig.start(i, agent));
@@ -67,7 +107,8 @@ export class Rig {
     name = `n${index + 1}`,
   ): Promise<RigNode> {
     const id = nodeIds[index] ?? 'n-0';
-    const server = await grpcTransport().createServer();
+    const rpc = this.transport(id);
+    const server = await rpc.createServer();
     const port = await server.listen('127.0.0.1', 0);
     const identity: NodeIdentity = {
       id,
@@ -93,6 +134,7 @@ export class Rig {
       random: new SeededRandom(100 + this.#instances),
       logger: this.#logger,
       server,
+      rpc,
     });
     agent.control = control;
     return { id, name, identity, agent, server, control, api: identity.addresses.api };
@@ -105,9 +147,24 @@ export class Rig {
   }
 
   client(endpoints = this.nodes.map((node) => node.api)): ApiClient {
-    const client = openApiClient({ endpoints, timeoutMs: 20_000 });
+    const rpc = this.transport('client');
+    const client = openApiClient({
+      endpoints,
+      timeoutMs: clientTimeoutMs,
+      host: {
+        channel: (address) => Promise.resolve(rpc.channel(address, 'stor')),
+        monotonicMs: () => this.clock.monotonicMs(),
+        newRequestId: () => `request-${++this.#requests}`,
+      },
+    });
     this.#clients.push(client);
     return client;
+  }
+
+  /** Calls from a process of this name to the nodes of the rig. */
+  transport(name: string): RpcTransport {
+    const network = this.#network.host(name);
+    return new SocketRpcTransport({ network, clock: this.clock, services: this.#services });
   }
 
   /** Lets time pass until the condition holds. */
@@ -119,9 +176,13 @@ export class Rig {
     throw new Error('the condition did not come true');
   }
 
-  /** A little of fake time, and a turn of the event loop for what is on the wire. */
+  /** A little of fake time, and a turn of the event loop, in which what is on the wire arrives. */
   async turn(): Promise<void> {
     this.clock.advance(10);
+    await this.#eventLoopTurn();
+  }
+
+  async #eventLoopTurn(): Promise<void> {
     await new Promise((resolve) => setImmediate(resolve));
   }
 
@@ -149,6 +210,8 @@ export class Rig {
     store.revokeLease = () => Promise.resolve();
     await this.during(node.control.close());
     store.revokeLease = revoke;
+    // the system that it ran on ends its connections: who had one hears of it before the test goes on
+    for (let i = 0; i < turnsToHearOfAnEnd; i++) await this.#eventLoopTurn();
   }
 
   readonly #dead = new Set<string>();
