@@ -86,8 +86,10 @@ export class FakeAgent implements AgentPort {
 
   async attach(grant: AttachmentGrant): Promise<void> {
     if (this.attachError) throw this.attachError;
-    const connections = this.attached.get(grant.volumeId)?.connections ?? 0;
-    this.attached.set(grant.volumeId, { grant, connections });
+    const held = this.attached.get(grant.volumeId);
+    // like the real one, which serves under the grant it has and takes only the mode of a second
+    const begun = held?.grant.epoch === grant.epoch ? { ...held.grant, mode: grant.mode } : grant;
+    this.attached.set(grant.volumeId, { grant: begun, connections: held?.connections ?? 0 });
     await this.#keepInSync(grant.volumeId);
   }
 
