@@ -7,6 +7,7 @@ import { ReconnectingNbdClient } from '../src/index.ts';
 import type { ReconnectingOptions } from '../src/index.ts';
 import { defaultFlags, startServers } from './support/fake-nbd-server.ts';
 import type { FakeDisk, FakeNbdServer } from './support/fake-nbd-server.ts';
+import { PacedClock } from './support/paced-clock.ts';
 
 type Options = Partial<ReconnectingOptions>;
 
@@ -15,6 +16,7 @@ function connect(servers: FakeNbdServer[], options: Options = {}): Promise<Recon
     addresses: servers.map(({ port }) => `nbd://127.0.0.1:${port}/db`),
     backoffMinMs: 1,
     backoffMaxMs: 5,
+    clock: new PacedClock(),
     ...options,
   });
 }
@@ -180,14 +182,13 @@ t.test('a server that is gone without a word is left', async (t) => {
 t.test('silence is noticed when it has lasted, not at the end of the next round', async (t) => {
   let looks = 0;
   let looksAtProbe = 0;
-  const clock = {
-    monotonicMs: () => performance.now(),
-    after(ms: number, run: () => void): () => void {
+  class CountingClock extends PacedClock {
+    override after(ms: number, run: () => void): () => void {
       if (ms === 10) looks += 1;
-      const timer = setTimeout(run, ms);
-      return () => clearTimeout(timer);
-    },
-  };
+      return super.after(ms, run);
+    }
+  }
+  const clock = new CountingClock();
   const limits = { silenceMs: 40, greetingTimeoutMs: 40, clock };
   const { client, servers } = await connected(t, 2, limits);
   const [a, b] = servers as [FakeNbdServer, FakeNbdServer];
