@@ -5,7 +5,8 @@ const lookMs = 1_500;
 
 /**
  * What never goes back: the highest epoch that a replica remembers, the revision of the set that it
- * recorded, epochs and revisions of the control plane. And no set is ever empty.
+ * recorded, epochs and revisions of the control plane. And no set is ever empty, and no change of a
+ * set takes effect twice.
  */
 export class MetadataWatch {
   readonly #cluster: SimCluster;
@@ -35,6 +36,11 @@ export class MetadataWatch {
     }
     if (last && set.epoch === last.epoch && set.setRevision <= last.setRevision) {
       this.#problem(`${set.volume}: set revision ${set.setRevision} was used before`);
+    }
+    // a primary asks for another set than the one it has, so nobody asked for this one
+    const isNext = last?.epoch === set.epoch && set.setRevision === last.setRevision + 1;
+    if (isNext && String(set.inSync) === String(last.inSync)) {
+      this.#problem(`${set.volume}: the change to set revision ${last.setRevision} was made twice`);
     }
     this.#committed.set(set.volume, set);
   }

@@ -8,7 +8,7 @@ import type { Random } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
 import { MemoryKeyValueDisk } from 'raft-ts/testing';
 
-import { SimNetwork } from '../world/network.ts';
+import { SimNetwork, linksOf } from '../world/network.ts';
 import { HostClock, ProcessClock } from '../world/process-clock.ts';
 import { simLogger, type LogSink } from '../world/sim-logger.ts';
 import { SimScheduler } from '../world/scheduler.ts';
@@ -160,6 +160,10 @@ export class AgentCluster implements SimCluster {
       [host, `${other}:${ports.api}`],
       [other, `${host}:${ports.api}`],
     ]);
+  }
+
+  dataLinks(a: number, b: number): [string, string][] {
+    return linksOf(this.nodes[a]?.host ?? '', this.nodes[b]?.host ?? '', ports.peers);
   }
 
   holderOf(volume: SimVolume): number {

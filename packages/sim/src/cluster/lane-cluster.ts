@@ -9,7 +9,7 @@ import {
 import type { Random } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
 
-import { SimNetwork } from '../world/network.ts';
+import { SimNetwork, linksOf } from '../world/network.ts';
 import type { ProcessClock } from '../world/process-clock.ts';
 import { simLogger, type LogSink } from '../world/sim-logger.ts';
 import { SimScheduler } from '../world/scheduler.ts';
@@ -165,6 +165,10 @@ export class LaneCluster implements SimCluster {
       [host, controlHost],
       [controlHost, host],
     ];
+  }
+
+  dataLinks(a: number, b: number): [string, string][] {
+    return linksOf(this.nodes[a]?.host ?? '', this.nodes[b]?.host ?? '', peersPort);
   }
 
   holderOf(volume: SimVolume): number {

@@ -67,6 +67,8 @@ export interface SimCluster {
   readonly volumes: readonly SimVolume[];
   /** cut these links, and the node is without the control plane while replicas still hear it */
   controlLinks(node: number): [string, string][];
+  /** ... and these, and the replicas of two nodes do not hear each other: one direction, the other */
+  dataLinks(a: number, b: number): [string, string][];
   /** the directory of each node's disk */
   readonly diskPath: string;
   /** Loads what must be read from real files, before any virtual time runs. */

@@ -23,6 +23,8 @@ export const faultKinds = [
   'double-kill',
   'split',
   'power-on-join',
+  'lost-answer',
+  'lost-member',
 ] as const;
 
 export type FaultKind = (typeof faultKinds)[number];
@@ -59,6 +61,8 @@ const weights: Record<FaultKind, number> = {
   'double-kill': 4,
   split: 9,
   'power-on-join': 6,
+  'lost-answer': 7,
+  'lost-member': 6,
 };
 
 /** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */
@@ -110,6 +114,10 @@ function lengthOf(kind: FaultKind, random: Random): number {
       return 200 + share * (long ? 40_000 : 9_000);
     case 'split':
       return 14_000 + share * (long ? 30_000 : 6_000);
+    case 'lost-answer':
+    case 'lost-member':
+      // the leases of 6 s are over before it ends
+      return 9_000 + share * 5_000;
     case 'power-on-join':
       return 300 + share * 3_000;
     case 'slow-disk':

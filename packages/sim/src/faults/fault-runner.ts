@@ -15,6 +15,7 @@ import {
   powerInWrite,
   powerOnJoin,
 } from './kinds/processes.ts';
+import { lostAnswer, lostMember } from './kinds/sets.ts';
 
 const kinds: Record<FaultKind, FaultKindRun> = {
   kill,
@@ -36,6 +37,8 @@ const kinds: Record<FaultKind, FaultKindRun> = {
   'double-kill': doubleKill,
   split,
   'power-on-join': powerOnJoin,
+  'lost-answer': lostAnswer,
+  'lost-member': lostMember,
 };
 
 /** Carries out a plan; never more at once than the promises cover. Counts what really happened. */

@@ -239,6 +239,14 @@ export class SimNetwork {
   }
 }
 
+/** All that `a` sends to `b` over connections to that port of either of them, and what `b` sends. */
+export function linksOf(a: string, b: string, port: number): [string, string][] {
+  return [
+    [a, `${b}:${port}`],
+    [b, `${a}:${port}`],
+  ];
+}
+
 /** A connection that nobody answers is given up after this, if the caller has no shorter one (ms). */
 const connectTimeoutMs = 20_000;
 /** Between two tries of a kernel to connect (ms). */
