@@ -142,6 +142,7 @@ export interface ControlPlanePort {
     segment: number;
     epoch: number;
     setRevision: number;
+    rememberedRevision?: number;
     inSync: ReplicaId[];
   }): Promise<
     { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string }

@@ -290,8 +290,14 @@ t.test('attachments', async (t) => {
     t.match(status, { health: 'degraded', setRevision: 2 });
     t.match(status.message, /2 of 3 replicas in sync: the replica on n\d is out of sync/);
     t.same(await propose(2, [a, b, c]), { outcome: 'committed', setRevision: 3 });
+    // the store went back in time: replicas remember revision 9
+    const inSync = [a ?? '', b ?? ''];
+    const shrunk = { volumeId, segment: 0, epoch, setRevision: 3, rememberedRevision: 9, inSync };
+    const above = { outcome: 'committed', setRevision: 10 };
+    t.same(await n1.control.proposeSet(shrunk), above);
+    t.same(await n1.control.proposeSet(shrunk), above, 'repeated');
     await n1.agent.detach(volumeId, epoch, false);
-    t.match(await propose(3, [a]), { outcome: 'superseded' }, 'after the release');
+    t.match(await propose(10, [a]), { outcome: 'superseded' }, 'after the release');
   });
 });
 

@@ -7,7 +7,9 @@ import type { AttachmentGrant, NodeId, ReplicaId, VolumeId } from '@stor/protoco
 export interface ReplicatorControl {
   /**
    * Compare-and-set of a segment's in-sync set on (epoch, setRevision) (I4).
-   * - `committed`: the set is now `inSync` with the new revision.
+   * - `committed`: the set is now `inSync` with the new revision. It is above `rememberedRevision`
+   *   too, the newest that replicas remember: else what an absent one remembers from before the
+   *   control plane went back in time would be taken for newer than this set.
    * - `superseded`: the epoch or the revision is another one; the primary must stop.
    * Rejects with UNAVAILABLE (nothing was sent) or OUTCOME_UNKNOWN: ask again with the same
    * arguments, which answers `committed` if the first try took effect.
@@ -17,6 +19,7 @@ export interface ReplicatorControl {
     segment: number;
     epoch: number;
     setRevision: number;
+    rememberedRevision?: number;
     inSync: ReplicaId[];
   }): Promise<
     { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string }

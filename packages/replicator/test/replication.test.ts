@@ -338,6 +338,37 @@ t.test('a stale replica cannot serve after the control plane went back in time',
   equalReplicas(t, cluster);
 });
 
+t.test(
+  'what a replica remembers from before a restore is older than the sets after it',
+  async (t) => {
+    const cluster = new SimCluster({ seed: 15, sizeBytes });
+    const volume = await cluster.wait(cluster.attach(0));
+    // many changes of the set, of which the backup has none
+    for (let i = 0; i < 3; i++) {
+      cluster.kill(1);
+      await write(cluster, volume, 0, 1);
+      cluster.start(1);
+      t.ok(await cluster.until(() => cluster.control.inSync.length === 3, 20_000));
+    }
+    await write(cluster, volume, 0, 2);
+    await cluster.wait(volume.stop());
+    for (const node of [1, 2]) cluster.kill(node);
+    cluster.control.inSync = ['r-0', 'r-1', 'r-2'];
+    cluster.control.setRevision = 1;
+    cluster.control.epoch += 100;
+    // only one of those that remember a newer set is there, and goes on alone
+    const later = await cluster.wait(cluster.attach(0));
+    t.same(cluster.control.inSync, ['r-0']);
+    await write(cluster, later, 0, 3);
+    cluster.kill(0);
+    for (const node of [1, 2]) cluster.start(node);
+    t.equal(await codeOf(cluster.wait(cluster.attach(1), 60_000)), 'UNAVAILABLE');
+    const again = cluster.attach(2);
+    cluster.start(0);
+    t.same(await read(cluster, await cluster.wait(again), 0), block(3));
+  },
+);
+
 t.test('a stale replica alone is not enough', async (t) => {
   const cluster = new SimCluster({ seed: 14, sizeBytes });
   const volume = await cluster.wait(cluster.attach(0));

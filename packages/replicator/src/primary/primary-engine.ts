@@ -251,7 +251,7 @@ export class PrimaryEngine implements PrimaryVolume {
     const membership = new Membership(
       decision.from.inSync,
       recorded?.setRevision ?? 0,
-      decision.controlIsOlder,
+      decision.from.setRevision,
     );
     for (const id of decision.from.inSync) {
       if (!decision.members.includes(id)) membership.lost(id);

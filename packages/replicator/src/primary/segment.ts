@@ -486,9 +486,9 @@ export class Segment implements MemberEvents {
     }
   }
 
-  #propose(step: MembershipStep): void {
+  #propose(step: MembershipStep & { type: 'propose' }): void {
     const { control, volumeId, index, epoch, clock, logger } = this.options;
-    const { setRevision, inSync } = step;
+    const { setRevision, rememberedRevision, inSync } = step;
     let mayHaveArrived = false;
     let delayMs = proposeRetryMinMs;
     const failed = (error: unknown): void => {
@@ -521,7 +521,7 @@ export class Segment implements MemberEvents {
         };
       };
       control
-        .proposeSet({ volumeId, segment: index, epoch, setRevision, inSync })
+        .proposeSet({ volumeId, segment: index, epoch, setRevision, rememberedRevision, inSync })
         .then(once(answered), once(failed));
     };
     const answered = (answer: Awaited<ReturnType<ReplicatorControl['proposeSet']>>): void => {

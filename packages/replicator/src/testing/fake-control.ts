@@ -136,7 +136,7 @@ export class FakeControl {
     }
     if (proposal.inSync.length === 0) throw new Error('an empty in-sync set was proposed');
     this.#lastApplied = key;
-    this.setRevision += 1;
+    this.setRevision = Math.max(this.setRevision, proposal.rememberedRevision ?? 0) + 1;
     this.inSync = [...proposal.inSync];
     const { epoch, setRevision, inSync } = this;
     this.history.push({ epoch, setRevision, inSync: [...inSync] });

@@ -18,6 +18,7 @@ interface Proposal {
   volumeId: string;
   epoch: number;
   setRevision: number;
+  rememberedRevision?: number;
   inSync: string[];
 }
 
@@ -134,7 +135,7 @@ export class ControlModel {
     }
     if (proposal.inSync.length === 0) throw new Error('an empty in-sync set was proposed');
     this.#last.set(volume.id, key);
-    volume.setRevision = proposal.setRevision + 1;
+    volume.setRevision = Math.max(proposal.setRevision, proposal.rememberedRevision ?? 0) + 1;
     volume.inSync = [...proposal.inSync];
     this.onCommitted({
       volume: volume.id,

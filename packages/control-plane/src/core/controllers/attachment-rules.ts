@@ -148,6 +148,8 @@ export interface SetProposal {
   segment: number;
   epoch: number;
   setRevision: number;
+  /** The newest that replicas remember: above `setRevision` after the store went back in time. */
+  rememberedRevision?: number;
   inSync: ReplicaId[];
 }
 
@@ -173,8 +175,9 @@ export function decideSet(record: StoredVolume, proposal: SetProposal): SetDecis
   if (inSync.length !== proposal.inSync.length) {
     throw new StorError('INVALID_ARGUMENT', 'the set names a replica twice or one unknown here');
   }
+  const { rememberedRevision = 0 } = proposal;
   if (segment.setRevision === proposal.setRevision) {
-    const setRevision = segment.setRevision + 1;
+    const setRevision = Math.max(segment.setRevision, rememberedRevision) + 1;
     // one that was in the set once returns when it is behind; before that it is new
     const replicas = segment.replicas.map((replica) =>
       inSync.includes(replica.id) && replica.purpose !== undefined && replica.filled !== true
@@ -189,9 +192,9 @@ export function decideSet(record: StoredVolume, proposal: SetProposal): SetDecis
     return { type: 'change', record: { ...record, status }, setRevision };
   }
   // Only this epoch's primary proposes, one at a time, and its grant named a revision not older
-  // than any change of an earlier epoch: an equal set one revision on is this proposal's own.
+  // than any change of an earlier epoch: an equal set at the revision that follows is this proposal's own.
   const isRepeat =
-    segment.setRevision === proposal.setRevision + 1 &&
+    segment.setRevision === Math.max(proposal.setRevision, rememberedRevision) + 1 &&
     segment.inSync.length === inSync.length &&
     inSync.every((id) => segment.inSync.includes(id));
   if (isRepeat) return { type: 'done', setRevision: segment.setRevision };

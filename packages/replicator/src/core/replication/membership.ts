@@ -1,6 +1,6 @@
 /** What the shell must do next; at most one step of each kind is under way. */
 export type MembershipStep =
-  | { type: 'propose'; setRevision: number; inSync: string[] }
+  | { type: 'propose'; setRevision: number; rememberedRevision: number; inSync: string[] }
   | { type: 'record'; setRevision: number; inSync: string[] };
 
 /**
@@ -13,6 +13,8 @@ export type MembershipStep =
 export class Membership {
   #committed: string[];
   #setRevision: number;
+  /** The new revision must be above it, too. */
+  readonly #rememberedRevision: number;
   /** The set that acknowledgements needed before the last commit, until the new one is recorded. */
   #previous: string[] = [];
   #proposed: string[] | null = null;
@@ -28,11 +30,15 @@ export class Membership {
   readonly #joining = new Set<string>();
   readonly #candidates = new Set<string>();
 
-  /** `mustPropose`: the control plane does not have this set (it went back in time). */
-  constructor(committed: readonly string[], setRevision: number, mustPropose: boolean) {
+  /**
+   * `setRevision`: what the control plane has. `rememberedRevision`: that of this set as replicas
+   * remember it; when it is higher, the control plane does not have this set (it went back in time).
+   */
+  constructor(committed: readonly string[], setRevision: number, rememberedRevision = setRevision) {
     this.#committed = [...committed];
     this.#setRevision = setRevision;
-    this.#mustPropose = mustPropose;
+    this.#rememberedRevision = rememberedRevision;
+    this.#mustPropose = rememberedRevision > setRevision;
   }
 
   get committed(): readonly string[] {
@@ -141,7 +147,12 @@ export class Membership {
     if (!wanted || wanted.length === 0) return null;
     this.#proposed = wanted;
     this.#stepGiven = true;
-    return { type: 'propose', setRevision: this.#setRevision, inSync: [...wanted] };
+    return {
+      type: 'propose',
+      setRevision: this.#setRevision,
+      rememberedRevision: this.#rememberedRevision,
+      inSync: [...wanted],
+    };
   }
 
   /** The control plane has the proposed set. */
