@@ -25,6 +25,9 @@ export const faultKinds = [
   'power-on-join',
   'lost-answer',
   'lost-member',
+  'wake',
+  'power-at-rest',
+  'absence',
 ] as const;
 
 export type FaultKind = (typeof faultKinds)[number];
@@ -63,6 +66,9 @@ const weights: Record<FaultKind, number> = {
   'power-on-join': 6,
   'lost-answer': 7,
   'lost-member': 6,
+  wake: 9,
+  'power-at-rest': 4,
+  absence: 7,
 };
 
 /** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */
@@ -119,6 +125,9 @@ function lengthOf(kind: FaultKind, random: Random): number {
       // the leases of 6 s are over before it ends
       return 9_000 + share * 5_000;
     case 'power-on-join':
+    case 'wake':
+    case 'power-at-rest':
+    case 'absence':
       return 300 + share * 3_000;
     case 'slow-disk':
       return 3_000 + share * 20_000;

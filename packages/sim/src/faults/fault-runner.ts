@@ -1,5 +1,6 @@
 import type { Fault, FaultKind } from './fault-plan.ts';
 import { callOf, type FaultKindRun, type FaultScene } from './fault-scene.ts';
+import { absence } from './kinds/absence.ts';
 import { diskError, slowDisk } from './kinds/disks.ts';
 import { controlCut, cut, isolate, oneWay, partition, slowLink } from './kinds/links.ts';
 import { move, split } from './kinds/moves.ts';
@@ -16,6 +17,7 @@ import {
   powerOnJoin,
 } from './kinds/processes.ts';
 import { lostAnswer, lostMember } from './kinds/sets.ts';
+import { powerAtRest, wake } from './kinds/wake.ts';
 
 const kinds: Record<FaultKind, FaultKindRun> = {
   kill,
@@ -39,6 +41,9 @@ const kinds: Record<FaultKind, FaultKindRun> = {
   'power-on-join': powerOnJoin,
   'lost-answer': lostAnswer,
   'lost-member': lostMember,
+  wake,
+  'power-at-rest': powerAtRest,
+  absence,
 };
 
 /** Carries out a plan; never more at once than the promises cover. Counts what really happened. */

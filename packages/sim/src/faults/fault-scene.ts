@@ -4,6 +4,7 @@ import { SeededRandom } from '@stor/runtime/testing';
 import type { MemoryJudge } from '../checkers/memory-judge.ts';
 import type { CommittedSet, SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
 import type { SimNode } from '../cluster/sim-node.ts';
+import type { Request } from '../workload/choose-request.ts';
 import type { Fault } from './fault-plan.ts';
 
 /** What the load can be asked for. */
@@ -21,6 +22,8 @@ export interface FaultLoad {
   burst: (ms: number) => void;
   /** All clients begin nothing for so long (ms), so that regions come to rest. */
   hush: (ms: number) => void;
+  /** One client that may write does all of this at once, hushed or not; resolves when it is over. */
+  ask: (volume: SimVolume, requests: readonly Request[]) => Promise<void>;
 }
 
 export interface FaultSceneOptions {

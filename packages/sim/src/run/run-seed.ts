@@ -13,6 +13,7 @@ import { planFaults, type Fault } from '../faults/fault-plan.ts';
 import { FaultRunner } from '../faults/fault-runner.ts';
 import { FaultScene, type FaultLoad } from '../faults/fault-scene.ts';
 import type { LogSink } from '../world/sim-logger.ts';
+import type { Request } from '../workload/choose-request.ts';
 import { VolumeClient, ioOf, type ClientCounts } from '../workload/volume-client.ts';
 
 export interface SeedOptions {
@@ -391,7 +392,14 @@ export class SeedRun {
       hush: (ms) => {
         for (const client of this.#allClients()) client.hush(ms);
       },
+      ask: (volume, requests) => this.#ask(volume, requests),
     };
+  }
+
+  async #ask(volume: SimVolume, requests: readonly Request[]): Promise<void> {
+    // the first one may always write
+    const [client] = this.#volumes.find((each) => each.volume === volume)?.clients ?? [];
+    if (client) await Promise.all(requests.map((request) => client.ask(request)));
   }
 
   #split(volume: SimVolume, node: number, forMs: number, bothWrite = false): string | null {

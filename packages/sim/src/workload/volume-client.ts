@@ -128,6 +128,16 @@ export class VolumeClient {
     }
   }
 
+  /** Such a request beside the loops. */
+  async ask(request: Request): Promise<void> {
+    this.#running += 1;
+    try {
+      await this.#request(request);
+    } finally {
+      this.#running -= 1;
+    }
+  }
+
   /** Works for some seconds, rests for some, so that regions come to rest and volumes become idle. */
   async #phases(): Promise<void> {
     const { random, cluster } = this.#options;
