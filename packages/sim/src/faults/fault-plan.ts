@@ -28,6 +28,10 @@ export const faultKinds = [
   'wake',
   'power-at-rest',
   'absence',
+  'resync-burst',
+  'power-on-slow-join',
+  'homecoming',
+  'power-unflushed',
 ] as const;
 
 export type FaultKind = (typeof faultKinds)[number];
@@ -69,6 +73,10 @@ const weights: Record<FaultKind, number> = {
   wake: 9,
   'power-at-rest': 4,
   absence: 7,
+  'resync-burst': 7,
+  'power-on-slow-join': 7,
+  homecoming: 7,
+  'power-unflushed': 7,
 };
 
 /** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */
@@ -128,6 +136,10 @@ function lengthOf(kind: FaultKind, random: Random): number {
     case 'wake':
     case 'power-at-rest':
     case 'absence':
+    case 'resync-burst':
+    case 'power-on-slow-join':
+    case 'homecoming':
+    case 'power-unflushed':
       return 300 + share * 3_000;
     case 'slow-disk':
       return 3_000 + share * 20_000;

@@ -2,6 +2,7 @@ import type { Fault, FaultKind } from './fault-plan.ts';
 import { callOf, type FaultKindRun, type FaultScene } from './fault-scene.ts';
 import { absence } from './kinds/absence.ts';
 import { diskError, slowDisk } from './kinds/disks.ts';
+import { homecoming, powerOnSlowJoin, powerUnflushed, resyncBurst } from './kinds/joins.ts';
 import { controlCut, cut, isolate, oneWay, partition, slowLink } from './kinds/links.ts';
 import { move, split } from './kinds/moves.ts';
 import { burstMs } from './kinds/pace.ts';
@@ -44,6 +45,10 @@ const kinds: Record<FaultKind, FaultKindRun> = {
   wake,
   'power-at-rest': powerAtRest,
   absence,
+  'resync-burst': resyncBurst,
+  'power-on-slow-join': powerOnSlowJoin,
+  homecoming,
+  'power-unflushed': powerUnflushed,
 };
 
 /** Carries out a plan; never more at once than the promises cover. Counts what really happened. */

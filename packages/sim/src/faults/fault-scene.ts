@@ -38,7 +38,7 @@ export interface FaultSceneOptions {
 export interface Noticed {
   host: string;
   message: string;
-  fields: { readonly volume?: string; readonly epoch?: number };
+  fields: { readonly volume?: string; readonly epoch?: number; readonly replica?: string };
 }
 
 /** Everything that faults share in one run: what was done, what is broken, who waits for what. */

@@ -1,0 +1,210 @@
+import type { SimNode } from '../../cluster/sim-node.ts';
+import { otherThan, type FaultCall, type Noticed } from '../fault-scene.ts';
+import { cutAllPower, kill, power } from './processes.ts';
+
+/** A resync that was meant to be met, and did not come, is no longer waited for after this (ms). */
+const resyncPatienceMs = 45_000;
+/** A disk or link that makes a resync long enough to be met, so much slower (ms). */
+const drag = [5, 20, 60, 200];
+/** A new primary serves when the leases of the last one are over; that is waited for so long (ms). */
+const servedPatienceMs = 15_000;
+/** Clients hurry now and then for so long when a node serves that has no member (ms). */
+const burstsForMs = 2_500;
+/** Power goes within this time after a set with the newcomer is agreed on (ms). */
+const soonMs = 20;
+
+/** A replica of the volume is about to be filled, and it is known with what. */
+function isPlanned({ scene, volume }: FaultCall, { message, fields }: Noticed): boolean {
+  if (message !== 'resync is planned') return false;
+  const replicas = scene.cluster.replicasOf(volume);
+  return replicas.some(({ replicaId }) => replicaId === fields.replica);
+}
+
+function nodeOf({ scene }: FaultCall, { fields }: Noticed): number {
+  return scene.cluster.nodeOfReplica(fields.replica ?? '');
+}
+
+/** The disk of a node is slow for so long. */
+function slowDiskOf({ scene }: FaultCall, index: number, extraMs: number, forMs: number): void {
+  const node = scene.cluster.nodes[index];
+  if (!node) return;
+  node.slowDiskMs = extraMs;
+  scene.after(forMs, () => {
+    if (node.slowDiskMs === extraMs) node.slowDiskMs = 0;
+  });
+}
+
+/** All links of a node are slow for so long, in both directions. */
+function slowLinksOf({ scene }: FaultCall, index: number, extraMs: number, forMs: number): void {
+  const { nodes, network } = scene.cluster;
+  const host = nodes[index]?.host ?? '';
+  const others = nodes.filter((each) => each.index !== index).map((each) => each.host);
+  const set = (ms: number): void => {
+    for (const other of others) {
+      network.slowDown(host, other, ms);
+      network.slowDown(other, host, ms);
+    }
+  };
+  set(extraMs);
+  scene.after(forMs, () => set(0));
+}
+
+function dragOf({ random }: FaultCall): number {
+  return drag[Math.floor(random.next() * drag.length)] ?? 20;
+}
+
+/** A node goes and comes back; it has missed something by then. */
+function goAndReturn(call: FaultCall): void {
+  const { scene, random } = call;
+  if (random.next() < 0.5) kill(call);
+  else power(call);
+  scene.after(30, () => scene.load.burst(100));
+}
+
+/**
+ * Clients write what is being copied: a replica returns, and from the moment in which it is known
+ * what it lacks they hurry, while a disk or link on the way of the copies is slow. Then its node is
+ * the one they ask.
+ */
+export function resyncBurst(call: FaultCall): void {
+  const { scene, random, volume } = call;
+  goAndReturn(call);
+  scene.onNotice(
+    (noticed) => isPlanned(call, noticed),
+    (noticed) => {
+      scene.count('resync-burst');
+      const forMs = 100 + random.next() * 500;
+      const newcomer = nodeOf(call, noticed);
+      const primary = scene.cluster.holderOf(volume);
+      const dice = random.next();
+      if (dice < 0.4) slowDiskOf(call, primary, dragOf(call), forMs);
+      else if (dice < 0.8) slowLinksOf(call, newcomer, dragOf(call), forMs);
+      scene.load.burst(forMs);
+      scene.after(forMs, () => scene.load.hush(1_500));
+      scene.after(forMs + 500, () => scene.load.move(volume, newcomer));
+    },
+    resyncPatienceMs,
+  );
+}
+
+/**
+ * A replica on a slow disk becomes a member while clients write and flush; in that moment all hosts
+ * lose power, and its node is the first that clients ask.
+ */
+export function powerOnSlowJoin(call: FaultCall): void {
+  const { scene, random, volume } = call;
+  goAndReturn(call);
+  scene.onNotice(
+    (noticed) => isPlanned(call, noticed),
+    (noticed) => {
+      const { replica = '' } = noticed.fields;
+      const newcomer = nodeOf(call, noticed);
+      slowDiskOf(call, newcomer, dragOf(call), 4_000);
+      const burstMs = 200 + random.next() * 600;
+      scene.load.burst(burstMs);
+      // what comes after the last flush is of no use here
+      if (random.next() < 0.5) scene.after(burstMs, () => scene.load.hush(1_500));
+      scene.onCommit(
+        (set) => set.volume === volume.name && set.inSync.includes(replica),
+        () => {
+          scene.after(random.next() * soonMs, () => {
+            if (!scene.mayLosePower()) return;
+            cutAllPower(call, 'power-on-slow-join');
+            scene.load.move(volume, newcomer);
+          });
+        },
+        5_000,
+      );
+    },
+    resyncPatienceMs,
+  );
+}
+
+/**
+ * The volume is served by a node whose own replica is not in the set yet, with one or two members
+ * elsewhere; clients hurry, and the connections to the members break in the middle of it, more than
+ * once. With every member away none can leave the set, and who is back first goes on as a member.
+ */
+export async function homecoming(call: FaultCall): Promise<void> {
+  const { scene, random, volume } = call;
+  const { nodes, scheduler } = scene.cluster;
+  const holder = nodes[scene.cluster.holderOf(volume)];
+  if (!holder || !scene.mayLosePower() || !nodes.every(({ clock }) => clock.running)) return;
+  const node = otherThan(call, holder);
+  power({ ...call, node });
+  scene.after(30, () => scene.load.burst(100));
+  let isUp = false;
+  let isServed = false;
+  const isOf =
+    (meant: string) =>
+    ({ host, message }: Noticed): boolean =>
+      host === node.host && message === meant;
+  scene.onNotice(isOf('agent started'), () => (isUp = true), resyncPatienceMs);
+  await scheduler.until(() => isUp || scene.isOver, 10_000, 100);
+  if (!isUp || scene.isOver) return;
+  // it joins no set before it serves, as nobody serves meanwhile
+  holder.kill();
+  scene.after(7_500 + random.next() * 6_000, () => holder.start());
+  scene.load.move(volume, node.index);
+  scene.onNotice(
+    isOf('the primary serves'),
+    () => {
+      isServed = true;
+      cutInBursts(call, node);
+    },
+    servedPatienceMs,
+  );
+  await scheduler.until(() => isServed || scene.isOver, servedPatienceMs, 200);
+  await scheduler.sleep(burstsForMs);
+}
+
+/** The node's way to all others breaks in some moments in which clients hurry. */
+function cutInBursts(call: FaultCall, node: SimNode): void {
+  const { scene, random } = call;
+  const { nodes, network } = scene.cluster;
+  scene.count('homecoming');
+  slowDiskOf(call, node.index, dragOf(call), burstsForMs);
+  if (random.next() < 0.5) slowLinksOf(call, node.index, dragOf(call), burstsForMs);
+  const isCut = random.next() < 0.7;
+  for (let i = 0; i < 6; i++) {
+    const atMs = 100 + random.next() * (burstsForMs - 200);
+    scene.after(atMs, () => scene.load.burst(60));
+    if (!isCut) continue;
+    scene.after(atMs + 5 + random.next() * 50, () => {
+      for (const other of nodes) if (other !== node) network.cut(node.host, other.host);
+    });
+  }
+}
+
+/** Marks are cleared in two checkpoints; more are not waited for than this (ms). */
+const restMs = 16_000;
+
+/**
+ * Clients write and then rest, without a FLUSH at the end, until checkpoints have cleared the marks
+ * of what they wrote. Then a host, or all, lose power: whatever was on no disk is gone, and nothing
+ * says where it was. The node that is asked next is one of them.
+ */
+export async function powerUnflushed(call: FaultCall): Promise<void> {
+  const { scene, random, volume, node } = call;
+  const { scheduler } = scene.cluster;
+  const burstMs = 40 + random.next() * 200;
+  scene.load.burst(burstMs);
+  await scheduler.sleep(burstMs);
+  scene.load.hush(restMs + 4_000);
+  let checkpoints = 0;
+  const isCheckpoint = ({ message }: Noticed): boolean =>
+    message === 'checkpoint: marks at rest are cleared';
+  const again = (): void => {
+    checkpoints += 1;
+    scene.onNotice(isCheckpoint, again, restMs);
+  };
+  scene.onNotice(isCheckpoint, again, restMs);
+  await scheduler.until(() => checkpoints >= 2 || scene.isOver, restMs - 2_000, 100);
+  await scheduler.sleep(random.next() * 2_000);
+  if (scene.isOver || !scene.mayLosePower()) return;
+  scene.count('power-unflushed');
+  if (random.next() < 0.6) cutAllPower(call, 'power-all');
+  else power(call);
+  scene.load.move(volume, node.index);
+  scene.load.hush(2_000);
+}
