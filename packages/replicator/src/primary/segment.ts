@@ -520,6 +520,7 @@ export class Segment implements MemberEvents {
           then(value);
         };
       };
+      logger.debug({ inSync, setRevision }, 'a change of the in-sync set is proposed');
       control
         .proposeSet({ volumeId, segment: index, epoch, setRevision, rememberedRevision, inSync })
         .then(once(answered), once(failed));

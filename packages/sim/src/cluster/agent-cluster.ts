@@ -14,18 +14,19 @@ import { simLogger, type LogSink } from '../world/sim-logger.ts';
 import { SimScheduler } from '../world/scheduler.ts';
 import { viewOf, type ClusterOptions } from './lane-cluster.ts';
 import { NbdLink } from './nbd-link.ts';
-import type {
-  ClientLink,
-  CommittedSet,
-  ReplicaView,
-  SimCluster,
-  SimVolume,
+import {
+  operatorHost,
+  peersPort,
+  type ClientLink,
+  type CommittedSet,
+  type ReplicaView,
+  type SimCluster,
+  type SimVolume,
 } from './sim-cluster.ts';
 import { SimNode } from './sim-node.ts';
 
 const clusterId = 'c-0000000000000001';
-const ports = { api: 1, peers: 2, nbd: 3 };
-const operatorHost = 'operator';
+const ports = { api: 1, peers: peersPort, nbd: 3 };
 /** Small journal files, so that they fill and switch all the time (bytes). */
 const diskOptions = { journalBytes: 24 * 4096, reserveBytes: 1024 * 1024, sumsCacheSlots: 32 };
 /** Many checkpoints in little time, so that faults meet them. */

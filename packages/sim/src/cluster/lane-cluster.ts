@@ -15,19 +15,19 @@ import { simLogger, type LogSink } from '../world/sim-logger.ts';
 import { SimScheduler } from '../world/scheduler.ts';
 import { ControlModel, controlHost } from './control-model.ts';
 import { DeviceLink } from './device-link.ts';
-import type {
-  ClientLink,
-  CommittedSet,
-  ReplicaView,
-  SimCluster,
-  SimVolume,
+import {
+  peersPort,
+  type ClientLink,
+  type CommittedSet,
+  type ReplicaView,
+  type SimCluster,
+  type SimVolume,
 } from './sim-cluster.ts';
 import { SimNode } from './sim-node.ts';
 
 const clusterId = 'c-0000000000000001';
 /** Small journal files, so that they fill and switch all the time (bytes). */
 const journalBytes = 24 * 4096;
-const peersPort = 2;
 
 interface Entry {
   epoch: number;

@@ -4,6 +4,11 @@ import type { SimNetwork } from '../world/network.ts';
 import type { SimScheduler } from '../world/scheduler.ts';
 import type { SimNode } from './sim-node.ts';
 
+/** Where nodes listen for their peers. */
+export const peersPort = 2;
+/** Where orders of an operator come from. */
+export const operatorHost = 'operator';
+
 export interface SimVolume {
   readonly name: string;
   readonly sizeBytes: number;

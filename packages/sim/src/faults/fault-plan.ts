@@ -32,6 +32,12 @@ export const faultKinds = [
   'power-on-slow-join',
   'homecoming',
   'power-unflushed',
+  'operator-fence',
+  'stalled-split',
+  'fence-in-zero',
+  'slow-takeover',
+  'power-return',
+  'fence-on-join',
 ] as const;
 
 export type FaultKind = (typeof faultKinds)[number];
@@ -77,6 +83,12 @@ const weights: Record<FaultKind, number> = {
   'power-on-slow-join': 7,
   homecoming: 7,
   'power-unflushed': 7,
+  'operator-fence': 7,
+  'stalled-split': 5,
+  'fence-in-zero': 6,
+  'slow-takeover': 6,
+  'power-return': 5,
+  'fence-on-join': 6,
 };
 
 /** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */
@@ -132,6 +144,13 @@ function lengthOf(kind: FaultKind, random: Random): number {
     case 'lost-member':
       // the leases of 6 s are over before it ends
       return 9_000 + share * 5_000;
+    case 'operator-fence':
+      return 6_000 + share * 8_000;
+    case 'stalled-split':
+      return 8_000 + share * 6_000;
+    case 'fence-on-join':
+      return 12_000 + share * 6_000;
+    case 'power-return':
     case 'power-on-join':
     case 'wake':
     case 'power-at-rest':

@@ -3,6 +3,7 @@ import { callOf, type FaultKindRun, type FaultScene } from './fault-scene.ts';
 import { absence } from './kinds/absence.ts';
 import { diskError, slowDisk } from './kinds/disks.ts';
 import { homecoming, powerOnSlowJoin, powerUnflushed, resyncBurst } from './kinds/joins.ts';
+import { fenceInZero, operatorFence, stalledSplit } from './kinds/fences.ts';
 import { controlCut, cut, isolate, oneWay, partition, slowLink } from './kinds/links.ts';
 import { move, split } from './kinds/moves.ts';
 import { burstMs } from './kinds/pace.ts';
@@ -19,6 +20,7 @@ import {
 } from './kinds/processes.ts';
 import { lostAnswer, lostMember } from './kinds/sets.ts';
 import { powerAtRest, wake } from './kinds/wake.ts';
+import { fenceOnJoin, powerReturn, slowTakeover } from './kinds/takeovers.ts';
 
 const kinds: Record<FaultKind, FaultKindRun> = {
   kill,
@@ -49,6 +51,12 @@ const kinds: Record<FaultKind, FaultKindRun> = {
   'power-on-slow-join': powerOnSlowJoin,
   homecoming,
   'power-unflushed': powerUnflushed,
+  'operator-fence': operatorFence,
+  'stalled-split': stalledSplit,
+  'fence-in-zero': fenceInZero,
+  'slow-takeover': slowTakeover,
+  'power-return': powerReturn,
+  'fence-on-join': fenceOnJoin,
 };
 
 /** Carries out a plan; never more at once than the promises cover. Counts what really happened. */
@@ -89,6 +97,7 @@ export class FaultRunner {
       node.resume();
       node.start();
     }
+    for (const end of this.#scene.atHeal) end();
   }
 
   async #apply(fault: Fault): Promise<void> {

@@ -24,6 +24,8 @@ export interface FaultLoad {
   hush: (ms: number) => void;
   /** One client that may write does all of this at once, hushed or not; resolves when it is over. */
   ask: (volume: SimVolume, requests: readonly Request[]) => Promise<void>;
+  /** All clients mostly zero over borders of regions for so long (ms). */
+  zeroBorders: (ms: number) => void;
 }
 
 export interface FaultSceneOptions {
@@ -38,7 +40,12 @@ export interface FaultSceneOptions {
 export interface Noticed {
   host: string;
   message: string;
-  fields: { readonly volume?: string; readonly epoch?: number; readonly replica?: string };
+  fields: {
+    readonly volume?: string;
+    readonly epoch?: number;
+    readonly replica?: string;
+    readonly inSync?: readonly string[];
+  };
 }
 
 /** Everything that faults share in one run: what was done, what is broken, who waits for what. */
@@ -50,6 +57,8 @@ export class FaultScene {
   /** the node whose disk has failed; at most one in a run */
   broken = -1;
   isOver = false;
+  /** what is done when all faults end: orders that must be taken back */
+  readonly atHeal: (() => void)[] = [];
   readonly #judges: Map<string, MemoryJudge>;
   readonly #noticers = new Set<(noticed: Noticed) => void>();
   readonly #committers = new Set<(set: CommittedSet) => void>();

@@ -393,6 +393,9 @@ export class SeedRun {
         for (const client of this.#allClients()) client.hush(ms);
       },
       ask: (volume, requests) => this.#ask(volume, requests),
+      zeroBorders: (ms) => {
+        for (const client of this.#allClients()) client.zeroBorders(ms);
+      },
     };
   }
 

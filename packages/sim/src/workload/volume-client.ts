@@ -2,7 +2,7 @@ import type { Random } from '@stor/runtime';
 
 import { payloadOf, sectorBytes, type VolumeHistory } from '../checkers/volume-history.ts';
 import type { ClientLink, Io, IoOutcome, SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
-import { chooseRequest, type Request } from './choose-request.ts';
+import { chooseBorderZero, chooseRequest, type Request } from './choose-request.ts';
 
 export interface ClientCounts {
   ios: number;
@@ -59,6 +59,7 @@ export class VolumeClient {
   #hurryUntilMs = 0;
   #hushUntilMs = 0;
   #lookUntilMs = 0;
+  #zeroUntilMs = 0;
   #isResting = false;
   #running = 0;
 
@@ -106,6 +107,11 @@ export class VolumeClient {
   /** Begins nothing for so long (ms), not even in a burst. */
   hush(ms: number): void {
     this.#hushUntilMs = this.#options.cluster.scheduler.nowMs + ms;
+  }
+
+  /** Mostly zeroes over borders of regions for so long (ms). */
+  zeroBorders(ms: number): void {
+    this.#zeroUntilMs = this.#options.cluster.scheduler.nowMs + ms;
   }
 
   get host(): string {
@@ -161,9 +167,16 @@ export class VolumeClient {
         await cluster.scheduler.sleep(40);
       }
       if (this.#stopped) break;
-      await this.#request(chooseRequest(random, this.#options.volume, cluster.scheduler.nowMs));
+      await this.#request(this.#choose());
     }
     this.#running -= 1;
+  }
+
+  #choose(): Request {
+    const { random, cluster, volume } = this.#options;
+    const { nowMs } = cluster.scheduler;
+    const isZeroing = nowMs < this.#zeroUntilMs && random.next() < 0.7;
+    return isZeroing ? chooseBorderZero(random, volume) : chooseRequest(random, volume, nowMs);
   }
 
   get #isHushed(): boolean {

@@ -33,6 +33,8 @@ export class SimNetwork {
   /** extra delay of one direction of a link (ms) */
   readonly #slow = new Map<string, number>();
   readonly #down = new Set<string>();
+  /** listeners that no new connection reaches */
+  readonly #deaf = new Map<string, number>();
   /** hears of every piece that arrives */
   onPiece: (from: string, to: string, bytes: Uint8Array) => void = () => {};
 
@@ -86,8 +88,29 @@ export class SimNetwork {
     else this.#slow.delete(`${from}>${to}`);
   }
 
+  /**
+   * As a firewall that lets nobody in: connections made to `host:port` break, and no new one comes
+   * about. What the host connects to itself goes on.
+   */
+  deafen(host: string, port: number): void {
+    const key = `${host}:${port}`;
+    this.#deaf.set(key, (this.#deaf.get(key) ?? 0) + 1);
+    for (const socket of [...this.#sockets]) {
+      const isMeant = socket.isAccepted && socket.from === host && socket.port === port;
+      if (isMeant) socket.reset(new Error('ECONNRESET'));
+    }
+  }
+
+  undeafen(host: string, port: number): void {
+    const key = `${host}:${port}`;
+    const times = (this.#deaf.get(key) ?? 0) - 1;
+    if (times > 0) this.#deaf.set(key, times);
+    else this.#deaf.delete(key);
+  }
+
   heal(): void {
     this.#blocked.clear();
+    this.#deaf.clear();
     this.#slow.clear();
     this.#kick();
   }
@@ -194,7 +217,8 @@ export class SimNetwork {
       const arrive = (): void => {
         if (over || clock.dead) return;
         const port = 'path' in target ? 0 : target.port;
-        const isCut = this.isBlocked(host, to, port) || this.isBlocked(to, host, port);
+        const isDeaf = this.#deaf.has(`${to}:${port}`);
+        const isCut = isDeaf || this.isBlocked(host, to, port) || this.isBlocked(to, host, port);
         if (this.#down.has(to) || isCut) {
           // the kernel sends it again and again
           this.scheduler.at(synRetryMs, arrive);

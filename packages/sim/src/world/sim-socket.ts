@@ -31,6 +31,8 @@ export class SimSocket implements StreamSocket {
   port = 0;
   readonly from: string;
   readonly to: string;
+  /** the end of the host that was called */
+  readonly isAccepted: boolean;
   readonly clock: ProcessClock;
   readonly #network: SimNetwork;
   #queue: Piece[] = [];
@@ -58,6 +60,7 @@ export class SimSocket implements StreamSocket {
     this.to = to;
     this.remote = to;
     this.clock = clock;
+    this.isAccepted = !isTaken;
     this.#isTaken = isTaken;
   }
 

@@ -1,0 +1,167 @@
+import { controlHost } from '../../cluster/control-model.ts';
+import { operatorHost, peersPort, type SimVolume } from '../../cluster/sim-cluster.ts';
+import type { SimNode } from '../../cluster/sim-node.ts';
+import { otherThan, type FaultCall, type FaultScene } from '../fault-scene.ts';
+import { hurryWhenServed } from './moves.ts';
+import { burstMs, slowDiskMs } from './pace.ts';
+
+/** A fault that waits for a step of the product waits so long at most (ms). */
+const stepPatienceMs = 20_000;
+/** Up to so much more for a piece on a slow link, so that pings are under way at any time (ms). */
+const lateMs = [500, 1_500, 2_800];
+/** Regions come to rest and are checkpointed in this time without requests (ms). */
+const restMs = 6_500;
+
+/** An order to fence the volume, of whoever answers; what comes of it is looked at later. */
+export function orderFence(scene: FaultScene, volume: SimVolume): void {
+  void scene.cluster.order('FenceVolume', { name: volume.name }).then((isDone) => {
+    if (isDone) scene.count('order-fence');
+  });
+}
+
+/**
+ * An operator fences the volume while its primary lives: under load, often with a slow disk or link
+ * at a member, and sometimes the primary hears neither of it from the control plane nor by a
+ * connection to it, though its own connections go on. Clients go elsewhere, or stay, or both.
+ */
+export async function operatorFence(call: FaultCall): Promise<void> {
+  const { scene, fault, volume, random } = call;
+  const { nodes, network } = scene.cluster;
+  const old = nodes[scene.cluster.holderOf(volume)];
+  if (!old?.clock.running) return;
+  const other = otherThan(call, old);
+  const slow = random.next() < 0.5 ? otherThan(call, old) : null;
+  if (slow) {
+    slow.slowDiskMs = slowDiskMs[Math.floor(random.next() * slowDiskMs.length)] ?? 20;
+    if (random.next() < 0.3) network.slowDown(old.host, slow.host, 700);
+    await scene.cluster.scheduler.sleep(50 + random.next() * 500);
+    scene.after(fault.forMs * random.next(), () => {
+      slow.slowDiskMs = 0;
+      network.slowDown(old.host, slow.host, 0);
+    });
+  }
+  scene.load.burst(burstMs);
+  await scene.cluster.scheduler.sleep(burstMs * random.next());
+  scene.count('operator-fence');
+  const isDeaf = random.next() < 0.55;
+  if (isDeaf) deafen(call, old);
+  leaveWhenGranted(call, old, other, random.next() < 0.6);
+  orderFence(scene, volume);
+  if (isDeaf) await scene.cluster.scheduler.sleep(fault.forMs);
+}
+
+/** Nobody reaches the node any more, nor does it reach the control plane; replicas still hear it. */
+function deafen({ scene, fault }: FaultCall, node: SimNode): void {
+  const { network } = scene.cluster;
+  scene.count('deaf-primary');
+  network.deafen(node.host, peersPort);
+  scene.after(fault.forMs, () => network.undeafen(node.host, peersPort));
+  scene.block(fault.forMs, [
+    ...scene.cluster.controlLinks(node.index),
+    [operatorHost, node.host],
+    [node.host, operatorHost],
+  ]);
+}
+
+/** One client goes to `other` when somebody is granted the volume; the rest stay at the old one. */
+function leaveWhenGranted(call: FaultCall, old: SimNode, other: SimNode, bothWrite: boolean): void {
+  const { scene, fault, volume } = call;
+  scene.onNotice(
+    ({ message, fields }) => message === 'attachment granted' && fields.volume === volume.name,
+    () => {
+      const mover = scene.load.split(volume, other.index, fault.forMs, bothWrite);
+      if (mover === null) scene.load.move(volume, other.index);
+      else {
+        scene.block(fault.forMs, [
+          [old.host, mover],
+          [mover, old.host],
+        ]);
+      }
+      hurryWhenServed(call);
+    },
+    stepPatienceMs,
+  );
+}
+
+/**
+ * The primary stops while answers to its pings are on slow links; they come in, then it is cut off
+ * and fenced, and goes on when another one serves: what it was promised is over by then.
+ */
+export async function stalledSplit(call: FaultCall): Promise<void> {
+  const { scene, fault, volume, random } = call;
+  const { nodes, network, scheduler } = scene.cluster;
+  const old = nodes[scene.cluster.holderOf(volume)];
+  if (!old?.clock.running || nodes.some((node) => !node.clock.running)) return;
+  const others = nodes.filter((each) => each !== old);
+  const extraMs = lateMs[Math.floor(random.next() * lateMs.length)] ?? 500;
+  for (const { host } of others) network.slowDown(host, old.host, extraMs);
+  await scheduler.sleep(600 + random.next() * 900);
+  scene.load.burst(burstMs);
+  const { clock } = old;
+  if (clock.dead || clock.paused) return;
+  scene.count('stalled-split');
+  clock.pause();
+  await scheduler.sleep(200 + random.next() * extraMs);
+  for (const { host } of others) network.slowDown(host, old.host, 0);
+  const ends = [...others.map(({ host }) => host), controlHost, operatorHost].flatMap(
+    (host): [string, string][] => [
+      [old.host, host],
+      [host, old.host],
+    ],
+  );
+  scene.block(fault.forMs, ends);
+  leaveWhenGranted(call, old, otherThan(call, old), random.next() < 0.5);
+  const goOnMs = random.next() * 900;
+  scene.onNotice(
+    ({ message, host }) => message === 'the primary serves' && host !== old.host,
+    () => {
+      scene.after(goOnMs, () => {
+        clock.resume();
+        scene.load.burst(200);
+      });
+    },
+    stepPatienceMs,
+  );
+  scene.after(stepPatienceMs, () => clock.resume());
+  orderFence(scene, volume);
+  await scheduler.sleep(fault.forMs);
+}
+
+/**
+ * The primary dies with zeros under way that reach one slow member only, and another one is made
+ * primary at once: what that member still has to do counts as of the old epoch.
+ */
+export async function fenceInZero(call: FaultCall): Promise<void> {
+  const { scene, fault, volume, random } = call;
+  const { nodes, scheduler, network } = scene.cluster;
+  // without requests nothing is marked: what comes then marks each region anew
+  scene.load.hush(restMs);
+  await scheduler.sleep(restMs);
+  const old = nodes[scene.cluster.holderOf(volume)];
+  const holders = scene.judge(volume).members.map((id) => scene.cluster.nodeOfReplica(id));
+  const members = nodes.filter((each) => each !== old && holders.includes(each.index));
+  const slow = members[Math.floor(random.next() * members.length)];
+  if (!old?.isUp || !slow || members.length < 2) return;
+  slow.slowDiskMs = slowDiskMs[Math.floor(random.next() * slowDiskMs.length)] ?? 20;
+  const others = members.filter((each) => each !== slow);
+  if (random.next() < 0.8) {
+    scene.block(
+      300,
+      others.map((each): [string, string] => [old.host, `${each.host}:${peersPort}`]),
+    );
+  }
+  scene.load.zeroBorders(60);
+  scene.load.burst(60);
+  await scheduler.sleep(3 + random.next() * 30);
+  scene.count('fence-in-zero');
+  old.kill();
+  network.cut(old.host, slow.host);
+  scene.after(fault.forMs, () => old.start());
+  scene.after(2_000 + fault.forMs * random.next(), () => {
+    slow.slowDiskMs = 0;
+  });
+  await scheduler.sleep(random.next() * slow.slowDiskMs * 2);
+  orderFence(scene, volume);
+  const next = random.next() < 0.5 ? slow : (others[0] ?? slow);
+  scene.load.move(volume, next.index);
+}
