@@ -205,6 +205,8 @@ export class AgentCluster implements SimCluster {
     // without a spare node there is nowhere to put another one
     const hasSpare = this.nodes.length > replicas.length;
     const wanted = record.spec.replicas - (hasSpare ? 0 : failed.length);
+    const leaving = replicas.filter((replica) => replica.leaving === true);
+    if (leaving.length > 0) return `still leaving: ${leaving.map(({ id }) => id).join()}`;
     if (inSync.length < wanted) return `in sync: ${inSync.join()}`;
     for (const { id, nodeId } of replicas) {
       if (failed.some((replica) => replica.id === id)) continue;

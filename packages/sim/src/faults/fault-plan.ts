@@ -38,6 +38,9 @@ export const faultKinds = [
   'slow-takeover',
   'power-return',
   'fence-on-join',
+  'order-update',
+  'order-move-replica',
+  'order-move-primary',
 ] as const;
 
 export type FaultKind = (typeof faultKinds)[number];
@@ -89,6 +92,9 @@ const weights: Record<FaultKind, number> = {
   'slow-takeover': 6,
   'power-return': 5,
   'fence-on-join': 6,
+  'order-update': 6,
+  'order-move-replica': 6,
+  'order-move-primary': 6,
 };
 
 /** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */
@@ -160,6 +166,7 @@ function lengthOf(kind: FaultKind, random: Random): number {
     case 'homecoming':
     case 'power-unflushed':
       return 300 + share * 3_000;
+    case 'order-update':
     case 'slow-disk':
       return 3_000 + share * 20_000;
     default:

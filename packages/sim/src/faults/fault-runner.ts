@@ -6,6 +6,7 @@ import { homecoming, powerOnSlowJoin, powerUnflushed, resyncBurst } from './kind
 import { fenceInZero, operatorFence, stalledSplit } from './kinds/fences.ts';
 import { controlCut, cut, isolate, oneWay, partition, slowLink } from './kinds/links.ts';
 import { move, split } from './kinds/moves.ts';
+import { orderMovePrimary, orderMoveReplica, orderUpdate } from './kinds/orders.ts';
 import { burstMs } from './kinds/pace.ts';
 import {
   doubleKill,
@@ -57,6 +58,9 @@ const kinds: Record<FaultKind, FaultKindRun> = {
   'slow-takeover': slowTakeover,
   'power-return': powerReturn,
   'fence-on-join': fenceOnJoin,
+  'order-update': orderUpdate,
+  'order-move-replica': orderMoveReplica,
+  'order-move-primary': orderMovePrimary,
 };
 
 /** Carries out a plan; never more at once than the promises cover. Counts what really happened. */
@@ -85,8 +89,8 @@ export class FaultRunner {
     }
   }
 
-  /** All faults end. */
-  heal(): void {
+  /** All faults end, and what operators ordered is taken back. */
+  async heal(): Promise<void> {
     this.#scene.isOver = true;
     const { nodes, network } = this.#scene.cluster;
     network.heal();
@@ -97,7 +101,7 @@ export class FaultRunner {
       node.resume();
       node.start();
     }
-    for (const end of this.#scene.atHeal) end();
+    for (const end of this.#scene.atHeal.values()) await end();
   }
 
   async #apply(fault: Fault): Promise<void> {

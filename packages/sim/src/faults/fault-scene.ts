@@ -57,8 +57,8 @@ export class FaultScene {
   /** the node whose disk has failed; at most one in a run */
   broken = -1;
   isOver = false;
-  /** what is done when all faults end: orders that must be taken back */
-  readonly atHeal: (() => void)[] = [];
+  /** what is done when all faults end, by volume: orders that must be taken back */
+  readonly atHeal = new Map<string, () => Promise<void>>();
   readonly #judges: Map<string, MemoryJudge>;
   readonly #noticers = new Set<(noticed: Noticed) => void>();
   readonly #committers = new Set<(set: CommittedSet) => void>();

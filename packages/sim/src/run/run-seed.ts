@@ -172,7 +172,7 @@ export class SeedRun {
     const runner = new FaultRunner(this.#faults);
     await runner.run(faults);
     await cluster.scheduler.sleep(beganMs + lengthMs - cluster.scheduler.nowMs);
-    runner.heal();
+    await runner.heal();
     if (!(await this.#heals())) return;
     await this.#finish();
   }
