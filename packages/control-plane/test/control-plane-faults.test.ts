@@ -1,5 +1,5 @@
 import { hasCode, openApiClient, StorError } from '@stor/protocol';
-import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
+import { silentLogger, systemRandom } from '@stor/runtime';
 import t from 'tap';
 import { ControlPlane } from '../src/control-plane.ts';
 import type { RpcServer } from '../src/rpc/rpc-transport.ts';
@@ -237,7 +237,7 @@ t.test('on the embedded store', async (t) => {
         },
         clusterId: embeddedId,
         clusterName: 'test',
-        clock: systemClock,
+        clock: cluster.clock,
         random: systemRandom,
         logger: silentLogger,
         server: server as RpcServer,

@@ -1,6 +1,7 @@
 import path from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
+import { silentLogger, systemRandom } from '@stor/runtime';
+import { PacedClock } from '@stor/runtime/testing';
 import type { Test } from 'tap';
 import { EmbeddedClusterStore, type EmbeddedStoreOptions } from '../src/embedded/index.ts';
 import { grpcTransport } from '../src/rpc/grpc-transport.ts';
@@ -24,6 +25,7 @@ interface Member {
 /** Three members on free ports of the loopback address, with folders of their own. */
 export class EmbeddedCluster {
   readonly members: Member[] = [];
+  readonly clock = new PacedClock();
   readonly #folder: string;
   readonly #options: Partial<EmbeddedStoreOptions>;
 
@@ -122,7 +124,7 @@ export class EmbeddedCluster {
       members: this.members.map(({ id, address }) => ({ id, address })),
       dataPath: this.folderOf(member.id),
       server: member.server as RpcServer,
-      clock: systemClock,
+      clock: this.clock,
       random: systemRandom,
       logger: silentLogger,
       tickMs,

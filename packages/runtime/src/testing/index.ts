@@ -4,3 +4,4 @@ export * from './faulty-file.ts';
 export * from './faulty-files.ts';
 export * from './reserve-ports.ts';
 export * from './memory-network.ts';
+export * from './paced-clock.ts';
