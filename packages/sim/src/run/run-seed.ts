@@ -14,6 +14,7 @@ import { FaultRunner } from '../faults/fault-runner.ts';
 import { FaultScene, type FaultLoad } from '../faults/fault-scene.ts';
 import type { LogSink } from '../world/sim-logger.ts';
 import type { Request } from '../workload/choose-request.ts';
+import { EventStorm } from '../world/scheduler.ts';
 import { VolumeClient, ioOf, type ClientCounts } from '../workload/volume-client.ts';
 
 export interface SeedOptions {
@@ -138,7 +139,8 @@ export class SeedRun {
       // nothing that comes after a violation can be trusted to be another one
       await scheduler.drive(() => Promise.race([this.#main(), this.#failed]));
     } catch (error) {
-      onStray(error);
+      if (error instanceof EventStorm) this.#violation('storm', error.message);
+      else onStray(error);
     } finally {
       process.off('unhandledRejection', onStray);
       process.off('uncaughtException', onStray);

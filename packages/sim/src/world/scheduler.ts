@@ -18,6 +18,12 @@ const drain: () => void = (() => {
   return _tickCallback;
 })();
 
+/** Many times what a cluster does under load, in one minute of virtual time. */
+const maxEventsPerMinute = 400_000;
+
+/** The cluster is busy with itself for ever: the run would take hours. */
+export class EventStorm extends Error {}
+
 /** Events of one run between two looks at the real event loop. */
 const eventsPerTurn = 20_000;
 
@@ -31,6 +37,8 @@ export class SimScheduler {
   steps = 0;
   readonly hash = new RunHash();
   #order = 0;
+  #minuteEndMs = 0;
+  #stepsBefore = 0;
   readonly #heap: Event[] = [];
   #turn: (() => void)[] = [];
 
@@ -80,6 +88,7 @@ export class SimScheduler {
           if (this.#step()) continue;
           if (!over) finish(() => reject(new Error('the simulation has nothing left to do')));
         }
+        if (!over && this.#isStorm()) finish(() => reject(storm(this.nowMs)));
         if (!over) setImmediate(turn);
       };
       setImmediate(() => {
@@ -94,6 +103,14 @@ export class SimScheduler {
         turn();
       });
     });
+  }
+
+  #isStorm(): boolean {
+    if (this.nowMs > this.#minuteEndMs) {
+      this.#minuteEndMs = this.nowMs + 60_000;
+      this.#stepsBefore = this.steps;
+    }
+    return this.steps - this.#stepsBefore > maxEventsPerMinute;
   }
 
   #step(): boolean {
@@ -158,6 +175,12 @@ export class SimScheduler {
     heap[at] = last;
     return first;
   }
+}
+
+function storm(nowMs: number): EventStorm {
+  return new EventStorm(
+    `over ${maxEventsPerMinute} events in one minute, until ${Math.round(nowMs)} ms`,
+  );
 }
 
 function isBefore(a: Event, b: Event): boolean {
