@@ -12,6 +12,7 @@ import { SimNetwork, linksOf } from '../world/network.ts';
 import { HostClock, ProcessClock } from '../world/process-clock.ts';
 import { simLogger, type LogSink } from '../world/sim-logger.ts';
 import { SimScheduler } from '../world/scheduler.ts';
+import { AgentBackups, type KnownRecords } from './agent-backups.ts';
 import { viewOf, type ClusterOptions } from './lane-cluster.ts';
 import { NbdLink } from './nbd-link.ts';
 import {
@@ -19,6 +20,7 @@ import {
   peersPort,
   type ClientLink,
   type CommittedSet,
+  type ControlBackups,
   type ReplicaView,
   type SimCluster,
   type SimVolume,
@@ -32,6 +34,8 @@ const diskOptions = { journalBytes: 24 * 4096, reserveBytes: 1024 * 1024, sumsCa
 /** Many checkpoints in little time, so that faults meet them. */
 const checkpointPace = { everyMs: 3_000, restSeconds: 2, minMs: 1_000 };
 const volumesPrefix = '/stor/volumes/';
+const dataDir = '/data';
+const logPath = `${dataDir}/raft/log`;
 
 interface AgentProcess {
   clock: ProcessClock;
@@ -51,11 +55,12 @@ export class AgentCluster implements SimCluster {
   onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
   onEnded: (node: number, how: 'kill' | 'power') => void = () => {};
   readonly #options: ClusterOptions;
+  readonly backups: ControlBackups;
   readonly #logs: MemoryKeyValueDisk[] = [];
   readonly #processes = new Map<number, AgentProcess>();
   readonly #log: LogSink;
   /** newest record of each volume that any node has applied, by name */
-  readonly #records = new Map<string, { record: VolumeRecord; revision: number }>();
+  readonly #records: KnownRecords = new Map();
   readonly #nodeOf = new Map<string, number>();
   readonly #operatorClock: ProcessClock;
   #services: Awaited<ReturnType<typeof loadServices>> | null = null;
@@ -71,6 +76,14 @@ export class AgentCluster implements SimCluster {
       this.#notice(message, fields);
     };
     for (let index = 0; index < options.nodes; index++) this.#addNode(index);
+    this.backups = new AgentBackups({
+      store: () => this.#processes.get(this.leader())?.agent?.store ?? null,
+      records: this.#records,
+      logs: this.#logs,
+      logPath,
+      voters: this.nodes.map(({ index }) => nodeIdOf(index)),
+      volumesPrefix,
+    });
   }
 
   /** Loads what must be read from real files; before `scheduler.drive`. */
@@ -252,7 +265,8 @@ export class AgentCluster implements SimCluster {
         random: () => chance.next(),
         schedule: (run) => {
           // on the process's clock: one that is stopped hears of no write before it goes on
-          node.clock.after(random.next() * (0.4 + node.slowDiskMs), run);
+          if (node.isUp) node.clock.after(random.next() * (0.4 + node.slowDiskMs), run);
+          else queueMicrotask(run);
         },
       }),
     );
@@ -312,7 +326,7 @@ export class AgentCluster implements SimCluster {
       clusterName: 'sim',
       nodeId: nodeIdOf(node.index),
       nodeName: node.host,
-      dataDir: '/data',
+      dataDir,
       listen: { host: node.host, api: ports.api, http: 0, peers: ports.peers, nbd: [ports.nbd] },
       members: this.nodes.map(({ index, host }) => ({
         id: nodeIdOf(index),

@@ -3,7 +3,7 @@ import type { Random } from '@stor/runtime';
 
 import type { SimNetwork } from '../world/network.ts';
 import type { ProcessClock } from '../world/process-clock.ts';
-import type { CommittedSet } from './sim-cluster.ts';
+import type { CommittedSet, ControlBackups } from './sim-cluster.ts';
 
 export interface ModelVolume {
   id: string;
@@ -75,27 +75,27 @@ export class ControlModel {
     volume.cleanRelease = clean;
   }
 
-  /** As an operator does before something goes wrong. */
-  backUp(): void {
-    this.#backup = new Map([...this.volumes].map(([id, v]) => [id, structuredClone(v)]));
-  }
-
-  /** The sets of the backup; a restore raises all epochs above any that may have been granted. */
-  restore(): boolean {
-    const backup = this.#backup;
-    if (!backup) return false;
-    for (const [id, volume] of this.volumes) {
-      const old = backup.get(id);
-      if (!old) continue;
-      volume.inSync = [...old.inSync];
-      volume.setRevision = old.setRevision;
-      volume.holder = -1;
-      volume.cleanRelease = false;
-      volume.epoch += 10;
-      this.#last.delete(id);
-    }
-    return true;
-  }
+  readonly backups: ControlBackups = {
+    take: () => {
+      this.#backup = new Map([...this.volumes].map(([id, v]) => [id, structuredClone(v)]));
+      return Promise.resolve(true);
+    },
+    isUsable: () => this.#backup !== null,
+    putBack: () => {
+      for (const [id, volume] of this.volumes) {
+        const old = this.#backup?.get(id);
+        if (!old) continue;
+        volume.inSync = [...old.inSync];
+        volume.setRevision = old.setRevision;
+        volume.holder = -1;
+        volume.cleanRelease = false;
+        // above any that may have been granted
+        volume.epoch += 10;
+        this.#last.delete(id);
+      }
+      return Promise.resolve();
+    },
+  };
 
   /** A proposal as it travels from a node and back; either way may be cut. */
   propose(host: string, clock: ProcessClock, proposal: Proposal): Promise<Answer> {

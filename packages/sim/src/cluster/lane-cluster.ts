@@ -19,6 +19,7 @@ import {
   peersPort,
   type ClientLink,
   type CommittedSet,
+  type ControlBackups,
   type ReplicaView,
   type SimCluster,
   type SimVolume,
@@ -61,6 +62,7 @@ export class LaneCluster implements SimCluster {
   readonly volumes: SimVolume[];
   readonly diskPath = '/disk';
   readonly control: ControlModel;
+  readonly backups: ControlBackups;
   onCommitted: (set: CommittedSet) => void = () => {};
   onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
   onEnded: (node: number, how: 'kill' | 'power') => void = () => {};
@@ -79,6 +81,7 @@ export class LaneCluster implements SimCluster {
     this.random = new SeededRandom(options.seed);
     this.network = new SimNetwork(this.scheduler, this.random);
     this.control = new ControlModel(this.network, this.random);
+    this.backups = this.control.backups;
     this.control.onCommitted = (set) => this.onCommitted(set);
     for (let index = 0; index < options.nodes; index++) {
       this.nodes.push(
@@ -130,7 +133,6 @@ export class LaneCluster implements SimCluster {
         });
       }
     }
-    this.control.backUp();
   }
 
   async connect(host: string, node: number, volume: SimVolume): Promise<ClientLink> {

@@ -63,6 +63,16 @@ export interface ReplicaView {
   content(): Promise<{ bytes: Buffer; valid: Uint8Array } | null>;
 }
 
+/** What an operator keeps of the control plane; at most one copy. */
+export interface ControlBackups {
+  /** Keeps what is committed now instead of the older copy; false when nobody leads. */
+  take(): Promise<boolean>;
+  /** There is a copy, and it names the replicas that there are now. */
+  isUsable(): boolean;
+  /** While no process runs: what was committed since the copy is forgotten, and epochs are raised. */
+  putBack(): Promise<void>;
+}
+
 /** A whole cluster as the workload, the faults and the checkers see it. */
 export interface SimCluster {
   readonly scheduler: SimScheduler;
@@ -74,6 +84,7 @@ export interface SimCluster {
   controlLinks(node: number): [string, string][];
   /** ... and these, and the replicas of two nodes do not hear each other: one direction, the other */
   dataLinks(a: number, b: number): [string, string][];
+  readonly backups: ControlBackups;
   /** the directory of each node's disk */
   readonly diskPath: string;
   /** Loads what must be read from real files, before any virtual time runs. */

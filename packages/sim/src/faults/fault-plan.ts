@@ -41,6 +41,7 @@ export const faultKinds = [
   'order-update',
   'order-move-replica',
   'order-move-primary',
+  'restore',
 ] as const;
 
 export type FaultKind = (typeof faultKinds)[number];
@@ -95,6 +96,7 @@ const weights: Record<FaultKind, number> = {
   'order-update': 6,
   'order-move-replica': 6,
   'order-move-primary': 6,
+  restore: 5,
 };
 
 /** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */

@@ -19,6 +19,7 @@ import {
   powerInWrite,
   powerOnJoin,
 } from './kinds/processes.ts';
+import { restore } from './kinds/restore.ts';
 import { lostAnswer, lostMember } from './kinds/sets.ts';
 import { powerAtRest, wake } from './kinds/wake.ts';
 import { fenceOnJoin, powerReturn, slowTakeover } from './kinds/takeovers.ts';
@@ -61,6 +62,7 @@ const kinds: Record<FaultKind, FaultKindRun> = {
   'order-update': orderUpdate,
   'order-move-replica': orderMoveReplica,
   'order-move-primary': orderMovePrimary,
+  restore,
 };
 
 /** Carries out a plan; never more at once than the promises cover. Counts what really happened. */

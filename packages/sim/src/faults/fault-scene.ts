@@ -59,6 +59,8 @@ export class FaultScene {
   isOver = false;
   /** what is done when all faults end, by volume: orders that must be taken back */
   readonly atHeal = new Map<string, () => Promise<void>>();
+  /** the control plane has gone back, and not all volumes are served again: nothing else breaks */
+  isRestoring = false;
   readonly #judges: Map<string, MemoryJudge>;
   readonly #noticers = new Set<(noticed: Noticed) => void>();
   readonly #committers = new Set<(set: CommittedSet) => void>();
@@ -152,6 +154,7 @@ export class FaultScene {
 
   /** False while a member sits on the disk that failed: the others must keep their memory. */
   mayLosePower(): boolean {
+    if (this.isRestoring) return false;
     if (this.broken < 0) return true;
     const { cluster } = this;
     return !cluster.volumes.some((volume) =>

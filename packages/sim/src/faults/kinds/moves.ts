@@ -47,6 +47,7 @@ export async function split(call: FaultCall): Promise<void> {
         scene.after(delayMs, () => scene.block(fault.forMs, ends));
         hurryWhenServed(call);
       },
+      fault.forMs,
     );
   }
   await scheduler.sleep(fault.forMs);
