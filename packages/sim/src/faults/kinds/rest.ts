@@ -16,7 +16,16 @@ const patienceMs = 20_000;
 const restMs = 15_000;
 
 /** What happens to a region that was at rest: one thing, as a second one would mark it too. */
-const wakings = ['new-chunk', 'trim-chunk', 'zero-part', 'overwrite', 'border', 'nothing'] as const;
+const wakings = [
+  'new-chunk',
+  'new-chunk',
+  'trim-chunk',
+  'trim-chunk',
+  'zero-part',
+  'overwrite',
+  'border',
+  'nothing',
+] as const;
 type Waking = (typeof wakings)[number];
 
 /** A volume at rest: no member has a mark. */

@@ -1,13 +1,19 @@
+import type { Random } from '@stor/runtime';
+
 import type { SimNode } from '../../cluster/sim-node.ts';
 import { otherThan, type FaultCall } from '../fault-scene.ts';
 import { comeToRest, lookEverywhere, pick, wakeUp, type Rest } from './rest.ts';
 
 /** From the first request to a region at rest to the crash (ms). */
 const crashWithinMs = 20;
-/** Of a disk or a link that is slow just then (ms). */
+/** What a disk or a link that is slow just then takes longer (ms). */
 const slowMs = [2, 20, 200];
 /** One that comes back late comes so much later (ms): the others have gone on without it. */
 const lateMs = 6_000;
+/** That one lasts so long (ms). */
+const slowForMs = 1_000;
+/** A crash within an operation of the disk that did not come is made without one after this (ms). */
+const crashPatienceMs = 300;
 
 /**
  * All regions are at rest, and processes or hosts die just when requests wake some of them: what is
@@ -34,17 +40,15 @@ async function crashInWaking(call: FaultCall, rest: Rest): Promise<boolean> {
   const { nodes, scheduler } = cluster;
   const holder = nodes[cluster.holderOf(volume)];
   if (!holder?.isUp) return false;
-  const others = nodes.filter((each) => each !== holder);
-  impede(call, holder, others);
+  const extraMs = impede(call, holder);
   await scheduler.sleep(random.next() * 2);
   for (const waking of rest.wakings) {
     // together, or one after the other
     if (random.next() < 0.4) await scheduler.sleep(random.next() * 4);
     void scene.load.ask(volume, waking);
   }
-  await scheduler.sleep(crashWithinMs * random.next() ** 2);
-  const dead = crash(call, holder, random.next() < 0.65 ? nodes : [holder]);
-  if (dead.length === 0) return false;
+  const dead = random.next() < 0.65 ? nodes : [holder];
+  await crash(call, holder, dead, (crashWithinMs + extraMs) * random.next() ** 2);
   // most clients are gone too: nobody sends again what was not answered
   if (random.next() < 0.75) scene.load.move(volume, pick(random, nodes.length));
   const lateOne = random.next() < 0.3 ? holder : null;
@@ -55,38 +59,61 @@ async function crashInWaking(call: FaultCall, rest: Rest): Promise<boolean> {
   return true;
 }
 
-/** What the primary does reaches the others late, or not at all, or its own disk late. */
-function impede(call: FaultCall, holder: SimNode, others: readonly SimNode[]): void {
+/**
+ * What the primary does reaches the others late, or not at all, or some disk late. Returns how slow
+ * that disk is (ms).
+ */
+function impede(call: FaultCall, holder: SimNode): number {
   const { scene, fault, random } = call;
-  const { network } = scene.cluster;
+  const { network, nodes } = scene.cluster;
   const dice = random.next();
-  if (dice < 0.4) {
+  if (dice < 0.5) {
+    const others = nodes.filter((each) => each !== holder);
     const ends = others.map(({ host }): [string, string] => [holder.host, host]);
-    scene.block(200 + fault.forMs * random.next(), ends);
-  } else if (dice < 0.6) {
-    const extraMs = slowMs[pick(random, slowMs.length)] ?? 20;
+    scene.block(500 + fault.forMs * random.next(), ends);
+  } else if (dice < 0.65) {
     const other = otherThan(call, holder);
-    network.slowDown(holder.host, other.host, extraMs);
-    scene.after(1_000, () => network.slowDown(holder.host, other.host, 0));
+    network.slowDown(holder.host, other.host, pickOf(random, slowMs));
+    scene.after(slowForMs, () => network.slowDown(holder.host, other.host, 0));
   }
-  const slow = random.next() < 0.3 ? holder : random.next() < 0.3 ? others[0] : undefined;
-  if (!slow) return;
-  slow.slowDiskMs = slowMs[pick(random, slowMs.length)] ?? 20;
-  scene.after(1_000, () => {
+  if (random.next() < 0.4) return 0;
+  const slow = random.next() < 0.7 ? holder : otherThan(call, holder);
+  const extraMs = pickOf(random, slowMs);
+  slow.slowDiskMs = extraMs;
+  scene.after(slowForMs, () => {
     slow.slowDiskMs = 0;
   });
+  return extraMs;
 }
 
-/** Kills the processes, or cuts the power of their hosts. */
-function crash({ scene, random }: FaultCall, holder: SimNode, whom: readonly SimNode[]): SimNode[] {
+/** Kills processes or cuts the power of their hosts, often within an operation of the primary's disk. */
+async function crash(
+  { scene, random }: FaultCall,
+  holder: SimNode,
+  whom: readonly SimNode[],
+  delayMs: number,
+): Promise<void> {
+  const { scheduler } = scene.cluster;
   const isPower = random.next() < 0.35 && scene.mayLosePower();
   scene.count(isPower ? 'wake-power' : 'wake-kill');
-  for (const each of whom) {
-    // an agent alone may die where hosts lose power, too
+  const end = (each: SimNode): void => {
+    // an agent alone may die where other hosts lose power
     if (isPower && (each === holder || random.next() < 0.8)) each.losePower();
     else each.kill();
-  }
-  return [...whom];
+  };
+  if (random.next() < 0.5) {
+    holder.onCrash = () => {
+      for (const each of whom) if (each !== holder) end(each);
+    };
+    holder.files.crashAfter(1 + pick(random, 20), isPower ? 'power' : 'kill');
+    if (await scheduler.until(() => !holder.isUp, crashPatienceMs, 5)) return;
+    holder.files.cancelCrash();
+  } else await scheduler.sleep(delayMs);
+  for (const each of whom) end(each);
+}
+
+function pickOf(random: Random, values: readonly number[]): number {
+  return values[pick(random, values.length)] ?? 0;
 }
 
 /**
