@@ -85,7 +85,7 @@ const weights: Record<FaultKind, number> = {
   absence: 7,
   'resync-burst': 7,
   'power-on-slow-join': 7,
-  homecoming: 7,
+  homecoming: 9,
   'power-unflushed': 7,
   'operator-fence': 7,
   'stalled-split': 5,

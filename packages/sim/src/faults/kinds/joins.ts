@@ -1,13 +1,13 @@
 import type { SimNode } from '../../cluster/sim-node.ts';
-import { otherThan, type FaultCall, type Noticed } from '../fault-scene.ts';
+import type { FaultCall, Noticed } from '../fault-scene.ts';
 import { cutAllPower, kill, power } from './processes.ts';
 
 /** A resync that was meant to be met, and did not come, is no longer waited for after this (ms). */
 const resyncPatienceMs = 45_000;
 /** A disk or link that makes a resync long enough to be met, so much slower (ms). */
 const drag = [5, 20, 60, 200];
-/** A new primary serves when the leases of the last one are over; that is waited for so long (ms). */
-const servedPatienceMs = 15_000;
+/** A primary that is moved serves soon; that is waited for so long (ms). */
+const servedPatienceMs = 5_000;
 /** Clients hurry now and then for so long when a node serves that has no member (ms). */
 const burstsForMs = 2_500;
 /** Power goes within this time after a set with the newcomer is agreed on (ms). */
@@ -125,37 +125,29 @@ export function powerOnSlowJoin(call: FaultCall): void {
  * elsewhere; clients hurry, and the connections to the members break in the middle of it, more than
  * once. With every member away none can leave the set, and who is back first goes on as a member.
  */
-export async function homecoming(call: FaultCall): Promise<void> {
+export function homecoming(call: FaultCall): void {
   const { scene, random, volume } = call;
-  const { nodes, scheduler } = scene.cluster;
-  const holder = nodes[scene.cluster.holderOf(volume)];
-  if (!holder || !scene.mayLosePower() || !nodes.every(({ clock }) => clock.running)) return;
-  const node = otherThan(call, holder);
+  const { cluster, load } = scene;
+  const others = cluster.nodes.filter(({ index }) => index !== cluster.holderOf(volume));
+  const node = others[Math.floor(random.next() * others.length)];
+  if (!node?.isUp || !scene.mayLosePower()) return;
   power({ ...call, node });
-  scene.after(30, () => scene.load.burst(100));
-  let isUp = false;
-  let isServed = false;
-  const isOf =
-    (meant: string) =>
-    ({ host, message }: Noticed): boolean =>
-      host === node.host && message === meant;
-  scene.onNotice(isOf('agent started'), () => (isUp = true), resyncPatienceMs);
-  await scheduler.until(() => isUp || scene.isOver, 10_000, 100);
-  if (!isUp || scene.isOver) return;
-  // it joins no set before it serves, as nobody serves meanwhile
-  holder.kill();
-  scene.after(7_500 + random.next() * 6_000, () => holder.start());
-  scene.load.move(volume, node.index);
+  scene.after(30, () => load.burst(100));
   scene.onNotice(
-    isOf('the primary serves'),
+    (noticed) => isPlanned(call, noticed) && nodeOf(call, noticed) === node.index,
     () => {
-      isServed = true;
-      cutInBursts(call, node);
+      // it is not filled before it serves
+      slowDiskOf(call, node.index, 200, burstsForMs);
+      void cluster.order('MovePrimary', { name: volume.name, node: node.host });
+      load.move(volume, node.index);
+      scene.onNotice(
+        ({ host, message }) => host === node.host && message === 'the primary serves',
+        () => cutInBursts(call, node),
+        servedPatienceMs,
+      );
     },
-    servedPatienceMs,
+    resyncPatienceMs,
   );
-  await scheduler.until(() => isServed || scene.isOver, servedPatienceMs, 200);
-  await scheduler.sleep(burstsForMs);
 }
 
 /** The node's way to all others breaks in some moments in which clients hurry. */
@@ -163,7 +155,6 @@ function cutInBursts(call: FaultCall, node: SimNode): void {
   const { scene, random } = call;
   const { nodes, network } = scene.cluster;
   scene.count('homecoming');
-  slowDiskOf(call, node.index, dragOf(call), burstsForMs);
   if (random.next() < 0.5) slowLinksOf(call, node.index, dragOf(call), burstsForMs);
   const isCut = random.next() < 0.7;
   for (let i = 0; i < 6; i++) {
