@@ -1,2 +1,3 @@
 export * from './faults/fault-plan.ts';
+export * from './run/absence-run.ts';
 export * from './run/run-seed.ts';

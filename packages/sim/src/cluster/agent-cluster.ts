@@ -243,6 +243,13 @@ export class AgentCluster implements SimCluster {
 
   // processes
 
+  /** Ends the agent of a node in order, as SIGTERM does. */
+  async stop(node: SimNode): Promise<void> {
+    const { agent } = this.#processes.get(node.index) ?? {};
+    await agent?.close();
+    node.kill();
+  }
+
   #addNode(index: number): void {
     const { scheduler, network, random } = this;
     const { seed } = this.#options;
