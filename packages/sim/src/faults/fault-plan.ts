@@ -100,8 +100,8 @@ const weights: Record<FaultKind, number> = {
 };
 
 /** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */
-const shortGapMs = 6_000;
-const longGapMs = 45_000;
+const shortGapMs = 10_000;
+const longGapMs = 80_000;
 
 /**
  * Each run leaves some kinds out and has more of some others: what only happens when two kinds meet

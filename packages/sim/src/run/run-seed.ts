@@ -56,7 +56,9 @@ const progressMs = 90_000;
 /** Of faults in a dense run. */
 const densePace = 2.5;
 /** So many requests at a time do some 4,000 in ten minutes; more take longer pauses, fewer shorter. */
-const loopsAtFullPace = 5;
+const loopsAtFullPace = 4;
+/** Between two requests of a burst, for each loop there is (ms). */
+const burstPauseMs = 0.5;
 /** One mistake shows in many places. */
 const maxViolations = 20;
 
@@ -380,7 +382,10 @@ export class SeedRun {
   #share(): void {
     const clients = this.#allClients();
     const loops = clients.reduce((sum, client) => sum + client.depth, 0);
-    for (const client of clients) client.slowness = loops / loopsAtFullPace;
+    for (const client of clients) {
+      client.slowness = loops / loopsAtFullPace;
+      client.burstPauseMs = loops * burstPauseMs;
+    }
   }
 
   #load(clientHosts: string[]): FaultLoad {

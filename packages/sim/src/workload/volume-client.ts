@@ -51,6 +51,8 @@ export class VolumeClient {
   lastAnswerMs: number;
   /** its pauses are this much longer: many clients together ask no more than a few */
   slowness = 1;
+  /** at most this much between two requests of a burst (ms) */
+  burstPauseMs = 0;
   readonly #options: VolumeClientOptions;
   #link: ClientLink | null = null;
   #connecting: Promise<void> | null = null;
@@ -167,6 +169,8 @@ export class VolumeClient {
         await cluster.scheduler.sleep(40);
       }
       if (this.#stopped) break;
+      // a burst in which each waits for nothing but its answer costs more than all the rest of a run
+      if (this.#isHurried) await cluster.scheduler.sleep(random.next() * this.burstPauseMs);
       await this.#request(this.#choose());
     }
     this.#running -= 1;
