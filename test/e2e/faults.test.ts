@@ -6,7 +6,7 @@ import {
   fioVerifyImage,
   killSecondaries,
   killSecondaryVolume,
-  shareWhileDead,
+  writesWhileDead,
 } from '../../benchmarks/src/scenarios/kill-secondary.ts';
 import { readAllReplicas } from '../../benchmarks/src/scenarios/replicas.ts';
 import { runVerifier } from '../../benchmarks/src/harness/writer-process.ts';
@@ -26,8 +26,11 @@ t.test('secondaries die and return under fio and the verifying writer', async (t
     'a victim was the Raft leader',
   );
   t.equal(new Set(result.cycles.map((cycle) => cycle.victim)).size, 2, 'victims differ');
-  const share = shareWhileDead(result.cycles);
-  t.ok(share >= 0.1, `${(share * 100).toFixed(1)} % of the writes fell between kill and return`);
+  // what share of all writes that is depends on the machine: `pnpm accept skeleton` measures it
+  for (const { victim, writerWritesWhileDead, fioWritesWhileDead } of result.cycles) {
+    t.ok(writerWritesWhileDead >= writesWhileDead, `the writer went on while ${victim} was dead`);
+    t.ok(fioWritesWhileDead > 0, `fio went on while ${victim} was dead`);
+  }
 
   const dir = t.testdir();
   const { replicas, servedHash } = await readAllReplicas(cluster, killSecondaryVolume.name, dir);

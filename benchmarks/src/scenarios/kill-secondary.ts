@@ -21,7 +21,7 @@ export const killSecondaryVolume = {
 const fioIops = 2_000;
 const writerRate = 400;
 /** The writer must get this many answers while the victim is dead before the victim returns. */
-const writesWhileDead = 600;
+export const writesWhileDead = 600;
 
 export interface KillCycle {
   victim: string;
