@@ -10,7 +10,11 @@ const stepPatienceMs = 20_000;
 /** Up to so much more for a piece on a slow link, so that pings are under way at any time (ms). */
 const lateMs = [500, 1_500, 2_800];
 /** Regions come to rest and are checkpointed in this time without requests (ms). */
-const restMs = 6_500;
+const restMs = 7_500;
+/** A burst after a rest: clients look at times only whether there is something to do (ms). */
+const zeroMs = 110;
+/** Slow enough that a fence finds zeros under way (ms). */
+const zeroDiskMs = [100, 400, 1_500];
 
 /** An order to fence the volume, of whoever answers; what comes of it is looked at later. */
 export function orderFence(scene: FaultScene, volume: SimVolume): void {
@@ -128,12 +132,12 @@ export async function stalledSplit(call: FaultCall): Promise<void> {
 }
 
 /**
- * The primary dies with zeros under way that reach one slow member only, and another one is made
- * primary at once: what that member still has to do counts as of the old epoch.
+ * The primary dies, or its replicas are cut from it, with zeros under way that reach one slow member
+ * only, and another one is made primary at once: what that member still does is of the old epoch.
  */
 export async function fenceInZero(call: FaultCall): Promise<void> {
   const { scene, fault, volume, random } = call;
-  const { nodes, scheduler, network } = scene.cluster;
+  const { nodes, scheduler } = scene.cluster;
   // without requests nothing is marked: what comes then marks each region anew
   scene.load.hush(restMs);
   await scheduler.sleep(restMs);
@@ -142,25 +146,21 @@ export async function fenceInZero(call: FaultCall): Promise<void> {
   const members = nodes.filter((each) => each !== old && holders.includes(each.index));
   const slow = members[Math.floor(random.next() * members.length)];
   if (!old?.isUp || !slow || members.length < 2) return;
-  slow.slowDiskMs = slowDiskMs[Math.floor(random.next() * slowDiskMs.length)] ?? 20;
+  slow.slowDiskMs = zeroDiskMs[Math.floor(random.next() * zeroDiskMs.length)] ?? 200;
   const others = members.filter((each) => each !== slow);
-  if (random.next() < 0.8) {
-    scene.block(
-      300,
-      others.map((each): [string, string] => [old.host, `${each.host}:${peersPort}`]),
-    );
-  }
-  scene.load.zeroBorders(60);
-  scene.load.burst(60);
-  await scheduler.sleep(3 + random.next() * 30);
+  const toPeers = (each: SimNode): [string, string] => [old.host, `${each.host}:${peersPort}`];
+  if (random.next() < 0.8) scene.block(fault.forMs, others.map(toPeers));
+  scene.load.zeroBorders(zeroMs);
+  scene.load.burst(zeroMs);
+  await scheduler.sleep(zeroMs * (0.4 + random.next() * 0.6));
   scene.count('fence-in-zero');
-  old.kill();
-  network.cut(old.host, slow.host);
-  scene.after(fault.forMs, () => old.start());
+  if (random.next() < 0.4) {
+    old.kill();
+    scene.after(fault.forMs, () => old.start());
+  } else scene.block(fault.forMs, [toPeers(slow), [slow.host, `${old.host}:${peersPort}`]]);
   scene.after(2_000 + fault.forMs * random.next(), () => {
     slow.slowDiskMs = 0;
   });
-  await scheduler.sleep(random.next() * slow.slowDiskMs * 2);
   orderFence(scene, volume);
   const next = random.next() < 0.5 ? slow : (others[0] ?? slow);
   scene.load.move(volume, next.index);
