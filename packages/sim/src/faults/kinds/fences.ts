@@ -16,10 +16,12 @@ const zeroMs = 110;
 /** Slow enough that a fence finds zeros under way (ms). */
 const zeroDiskMs = [100, 400, 1_500];
 
-/** An order to fence the volume, of whoever answers; what comes of it is looked at later. */
-export function orderFence(scene: FaultScene, volume: SimVolume): void {
+/** An order to fence the volume, of whoever answers; `what` else is to be counted when it is done. */
+export function orderFence(scene: FaultScene, volume: SimVolume, what?: string): void {
   void scene.cluster.order('FenceVolume', { name: volume.name }).then((isDone) => {
-    if (isDone) scene.count('order-fence');
+    if (!isDone) return;
+    scene.count('order-fence');
+    if (what !== undefined) scene.count(what);
   });
 }
 
@@ -46,11 +48,10 @@ export async function operatorFence(call: FaultCall): Promise<void> {
   }
   scene.load.burst(burstMs);
   await scene.cluster.scheduler.sleep(burstMs * random.next());
-  scene.count('operator-fence');
   const isDeaf = random.next() < 0.55;
   if (isDeaf) deafen(call, old);
   leaveWhenGranted(call, old, other, random.next() < 0.6);
-  orderFence(scene, volume);
+  orderFence(scene, volume, 'operator-fence');
   if (isDeaf) await scene.cluster.scheduler.sleep(fault.forMs);
 }
 
@@ -163,5 +164,15 @@ export async function fenceInZero(call: FaultCall): Promise<void> {
   });
   orderFence(scene, volume);
   const next = random.next() < 0.5 ? slow : (others[0] ?? slow);
+  const last = next === slow ? (others[0] ?? slow) : slow;
   scene.load.move(volume, next.index);
+  scene.onNotice(
+    ({ message }) => message === 'the primary serves',
+    () => {
+      // marks are cleared again, then the other one is read
+      if (random.next() < 0.7) scene.after(random.next() * 2_000, () => scene.load.hush(restMs));
+      scene.after(2_000 + restMs, () => scene.load.move(volume, last.index));
+    },
+    stepPatienceMs,
+  );
 }

@@ -107,7 +107,6 @@ export function fenceOnJoin(call: FaultCall): void {
 function fenceNow(call: FaultCall, old: SimNode, newcomer: SimNode): void {
   const { scene, fault, volume, random } = call;
   const { nodes, network } = scene.cluster;
-  scene.count('fence-on-join');
   const others = nodes.filter((each) => each !== old);
   const extraMs = slowLinkMs[Math.floor(random.next() * slowLinkMs.length)] ?? 60;
   const slowDown = (ms: number): void => {
@@ -120,7 +119,7 @@ function fenceNow(call: FaultCall, old: SimNode, newcomer: SimNode): void {
   scene.after(extraMs * 8, () => slowDown(0));
   const next = others.filter((each) => each !== newcomer)[0] ?? newcomer;
   scene.after(random.next() * 2, () => {
-    orderFence(scene, volume);
+    orderFence(scene, volume, 'fence-on-join');
     scene.load.move(volume, next.index);
   });
   const peers = nodes.filter((each) => each !== newcomer);
