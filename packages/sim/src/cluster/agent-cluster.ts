@@ -124,8 +124,8 @@ export class AgentCluster implements SimCluster {
     throw new StorError('UNAVAILABLE', `${method} failed: ${last}`);
   }
 
-  async order(method: string, request: object): Promise<boolean> {
-    const first = Math.floor(this.random.next() * this.nodes.length);
+  async order(method: string, request: object, asked?: number): Promise<boolean> {
+    const first = asked ?? Math.floor(this.random.next() * this.nodes.length);
     for (let i = 0; i < this.nodes.length; i++) {
       const outcome = await this.#call((first + i) % this.nodes.length, method, request);
       if (outcome.type === 'answered') return true;

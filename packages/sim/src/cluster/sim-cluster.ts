@@ -111,8 +111,11 @@ export interface SimCluster {
   replicasOf(volume: SimVolume): ReplicaView[];
   /** node of each replica that the control plane knows */
   nodeOfReplica(replicaId: string): number;
-  /** One order of an operator, asked of each node once; false when it was not carried out. */
-  order(method: string, request: object): Promise<boolean>;
+  /**
+   * One order of an operator, asked of each node once, of `first` before the others; false when it
+   * was not carried out.
+   */
+  order(method: string, request: object, first?: number): Promise<boolean>;
   /** null when the volume is healthy, else why not */
   unhealthy(volume: SimVolume): Promise<string | null>;
   /** Gives the volume back wherever it is attached; false when that did not work. */

@@ -16,9 +16,16 @@ const zeroMs = 110;
 /** Slow enough that a fence finds zeros under way (ms). */
 const zeroDiskMs = [100, 400, 1_500];
 
-/** An order to fence the volume, of whoever answers; `what` else is to be counted when it is done. */
-export function orderFence(scene: FaultScene, volume: SimVolume, what?: string): void {
-  void scene.cluster.order('FenceVolume', { name: volume.name }).then((isDone) => {
+/**
+ * An order to fence the volume; what comes of it is looked at later. `at`: the node that is asked
+ * first, and takes the volume if it can; `what` else is to be counted when it is done.
+ */
+export function orderFence(
+  scene: FaultScene,
+  volume: SimVolume,
+  { what, at }: { what?: string; at?: SimNode | undefined } = {},
+): void {
+  void scene.cluster.order('FenceVolume', { name: volume.name }, at?.index).then((isDone) => {
     if (!isDone) return;
     scene.count('order-fence');
     if (what !== undefined) scene.count(what);
@@ -51,7 +58,8 @@ export async function operatorFence(call: FaultCall): Promise<void> {
   const isDeaf = random.next() < 0.55;
   if (isDeaf) deafen(call, old);
   leaveWhenGranted(call, old, other, random.next() < 0.6);
-  orderFence(scene, volume, 'operator-fence');
+  const at = random.next() < 0.5 ? other : undefined;
+  orderFence(scene, volume, { what: 'operator-fence', at });
   if (isDeaf) await scene.cluster.scheduler.sleep(fault.forMs);
 }
 
@@ -115,7 +123,8 @@ export async function stalledSplit(call: FaultCall): Promise<void> {
     ],
   );
   scene.block(fault.forMs, ends);
-  leaveWhenGranted(call, old, otherThan(call, old), random.next() < 0.5);
+  const other = otherThan(call, old);
+  leaveWhenGranted(call, old, other, random.next() < 0.5);
   const goOnMs = random.next() * 900;
   scene.onNotice(
     ({ message, host }) => message === 'the primary serves' && host !== old.host,
@@ -128,7 +137,7 @@ export async function stalledSplit(call: FaultCall): Promise<void> {
     stepPatienceMs,
   );
   scene.after(stepPatienceMs, () => clock.resume());
-  orderFence(scene, volume);
+  orderFence(scene, volume, { at: random.next() < 0.5 ? other : undefined });
   await scheduler.sleep(fault.forMs);
 }
 
@@ -155,23 +164,23 @@ export async function fenceInZero(call: FaultCall): Promise<void> {
   scene.load.burst(zeroMs);
   await scheduler.sleep(zeroMs * (0.4 + random.next() * 0.6));
   scene.count('fence-in-zero');
-  if (random.next() < 0.4) {
+  if (random.next() < 0.25) {
     old.kill();
     scene.after(fault.forMs, () => old.start());
   } else scene.block(fault.forMs, [toPeers(slow), [slow.host, `${old.host}:${peersPort}`]]);
   scene.after(2_000 + fault.forMs * random.next(), () => {
     slow.slowDiskMs = 0;
   });
-  orderFence(scene, volume);
-  const next = random.next() < 0.5 ? slow : (others[0] ?? slow);
+  const next = random.next() < 0.3 ? slow : (others[0] ?? slow);
   const last = next === slow ? (others[0] ?? slow) : slow;
-  scene.load.move(volume, next.index);
+  orderFence(scene, volume, { at: next });
   scene.onNotice(
     ({ message }) => message === 'the primary serves',
     () => {
+      scene.load.move(volume, next.index);
       // marks are cleared again, then the other one is read
-      if (random.next() < 0.7) scene.after(random.next() * 2_000, () => scene.load.hush(restMs));
-      scene.after(2_000 + restMs, () => scene.load.move(volume, last.index));
+      if (random.next() < 0.7) scene.after(random.next() * 1_000, () => scene.load.hush(restMs));
+      scene.after(1_000 + restMs, () => scene.load.move(volume, last.index));
     },
     stepPatienceMs,
   );

@@ -119,7 +119,7 @@ function fenceNow(call: FaultCall, old: SimNode, newcomer: SimNode): void {
   scene.after(extraMs * 8, () => slowDown(0));
   const next = others.filter((each) => each !== newcomer)[0] ?? newcomer;
   scene.after(random.next() * 2, () => {
-    orderFence(scene, volume, 'fence-on-join');
+    orderFence(scene, volume, { what: 'fence-on-join', at: next });
     scene.load.move(volume, next.index);
   });
   const peers = nodes.filter((each) => each !== newcomer);
