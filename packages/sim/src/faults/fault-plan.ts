@@ -42,6 +42,7 @@ export const faultKinds = [
   'order-move-replica',
   'order-move-primary',
   'restore',
+  'discard',
 ] as const;
 
 export type FaultKind = (typeof faultKinds)[number];
@@ -97,6 +98,7 @@ const weights: Record<FaultKind, number> = {
   'order-move-replica': 6,
   'order-move-primary': 6,
   restore: 5,
+  discard: 5,
 };
 
 /** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */
@@ -185,6 +187,7 @@ function lengthOf(kind: FaultKind, random: Random): number {
     case 'power-on-slow-join':
     case 'homecoming':
     case 'power-unflushed':
+    case 'discard':
       return 300 + share * 3_000;
     case 'order-update':
     case 'slow-disk':

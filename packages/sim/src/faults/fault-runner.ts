@@ -1,6 +1,7 @@
 import type { Fault, FaultKind } from './fault-plan.ts';
 import { callOf, type FaultKindRun, type FaultScene } from './fault-scene.ts';
 import { absence } from './kinds/absence.ts';
+import { discard } from './kinds/discards.ts';
 import { diskError, slowDisk } from './kinds/disks.ts';
 import { homecoming, powerOnSlowJoin, powerUnflushed, resyncBurst } from './kinds/joins.ts';
 import { fenceInZero, operatorFence, stalledSplit } from './kinds/fences.ts';
@@ -63,6 +64,7 @@ const kinds: Record<FaultKind, FaultKindRun> = {
   'order-move-replica': orderMoveReplica,
   'order-move-primary': orderMovePrimary,
   restore,
+  discard,
 };
 
 /** Carries out a plan; never more at once than the promises cover. Counts what really happened. */

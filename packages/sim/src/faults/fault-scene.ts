@@ -22,6 +22,10 @@ export interface FaultLoad {
   burst: (ms: number) => void;
   /** All clients begin nothing for so long (ms), so that regions come to rest. */
   hush: (ms: number) => void;
+  /** All clients only read for so long (ms). */
+  look: (ms: number) => void;
+  /** Writes to every chunk of the volume, then discards all of it. */
+  sweep: (volume: SimVolume) => Promise<void>;
   /** One client that may write does all of this at once, hushed or not; resolves when it is over. */
   ask: (volume: SimVolume, requests: readonly Request[]) => Promise<void>;
   /** All clients mostly zero over borders of regions for so long (ms). */

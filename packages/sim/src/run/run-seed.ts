@@ -399,6 +399,12 @@ export class SeedRun {
       hush: (ms) => {
         for (const client of this.#allClients()) client.hush(ms);
       },
+      look: (ms) => {
+        for (const client of this.#allClients()) client.lookOnly(ms);
+      },
+      sweep: async (volume) => {
+        await this.#volumes.find((each) => each.volume === volume)?.clients[0]?.sweep();
+      },
       ask: (volume, requests) => this.#ask(volume, requests),
       zeroBorders: (ms) => {
         for (const client of this.#allClients()) client.zeroBorders(ms);

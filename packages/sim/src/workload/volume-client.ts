@@ -1,3 +1,4 @@
+import { chunkBytes, regionBytes } from '@stor/protocol';
 import type { Random } from '@stor/runtime';
 
 import { payloadOf, sectorBytes, type VolumeHistory } from '../checkers/volume-history.ts';
@@ -144,6 +145,21 @@ export class VolumeClient {
     } finally {
       this.#running -= 1;
     }
+  }
+
+  /** Writes a block to every chunk, then discards region after region. */
+  async sweep(): Promise<void> {
+    const sectors = Math.floor(this.#options.volume.sizeBytes / sectorBytes);
+    this.#running += 1;
+    const each = { fua: false, noHole: false };
+    for (let from = 0; from < sectors; from += chunkBytes / sectorBytes) {
+      await this.#change({ kind: 'write', from, to: from + 8, ...each });
+    }
+    for (let from = 0; from < sectors; from += regionBytes / sectorBytes) {
+      const to = Math.min(sectors, from + regionBytes / sectorBytes);
+      await this.#change({ kind: 'trim', from, to, ...each });
+    }
+    this.#running -= 1;
   }
 
   /** Works for some seconds, rests for some, so that regions come to rest and volumes become idle. */

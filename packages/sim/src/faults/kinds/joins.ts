@@ -25,7 +25,12 @@ function nodeOf({ scene }: FaultCall, { fields }: Noticed): number {
 }
 
 /** The disk of a node is slow for so long. */
-function slowDiskOf({ scene }: FaultCall, index: number, extraMs: number, forMs: number): void {
+export function slowDiskOf(
+  { scene }: FaultCall,
+  index: number,
+  extraMs: number,
+  forMs: number,
+): void {
   const node = scene.cluster.nodes[index];
   if (!node) return;
   node.slowDiskMs = extraMs;
@@ -181,6 +186,18 @@ export async function powerUnflushed(call: FaultCall): Promise<void> {
   const burstMs = 40 + random.next() * 200;
   scene.load.burst(burstMs);
   await scheduler.sleep(burstMs);
+  await untilMarksAreCleared(call);
+  await scheduler.sleep(random.next() * 2_000);
+  if (scene.isOver || !scene.mayLosePower()) return;
+  scene.count('power-unflushed');
+  if (random.next() < 0.6) cutAllPower(call, 'power-all');
+  else power(call);
+  scene.load.move(volume, node.index);
+  scene.load.hush(2_000);
+}
+
+/** Clients rest until two checkpoints have come, and some seconds more. */
+export async function untilMarksAreCleared({ scene }: FaultCall): Promise<void> {
   scene.load.hush(restMs + 4_000);
   let checkpoints = 0;
   const isCheckpoint = ({ message }: Noticed): boolean =>
@@ -190,12 +207,6 @@ export async function powerUnflushed(call: FaultCall): Promise<void> {
     scene.onNotice(isCheckpoint, again, restMs);
   };
   scene.onNotice(isCheckpoint, again, restMs);
+  const { scheduler } = scene.cluster;
   await scheduler.until(() => checkpoints >= 2 || scene.isOver, restMs - 2_000, 100);
-  await scheduler.sleep(random.next() * 2_000);
-  if (scene.isOver || !scene.mayLosePower()) return;
-  scene.count('power-unflushed');
-  if (random.next() < 0.6) cutAllPower(call, 'power-all');
-  else power(call);
-  scene.load.move(volume, node.index);
-  scene.load.hush(2_000);
 }
