@@ -5,6 +5,8 @@ import { join } from 'node:path';
 
 /** A seed that takes longer than this is ended and counts as failed (ms of real time). */
 const seedTimeoutMs = 300_000;
+/** One whose process does not come to the end of a turn for so long spins: nobody is answered (ms). */
+const silenceMs = 60_000;
 
 /**
  * @param {{ tree: string, jobs: number, next: () => object | null,
@@ -33,6 +35,7 @@ function runChild(pool) {
     pool.children.add(child);
     let current = null;
     let timer;
+    let silence;
     const report = (result) => {
       if (pool.isOver || pool.onReport(result, current) !== 'enough') return;
       // the other runs would only be waited for
@@ -46,23 +49,37 @@ function runChild(pool) {
     const give = () => {
       current = pool.isOver ? null : next();
       clearTimeout(timer);
+      clearTimeout(silence);
       if (!current) {
         child.disconnect();
         return;
       }
-      timer = setTimeout(() => {
-        errors += `\nno end within ${seedTimeoutMs} ms`;
-        child.kill('SIGKILL');
-      }, seedTimeoutMs);
+      timer = setTimeout(() => giveUp('crash', `no end within ${seedTimeoutMs} ms`), seedTimeoutMs);
+      listen();
       child.send(current);
+    };
+    let stuck = null;
+    const giveUp = (checker, detail) => {
+      stuck = { checker, detail };
+      child.kill('SIGKILL');
+    };
+    const listen = () => {
+      clearTimeout(silence);
+      const why = `its process spins: no turn ended within ${silenceMs} ms of real time`;
+      silence = setTimeout(() => giveUp('progress', why), silenceMs);
     };
     child.on('message', (message) => {
       isReady = true;
+      if (message.kind === 'alive') {
+        if (current) listen();
+        return;
+      }
       if (message.kind === 'report') report(message.report);
       give();
     });
     child.on('exit', () => {
       clearTimeout(timer);
+      clearTimeout(silence);
       pool.children.delete(child);
       if (pool.isOver) {
         resolve(true);
@@ -73,16 +90,16 @@ function runChild(pool) {
         return;
       }
       if (current) {
-        const detail = errors.trim() || 'the process ended';
-        report(failedReport(current, detail));
+        const died = { checker: 'crash', detail: errors.trim() || 'the process ended' };
+        report(failedReport(current, stuck ?? died));
       }
       resolve(current === null);
     });
   });
 }
 
-function failedReport({ seed }, detail) {
-  const violations = [{ checker: 'crash', detail }];
+function failedReport({ seed }, violation) {
+  const violations = [violation];
   const none = { faults: {}, steps: {}, io: {}, events: 0, cpuMs: 0, simulatedMs: 0 };
   return { seed, violations, hash: '', primaryChanges: 0, eras: 0, ...none };
 }
