@@ -43,12 +43,13 @@ async function crashInWaking(call: FaultCall, rest: Rest): Promise<boolean> {
   const extraMs = impede(call, holder);
   await scheduler.sleep(random.next() * 2);
   for (const waking of rest.wakings) {
-    // together, or one after the other
-    if (random.next() < 0.4) await scheduler.sleep(random.next() * 4);
+    // together, or while the disk is still busy with the one before
+    if (random.next() < 0.7) await scheduler.sleep((0.5 + extraMs / 4) * random.next());
     void scene.load.ask(volume, waking);
   }
   const dead = random.next() < 0.65 ? nodes : [holder];
-  await crash(call, holder, dead, (crashWithinMs + extraMs) * random.next() ** 2);
+  const withinMs = random.next() < 0.5 ? crashWithinMs : 0.5 + extraMs;
+  await crash(call, holder, dead, withinMs * random.next());
   // most clients are gone too: nobody sends again what was not answered
   if (random.next() < 0.75) scene.load.move(volume, pick(random, nodes.length));
   const lateOne = random.next() < 0.3 ? holder : null;
@@ -66,20 +67,21 @@ async function crashInWaking(call: FaultCall, rest: Rest): Promise<boolean> {
 function impede(call: FaultCall, holder: SimNode): number {
   const { scene, fault, random } = call;
   const { network, nodes } = scene.cluster;
+  const isSlow = random.next() < 0.7;
+  const slow = random.next() < 0.8 ? holder : otherThan(call, holder);
+  const extraMs = isSlow ? pickOf(random, slowMs) : 0;
+  slow.slowDiskMs = extraMs;
   const dice = random.next();
-  if (dice < 0.5) {
+  // what is still in the memory of a slow primary is known to nobody when the others do not hear it
+  if (dice < (isSlow ? 0.7 : 0.4)) {
     const others = nodes.filter((each) => each !== holder);
     const ends = others.map(({ host }): [string, string] => [holder.host, host]);
     scene.block(500 + fault.forMs * random.next(), ends);
-  } else if (dice < 0.65) {
+  } else if (dice < 0.85) {
     const other = otherThan(call, holder);
     network.slowDown(holder.host, other.host, pickOf(random, slowMs));
     scene.after(slowForMs, () => network.slowDown(holder.host, other.host, 0));
   }
-  if (random.next() < 0.4) return 0;
-  const slow = random.next() < 0.7 ? holder : otherThan(call, holder);
-  const extraMs = pickOf(random, slowMs);
-  slow.slowDiskMs = extraMs;
   scene.after(slowForMs, () => {
     slow.slowDiskMs = 0;
   });
