@@ -18,8 +18,11 @@ const drain: () => void = (() => {
   return _tickCallback;
 })();
 
-/** Many times what a cluster does under load, in one minute of virtual time. */
-const maxEventsPerMinute = 400_000;
+/** Many times what a cluster does under load: events and pages sent in one minute of virtual time. */
+const maxWorkPerMinute = 400_000;
+const pageBytes = 4_096;
+/** Looks at that after so many events. */
+const eventsPerLook = 256;
 
 /** The cluster is busy with itself for ever: the run would take hours. */
 export class EventStorm extends Error {}
@@ -38,7 +41,8 @@ export class SimScheduler {
   readonly hash = new RunHash();
   #order = 0;
   #minuteEndMs = 0;
-  #stepsBefore = 0;
+  #workBefore = 0;
+  #pagesSent = 0;
   readonly #heap: Event[] = [];
   #turn: (() => void)[] = [];
 
@@ -49,6 +53,11 @@ export class SimScheduler {
     return () => {
       event.run = null;
     };
+  }
+
+  /** Bytes on the network are work for whoever takes them. */
+  sent(bytes: number): void {
+    this.#pagesSent += bytes / pageBytes;
   }
 
   /** After the event under way and its promises. */
@@ -85,10 +94,10 @@ export class SimScheduler {
       };
       const turn = (): void => {
         for (let i = 0; i < eventsPerTurn && !over; i++) {
-          if (this.#step()) continue;
+          if (i % eventsPerLook === 0 && this.#isStorm()) finish(() => reject(storm(this.nowMs)));
+          else if (this.#step()) continue;
           if (!over) finish(() => reject(new Error('the simulation has nothing left to do')));
         }
-        if (!over && this.#isStorm()) finish(() => reject(storm(this.nowMs)));
         if (!over) setImmediate(turn);
       };
       setImmediate(() => {
@@ -106,11 +115,12 @@ export class SimScheduler {
   }
 
   #isStorm(): boolean {
+    const work = this.steps + this.#pagesSent;
     if (this.nowMs > this.#minuteEndMs) {
       this.#minuteEndMs = this.nowMs + 60_000;
-      this.#stepsBefore = this.steps;
+      this.#workBefore = work;
     }
-    return this.steps - this.#stepsBefore > maxEventsPerMinute;
+    return work - this.#workBefore > maxWorkPerMinute;
   }
 
   #step(): boolean {
@@ -179,7 +189,7 @@ export class SimScheduler {
 
 function storm(nowMs: number): EventStorm {
   return new EventStorm(
-    `over ${maxEventsPerMinute} events in one minute, until ${Math.round(nowMs)} ms`,
+    `over ${maxWorkPerMinute} events and pages sent in one minute, until ${Math.round(nowMs)} ms`,
   );
 }
 

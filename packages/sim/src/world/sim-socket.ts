@@ -217,6 +217,7 @@ export class SimSocket implements StreamSocket {
     for (const piece of this.#queue.splice(0, count)) {
       network.scheduler.hash.bytes(piece.bytes);
       network.onPiece(this.from, this.to, piece.bytes);
+      network.scheduler.sent(piece.bytes.length);
       peer.arrived(Buffer.from(piece.bytes));
       this.pendingBytes -= piece.bytes.length;
       sent = true;

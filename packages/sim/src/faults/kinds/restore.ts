@@ -58,9 +58,12 @@ async function putBack(call: FaultCall): Promise<void> {
       scene.isRestoring = false;
     },
   );
-  load.burst(servedMs);
-  await scheduler.until(() => !scene.isRestoring, servedMs, 50);
-  load.burst(burstMs);
+  const endMs = scheduler.nowMs + servedMs;
+  // those that rest come too
+  while (scene.isRestoring && scheduler.nowMs < endMs) {
+    load.burst(burstMs);
+    await scheduler.sleep(250);
+  }
   scene.isRestoring = false;
 }
 
