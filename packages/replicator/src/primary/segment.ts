@@ -495,6 +495,11 @@ export class Segment implements MemberEvents {
       if (this.stopped || !this.membership) return;
       // anything but "nothing was sent" may have taken effect: the union stays in force (I4)
       if (!hasCode(error, 'UNAVAILABLE')) mayHaveArrived = true;
+      const { code, message } = StorError.from(error);
+      logger.debug(
+        { inSync, setRevision, code, reason: message },
+        'a set change has no answer yet',
+      );
       // Refused because the record does not know a replica of the set any more (it was removed while
       // it was outside the set): no earlier try took effect, or it would be in the set, and none will.
       if (hasCode(error, 'INVALID_ARGUMENT')) mayHaveArrived = false;

@@ -344,6 +344,9 @@ export class VolumeIo implements SegmentPart {
       const again = (failed: StorError | null = null): void => {
         this.#readDone(op, failed);
       };
+      if (this.#held.leases.length === 0) {
+        this.#segment.options.logger.debug({}, 'reads wait for a lease');
+      }
       this.#held.leases.push({ op, again, fail: again, heldSinceMs: 0 });
       return;
     }

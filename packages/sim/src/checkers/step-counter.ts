@@ -10,6 +10,7 @@ const stepOf = new Map<string, string>([
   ['settle: members differ and are made equal', 'settle-copy'],
   ['a replica could not give a block', 'read-elsewhere'],
   ['a replica has failed', 'replica-failed'],
+  ['reads wait for a lease', 'lease-expired'],
   ['agent started', 'agent-start'],
 ]);
 
@@ -24,7 +25,11 @@ export class StepCounter {
     if (step) this.count(step);
     if (message === 'the primary serves') this.#served(fields);
     else if (message === 'the in-sync set changed') this.#setChanged(fields);
-    else if (message === 'resync is planned') this.count(`resync-${fields.kind ?? ''}`);
+    else if (message === 'a set change has no answer yet') {
+      if (fields.code === 'OUTCOME_UNKNOWN') this.count('set-unknown-outcome');
+    } else if (message === 'replicas change') {
+      if (fields.what === 'another replica (replacement)') this.count('replacement');
+    } else if (message === 'resync is planned') this.count(`resync-${fields.kind ?? ''}`);
   }
 
   #served(fields: Fields): void {
@@ -50,6 +55,8 @@ interface Fields {
   volume?: string;
   inSync?: string[];
   kind?: string;
+  code?: string;
+  what?: string;
   waitedForLeases?: boolean;
   regionsToSettle?: number;
 }

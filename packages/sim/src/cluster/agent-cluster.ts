@@ -98,12 +98,13 @@ export class AgentCluster implements SimCluster {
       this.nodes.every(({ index }) => this.#processes.get(index)?.agent !== null) &&
       this.leader() >= 0;
     if (!(await scheduler.until(areUp, 60_000))) throw new Error('the agents do not start');
-    for (const { name, sizeBytes, replicas } of this.volumes) {
+    for (const { name, sizeBytes, replicas, replacementWaitMs } of this.volumes) {
       await this.operate('CreateVolume', {
         name,
         sizeBytes,
         replicas,
         labels: {},
+        ...(replacementWaitMs === undefined ? {} : { policy: { replacementWaitMs } }),
         requestId: name,
       });
     }

@@ -14,6 +14,8 @@ export interface SimVolume {
   readonly sizeBytes: number;
   /** wanted replicas */
   readonly replicas: number;
+  /** until a replica that is away is replaced; @default the product's (ms) */
+  readonly replacementWaitMs?: number;
 }
 
 export type IoKind = 'read' | 'write' | 'zero' | 'trim' | 'flush';

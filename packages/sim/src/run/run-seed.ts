@@ -59,6 +59,8 @@ const densePace = 2.5;
 const loopsAtFullPace = 4;
 /** Between two requests of a burst, for each loop there is (ms). */
 const burstPauseMs = 0.5;
+/** A replica that is away for longer is replaced, where there is room (ms). */
+const replacementWaitMs = 12_000;
 /** One mistake shows in many places. */
 const maxViolations = 20;
 
@@ -110,7 +112,10 @@ export class SeedRun {
     for (let i = 0; i < count; i++) {
       const replicas = Math.min(nodes, [3, 3, 2, 3, 5][this.#pick(5)] ?? 3);
       const sizeBytes = (8 + this.#pick(3) * 4) * mib + this.#pick(2) * (300 * 1024);
-      volumes.push({ name: `v${i}`, sizeBytes: Math.floor(sizeBytes / 4096) * 4096, replicas });
+      const volume = { name: `v${i}`, sizeBytes: Math.floor(sizeBytes / 4096) * 4096, replicas };
+      // where there is room for another replica, often soon
+      const isSoon = replicas < nodes && this.#pick(3) > 0;
+      volumes.push(isSoon ? { ...volume, replacementWaitMs } : volume);
     }
     const parts = { seed: options.seed, nodes, volumes, log: this.#log };
     this.#cluster = options.world === 'lanes' ? new LaneCluster(parts) : new AgentCluster(parts);
