@@ -61,7 +61,9 @@ export class FaultyFiles {
   /** called when a crash that was set has happened */
   onCrash: () => void = () => {};
   /** Runs a step of a call in the pool later; a simulator gives it virtual time. */
-  defer: (step: () => void) => void = setImmediate;
+  defer: (step: () => void, operation: PooledCall['operation']) => void = (step) => {
+    setImmediate(step);
+  };
 
   readonly #random: SeededRandom;
   readonly #root = newDirectory();
@@ -155,7 +157,7 @@ export class FaultyFiles {
       }
       this.#inFlight.delete(call);
       call.finish();
-    });
+    }, call.operation);
   }
 
   find(path: string): Node | null {

@@ -9,6 +9,7 @@ export function fault(code: string, operation: string, path: string): Error {
 
 /** An operation under way in the pool. */
 export interface PooledCall {
+  readonly operation: 'read' | 'write' | 'datasync';
   /** Part of the effect happens, before the rest. */
   partly(share: number): void;
   finish(): void;
@@ -62,6 +63,7 @@ export class FaultyOpenFile implements OpenFile {
     this.#alive();
     let early = 0;
     this.#world.later({
+      operation: 'read',
       partly: (share) => {
         early = Math.floor((length * share) / 512) * 512;
         this.#content.read(target, start, early, position);
@@ -83,6 +85,7 @@ export class FaultyOpenFile implements OpenFile {
     this.#alive();
     let early = 0;
     this.#world.later({
+      operation: 'write',
       partly: (share) => {
         const part = Math.floor((length * share) / 512) * 512;
         if (!this.#hasRoom(part, position)) return;
@@ -142,6 +145,7 @@ export class FaultyOpenFile implements OpenFile {
     this.#alive();
     const finish = this.#content.beginSync();
     this.#world.later({
+      operation: 'datasync',
       partly: () => {},
       finish: () => {
         try {

@@ -35,6 +35,8 @@ export class SimNode {
   exits = 0;
   /** more time for each step of a file call (ms) */
   slowDiskMs = 0;
+  /** more time for each step of a sync, while writes go to the page cache as fast as ever (ms) */
+  slowSyncMs = 0;
   /** set by a crash within a file operation */
   onCrash: (how: 'kill' | 'power') => void = () => {};
   readonly #parts: SimNodeParts;
@@ -74,8 +76,9 @@ export class SimNode {
       this.#ended(how);
       this.onCrash(how);
     };
-    this.files.defer = (step) => {
-      const delayMs = random.next() * (fileStepMs + this.slowDiskMs);
+    this.files.defer = (step, operation) => {
+      const syncMs = operation === 'datasync' ? this.slowSyncMs : 0;
+      const delayMs = random.next() * (fileStepMs + this.slowDiskMs + syncMs);
       scheduler.at(delayMs, () => clock.run(step));
     };
     this.#booting = true;

@@ -102,6 +102,7 @@ export class FaultRunner {
       node.files.cancelCrash();
       node.files.hook = () => null;
       node.slowDiskMs = 0;
+      node.slowSyncMs = 0;
       node.resume();
       node.start();
     }

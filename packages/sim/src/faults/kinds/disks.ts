@@ -8,9 +8,13 @@ const errorsForMs = 4_000;
 
 export function slowDisk({ scene, fault, node, random }: FaultCall): void {
   scene.count('slow-disk');
-  node.slowDiskMs = slowDiskMs[Math.floor(random.next() * slowDiskMs.length)] ?? 20;
+  const slowMs = slowDiskMs[Math.floor(random.next() * slowDiskMs.length)] ?? 20;
+  // often only syncs are slow, while writes go to the page cache as fast as ever
+  if (random.next() < 0.4) node.slowSyncMs = slowMs;
+  else node.slowDiskMs = slowMs;
   scene.after(fault.forMs, () => {
     node.slowDiskMs = 0;
+    node.slowSyncMs = 0;
   });
 }
 

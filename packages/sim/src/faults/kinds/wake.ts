@@ -1,6 +1,7 @@
 import type { Random } from '@stor/runtime';
 
 import type { SimNode } from '../../cluster/sim-node.ts';
+import type { Request } from '../../workload/choose-request.ts';
 import { otherThan, type FaultCall } from '../fault-scene.ts';
 import { comeToRest, lookEverywhere, pick, wakeUp, type Rest } from './rest.ts';
 
@@ -42,7 +43,7 @@ async function crashInWaking(call: FaultCall, rest: Rest): Promise<boolean> {
   if (!holder?.isUp) return false;
   const extraMs = impede(call, holder);
   await scheduler.sleep(random.next() * 2);
-  for (const waking of rest.wakings) {
+  for (const waking of inOrder(random, rest.wakings)) {
     // together, or while the disk is still busy with the one before
     if (random.next() < 0.7) await scheduler.sleep((0.5 + extraMs / 4) * random.next());
     void scene.load.ask(volume, waking);
@@ -60,6 +61,13 @@ async function crashInWaking(call: FaultCall, rest: Rest): Promise<boolean> {
   return true;
 }
 
+/** Often writes come first: their marks are on their way to the disk when chunks are freed. */
+function inOrder(random: Random, wakings: Rest['wakings']): readonly (readonly Request[])[] {
+  if (random.next() < 0.4) return wakings;
+  const isWrite = (waking: readonly Request[]): boolean => waking[0]?.kind === 'write';
+  return [...wakings.filter(isWrite), ...wakings.filter((waking) => !isWrite(waking))];
+}
+
 /**
  * What the primary does reaches the others late, or not at all, or some disk late. Returns how slow
  * that disk is (ms).
@@ -70,7 +78,9 @@ function impede(call: FaultCall, holder: SimNode): number {
   const isSlow = random.next() < 0.7;
   const slow = random.next() < 0.8 ? holder : otherThan(call, holder);
   const extraMs = isSlow ? pickOf(random, slowMs) : 0;
-  slow.slowDiskMs = extraMs;
+  // writes go to the page cache at once, or wait as well
+  if (random.next() < 0.6) slow.slowSyncMs = extraMs;
+  else slow.slowDiskMs = extraMs;
   const dice = random.next();
   // what is still in the memory of a slow primary is known to nobody when the others do not hear it
   if (dice < (isSlow ? 0.7 : 0.4)) {
@@ -84,6 +94,7 @@ function impede(call: FaultCall, holder: SimNode): number {
   }
   scene.after(slowForMs, () => {
     slow.slowDiskMs = 0;
+    slow.slowSyncMs = 0;
   });
   return extraMs;
 }
@@ -107,7 +118,7 @@ async function crash(
     holder.onCrash = () => {
       for (const each of whom) if (each !== holder) end(each);
     };
-    holder.files.crashAfter(1 + pick(random, 20), isPower ? 'power' : 'kill');
+    holder.files.crashAfter(1 + pick(random, 10), isPower ? 'power' : 'kill');
     if (await scheduler.until(() => !holder.isUp, crashPatienceMs, 5)) return;
     holder.files.cancelCrash();
   } else await scheduler.sleep(delayMs);
