@@ -107,7 +107,7 @@ async function crash(
   delayMs: number,
 ): Promise<void> {
   const { scheduler } = scene.cluster;
-  const isPower = random.next() < 0.35 && scene.mayLosePower();
+  const isPower = random.next() < 0.25 && scene.mayLosePower();
   scene.count(isPower ? 'wake-power' : 'wake-kill');
   const end = (each: SimNode): void => {
     // an agent alone may die where other hosts lose power
