@@ -24,6 +24,8 @@ export interface FaultLoad {
   hush: (ms: number) => void;
   /** All clients only read for so long (ms). */
   look: (ms: number) => void;
+  /** No client reads for so long (ms): those that write do so instead. */
+  change: (ms: number) => void;
   /** Writes to every chunk of the volume, then discards all of it. */
   sweep: (volume: SimVolume) => Promise<void>;
   /** One client that may write does all of this at once, hushed or not; resolves when it is over. */

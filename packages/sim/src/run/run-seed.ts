@@ -407,6 +407,9 @@ export class SeedRun {
       look: (ms) => {
         for (const client of this.#allClients()) client.lookOnly(ms);
       },
+      change: (ms) => {
+        for (const client of this.#allClients()) client.changeOnly(ms);
+      },
       sweep: async (volume) => {
         await this.#volumes.find((each) => each.volume === volume)?.clients[0]?.sweep();
       },

@@ -63,6 +63,7 @@ export class VolumeClient {
   #hushUntilMs = 0;
   #lookUntilMs = 0;
   #zeroUntilMs = 0;
+  #changeUntilMs = 0;
   #isResting = false;
   #running = 0;
 
@@ -124,6 +125,11 @@ export class VolumeClient {
   /** Only reads for so long (ms). */
   lookOnly(ms: number): void {
     this.#lookUntilMs = this.#options.cluster.scheduler.nowMs + ms;
+  }
+
+  /** Writes where it would read for so long (ms), if it writes at all. */
+  changeOnly(ms: number): void {
+    this.#changeUntilMs = this.#options.cluster.scheduler.nowMs + ms;
   }
 
   /** One request outside of the loops. */
@@ -220,12 +226,14 @@ export class VolumeClient {
     const { counts, history } = this.#options;
     counts.ios += 1;
     if (request.from % 8 !== 0 || request.to % 8 !== 0) counts.unaligned += 1;
-    const onlyLooks = this.#options.cluster.scheduler.nowMs < this.#lookUntilMs;
+    const { nowMs } = this.#options.cluster.scheduler;
+    const onlyLooks = nowMs < this.#lookUntilMs;
     if (this.#options.readsOnly || onlyLooks)
       await this.#read(request.from, Math.max(request.to, request.from + 8));
     else if (request.kind === 'flush') await this.#flush();
-    else if (request.kind === 'read') await this.#read(request.from, request.to);
-    else await this.#change(request);
+    else if (request.kind !== 'read') await this.#change(request);
+    else if (nowMs < this.#changeUntilMs) await this.#change({ ...request, kind: 'write' });
+    else await this.#read(request.from, request.to);
     void history;
   }
 

@@ -9,7 +9,7 @@ const drag = [5, 20, 60, 200];
 /** A primary that is moved serves soon; that is waited for so long (ms). */
 const servedPatienceMs = 5_000;
 /** Clients hurry now and then for so long when a node serves that has no member (ms). */
-const burstsForMs = 2_500;
+const burstsForMs = 1_800;
 /** Power goes within this time after a set with the newcomer is agreed on (ms). */
 const soonMs = 20;
 
@@ -136,13 +136,14 @@ export function homecoming(call: FaultCall): void {
   const others = cluster.nodes.filter(({ index }) => index !== cluster.holderOf(volume));
   const node = others[Math.floor(random.next() * others.length)];
   if (!node?.isUp || !scene.mayLosePower()) return;
-  power({ ...call, node });
+  // away until its own last lease is over: it could be no primary before
+  power({ ...call, node, fault: { ...call.fault, forMs: 6_200 + random.next() * 2_000 } });
   scene.after(30, () => load.burst(100));
   scene.onNotice(
     (noticed) => isPlanned(call, noticed) && nodeOf(call, noticed) === node.index,
     () => {
       // it is not filled before it serves
-      slowDiskOf(call, node.index, 200, burstsForMs);
+      slowDiskOf(call, node.index, 40, servedPatienceMs);
       void cluster.order('MovePrimary', { name: volume.name, node: node.host });
       load.move(volume, node.index);
       scene.onNotice(
@@ -155,19 +156,35 @@ export function homecoming(call: FaultCall): void {
   );
 }
 
-/** The node's way to all others breaks in some moments in which clients hurry. */
+/**
+ * In some moments in which clients write, nothing of the node arrives elsewhere any more, and then its
+ * connections break: what was on its way is lost.
+ */
 function cutInBursts(call: FaultCall, node: SimNode): void {
   const { scene, random } = call;
   const { nodes, network } = scene.cluster;
   scene.count('homecoming');
-  if (random.next() < 0.5) slowLinksOf(call, node.index, dragOf(call), burstsForMs);
-  const isCut = random.next() < 0.7;
-  for (let i = 0; i < 6; i++) {
-    const atMs = 100 + random.next() * (burstsForMs - 200);
-    scene.after(atMs, () => scene.load.burst(60));
+  slowDiskOf(call, node.index, 200, burstsForMs);
+  const others = nodes.filter((each) => each !== node);
+  const isCut = random.next() < 0.8;
+  for (let i = 0; i < 5; i++) {
+    const atMs = 200 + random.next() * (burstsForMs - 300);
+    const muteAfterMs = 20 + random.next() * 60;
+    const muteForMs = random.next() * 60;
+    scene.after(atMs, () => {
+      scene.load.change(80);
+      scene.load.burst(80);
+    });
     if (!isCut) continue;
-    scene.after(atMs + 5 + random.next() * 50, () => {
-      for (const other of nodes) if (other !== node) network.cut(node.host, other.host);
+    scene.after(atMs + muteAfterMs, () => {
+      const forMs = muteForMs + 1;
+      scene.block(
+        forMs,
+        others.map((other): [string, string] => [node.host, other.host]),
+      );
+    });
+    scene.after(atMs + muteAfterMs + muteForMs, () => {
+      for (const other of others) network.cut(node.host, other.host);
     });
   }
 }
