@@ -87,7 +87,7 @@ const weights: Record<FaultKind, number> = {
   'resync-burst': 7,
   'power-on-slow-join': 7,
   homecoming: 9,
-  'power-unflushed': 7,
+  'power-unflushed': 5,
   'operator-fence': 7,
   'stalled-split': 5,
   'fence-in-zero': 6,
@@ -98,7 +98,7 @@ const weights: Record<FaultKind, number> = {
   'order-move-replica': 6,
   'order-move-primary': 6,
   restore: 5,
-  discard: 5,
+  discard: 3,
 };
 
 /** Between two faults (ms): often so short that they meet, sometimes long enough to heal. */
