@@ -171,7 +171,7 @@ function lengthOf(kind: FaultKind, random: Random): number {
       // the leases of 6 s are over before it ends
       return 9_000 + share * 5_000;
     case 'fence-in-zero':
-      return 3_000 + share * 6_000;
+      return 6_000 + share * 5_000;
     case 'operator-fence':
       return 6_000 + share * 8_000;
     case 'stalled-split':

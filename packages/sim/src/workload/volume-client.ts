@@ -3,7 +3,7 @@ import type { Random } from '@stor/runtime';
 
 import { payloadOf, sectorBytes, type VolumeHistory } from '../checkers/volume-history.ts';
 import type { ClientLink, Io, IoOutcome, SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
-import { chooseBorderZero, chooseRequest, type Request } from './choose-request.ts';
+import { chooseAtBorder, chooseRequest, type Request } from './choose-request.ts';
 
 export interface ClientCounts {
   ios: number;
@@ -62,8 +62,9 @@ export class VolumeClient {
   #hurryUntilMs = 0;
   #hushUntilMs = 0;
   #lookUntilMs = 0;
-  #zeroUntilMs = 0;
   #changeUntilMs = 0;
+  #borderUntilMs = 0;
+  #zeroesBorders = false;
   #isResting = false;
   #running = 0;
 
@@ -113,9 +114,10 @@ export class VolumeClient {
     this.#hushUntilMs = this.#options.cluster.scheduler.nowMs + ms;
   }
 
-  /** Mostly zeroes over borders of regions for so long (ms). */
-  zeroBorders(ms: number): void {
-    this.#zeroUntilMs = this.#options.cluster.scheduler.nowMs + ms;
+  /** Mostly writes, or zeroes, over borders of regions for so long (ms). */
+  borders(ms: number, isZero: boolean): void {
+    this.#borderUntilMs = this.#options.cluster.scheduler.nowMs + ms;
+    this.#zeroesBorders = isZero;
   }
 
   get host(): string {
@@ -201,8 +203,9 @@ export class VolumeClient {
   #choose(): Request {
     const { random, cluster, volume } = this.#options;
     const { nowMs } = cluster.scheduler;
-    const isZeroing = nowMs < this.#zeroUntilMs && random.next() < 0.7;
-    return isZeroing ? chooseBorderZero(random, volume) : chooseRequest(random, volume, nowMs);
+    const isAtBorder = nowMs < this.#borderUntilMs && random.next() < 0.7;
+    if (isAtBorder) return chooseAtBorder(random, volume, this.#zeroesBorders);
+    return chooseRequest(random, volume, nowMs);
   }
 
   get #isHushed(): boolean {

@@ -13,6 +13,8 @@ const lateMs = [500, 1_500, 2_800];
 const restMs = 7_500;
 /** A burst after a rest: clients look at times only whether there is something to do (ms). */
 const zeroMs = 110;
+/** Places that are zeroed later are written for so long (ms). */
+const fillMs = 150;
 /** Slow enough that a fence finds zeros under way (ms). */
 const zeroDiskMs = [100, 400, 1_500];
 
@@ -142,12 +144,15 @@ export async function stalledSplit(call: FaultCall): Promise<void> {
 }
 
 /**
- * The primary dies, or its replicas are cut from it, with zeros under way that reach one slow member
- * only, and another one is made primary at once: what that member still does is of the old epoch.
+ * The primary is cut off with zeros under way that reach one slow member only, and another one is
+ * made primary at once: what that member still has to do is of the old epoch.
  */
 export async function fenceInZero(call: FaultCall): Promise<void> {
   const { scene, fault, volume, random } = call;
   const { nodes, scheduler } = scene.cluster;
+  scene.load.borders(fillMs, false);
+  scene.load.burst(fillMs);
+  await scheduler.sleep(fillMs);
   // without requests nothing is marked: what comes then marks each region anew
   scene.load.hush(restMs);
   await scheduler.sleep(restMs);
@@ -158,26 +163,36 @@ export async function fenceInZero(call: FaultCall): Promise<void> {
   if (!old?.isUp || !slow || members.length < 2) return;
   slow.slowDiskMs = zeroDiskMs[Math.floor(random.next() * zeroDiskMs.length)] ?? 200;
   const others = members.filter((each) => each !== slow);
-  const toPeers = (each: SimNode): [string, string] => [old.host, `${each.host}:${peersPort}`];
-  if (random.next() < 0.8) scene.block(fault.forMs, others.map(toPeers));
-  scene.load.zeroBorders(zeroMs);
+  const ends = (each: SimNode): [string, string][] => [
+    [old.host, each.host],
+    [each.host, old.host],
+  ];
+  const toOthers = others.map(({ host }): [string, string] => [old.host, `${host}:${peersPort}`]);
+  if (random.next() < 0.8) scene.block(fault.forMs, toOthers);
+  scene.load.borders(zeroMs, true);
   scene.load.burst(zeroMs);
   await scheduler.sleep(zeroMs * (0.4 + random.next() * 0.6));
   scene.count('fence-in-zero');
-  if (random.next() < 0.25) {
-    old.kill();
-    scene.after(fault.forMs, () => old.start());
-  } else scene.block(fault.forMs, [toPeers(slow), [slow.host, `${old.host}:${peersPort}`]]);
+  scene.block(fault.forMs, [
+    ...nodes.filter((each) => each !== old).flatMap(ends),
+    [operatorHost, old.host],
+    [old.host, operatorHost],
+  ]);
   scene.after(2_000 + fault.forMs * random.next(), () => {
     slow.slowDiskMs = 0;
   });
   const next = random.next() < 0.3 ? slow : (others[0] ?? slow);
   const last = next === slow ? (others[0] ?? slow) : slow;
   orderFence(scene, volume, { at: next });
+  // clients come while it begins: a primary that nobody uses would end after a fence, and begin anew
+  scene.onNotice(
+    ({ message, fields }) => message === 'attachment granted' && fields.volume === volume.name,
+    () => scene.load.move(volume, next.index),
+    stepPatienceMs,
+  );
   scene.onNotice(
     ({ message }) => message === 'the primary serves',
     () => {
-      scene.load.move(volume, next.index);
       // marks are cleared again, then the other one is read
       if (random.next() < 0.7) scene.after(random.next() * 1_000, () => scene.load.hush(restMs));
       scene.after(1_000 + restMs, () => scene.load.move(volume, last.index));
