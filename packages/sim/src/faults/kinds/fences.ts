@@ -15,8 +15,8 @@ const restMs = 7_500;
 const zeroMs = 110;
 /** Places that are zeroed later are written for so long (ms). */
 const fillMs = 150;
-/** Slow enough that a fence finds zeros under way (ms). */
-const zeroDiskMs = [100, 400, 1_500];
+/** Slow enough that a fence finds zeros under way, and is answered in time (ms). */
+const zeroDiskMs = [60, 150, 400];
 
 /**
  * An order to fence the volume; what comes of it is looked at later. `at`: the node that is asked
@@ -144,8 +144,8 @@ export async function stalledSplit(call: FaultCall): Promise<void> {
 }
 
 /**
- * The primary is cut off with zeros under way that reach one slow member only, and another one is
- * made primary at once: what that member still has to do is of the old epoch.
+ * The primary is cut off from its replicas with zeros under way that reach one slow member only, and
+ * another one is made primary at once: what that member still has to do is of the old epoch.
  */
 export async function fenceInZero(call: FaultCall): Promise<void> {
   const { scene, fault, volume, random } = call;
@@ -164,20 +164,15 @@ export async function fenceInZero(call: FaultCall): Promise<void> {
   slow.slowDiskMs = zeroDiskMs[Math.floor(random.next() * zeroDiskMs.length)] ?? 200;
   const others = members.filter((each) => each !== slow);
   const ends = (each: SimNode): [string, string][] => [
-    [old.host, each.host],
-    [each.host, old.host],
+    [old.host, `${each.host}:${peersPort}`],
+    [each.host, `${old.host}:${peersPort}`],
   ];
-  const toOthers = others.map(({ host }): [string, string] => [old.host, `${host}:${peersPort}`]);
-  if (random.next() < 0.8) scene.block(fault.forMs, toOthers);
+  if (random.next() < 0.8) scene.block(fault.forMs, others.flatMap(ends));
   scene.load.borders(zeroMs, true);
   scene.load.burst(zeroMs);
   await scheduler.sleep(zeroMs * (0.4 + random.next() * 0.6));
   scene.count('fence-in-zero');
-  scene.block(fault.forMs, [
-    ...nodes.filter((each) => each !== old).flatMap(ends),
-    [operatorHost, old.host],
-    [old.host, operatorHost],
-  ]);
+  scene.block(fault.forMs, members.flatMap(ends));
   scene.after(2_000 + fault.forMs * random.next(), () => {
     slow.slowDiskMs = 0;
   });
@@ -199,4 +194,6 @@ export async function fenceInZero(call: FaultCall): Promise<void> {
     },
     stepPatienceMs,
   );
+  // nothing else comes in between: any change of members would make them equal
+  await scheduler.sleep(restMs + 6_000);
 }
