@@ -30,8 +30,8 @@ export interface FaultLoad {
   sweep: (volume: SimVolume) => Promise<void>;
   /** One client that may write does all of this at once, hushed or not; resolves when it is over. */
   ask: (volume: SimVolume, requests: readonly Request[]) => Promise<void>;
-  /** All clients mostly write, or zero, over borders of regions for so long (ms). */
-  borders: (ms: number, isZero: boolean) => void;
+  /** All clients mostly ask for one kind over borders of regions for so long (ms). */
+  borders: (ms: number, kind: 'read' | 'write' | 'zero') => void;
 }
 
 export interface FaultSceneOptions {

@@ -414,8 +414,8 @@ export class SeedRun {
         await this.#volumes.find((each) => each.volume === volume)?.clients[0]?.sweep();
       },
       ask: (volume, requests) => this.#ask(volume, requests),
-      borders: (ms, isZero) => {
-        for (const client of this.#allClients()) client.borders(ms, isZero);
+      borders: (ms, kind) => {
+        for (const client of this.#allClients()) client.borders(ms, kind);
       },
     };
   }

@@ -43,15 +43,19 @@ export function chooseRequest(random: Random, volume: SimVolume, nowMs: number):
   return { kind, from, to, fua: random.next() < 0.04, noHole: random.next() < 0.4 };
 }
 
-/** Over the border of two regions, each of which has a mark of its own: zeros, or bytes. */
-export function chooseAtBorder(random: Random, volume: SimVolume, isZero: boolean): Request {
+/** Over the border of two regions, each of which has a mark of its own. */
+export function chooseAtBorder(
+  random: Random,
+  volume: SimVolume,
+  wanted: 'read' | 'write' | 'zero',
+): Request {
   const pick = (count: number): number => Math.floor(random.next() * count);
   const sectors = volume.sizeBytes / sectorBytes;
   const borders = Math.max(1, Math.ceil(sectors / sectorsPerRegion) - 1);
   const border = (1 + pick(borders)) * sectorsPerRegion;
   const from = border - 8 * (1 + pick(40));
   const to = Math.min(sectors, border + 8 * (1 + pick(80)));
-  const kind = !isZero ? 'write' : random.next() < 0.7 ? 'zero' : 'trim';
+  const kind = wanted === 'zero' && random.next() < 0.3 ? 'trim' : wanted;
   return { kind, from, to, fua: false, noHole: random.next() < 0.6 };
 }
 

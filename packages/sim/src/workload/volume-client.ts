@@ -64,7 +64,7 @@ export class VolumeClient {
   #lookUntilMs = 0;
   #changeUntilMs = 0;
   #borderUntilMs = 0;
-  #zeroesBorders = false;
+  #borderKind: 'read' | 'write' | 'zero' = 'read';
   #isResting = false;
   #running = 0;
 
@@ -114,10 +114,10 @@ export class VolumeClient {
     this.#hushUntilMs = this.#options.cluster.scheduler.nowMs + ms;
   }
 
-  /** Mostly writes, or zeroes, over borders of regions for so long (ms). */
-  borders(ms: number, isZero: boolean): void {
+  /** Mostly asks for one kind over borders of regions for so long (ms). */
+  borders(ms: number, kind: 'read' | 'write' | 'zero'): void {
     this.#borderUntilMs = this.#options.cluster.scheduler.nowMs + ms;
-    this.#zeroesBorders = isZero;
+    this.#borderKind = kind;
   }
 
   get host(): string {
@@ -204,7 +204,7 @@ export class VolumeClient {
     const { random, cluster, volume } = this.#options;
     const { nowMs } = cluster.scheduler;
     const isAtBorder = nowMs < this.#borderUntilMs && random.next() < 0.7;
-    if (isAtBorder) return chooseAtBorder(random, volume, this.#zeroesBorders);
+    if (isAtBorder) return chooseAtBorder(random, volume, this.#borderKind);
     return chooseRequest(random, volume, nowMs);
   }
 

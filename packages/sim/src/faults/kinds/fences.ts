@@ -150,7 +150,7 @@ export async function stalledSplit(call: FaultCall): Promise<void> {
 export async function fenceInZero(call: FaultCall): Promise<void> {
   const { scene, fault, volume, random } = call;
   const { nodes, scheduler } = scene.cluster;
-  scene.load.borders(fillMs, false);
+  scene.load.borders(fillMs, 'write');
   scene.load.burst(fillMs);
   await scheduler.sleep(fillMs);
   // without requests nothing is marked: what comes then marks each region anew
@@ -168,7 +168,7 @@ export async function fenceInZero(call: FaultCall): Promise<void> {
     [each.host, `${old.host}:${peersPort}`],
   ];
   if (random.next() < 0.8) scene.block(fault.forMs, others.flatMap(ends));
-  scene.load.borders(zeroMs, true);
+  scene.load.borders(zeroMs, 'zero');
   scene.load.burst(zeroMs);
   await scheduler.sleep(zeroMs * (0.4 + random.next() * 0.6));
   scene.count('fence-in-zero');
@@ -176,7 +176,7 @@ export async function fenceInZero(call: FaultCall): Promise<void> {
   scene.after(2_000 + fault.forMs * random.next(), () => {
     slow.slowDiskMs = 0;
   });
-  const next = random.next() < 0.3 ? slow : (others[0] ?? slow);
+  const next = random.next() < 0.7 ? slow : (others[0] ?? slow);
   const last = next === slow ? (others[0] ?? slow) : slow;
   orderFence(scene, volume, { at: next });
   // clients come while it begins: a primary that nobody uses would end after a fence, and begin anew
@@ -188,12 +188,21 @@ export async function fenceInZero(call: FaultCall): Promise<void> {
   scene.onNotice(
     ({ message }) => message === 'the primary serves',
     () => {
-      // marks are cleared again, then the other one is read
-      if (random.next() < 0.7) scene.after(random.next() * 1_000, () => scene.load.hush(restMs));
+      // both are read, and marks are cleared in between
+      readBorders(call, 800);
+      scene.after(800 + fillMs, () => scene.load.hush(restMs));
       scene.after(1_000 + restMs, () => scene.load.move(volume, last.index));
+      readBorders(call, 1_500 + restMs);
     },
     stepPatienceMs,
   );
   // nothing else comes in between: any change of members would make them equal
-  await scheduler.sleep(restMs + 6_000);
+  await scheduler.sleep(restMs + 7_000);
+}
+
+function readBorders({ scene }: FaultCall, delayMs: number): void {
+  scene.after(delayMs, () => {
+    scene.load.borders(fillMs, 'read');
+    scene.load.burst(fillMs);
+  });
 }
