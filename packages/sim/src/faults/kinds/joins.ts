@@ -63,7 +63,7 @@ function goAndReturn(call: FaultCall): void {
   const { scene, random } = call;
   if (random.next() < 0.5) kill(call);
   else power(call);
-  scene.after(30, () => scene.load.burst(100));
+  scene.after(30, () => scene.load.burst(60));
 }
 
 /**
@@ -78,7 +78,7 @@ export function resyncBurst(call: FaultCall): void {
     (noticed) => isPlanned(call, noticed),
     (noticed) => {
       scene.count('resync-burst');
-      const forMs = 100 + random.next() * 500;
+      const forMs = 80 + random.next() * 250;
       const newcomer = nodeOf(call, noticed);
       const primary = scene.cluster.holderOf(volume);
       const dice = random.next();
@@ -105,7 +105,7 @@ export function powerOnSlowJoin(call: FaultCall): void {
       const { replica = '' } = noticed.fields;
       const newcomer = nodeOf(call, noticed);
       slowDiskOf(call, newcomer, dragOf(call), 4_000);
-      const burstMs = 200 + random.next() * 600;
+      const burstMs = 100 + random.next() * 350;
       scene.load.burst(burstMs);
       // what comes after the last flush is of no use here
       if (random.next() < 0.5) scene.after(burstMs, () => scene.load.hush(1_500));
@@ -138,7 +138,7 @@ export function homecoming(call: FaultCall): void {
   if (!node?.isUp || !scene.mayLosePower()) return;
   // away until its own last lease is over: it could be no primary before
   power({ ...call, node, fault: { ...call.fault, forMs: 6_200 + random.next() * 2_000 } });
-  scene.after(30, () => load.burst(100));
+  scene.after(30, () => load.burst(60));
   scene.onNotice(
     (noticed) => isPlanned(call, noticed) && nodeOf(call, noticed) === node.index,
     () => {
@@ -200,7 +200,7 @@ const restMs = 16_000;
 export async function powerUnflushed(call: FaultCall): Promise<void> {
   const { scene, random, volume, node } = call;
   const { scheduler } = scene.cluster;
-  const burstMs = 40 + random.next() * 200;
+  const burstMs = 40 + random.next() * 120;
   scene.load.burst(burstMs);
   await scheduler.sleep(burstMs);
   await untilMarksAreCleared(call);
