@@ -67,6 +67,8 @@ export class FaultScene {
   readonly atHeal = new Map<string, () => Promise<void>>();
   /** the control plane has gone back, and not all volumes are served again: nothing else breaks */
   isRestoring = false;
+  /** orders that are not answered yet */
+  readonly orders = new Set<Promise<unknown>>();
   readonly #judges: Map<string, MemoryJudge>;
   readonly #noticers = new Set<(noticed: Noticed) => void>();
   readonly #committers = new Set<(set: CommittedSet) => void>();

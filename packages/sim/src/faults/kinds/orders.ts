@@ -10,6 +10,8 @@ const longTimeoutMs = 900_000;
 /** An order that takes another one back is tried so often, with a pause between (ms). */
 const restoreTries = 40;
 const restorePauseMs = 500;
+/** An order that nobody answered is carried out or forgotten by then (ms). */
+const lateOrderMs = 3_000;
 
 const failureModes = ['hard', 'soft', 'alwayson', 'threshold=2'] as const;
 
@@ -27,9 +29,14 @@ export function orderUpdate(call: FaultCall): void {
   const replicas = random.next() < 0.6 ? 1 + Math.floor(random.next() * most) : undefined;
   const request = { name: volume.name, policy, ...(replicas === undefined ? {} : { replicas }) };
   give(call, 'order-update', 'UpdateVolume', request);
-  const restore = (): Promise<void> => restored(scene, volume);
-  scene.atHeal.set(volume.name, restore);
-  scene.after(fault.forMs, () => void restore());
+  scene.atHeal.set(volume.name, async () => {
+    await Promise.all(scene.orders);
+    await restored(scene, volume);
+    // what a process that was stopped had been asked for may have been done after that
+    await scene.cluster.scheduler.sleep(lateOrderMs);
+    await restored(scene, volume);
+  });
+  scene.after(fault.forMs, () => void restored(scene, volume));
 }
 
 /** A replica moves to a node that has none, if there is one. */
@@ -58,9 +65,11 @@ export function orderMovePrimary(call: FaultCall): void {
 function give(call: FaultCall, what: string, method: string, request: object): void {
   const { scene, random } = call;
   scene.load.burst(burstMs * 4);
-  void scene.cluster.order(method, request).then((isDone) => {
+  const order = scene.cluster.order(method, request).then((isDone) => {
+    scene.orders.delete(order);
     if (isDone) scene.count(what);
   });
+  scene.orders.add(order);
   if (random.next() < 0.35) {
     const short = { ...call, fault: { ...call.fault, forMs: 200 + random.next() * 4_000 } };
     const soonMs = random.next() < 0.5 ? random.next() * 40 : random.next() * 2_000;
