@@ -1,12 +1,16 @@
+import { sectorBytes } from '../../checkers/volume-history.ts';
 import type { SimNode } from '../../cluster/sim-node.ts';
+import type { Request } from '../../workload/choose-request.ts';
 import type { FaultCall } from '../fault-scene.ts';
 import {
   areMarksCleared,
+  chunkSectors,
   comeToRest,
   done,
   lookEverywhere,
   openAt,
   pick,
+  requestOf,
   wakeUp,
   type Rest,
 } from './rest.ts';
@@ -45,12 +49,31 @@ async function beAway(call: FaultCall, rest: Rest): Promise<boolean> {
     scene.count('absence-relayed');
     if (!(await leave(call, second))) return false;
   }
-  if (!(await change(call, rest.wakings.slice(half)))) return false;
+  const undone =
+    isRelayed && random.next() < 0.7
+      ? undoOf(rest.wakings.slice(0, half), call.volume.sizeBytes / sectorBytes)
+      : [];
+  if (!(await change(call, [...rest.wakings.slice(half), ...undone]))) return false;
   if (!(await comeBack(call, first))) return false;
   if (!isRelayed) return true;
   // what the first one missed it now knows; the second asks it, while the source is away
   if (random.next() < 0.5) await areMarksCleared(scene, volume);
   return (await leave(call, source)) && (await comeBack(call, second)) && comeBack(call, source);
+}
+
+/**
+ * New chunks are freed again: who was away all the time has nothing to be given there and must know
+ * all the same that they changed, for who saw only the write.
+ */
+function undoOf(wakings: Rest['wakings'], sectors: number): Request[][] {
+  return wakings.map((waking) =>
+    waking
+      .filter(({ kind }) => kind === 'write')
+      .map(({ from }) => {
+        const first = Math.floor(from / chunkSectors) * chunkSectors;
+        return requestOf('trim', first, Math.min(first + chunkSectors, sectors));
+      }),
+  );
 }
 
 /** Regions change, and often their marks are cleared again, by time or by an orderly move. */

@@ -6,7 +6,7 @@ import type { SimVolume } from '../../cluster/sim-cluster.ts';
 import type { Request } from '../../workload/choose-request.ts';
 import type { FaultCall, FaultScene } from '../fault-scene.ts';
 
-const chunkSectors = chunkBytes / sectorBytes;
+export const chunkSectors = chunkBytes / sectorBytes;
 const regionSectors = regionBytes / sectorBytes;
 /** The volume's usual clients begin nothing meanwhile (ms); ended by `wakeUp`. */
 const hushMs = 120_000;
