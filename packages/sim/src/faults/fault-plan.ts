@@ -111,11 +111,14 @@ const longGapMs = 80_000;
  * ISSTA 2012).
  */
 const shares = [0, 0.5, 1, 1, 4] as const;
+/** A dense run is short: it has time for a few kinds only. */
+const denseShares = [0, 0, 0, 1, 6] as const;
 
-function weightsOfRun(random: Random): Map<FaultKind, number> {
+function weightsOfRun(random: Random, isDense: boolean): Map<FaultKind, number> {
+  const of = isDense ? denseShares : shares;
   const own = new Map<FaultKind, number>();
   for (const kind of faultKinds) {
-    own.set(kind, weights[kind] * (shares[Math.floor(random.next() * shares.length)] ?? 1));
+    own.set(kind, weights[kind] * (of[Math.floor(random.next() * of.length)] ?? 1));
   }
   return own;
 }
@@ -123,7 +126,7 @@ function weightsOfRun(random: Random): Map<FaultKind, number> {
 /** `pace`: how many times as fast as usual they come. */
 export function planFaults(random: Random, lengthMs: number, pace = 1): Fault[] {
   const faults: Fault[] = [];
-  const own = weightsOfRun(random);
+  const own = weightsOfRun(random, pace > 1);
   const total = [...own.values()].reduce((sum, weight) => sum + weight, 0);
   for (let atMs = 3_000; ;) {
     atMs += (random.next() * (random.next() < 0.6 ? shortGapMs : longGapMs)) / pace;

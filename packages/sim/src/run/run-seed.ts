@@ -54,7 +54,7 @@ const mib = 1024 * 1024;
 const healMs = 180_000;
 const progressMs = 90_000;
 /** Of faults in a dense run. */
-const densePace = 2.5;
+const densePace = 4.5;
 /** So many requests at a time do some 4,000 in ten minutes; more take longer pauses, fewer shorter. */
 const loopsAtFullPace = 4;
 /** A run in which clients had to wait much goes on, up to twice its length, until it asked for this. */
