@@ -1,5 +1,6 @@
 export * from './block-device.ts';
 export * from './primary/primary-volume.ts';
+export * from './replica-snapshots.ts';
 export * from './replica-store.ts';
 export * from './replication/lane-replicator.ts';
 export * from './replicator-ports.ts';
