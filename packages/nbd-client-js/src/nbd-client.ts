@@ -137,6 +137,31 @@ export class NbdClient {
     return negotiated.result.exportNames;
   }
 
+  /**
+   * Names of the metadata contexts that an export offers, over a connection of its own: those that
+   * match a query (a name, or a namespace with its colon), all of them without one. Errors as
+   * `connect`; REFUSED also when the server has no structured replies.
+   */
+  static async listMetaContexts(
+    options: NbdConnectOptions,
+    queries: readonly string[] = [],
+  ): Promise<string[]> {
+    const target = targetOf(options);
+    const negotiated = await openNegotiated(
+      target.address,
+      {
+        exportName: target.exportName,
+        structuredReplies: true,
+        metaContexts: queries,
+        listOnly: false,
+        listContexts: true,
+      },
+      openOptionsOf(options),
+    );
+    negotiated.socket.end();
+    return [...negotiated.result.metaContexts.keys()];
+  }
+
   get exportName(): string {
     return this.#target.exportName;
   }
@@ -216,10 +241,7 @@ export class NbdClient {
     }
     checkRange(offset, length, Infinity, this.sizeBytes);
     if (length === 0) return [];
-    const statuses = new Map<number, StatusExtent[]>();
-    const flags = options.reqOne ? commandFlag.reqOne : 0;
-    const asked = Math.min(length, maxStatusBytes);
-    await this.#request(command.blockStatus, flags, offset, asked, options, { statuses });
+    const statuses = await this.#askStatus(offset, length, options);
     const extents = statuses.get(id);
     if (!extents) throw new NbdError('PROTOCOL', `the server left out context ${context}`);
     return extents.map((extent) => ({
@@ -227,6 +249,39 @@ export class NbdClient {
       hole: (extent.flags & allocationState.hole) !== 0,
       zero: (extent.flags & allocationState.zero) !== 0,
     }));
+  }
+
+  /**
+   * As `blockStatus`, in every context that the server granted, by its name and with one request.
+   * The answer may end earlier in one context than in another. Empty without any context.
+   */
+  async blockStatuses(
+    offset: number,
+    length: number,
+    options: Omit<BlockStatusOptions, 'context'> = {},
+  ): Promise<Map<string, StatusExtent[]>> {
+    checkRange(offset, length, Infinity, this.sizeBytes);
+    const answer = new Map<string, StatusExtent[]>();
+    if (this.#contextIds.size === 0) return answer;
+    const statuses = length === 0 ? null : await this.#askStatus(offset, length, options);
+    for (const [context, id] of this.#contextIds) {
+      const extents = statuses ? statuses.get(id) : [];
+      if (!extents) throw new NbdError('PROTOCOL', `the server left out context ${context}`);
+      answer.set(context, extents);
+    }
+    return answer;
+  }
+
+  async #askStatus(
+    offset: number,
+    length: number,
+    options: Omit<BlockStatusOptions, 'context'>,
+  ): Promise<Map<number, StatusExtent[]>> {
+    const statuses = new Map<number, StatusExtent[]>();
+    const flags = options.reqOne ? commandFlag.reqOne : 0;
+    const asked = Math.min(length, maxStatusBytes);
+    await this.#request(command.blockStatus, flags, offset, asked, options, { statuses });
+    return statuses;
   }
 
   /** Lets outstanding requests finish, says goodbye, and waits for the end. Works twice. */

@@ -7,6 +7,7 @@ import type { NbdClock } from './nbd-clock.ts';
 import { systemNetwork } from './nbd-network.ts';
 import type { NbdNetwork } from './nbd-network.ts';
 import { NbdError } from './nbd-error.ts';
+import type { StatusExtent } from './outstanding-requests.ts';
 import { targetOf } from './nbd-options.ts';
 import type {
   BlockStatusExtent,
@@ -196,6 +197,25 @@ export class ReconnectingNbdClient {
         run: (client) => client.blockStatus(offset, length, options),
       },
       signal,
+    );
+  }
+
+  /** As `NbdClient.blockStatuses`. */
+  async blockStatuses(
+    offset: number,
+    length: number,
+    options: Omit<BlockStatusOptions, 'context'> = {},
+  ): Promise<Map<string, StatusExtent[]>> {
+    checkRange(offset, length, Infinity, this.sizeBytes);
+    return this.#session.submit(
+      {
+        start: offset,
+        end: offset + length,
+        mutates: false,
+        heldBytes: 0,
+        run: (client) => client.blockStatuses(offset, length, options),
+      },
+      options.signal,
     );
   }
 

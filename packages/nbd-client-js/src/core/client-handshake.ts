@@ -28,6 +28,8 @@ import { readText, readU64 } from './wire-integers.ts';
 export const maxOptionReplyBytes = 2 * maxStringBytes + 64;
 /** Names that a list may have. */
 export const maxListedExports = 100_000;
+/** Contexts that a server may offer for one export. */
+export const maxListedContexts = 16_384;
 /** Replies to any other option: information kinds and contexts. */
 const maxRepliesPerOption = 256;
 
@@ -44,6 +46,8 @@ export interface HandshakeWishes {
   metaContexts: readonly string[];
   /** true: ask for the names of all exports and leave */
   listOnly: boolean;
+  /** ask which contexts of the export match `metaContexts`, all of them without any, and leave */
+  listContexts?: boolean;
 }
 
 export interface HandshakeResult {
@@ -58,7 +62,7 @@ export interface HandshakeResult {
   exportNames: string[];
 }
 
-type Step = 'greeting' | 'structured' | 'meta' | 'go' | 'list' | 'exportName' | 'over';
+type Step = 'greeting' | 'structured' | 'meta' | 'listMeta' | 'go' | 'list' | 'exportName' | 'over';
 
 /**
  * The client's side of the fixed newstyle handshake: bytes in, bytes out, no I/O. One option is
@@ -135,6 +139,9 @@ export class ClientHandshake {
     if (this.#wishes.listOnly) {
       if (!this.#fixed) throw broken('the server cannot list its exports');
       this.#ask('list');
+    } else if (this.#wishes.listContexts) {
+      if (!this.#fixed) throw broken('the server cannot list its contexts');
+      this.#ask('structured');
     } else if (!this.#fixed) {
       this.#ask('exportName');
     } else if (this.#wishes.structuredReplies) {
@@ -150,6 +157,8 @@ export class ClientHandshake {
         return optionType.structuredReply;
       case 'meta':
         return optionType.setMetaContext;
+      case 'listMeta':
+        return optionType.listMetaContext;
       case 'list':
         return optionType.list;
       default:
@@ -167,9 +176,10 @@ export class ClientHandshake {
         this.output.push(encodeOption(this.#option()));
         return;
       case 'meta':
+      case 'listMeta':
         this.output.push(
           encodeOption(
-            optionType.setMetaContext,
+            this.#option(),
             encodeMetaContextBody({ name: exportName, queries: [...metaContexts] }),
           ),
         );
@@ -192,8 +202,7 @@ export class ClientHandshake {
 
   #takeReply(type: number, body: Buffer): void {
     this.#replies += 1;
-    const most = this.#step === 'list' ? maxListedExports + 1 : maxRepliesPerOption;
-    if (this.#replies > most) throw broken('too many replies to one option');
+    if (this.#replies > this.#maxReplies()) throw broken('too many replies to one option');
     if (type >= 0x80000000) {
       this.#takeError(type, readText(body) ?? '');
     } else if (type === optionReplyType.ack) {
@@ -202,7 +211,7 @@ export class ClientHandshake {
       const name = decodeServerBody(body);
       if (name === null) throw broken('export name that is not one');
       this.#names.push(name);
-    } else if (type === optionReplyType.metaContext && this.#step === 'meta') {
+    } else if (type === optionReplyType.metaContext && this.#asksForContexts()) {
       const context = decodeMetaContextReply(body);
       if (!context) throw broken('metadata context that is not one');
       this.#contexts.set(context.name, context.id);
@@ -211,6 +220,15 @@ export class ClientHandshake {
     } else {
       throw broken(`reply of type ${type} to option ${this.#option()}`);
     }
+  }
+
+  #maxReplies(): number {
+    if (this.#step === 'list') return maxListedExports + 1;
+    return this.#step === 'listMeta' ? maxListedContexts + 1 : maxRepliesPerOption;
+  }
+
+  #asksForContexts(): boolean {
+    return this.#step === 'meta' || this.#step === 'listMeta';
   }
 
   #takeInfo(body: Buffer): void {
@@ -236,12 +254,14 @@ export class ClientHandshake {
     switch (this.#step) {
       case 'structured':
         this.#structured = true;
-        this.#ask(this.#wishes.metaContexts.length > 0 ? 'meta' : 'go');
+        if (this.#wishes.listContexts) this.#ask('listMeta');
+        else this.#ask(this.#wishes.metaContexts.length > 0 ? 'meta' : 'go');
         return;
       case 'meta':
         this.#ask('go');
         return;
       case 'list':
+      case 'listMeta':
         this.output.push(encodeOption(optionType.abort));
         this.#finish();
         return;
@@ -253,7 +273,7 @@ export class ClientHandshake {
 
   #takeError(type: number, message: string): void {
     // an older server that lacks an extension: go on without it
-    if (this.#step === 'structured') {
+    if (this.#step === 'structured' && !this.#wishes.listContexts) {
       this.#ask('go');
       return;
     }
@@ -268,14 +288,20 @@ export class ClientHandshake {
       return;
     }
     this.output.push(encodeOption(optionType.abort));
-    const what =
-      this.#step === 'list'
-        ? 'list its exports'
-        : `open export ${JSON.stringify(this.#wishes.exportName)}`;
+    const what = this.#askedFor();
     const why = message === '' ? '' : `: ${message}`;
     throw new NbdError('REFUSED', `the server will not ${what} (${replyErrorName(type)})${why}`, {
       optionReply: type,
     });
+  }
+
+  /** For the error. */
+  #askedFor(): string {
+    const name = JSON.stringify(this.#wishes.exportName);
+    if (this.#step === 'list') return 'list its exports';
+    return this.#wishes.listContexts
+      ? `list the contexts of export ${name}`
+      : `open export ${name}`;
   }
 
   #finish(): void {
