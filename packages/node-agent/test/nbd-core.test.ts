@@ -20,7 +20,7 @@ import {
   type HandshakeAnswer,
   type HandshakeStep,
 } from '../src/core/nbd/server-handshake.ts';
-import { statusDescriptors } from '../src/core/nbd/status-descriptors.ts';
+import { allocationExtent, statusDescriptors } from '../src/core/nbd/status-descriptors.ts';
 
 /** Runs a handshake to its end, answering questions about the volume `db` of 1 MiB. */
 function run(input: Buffer, cuts: number[] = [1 << 20]): string[] {
@@ -35,14 +35,24 @@ function run(input: Buffer, cuts: number[] = [1 << 20]): string[] {
       const { question } = next;
       let answer: HandshakeAnswer;
       if (question.kind === 'list') answer = { kind: 'names', names: ['db'] };
-      else if (question.name === 'db') answer = { kind: 'export', name: 'db', sizeBytes: 1 << 20 };
-      else answer = { kind: 'error', type: optionReplyType.errUnknown, message: 'no' };
+      else if (question.name === 'db@mon' && question.kind !== 'snapshots') {
+        answer = { kind: 'export', name: 'db@mon', sizeBytes: 1 << 20, readOnly: true };
+      } else if (question.name === 'db' && question.kind === 'snapshots') {
+        const all = ['mon', 'tue'];
+        const { asked } = question;
+        answer = {
+          kind: 'snapshots',
+          names: asked === 'all' ? all : all.filter((name) => asked.includes(name)),
+        };
+      } else if (question.name === 'db') {
+        answer = { kind: 'export', name: 'db', sizeBytes: 1 << 20, readOnly: false };
+      } else answer = { kind: 'error', type: optionReplyType.errUnknown, message: 'no' };
       return perform(handshake.answer(answer));
     }
     if (next.kind === 'close') log.push('close');
     if (next.kind === 'transmission') {
-      const { structuredReplies: structured, allocationContext: context } = handshake;
-      log.push(`transmission ${JSON.stringify({ structured, context })}`);
+      const { structuredReplies: structured, contexts } = handshake;
+      log.push(`transmission ${JSON.stringify({ structured, contexts })}`);
     }
     return next.kind === 'again' || next.kind === 'wait';
   };
@@ -83,13 +93,13 @@ t.test('GO, as qemu does it: structured replies, context, block size', async (t)
     'ask {"kind":"info","name":"db"}',
     replyTo(10, 4, '00000001' + hex('base:allocation')),
     replyTo(10, 1),
-    'ask {"kind":"open","name":"db","client":null}',
+    'ask {"kind":"open","name":"db","client":null,"contexts":["base:allocation"]}',
     // flags: HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, DF, MULTI_CONN, CACHE
     replyTo(7, 3, '0000' + '0000000000100000' + '05ed'),
     replyTo(7, 3, '0001' + hex('db')),
     replyTo(7, 3, '0003' + '00000001' + '00001000' + '02000000'),
     replyTo(7, 1),
-    'transmission {"structured":true,"context":true}',
+    'transmission {"structured":true,"contexts":["base:allocation"]}',
   ];
   t.strictSame(run(input), expected);
   fc.assert(
@@ -108,15 +118,15 @@ t.test(
         encodeClientFlags(clientFlags),
         encodeOption(optionType.exportName, Buffer.from(name)),
       ]);
-    const ask = 'ask {"kind":"open","name":"db","client":null}';
-    const transmission = 'transmission {"structured":false,"context":false}';
+    const ask = 'ask {"kind":"open","name":"db","client":null,"contexts":[]}';
+    const transmission = 'transmission {"structured":false,"contexts":[]}';
     const head = 'send 0000000000100000' + '056d';
     t.strictSame(run(input(3, 'db')), [greeting, ask, head, transmission]);
     t.strictSame(run(input(1, 'db')), [greeting, ask, head + '00'.repeat(124), transmission]);
     t.strictSame(run(input(0, 'db')), [greeting, ask, head + '00'.repeat(124), transmission]);
     t.strictSame(run(input(3, 'x')), [
       greeting,
-      'ask {"kind":"open","name":"x","client":null}',
+      'ask {"kind":"open","name":"x","client":null,"contexts":[]}',
       'close',
     ]);
   },
@@ -152,7 +162,12 @@ t.test('questions, refusals and what is unknown leave the handshake open', async
     [
       optionType.listMetaContext,
       metaBody('db'),
-      [/^ask/, /0000000900000004.{8}00000000/, /0000000900000001/],
+      [/^ask/, ...Array<RegExp>(3).fill(/0000000900000004.{8}00000000/), /0000000900000001/],
+    ],
+    [
+      optionType.listMetaContext,
+      metaBody('db', 'stor:dirty-since-tue'),
+      [/^ask.*snapshots.*tue/, /0000000900000004.*2d747565$/, /0000000900000001/],
     ],
     [
       optionType.listMetaContext,
@@ -188,10 +203,12 @@ t.test('a client may say who it is, and which of its connections this is', async
     ]),
   );
   t.ok(
-    log.includes('ask {"kind":"open","name":"db","client":{"id":"ab-1","sequence":[7,2]}}'),
+    log.includes(
+      'ask {"kind":"open","name":"db","client":{"id":"ab-1","sequence":[7,2]},"contexts":["base:allocation"]}',
+    ),
     'it is told with the question',
   );
-  t.equal(log.at(-1), 'transmission {"structured":true,"context":true}');
+  t.equal(log.at(-1), 'transmission {"structured":true,"contexts":["base:allocation"]}');
   t.equal(log.filter((line) => line.includes(hex('x-client'))).length, 0, 'and is no context');
 });
 
@@ -203,12 +220,12 @@ t.test(
       run(Buffer.concat([flags, encodeOption(optionType.structuredReply), ...options, go])).at(-1);
     const set = (...args: [string, ...string[]]): Buffer =>
       encodeOption(optionType.setMetaContext, metaBody(...args));
-    t.match(last(set('db', 'base:allocation')), /"context":true/);
-    t.match(last(set('x', 'base:allocation')), /"context":false/);
-    t.match(last(set('db', 'base:allocation'), set('db')), /"context":false/);
+    t.match(last(set('db', 'base:allocation')), /"contexts":\["base:allocation"\]/);
+    t.match(last(set('x', 'base:allocation')), /"contexts":\[\]/);
+    t.match(last(set('db', 'base:allocation'), set('db')), /"contexts":\[\]/);
     t.match(
       last(set('db', 'base:allocation'), encodeOption(optionType.setMetaContext, Buffer.alloc(2))),
-      /"context":false/,
+      /"contexts":\[\]/,
     );
   },
 );
@@ -264,7 +281,8 @@ t.test('requests are judged as the specification says', async (t) => {
     sizeBytes: 10_000,
     payloadBytes: 4_096,
     structuredReplies: true,
-    allocationContext: true,
+    hasContexts: true,
+    readOnly: false,
   };
   const ask = (type: number, flags: number, offset: number, length: number, change = {}): number =>
     checkRequest(type, flags, offset, length, { ...rules, ...change });
@@ -295,7 +313,15 @@ t.test('requests are judged as the specification says', async (t) => {
   t.equal(ask(command.read, 0, 0, 4_097), errno.EINVAL);
   t.equal(ask(command.write, 0, 0, 4_097), errno.EINVAL);
   t.equal(ask(command.read, commandFlag.df, 0, 1, { structuredReplies: false }), errno.EINVAL);
-  t.equal(ask(command.blockStatus, 0, 0, 1, { allocationContext: false }), errno.EINVAL);
+  t.equal(ask(command.blockStatus, 0, 0, 1, { hasContexts: false }), errno.EINVAL);
+  for (const type of [command.write, command.writeZeroes, command.trim]) {
+    t.equal(ask(type, 0, 0, 1, { readOnly: true }), errno.EPERM);
+    t.equal(ask(type, 0, 9_999, 2, { readOnly: true }), errno.EPERM, 'before its range is judged');
+  }
+  for (const type of [command.read, command.cache, command.blockStatus]) {
+    t.equal(ask(type, 0, 0, 1, { readOnly: true }), 0);
+  }
+  t.equal(ask(command.flush, 0, 0, 0, { readOnly: true }), 0);
   t.equal(ask(command.blockStatus, 0, 0, 0), errno.EINVAL);
   t.equal(ask(command.flush, 0, 0, 1), errno.EINVAL);
   t.equal(ask(command.flush, 0, 1, 0), errno.EINVAL);
@@ -339,7 +365,7 @@ t.test('status descriptors agree with a list of bytes', async (t) => {
         for (let i = 0; i < length; i++) kinds[at++] = allocated ? 0 : 3;
         return extent;
       });
-      const found = statusDescriptors(placed, offset, length, limit);
+      const found = statusDescriptors(placed.map(allocationExtent), offset, length, limit, 0);
       if (found.length === 0 || found.length > limit) return false;
       let position = offset;
       for (const [i, descriptor] of found.entries()) {

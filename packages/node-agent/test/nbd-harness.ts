@@ -14,13 +14,18 @@ import {
 } from 'nbd-client-js';
 import type { Test } from 'tap';
 import type { NbdLimits } from '../src/core/nbd/nbd-limits.ts';
-import type { NbdExportLease, NbdExports } from '../src/nbd/nbd-exports.ts';
+import type { ChangedExtent, NbdExportLease, NbdExports } from '../src/nbd/nbd-exports.ts';
 import { NbdServer } from '../src/nbd/nbd-server.ts';
 import { MemoryBlockDevice } from '../src/testing/memory-block-device.ts';
+
+/** What the harness says of changes is said of so many bytes. */
+export const changedBytes = 64 * 1024;
 
 /** Volumes in memory, with a count of leases that must come out even. */
 export class TestExports implements NbdExports {
   readonly volumes = new Map<string, MemoryBlockDevice>();
+  /** of each volume, the chunks of 64 KiB that have changed since; exported as `volume@snapshot` too */
+  readonly snapshots = new Map<string, Map<string, Set<number>>>();
   opened = 0;
   released = 0;
   /** leases released while requests of the device were unfinished */
@@ -40,8 +45,14 @@ export class TestExports implements NbdExports {
     return Promise.resolve([...this.volumes.keys()]);
   }
 
-  async info(name: string): Promise<{ sizeBytes: number; name: string }> {
-    return { name, sizeBytes: this.#device(name).sizeBytes };
+  async info(name: string): Promise<{ sizeBytes: number; name: string; readOnly: boolean }> {
+    return { name, sizeBytes: this.#device(name).sizeBytes, readOnly: name.includes('@') };
+  }
+
+  async snapshotsOf(name: string, asked: readonly string[] | 'all'): Promise<string[]> {
+    this.#device(name);
+    const all = [...(this.snapshots.get(name)?.keys() ?? [])];
+    return asked === 'all' ? all : all.filter((each) => asked.includes(each));
   }
 
   async open(name: string): Promise<NbdExportLease> {
@@ -52,6 +63,26 @@ export class TestExports implements NbdExports {
     let isReleased = false;
     return {
       device,
+      readOnly: name.includes('@'),
+      changedSince: (snapshot, offset, length, limit, done) => {
+        const changed = this.snapshots.get(name)?.get(snapshot);
+        if (!changed) {
+          done(new StorError('NOT_FOUND', `no snapshot ${snapshot}`), []);
+          return;
+        }
+        const extents: ChangedExtent[] = [];
+        for (let at = offset; at < offset + length && extents.length <= limit;) {
+          const chunk = Math.floor(at / changedBytes);
+          const end = Math.min(offset + length, (chunk + 1) * changedBytes);
+          const last = extents.at(-1);
+          if (last?.changed === changed.has(chunk)) last.length += end - at;
+          else extents.push({ offset: at, length: end - at, changed: changed.has(chunk) });
+          at = end;
+        }
+        setImmediate(() => {
+          done(null, extents.slice(0, limit));
+        });
+      },
       name,
       volumeId: `v-${name}`,
       isRelay: false,

@@ -11,7 +11,7 @@ t.test('a target that was found is waited for no more when it is lost in its tur
   const connection = new ServedConnection({
     name: 'db',
     isDirect: false,
-    peer: { id: 1, remote: 'test', client: null, left: new AbortController().signal },
+    peer: { id: 1, remote: 'test', client: null, contexts: [], left: new AbortController().signal },
     relayIdentity: { id: 'c', sequence: [] },
     clock,
     place: async (each) => {

@@ -115,6 +115,7 @@ const client: NbdPeer = {
   id: 1,
   remote: 'test',
   client: null,
+  contexts: [],
   left: new AbortController().signal,
 };
 

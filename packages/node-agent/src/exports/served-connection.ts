@@ -121,6 +121,11 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
     if (!device || this.#over) throw this.#over ?? new Error('served without a device');
     return {
       device,
+      readOnly: false,
+      // no contexts are offered, so nobody asks
+      changedSince: (snapshot, _offset, _length, _limit, done) => {
+        done(new StorError('NOT_FOUND', `volume ${this.name} has no snapshot ${snapshot}`), []);
+      },
       name: this.name,
       volumeId: this.volumeId ?? '',
       isRelay: this.isDirect,

@@ -60,13 +60,18 @@ export class VolumeExports implements NbdExports {
     return this.#options.control.volumeNames(maxListedExports);
   }
 
-  async info(exportName: string): Promise<{ name: string; sizeBytes: number }> {
+  async info(exportName: string): Promise<{ name: string; sizeBytes: number; readOnly: boolean }> {
     const { name } = parseName(exportName);
     // what is served here needs no control plane, which may be without a quorum
     const sizeBytes = this.#primaries.sizeOf(name);
-    if (sizeBytes !== null) return { name: exportName, sizeBytes };
+    if (sizeBytes !== null) return { name: exportName, sizeBytes, readOnly: false };
     const info = await this.#options.control.volumeInfo(name);
-    return { name: exportName, sizeBytes: info.sizeBytes };
+    return { name: exportName, sizeBytes: info.sizeBytes, readOnly: false };
+  }
+
+  async snapshotsOf(exportName: string): Promise<string[]> {
+    await this.info(exportName);
+    return [];
   }
 
   async open(exportName: string, peer: NbdPeer): Promise<NbdExportLease> {

@@ -150,11 +150,16 @@ export class NbdConnection {
     const { exports, id, socket } = this.#options;
     if (question.kind === 'list') return { kind: 'names', names: await exports.list() };
     if (question.kind === 'info') return { kind: 'export', ...(await exports.info(question.name)) };
-    const { name, client } = question;
-    const peer = { id, remote: socket.remote, client, left: this.#left.signal };
+    if (question.kind === 'snapshots') {
+      const names = await exports.snapshotsOf(question.name, question.asked);
+      return { kind: 'snapshots', names };
+    }
+    const { name, client, contexts } = question;
+    const peer = { id, remote: socket.remote, client, contexts, left: this.#left.signal };
     const lease = await exports.open(name, peer);
     this.#lease = lease;
-    return { kind: 'export', name: lease.name, sizeBytes: lease.device.sizeBytes };
+    const { device, readOnly } = lease;
+    return { kind: 'export', name: lease.name, sizeBytes: device.sizeBytes, readOnly };
   }
 
   #startTransmission(): void {
@@ -170,9 +175,9 @@ export class NbdConnection {
     this.#exportStats = exportStats;
     const transmission = new Transmission({
       socket,
-      device: lease.device,
+      lease,
       structuredReplies: this.#handshake.structuredReplies,
-      allocationContext: this.#handshake.allocationContext,
+      contexts: this.#handshake.contexts,
       limits,
       clock,
       logger: this.#logger,

@@ -1,3 +1,4 @@
+import type { StorError } from '@stor/protocol';
 import type { BlockDevice } from '@stor/replicator';
 import type { ClientIdentity } from 'nbd-client-js';
 
@@ -8,13 +9,37 @@ export interface NbdPeer {
   remote: string;
   /** null: the client did not say who it is */
   client: ClientIdentity | null;
+  /** metadata contexts that were granted for the export, `base:allocation` too */
+  contexts: readonly string[];
   /** Aborts when the client has gone: what waits and has not begun is dropped, never done later. */
   left: AbortSignal;
 }
 
+/** A range that may differ from what it was, or surely does not. */
+export interface ChangedExtent {
+  offset: number;
+  length: number;
+  changed: boolean;
+}
+
+export type ChangedDone = (error: StorError | null, extents: readonly ChangedExtent[]) => void;
+
 /** One connection's hold on a volume. */
 export interface NbdExportLease {
   device: BlockDevice;
+  /** a snapshot: nothing may be changed through it */
+  readOnly: boolean;
+  /**
+   * What may differ in the export from the snapshot of this name: extents that cover the range in
+   * order from its beginning, at most `limit`, fewer when the range is long. Calls back exactly once.
+   */
+  changedSince(
+    snapshot: string,
+    offset: number,
+    length: number,
+    limit: number,
+    done: ChangedDone,
+  ): void;
   name: string;
   volumeId: string;
   /** from another node's relay, which counts its requests itself */
@@ -37,5 +62,7 @@ export interface NbdExports {
    */
   open(name: string, connection: NbdPeer): Promise<NbdExportLease>;
   /** For NBD_OPT_INFO: facts without attaching. NOT_FOUND, UNAVAILABLE. */
-  info(name: string): Promise<{ sizeBytes: number; name: string }>;
+  info(name: string): Promise<{ sizeBytes: number; name: string; readOnly: boolean }>;
+  /** Which of the asked snapshots changes of this export can be told since. NOT_FOUND (the export). */
+  snapshotsOf(name: string, asked: readonly string[] | 'all'): Promise<string[]>;
 }

@@ -12,7 +12,6 @@ import {
   writeU64,
   type StatusDescriptor,
 } from 'nbd-client-js';
-import { allocationContextId } from '../core/nbd/server-handshake.ts';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
 import type { ReplyOutput } from './reply-output.ts';
 
@@ -135,21 +134,38 @@ export class ReplyWriter {
     });
   }
 
-  /** The answer to BLOCK_STATUS in the only context that there is. */
-  status(descriptors: readonly StatusDescriptor[], cookieHigh: number, cookieLow: number): void {
+  /** The answer to BLOCK_STATUS: a chunk for each context, in the order of their ids from 1. */
+  statuses(
+    statuses: readonly (readonly StatusDescriptor[])[],
+    cookieHigh: number,
+    cookieLow: number,
+  ): void {
+    for (const [at, descriptors] of statuses.entries()) {
+      const flags = at === statuses.length - 1 ? chunkFlag.done : 0;
+      this.#status(at + 1, flags, descriptors, cookieHigh, cookieLow);
+    }
+  }
+
+  #status(
+    contextId: number,
+    flags: number,
+    descriptors: readonly StatusDescriptor[],
+    cookieHigh: number,
+    cookieLow: number,
+  ): void {
     const bodyBytes = 4 + statusDescriptorBytes * descriptors.length;
     const out = this.#output.reserve(chunkHeaderBytes + bodyBytes);
     const { bytes } = out;
     let at = writeChunkHeader(
       bytes,
       out.used,
-      chunkFlag.done,
+      flags,
       chunkType.blockStatus,
       cookieHigh,
       cookieLow,
       bodyBytes,
     );
-    at = bytes.writeUInt32BE(allocationContextId, at);
+    at = bytes.writeUInt32BE(contextId, at);
     for (const descriptor of descriptors) {
       at = bytes.writeUInt32BE(descriptor.length, at);
       at = bytes.writeUInt32BE(descriptor.flags, at);

@@ -5,7 +5,8 @@ import { command, commandFlag, readU64, requestHeaderBytes, requestMagic } from 
 import { nbdErrnoOf } from '../core/nbd/nbd-errno.ts';
 import type { NbdLimits } from '../core/nbd/nbd-limits.ts';
 import { checkRequest, type RequestRules } from '../core/nbd/request-check.ts';
-import { statusDescriptors } from '../core/nbd/status-descriptors.ts';
+import { BlockStatus } from './block-status.ts';
+import type { NbdExportLease } from './nbd-exports.ts';
 import { NbdRequest, type RequestOwner } from './nbd-request.ts';
 import type { ExportStats, NbdStats, OperationStats } from './nbd-stats.ts';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
@@ -14,9 +15,10 @@ import { ReplyOutput, type OutputBufferPool } from './reply-output.ts';
 
 export interface TransmissionOptions {
   socket: StreamSocket;
-  device: BlockDevice;
+  lease: Pick<NbdExportLease, 'device' | 'readOnly' | 'changedSince'>;
   structuredReplies: boolean;
-  allocationContext: boolean;
+  /** names of metadata contexts; the id of each is its place, from 1 */
+  contexts: readonly string[];
   limits: NbdLimits;
   clock: Clock;
   logger: Logger;
@@ -45,6 +47,7 @@ export class Transmission implements RequestOwner {
   readonly #output: ReplyOutput;
   readonly #replies: ReplyWriter;
   readonly #rules: RequestRules;
+  readonly #blockStatus: BlockStatus;
   readonly #inlineReadBytes: number;
   readonly #exportStats: ExportStats;
   readonly #idle: NbdRequest[] = [];
@@ -65,7 +68,8 @@ export class Transmission implements RequestOwner {
   constructor(options: TransmissionOptions) {
     this.#options = options;
     this.#socket = options.socket;
-    this.#device = options.device;
+    this.#device = options.lease.device;
+    this.#blockStatus = new BlockStatus(options.lease, options.contexts);
     this.#limits = options.limits;
     this.#clock = options.clock;
     this.#exportStats = options.exportStats;
@@ -76,10 +80,11 @@ export class Transmission implements RequestOwner {
     };
     this.#inlineReadBytes = Math.min(options.limits.inlineReadBytes, copiedReadBytes);
     this.#rules = {
-      sizeBytes: options.device.sizeBytes,
+      sizeBytes: options.lease.device.sizeBytes,
       payloadBytes: options.limits.payloadBytes,
       structuredReplies: options.structuredReplies,
-      allocationContext: options.allocationContext,
+      hasContexts: options.contexts.length > 0,
+      readOnly: options.lease.readOnly,
     };
   }
 
@@ -184,7 +189,7 @@ export class Transmission implements RequestOwner {
       return requestHeaderBytes;
     }
     if (type === command.blockStatus) {
-      this.#blockStatus(flags, offset, length, cookieHigh, cookieLow);
+      this.#status(flags, offset, length, cookieHigh, cookieLow);
       return requestHeaderBytes;
     }
     if (type === command.cache || (length === 0 && type !== command.flush)) {
@@ -365,7 +370,7 @@ export class Transmission implements RequestOwner {
     this.#errorReply(type, error, cookieHigh, cookieLow, '');
   }
 
-  #blockStatus(
+  #status(
     flags: number,
     offset: number,
     length: number,
@@ -375,10 +380,7 @@ export class Transmission implements RequestOwner {
     this.#inFlight += 1;
     this.#exportStats.inFlight += 1;
     const limit = (flags & commandFlag.reqOne) !== 0 ? 1 : this.#limits.statusDescriptors;
-    let answered = false;
-    this.#device.extents(offset, length, limit, (error, extents) => {
-      if (answered) throw new Error('a block device answered extents twice');
-      answered = true;
+    this.#blockStatus.ask(offset, length, limit, (error, statuses) => {
       this.#inFlight -= 1;
       this.#exportStats.inFlight -= 1;
       if (this.#state === 'gone') {
@@ -387,8 +389,7 @@ export class Transmission implements RequestOwner {
         const code = nbdErrnoOf[error.code];
         this.#errorReply(command.blockStatus, code, cookieHigh, cookieLow, error.message);
       } else {
-        const descriptors = statusDescriptors(extents, offset, length, limit);
-        this.#replies.status(descriptors, cookieHigh, cookieLow);
+        this.#replies.statuses(statuses, cookieHigh, cookieLow);
       }
       if (!this.#receiving) this.#planFlush();
     });

@@ -13,6 +13,8 @@ export interface NbdLimits {
   skippedOptionBytes: number;
   /** options in one handshake: listing asks two questions about each export */
   options: number;
+  /** metadata contexts of one connection: each makes every block status longer */
+  metaContexts: number;
   /** from accept to the last option, time that the server itself takes not counted (ms) */
   handshakeMs: number;
   /** answers of the handshake that the client has not taken; above it no option is read (bytes) */
@@ -45,6 +47,7 @@ export const defaultNbdLimits: NbdLimits = {
   optionBytes: maxNbdOptionBytes,
   skippedOptionBytes: mebibyte,
   options: 32_768,
+  metaContexts: 16,
   handshakeMs: nbdHandshakeTimeoutMs,
   handshakeOutputBytes: mebibyte,
   connections: maxNbdConnectionsPerLane,

@@ -6,7 +6,10 @@ export interface RequestRules {
   /** largest payload of a READ or WRITE (bytes) */
   payloadBytes: number;
   structuredReplies: boolean;
-  allocationContext: boolean;
+  /** some metadata context was set */
+  hasContexts: boolean;
+  /** nothing may be changed through this export */
+  readOnly: boolean;
 }
 
 /**
@@ -29,8 +32,8 @@ const allowedFlags: readonly number[] = (() => {
  * The error number for a request that must not reach the device, 0 for a good one. DISC is not asked
  * about: it has no reply. `offset` may be above 2^53, rounded.
  *
- * From the specification ("Error values", "Request types"): unknown commands and flags EINVAL; beyond
- * the end, ENOSPC for what writes data and EINVAL for everything else.
+ * From the specification ("Error values", "Request types"): unknown commands and flags EINVAL; what
+ * changes a read-only export EPERM; beyond the end, ENOSPC for what writes data and EINVAL for everything else.
  */
 export function checkRequest(
   type: number,
@@ -41,6 +44,7 @@ export function checkRequest(
 ): number {
   const allowed = allowedFlags[type];
   if (allowed === undefined || (flags & ~allowed) !== 0) return errno.EINVAL;
+  if (rules.readOnly && changes(type)) return errno.EPERM;
   switch (type) {
     case command.read:
       // DF is exposed only by structured replies
@@ -54,7 +58,7 @@ export function checkRequest(
       return offset === 0 && length === 0 ? 0 : errno.EINVAL;
     case command.blockStatus:
       // an answer must have a descriptor, and a descriptor a length
-      if (!rules.allocationContext || length === 0) return errno.EINVAL;
+      if (!rules.hasContexts || length === 0) return errno.EINVAL;
       break;
     default:
       break;
@@ -63,4 +67,8 @@ export function checkRequest(
     return type === command.write || type === command.writeZeroes ? errno.ENOSPC : errno.EINVAL;
   }
   return 0;
+}
+
+function changes(type: number): boolean {
+  return type === command.write || type === command.writeZeroes || type === command.trim;
 }

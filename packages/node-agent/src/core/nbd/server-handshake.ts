@@ -21,10 +21,8 @@ import {
   transmissionFlag,
   type ClientIdentity,
 } from 'nbd-client-js';
+import { askedContexts, dirtyContext, type AskedContexts } from './meta-contexts.ts';
 import type { NbdLimits } from './nbd-limits.ts';
-
-/** Id of `base:allocation` in block status chunks; any number would do. */
-export const allocationContextId = 1;
 
 /** Longest message in a reply; the specification allows 4096 bytes. */
 const maxMessageChars = 1_000;
@@ -33,12 +31,15 @@ const maxMessageChars = 1_000;
 export type HandshakeQuestion =
   | { kind: 'list' }
   | { kind: 'info'; name: string }
-  /** the client enters transmission with this export if it may */
-  | { kind: 'open'; name: string; client: ClientIdentity | null };
+  /** which of the export's snapshots changes can be told since; an export that there is not is refused */
+  | { kind: 'snapshots'; name: string; asked: readonly string[] | 'all' }
+  /** the client enters transmission with this export if it may, with these contexts */
+  | { kind: 'open'; name: string; client: ClientIdentity | null; contexts: readonly string[] };
 
 export type HandshakeAnswer =
   | { kind: 'names'; names: readonly string[] }
-  | { kind: 'export'; name: string; sizeBytes: number }
+  | { kind: 'export'; name: string; sizeBytes: number; readOnly: boolean }
+  | { kind: 'snapshots'; names: readonly string[] }
   /** `type` is a value of `optionReplyType` */
   | { kind: 'error'; type: number; message: string };
 
@@ -64,13 +65,13 @@ interface PendingOption {
   exportName: string;
   /** kinds of information that INFO or GO asked for */
   infos: number[];
-  /** contexts that matched the queries of LIST_META_CONTEXT or SET_META_CONTEXT */
-  allocation: boolean;
+  /** of LIST_META_CONTEXT or SET_META_CONTEXT */
+  asked: AskedContexts | null;
 }
 
 type HandshakeLimits = Pick<
   NbdLimits,
-  'optionBytes' | 'skippedOptionBytes' | 'options' | 'payloadBytes'
+  'optionBytes' | 'skippedOptionBytes' | 'options' | 'payloadBytes' | 'metaContexts'
 >;
 
 /**
@@ -81,7 +82,8 @@ type HandshakeLimits = Pick<
 export class ServerHandshake {
   /** settled when the client enters transmission */
   structuredReplies = false;
-  #allocationFor: string | null = null;
+  /** of the last SET_META_CONTEXT: a context counts only for the export that it was set for */
+  #set: { exportName: string; contexts: readonly string[] } | null = null;
   /** of the last INFO or GO */
   #exportName = '';
   /** who the client said it is, with its last SET_META_CONTEXT */
@@ -103,9 +105,14 @@ export class ServerHandshake {
     return encodeGreeting(handshakeFlag.fixedNewstyle | handshakeFlag.noZeroes);
   }
 
-  /** A context counts only for the export that it was set for. */
-  get allocationContext(): boolean {
-    return this.structuredReplies && this.#allocationFor === this.#exportName;
+  /** Names of the contexts of the export; the id of each is its place, from 1. */
+  get contexts(): readonly string[] {
+    return this.#contextsOf(this.#exportName);
+  }
+
+  #contextsOf(exportName: string): readonly string[] {
+    const isForIt = this.structuredReplies && this.#set?.exportName === exportName;
+    return isForIt ? (this.#set?.contexts ?? []) : [];
   }
 
   receive(bytes: Buffer, start: number, end: number): HandshakeStep {
@@ -164,10 +171,7 @@ export class ServerHandshake {
         return step(0, [ack(option)], { kind: 'close', reason: 'the client left' });
       case optionType.list:
         if (data.length > 0) return refuse(option, 'LIST has no data');
-        return this.#ask(
-          { option, exportName: '', infos: [], allocation: false },
-          { kind: 'list' },
-        );
+        return this.#ask({ option, exportName: '', infos: [], asked: null }, { kind: 'list' });
       case optionType.starttls:
         if (data.length > 0) return refuse(option, 'STARTTLS has no data');
         return refuse(option, 'this server has no TLS', optionReplyType.errUnsup);
@@ -194,27 +198,28 @@ export class ServerHandshake {
   #takeExportName(data: Buffer): HandshakeStep {
     const name = data.length > maxStringBytes ? null : readText(data);
     if (name === null) return closing('an export name that is not one');
-    const pending = {
-      option: optionType.exportName,
-      exportName: name,
-      infos: [],
-      allocation: false,
-    };
-    return this.#ask(pending, { kind: 'open', name, client: this.#client });
+    const pending = { option: optionType.exportName, exportName: name, infos: [], asked: null };
+    return this.#open(pending);
+  }
+
+  #open(pending: PendingOption): HandshakeStep {
+    const { exportName: name } = pending;
+    const contexts = this.#contextsOf(name);
+    return this.#ask(pending, { kind: 'open', name, client: this.#client, contexts });
   }
 
   #takeGo(option: number, data: Buffer): HandshakeStep {
     const body = decodeGoBody(data);
     if (!body) return refuse(option, 'the data are not an export name and a list of numbers');
     const { name, infos } = body;
-    const pending = { option, exportName: name, infos, allocation: false };
+    const pending = { option, exportName: name, infos, asked: null };
     if (option === optionType.info) return this.#ask(pending, { kind: 'info', name });
-    return this.#ask(pending, { kind: 'open', name, client: this.#client });
+    return this.#open(pending);
   }
 
   #takeMetaContext(option: number, data: Buffer): HandshakeStep {
     const isSet = option === optionType.setMetaContext;
-    if (isSet) this.#allocationFor = null;
+    if (isSet) this.#set = null;
     if (!this.structuredReplies) return refuse(option, 'needs STRUCTURED_REPLY first');
     const body = decodeMetaContextBody(data);
     if (!body) return refuse(option, 'the data are not an export name and a list of queries');
@@ -223,12 +228,20 @@ export class ServerHandshake {
     }
     const { queries } = body;
     if (isSet) this.#client = identityIn(queries);
-    // listing without a query, or with a whole namespace, asks for all that there are
-    const asked = queries.includes(allocationContext);
-    const listed = queries.length === 0 || queries.includes('base:');
-    const allocation = asked || (!isSet && listed);
-    const pending = { option, exportName: body.name, infos: [], allocation };
-    return this.#ask(pending, { kind: 'info', name: body.name });
+    const asked = askedContexts(queries, isSet);
+    const { dirtySince } = asked;
+    const most = this.#limits.metaContexts;
+    if (isSet && dirtySince.length >= most) {
+      return refuse(
+        option,
+        `at most ${most} contexts on one connection`,
+        optionReplyType.errTooBig,
+      );
+    }
+    const { name } = body;
+    const pending = { option, exportName: name, infos: [], asked };
+    if (dirtySince.length === 0) return this.#ask(pending, { kind: 'info', name });
+    return this.#ask(pending, { kind: 'snapshots', name, asked: dirtySince });
   }
 
   /** Tells the machine what it asked for. Call it once per question. */
@@ -248,28 +261,27 @@ export class ServerHandshake {
       );
       return step(0, [...replies, ack(option)], { kind: 'again' });
     }
+    if (pending.asked) {
+      const names = answer.kind === 'snapshots' ? answer.names : [];
+      return this.#contextReplies(pending, pending.asked, names);
+    }
+    if (answer.kind !== 'export') throw new Error('the answer is not to what was asked');
     if (option === optionType.exportName) {
       this.#exportName = pending.exportName;
-      const reply = encodeExportNameReply(
-        answer.sizeBytes,
-        this.#transmissionFlags(),
-        this.#noZeroes,
-      );
+      const flags = this.#transmissionFlags(answer.readOnly);
+      const reply = encodeExportNameReply(answer.sizeBytes, flags, this.#noZeroes);
       return step(0, [reply], { kind: 'transmission' });
     }
-    if (option === optionType.info || option === optionType.go) {
-      this.#exportName = pending.exportName;
-      const kind = option === optionType.go ? 'transmission' : 'again';
-      return step(0, this.#infoReplies(pending, answer), { kind });
-    }
-    return this.#contextReplies(pending);
+    this.#exportName = pending.exportName;
+    const kind = option === optionType.go ? 'transmission' : 'again';
+    return step(0, this.#infoReplies(pending, answer), { kind });
   }
 
   #infoReplies(
     { option, infos }: PendingOption,
-    { name, sizeBytes }: { name: string; sizeBytes: number },
+    { name, sizeBytes, readOnly }: { name: string; sizeBytes: number; readOnly: boolean },
   ): Buffer[] {
-    const flags = this.#transmissionFlags();
+    const flags = this.#transmissionFlags(readOnly);
     const replies = [encodeInfo({ kind: 'export', sizeBytes, flags })];
     if (infos.includes(infoType.name)) replies.push(encodeInfo({ kind: 'name', text: name }));
     if (infos.includes(infoType.blockSize)) {
@@ -282,25 +294,31 @@ export class ServerHandshake {
     ];
   }
 
-  #contextReplies({ option, exportName, allocation }: PendingOption): HandshakeStep {
+  #contextReplies(
+    { option, exportName }: PendingOption,
+    asked: AskedContexts,
+    snapshots: readonly string[],
+  ): HandshakeStep {
     const isSet = option === optionType.setMetaContext;
-    if (isSet && allocation) this.#allocationFor = exportName;
-    const replies: Buffer[] = [];
-    if (allocation) {
-      const context = { id: isSet ? allocationContextId : 0, name: allocationContext };
-      const body = encodeMetaContextReply(context);
-      replies.push(encodeOptionReply(option, optionReplyType.metaContext, body));
-    }
+    const contexts = [
+      ...(asked.allocation ? [allocationContext] : []),
+      ...snapshots.map((snapshot) => dirtyContext(snapshot)),
+    ];
+    if (isSet) this.#set = { exportName, contexts };
+    const replies = contexts.map((name, at) => {
+      const body = encodeMetaContextReply({ id: isSet ? at + 1 : 0, name });
+      return encodeOptionReply(option, optionReplyType.metaContext, body);
+    });
     return step(0, [...replies, ack(option)], { kind: 'again' });
   }
 
-  #transmissionFlags(): number {
+  #transmissionFlags(readOnly: boolean): number {
     return (
       transmissionFlag.hasFlags |
+      (readOnly ? transmissionFlag.readOnly : 0) |
       transmissionFlag.sendFlush |
       transmissionFlag.sendFua |
-      transmissionFlag.sendTrim |
-      transmissionFlag.sendWriteZeroes |
+      (readOnly ? 0 : transmissionFlag.sendTrim | transmissionFlag.sendWriteZeroes) |
       transmissionFlag.canMultiConn |
       transmissionFlag.sendCache |
       // must be clear unless structured replies were negotiated

@@ -1,0 +1,72 @@
+import type { StorError } from '@stor/protocol';
+import type { StatusDescriptor } from 'nbd-client-js';
+import { dirtyState, snapshotOfContext } from '../core/nbd/meta-contexts.ts';
+import {
+  allocationExtent,
+  statusDescriptors,
+  type FlaggedExtent,
+} from '../core/nbd/status-descriptors.ts';
+import type { ChangedExtent, NbdExportLease } from './nbd-exports.ts';
+
+/** A block may always be called allocated, and may always be called dirty. */
+const unknownAllocation = 0;
+const unknownDirty = dirtyState.dirty;
+
+export type StatusDone = (error: StorError | null, statuses: StatusDescriptor[][]) => void;
+
+/** Asks an export about a range in every metadata context of one connection. */
+export class BlockStatus {
+  readonly #lease: Pick<NbdExportLease, 'device' | 'changedSince'>;
+  /** null: `base:allocation`; else the name of a snapshot */
+  readonly #snapshots: readonly (string | null)[];
+
+  constructor(lease: Pick<NbdExportLease, 'device' | 'changedSince'>, contexts: readonly string[]) {
+    this.#lease = lease;
+    this.#snapshots = contexts.map((context) => snapshotOfContext(context));
+  }
+
+  /** `done` gets at most `limit` descriptors for each context, or the first error of any. */
+  ask(offset: number, length: number, limit: number, done: StatusDone): void {
+    const statuses: StatusDescriptor[][] = [];
+    let open = this.#snapshots.length;
+    let failed: StorError | null = null;
+    for (const [at, snapshot] of this.#snapshots.entries()) {
+      let answered = false;
+      const one = (
+        error: StorError | null,
+        extents: readonly FlaggedExtent[],
+        unknownFlags: number,
+      ): void => {
+        if (answered) throw new Error('extents were answered twice');
+        answered = true;
+        failed ??= error;
+        statuses[at] = statusDescriptors(extents, offset, length, limit, unknownFlags);
+        open -= 1;
+        if (open === 0) done(failed, failed ? [] : statuses);
+      };
+      this.#askOne(snapshot, offset, length, limit, one);
+    }
+  }
+
+  #askOne(
+    snapshot: string | null,
+    offset: number,
+    length: number,
+    limit: number,
+    done: (error: StorError | null, extents: FlaggedExtent[], unknownFlags: number) => void,
+  ): void {
+    if (snapshot === null) {
+      this.#lease.device.extents(offset, length, limit, (error, extents) => {
+        done(error, extents.map(allocationExtent), unknownAllocation);
+      });
+      return;
+    }
+    this.#lease.changedSince(snapshot, offset, length, limit, (error, extents) => {
+      done(error, extents.map(dirtyExtent), unknownDirty);
+    });
+  }
+}
+
+function dirtyExtent({ offset, length, changed }: ChangedExtent): FlaggedExtent {
+  return { offset, length, flags: changed ? dirtyState.dirty : 0 };
+}
