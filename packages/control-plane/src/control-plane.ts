@@ -14,6 +14,7 @@ import { NodeSession } from './agent/node-session.ts';
 import type { NodeIdentity } from './agent/node-session.ts';
 import { OpenCalls, servedMethods } from './api/serve-unary.ts';
 import { PrimaryOrders } from './api/primary-orders.ts';
+import { SnapshotService } from './api/snapshot-service.ts';
 import { storService } from './api/stor-service.ts';
 import { VolumeChanges } from './api/volume-changes.ts';
 import { VolumeInsight } from './api/volume-insight.ts';
@@ -87,7 +88,8 @@ export class ControlPlane implements ControlPlanePort {
     const changes = new VolumeChanges({ ...options, cache: controlPlane.#cache, volumes });
     const primaries = new PrimaryOrders({ ...options, nodeId: node.id, peers, volumes });
     const insight = new VolumeInsight({ ...options, nodeId: node.id, peers });
-    const orders = { volumes, changes, primaries, insight };
+    const snapshots = new SnapshotService({ store });
+    const orders = { volumes, changes, primaries, insight, snapshots };
     const stor = storService({ store, peers, ...orders, node, cluster: { id, name } });
     const agent = agentService(controlPlane.#nodeCalls(), { clusterId: id, nodeId: node.id });
     const common = { calls: controlPlane.#calls, logger };

@@ -16,10 +16,10 @@ import {
 } from '../src/core/controllers/controllers.ts';
 import { placeReplicas } from '../src/core/placement/place-replicas.ts';
 import { describeVolume } from '../src/core/volume/describe-volume.ts';
-import { grantOf, splitAddress } from '../src/core/volume/grant.ts';
+import { grantOf, settingsOf, splitAddress } from '../src/core/volume/grant.ts';
 import { applyChange, emptyState } from '../src/resources/cluster-state.ts';
 import type { ClusterState } from '../src/resources/cluster-state.ts';
-import { volumeKey } from '../src/resources/keys.ts';
+import { snapshotKey, volumeKey } from '../src/resources/keys.ts';
 import { decodeVolume, encodeRecord } from '../src/resources/records.ts';
 import type { NodeLeaseRecord, StoredVolume } from '../src/resources/records.ts';
 import { apply, planAt } from './plan-at.ts';
@@ -498,4 +498,40 @@ t.test('records', async (t) => {
   t.same(splitAddress('[::1]:80'), { host: '::1', port: 80 });
   t.same(splitAddress('h:80'), { host: 'h', port: 80 });
   t.same(splitAddress('h'), { host: 'h', port: 0 });
+});
+
+t.test('a grant names all snapshots of the volume, and no other', async (t) => {
+  const state = emptyState();
+  const snapshot = (volumeId: string, id: string, more: object, modRevision: number): void => {
+    const value = encodeRecord({
+      id,
+      volumeId,
+      name: id,
+      labels: {},
+      createdAtMs: modRevision,
+      sizeBytes: gib,
+      ...more,
+    });
+    t.equal(applyChange(state, { key: snapshotKey(volumeId, id), value, modRevision }), null);
+  };
+  snapshot('v-1', 's-b', { state: 'ready' }, 5);
+  snapshot('v-1', 's-a', { state: 'creating' }, 6);
+  snapshot('v-1', 's-c', { state: 'deleting' }, 7);
+  snapshot('v-1', 's-d', { state: 'of a newer version' }, 8);
+  snapshot('v-2', 's-e', { state: 'ready' }, 9);
+  const volume = { value: volumeOn(['a']), modRevision: 9 };
+  volume.value.metadata.id = 'v-1';
+  const settings = settingsOf(volume, 3, state);
+  t.strictSame(settings.snapshots, [
+    { id: 's-b', state: 'ready' },
+    { id: 's-a', state: 'creating' },
+    { id: 's-c', state: 'deleting' },
+    // nothing is built on a state that this version does not know
+    { id: 's-d', state: 'creating' },
+  ]);
+  for (const id of ['s-a', 's-b', 's-c', 's-d']) {
+    applyChange(state, { key: snapshotKey('v-1', id), value: null, modRevision: 10 });
+  }
+  t.notOk(state.snapshots.has('v-1'));
+  t.strictSame(settingsOf(volume, 3, state).snapshots, []);
 });

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { CallOptions, StorApi } from './api.ts';
 import { hasCode, StorError } from './errors.ts';
-import type { Rebuild, VolumeExplanation } from './resources.ts';
+import type { Rebuild, Snapshot, VolumeExplanation } from './resources.ts';
 import { RpcEndpoint } from './rpc/rpc-endpoint.ts';
 import type { RpcOutcome } from './rpc/rpc-endpoint.ts';
 import { loadServices } from './rpc/services.ts';
@@ -41,6 +41,8 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   recoverVolume: 'once',
   explainVolume: 'read',
   listRebuilds: 'read',
+  listSnapshots: 'read',
+  getSnapshot: 'read',
 };
 
 export interface ApiClientOptions {
@@ -87,6 +89,8 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
   const createVolume = call('createVolume');
   const explainVolume = call('explainVolume');
   const listRebuilds = call('listRebuilds');
+  const listSnapshots = call('listSnapshots');
+  const getSnapshot = call('getSnapshot');
   return {
     getClusterStatus: call('getClusterStatus'),
     listNodes: call('listNodes'),
@@ -116,6 +120,12 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
       const { rebuilds } = await listRebuilds(request, callOptions);
       return { rebuilds: rebuilds.map(decodedRebuild) };
     },
+    listSnapshots: async (request, callOptions) => {
+      const { snapshots } = await listSnapshots(request, callOptions);
+      return { snapshots: snapshots.map(decodedSnapshot) };
+    },
+    getSnapshot: async (request, callOptions) =>
+      decodedSnapshot(await getSnapshot(request, callOptions)),
     close: () => caller.close(),
   };
 }
@@ -128,6 +138,10 @@ function decodedExplanation(wire: VolumeExplanation): VolumeExplanation {
 
 function decodedRebuild(wire: Rebuild): Rebuild {
   return { ...wire, etaMs: wire.etaMs ?? null, startedAtMs: wire.startedAtMs ?? null };
+}
+
+function decodedSnapshot(wire: Snapshot): Snapshot {
+  return { ...wire, status: { ...wire.status, ownBytes: wire.status.ownBytes ?? null } };
 }
 
 class FailoverCaller {

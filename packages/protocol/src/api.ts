@@ -3,6 +3,7 @@ import type {
   Disk,
   Node,
   Rebuild,
+  Snapshot,
   Volume,
   VolumeExplanation,
   VolumePolicy,
@@ -101,6 +102,13 @@ export interface StorApi {
   getVolume(request: { name: string }, options?: CallOptions): Promise<Volume>;
   /** NOT_FOUND; FAILED_PRECONDITION while it is attached (the message names the holder) */
   deleteVolume(request: { name: string }, options?: CallOptions): Promise<Record<string, never>>;
+  /** Of one volume (name or id), or of all (`volume` ''); oldest first. NOT_FOUND. */
+  listSnapshots(
+    request: { volume: string },
+    options?: CallOptions,
+  ): Promise<{ snapshots: Snapshot[] }>;
+  /** `name`: `db@monday`, or the id. NOT_FOUND */
+  getSnapshot(request: { name: string }, options?: CallOptions): Promise<Snapshot>;
   /** Attaches until detach on `node` ('' = the answering node). NOT_FOUND, ATTACHED_ELSEWHERE. */
   attachVolume(request: { name: string; node: string }, options?: CallOptions): Promise<Volume>;
   /** Drains and gives the attachment back; connections are closed. NOT_FOUND. Works twice. */

@@ -15,6 +15,18 @@ export const maxVolumeBytes = 16 * 2 ** 40;
 /** More copies than this cost writes more than they add safety. */
 export const maxReplicas = 5;
 
+/** Snapshots of one volume, and of all: each is a record of some 600 bytes in the control plane. */
+export const maxSnapshotsPerVolume = 4_096;
+export const maxSnapshots = 16_384;
+/** Volumes in one group snapshot: all of them are held, so that one slow one stops all. */
+export const maxSnapshotGroup = 64;
+/** The longest pause of I/O for a snapshot (ms): when it would take longer it is given up. */
+export const snapshotHoldMs = 100;
+
+/** A deleted volume stays in the trash for this long (ms), and at most a year. */
+export const defaultTrashKeepMs = 24 * 3_600_000;
+export const maxTrashKeepMs = 366 * 24 * 3_600_000;
+
 /** Time after which a silent node loses its lease, and how often it renews (ms). */
 export const nodeLeaseMs = 6_000;
 export const nodeLeaseRenewMs = 1_000;

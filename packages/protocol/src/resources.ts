@@ -1,4 +1,4 @@
-import type { ClusterId, DiskId, NodeId, ReplicaId, VolumeId } from './ids.ts';
+import type { ClusterId, DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from './ids.ts';
 
 /** What every resource carries. `resourceVersion` is the store revision of its last change. */
 export interface Metadata {
@@ -154,6 +154,36 @@ export interface VolumeRecord {
   };
 }
 
+/**
+ * creating: being taken, or left behind by one that failed; ready: durable and equal on all in-sync
+ * replicas; deleting: its replicas still drop it, its name is free.
+ */
+export type SnapshotPhase = 'creating' | 'ready' | 'deleting';
+
+/** A frozen point of a volume, as `snapshot ls` shows it. */
+export interface Snapshot {
+  /** `name` is `db@monday` */
+  metadata: Metadata;
+  spec: {
+    volumeId: VolumeId;
+    /** of the volume when it was taken */
+    sizeBytes: number;
+    /** the same for snapshots that were taken at one instant; '' for one of its own */
+    groupId: string;
+  };
+  status: {
+    /** name of the volume */
+    volume: string;
+    state: SnapshotPhase;
+    /** why it is being deleted, or empty */
+    message: string;
+    /** for how long clients were paused when it was taken (ms) */
+    pausedMs: number;
+    /** what deleting it would free on each replica; null when no replica could be asked */
+    ownBytes: number | null;
+  };
+}
+
 /** What `volume inspect` shows: the record and what follows from it and from the nodes. */
 export interface Volume {
   metadata: Metadata;
@@ -279,6 +309,12 @@ export interface VolumeSettings {
   /** wanted number of replicas: what the failure mode counts from */
   replicas: number;
   policy: VolumePolicy;
+  /**
+   * The volume's snapshots. In a grant the list is complete: what a replica holds as prepared and
+   * that is not `ready` here never became one. Later lists may be older than a snapshot that this
+   * primary is taking, so what they do not name is left alone: only `deleting` ones are dropped.
+   */
+  snapshots?: { id: SnapshotId; state: SnapshotPhase }[];
   segments: {
     index: number;
     /** as recorded; only a grant's counts: afterwards the primary alone changes the set (I4) */

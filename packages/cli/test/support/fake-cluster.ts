@@ -6,6 +6,7 @@ import {
   type ErrorCode,
   type Node,
   type Rebuild,
+  type Snapshot,
   type StorApi,
   type Volume,
   type VolumeExplanation,
@@ -85,6 +86,7 @@ export class FakeCluster {
   hanging = new Set<keyof StorApi>();
   status: Partial<ClusterStatus> = {};
   rebuilds: Rebuild[] = [];
+  snapshots: Snapshot[] = [];
   explanations = new Map<string, VolumeExplanation>();
   /** what happens meanwhile: before each look at a volume, or at the rebuilds, the next one runs */
   steps: (() => void)[] = [];
@@ -189,6 +191,12 @@ export class FakeCluster {
         this.volumes = this.volumes.filter((other) => other !== volume);
         return {};
       }),
+      listSnapshots: call('listSnapshots', ({ volume }) => {
+        if (volume === '') return { snapshots: this.snapshots };
+        const { id } = this.volume(volume).metadata;
+        return { snapshots: this.snapshots.filter(({ spec }) => spec.volumeId === id) };
+      }),
+      getSnapshot: call('getSnapshot', ({ name }) => this.snapshot(name)),
       attachVolume: call('attachVolume', ({ name, node }) =>
         this.attach(this.volume(name), node === '' ? 'n1' : node),
       ),
@@ -206,6 +214,14 @@ export class FakeCluster {
     );
     if (found) return found;
     throw new StorError('NOT_FOUND', `volume "${name}" does not exist`);
+  }
+
+  snapshot(name: string): Snapshot {
+    const found = this.snapshots.find(
+      ({ metadata }) => metadata.name === name || metadata.id === name,
+    );
+    if (found) return found;
+    throw new StorError('NOT_FOUND', `there is no snapshot "${name}"`);
   }
 
   private node(name: string): Node {

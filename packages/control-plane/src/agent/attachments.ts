@@ -17,8 +17,8 @@ import {
 import type { AcquireDecision, SetDecision } from '../core/controllers/attachment-rules.ts';
 import { grantOf } from '../core/volume/grant.ts';
 import { withNodeNames } from '../resources/cluster-state.ts';
-import type { Versioned } from '../resources/cluster-state.ts';
-import { findVolume, readVolume } from '../resources/find.ts';
+import type { SnapshotTable, Versioned } from '../resources/cluster-state.ts';
+import { findVolume, readSnapshots, readVolume } from '../resources/find.ts';
 import { joinedSignal } from '../resources/joined-signal.ts';
 import { pause } from '../resources/pause.ts';
 import type { StoredVolume } from '../resources/records.ts';
@@ -366,8 +366,11 @@ export class Attachments {
       const again = request.force ? null : await this.#presentGrant(volume, decision.attachment);
       if (again) return again;
       const compare = holderId === undefined ? [] : [leaseCompare(holderId, holderLease)];
+      // What becomes ready, or is deleted, changes the volume's record too: as long as that is the
+      // same, this list is complete. A primary drops what it does not name.
+      const snapshots = await readSnapshots(this.#store, id, { local: true });
       const granted = await this.#commitGrant(volume, decision, compare);
-      if (granted) return this.#granted(granted, decision, wait);
+      if (granted) return this.#granted(granted, decision, snapshots, wait);
       conflicts += 1;
     }
     throw tooManyConflicts(name);
@@ -430,6 +433,7 @@ export class Attachments {
   async #granted(
     granted: Versioned<StoredVolume>,
     decision: AcquireDecision & { type: 'grant' },
+    snapshots: SnapshotTable,
     wait: Wait,
   ): Promise<AttachmentGrant> {
     const { attachment, previousReleased } = decision;
@@ -441,7 +445,8 @@ export class Attachments {
     const { epoch, mode } = attachment;
     this.#grants.set(id, { epoch, previousReleased, atMs: this.#clock.monotonicMs() });
     this.#logger.info({ volume: name, epoch, mode, previousReleased }, 'attachment granted');
-    return grantOf(granted, attachment, previousReleased, this.#cache.state);
+    const state = { ...this.#cache.state, snapshots: new Map([[id, snapshots]]) };
+    return grantOf(granted, attachment, previousReleased, state);
   }
 
   /** Asks a living holder to let go. Throws ATTACHED_ELSEWHERE when it is in use. */

@@ -12,6 +12,7 @@ import { readSoon } from './read-soon.ts';
 import type { CallContext, UnaryMethod } from './serve-unary.ts';
 import { findNode } from './find-node.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
+import type { SnapshotService } from './snapshot-service.ts';
 import type { VolumeChanges } from './volume-changes.ts';
 import type { VolumeInsight } from './volume-insight.ts';
 import type { CreateVolumeRequest, VolumeService } from './volume-service.ts';
@@ -29,13 +30,14 @@ interface StorServiceOptions {
   changes: VolumeChanges;
   primaries: PrimaryOrders;
   insight: VolumeInsight;
+  snapshots: SnapshotService;
   node: NodeIdentity;
   cluster: { id: string; name: string };
 }
 
 /** The service `stor.v1.Stor`: every call of `StorApi`, answered by any node. */
 export function storService(options: StorServiceOptions): Record<keyof StorApi, UnaryMethod> {
-  const { volumes, changes, primaries, insight } = options;
+  const { volumes, changes, primaries, insight, snapshots } = options;
   return {
     getClusterStatus: () => clusterStatus(options),
     listNodes: async () => ({ nodes: await listNodes(options) }),
@@ -64,6 +66,10 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     listRebuilds: async ({ name }: Request<'listRebuilds'>) => ({
       rebuilds: await insight.rebuilds(name),
     }),
+    listSnapshots: async ({ volume }: Request<'listSnapshots'>) => ({
+      snapshots: await snapshots.list(volume),
+    }),
+    getSnapshot: ({ name }: Request<'getSnapshot'>) => snapshots.get(name),
   };
 }
 

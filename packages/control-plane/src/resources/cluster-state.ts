@@ -1,4 +1,4 @@
-import type { DiskId, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
+import type { DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from '@stor/protocol';
 import { StorError } from '@stor/protocol';
 import * as keys from './keys.ts';
 import * as records from './records.ts';
@@ -21,7 +21,11 @@ export interface ClusterState {
   names: Map<string, Versioned<VolumeId>>;
   deleted: Map<VolumeId, Versioned<records.StoredVolume>>;
   reports: Map<ReplicaId, Versioned<records.ReplicaReport>>;
+  /** of each volume, also of one in the trash; a volume without snapshots has no entry */
+  snapshots: Map<VolumeId, SnapshotTable>;
 }
+
+export type SnapshotTable = Map<SnapshotId, Versioned<records.SnapshotRecord>>;
 
 export function emptyState(): ClusterState {
   return {
@@ -34,6 +38,7 @@ export function emptyState(): ClusterState {
     names: new Map(),
     deleted: new Map(),
     reports: new Map(),
+    snapshots: new Map(),
   };
 }
 
@@ -82,6 +87,10 @@ export function applyChange(
       state.cluster = value ? { value: records.decodeCluster(key, value), modRevision } : null;
       return null;
     }
+    if (key.startsWith(keys.snapshotsPrefix)) {
+      applySnapshot(state, change);
+      return null;
+    }
     for (const [prefix, table, decode] of tables(state)) {
       if (!key.startsWith(prefix)) continue;
       const id = key.slice(prefix.length);
@@ -93,4 +102,29 @@ export function applyChange(
   } catch (error) {
     return StorError.from(error);
   }
+}
+
+/** Their keys have two parts: the volume, and the snapshot. */
+function applySnapshot(
+  state: ClusterState,
+  change: { key: string; value: Uint8Array | null; modRevision: number },
+): void {
+  const { key, value, modRevision } = change;
+  const [volumeId = '', id = ''] = key.slice(keys.snapshotsPrefix.length).split('/');
+  const table = state.snapshots.get(volumeId) ?? (new Map() as SnapshotTable);
+  table.delete(id);
+  if (value) table.set(id, { value: records.decodeSnapshot(key, value), modRevision });
+  if (table.size > 0) state.snapshots.set(volumeId, table);
+  else state.snapshots.delete(volumeId);
+}
+
+/** A volume's snapshots, in the order in which they were taken. */
+export function snapshotsOf(
+  state: ClusterState,
+  volumeId: VolumeId,
+): Versioned<records.SnapshotRecord>[] {
+  const all = [...(state.snapshots.get(volumeId)?.values() ?? [])];
+  return all.sort(
+    (a, b) => a.value.createdAtMs - b.value.createdAtMs || (a.value.id < b.value.id ? -1 : 1),
+  );
 }

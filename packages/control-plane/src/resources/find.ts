@@ -2,12 +2,13 @@ import { idPattern, StorError, volumeNamePattern } from '@stor/protocol';
 import type { VolumeId } from '@stor/protocol';
 import type { ClusterStore, StoreCallOptions } from '../cluster-store.ts';
 import { applyChange, emptyState } from './cluster-state.ts';
-import type { ClusterState, Versioned } from './cluster-state.ts';
+import type { ClusterState, SnapshotTable, Versioned } from './cluster-state.ts';
 import {
   disksPrefix,
   nodeLeasesPrefix,
   nodesPrefix,
   rootPrefix,
+  snapshotsOfPrefix,
   volumeKey,
   volumeNameKey,
 } from './keys.ts';
@@ -63,6 +64,18 @@ export async function readHosts(
     local = true;
   }
   return state;
+}
+
+/** Snapshots of one volume. Linearizable unless `local`. */
+export async function readSnapshots(
+  store: ClusterStore,
+  volumeId: VolumeId,
+  options: StoreCallOptions & { local?: boolean } = {},
+): Promise<SnapshotTable> {
+  const { items } = await store.list(snapshotsOfPrefix(volumeId), options);
+  const state = emptyState();
+  for (const item of items) applyChange(state, item);
+  return state.snapshots.get(volumeId) ?? new Map();
 }
 
 /** All resources as of now (linearizable), or as this member knows them (`local`). */

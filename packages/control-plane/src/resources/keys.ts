@@ -1,4 +1,4 @@
-import type { DiskId, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
+import type { DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from '@stor/protocol';
 
 /** Everything that Stor keeps in the cluster store lies under this prefix. */
 export const rootPrefix = '/stor/';
@@ -11,6 +11,10 @@ export const volumesPrefix = '/stor/volumes/';
 export const volumeNamesPrefix = '/stor/volume-names/';
 /** volumes whose replicas are still to be removed: their names are free already */
 export const deletedPrefix = '/stor/deleted/';
+/** snapshots, under the id of their volume */
+export const snapshotsPrefix = '/stor/snapshots/';
+/** names of snapshots, under the id of their volume */
+export const snapshotNamesPrefix = '/stor/snapshot-names/';
 /** what the node of a replica says of it */
 export const replicaReportsPrefix = '/stor/replica-status/';
 
@@ -22,3 +26,10 @@ export const volumeKey = (id: VolumeId): string => volumesPrefix + id;
 export const volumeNameKey = (name: string): string => volumeNamesPrefix + name;
 export const deletedKey = (id: VolumeId): string => deletedPrefix + id;
 export const replicaReportKey = (id: ReplicaId): string => replicaReportsPrefix + id;
+/** all snapshots of one volume lie under it */
+export const snapshotsOfPrefix = (id: VolumeId): string => `${snapshotsPrefix}${id}/`;
+export const snapshotKey = (volumeId: VolumeId, id: SnapshotId): string =>
+  snapshotsOfPrefix(volumeId) + id;
+export const snapshotNamesOfPrefix = (id: VolumeId): string => `${snapshotNamesPrefix}${id}/`;
+export const snapshotNameKey = (volumeId: VolumeId, name: string): string =>
+  snapshotNamesOfPrefix(volumeId) + name;

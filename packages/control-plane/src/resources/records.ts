@@ -1,4 +1,4 @@
-import type { NodeAddresses, VolumeRecord } from '@stor/protocol';
+import type { NodeAddresses, ReplicaId, SnapshotId, VolumeId, VolumeRecord } from '@stor/protocol';
 import { defaultPolicy, StorError } from '@stor/protocol';
 import { z } from 'zod';
 
@@ -62,6 +62,24 @@ const replicaReportSchema = z.looseObject({
   /** error code of a failed one, else '' */
   code: z.string(),
   message: z.string(),
+});
+
+/** Small, because there may be thousands: their volume is in the key too. */
+const snapshotSchema = z.looseObject({
+  id: z.string(),
+  volumeId: z.string(),
+  name: z.string(),
+  labels,
+  createdAtMs: z.number(),
+  sizeBytes: z.number(),
+  /** creating, ready, deleting */
+  state: z.string(),
+  groupId: z.string().default(''),
+  pausedMs: z.number().default(0),
+  message: z.string().default(''),
+  requestId: z.string().default(''),
+  isHidden: z.boolean().default(false),
+  dropped: z.array(z.string()).default([]),
 });
 
 /** Every field may be missing: what a record does not say has its default. */
@@ -192,6 +210,28 @@ export interface StoredVolume extends VolumeRecord {
   failure: { code: string; message: string } | null;
 }
 
+export interface SnapshotRecord {
+  id: SnapshotId;
+  volumeId: VolumeId;
+  name: string;
+  labels: Record<string, string>;
+  createdAtMs: number;
+  /** of the volume when it was taken */
+  sizeBytes: number;
+  state: string;
+  /** the same for those of one instant; '' for one of its own */
+  groupId: string;
+  /** how long clients were paused for it (ms) */
+  pausedMs: number;
+  /** why it is being deleted; '' when somebody asked for it */
+  message: string;
+  requestId: string;
+  /** taken for a clone of a live volume: it has no name, is not shown, and goes when that is made */
+  isHidden: boolean;
+  /** while `deleting`: the replicas that do not have it any more */
+  dropped: ReplicaId[];
+}
+
 export function encodeRecord(record: object): Uint8Array {
   return new TextEncoder().encode(JSON.stringify(record));
 }
@@ -219,6 +259,8 @@ export const decodeNodeLease = decoder<NodeLeaseRecord>('node lease', nodeLeaseS
 export const decodeDisk = decoder<DiskRecord>('disk', diskSchema);
 const decodeStored = decoder<StoredVolume>('volume', volumeSchema);
 export const decodeReplicaReport = decoder<ReplicaReport>('replica report', replicaReportSchema);
+
+export const decodeSnapshot = decoder<SnapshotRecord>('snapshot', snapshotSchema);
 
 /** A record from before policies, or before one of their fields, has the defaults. */
 export function decodeVolume(key: string, value: Uint8Array): StoredVolume {

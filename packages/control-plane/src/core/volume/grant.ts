@@ -1,5 +1,7 @@
 import type { Attachment, AttachmentGrant, VolumeReplica, VolumeSettings } from '@stor/protocol';
+import { snapshotsOf } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
+import { snapshotPhase } from './describe-snapshot.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 
 /** Splits `host:port` and `[v6]:port`; port 0 when there is none. */
@@ -28,6 +30,10 @@ export function settingsOf(
     resourceVersion: volume.modRevision,
     replicas: spec.replicas,
     policy: spec.policy,
+    snapshots: snapshotsOf(state, metadata.id).map(({ value }) => ({
+      id: value.id,
+      state: snapshotPhase(value),
+    })),
     segments: status.segments.map((segment) => ({
       index: segment.index,
       setRevision: segment.setRevision,
