@@ -8,9 +8,20 @@ export const chunksPerRegion = regionBytes / chunkBytes;
 /** Largest payload of one NBD or peer request: what NBD clients expect a server to take (2^25). */
 export const maxPayloadBytes = 32 * 1024 * 1024;
 
-/** A volume is at least one block; the upper bound keeps the flat chunk map at 256 MiB. */
+/**
+ * A volume is at least one block. The upper bound is what its segments can have: more of them would
+ * make its record too large for one value of the cluster store.
+ */
 export const minVolumeBytes = blockBytes;
-export const maxVolumeBytes = 16 * 2 ** 40;
+export const maxVolumeBytes = 64 * 2 ** 40;
+export const maxSegments = 256;
+/**
+ * A segment is placed on its own. It is made of whole regions; the upper bound keeps the flat chunk
+ * map of its replicas at 256 MiB.
+ */
+export const minSegmentBytes = regionBytes;
+export const defaultSegmentBytes = 64 * 2 ** 30;
+export const maxSegmentBytes = 16 * 2 ** 40;
 
 /** More copies than this cost writes more than they add safety. */
 export const maxReplicas = 5;

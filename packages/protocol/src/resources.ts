@@ -129,6 +129,11 @@ export interface VolumeRecord {
   metadata: Metadata;
   spec: {
     sizeBytes: number;
+    /**
+     * Bytes of every segment but the last, which may be smaller; absent in records from before there
+     * were several (see segmentBytesOf). Never changes.
+     */
+    segmentBytes?: number;
     replicas: number;
     /** an operator wants the volume attached on this node until `detach`; absent: on none */
     attachTo?: NodeId;
@@ -280,6 +285,8 @@ export interface Rebuild {
 export interface AttachmentGrant extends VolumeSettings {
   name: string;
   sizeBytes: number;
+  /** see VolumeRecord */
+  segmentBytes?: number;
   mode: Attachment['mode'];
   /** false: the old primary may still hold replica leases, so they are waited out (I6) */
   previousReleased: boolean;
@@ -306,6 +313,8 @@ export interface VolumeSettings {
   epoch: number;
   /** version of the record that it was made of; an older one than the last known changes nothing */
   resourceVersion: number;
+  /** of the volume (bytes); a larger one than before: it has grown. Absent: as it was */
+  sizeBytes?: number;
   /** wanted number of replicas: what the failure mode counts from */
   replicas: number;
   policy: VolumePolicy;

@@ -206,6 +206,11 @@ export class PrimaryEngine implements PrimaryVolume {
     }
   }
 
+  /** replicas are still being made equal after an unclean stop */
+  get isSettling(): boolean {
+    return this.#io.settler.active;
+  }
+
   onStopped(listener: (reason: StorError) => void): void {
     if (this.#over) listener(this.#over);
     else this.#listeners.push(listener);

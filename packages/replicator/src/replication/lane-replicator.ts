@@ -9,6 +9,7 @@ import { PrimaryEngine } from '../primary/primary-engine.ts';
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
 import { RemoteMember } from '../primary/remote-member.ts';
 import { Segment } from '../primary/segment.ts';
+import { SegmentedVolume } from '../primary/segmented-volume.ts';
 import type { DiskStore, ReplicaStore } from '../replica-store.ts';
 import type { PrimaryStatus, ReplicatorControl } from '../replicator-ports.ts';
 import { SecondaryLink, type SecondaryHost } from '../secondary/secondary-link.ts';
@@ -53,7 +54,7 @@ export class LaneReplicator {
   /** since when this lane has each of its disks: nobody else has answered for them since (I6) */
   readonly #diskSinceMs = new WeakMap<DiskStore, number>();
   readonly #links = new Set<SecondaryLink>();
-  readonly #primaries = new Map<string, PrimaryEngine>();
+  readonly #primaries = new Map<string, SegmentedVolume>();
   readonly #reportedFailures = new Set<string>();
   #nextChannel = 1;
   /** ever made */
@@ -95,12 +96,6 @@ export class LaneReplicator {
    */
   async attach(grant: AttachmentGrant, options: { signal: AbortSignal }): Promise<PrimaryVolume> {
     if (this.#closing) throw new StorError('ABORTED', 'this lane is closing');
-    if (grant.segments.length !== 1 || grant.segments[0]?.index !== 0) {
-      throw new StorError(
-        'FAILED_PRECONDITION',
-        'volumes of several segments cannot be served yet',
-      );
-    }
     const current = this.#primaries.get(grant.volumeId);
     if (current && current.epoch >= grant.epoch) {
       throw new StorError(
@@ -109,17 +104,17 @@ export class LaneReplicator {
       );
     }
     current?.finish(new StorError('STALE_EPOCH', `replaced here by epoch ${grant.epoch}`));
-    const engine = this.#build(grant);
-    this.#primaries.set(grant.volumeId, engine);
-    engine.onStopped((reason) => {
-      if (this.#primaries.get(grant.volumeId) === engine) this.#primaries.delete(grant.volumeId);
+    const volume = new SegmentedVolume(grant, (part, index) => this.#build(part, index));
+    this.#primaries.set(grant.volumeId, volume);
+    volume.onStopped((reason) => {
+      if (this.#primaries.get(grant.volumeId) === volume) this.#primaries.delete(grant.volumeId);
       this.#options.logger.info(
         { volume: grant.volumeId, epoch: grant.epoch, reason: reason.message },
         'primary has ended',
       );
     });
-    await engine.activate(options.signal);
-    return engine;
+    await volume.activate(options.signal);
+    return volume;
   }
 
   primary(volumeId: string): PrimaryVolume | null {
@@ -134,11 +129,11 @@ export class LaneReplicator {
   /** A node listens elsewhere now (it was started anew). */
   updatePeer(nodeId: string, host: string, port: number): void {
     this.#directory.forgetOthers(nodeId, host, port);
-    for (const engine of this.#primaries.values()) engine.peerMoved(nodeId, host, port);
+    for (const volume of this.#primaries.values()) volume.peerMoved(nodeId, host, port);
   }
 
   status(): PrimaryStatus[] {
-    return [...this.#primaries.values()].map((engine) => engine.status());
+    return [...this.#primaries.values()].map((volume) => volume.status());
   }
 
   /** Stops every primary in order, then every link; resolves when nothing is under way. */
@@ -148,7 +143,7 @@ export class LaneReplicator {
   }
 
   async #close(): Promise<void> {
-    await Promise.all([...this.#primaries.values()].map((engine) => engine.stop()));
+    await Promise.all([...this.#primaries.values()].map((volume) => volume.stop()));
     this.#cancelTick();
     this.#directory.close();
     this.#outbox.flush();
@@ -164,21 +159,22 @@ export class LaneReplicator {
     this.#noteDisks();
     this.#directory.tick();
     for (const link of [...this.#links]) link.tick();
-    for (const engine of [...this.#primaries.values()]) engine.tick(nowMs);
+    for (const volume of [...this.#primaries.values()]) volume.tick(nowMs);
   };
 
-  #build(grant: AttachmentGrant): PrimaryEngine {
+  /** The primary of one segment; each has a channel of its own on the connections of its members. */
+  #build(grant: AttachmentGrant, index: number): PrimaryEngine {
     const { clock, logger, control } = this.#options;
     const { volumeId, epoch, sizeBytes } = grant;
     const channel = this.#nextChannel++;
     const segment: Segment = new Segment({
       volumeId,
-      index: 0,
+      index,
       epoch,
       sizeBytes,
       channel,
       clock,
-      logger: logger.child({ volume: volumeId, epoch }),
+      logger: logger.child({ volume: volumeId, segment: index, epoch }),
       outbox: this.#outbox,
       control,
       settings: grant,
@@ -194,7 +190,7 @@ export class LaneReplicator {
         return new RemoteMember({
           replica,
           volumeId,
-          segment: 0,
+          segment: index,
           sizeBytes,
           epoch,
           channel,

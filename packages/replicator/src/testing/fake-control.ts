@@ -2,6 +2,7 @@ import {
   StorError,
   defaultPolicy,
   type AttachmentGrant,
+  type GrantedReplica,
   type VolumePolicy,
   type VolumeSettings,
 } from '@stor/protocol';
@@ -10,13 +11,23 @@ import type { Random } from '@stor/runtime';
 import type { ReplicatorControl } from '../replicator-ports.ts';
 import type { SimScheduler } from './sim-clock.ts';
 
-/** The control plane of one volume: epochs, the in-sync set, and answers that get lost. */
+/** A replica, and the segment that it is of. @default segment 0 */
+export type SegmentReplica = GrantedReplica & { segment?: number };
+
+/** What is recorded of one segment's in-sync set. */
+interface RecordedSet {
+  setRevision: number;
+  inSync: string[];
+  lastApplied: string;
+}
+
+/** The control plane of one volume: epochs, the in-sync sets, and answers that get lost. */
 export class FakeControl {
   readonly #scheduler: SimScheduler;
   readonly #random: Random;
   epoch = 0;
-  setRevision = 1;
-  inSync: string[];
+  /** by segment */
+  readonly sets: RecordedSet[];
   holder: string | null = null;
   policy: VolumePolicy = { ...defaultPolicy(3), failureMode: 'alwayson' };
   /** wanted number of replicas */
@@ -33,22 +44,41 @@ export class FakeControl {
   /** ... or their outcome stays unknown (they take effect half the time) */
   unknown = 0;
   /** every set there was, as (epoch, revision, members) */
-  readonly history: { epoch: number; setRevision: number; inSync: string[] }[] = [];
-  #lastApplied = '';
+  readonly history: {
+    segment: number;
+    epoch: number;
+    setRevision: number;
+    inSync: string[];
+  }[] = [];
 
-  constructor(scheduler: SimScheduler, random: Random, inSync: string[]) {
+  /** `inSync` of the first segment, `others` of those that follow it */
+  constructor(scheduler: SimScheduler, random: Random, inSync: string[], others: string[][] = []) {
     this.#scheduler = scheduler;
     this.#random = random;
-    this.inSync = inSync;
+    this.sets = [inSync, ...others].map((set) => ({
+      setRevision: 1,
+      inSync: set,
+      lastApplied: '',
+    }));
     this.replicas = inSync.length;
   }
 
+  /** of the first segment */
+  get setRevision(): number {
+    return this.#set(0).setRevision;
+  }
+  set setRevision(setRevision: number) {
+    this.#set(0).setRevision = setRevision;
+  }
+  get inSync(): string[] {
+    return this.#set(0).inSync;
+  }
+  set inSync(inSync: string[]) {
+    this.#set(0).inSync = inSync;
+  }
+
   /** What the record says now; each call is a newer version. */
-  settings(
-    volumeId: string,
-    replicas: VolumeSettings['segments'][0]['replicas'],
-    epoch = this.epoch,
-  ): VolumeSettings {
+  settings(volumeId: string, replicas: SegmentReplica[], epoch = this.epoch): VolumeSettings {
     this.resourceVersion += 1;
     return {
       volumeId,
@@ -56,25 +86,25 @@ export class FakeControl {
       resourceVersion: this.resourceVersion,
       replicas: this.replicas,
       policy: { ...this.policy },
-      segments: [
-        {
-          index: 0,
-          setRevision: this.setRevision,
-          inSync: [...this.inSync],
-          replicas: replicas.map((each) => ({
+      segments: this.sets.map(({ setRevision, inSync }, index) => ({
+        index,
+        setRevision,
+        inSync: [...inSync],
+        replicas: replicas
+          .filter(({ segment = 0 }) => segment === index)
+          .map(({ segment: _segment, ...each }) => ({
             ...each,
             leaving: this.leaving.has(each.id),
             failed: this.failed.has(each.id),
           })),
-        },
-      ],
+      })),
     };
   }
 
   grant(
     nodeId: string,
-    volume: { volumeId: string; sizeBytes: number },
-    replicas: AttachmentGrant['segments'][0]['replicas'],
+    volume: { volumeId: string; sizeBytes: number; segmentBytes?: number },
+    replicas: SegmentReplica[],
   ): AttachmentGrant {
     this.epoch += 1;
     this.holder = nodeId;
@@ -84,6 +114,7 @@ export class FakeControl {
       ...this.settings(volume.volumeId, replicas),
       name: volume.volumeId,
       sizeBytes: volume.sizeBytes,
+      ...(volume.segmentBytes === undefined ? {} : { segmentBytes: volume.segmentBytes }),
       mode: 'auto',
       previousReleased,
       acceptUnflushedLoss: this.acceptUnflushedLoss,
@@ -127,19 +158,27 @@ export class FakeControl {
     proposal: Parameters<ReplicatorControl['proposeSet']>[0],
   ): Awaited<ReturnType<ReplicatorControl['proposeSet']>> {
     const key = JSON.stringify(proposal);
+    const set = this.#set(proposal.segment);
     if (proposal.epoch !== this.epoch) {
       return { outcome: 'superseded', reason: `epoch ${this.epoch} is in force` };
     }
-    if (key === this.#lastApplied) return { outcome: 'committed', setRevision: this.setRevision };
-    if (proposal.setRevision !== this.setRevision) {
-      return { outcome: 'superseded', reason: `revision ${this.setRevision} is in force` };
+    if (key === set.lastApplied) return { outcome: 'committed', setRevision: set.setRevision };
+    if (proposal.setRevision !== set.setRevision) {
+      return { outcome: 'superseded', reason: `revision ${set.setRevision} is in force` };
     }
     if (proposal.inSync.length === 0) throw new Error('an empty in-sync set was proposed');
-    this.#lastApplied = key;
-    this.setRevision = Math.max(this.setRevision, proposal.rememberedRevision ?? 0) + 1;
-    this.inSync = [...proposal.inSync];
-    const { epoch, setRevision, inSync } = this;
-    this.history.push({ epoch, setRevision, inSync: [...inSync] });
-    return { outcome: 'committed', setRevision: this.setRevision };
+    set.lastApplied = key;
+    set.setRevision = Math.max(set.setRevision, proposal.rememberedRevision ?? 0) + 1;
+    set.inSync = [...proposal.inSync];
+    const { setRevision, inSync } = set;
+    const { segment } = proposal;
+    this.history.push({ segment, epoch: this.epoch, setRevision, inSync: [...inSync] });
+    return { outcome: 'committed', setRevision };
+  }
+
+  #set(segment: number): RecordedSet {
+    const set = this.sets[segment];
+    if (!set) throw new Error(`there is no segment ${segment}`);
+    return set;
   }
 }

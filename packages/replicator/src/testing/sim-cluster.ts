@@ -1,4 +1,4 @@
-import { StorError, type GrantedReplica } from '@stor/protocol';
+import { StorError, segmentBytesOf, segmentCount, segmentSizeBytes } from '@stor/protocol';
 import { silentLogger, type Logger, type Random } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
 
@@ -6,7 +6,7 @@ import type { BlockRequest } from '../block-device.ts';
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
 import { checkpointPace, type CheckpointPace } from '../replication/limits.ts';
 import { LaneReplicator, type ReplicaFailure } from '../replication/lane-replicator.ts';
-import { FakeControl } from './fake-control.ts';
+import { FakeControl, type SegmentReplica } from './fake-control.ts';
 import {
   MemoryDiskStore,
   MemoryReplicaState,
@@ -32,6 +32,8 @@ export interface SimNode {
 export interface SimClusterOptions {
   seed: number;
   sizeBytes: number;
+  /** @default one segment, whatever the size */
+  segmentBytes?: number;
   nodes?: number;
   /** nodes that hold a replica; the others are diskless */
   replicaNodes?: number;
@@ -49,7 +51,7 @@ export class SimCluster {
   readonly states: MemoryReplicaState[] = [];
   /** where each of `states` lies: index of its node */
   readonly places: number[] = [];
-  readonly volume: { volumeId: string; sizeBytes: number };
+  readonly volume: { volumeId: string; sizeBytes: number; segmentBytes: number };
   readonly #options: SimClusterOptions;
   #nextReplica: number;
 
@@ -57,20 +59,15 @@ export class SimCluster {
     this.#options = options;
     this.random = new SeededRandom(options.seed);
     this.network = new SimNetwork(this.scheduler, this.random);
-    this.volume = { volumeId: 'v-1', sizeBytes: options.sizeBytes };
+    const { sizeBytes } = options;
+    const segmentBytes = segmentBytesOf(options);
+    this.volume = { volumeId: 'v-1', sizeBytes, segmentBytes };
     const nodes = options.nodes ?? 3;
     const replicas = options.replicaNodes ?? nodes;
-    this.#nextReplica = replicas;
-    for (let i = 0; i < replicas; i++) {
-      const identity = { replicaId: `r-${i}`, volumeId: 'v-1', segment: 0 };
-      this.states.push(new MemoryReplicaState({ ...identity, sizeBytes: options.sizeBytes }));
-      this.places.push(i);
-    }
-    this.control = new FakeControl(
-      this.scheduler,
-      this.random,
-      this.states.map(({ identity }) => identity.replicaId),
-    );
+    const sets = this.#firstReplicas(nodes, replicas);
+    this.#nextReplica = this.states.length;
+    const [first = [], ...others] = sets;
+    this.control = new FakeControl(this.scheduler, this.random, first, others);
     for (let i = 0; i < nodes; i++) {
       this.nodes.push({
         id: `n-${i}`,
@@ -84,6 +81,25 @@ export class SimCluster {
       });
       this.start(i);
     }
+  }
+
+  /** Those of each segment begin one node further on; returns their ids by segment. */
+  #firstReplicas(nodes: number, replicas: number): string[][] {
+    const { sizeBytes, segmentBytes } = this.volume;
+    const sets: string[][] = [];
+    for (let segment = 0; segment < segmentCount(sizeBytes, segmentBytes); segment++) {
+      const set: string[] = [];
+      for (let i = 0; i < replicas; i++) {
+        const replicaId = `r-${segment * replicas + i}`;
+        const bytes = segmentSizeBytes(sizeBytes, segmentBytes, segment);
+        const identity = { replicaId, volumeId: 'v-1', segment, sizeBytes: bytes };
+        this.states.push(new MemoryReplicaState(identity));
+        this.places.push((segment + i) % nodes);
+        set.push(replicaId);
+      }
+      sets.push(set);
+    }
+    return sets;
   }
 
   node(index: number): SimNode {
@@ -215,10 +231,11 @@ export class SimCluster {
     return node.lane.attach(grant, { signal: signal ?? new AbortController().signal });
   }
 
-  #granted(): GrantedReplica[] {
+  #granted(): SegmentReplica[] {
     return this.states.map(({ identity }, at) => {
       const index = this.places[at] ?? 0;
       return {
+        segment: identity.segment,
         id: identity.replicaId,
         nodeId: `n-${index}`,
         diskId: `d-${index}`,

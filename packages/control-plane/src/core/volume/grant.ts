@@ -1,3 +1,4 @@
+import { segmentBytesOf } from '@stor/protocol';
 import type { Attachment, AttachmentGrant, VolumeReplica, VolumeSettings } from '@stor/protocol';
 import { snapshotsOf } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
@@ -28,6 +29,7 @@ export function settingsOf(
     volumeId: metadata.id,
     epoch,
     resourceVersion: volume.modRevision,
+    sizeBytes: spec.sizeBytes,
     replicas: spec.replicas,
     policy: spec.policy,
     snapshots: snapshotsOf(state, metadata.id).map(({ value }) => ({
@@ -67,6 +69,7 @@ export function grantOf(
     ...settingsOf(volume, attachment.epoch, state),
     name: metadata.name,
     sizeBytes: spec.sizeBytes,
+    segmentBytes: segmentBytesOf(spec),
     mode: attachment.mode,
     previousReleased,
     // given for the next epoch, not for those that follow it
