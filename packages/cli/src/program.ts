@@ -1,6 +1,7 @@
 import { Command, Option } from 'commander';
 import { addClusterCommands } from './commands/cluster.ts';
 import { addDiskCommands } from './commands/disk.ts';
+import { addEventsCommand } from './commands/events.ts';
 import { addHelpCommand } from './commands/help.ts';
 import { addNodeCommands } from './commands/node.ts';
 import { addRebuildCommands } from './commands/rebuild.ts';
@@ -48,6 +49,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   const volume = addVolumeCommands(program, run);
   addTransferCommands(volume, run);
   addRebuildCommands(program, run);
+  addEventsCommand(program, run);
   addHelpCommand(program, io, (words) => {
     const expanded = expandCommandWords(words, commandWordsOf(program));
     return expanded.kind === 'ok' ? expanded.argv : words;

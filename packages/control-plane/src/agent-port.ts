@@ -2,6 +2,7 @@ import type {
   Attachment,
   AttachmentGrant,
   DiskId,
+  EventNote,
   NodeId,
   ReplicaId,
   VolumeId,
@@ -158,6 +159,8 @@ export interface ControlPlanePort {
     replicaId: ReplicaId | null;
     reason: string;
   }): Promise<void>;
+  /** Something happened that people may want to know; never waits and never fails. */
+  noteEvent(note: EventNote): void;
   /** names for NBD LIST, at most `limit` */
   volumeNames(limit: number): Promise<string[]>;
 }

@@ -1,5 +1,14 @@
 import { hasCode, StorError } from '@stor/protocol';
-import type { AttachmentGrant, Node, NodeId, ReplicaId, Volume, VolumeId } from '@stor/protocol';
+import type {
+  AttachmentGrant,
+  EventNote,
+  Node,
+  NodeId,
+  ReplicaId,
+  SegmentStatus,
+  Volume,
+  VolumeId,
+} from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { AgentPort, ControlPlanePort } from './agent-port.ts';
 import { AgentPeers } from './agent/agent-peers.ts';
@@ -7,6 +16,7 @@ import type { NodeCalls } from './agent/agent-peers.ts';
 import { agentService } from './agent/agent-service.ts';
 import { Attachments } from './agent/attachments.ts';
 import { DiskReporter } from './agent/disk-reporter.ts';
+import { EventLog } from './agent/event-log.ts';
 import { LeaderControllers } from './agent/leader-controllers.ts';
 import { LocalReconciler } from './agent/local-reconciler.ts';
 import { SettingsPush } from './agent/settings-push.ts';
@@ -23,6 +33,7 @@ import type { ClusterStore, StoreCallOptions } from './cluster-store.ts';
 import { holderLives } from './core/controllers/attachment-rules.ts';
 import { describeNode } from './core/volume/describe-cluster.ts';
 import { splitAddress } from './core/volume/grant.ts';
+import { nodeName } from './resources/cluster-state.ts';
 import { findVolume, readVolume } from './resources/find.ts';
 import { volumeNamesPrefix } from './resources/keys.ts';
 import { grpcTransport } from './rpc/grpc-transport.ts';
@@ -72,6 +83,7 @@ export class ControlPlane implements ControlPlanePort {
   readonly #settings: SettingsPush;
   readonly #controllers: LeaderControllers;
   readonly #session: NodeSession;
+  readonly #events: EventLog;
   readonly #undo: (() => void)[] = [];
   readonly #work = new Set<Promise<void>>();
   #hasReported = false;
@@ -90,7 +102,8 @@ export class ControlPlane implements ControlPlanePort {
     const insight = new VolumeInsight({ ...options, nodeId: node.id, peers });
     const snapshots = new SnapshotService({ store });
     const orders = { volumes, changes, primaries, insight, snapshots };
-    const stor = storService({ store, peers, ...orders, node, cluster: { id, name } });
+    const events = controlPlane.#events;
+    const stor = storService({ store, peers, events, ...orders, node, cluster: { id, name } });
     const agent = agentService(controlPlane.#nodeCalls(), { clusterId: id, nodeId: node.id });
     const common = { calls: controlPlane.#calls, logger };
     server.addService('stor', servedMethods(stor, common));
@@ -110,6 +123,15 @@ export class ControlPlane implements ControlPlanePort {
       rpc: options.rpc ?? grpcTransport(),
       cache,
       self: () => this.#nodeCalls(),
+    });
+    this.#events = new EventLog({
+      store,
+      cache,
+      nodeId,
+      nodeName: node.name,
+      clock,
+      random,
+      logger,
     });
     const common = { store, cache, clock, logger, agent, nodeId, peers: this.#peers };
     this.#attachments = new Attachments({
@@ -133,7 +155,7 @@ export class ControlPlane implements ControlPlanePort {
       },
     });
     this.#settings = new SettingsPush({ ...common, agentInstance });
-    this.#controllers = new LeaderControllers({ ...common, random });
+    this.#controllers = new LeaderControllers({ ...common, random, events: this.#events });
     const cluster = { id: options.clusterId, name: options.clusterName };
     const registered = (): void => {
       this.#look();
@@ -197,10 +219,37 @@ export class ControlPlane implements ControlPlanePort {
     }
   }
 
-  proposeSet(
+  async proposeSet(
     proposal: Parameters<ControlPlanePort['proposeSet']>[0],
   ): ReturnType<ControlPlanePort['proposeSet']> {
-    return this.#attachments.proposeSet(proposal);
+    const before = this.#segmentOf(proposal);
+    const answer = await this.#attachments.proposeSet(proposal);
+    if (answer.outcome === 'committed' && before) this.#noteRebuilt(before, proposal);
+    return answer;
+  }
+
+  #segmentOf({ volumeId, segment }: { volumeId: VolumeId; segment: number }) {
+    const volume = this.#cache.state.volumes.get(volumeId)?.value;
+    return volume?.status.segments.find(({ index }) => index === segment);
+  }
+
+  /** A replica that was out of the set is in it again, and equal. */
+  #noteRebuilt(
+    before: SegmentStatus,
+    { volumeId, inSync }: { volumeId: VolumeId; inSync: ReplicaId[] },
+  ): void {
+    const { state } = this.#cache;
+    const name = state.volumes.get(volumeId)?.value.metadata.name ?? volumeId;
+    for (const replica of before.replicas) {
+      if (!inSync.includes(replica.id) || before.inSync.includes(replica.id)) continue;
+      this.#events.note({
+        type: 'normal',
+        reason: 'replica-rebuilt',
+        object: { kind: 'replica', id: replica.id },
+        volumeId,
+        message: `the replica of volume ${name} on node ${nodeName(state, replica.nodeId)} is in sync again`,
+      });
+    }
   }
 
   async reportFailure(failure: {
@@ -208,8 +257,23 @@ export class ControlPlane implements ControlPlanePort {
     replicaId: ReplicaId | null;
     reason: string;
   }): Promise<void> {
+    if (failure.replicaId === null) this.#noteDiskFailed(failure);
     await this.#reconciler.reportFailure(failure);
     await this.#disks.report();
+  }
+
+  #noteDiskFailed({ diskId, reason }: { diskId: string; reason: string }): void {
+    const path = this.#cache.state.disks.get(diskId)?.value.path ?? diskId;
+    this.#events.note({
+      type: 'warning',
+      reason: 'disk-failed',
+      object: { kind: 'disk', id: diskId },
+      message: `disk ${path} of node ${this.#options.node.name} failed: ${reason}`,
+    });
+  }
+
+  noteEvent(note: EventNote): void {
+    this.#events.note(note);
   }
 
   async volumeNames(limit: number): Promise<string[]> {
@@ -268,6 +332,7 @@ export class ControlPlane implements ControlPlanePort {
     await this.#settings.close();
     this.#cancelSettle();
     await Promise.allSettled(this.#work);
+    await this.#events.close();
     await this.#session.close();
     await this.#cache.close();
   }

@@ -321,5 +321,8 @@ function laneControl(control: { plane?: ControlPlane }): MainMethods {
     volumeNames: async (limit) => plane().volumeNames(limit),
     volumeInfo: async (name) => plane().volumeInfo(name),
     primaryAddress: async (volumeId) => plane().primaryAddress(volumeId),
+    noteEvent: async (note) => {
+      control.plane?.noteEvent(note);
+    },
   };
 }

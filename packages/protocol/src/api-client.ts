@@ -43,6 +43,7 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   listRebuilds: 'read',
   listSnapshots: 'read',
   getSnapshot: 'read',
+  listEvents: 'read',
 };
 
 export interface ApiClientOptions {
@@ -126,6 +127,7 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     },
     getSnapshot: async (request, callOptions) =>
       decodedSnapshot(await getSnapshot(request, callOptions)),
+    listEvents: call('listEvents'),
     close: () => caller.close(),
   };
 }

@@ -4,6 +4,7 @@ import type {
   Node,
   Rebuild,
   Snapshot,
+  StorEvent,
   Volume,
   VolumeExplanation,
   VolumePolicy,
@@ -94,6 +95,15 @@ export interface StorApi {
   explainVolume(request: { name: string }, options?: CallOptions): Promise<VolumeExplanation>;
   /** Replicas that are being made equal, of all volumes or of one (`name`). */
   listRebuilds(request: { name: string }, options?: CallOptions): Promise<{ rebuilds: Rebuild[] }>;
+  /**
+   * Events in the order of their last change. `volume` '': all; else a name or id, also of a volume
+   * that is gone. `afterRevision`: only those that changed after it, for whoever follows; 0: all.
+   * `limit`: the last so many; 0: all that are kept. `revision` is what to ask after next time.
+   */
+  listEvents(
+    request: { volume: string; afterRevision: number; limit: number },
+    options?: CallOptions,
+  ): Promise<{ events: StorEvent[]; revision: number }>;
   listVolumes(
     request: Record<string, never>,
     options?: CallOptions,

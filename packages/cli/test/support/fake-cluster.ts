@@ -7,6 +7,7 @@ import {
   type Node,
   type Rebuild,
   type Snapshot,
+  type StorEvent,
   type StorApi,
   type Volume,
   type VolumeExplanation,
@@ -87,10 +88,12 @@ export class FakeCluster {
   status: Partial<ClusterStatus> = {};
   rebuilds: Rebuild[] = [];
   snapshots: Snapshot[] = [];
+  events: StorEvent[] = [];
   explanations = new Map<string, VolumeExplanation>();
   /** what happens meanwhile: before each look at a volume, or at the rebuilds, the next one runs */
   steps: (() => void)[] = [];
   rebuildSteps: (() => void)[] = [];
+  eventSteps: (() => void)[] = [];
   private replicaNumber = 11;
 
   constructor(nodes = 3) {
@@ -180,6 +183,14 @@ export class FakeCluster {
         return {
           rebuilds: this.rebuilds.filter((one) => ['', one.volume, one.volumeId].includes(name)),
         };
+      }),
+      listEvents: call('listEvents', ({ volume, afterRevision, limit }) => {
+        this.eventSteps.shift()?.();
+        const events = this.events
+          .filter((event) => event.resourceVersion > afterRevision)
+          .filter((event) => ['', event.volume, event.volumeId].includes(volume));
+        const revision = Math.max(0, ...this.events.map((event) => event.resourceVersion));
+        return { events: limit > 0 ? events.slice(-limit) : events, revision };
       }),
       listVolumes: call('listVolumes', () => ({ volumes: this.volumes })),
       getVolume: call('getVolume', ({ name }) => {

@@ -1,4 +1,4 @@
-import type { Rebuild } from '@stor/protocol';
+import type { Rebuild, StorEvent } from '@stor/protocol';
 import type { FakeCluster } from './fake-cluster.ts';
 import { makeNode } from './fake-cluster.ts';
 import { hex, settleReplicas, startMs } from './fake-volume.ts';
@@ -20,6 +20,24 @@ export function fakeRebuild(change: Partial<Rebuild>): Rebuild {
     bytesPerSecond: 80 * 2 ** 20,
     etaMs: 8_000,
     startedAtMs: startMs,
+    ...change,
+  };
+}
+
+export function fakeEvent(n: number, change: Partial<StorEvent> = {}): StorEvent {
+  return {
+    id: hex('e', n),
+    type: 'warning',
+    reason: 'bad-block-found',
+    object: { kind: 'replica', id: hex('r', 3), name: hex('r', 3) },
+    volumeId: hex('v', 1),
+    volume: 'db',
+    node: 'n1',
+    message: 'the block at byte 4096 does not match its checksum',
+    count: 1,
+    firstMs: startMs,
+    lastMs: startMs,
+    resourceVersion: n,
     ...change,
   };
 }
@@ -105,6 +123,25 @@ export const scenes: Record<string, (cluster: FakeCluster) => void> = {
         settleReplicas(volume());
       },
     );
+  },
+  'some events': (cluster) => {
+    cluster.events = [
+      fakeEvent(1, { count: 12, lastMs: startMs + 90_000 }),
+      fakeEvent(2, {
+        type: 'normal',
+        reason: 'scrub-finished',
+        object: { kind: 'volume', id: hex('v', 1), name: 'db' },
+        message: 'all replicas are equal',
+      }),
+      fakeEvent(3, {
+        reason: 'disk-full',
+        object: { kind: 'disk', id: hex('d', 2), name: '/srv/n2/d1' },
+        volumeId: '',
+        volume: '',
+        node: 'n2',
+        message: 'no\u001b[31m room',
+      }),
+    ];
   },
   'rebuilds of all kinds': (cluster) => {
     cluster.rebuilds = [

@@ -7,6 +7,7 @@ import type { AbsenceNote } from '../core/controllers/absence.ts';
 import { Controllers } from '../core/controllers/controllers.ts';
 import type { Action } from '../core/controllers/controllers.ts';
 import type { ReplicaChange } from '../core/controllers/replica-keeper.ts';
+import { nodeName } from '../resources/cluster-state.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
 import {
   deletedKey,
@@ -19,6 +20,7 @@ import { encodeRecord } from '../resources/records.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import type { AgentPeers } from './agent-peers.ts';
+import type { EventLog } from './event-log.ts';
 
 /** The controllers look at least this often (ms), besides at each change. */
 const lookMs = 1_000;
@@ -51,6 +53,7 @@ export class LeaderControllers {
   readonly #store: ClusterStore;
   readonly #cache: StateCache;
   readonly #peers: AgentPeers;
+  readonly #events: EventLog;
   readonly #clock: Clock;
   readonly #random: Random;
   readonly #logger: Logger;
@@ -67,6 +70,7 @@ export class LeaderControllers {
     store: ClusterStore;
     cache: StateCache;
     peers: AgentPeers;
+    events: EventLog;
     clock: Clock;
     random: Random;
     logger: Logger;
@@ -74,6 +78,7 @@ export class LeaderControllers {
     this.#store = options.store;
     this.#cache = options.cache;
     this.#peers = options.peers;
+    this.#events = options.events;
     this.#clock = options.clock;
     this.#random = options.random;
     this.#logger = options.logger;
@@ -145,7 +150,9 @@ export class LeaderControllers {
         const key = volumeKey(action.record.metadata.id);
         const compare = [{ key, modRevision: action.volume.modRevision }];
         const value = encodeRecord(action.record);
-        await this.#store.transact({ compare, operations: [{ type: 'put', key, value }] });
+        const operations = [{ type: 'put' as const, key, value }];
+        const { succeeded } = await this.#store.transact({ compare, operations });
+        if (succeeded && action.type === 'mark-failed') this.#noteFailed(action);
         return;
       }
       case 'roll-back': {
@@ -199,6 +206,26 @@ export class LeaderControllers {
       ],
     });
     if (succeeded) this.#logger.info({ volume: record.metadata.name, what }, 'replicas change');
+  }
+
+  #noteFailed({ volume, record }: Action & { type: 'mark-failed' }): void {
+    const { state } = this.#cache;
+    const before = new Set(
+      volume.value.status.segments.flatMap(({ replicas }) =>
+        replicas.filter((replica) => replica.state === 'failed').map(({ id }) => id),
+      ),
+    );
+    for (const replica of record.status.segments.flatMap(({ replicas }) => replicas)) {
+      if (replica.state !== 'failed' || before.has(replica.id)) continue;
+      const why = state.reports.get(replica.id)?.value.message ?? '';
+      this.#events.note({
+        type: 'warning',
+        reason: 'replica-failed',
+        object: { kind: 'replica', id: replica.id },
+        volumeId: record.metadata.id,
+        message: `the replica of volume ${record.metadata.name} on node ${nodeName(state, replica.nodeId)} failed for good: ${why}`,
+      });
+    }
   }
 
   async #noteAbsence({ node, downSinceMs }: AbsenceNote): Promise<void> {

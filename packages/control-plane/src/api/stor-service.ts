@@ -1,6 +1,7 @@
 import { checkLabels, StorError } from '@stor/protocol';
 import type { ClusterStatus, Disk, Node, StorApi } from '@stor/protocol';
 import type { AgentPeers } from '../agent/agent-peers.ts';
+import type { EventLog } from '../agent/event-log.ts';
 import type { NodeIdentity } from '../agent/node-session.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { countCluster, describeDisk, describeNode } from '../core/volume/describe-cluster.ts';
@@ -31,6 +32,7 @@ interface StorServiceOptions {
   primaries: PrimaryOrders;
   insight: VolumeInsight;
   snapshots: SnapshotService;
+  events: EventLog;
   node: NodeIdentity;
   cluster: { id: string; name: string };
 }
@@ -70,6 +72,8 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
       snapshots: await snapshots.list(volume),
     }),
     getSnapshot: ({ name }: Request<'getSnapshot'>) => snapshots.get(name),
+    listEvents: (request: Request<'listEvents'>) =>
+      readSoon((readOptions) => options.events.list(request, readOptions)),
   };
 }
 

@@ -33,3 +33,10 @@ export const snapshotKey = (volumeId: VolumeId, id: SnapshotId): string =>
 export const snapshotNamesOfPrefix = (id: VolumeId): string => `${snapshotNamesPrefix}${id}/`;
 export const snapshotNameKey = (volumeId: VolumeId, name: string): string =>
   snapshotNamesOfPrefix(volumeId) + name;
+
+/**
+ * Not below `rootPrefix`: whoever reads or watches the resources need not read what once happened.
+ * Ids of events begin with their time.
+ */
+export const eventsPrefix = '/stor-events/';
+export const eventKey = (id: string): string => eventsPrefix + id;

@@ -1,6 +1,7 @@
 import type { NodeAddresses, ReplicaId, SnapshotId, VolumeId, VolumeRecord } from '@stor/protocol';
 import { defaultPolicy, StorError } from '@stor/protocol';
 import { z } from 'zod';
+import type { EventRecord } from '../core/events/event-record.ts';
 
 /**
  * What lies in the cluster store, as JSON. Objects are loose and states are plain strings: a record
@@ -150,6 +151,20 @@ const volumeSchema = z.looseObject({
   failure: z.looseObject({ code: z.string(), message: z.string() }).nullable().default(null),
 });
 
+const eventSchema = z.looseObject({
+  id: z.string(),
+  type: z.string(),
+  reason: z.string(),
+  object: z.looseObject({ kind: z.string(), id: z.string(), name: z.string() }),
+  volumeId: z.string(),
+  volume: z.string(),
+  node: z.string(),
+  message: z.string(),
+  count: z.number(),
+  firstMs: z.number(),
+  lastMs: z.number(),
+});
+
 export interface ClusterRecord {
   clusterId: string;
   name: string;
@@ -258,6 +273,7 @@ export const decodeNode = decoder<NodeRecord>('node', nodeSchema);
 export const decodeNodeLease = decoder<NodeLeaseRecord>('node lease', nodeLeaseSchema);
 export const decodeDisk = decoder<DiskRecord>('disk', diskSchema);
 const decodeStored = decoder<StoredVolume>('volume', volumeSchema);
+export const decodeEvent = decoder<EventRecord>('event', eventSchema);
 export const decodeReplicaReport = decoder<ReplicaReport>('replica report', replicaReportSchema);
 
 export const decodeSnapshot = decoder<SnapshotRecord>('snapshot', snapshotSchema);

@@ -2,6 +2,7 @@ import type { AgentDisk, ControlPlanePort, LiveVolume, LocalReplica } from '@sto
 import type {
   AttachmentGrant,
   DiskId,
+  EventNote,
   NodeId,
   ReplicaId,
   VolumeId,
@@ -92,4 +93,6 @@ export interface MainMethods {
   volumeNames: ControlPlanePort['volumeNames'];
   volumeInfo: ControlPlanePort['volumeInfo'];
   primaryAddress: ControlPlanePort['primaryAddress'];
+  /** See ControlPlanePort.noteEvent; lost while the agent starts. */
+  noteEvent(note: EventNote): Promise<void>;
 }
