@@ -217,8 +217,43 @@ t.test(
     }
     t.same(cluster.control.inSync, ['r-2']);
     t.same(await read(cluster, volume, 0), block(3));
+    cluster.store(0).capacityChunks = 0;
+    for (const node of [0, 1]) cluster.store(node).failNextWrite = false;
+    await cluster.run(60_000);
+    t.same(
+      [...cluster.control.inSync].sort(),
+      ['r-1', 'r-2'],
+      'back without a restart, where there is room',
+    );
+    cluster.store(0).capacityChunks = 100;
+    await cluster.run(20_000);
+    t.same([...cluster.control.inSync].sort(), ['r-0', 'r-1', 'r-2']);
+    equalReplicas(t, cluster);
   },
 );
+
+t.test('the only replica returns by itself when its full disk has room again', async (t) => {
+  for (const node of [0, 1]) {
+    const cluster = new SimCluster({ seed: 21 + node, sizeBytes, nodes: 2, replicaNodes: 1 });
+    const volume = await cluster.wait(cluster.attach(node));
+    t.equal(await write(cluster, volume, 0, 1), null);
+    const store = cluster.store(0);
+    store.capacityChunks = 0;
+    store.failureCode = 'NO_SPACE';
+    store.failNextWrite = true;
+    const pending = write(cluster, volume, 0, 2);
+    await cluster.run(30_000);
+    t.match(store.failure, { code: 'NO_SPACE' });
+    store.failNextWrite = false;
+    store.capacityChunks = 100;
+    const outcome = await pending;
+    // a local write whose outcome is open ends this primary, and the next one settles it
+    const now = outcome === null ? volume : await cluster.wait(cluster.attach(node));
+    t.equal(await write(cluster, now, 0, 3), null);
+    t.same(await read(cluster, now, 0), block(3));
+    t.equal(store.failure, null);
+  }
+});
 
 t.test('a bad block is answered from another replica', async (t) => {
   const cluster = new SimCluster({ seed: 8, sizeBytes });

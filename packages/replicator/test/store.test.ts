@@ -244,8 +244,25 @@ async function fillDisk(t: Test, dir: string): Promise<void> {
   t.match(error, { code: 'NO_SPACE', message: /the disk is full/ });
   t.match(replica.failure, { code: 'NO_SPACE' });
   t.same(failures.all, [], 'nothing that was there is lost, so nothing is for good');
+  const fence = (epoch: number): Promise<void> =>
+    call((done) => {
+      replica.fence(epoch, done);
+    });
+  await t.rejects(fence(4), { code: 'NO_SPACE' }, 'as long as it may not even overwrite');
   await store.close();
+  store = await openStore(own, systemFiles, { failures, options, create: false });
+  replica = store.replica(identity.replicaId) ?? replica;
+  for (let i = promised; !replica.failure && i < 256; i++) {
+    await write(replica, i * chunkBytes, chunkBytes, 1).catch(() => {});
+  }
+  t.match(replica.failure, { code: 'NO_SPACE' });
   fs.rmSync(path.join(dir, 'hog'));
+  await fence(5);
+  t.equal(replica.highestEpoch, 5, 'the fence that found room is kept, like any');
+  await write(replica, 0, blockBytes, 98);
+  await flush(replica);
+  await write(replica, 0, blockBytes, 99);
+  await store.close();
   store = await openStore(own, systemFiles, { failures, options, create: false });
   replica = store.replica(identity.replicaId) ?? replica;
   t.equal(replica.failure, null);

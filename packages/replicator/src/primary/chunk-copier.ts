@@ -121,10 +121,7 @@ export class ChunkCopier {
   ): void {
     const segment = this.#segment;
     if (!member.allocated?.has(chunkStart / chunkBytes)) {
-      const free = member.isLocal
-        ? (segment.local?.availableChunks ?? 0)
-        : member.credits.available;
-      if (free < 1) {
+      if (member.availableChunks < 1) {
         over(new StorError('NO_SPACE', `${member.nodeId} has no room for the replica`), 0);
         return;
       }

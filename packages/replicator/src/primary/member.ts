@@ -50,6 +50,8 @@ export interface Member {
   /** chunks known to take space there; null until opened */
   readonly allocated: Bitmap | null;
   readonly credits: SpaceCredits;
+  /** new chunks that it may be given now */
+  readonly availableChunks: number;
   generation: Generation;
   readonly markedCount: number;
   /** bytes given to it that it has not acknowledged */

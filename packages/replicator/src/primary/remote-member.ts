@@ -101,6 +101,9 @@ export class RemoteMember implements Member, ChannelListener {
       this.#phase === 'open' ? (this.#connection?.leaseUntilMs ?? 0) : 0,
     );
   }
+  get availableChunks(): number {
+    return this.credits.available;
+  }
   get unackedBytes(): number {
     return this.#sentBytes - this.#appliedBytes;
   }
@@ -386,7 +389,10 @@ export class RemoteMember implements Member, ChannelListener {
       drainedEpoch: opened.drainedEpoch ?? null,
     };
     this.markedCount = this.answer.marks.count;
+    const { failure } = this.answer;
     events.opened(this, this.answer);
+    // a full disk: asked again, for it takes calls as soon as there is room
+    if (failure && hasCode(failure, 'NO_SPACE')) this.drop(failure);
   }
 
   #regions(base64: string): Bitmap {

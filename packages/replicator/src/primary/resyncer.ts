@@ -9,6 +9,7 @@ import {
   maxChunksPerSegment,
   resyncFlushBytes,
   spaceWaitMaxMs,
+  enoughChunksToRetry,
   spaceWaitMinMs,
 } from '../replication/limits.ts';
 import { compareGenerations, noGeneration, type Generation } from '../replica-store.ts';
@@ -40,6 +41,7 @@ interface Absence {
 
 /** A member that is not filled for a while. */
 interface Wait {
+  sinceMs: number;
   untilMs: number;
   /** the next one is so long (ms) */
   nextMs: number;
@@ -141,14 +143,16 @@ export class Resyncer implements SegmentPart {
     } else if (isFilling) this.#absences.delete(replicaId);
     if (generation || isFilling) this.#flaps.left(replicaId, nowMs);
     const error = this.#segment.lastErrors.get(replicaId);
-    if (hasCode(error, 'NO_SPACE')) this.#waitForRoom(replicaId, error.message, nowMs);
+    // one that was not in use is only asked in vain whether there is room yet
+    const wasUsed = isFilling || generation !== undefined;
+    if (wasUsed && hasCode(error, 'NO_SPACE')) this.#waitForRoom(replicaId, error.message, nowMs);
   }
 
   /** It has no room: it is left alone for a while, and others go on. */
   #waitForRoom(replicaId: string, message: string, nowMs: number): void {
     const waitMs = this.#noRoom.get(replicaId)?.nextMs ?? spaceWaitMinMs;
     const nextMs = Math.min(waitMs * 2, spaceWaitMaxMs);
-    this.#noRoom.set(replicaId, { untilMs: nowMs + waitMs, nextMs, message });
+    this.#noRoom.set(replicaId, { sinceMs: nowMs, untilMs: nowMs + waitMs, nextMs, message });
     const { logger } = this.#segment.options;
     logger.warn({ replica: replicaId, waitMs }, 'a replica has no room to be filled');
   }
@@ -183,7 +187,9 @@ export class Resyncer implements SegmentPart {
     if (!segment.membership?.stable) return 'the in-sync set is being changed';
     if (segment.sources().length === 0) return 'no in-sync replica can be reached';
     const noRoom = this.#noRoom.get(replicaId);
-    if (noRoom && nowMs < noRoom.untilMs) return noRoom.message;
+    if (noRoom && nowMs < noRoom.untilMs && !hasRoomAgain(member, nowMs - noRoom.sinceMs)) {
+      return noRoom.message;
+    }
     const waitMs = this.#flaps.waitMs(replicaId, nowMs);
     if (waitMs === 0 || this.#isUrgent()) return '';
     const leaves = this.#flaps.leaves(replicaId);
@@ -482,4 +488,9 @@ export class Resyncer implements SegmentPart {
       segment.changed();
     });
   }
+}
+
+/** Room that came since it had none is used before the wait is over. */
+function hasRoomAgain(member: Member, waitedMs: number): boolean {
+  return waitedMs >= spaceWaitMinMs && member.availableChunks >= enoughChunksToRetry;
 }

@@ -326,7 +326,7 @@ export class WritePath implements SegmentPart {
     let room = true;
     for (const member of targets) {
       const chunks = newChunks(member, op);
-      if (chunks > 0 && member.credits.available < chunks) room = this.#dropWithoutRoom(member);
+      if (chunks > 0 && member.availableChunks < chunks) room = this.#dropWithoutRoom(member);
       if (!room) return false;
     }
     if (local && localIsTarget) {

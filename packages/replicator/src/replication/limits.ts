@@ -86,6 +86,8 @@ export const maxChunkFailures = 50;
 /** A member without room is filled again after the first of these, doubling to the second (ms). */
 export const spaceWaitMinMs = 5_000;
 export const spaceWaitMaxMs = 300_000;
+/** ... or as soon as the shorter time is over and it has room for so many chunks: 16 MiB. */
+export const enoughChunksToRetry = 64;
 /** A settle or copy step that could not finish is tried again after this (ms). */
 export const chunkRetryMs = 100;
 

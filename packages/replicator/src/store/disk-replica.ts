@@ -322,6 +322,7 @@ export class DiskReplica implements ReplicaStore {
   }
 
   fence(epoch: number, done: StoreDone): void {
+    this.#returnIfRoom();
     if (!this.#refused(done)) this.#facts.fence(epoch, done);
   }
 
@@ -355,6 +356,20 @@ export class DiskReplica implements ReplicaStore {
 
   history(): GenerationHistory {
     return this.#tables.history();
+  }
+
+  /**
+   * A write that found the file system full failed the replica; nothing else of it was lost, and
+   * the write is somebody's who makes replicas equal before this one counts again (I3). So a new
+   * primary, or the same one opening it again, gets a replica that takes calls, once what it has
+   * promised fits again; for more chunks it has no room then, and says so (`freeChunks`).
+   */
+  #returnIfRoom(): void {
+    const isFull = this.#failure.error?.code === 'NO_SPACE';
+    if (!isFull || this.#order.size > 0 || this.#pendingDone > 0) return;
+    if (!this.#parts.space.keepsItsPromises()) return;
+    this.#failure.endLackOfSpace();
+    this.#parts.supply.resume();
   }
 
   /** Refuses calls from now on and waits for those under way. */

@@ -24,7 +24,7 @@ export class ReplicaFailure {
 
   /**
    * A failed write fails the replica for good, except that a full file system loses nothing that
-   * was there: that failure ends with the process and is not recorded.
+   * was there: that failure is not recorded, and ends when there is room (`endLackOfSpace`).
    */
   write(cause: unknown): StorError {
     if (this.#error) return this.#error;
@@ -41,6 +41,11 @@ export class ReplicaFailure {
       return this.#error;
     }
     return this.#forGood('write', cause);
+  }
+
+  /** Only when nothing is under way: what failed was told to whoever asked for it. */
+  endLackOfSpace(): void {
+    if (this.#error?.code === 'NO_SPACE') this.#error = null;
   }
 
   /** Also for lack of space: what could not be written back is lost. */

@@ -19,7 +19,9 @@ export class SlotSupply {
   readonly #maxSlots: number;
   readonly #failed: (cause: unknown) => void;
   #cleaning: Promise<void> | null = null;
+  /** closing, or zeroing failed */
   #stopped = false;
+  #closing = false;
 
   constructor(options: {
     slots: SlotAllocator;
@@ -84,8 +86,14 @@ export class SlotSupply {
 
   /** No zeroing begins after this; resolves when none is under way. */
   async stop(): Promise<void> {
+    this.#closing = true;
     this.#stopped = true;
     await this.#cleaning;
+  }
+
+  /** Zeroing may be tried again: it had failed for lack of space, and there is some. */
+  resume(): void {
+    this.#stopped = this.#closing;
   }
 
   #clean(): Promise<void> {
@@ -108,6 +116,8 @@ export class SlotSupply {
       await this.#files.syncNow();
     } catch (error) {
       this.#stopped = true;
+      // what was zeroed may not be durable: it is dirty, like before
+      for (const slot of batch) this.#slots.uncleaned(slot);
       this.#failed(error);
       return;
     }

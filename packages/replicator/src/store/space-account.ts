@@ -75,6 +75,13 @@ export class SpaceAccount {
     return Math.floor(this.freeBytes() / slotCostBytes);
   }
 
+  /** What was promised fits, with a part of the reserve to spare; asks the file system now. */
+  keepsItsPromises(): boolean {
+    this.#refreshedMs = -Infinity;
+    this.#refresh();
+    return this.#free >= this.reserveBytes / floorShare;
+  }
+
   /** Promises one slot; false when even the reserve is nearly used. */
   takeSlot(): boolean {
     return this.takeBytes(slotCostBytes);

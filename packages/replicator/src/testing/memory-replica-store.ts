@@ -264,6 +264,8 @@ export class MemoryReplicaStore implements ReplicaStore {
   }
 
   fence(epoch: number, done: StoreDone): void {
+    const isFull = this.failure?.code === 'NO_SPACE';
+    if (isFull && !this.#busy && this.freeChunks() > 0) this.state.failure = null;
     if (epoch < this.state.highestEpoch) {
       const highest = this.state.highestEpoch;
       this.#enqueue(

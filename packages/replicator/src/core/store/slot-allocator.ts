@@ -56,6 +56,12 @@ export class SlotAllocator {
     return slot;
   }
 
+  /** It could not be zeroed. */
+  uncleaned(slot: number): void {
+    this.#cleaning -= 1;
+    this.#dirty.push(slot);
+  }
+
   /** The slot holds zeros, durably. */
   cleaned(slot: number): void {
     this.#cleaning -= 1;
