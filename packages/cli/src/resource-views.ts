@@ -2,6 +2,7 @@ import { formatByteSize } from '@stor/protocol';
 import type { ClusterStatus, Disk, Node, Volume, VolumePolicy } from '@stor/protocol';
 import { formatAge, formatWait } from './core/duration.ts';
 import { failureModeText } from './core/policy-text.ts';
+import { bySegment, leastReplicas, nodesOf } from './core/segment-view.ts';
 import { renderSheet, renderTable, type Column } from './core/table.ts';
 
 /** Characters of a message in a table of volumes. */
@@ -70,7 +71,7 @@ export function volumeColumns(nowMs: number): Column<Volume>[] {
     { title: 'ID', cell: (volume) => volume.metadata.id, wide: true },
     {
       title: 'NODES',
-      cell: (volume) => volume.status.replicas.map((replica) => replica.node).join(','),
+      cell: (volume) => nodesOf(volume).replaceAll(', ', ','),
       wide: true,
     },
     {
@@ -91,6 +92,12 @@ function shortened(message: string): string {
 }
 
 type Replica = Volume['status']['replicas'][number];
+
+const segmentColumn: Column<Replica> = {
+  title: 'SEGMENT',
+  cell: (replica) => String(replica.segment),
+  right: true,
+};
 
 const replicaColumns: Column<Replica>[] = [
   { title: 'REPLICA', cell: (replica) => replica.id },
@@ -125,6 +132,7 @@ export function volumeSheet(volume: Volume): string {
     ['Name', metadata.name],
     ['ID', metadata.id],
     ['Size', formatByteSize(spec.sizeBytes)],
+    ['Segments', segmentsText(volume)],
     ['Used', usedSpace(volume) && `${usedSpace(volume)} on each replica`],
     ['Health', status.message === '' ? status.health : `${status.health}: ${status.message}`],
     [
@@ -146,8 +154,17 @@ export function volumeSheet(volume: Volume): string {
     ['Rebuild', spec.policy.rebuildPaused ? 'paused' : ''],
     ['Shared', spec.policy.shared ? 'yes' : ''],
   ]);
-  const replicas = renderTable(status.replicas, replicaColumns, { wide: false, headers: true });
+  const columns =
+    bySegment(volume).length > 1 ? [segmentColumn, ...replicaColumns] : replicaColumns;
+  const replicas = renderTable(status.replicas, columns, { wide: false, headers: true });
   return `${sheet}\n${replicas}`;
+}
+
+/** Empty for a volume of one. */
+function segmentsText(volume: Volume): string {
+  const count = bySegment(volume).length;
+  if (count === 1) return '';
+  return `${count} of ${formatByteSize(volume.spec.segmentBytes ?? 0)}, each placed on its own`;
 }
 
 function onLossText({ onLoss, ioTimeoutMs }: VolumePolicy): string {
@@ -189,8 +206,9 @@ export function clusterIsHealthy(status: ClusterStatus): boolean {
   );
 }
 
+/** Of the segment that has fewest. */
 export function inSyncCount(volume: Volume): number {
-  return volume.status.replicas.filter((replica) => replica.state === 'in-sync').length;
+  return leastReplicas(volume, ({ state }) => state === 'in-sync');
 }
 
 /** `3/3`, and how many are to go. */

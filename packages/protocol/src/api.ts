@@ -47,6 +47,11 @@ export interface StorApi {
       sizeBytes: number;
       replicas: number;
       labels: Record<string, string>;
+      /**
+       * Bytes of each part that is placed on its own, a multiple of 4 MiB; 0 or absent: 64 GiB, more
+       * for volumes that would have more than `maxSegments` of them. Never changes.
+       */
+      segmentBytes?: number;
       /** kept in the record: the same request sent again finds its own volume; '' or absent: none */
       requestId?: string;
       /** what is left out has its default (limits.ts) */
@@ -65,7 +70,8 @@ export interface StorApi {
   ): Promise<Volume>;
   /**
    * Moves a replica (its id, or the name or id of its node) to another node (`disk` '': the best one
-   * there): a new one is filled first. Returns at once. NOT_FOUND, FAILED_PRECONDITION, NO_SPACE.
+   * there): a new one is filled first. Returns at once. NOT_FOUND, INVALID_ARGUMENT (the node has
+   * replicas of several segments: name one by its id), FAILED_PRECONDITION, NO_SPACE.
    */
   moveReplica(
     request: { name: string; replica: string; node: string; disk: string },

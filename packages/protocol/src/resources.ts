@@ -204,6 +204,8 @@ export interface Volume {
     setRevision: number;
     replicas: {
       id: ReplicaId;
+      /** index of the segment that it is a copy of */
+      segment: number;
       nodeId: NodeId;
       node: string;
       diskId: DiskId;

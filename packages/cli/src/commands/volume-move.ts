@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import { InvalidArgumentError, type Command } from 'commander';
 import { StorError } from '@stor/protocol';
 import type { Volume } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
@@ -6,12 +6,22 @@ import { waitForVolume } from '../wait-for-volume.ts';
 
 type Replica = Volume['status']['replicas'][number];
 
+interface MoveOptions {
+  to: string;
+  wait: boolean;
+  segment?: number;
+}
+
+/** Replicas that an error names: a volume may have hundreds. */
+const maxListed = 12;
+
 export function addMoveCommands(volume: Command, run: RunAction): void {
   volume
     .command('move')
     .argument('<volume>', 'name or id')
     .argument('<replica>', 'its id, or the node (name or id) that it is on')
     .requiredOption('--to <node>', 'node (name or id), or NODE/DISK with a disk (id or path)')
+    .option('--segment <index>', 'which of several replicas on that node', parseSegment)
     .option('--no-wait', 'return at once instead of when the replica has moved')
     .description('move a replica to another node: a new one is filled, then the old one leaves')
     .addHelpText(
@@ -21,20 +31,13 @@ The volume is served meanwhile and never has fewer replicas in sync than before.
 
 Examples:
   storctl volume move db n2 --to n4
-  storctl volume move db r-0123456789abcdef --to n4//mnt/nvme1`,
+  storctl volume move db r-0123456789abcdef --to n4//mnt/nvme1
+  storctl volume move archive n2 --segment 3 --to n4`,
     )
-    .action(
-      async (
-        name: string,
-        replica: string,
-        options: { to: string; wait: boolean },
-        command: Command,
-      ) =>
-        run(
-          command.optsWithGlobals(),
-          (context) => moveReplica(context, name, replica, options.to, options.wait),
-          { longRunning: options.wait },
-        ),
+    .action(async (name: string, replica: string, options: MoveOptions, command: Command) =>
+      run(command.optsWithGlobals(), (context) => moveReplica(context, name, replica, options), {
+        longRunning: options.wait,
+      }),
     );
   volume
     .command('move-primary')
@@ -59,12 +62,11 @@ async function moveReplica(
   context: CommandContext,
   name: string,
   replica: string,
-  to: string,
-  wait: boolean,
+  { to, wait, segment }: MoveOptions,
 ): Promise<void> {
   const { api, print, call } = context;
   const volume = await api.getVolume({ name }, call);
-  const from = findReplica(volume, replica);
+  const from = findReplica(volume, replica, segment);
   const target = await findTarget(context, to);
   const moving = await api.moveReplica(
     { name: volume.metadata.id, replica: from.id, node: target.nodeId, disk: target.diskId },
@@ -80,25 +82,44 @@ async function moveReplica(
   if (!wait) return;
   const done = await waitForVolume(context, moving, ({ status }) => {
     const isThere = status.replicas.some(
-      ({ nodeId, state, leaving }) => nodeId === target.nodeId && state === 'in-sync' && !leaving,
+      (replica) =>
+        replica.segment === from.segment &&
+        replica.nodeId === target.nodeId &&
+        replica.state === 'in-sync' &&
+        !replica.leaving,
     );
     return isThere && !status.replicas.some(({ id }) => id === from.id);
   });
   print.changed(done, `volume ${volumeName} has the replica on ${target.node} now`);
 }
 
-function findReplica(volume: Volume, replica: string): Replica {
-  const { replicas } = volume.status;
+function findReplica(volume: Volume, replica: string, segment: number | undefined): Replica {
+  const replicas = volume.status.replicas.filter(
+    (each) => segment === undefined || each.segment === segment,
+  );
   const found = replicas.filter(
     ({ id, node, nodeId }) => id === replica || node === replica || nodeId === replica,
   );
   const [first, ...others] = found;
   if (first !== undefined && others.length === 0) return first;
-  const list = replicas.map(({ id, node }) => `${id} on ${node}`).join(', ');
+  const { name } = volume.metadata;
+  if (new Set(found.map((each) => each.segment)).size > 1) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `node ${replica} has replicas of ${found.length} segments of volume ${name}: say which with --segment; "storctl volume inspect ${name}" shows them`,
+    );
+  }
+  const shown = replicas.slice(0, maxListed).map(({ id, node }) => `${id} on ${node}`);
+  const more = replicas.length > maxListed ? ` and ${replicas.length - maxListed} more` : '';
   throw new StorError(
     first === undefined ? 'NOT_FOUND' : 'INVALID_ARGUMENT',
-    `${first === undefined ? 'no' : 'more than one'} replica of volume ${volume.metadata.name} is ${JSON.stringify(replica)}: it has ${list}`,
+    `${first === undefined ? 'no' : 'more than one'} replica of volume ${name} is ${JSON.stringify(replica)}: it has ${shown.join(', ')}${more}`,
   );
+}
+
+function parseSegment(text: string): number {
+  if (/^[0-9]{1,4}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError('it is an index: 0, 1, and so on.');
 }
 
 /** `NODE` or `NODE/DISK`; a disk is named by its id or name, or by its path: `n4//mnt/nvme1`. */

@@ -18,6 +18,7 @@ import {
   type PolicyOptions,
 } from '../policy-options.ts';
 import { waitForVolume } from '../wait-for-volume.ts';
+import { bySegment, nodesOf } from '../core/segment-view.ts';
 
 interface UpdateOptions extends PolicyOptions {
   replicas?: number;
@@ -91,17 +92,17 @@ async function updateVolume(
   if (!waits || print.forPeople) print.changed(updated, changeText(before, updated));
   if (!waits) return;
   const done = await waitForVolume(context, updated, hasItsReplicas);
-  const nodes = done.status.replicas.map((replica) => replica.node).join(', ');
   print.changed(
     done,
-    `volume ${done.metadata.name} has ${replicasText(done.spec.replicas)} in sync, on ${nodes}`,
+    `volume ${done.metadata.name} has ${replicasText(done.spec.replicas)} in sync, on ${nodesOf(done)}`,
   );
 }
 
-function hasItsReplicas({ spec, status }: Volume): boolean {
-  return (
-    status.replicas.length === spec.replicas &&
-    status.replicas.every(({ state, leaving }) => state === 'in-sync' && !leaving)
+function hasItsReplicas(volume: Volume): boolean {
+  return bySegment(volume).every(
+    (replicas) =>
+      replicas.length === volume.spec.replicas &&
+      replicas.every(({ state, leaving }) => state === 'in-sync' && !leaving),
   );
 }
 

@@ -11,6 +11,7 @@ import type { Volume, VolumePolicy } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
 import { shapeChanges } from '../core/policy-text.ts';
+import { bySegment, nodesOf } from '../core/segment-view.ts';
 import {
   addPolicyOptions,
   parseReplicas,
@@ -37,6 +38,7 @@ export function addVolumeCommands(program: Command, run: RunAction): Command {
 
 interface CreateOptions extends PolicyOptions {
   size: string;
+  segmentSize?: string;
   replicas?: number;
   label?: string[];
   ifExists: 'error' | 'ok';
@@ -60,6 +62,7 @@ interface CreateRequest {
   sizeBytes: number;
   replicas: number;
   labels: Record<string, string>;
+  segmentBytes?: number;
   policy?: Partial<VolumePolicy>;
 }
 
@@ -73,6 +76,10 @@ function addCreate(volume: Command, run: RunAction): void {
       'copies on different nodes (default: 3, or all nodes if fewer)',
       parseReplicas,
     )
+    .option(
+      '--segment-size <size>',
+      'size of the parts that are placed on their own, a multiple of 4MiB (default: 64GiB)',
+    )
     .option('--label <key=value>', 'label of the volume; may be given more than once', collect)
     .addOption(
       new Option('--if-exists <what>', 'what to do when the volume exists already')
@@ -84,7 +91,7 @@ function addCreate(volume: Command, run: RunAction): void {
     .description('create a volume; returns when every replica is on its disk')
     .addHelpText(
       'after',
-      '\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok\n  storctl volume create wal --size 8GiB --failure-mode hard --on-loss error',
+      '\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok\n  storctl volume create wal --size 8GiB --failure-mode hard --on-loss error\n  storctl volume create archive --size 40TiB --segment-size 256GiB',
     )
     .action(async (name: string, options: CreateOptions, command: Command) => {
       checkVolumeName(name);
@@ -99,6 +106,9 @@ function addCreate(volume: Command, run: RunAction): void {
         sizeBytes,
         replicas: options.replicas ?? 0,
         labels: parseNewLabels(options.label ?? []),
+        ...(options.segmentSize === undefined
+          ? {}
+          : { segmentBytes: parseByteSize(options.segmentSize) }),
         ...(Object.keys(policy).length === 0 ? {} : { policy }),
       };
       await run(command.optsWithGlobals(), (context) =>
@@ -134,10 +144,15 @@ function checkSameSpec({ metadata, spec, status }: Volume, request: CreateReques
     replicas: request.replicas || spec.replicas,
     policy: { ...spec.policy, ...request.policy },
   };
-  if (spec.sizeBytes !== wantedBytes || spec.replicas !== wanted.replicas) {
+  const { segmentBytes = spec.segmentBytes } = request;
+  if (
+    spec.sizeBytes !== wantedBytes ||
+    spec.replicas !== wanted.replicas ||
+    spec.segmentBytes !== segmentBytes
+  ) {
     throw new StorError(
       'ALREADY_EXISTS',
-      `volume ${name} exists already, but with another shape: ${describe({ spec, status })}; choose another name or the same size and replicas`,
+      `volume ${name} exists already, but with another shape: ${describe({ spec, status })}; choose another name or the same size, replicas and segment size`,
     );
   }
   const changes = shapeChanges(spec, wanted).map((change) => change.join(' '));
@@ -149,10 +164,13 @@ function checkSameSpec({ metadata, spec, status }: Volume, request: CreateReques
   }
 }
 
-function describe({ spec, status }: Pick<Volume, 'spec' | 'status'>): string {
-  const nodes = status.replicas.map((replica) => replica.node).join(', ');
+function describe(volume: Pick<Volume, 'spec' | 'status'>): string {
+  const { spec } = volume;
+  const segments = bySegment(volume).length;
+  const each = segments === 1 ? '' : ` of each of ${segments} segments`;
   const copies = spec.replicas === 1 ? '1 replica' : `${spec.replicas} replicas`;
-  return `${formatByteSize(spec.sizeBytes)}, ${copies} on ${nodes || 'no node yet'}`;
+  const size = formatByteSize(spec.sizeBytes);
+  return `${size}, ${copies}${each} on ${nodesOf(volume) || 'no node yet'}`;
 }
 
 function addViews(volume: Command, run: RunAction): void {

@@ -1,6 +1,7 @@
 import { membersNeeded } from '@stor/protocol';
 import type { FailureMode, Volume, VolumePolicy } from '@stor/protocol';
 import { formatWait } from './duration.ts';
+import { leastReplicas } from './segment-view.ts';
 
 /** The shape of a volume that an operator chooses and may change while it is in use. */
 export interface VolumeShape {
@@ -48,8 +49,7 @@ export function shapeChanges(before: VolumeShape, after: VolumeShape): [string, 
 
 /** How many replicas take part in acknowledgements and are to stay. */
 export function stayingInSync(volume: Volume): number {
-  return volume.status.replicas.filter(({ state, leaving }) => state === 'in-sync' && !leaving)
-    .length;
+  return leastReplicas(volume, ({ state, leaving }) => state === 'in-sync' && !leaving);
 }
 
 /**

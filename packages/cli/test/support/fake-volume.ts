@@ -22,6 +22,7 @@ export function fakeReplica(
 ): FakeReplica {
   return {
     id: hex('r', index),
+    segment: 0,
     nodeId: node.metadata.id,
     node: node.metadata.name,
     diskId: node.metadata.id.replace('n-', 'd-'),
@@ -39,11 +40,14 @@ export function fakeVolume(
     sizeBytes: number;
     replicas: number;
     labels: Record<string, string>;
+    segmentBytes?: number;
     policy?: Partial<VolumePolicy>;
   },
   nodes: readonly Node[],
 ): Volume {
   const replicas = request.replicas || 3;
+  const { segmentBytes } = request;
+  const segments = segmentBytes ? Math.ceil(request.sizeBytes / segmentBytes) : 1;
   return {
     metadata: {
       id: hex('v', number),
@@ -54,6 +58,7 @@ export function fakeVolume(
     },
     spec: {
       sizeBytes: Math.ceil(request.sizeBytes / 4096) * 4096,
+      ...(segmentBytes ? { segmentBytes } : {}),
       replicas,
       policy: changePolicy(defaultPolicy(replicas), request.policy ?? {}),
     },
@@ -64,9 +69,12 @@ export function fakeVolume(
       primary: null,
       epoch: 0,
       setRevision: 1,
-      replicas: nodes
-        .slice(0, replicas)
-        .map((node, index) => fakeReplica(node, index + 1, 'volume', 'in-sync')),
+      replicas: Array.from({ length: segments }, (_, segment) =>
+        nodes.slice(0, replicas).map((node, index) => ({
+          ...fakeReplica(node, segment * replicas + index + 1, 'volume', 'in-sync'),
+          segment,
+        })),
+      ).flat(),
       allocatedBytes: 256 * 1024,
       nbdUri: `nbd://127.0.0.1:17113/${request.name}`,
     },

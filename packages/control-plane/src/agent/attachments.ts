@@ -6,7 +6,6 @@ import type { ClusterStore, Compare } from '../cluster-store.ts';
 import {
   changeMode,
   decideAcquire,
-  decideSet,
   holderLives,
   releaseAttachment,
   strongerMode,
@@ -14,7 +13,7 @@ import {
   wantedNode,
   wantNowhere,
 } from '../core/controllers/attachment-rules.ts';
-import type { AcquireDecision, SetDecision } from '../core/controllers/attachment-rules.ts';
+import type { AcquireDecision } from '../core/controllers/attachment-rules.ts';
 import { grantOf } from '../core/volume/grant.ts';
 import { withNodeNames } from '../resources/cluster-state.ts';
 import type { SnapshotTable, Versioned } from '../resources/cluster-state.ts';
@@ -27,6 +26,7 @@ import type { AgentPeers } from './agent-peers.ts';
 import { attachedElsewhere, inUse, notAnswering } from './attached-elsewhere.ts';
 import { HolderCalls, leaseLookMs } from './holder-calls.ts';
 import type { Wait } from './holder-calls.ts';
+import { SetProposals } from './set-proposals.ts';
 import { leaseCompare, maxConflicts, tooManyConflicts, VolumeRecords } from './volume-records.ts';
 
 /** A holder that does not answer has lost its lease after this (ms): the lease and a second. */
@@ -51,6 +51,7 @@ export class Attachments {
   readonly #logger: Logger;
   readonly #agent: AgentPort;
   readonly #records: VolumeRecords;
+  readonly #proposals: SetProposals;
   readonly #holders: HolderCalls;
   readonly #nodeId: NodeId;
   readonly #agentInstance: string;
@@ -86,6 +87,7 @@ export class Attachments {
     this.#logger = options.logger;
     this.#agent = options.agent;
     this.#records = new VolumeRecords(options.store);
+    this.#proposals = new SetProposals({ ...options, records: this.#records });
     this.#holders = new HolderCalls(options);
     this.#nodeId = options.nodeId;
     this.#agentInstance = options.agentInstance;
@@ -119,46 +121,11 @@ export class Attachments {
     this.#logger.info({ volume: released.value.metadata.name, epoch, clean }, 'released');
   }
 
-  /**
-   * See ControlPlanePort.proposeSet. Clients wait meanwhile, so the first try is on the record as it
-   * was last seen here: one round of the quorum instead of two. What that record refuses is looked
-   * at again in the store, because it may be old.
-   */
-  async proposeSet(
+  /** See ControlPlanePort.proposeSet. */
+  proposeSet(
     proposal: Parameters<ControlPlanePort['proposeSet']>[0],
   ): ReturnType<ControlPlanePort['proposeSet']> {
-    const seen = this.#cache.state.volumes.get(proposal.volumeId);
-    const setRevision = seen ? await this.#proposeOn(seen, proposal) : null;
-    if (setRevision !== null) return { outcome: 'committed', setRevision };
-    for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
-      const volume = await readVolume(this.#store, proposal.volumeId);
-      if (!volume) return { outcome: 'superseded', reason: 'the volume was deleted' };
-      const decision = decideSet(volume.value, { ...proposal, nowWallMs: this.#clock.wallMs() });
-      if (decision.type === 'superseded')
-        return { outcome: decision.type, reason: decision.reason };
-      const committed = { outcome: 'committed' as const, setRevision: decision.setRevision };
-      if (decision.type === 'done' || (await this.#records.write(volume, decision.record)))
-        return committed;
-    }
-    throw tooManyConflicts(proposal.volumeId);
-  }
-
-  /** The new set revision; null when this version of the record does not lead to one. */
-  async #proposeOn(
-    volume: Versioned<StoredVolume>,
-    proposal: Parameters<ControlPlanePort['proposeSet']>[0],
-  ): Promise<number | null> {
-    let decision: SetDecision;
-    try {
-      decision = decideSet(volume.value, { ...proposal, nowWallMs: this.#clock.wallMs() });
-    } catch {
-      // an old record may not know a replica yet
-      return null;
-    }
-    if (decision.type === 'superseded') return null;
-    if (decision.type === 'change' && !(await this.#records.write(volume, decision.record)))
-      return null;
-    return decision.setRevision;
+    return this.#proposals.propose(proposal);
   }
 
   /** From now on nothing is attached here, so that what is given back stays so. */

@@ -25,6 +25,9 @@ import type { EventLog } from './event-log.ts';
 /** The controllers look at least this often (ms), besides at each change. */
 const lookMs = 1_000;
 
+/** Deleted in one transaction, with room for the record (kvLimits.maxTransactionItems is 256). */
+const maxReportsAtOnce = 200;
+
 /** Moves a volume's record to where its replicas are removed from, and frees its name. */
 export function deletionOf(
   volume: Versioned<StoredVolume>,
@@ -241,14 +244,18 @@ export class LeaderControllers {
   async #finishDelete(action: Action & { type: 'finish-delete' }): Promise<void> {
     const { id } = action.volume.value.metadata;
     const key = deletedKey(id);
-    await this.#store.transact({
-      compare: [{ key, modRevision: action.volume.modRevision }],
-      operations: [
-        { type: 'delete', key },
-        ...action.replicaIds.map((replicaId): Operation => {
-          return { type: 'delete', key: replicaReportKey(replicaId) };
-        }),
-      ],
+    const compare = [{ key, modRevision: action.volume.modRevision }];
+    const reports = action.replicaIds.map((replicaId): Operation => {
+      return { type: 'delete', key: replicaReportKey(replicaId) };
     });
+    // The record goes first: while it is there, nodes report again what has no report. More reports
+    // than one transaction takes follow; those that a crash leaves behind harm nobody.
+    const first: Operation[] = [{ type: 'delete', key }, ...reports.slice(0, maxReportsAtOnce)];
+    const { succeeded } = await this.#store.transact({ compare, operations: first });
+    if (!succeeded) return;
+    for (let at = maxReportsAtOnce; at < reports.length; at += maxReportsAtOnce) {
+      const operations = reports.slice(at, at + maxReportsAtOnce);
+      await this.#store.transact({ compare: [], operations });
+    }
   }
 }

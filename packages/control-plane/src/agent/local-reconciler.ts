@@ -3,6 +3,7 @@ import type { DiskId, NodeId, ReplicaId, VolumeReplica } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { AgentPort, LocalReplica as AgentReplica } from '../agent-port.ts';
 import type { ClusterStore } from '../cluster-store.ts';
+import { segmentSizeOf } from '../core/volume/segment-size.ts';
 import { readVolume } from '../resources/find.ts';
 import { replicaReportKey } from '../resources/keys.ts';
 import { decodeReplicaReport, encodeRecord } from '../resources/records.ts';
@@ -217,7 +218,7 @@ export class LocalReconciler {
       .find(({ id }) => id === replica.id);
     if (wanted?.state !== 'creating') return;
     if (await this.#store.get(replicaReportKey(replica.id))) return;
-    const { sizeBytes } = volume.spec;
+    const sizeBytes = segmentSizeOf(volume, segment);
     const what = { replicaId: replica.id, volumeId, segment, sizeBytes };
     try {
       await this.#agent.createReplica(replica.diskId, what);

@@ -252,7 +252,7 @@ function missingText(record: StoredVolume, state: ClusterState): string {
       .map((r) => nodeName(state, r.nodeId)),
   );
   if (missing.length === 0) return '';
-  return `; in-sync replicas on nodes that are down: ${missing.join(', ')}`;
+  return `; in-sync replicas on nodes that are down: ${[...new Set(missing)].join(', ')}`;
 }
 
 function nobodyUp(record: StoredVolume, state: ClusterState): StorError {

@@ -9,8 +9,13 @@ import {
   hasCode,
   makeId,
   maxReplicas,
+  maxSegmentBytes,
+  maxSegments,
   maxVolumeBytes,
+  minSegmentBytes,
+  segmentCount,
   StorError,
+  usualSegmentBytes,
 } from '@stor/protocol';
 import type { ErrorCode, NodeId, Volume, VolumeId, VolumePolicy } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
@@ -19,6 +24,7 @@ import type { Attachments } from '../agent/attachments.ts';
 import { deletionOf } from '../agent/leader-controllers.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { placeReplicas } from '../core/placement/place-replicas.ts';
+import { withAllSegments } from '../core/placement/place-segments.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
@@ -45,6 +51,7 @@ export interface CreateVolumeRequest {
   sizeBytes: number;
   replicas: number;
   labels: Record<string, string>;
+  segmentBytes?: number;
   requestId?: string;
   policy?: Partial<VolumePolicy> | null;
 }
@@ -82,8 +89,8 @@ export class VolumeService {
   }
 
   async create(request: CreateVolumeRequest, signal?: AbortSignal): Promise<Volume> {
-    const sizeBytes = checkCreate(request);
-    const id = await this.#reserveWithRoom(request, sizeBytes, signal);
+    const size = checkCreate(request);
+    const id = await this.#reserveWithRoom(request, size, signal);
     const settled = await this.#cache.waitFor((state) => creationOutcome(state, id), {
       timeoutMs: createWaitMs,
       signal,
@@ -157,13 +164,13 @@ export class VolumeService {
   /** A volume that was just deleted gives its room back a moment later: that moment is waited for. */
   async #reserveWithRoom(
     request: CreateVolumeRequest,
-    sizeBytes: number,
+    size: VolumeSize,
     signal: AbortSignal | undefined,
   ): Promise<VolumeId> {
     const deadlineMs = this.#clock.monotonicMs() + freedSpaceWaitMs;
     for (;;) {
       try {
-        return await this.#reserve(request, sizeBytes);
+        return await this.#reserve(request, size);
       } catch (error) {
         const leftMs = deadlineMs - this.#clock.monotonicMs();
         if (!hasCode(error, 'NO_SPACE') || leftMs <= 0 || !this.#isSpaceComing()) throw error;
@@ -184,7 +191,7 @@ export class VolumeService {
   }
 
   /** Writes name and record in one transaction; the id of the same request's volume if there is one. */
-  async #reserve(request: CreateVolumeRequest, sizeBytes: number): Promise<VolumeId> {
+  async #reserve(request: CreateVolumeRequest, size: VolumeSize): Promise<VolumeId> {
     const { name } = request;
     const requestId = request.requestId ?? '';
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
@@ -198,7 +205,7 @@ export class VolumeService {
       // what other volumes were promised may be a moment old: it only ranks the disks
       const { volumes } = this.#cache.state;
       const state = { ...(await readHosts(this.#store, { local: true })), volumes };
-      const record = this.#newRecord(request, sizeBytes, state);
+      const record = this.#newRecord(request, size, state);
       const { id } = record.metadata;
       const { succeeded } = await this.#store.transact({
         compare: [
@@ -215,10 +222,9 @@ export class VolumeService {
     throw new StorError('CONFLICT', `the name ${name} is taken and freed too often: try again`);
   }
 
-  #newRecord(request: CreateVolumeRequest, sizeBytes: number, state: ClusterState): StoredVolume {
+  #newRecord(request: CreateVolumeRequest, size: VolumeSize, state: ClusterState): StoredVolume {
     const replicas = request.replicas || Math.min(defaultReplicas, Math.max(1, state.nodes.size));
-    const places = placeReplicas(state, replicas);
-    return {
+    const record: StoredVolume = {
       metadata: {
         id: makeId('v', this.#random.bytes(8)),
         name: request.name,
@@ -227,7 +233,7 @@ export class VolumeService {
         resourceVersion: 0,
       },
       spec: {
-        sizeBytes,
+        ...size,
         replicas,
         policy: changePolicy(defaultPolicy(replicas), request.policy ?? {}),
       },
@@ -237,23 +243,17 @@ export class VolumeService {
         epoch: 0,
         attachment: null,
         cleanRelease: true,
-        segments: [
-          {
-            index: 0,
-            setRevision: 0,
-            replicas: places.map(({ nodeId, diskId }) => ({
-              id: makeId('r', this.#random.bytes(8)),
-              nodeId,
-              diskId,
-              state: 'creating' as const,
-            })),
-            inSync: [],
-          },
-        ],
+        segments: [],
       },
       requestId: request.requestId ?? '',
       failure: null,
     };
+    return withAllSegments(
+      record,
+      state,
+      (now) => placeReplicas(now, replicas),
+      () => makeId('r', this.#random.bytes(8)),
+    );
   }
 
   /** A creation that did not become ready: undone if nobody has yet, then reported. */
@@ -262,7 +262,7 @@ export class VolumeService {
     if (volume?.value.status.phase === 'ready') return this.get(id);
     if (volume) {
       const late = lateNodes(volume.value, this.#cache.state).join(', ');
-      const message = `no word that the replica was created from ${late || 'the leader'} within ${createWaitMs / 1000} s`;
+      const message = `no word that each replica was created from ${late || 'the leader'} within ${createWaitMs / 1000} s`;
       const failure = { code: 'TIMEOUT', message };
       const { succeeded } = await this.#store.transact(deletionOf(volume, failure));
       if (succeeded) throw creationFailed(name, failure);
@@ -275,8 +275,13 @@ export class VolumeService {
   }
 }
 
+interface VolumeSize {
+  sizeBytes: number;
+  segmentBytes: number;
+}
+
 /** Returns the size, rounded up to whole blocks. Throws INVALID_ARGUMENT. */
-function checkCreate(request: CreateVolumeRequest): number {
+function checkCreate(request: CreateVolumeRequest): VolumeSize {
   const { name, sizeBytes, replicas, labels } = request;
   checkVolumeName(name);
   checkLabels(labels);
@@ -298,7 +303,28 @@ function checkCreate(request: CreateVolumeRequest): number {
       `${replicas} replicas are not possible: ask for 1 to ${maxReplicas}`,
     );
   }
-  return Math.ceil(sizeBytes / blockBytes) * blockBytes;
+  const wholeBytes = Math.ceil(sizeBytes / blockBytes) * blockBytes;
+  return { sizeBytes: wholeBytes, segmentBytes: checkSegmentBytes(wholeBytes, request) };
+}
+
+function checkSegmentBytes(sizeBytes: number, request: CreateVolumeRequest): number {
+  const segmentBytes = request.segmentBytes ?? 0;
+  if (segmentBytes === 0) return usualSegmentBytes(sizeBytes);
+  const isWhole = Number.isSafeInteger(segmentBytes) && segmentBytes % minSegmentBytes === 0;
+  if (!isWhole || segmentBytes < minSegmentBytes || segmentBytes > maxSegmentBytes) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `segment size ${segmentBytes} is not valid: it is a multiple of ${formatByteSize(minSegmentBytes)} of at most ${formatByteSize(maxSegmentBytes)}`,
+    );
+  }
+  const count = segmentCount(sizeBytes, segmentBytes);
+  if (count > maxSegments) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `a volume of ${formatByteSize(sizeBytes)} would have ${count} segments of ${formatByteSize(segmentBytes)}: it has at most ${maxSegments}, so ask for larger ones`,
+    );
+  }
+  return segmentBytes;
 }
 
 /** `undefined` while it is under way. */
@@ -310,10 +336,10 @@ function creationOutcome(state: ClusterState, id: VolumeId): 'ready' | 'undone' 
 }
 
 function lateNodes(volume: StoredVolume, state: ClusterState): string[] {
-  return volume.status.segments
+  const late = volume.status.segments
     .flatMap((segment) => segment.replicas)
-    .filter((replica) => !state.reports.has(replica.id))
-    .map((replica) => nodeName(state, replica.nodeId));
+    .filter((replica) => !state.reports.has(replica.id));
+  return [...new Set(late.map((replica) => nodeName(state, replica.nodeId)))];
 }
 
 function creationFailed(name: string, failure: StoredVolume['failure']): StorError {

@@ -106,6 +106,7 @@ const volumeSchema = z.looseObject({
   }),
   spec: z.looseObject({
     sizeBytes: z.number(),
+    segmentBytes: z.number().optional(),
     replicas: z.number(),
     attachTo: z.string().optional(),
     policy: policySchema.default({}),

@@ -112,7 +112,21 @@ export class ReplicaKeeper {
         this.#grow(segment, facts, context);
       if (change) return change;
     }
-    return null;
+    return this.#whole(facts);
+  }
+
+  /** Nothing lacks in any segment: what failed before is over. */
+  #whole(facts: ReplicaFacts): ReplicaChange | null {
+    const { metadata, spec, status } = facts.volume;
+    for (const segment of status.segments) {
+      const good = segment.replicas.filter((replica) => isGood(segment, replica, facts));
+      if (lacks(segment, facts) || good.length < spec.replicas) return null;
+    }
+    this.#troubles.delete(metadata.id);
+    const [first] = status.segments;
+    if (!first || status.message === '') return null;
+    const what = 'every replica that is wanted is in sync';
+    return change(facts.volume, first, first, { what, message: '' });
   }
 
   factsOf(state: ClusterState, volume: StoredVolume, now: Now): ReplicaFacts {
@@ -184,16 +198,7 @@ export class ReplicaKeeper {
     const { now, fills } = context;
     const { metadata, spec } = facts.volume;
     const lack = lacks(segment, facts);
-    if (!lack) {
-      const good = segment.replicas.filter((replica) => isGood(segment, replica, facts));
-      if (good.length < spec.replicas) return null;
-      // what failed before is over
-      this.#troubles.delete(metadata.id);
-      const what = 'every replica that is wanted is in sync';
-      return facts.volume.status.message === ''
-        ? null
-        : change(facts.volume, segment, segment, { what, message: '' });
-    }
+    if (!lack) return null;
     if (spec.policy.rebuildPaused) return null;
     if (lack.purpose === 'replacement' && fills.replacements >= maxReplacements) return null;
     const trouble = this.#troubles.get(metadata.id);

@@ -2,6 +2,7 @@ import { StorError, formatByteSize } from '@stor/protocol';
 import type { DiskId, NodeId } from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
+import { segmentSizeOf } from '../volume/segment-size.ts';
 
 /** A disk with less free space than this takes no new replica (bytes; smaller on small disks). */
 const reserveBytes = 64 * 1024 * 1024;
@@ -35,7 +36,7 @@ function provisionedBytes(state: ClusterState): Map<DiskId, number> {
     for (const segment of value.status.segments) {
       for (const replica of segment.replicas) {
         const sum = sums.get(replica.diskId) ?? 0;
-        sums.set(replica.diskId, sum + value.spec.sizeBytes);
+        sums.set(replica.diskId, sum + segmentSizeOf(value, segment.index));
       }
     }
   }

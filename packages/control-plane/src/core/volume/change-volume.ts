@@ -13,6 +13,9 @@ import {
 import { hasRoom, placeAnother, placeOn } from '../placement/place-replicas.ts';
 import type { AvoidedDisks, Place } from '../placement/place-replicas.ts';
 
+/** Replicas that an error names; "volume inspect" shows all. */
+const maxListed = 12;
+
 /** What a change of a volume needs besides its record. */
 export interface ChangeContext {
   state: ClusterState;
@@ -65,8 +68,13 @@ export function updatedVolume(
   const policy = changePolicy(spec.policy, isDefault ? { ...wanted, failureMode: 'soft' } : wanted);
   const changed = { ...record, spec: { ...spec, replicas, policy } };
   if (replicas <= spec.replicas) return changed;
-  const segments = record.status.segments.map((segment) => grown(segment, changed, context));
-  return { ...changed, status: { ...record.status, segments } };
+  return record.status.segments.reduce((now, segment) => {
+    // each is placed by what those before it have taken
+    const volumes = new Map(context.state.volumes);
+    volumes.set(record.metadata.id, { value: now, modRevision: 0 });
+    const more = grown(segment, now, { ...context, state: { ...context.state, volumes } });
+    return withSegment(now, more);
+  }, changed);
 }
 
 function grown(
@@ -119,10 +127,7 @@ export function movedReplica(
 ): StoredVolume | null {
   checkChangeable(record);
   const { state } = context;
-  const { segments } = record.status;
-  const segment = segments.find((each) => findReplica(each, move.replica, state) !== null);
-  const from = segment && findReplica(segment, move.replica, state);
-  if (!segment || !from) throw noReplica(record, move.replica, state);
+  const { segment, from } = onlyReplica(record, move.replica, state);
   const target = nodeName(state, move.nodeId);
   const there = segment.replicas.find((replica) => replica.nodeId === move.nodeId);
   if (from.leaving === true) {
@@ -150,8 +155,42 @@ export function movedReplica(
     placedAtMs: context.wallMs,
   };
   const moved = addReplica(leaving, place, made);
-  const changed = segments.map((each) => (each === segment ? moved : each));
-  return { ...record, status: { ...record.status, segments: changed } };
+  return withSegment(record, moved);
+}
+
+function withSegment(record: StoredVolume, changed: SegmentStatus): StoredVolume {
+  const segments = record.status.segments.map((each) =>
+    each.index === changed.index ? changed : each,
+  );
+  return { ...record, status: { ...record.status, segments } };
+}
+
+/** The replica that is meant. NOT_FOUND; INVALID_ARGUMENT when a node's name means several. */
+function onlyReplica(
+  record: StoredVolume,
+  name: string,
+  state: ClusterState,
+): { segment: SegmentStatus; from: VolumeReplica } {
+  const found = record.status.segments.flatMap((segment) => {
+    const from = findReplica(segment, name, state);
+    return from ? [{ segment, from }] : [];
+  });
+  const [only, ...others] = found;
+  if (!only) throw noReplica(record, name, state);
+  if (others.length > 0) {
+    const known = found.map(({ segment, from }) => `${from.id} of segment ${segment.index}`);
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `node ${name} has replicas of ${found.length} segments of volume ${record.metadata.name}: name one by its id: ${shortList(known)}`,
+    );
+  }
+  return only;
+}
+
+/** A volume may have hundreds of replicas: the first few of them. */
+function shortList(items: string[]): string {
+  const shown = items.slice(0, maxListed).join(', ');
+  return items.length > maxListed ? `${shown} and ${items.length - maxListed} more` : shown;
 }
 
 function findReplica(
@@ -209,7 +248,7 @@ function checkDisk(disk: DiskRecord, node: string, avoid: AvoidedDisks): Place {
 
 function noReplica(record: StoredVolume, name: string, state: ClusterState): StorError {
   const replicas = record.status.segments.flatMap((segment) => segment.replicas);
-  const known = replicas.map(({ id, nodeId }) => `${id} on ${nodeName(state, nodeId)}`).join(', ');
+  const known = shortList(replicas.map(({ id, nodeId }) => `${id} on ${nodeName(state, nodeId)}`));
   return new StorError(
     'NOT_FOUND',
     `volume ${record.metadata.name} has no replica ${JSON.stringify(name)}: they are ${known}`,

@@ -1,5 +1,12 @@
-import { formatByteSize, membersNeeded } from '@stor/protocol';
-import type { Attachment, NodeId, Volume, VolumeHealth, VolumeReplica } from '@stor/protocol';
+import { formatByteSize, membersNeeded, segmentBytesOf } from '@stor/protocol';
+import type {
+  Attachment,
+  NodeId,
+  SegmentStatus,
+  Volume,
+  VolumeHealth,
+  VolumeReplica,
+} from '@stor/protocol';
 import type { LiveVolume } from '../../agent-port.ts';
 import { isUp, nodeName, withNodeNames } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
@@ -31,14 +38,17 @@ export function describeVolume(
   const attachment = status.attachment;
   const current = attachment && live?.epoch === attachment.epoch ? live : null;
   const replicas = status.segments.flatMap((segment) =>
-    segment.replicas.map((replica) =>
-      describeReplica(replica, segment.inSync.includes(replica.id), state, current),
-    ),
+    segment.replicas.map((replica) => describeReplica(replica, segment, state, current)),
   );
   const health = healthOf(volume.value, replicas, current);
   return {
     metadata: { ...metadata, resourceVersion: volume.modRevision },
-    spec: { sizeBytes: spec.sizeBytes, replicas: spec.replicas, policy: spec.policy },
+    spec: {
+      sizeBytes: spec.sizeBytes,
+      segmentBytes: segmentBytesOf(spec),
+      replicas: spec.replicas,
+      policy: spec.policy,
+    },
     status: {
       health,
       serving: current?.state ?? '',
@@ -55,7 +65,7 @@ export function describeVolume(
 
 function describeReplica(
   replica: VolumeReplica,
-  isInSync: boolean,
+  segment: SegmentStatus,
   state: ClusterState,
   live: LiveVolume | null,
 ): ReplicaView {
@@ -63,10 +73,11 @@ function describeReplica(
   let shown: ReplicaView['state'] = 'out-of-sync';
   if (replica.state !== 'ready') shown = replica.state;
   else if (!isUp(state, replica.nodeId)) shown = 'node-down';
-  else if (isInSync) shown = 'in-sync';
+  else if (segment.inSync.includes(replica.id)) shown = 'in-sync';
   else if (seen && syncingStates.has(seen.state)) shown = 'syncing';
   return {
     id: replica.id,
+    segment: segment.index,
     nodeId: replica.nodeId,
     node: nodeName(state, replica.nodeId),
     diskId: replica.diskId,
@@ -107,6 +118,25 @@ function healthOf(
   return count < membersNeeded(policy.failureMode, wanted) ? 'suspended' : 'degraded';
 }
 
+/** One text for all replicas of a node that are in the same state, however many segments there are. */
+function describeTroubles(replicas: ReplicaView[]): string[] {
+  const groups = new Map<string, ReplicaView & { count: number }>();
+  for (const replica of replicas) {
+    const key = `${replica.nodeId} ${replica.state}`;
+    const group = groups.get(key);
+    if (!group) groups.set(key, { ...replica, count: 1 });
+    else {
+      group.count += 1;
+      group.bytesRemaining += replica.bytesRemaining;
+    }
+  }
+  return [...groups.values()].flatMap((group) => {
+    const text = describeTrouble(group);
+    if (text === '') return [];
+    return group.count === 1 ? [text] : [`${text} (${group.count} segments)`];
+  });
+}
+
 function describeTrouble(replica: ReplicaView): string {
   switch (replica.state) {
     case 'node-down':
@@ -135,9 +165,11 @@ function messageOf(
   const serving = isTrouble ? live.reason || `it is ${live.state}` : '';
   if (health === 'healthy') return '';
   if (health === 'deleting') return volume.status.message || 'its replicas are being removed';
-  const troubles = replicas.map(describeTrouble).filter((text) => text !== '');
-  const inSync = replicas.length - troubles.length;
-  const count = `${inSync} of ${volume.spec.replicas} replicas in sync`;
+  const troubles = describeTroubles(replicas);
+  const { segments } = volume.status;
+  const where = segments.length > 1 ? ` in the worst of ${segments.length} segments` : '';
+  const inSync = countInSync(volume, replicas);
+  const count = `${inSync} of ${volume.spec.replicas} replicas in sync${where}`;
   const head = health === 'creating' ? 'being created' : count;
   const held = heldText(volume, health, live);
   const notServing = serving && held === '' ? [`not serving: ${serving}`] : [];

@@ -51,12 +51,31 @@ function unique(lines: string[]): string[] {
 function storiesOf(sight: VolumeSight, described: Volume): ReplicaStory[] {
   const { phase, segments } = sight.volume.value.status;
   if (phase !== 'ready') return [];
-  return segments.flatMap((segment) =>
-    segment.replicas.map((replica) => {
-      const shown = described.status.replicas.find(({ id }) => id === replica.id);
-      return shown ? explainReplica(sight, segment, replica, shown.state) : nothing;
+  const states = new Map(described.status.replicas.map(({ id, state }) => [id, state]));
+  const stories = segments.flatMap((segment) =>
+    segment.replicas.flatMap((replica) => {
+      const state = states.get(replica.id);
+      return state ? [explainReplica(sight, segment, replica, state)] : [];
     }),
   );
+  return segments.length > 1 ? [mergedStory(stories)] : stories;
+}
+
+/** The same of many segments is said once, with their number. */
+function mergedStory(stories: ReplicaStory[]): ReplicaStory {
+  const counts = new Map<string, { cause: ReplicaStory['causes'][number]; count: number }>();
+  for (const cause of stories.flatMap((story) => story.causes)) {
+    const same = counts.get(cause.text);
+    if (same) same.count += 1;
+    else counts.set(cause.text, { cause, count: 1 });
+  }
+  return {
+    causes: [...counts.values()].map(({ cause, count }) =>
+      count === 1 ? cause : { ...cause, text: `${cause.text} (${count} segments)` },
+    ),
+    next: stories.flatMap((story) => story.next),
+    advice: stories.flatMap((story) => story.advice),
+  };
 }
 
 function stateText(sight: VolumeSight, described: Volume): string {

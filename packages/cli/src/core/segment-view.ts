@@ -1,0 +1,27 @@
+import type { Volume } from '@stor/protocol';
+
+type Replica = Volume['status']['replicas'][number];
+
+/** Replicas of each segment; one entry without any when nothing is placed. */
+export function bySegment({ status }: Pick<Volume, 'status'>): Replica[][] {
+  const segments = new Map<number, Replica[]>();
+  for (const replica of status.replicas) {
+    const known = segments.get(replica.segment);
+    if (known) known.push(replica);
+    else segments.set(replica.segment, [replica]);
+  }
+  return segments.size === 0 ? [[]] : [...segments.values()];
+}
+
+/** How many replicas are `good` in the segment that has fewest: what the volume can count on. */
+export function leastReplicas(
+  volume: Pick<Volume, 'status'>,
+  good: (replica: Replica) => boolean,
+): number {
+  return Math.min(...bySegment(volume).map((replicas) => replicas.filter(good).length));
+}
+
+/** Names of the nodes that hold replicas, each once, in the order of the replicas. */
+export function nodesOf({ status }: Pick<Volume, 'status'>): string {
+  return [...new Set(status.replicas.map(({ node }) => node))].join(', ');
+}
