@@ -7,6 +7,7 @@ import { readReplica, type ReplicaFacts } from '../replica-reader/read-replica.t
 
 export interface StoppedReplica extends ReplicaFacts {
   node: string;
+  segment: number;
   imagePath: string;
   contentHash: string;
 }
@@ -14,6 +15,8 @@ export interface StoppedReplica extends ReplicaFacts {
 /** A volume as it was served, and as each of its replicas is on disk. */
 export interface ReadVolume {
   servedHash: string;
+  /** by segment */
+  segmentHashes: string[];
   replicas: StoppedReplica[];
 }
 
@@ -38,25 +41,35 @@ export async function readReplicasOf(
   volumes: readonly string[],
   imageDir: string,
 ): Promise<Map<string, ReadVolume>> {
-  const served: { volume: string; servedHash: string; places: { id: string; node: string }[] }[] =
-    [];
+  const served: (Pick<ReadVolume, 'servedHash' | 'segmentHashes'> & {
+    volume: string;
+    places: { id: string; node: string; segment: number }[];
+  })[] = [];
   for (const volume of volumes) {
-    const { status } = await cluster.waitHealth(volume, 'healthy');
+    const { spec, status } = await cluster.waitHealth(volume, 'healthy');
     const node = status.primary ? cluster.indexOfNode(status.primary.node) : 0;
-    const servedHash = await hashExport(cluster.tcpUri(node, volume));
-    served.push({ volume, servedHash, places: status.replicas });
+    const uri = cluster.tcpUri(node, volume);
+    const servedHash = await hashExport(uri);
+    const { sizeBytes, segmentBytes = sizeBytes } = spec;
+    const segmentHashes: string[] = [];
+    for (let at = 0; at < sizeBytes; at += segmentBytes) {
+      const to = Math.min(sizeBytes, at + segmentBytes);
+      segmentHashes.push(to - at === sizeBytes ? servedHash : await hashExport(uri, at, to));
+    }
+    served.push({ volume, servedHash, segmentHashes, places: status.replicas });
   }
   await cluster.stop();
   const result = new Map<string, ReadVolume>();
-  for (const { volume, servedHash, places } of served) {
+  for (const { volume, servedHash, segmentHashes, places } of served) {
     const replicas: StoppedReplica[] = [];
-    for (const { id, node } of places) {
+    for (const { id, node, segment } of places) {
       const agent = cluster.agent(cluster.indexOfNode(node));
-      const imagePath = join(imageDir, `${volume}-${node}.img`);
+      const imagePath = join(imageDir, `${volume}-${segment}-${node}.img`);
       const facts = readReplica(join(agent.dataDir, 'disks/d1'), id, imagePath);
-      replicas.push({ ...facts, node, imagePath, contentHash: await hashImage(imagePath) });
+      const contentHash = await hashImage(imagePath);
+      replicas.push({ ...facts, node, segment, imagePath, contentHash });
     }
-    result.set(volume, { servedHash, replicas });
+    result.set(volume, { servedHash, segmentHashes, replicas });
   }
   return result;
 }
@@ -86,16 +99,17 @@ class ContentHash {
   }
 }
 
-/** The content hash of a whole export. */
-export async function hashExport(uri: string): Promise<string> {
+/** The content hash of an export, or of a part of it that begins at `from`. */
+export async function hashExport(uri: string, from = 0, to = Infinity): Promise<string> {
   const client = await NbdClient.connect({ uri });
   const hash = new ContentHash();
   const pending: Promise<Buffer>[] = [];
-  let next = 0;
+  const end = Math.min(to, client.sizeBytes);
+  let next = from;
   try {
-    while (next < client.sizeBytes || pending.length > 0) {
-      while (next < client.sizeBytes && pending.length < piecesInFlight) {
-        const length = Math.min(pieceBytes, client.sizeBytes - next);
+    while (next < end || pending.length > 0) {
+      while (next < end && pending.length < piecesInFlight) {
+        const length = Math.min(pieceBytes, end - next);
         pending.push(client.read(next, length));
         next += length;
       }
