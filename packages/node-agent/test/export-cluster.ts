@@ -65,6 +65,10 @@ export class ModelPrimary implements PrimaryVolume {
   }
 
   update(): void {}
+  isScrubbing = false;
+  scrub(): null {
+    return null;
+  }
   readInline(): boolean {
     return false;
   }

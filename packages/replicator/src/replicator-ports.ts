@@ -1,4 +1,4 @@
-import type { AttachmentGrant, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
+import type { AttachmentGrant, EventNote, NodeId, ReplicaId, VolumeId } from '@stor/protocol';
 
 /**
  * What the data path needs of the control plane. Implemented over messages to the agent's main
@@ -24,6 +24,8 @@ export interface ReplicatorControl {
   }): Promise<
     { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string }
   >;
+  /** Something happened that people may want to know; absent: nobody listens. */
+  noteEvent?(note: EventNote): Promise<void>;
 }
 
 /** How the engine of one attached volume is seen from outside (metrics, inspect, repair). */

@@ -16,6 +16,12 @@ class FakeSegment implements SegmentPrimary {
   bytes: Buffer;
   durable: Buffer;
   isSettling = false;
+  scrubber = {
+    isActive: false,
+    order: (): never => {
+      throw new Error('nobody scrubs it');
+    },
+  };
   flushes = 0;
   /** answers with an error, without doing anything */
   failing = false;

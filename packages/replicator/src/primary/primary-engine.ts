@@ -6,7 +6,6 @@ import {
   type ActivationDecision,
   type FenceAnswer,
 } from '../core/replication/activation.ts';
-import type { ResyncPace } from '../core/replication/resync-pace.ts';
 import { leaseSpanMs } from '../core/replication/lease-promises.ts';
 import { Membership } from '../core/replication/membership.ts';
 import {
@@ -20,16 +19,18 @@ import {
 import type { PrimaryStatus } from '../replicator-ports.ts';
 import { Checkpointer } from './checkpointer.ts';
 import { ForegroundProbe } from './foreground-probe.ts';
+import type { LaneParts } from './lane-parts.ts';
 import type { Member } from './member.ts';
-import type { PrimaryVolume } from './primary-volume.ts';
+import type { SegmentPrimary } from './segmented-volume.ts';
 import { Resyncer } from './resyncer.ts';
+import { Scrubber } from './scrubber.ts';
 import type { Segment } from './segment.ts';
 import { VolumeIo } from './volume-io.ts';
 
 type State = PrimaryStatus['state'];
 
 /** One attached volume: its life from the fence to the last checkpoint. */
-export class PrimaryEngine implements PrimaryVolume {
+export class PrimaryEngine implements SegmentPrimary {
   readonly volumeId: string;
   readonly epoch: number;
   readonly sizeBytes: number;
@@ -38,6 +39,7 @@ export class PrimaryEngine implements PrimaryVolume {
   readonly #io: VolumeIo;
   readonly #resyncer: Resyncer;
   readonly #checkpointer: Checkpointer;
+  readonly scrubber: Scrubber;
   readonly #listeners: ((reason: StorError) => void)[] = [];
   #state: State = 'activating';
   #reason = 'fencing the replicas';
@@ -51,12 +53,8 @@ export class PrimaryEngine implements PrimaryVolume {
   /** rejects the steps of an activation that is under way */
   #interrupt: (error: StorError) => void = () => {};
 
-  constructor(
-    grant: AttachmentGrant,
-    segment: Segment,
-    pace: CheckpointPace,
-    resyncPace: ResyncPace,
-  ) {
+  constructor(grant: AttachmentGrant, segment: Segment, pace: CheckpointPace, lane: LaneParts) {
+    const { resyncPace, scrubBudget, integrity } = lane;
     this.#grant = grant;
     this.#segment = segment;
     this.#seenMs = segment.options.clock.monotonicMs();
@@ -64,7 +62,7 @@ export class PrimaryEngine implements PrimaryVolume {
     this.epoch = grant.epoch;
     this.sizeBytes = grant.sizeBytes;
     const settled = (): boolean => this.#state === 'serving' && !this.#io.settler.active;
-    this.#io = new VolumeIo(segment, () => {
+    this.#io = new VolumeIo(segment, integrity, () => {
       segment.changed();
     });
     const probe = new ForegroundProbe(segment.options.clock, resyncPace);
@@ -86,6 +84,13 @@ export class PrimaryEngine implements PrimaryVolume {
         !this.#io.settler.active &&
         this.#resyncer.adopting === 0,
     );
+    this.scrubber = new Scrubber(segment, {
+      mayStart: settled,
+      blocks: this.#io.blocks,
+      log: integrity,
+      pace: resyncPace,
+      budget: scrubBudget,
+    });
     segment.parts = [
       this.#io,
       this.#io.writes,
@@ -93,6 +98,7 @@ export class PrimaryEngine implements PrimaryVolume {
       this.#io.flushes,
       this.#io.settler,
       this.#resyncer,
+      this.scrubber,
     ];
   }
 
@@ -168,6 +174,7 @@ export class PrimaryEngine implements PrimaryVolume {
     this.#io.tick(nowMs);
     this.#checkpointer.tick(nowMs);
     this.#resyncer.tick(nowMs);
+    this.scrubber.tick();
   }
 
   /** Ends at once: what is under way fails with the reason. */
@@ -242,7 +249,7 @@ export class PrimaryEngine implements PrimaryVolume {
             };
           }),
           settleBytesRemaining: this.#io.settler.bytesRemaining,
-          badBlocks: { found: this.#io.repair.found, repaired: this.#io.repair.repaired },
+          badBlocks: { found: this.#io.blocks.found, repaired: this.#io.blocks.repaired },
         },
       ],
     };

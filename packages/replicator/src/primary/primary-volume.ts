@@ -1,4 +1,4 @@
-import type { StorError, VolumeSettings } from '@stor/protocol';
+import type { ScrubOrder, ScrubProgress, StorError, VolumeSettings } from '@stor/protocol';
 
 import type { BlockDevice } from '../block-device.ts';
 import type { PrimaryStatus } from '../replicator-ports.ts';
@@ -22,6 +22,13 @@ export interface PrimaryVolume extends BlockDevice {
    * members' processes live. Resolves when nothing is under way. Works twice: the first call counts.
    */
   stop(options?: { checkpoint: boolean }): Promise<void>;
+  /**
+   * Begins a scrub, goes on with it or pauses it, and says how far it is; given again every few
+   * seconds, else it stops. Null while the volume does not serve.
+   */
+  scrub(order: ScrubOrder): ScrubProgress | null;
+  /** a scrub is under way: whoever would detach an unused volume should wait */
+  readonly isScrubbing: boolean;
   /**
    * Called once when this primary is over: STALE_EPOCH (a newer one exists), ABORTED (stopped),
    * UNAVAILABLE. Every later request fails with the reason.

@@ -1,11 +1,10 @@
-import { StorError, blockBytes, chunkBytes, hasCode } from '@stor/protocol';
-import { crc32 } from '@stor/runtime';
+import { blockBytes, chunkBytes } from '@stor/protocol';
 
 import { maxRepairsWaiting } from '../replication/limits.ts';
+import type { BlockRepair } from './block-repair.ts';
 import { ChunkLock } from './chunk-lock.ts';
 import type { Member } from './member.ts';
 import type { Segment } from './segment.ts';
-import { noteAllocation } from './write-path.ts';
 
 interface Place {
   member: Member;
@@ -13,24 +12,28 @@ interface Place {
 }
 
 /**
- * Rewrites blocks of an in-sync member that do not verify, from another in-sync member whose do
- * (I9). The chunk is locked, so the good bytes are the newest; afterwards the member must give them
- * back. When it cannot even then, its disk is not to be trusted, and the replica fails (I7).
+ * Repairs what reads of clients found bad at an in-sync member, while another one has it (I9). The
+ * chunk is locked, so the good bytes are the newest.
  */
 export class ReadRepair {
-  /** blocks that did not verify, and of those the ones that do now */
-  found = 0;
-  repaired = 0;
   readonly #segment: Segment;
+  readonly #blocks: BlockRepair;
   readonly #waiting = new Map<string, Place>();
+  /** bad blocks that nobody else has, and that were told of */
+  readonly #kept = new Set<string>();
   #running: Place | null = null;
 
-  constructor(segment: Segment) {
+  constructor(segment: Segment, blocks: BlockRepair) {
     this.#segment = segment;
+    this.#blocks = blocks;
   }
 
   /** A read found a bad block in the range; others may be behind it. */
   note(member: Member, offset: number, length: number): void {
+    if (!this.#blocks.mayRepair(member)) {
+      this.#noteKept(member, offset);
+      return;
+    }
     const last = Math.floor((offset + length - 1) / chunkBytes);
     for (let chunk = Math.floor(offset / chunkBytes); chunk <= last; chunk++) {
       // what is not remembered now is found again by the next read
@@ -41,13 +44,23 @@ export class ReadRepair {
     this.#next();
   }
 
+  /** Each is counted once, however often it is read, as long as they are few. */
+  #noteKept(member: Member, offset: number): void {
+    const place = `${member.replicaId} ${Math.floor(offset / blockBytes)}`;
+    if (this.#kept.has(place) || this.#segment.stopped) return;
+    if (this.#kept.size >= maxRepairsWaiting) this.#kept.clear();
+    this.#kept.add(place);
+    this.#blocks.noteFound(member, offset);
+    this.#blocks.noteKept(member, offset);
+  }
+
   #next(): void {
     if (this.#running || this.#segment.stopped) return;
     const [first] = this.#waiting;
     if (!first) return;
     const [key, place] = first;
     this.#waiting.delete(key);
-    if (!this.#mayRepair(place.member)) {
+    if (!this.#blocks.mayRepair(place.member)) {
       this.#next();
       return;
     }
@@ -56,12 +69,6 @@ export class ReadRepair {
       this.#running = null;
       this.#next();
     });
-  }
-
-  /** Only where another one has the truth. */
-  #mayRepair(member: Member): boolean {
-    const sources = this.#segment.sources();
-    return sources.includes(member) && sources.length > 1;
   }
 
   #repair({ member, chunk }: Place, over: () => void): void {
@@ -74,7 +81,7 @@ export class ReadRepair {
         lock.release(owner);
         over();
       };
-      if (this.#segment.stopped || !this.#mayRepair(member)) release();
+      if (!this.#blocks.mayRepair(member)) release();
       else this.#find(member, offset, length, release);
     });
     if (lock.acquire(owner)) owner.lockGranted();
@@ -93,73 +100,16 @@ export class ReadRepair {
       // one after the other: they are few, and most often one
       const next = (index: number): void => {
         const at = bad[index];
-        if (at === undefined || !this.#mayRepair(member)) over();
+        if (at === undefined || !this.#blocks.mayRepair(member)) over();
         else {
-          this.#block(member, at, () => {
+          this.#blocks.noteFound(member, at);
+          this.#blocks.rewrite(member, at, (result) => {
+            if (result === 'no-source') this.#blocks.noteKept(member, at);
             next(index + 1);
           });
         }
       };
       next(0);
-    });
-  }
-
-  #block(member: Member, offset: number, over: () => void): void {
-    const bytes = Buffer.alloc(blockBytes);
-    this.found += 1;
-    this.#readGood(member, offset, bytes, (source) => {
-      if (!source || !this.#mayRepair(member)) {
-        over();
-        return;
-      }
-      const sums = Uint32Array.of(crc32(bytes));
-      const sequence = ++this.#segment.sequence;
-      noteAllocation(member, { kind: 'write', offset, length: blockBytes, keepAllocated: false });
-      member.copy(sequence, offset, blockBytes, bytes, sums, (error) => {
-        if (error) over();
-        else this.#verify(member, source, offset, bytes, over);
-      });
-    });
-  }
-
-  /** From the first other member whose bytes verify; null when none has them. */
-  #readGood(
-    member: Member,
-    offset: number,
-    bytes: Buffer,
-    done: (source: Member | null) => void,
-  ): void {
-    const tried = new Set<Member>([member]);
-    const next = (): void => {
-      const source = this.#segment.sources().find((each) => !tried.has(each));
-      if (!source) {
-        done(null);
-        return;
-      }
-      tried.add(source);
-      source.read(offset, blockBytes, bytes, 0, (error) => {
-        if (error) next();
-        else done(source);
-      });
-    };
-    next();
-  }
-
-  #verify(member: Member, source: Member, offset: number, bytes: Buffer, over: () => void): void {
-    const { logger } = this.#segment.options;
-    const found = Buffer.alloc(blockBytes);
-    member.read(offset, blockBytes, found, 0, (error) => {
-      const replica = member.replicaId;
-      if (!error && found.equals(bytes)) {
-        this.repaired += 1;
-        logger.warn({ replica, offset, from: source.replicaId }, 'a bad block was repaired');
-      } else if (!error || hasCode(error, 'CHECKSUM_MISMATCH', 'DISK_FAILED')) {
-        const message = `the block at byte ${offset} of replica ${replica} cannot be repaired: its disk does not keep what is written; it must be rebuilt`;
-        logger.error({ replica, offset, error: error?.message }, 'a block cannot be repaired');
-        this.#segment.distrusted.add(replica);
-        member.drop(new StorError('DISK_FAILED', message));
-      }
-      over();
     });
   }
 }

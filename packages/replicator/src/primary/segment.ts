@@ -41,6 +41,8 @@ export interface SegmentOptions {
   readonly index: number;
   readonly epoch: number;
   readonly sizeBytes: number;
+  /** where the segment begins in the volume (bytes): what is told to people counts from there */
+  readonly offsetBytes: number;
   readonly channel: number;
   readonly clock: Clock;
   readonly logger: Logger;

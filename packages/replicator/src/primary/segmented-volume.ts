@@ -3,6 +3,8 @@ import {
   segmentBytesOf,
   segmentSizeBytes,
   type AttachmentGrant,
+  type ScrubOrder,
+  type ScrubProgress,
   type VolumeSettings,
 } from '@stor/protocol';
 
@@ -10,10 +12,12 @@ import type { BlockRequest, Extent } from '../block-device.ts';
 import type { PrimaryStatus } from '../replicator-ports.ts';
 import type { PrimaryVolume } from './primary-volume.ts';
 import { mergeStatus } from './merged-status.ts';
+import type { Scrubber } from './scrubber.ts';
 import { FlushNeed, Joint, PartRequest, type PartKind } from './segment-requests.ts';
+import { VolumeScrub } from './volume-scrub.ts';
 
 /** The primary of one segment, as the volume drives it; offsets are those of the segment. */
-export interface SegmentPrimary extends PrimaryVolume {
+export interface SegmentPrimary extends Omit<PrimaryVolume, 'scrub' | 'isScrubbing'> {
   /** Resolves when it serves. STALE_EPOCH, UNAVAILABLE, ABORTED. */
   activate(signal: AbortSignal): Promise<void>;
   tick(nowMs: number): void;
@@ -21,6 +25,8 @@ export interface SegmentPrimary extends PrimaryVolume {
   finish(reason: StorError): void;
   /** A node listens elsewhere now. */
   peerMoved(nodeId: string, host: string, port: number): void;
+  /** its part of a scrub of the volume */
+  readonly scrubber: Pick<Scrubber, 'order' | 'isActive'>;
   /** replicas are still being made equal after an unclean stop: flushes are about that too */
   readonly isSettling: boolean;
 }
@@ -45,6 +51,7 @@ export class SegmentedVolume implements PrimaryVolume {
   readonly #engines: SegmentPrimary[] = [];
   /** by segment */
   readonly #flushNeeds: FlushNeed[] = [];
+  readonly #scrub: VolumeScrub;
   /** the engine that is all of the volume; null when there are several, or it does not serve */
   #only: SegmentPrimary | null = null;
   #state: 'activating' | 'serving' | 'stopping' | 'stopped' = 'activating';
@@ -68,6 +75,10 @@ export class SegmentedVolume implements PrimaryVolume {
       this.#add(make({ ...grant, sizeBytes, segments: [segment] }, index));
     }
     if (this.#engines.length * this.#segmentBytes < this.#sizeBytes) throw misfit(grant.volumeId);
+    this.#scrub = new VolumeScrub((index) => {
+      const engine = this.#engines[index];
+      return engine && ((order) => engine.scrubber.order(order));
+    });
   }
 
   get sizeBytes(): number {
@@ -168,6 +179,14 @@ export class SegmentedVolume implements PrimaryVolume {
 
   peerMoved(nodeId: string, host: string, port: number): void {
     for (const engine of this.#engines) engine.peerMoved(nodeId, host, port);
+  }
+
+  scrub(order: ScrubOrder): ScrubProgress | null {
+    return this.#state === 'serving' ? this.#scrub.order(order) : null;
+  }
+
+  get isScrubbing(): boolean {
+    return this.#state === 'serving' && this.#engines.some((engine) => engine.scrubber.isActive);
   }
 
   onStopped(listener: (reason: StorError) => void): void {

@@ -2,11 +2,13 @@ import { StorError, blockBytes } from '@stor/protocol';
 
 import type { BlockRequest, Extent } from '../block-device.ts';
 import { extentsOf } from './allocated-extents.ts';
+import { BlockRepair } from './block-repair.ts';
 import { HeldRequests } from './held-requests.ts';
 import { FlushRounds } from './flush-rounds.ts';
 import type { ForegroundProbe } from './foreground-probe.ts';
 import { IoOp, type IoKind } from './io-op.ts';
 import { ReadPath } from './read-path.ts';
+import type { IntegrityLog } from './integrity-log.ts';
 import { ReadRepair } from './read-repair.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 import { Settler } from './settler.ts';
@@ -28,6 +30,7 @@ type Done = (error: StorError | null) => void;
 export class VolumeIo implements SegmentPart {
   readonly writes: WritePath;
   readonly reads: ReadPath;
+  readonly blocks: BlockRepair;
   readonly repair: ReadRepair;
   readonly flushes: FlushRounds;
   readonly settler: Settler;
@@ -44,10 +47,11 @@ export class VolumeIo implements SegmentPart {
     this.#run(op);
   };
 
-  constructor(segment: Segment, onSettled: () => void) {
+  constructor(segment: Segment, log: IntegrityLog, onSettled: () => void) {
     this.#segment = segment;
     this.reads = new ReadPath(segment);
-    this.repair = new ReadRepair(segment);
+    this.blocks = new BlockRepair(segment, log);
+    this.repair = new ReadRepair(segment, this.blocks);
     this.reads.onBad = (member, offset, length) => {
       this.repair.note(member, offset, length);
     };

@@ -1,9 +1,16 @@
-import { StorError, type AttachmentGrant, type VolumeSettings } from '@stor/protocol';
+import {
+  StorError,
+  segmentBytesOf,
+  type AttachmentGrant,
+  type VolumeSettings,
+} from '@stor/protocol';
 import type { Clock, Logger, StreamSocket } from '@stor/runtime';
 
 import { ResyncPace } from '../core/replication/resync-pace.ts';
+import { ScrubBudget } from '../core/replication/scrub-budget.ts';
 import { Outbox } from '../peer/outbox.ts';
 import { PeerDirectory, type ConnectPeer } from '../peer/peer-directory.ts';
+import { IntegrityLog, type IntegrityCounters } from '../primary/integrity-log.ts';
 import { LocalMember } from '../primary/local-member.ts';
 import { PrimaryEngine } from '../primary/primary-engine.ts';
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
@@ -61,6 +68,8 @@ export class LaneReplicator {
   #remoteMembers = 0;
   /** all resyncs of this lane share what it has to give */
   readonly #resyncPace: ResyncPace;
+  readonly #scrubBudget: ScrubBudget;
+  readonly #integrity: IntegrityLog;
   #cancelTick: () => void;
   #closing: Promise<void> | null = null;
 
@@ -70,6 +79,12 @@ export class LaneReplicator {
     this.#own = { clusterId, nodeId, agentInstance };
     this.#outbox = new Outbox(clock);
     this.#resyncPace = new ResyncPace(clock.monotonicMs());
+    this.#scrubBudget = new ScrubBudget(clock.monotonicMs());
+    const { control } = options;
+    this.#integrity = new IntegrityLog(
+      clock,
+      control.noteEvent && ((note) => control.noteEvent?.(note) ?? Promise.resolve()),
+    );
     this.#directory = new PeerDirectory({
       own: this.#own,
       clock,
@@ -136,6 +151,11 @@ export class LaneReplicator {
     return [...this.#primaries.values()].map((volume) => volume.status());
   }
 
+  /** Bad blocks that the primaries of this lane found, and what scrubs have read. */
+  integrity(): IntegrityCounters {
+    return this.#integrity.counters();
+  }
+
   /** Stops every primary in order, then every link; resolves when nothing is under way. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -145,6 +165,7 @@ export class LaneReplicator {
   async #close(): Promise<void> {
     await Promise.all([...this.#primaries.values()].map((volume) => volume.stop()));
     this.#cancelTick();
+    this.#integrity.flush();
     this.#directory.close();
     this.#outbox.flush();
     const links = [...this.#links];
@@ -172,6 +193,7 @@ export class LaneReplicator {
       index,
       epoch,
       sizeBytes,
+      offsetBytes: index * segmentBytesOf(grant),
       channel,
       clock,
       logger: logger.child({ volume: volumeId, segment: index, epoch }),
@@ -203,7 +225,11 @@ export class LaneReplicator {
       },
     });
     const pace = this.#options.checkpointPace ?? checkpointPace;
-    const engine = new PrimaryEngine(grant, segment, pace, this.#resyncPace);
+    const engine = new PrimaryEngine(grant, segment, pace, {
+      resyncPace: this.#resyncPace,
+      scrubBudget: this.#scrubBudget,
+      integrity: this.#integrity,
+    });
     return engine;
   }
 

@@ -79,6 +79,10 @@ export const maxChunksInFlight = 4;
 export const maxChunksPerSegment = 8;
 /** Copies that a member may have in its page cache before it is told to make them durable (bytes). */
 export const resyncFlushBytes = 64 * 1024 * 1024;
+/** A scrub that is not ordered again within this stops: nobody wants it any more (ms). */
+export const scrubOrderMs = 30_000;
+/** The rate of a scrub is what it read in such a time (ms). */
+export const scrubRateMs = 2_000;
 /** Chunks with bad blocks that wait for their repair; others are found again by the next read. */
 export const maxRepairsWaiting = 1_024;
 /** A member whose chunks fail so often in a row is dropped, and fenced anew. */

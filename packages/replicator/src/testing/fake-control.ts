@@ -2,6 +2,7 @@ import {
   StorError,
   defaultPolicy,
   type AttachmentGrant,
+  type EventNote,
   type GrantedReplica,
   type VolumePolicy,
   type VolumeSettings,
@@ -43,6 +44,8 @@ export class FakeControl {
   unavailable = 0;
   /** ... or their outcome stays unknown (they take effect half the time) */
   unknown = 0;
+  /** what the data path told of */
+  readonly events: EventNote[] = [];
   /** every set there was, as (epoch, revision, members) */
   readonly history: {
     segment: number;
@@ -131,6 +134,9 @@ export class FakeControl {
   /** As one node reaches it; `reachable` says whether it does right now. */
   portOf(reachable: () => boolean): ReplicatorControl {
     return {
+      noteEvent: async (note) => {
+        this.events.push(note);
+      },
       proposeSet: (proposal) =>
         new Promise((resolve, reject) => {
           const fails = !reachable() || this.#random.next() < this.unavailable;

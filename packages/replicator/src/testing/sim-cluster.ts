@@ -169,6 +169,7 @@ export class SimCluster {
       logger: this.#options.logger ?? silentLogger,
       // an answer reaches a process only while it lives
       control: {
+        noteEvent: async (note) => port.noteEvent?.(note),
         proposeSet: (proposal) =>
           new Promise((resolve, reject) => {
             port.proposeSet(proposal).then(
