@@ -1,5 +1,6 @@
 import { StorError, defaultPolicy, type AttachmentGrant } from '@stor/protocol';
 import type { BlockRequest, Extent, PrimaryVolume } from '@stor/replicator';
+import { NoSnapshots } from '@stor/replicator/testing';
 import { silentLogger, systemNetwork, type Clock, type Network } from '@stor/runtime';
 import { NbdClient } from 'nbd-client-js';
 import type { Test } from 'tap';
@@ -37,7 +38,7 @@ type Started = { from: number; to: number; mutates: boolean };
  * A primary over the memory that all primaries of a volume share. Overlapping requests go one after
  * another in the order in which they came, as in the real one; the rest finishes in any order.
  */
-export class ModelPrimary implements PrimaryVolume {
+export class ModelPrimary extends NoSnapshots implements PrimaryVolume {
   readonly volumeId: string;
   readonly epoch: number;
   readonly sizeBytes: number;
@@ -51,6 +52,7 @@ export class ModelPrimary implements PrimaryVolume {
   #over: StorError | null = null;
 
   constructor(grant: AttachmentGrant, memory: MemoryBlockDevice, chance: () => number) {
+    super();
     this.volumeId = grant.volumeId;
     this.epoch = grant.epoch;
     this.sizeBytes = memory.sizeBytes;

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 
 import { StorError, errorCodes } from './errors.ts';
+import type { SnapshotId } from './ids.ts';
 import { blockBytes, maxPayloadBytes, maxPeerControlBytes } from './limits.ts';
 
 /**
@@ -12,7 +13,7 @@ import { blockBytes, maxPayloadBytes, maxPeerControlBytes } from './limits.ts';
  * 64-bit numbers stay below 2^53. A body's length is checked against its type before anything is
  * allocated for it, so a broken peer can cost one connection and nothing else.
  */
-export const peerVersion = 2;
+export const peerVersion = 3;
 export const peerHeaderBytes = 32;
 
 export const peerFrame = {
@@ -35,6 +36,8 @@ export const peerFrame = {
   requestFailed: 17,
   ping: 18,
   pong: 19,
+  openReader: 20,
+  readerOpened: 21,
 } as const;
 export type PeerFrameType = (typeof peerFrame)[keyof typeof peerFrame];
 
@@ -48,6 +51,17 @@ export const peerFlagUnverified = 2;
  * and nothing was under way.
  */
 export const peerFlagDrained = 4;
+/**
+ * read, sums, write, zero: of a snapshot's image, not of the live one; the body begins with the
+ * snapshot's id (peerViewBytes). Answers do not repeat it.
+ */
+export const peerFlagView = 8;
+/** The 16 digits of a snapshot's id as bytes. */
+export const peerViewBytes = 8;
+/** Extents that one answer may hold. */
+export const maxPeerExtents = 65_536;
+/** Snapshots of one replica that may be listed: what a volume may have, and what is being deleted. */
+export const maxPeerSnapshots = 16_384;
 
 /** An unaligned request of the largest NBD payload grows by one block at either end. */
 export const maxPeerIoBytes = maxPayloadBytes + 2 * blockBytes;
@@ -58,7 +72,7 @@ export const maxPeerChannels = 65_536;
 export const maxPeerHelloBytes = 4_096;
 /** Largest frame: what a receive buffer must be able to hold. */
 export const maxPeerFrameBytes =
-  peerHeaderBytes + maxPeerIoBytes + (maxPeerIoBytes / blockBytes) * 4;
+  peerHeaderBytes + peerViewBytes + maxPeerIoBytes + (maxPeerIoBytes / blockBytes) * 4;
 
 /** A decoded header; one object is reused for all frames of a connection. */
 export interface PeerHeader {
@@ -145,14 +159,19 @@ function problemOf(header: PeerHeader): string | null {
     case peerFrame.control:
     case peerFrame.controlReply:
     case peerFrame.requestFailed:
+    case peerFrame.openReader:
+    case peerFrame.readerOpened:
       return header.bodyBytes > maxPeerControlBytes ? 'body is too long' : null;
     case peerFrame.write:
-      return rangeProblem(header, true) ?? bodyProblem(header, peerWriteBodyBytes(header.length));
+      return (
+        rangeProblem(header, true) ??
+        bodyProblem(header, viewBytes(header) + peerWriteBodyBytes(header.length))
+      );
     case peerFrame.zero:
-      return rangeProblem(header, false) ?? bodyProblem(header, 0);
+      return rangeProblem(header, false) ?? bodyProblem(header, viewBytes(header));
     case peerFrame.read:
     case peerFrame.sums:
-      return rangeProblem(header, true) ?? bodyProblem(header, 0);
+      return rangeProblem(header, true) ?? bodyProblem(header, viewBytes(header));
     case peerFrame.readReply:
       return (
         rangeProblem(header, true) ??
@@ -177,6 +196,19 @@ function problemOf(header: PeerHeader): string | null {
     default:
       return 'the type is unknown';
   }
+}
+
+function viewBytes(header: PeerHeader): number {
+  return header.flags & peerFlagView ? peerViewBytes : 0;
+}
+
+/** A snapshot's id as it lies before the rest of a body. */
+export function encodePeerView(snapshotId: SnapshotId): Buffer {
+  return Buffer.from(snapshotId.slice(2), 'hex');
+}
+
+export function decodePeerView(bytes: Buffer, at: number): SnapshotId {
+  return `s-${bytes.toString('hex', at, at + peerViewBytes)}`;
 }
 
 function rangeProblem(header: PeerHeader, bounded: boolean): string | null {
@@ -237,6 +269,17 @@ const history = z.object({
   regions: z.base64(),
 });
 export type PeerHistory = z.infer<typeof history>;
+const snapshotId = z.string().regex(/^s-[0-9a-f]{16}$/);
+const snapshot = z.object({
+  snapshotId,
+  state: z.enum(['prepared', 'ready', 'incomplete']),
+  epoch: count,
+  sizeBytes: count,
+  parent: snapshotId.nullable(),
+  ownBytes: count,
+});
+/** The snapshots of a replica, in the order in which they were taken. */
+const snapshots = z.array(snapshot).max(maxPeerSnapshots);
 const setView = z.object({ epoch: count, setRevision: count, members: z.array(id).max(64) });
 const failure = z.object({
   code: z.enum(errorCodes),
@@ -263,6 +306,21 @@ export const peerOpen = z.object({
 });
 export type PeerOpen = z.infer<typeof peerOpen>;
 
+/** Opens a ready snapshot of a replica to be read: no fence, no epoch, no lease. */
+export const peerOpenReader = z.object({
+  volumeId: id,
+  segment: count,
+  replicaId: id,
+  snapshotId,
+});
+export type PeerOpenReader = z.infer<typeof peerOpenReader>;
+
+export const peerReaderOpened = z.union([
+  z.object({ error: failure }),
+  z.object({ sizeBytes: count }),
+]);
+export type PeerReaderOpened = z.infer<typeof peerReaderOpened>;
+
 export const peerOpened = z.union([
   z.object({ error: failure }),
   z.object({
@@ -274,7 +332,13 @@ export const peerOpened = z.union([
     generation,
     marks: bitmap,
     allocated: bitmap,
+    /** chunks that a write needs no new room for */
+    owned: bitmap,
     freeChunks: count,
+    /** of the replica as it is: it may have grown, or not yet */
+    sizeBytes: count,
+    snapshots,
+    headParent: snapshotId.nullable(),
     /** absent: a peer from before it; then a whole lease may be left */
     leaseRemainingMs: count.optional(),
     /** epoch of the primary before, if it closed the channel as drained and nobody came since */
@@ -293,12 +357,51 @@ export const peerControl = z.discriminatedUnion('op', [
   z.object({ op: z.literal('adopt'), generation, history: history.nullable() }),
   z.object({ op: z.literal('history') }),
   z.object({ op: z.literal('changed-since'), generation }),
+  z.object({
+    op: z.literal('take-snapshot'),
+    snapshotId,
+    kind: z.enum(['prepared', 'incomplete']),
+  }),
+  z.object({ op: z.literal('confirm-snapshot'), snapshotId }),
+  z.object({ op: z.literal('drop-snapshot'), snapshotId }),
+  z.object({ op: z.literal('rollback'), snapshotId }),
+  z.object({ op: z.literal('resize'), sizeBytes: count }),
+  z.object({ op: z.literal('snapshots') }),
+  z.object({
+    op: z.literal('changed-chunks'),
+    from: snapshotId.nullable(),
+    to: snapshotId.nullable(),
+  }),
+  z.object({ op: z.literal('space') }),
+  /** on a reader's channel: what takes space in the snapshot */
+  z.object({
+    op: z.literal('extents'),
+    offset: count,
+    length: count,
+    limit: z.number().int().min(1).max(maxPeerExtents),
+  }),
 ]);
 export type PeerControl = z.infer<typeof peerControl>;
 
 export const peerControlReply = z.object({
   regions: bitmap.nullable().optional(),
   history: history.optional(),
+  /** changed-chunks: null when an id is not known */
+  chunks: bitmap.nullable().optional(),
+  /** snapshots */
+  snapshots: snapshots.optional(),
+  headParent: snapshotId.nullable().optional(),
+  /** rollback, resize, snapshots */
+  sizeBytes: count.optional(),
+  /** rollback, space: as they are when this is answered */
+  allocated: bitmap.optional(),
+  owned: bitmap.optional(),
+  freeChunks: count.optional(),
+  /** extents: offset, length and whether it takes space (0 or 1), one after another */
+  extents: z
+    .array(count)
+    .max(3 * maxPeerExtents)
+    .optional(),
 });
 export type PeerControlReply = z.infer<typeof peerControlReply>;
 

@@ -2,6 +2,7 @@ import { StorError, defaultPolicy, type AttachmentGrant } from '@stor/protocol';
 import fc from 'fast-check';
 import t from 'tap';
 
+import { NoSnapshots } from '@stor/replicator/testing';
 import type { BlockRequest, Extent } from '../src/block-device.ts';
 import { SegmentedVolume, type SegmentPrimary } from '../src/primary/segmented-volume.ts';
 
@@ -9,7 +10,7 @@ const segmentBytes = 64;
 const sizeBytes = 5 * segmentBytes + 24;
 
 /** A segment in memory whose answers come when the test says, in any order; it may lose power. */
-class FakeSegment implements SegmentPrimary {
+class FakeSegment extends NoSnapshots implements SegmentPrimary {
   readonly volumeId = 'v-1';
   readonly epoch = 1;
   readonly sizeBytes: number;
@@ -31,6 +32,7 @@ class FakeSegment implements SegmentPrimary {
   readonly #listeners: ((reason: StorError) => void)[] = [];
 
   constructor(grant: AttachmentGrant, later: (() => void)[]) {
+    super();
     this.sizeBytes = grant.sizeBytes;
     this.bytes = Buffer.alloc(grant.sizeBytes);
     this.durable = Buffer.alloc(grant.sizeBytes);

@@ -1,5 +1,6 @@
 import {
   encodePeerHeader,
+  peerFlagView,
   peerFrame,
   peerHeaderBytes,
   peerWriteBodyBytes,
@@ -217,8 +218,10 @@ export class Outbox {
     payload: Uint8Array,
     payloadStart: number,
     sums: Uint32Array,
+    /** what `peerFlagView` asks for; null: the live image */
+    view: Uint8Array | null = null,
   ): FrameRef {
-    const bodyBytes = peerWriteBodyBytes(length);
+    const bodyBytes = peerWriteBodyBytes(length) + (view?.length ?? 0);
     const frame = this.#reserve(peerHeaderBytes + bodyBytes);
     const { bytes } = frame.batch;
     const type = peerFrame.write;
@@ -226,7 +229,7 @@ export class Outbox {
       bytes,
       frame.start,
       type,
-      0,
+      view ? peerFlagView : 0,
       segment,
       channel,
       sequence,
@@ -235,6 +238,10 @@ export class Outbox {
       bodyBytes,
     );
     let at = frame.start + peerHeaderBytes;
+    if (view) {
+      bytes.set(view, at);
+      at += view.length;
+    }
     const blocks = length / blockBytes;
     for (let block = 0; block < blocks; block++) at = bytes.writeUInt32BE(sums[block] ?? 0, at);
     bytes.set(payload.subarray(payloadStart, payloadStart + length), at);

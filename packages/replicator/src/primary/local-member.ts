@@ -1,11 +1,14 @@
-import { StorError, blockBytes, hasCode, regionBytes, replicaLeaseMs } from '@stor/protocol';
-import { hashBlocks, type BufferPool, type Clock } from '@stor/runtime';
+import { StorError, hasCode, regionBytes, replicaLeaseMs, type SnapshotId } from '@stor/protocol';
+import type { BufferPool, Clock } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
 import { CallAges } from '../core/replication/call-ages.ts';
-import { hashBytes, type ChunkSums } from '../core/replication/settle-choice.ts';
+import { MemberSpace } from '../core/replication/member-space.ts';
+import type { ChunkSums } from '../core/replication/settle-choice.ts';
 import { SpaceCredits } from '../core/replication/space-credits.ts';
 import { maxAwakeStepMs, reconnectMaxMs, reconnectMinMs } from '../replication/limits.ts';
+import { allocatedBitmap, ownedBitmap } from '../peer/peer-snapshots.ts';
+import type { ReplicaSnapshot, SnapshotStore } from '../replica-snapshots.ts';
 import type { GateSession, ReplicaGate } from '../replication/replica-gate.ts';
 import {
   noGeneration,
@@ -15,8 +18,10 @@ import {
   type SetView,
   type StoreDone,
 } from '../replica-store.ts';
-import { allocatedBitmap, regionBitmap } from '../secondary/secondary-channel.ts';
-import type { Member, MemberEvents, OpenAnswer } from './member.ts';
+import { snapshotsOf } from '../replication/snapshots-of.ts';
+import { regionBitmap } from '../secondary/secondary-channel.ts';
+import { LocalImage, type LocalAccess } from './local-image.ts';
+import type { Member, MemberEvents, MemberImage, OpenAnswer } from './member.ts';
 
 export interface LocalMemberOptions {
   replica: { id: string; nodeId: string; diskId: string };
@@ -42,12 +47,14 @@ export class LocalMember implements Member {
   answer: OpenAnswer | null = null;
   ackedSequence = Infinity;
   generation: Generation = noGeneration;
-  allocated: Bitmap | null = null;
+  space: MemberSpace | null = null;
   session: GateSession | null = null;
   /** new chunks of writes that are under way */
   allocatingChunks = 0;
   readonly #options: LocalMemberOptions;
   readonly #ages = new CallAges(maxAwakeStepMs);
+  readonly #access: LocalAccess;
+  readonly #live: LocalImage;
   /** what fails when the replica is given up while its disk has not answered */
   readonly #waiting = new Map<number, StoreDone>();
   #nextCall = 1;
@@ -63,10 +70,31 @@ export class LocalMember implements Member {
     this.replicaId = options.replica.id;
     this.nodeId = options.replica.nodeId;
     this.diskId = options.replica.diskId;
+    this.#access = {
+      use: (done) => this.#use(done),
+      counted: (done) => this.#counted(done),
+      buffers: options.buffers,
+    };
+    this.#live = new LocalImage(this.#access, null);
   }
 
   get isOpen(): boolean {
     return this.session?.alive === true;
+  }
+  get allocated(): Bitmap | null {
+    return this.space?.allocated ?? null;
+  }
+  get sizeBytes(): number {
+    return this.session?.store.sizeBytes ?? 0;
+  }
+  get snapshots(): readonly ReplicaSnapshot[] {
+    return this.#snapshots?.snapshots() ?? [];
+  }
+  get headParent(): SnapshotId | null {
+    return this.#snapshots?.headParent ?? null;
+  }
+  get #snapshots(): SnapshotStore | null {
+    return this.session && snapshotsOf(this.session.store);
   }
   /**
    * While the replica is open a fence of it ends this primary in the same turn, so it needs no
@@ -153,21 +181,8 @@ export class LocalMember implements Member {
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
-    const store = this.#use(done);
-    if (!store) return;
-    // a disk that hangs and goes on later must not write into memory that has another user by then
-    const { buffers } = this.#options;
-    const own = buffers.take(length);
-    const counted = this.#counted((error) => {
-      if (!error) target.set(own.subarray(0, length), start);
-      done(error);
-    });
-    store.read(offset, length, own, 0, (error) => {
-      counted(error);
-      buffers.give(own);
-    });
+    this.#live.read(offset, length, target, start, done);
   }
-
   readUnverified(
     offset: number,
     length: number,
@@ -176,40 +191,27 @@ export class LocalMember implements Member {
     valid: Uint8Array,
     done: StoreDone,
   ): void {
-    this.#use(done)?.readUnverified(offset, length, target, start, valid, this.#counted(done));
+    this.#live.readUnverified(offset, length, target, start, valid, done);
   }
-
   sums(
     offset: number,
     length: number,
     done: (error: StorError | null, sums: ChunkSums | null) => void,
   ): void {
-    const data = Buffer.allocUnsafe(length);
-    const blocks = length / blockBytes;
-    const valid = new Uint8Array(blocks);
-    this.readUnverified(offset, length, data, 0, valid, (error) => {
-      if (error) {
-        done(error, null);
-        return;
-      }
-      const hashes = new Uint8Array(blocks * hashBytes);
-      hashBlocks(data, 0, blocks, blockBytes, hashes, 0);
-      done(null, { hashes, valid });
-    });
+    this.#live.sums(offset, length, done);
   }
-
   copy(
-    _sequence: number,
+    sequence: number,
     offset: number,
     length: number,
     bytes: Uint8Array,
     sums: Uint32Array,
     done: StoreDone,
   ): void {
-    this.#use(done)?.write(offset, length, bytes, 0, sums, 0, this.#counted(done));
+    this.#live.copy(sequence, offset, length, bytes, sums, done);
   }
-  copyZero(_sequence: number, offset: number, length: number, done: StoreDone): void {
-    this.#use(done)?.zero(offset, length, false, this.#counted(done));
+  copyZero(sequence: number, offset: number, length: number, done: StoreDone): void {
+    this.#live.copyZero(sequence, offset, length, done);
   }
   flush(done: StoreDone): void {
     this.#use(done)?.flush(this.#counted(done, true, false));
@@ -246,6 +248,63 @@ export class LocalMember implements Member {
     if (store) done(null, store.regionsChangedSince(generation));
   }
 
+  view(snapshotId: SnapshotId): MemberImage {
+    return new LocalImage(this.#access, snapshotId);
+  }
+
+  takeSnapshot(snapshotId: SnapshotId, kind: 'prepared' | 'incomplete', done: StoreDone): void {
+    const store = this.#useSnapshots(done);
+    if (!store) return;
+    this.space?.frozen();
+    store.takeSnapshot(snapshotId, this.#options.epoch, kind, this.#counted(done, true));
+  }
+  confirmSnapshot(snapshotId: SnapshotId, done: StoreDone): void {
+    this.#useSnapshots(done)?.confirmSnapshot(snapshotId, this.#counted(done, true));
+  }
+  dropSnapshot(snapshotId: SnapshotId, done: StoreDone): void {
+    this.#useSnapshots(done)?.dropSnapshot(snapshotId, this.#counted(done, true));
+  }
+
+  rollback(snapshotId: SnapshotId, done: StoreDone): void {
+    const store = this.#useSnapshots(done);
+    if (!store) return;
+    const counted = this.#counted((error) => {
+      if (!error) this.space?.replaced(allocatedBitmap(store), ownedBitmap(store));
+      done(error);
+    }, true);
+    store.rollback(snapshotId, counted);
+  }
+
+  resize(sizeBytes: number, done: StoreDone): void {
+    const store = this.#useSnapshots(done);
+    if (!store) return;
+    const counted = this.#counted((error) => {
+      if (!error) this.space?.grown(sizeBytes);
+      done(error);
+    }, true);
+    store.resize(sizeBytes, counted);
+  }
+
+  changedChunks(
+    from: SnapshotId | null,
+    to: SnapshotId | null,
+    done: (error: StorError | null, chunks: Bitmap | null) => void,
+  ): void {
+    const store = this.#useSnapshots((error) => {
+      done(error, null);
+    });
+    if (store) done(null, store.changedChunks(from, to));
+  }
+
+  listSnapshots(done: StoreDone): void {
+    if (this.#use(done)) done(null);
+  }
+
+  refreshSpace(): void {
+    const store = this.session?.alive ? snapshotsOf(this.session.store) : null;
+    if (store) this.space?.learned(this.space.version, ownedBitmap(store));
+  }
+
   async #open(): Promise<ReplicaStore | null> {
     const { replica, epoch, holder, gate, events } = this.#options;
     const store = this.#options.store();
@@ -266,7 +325,7 @@ export class LocalMember implements Member {
   #opened(store: ReplicaStore): void {
     this.#backoffMs = reconnectMinMs;
     this.#ages.reset();
-    this.allocated = allocatedBitmap(store);
+    this.space = new MemberSpace(allocatedBitmap(store), ownedBitmap(store));
     this.generation = store.generation;
     const regions = Math.ceil(store.sizeBytes / regionBytes);
     this.answer = {
@@ -290,6 +349,14 @@ export class LocalMember implements Member {
     if (this.session?.alive) return this.session.store;
     done(new StorError('UNAVAILABLE', 'the local replica is not open'));
     return null;
+  }
+
+  #useSnapshots(done: StoreDone): (ReplicaStore & SnapshotStore) | null {
+    const store = this.#use(done);
+    if (!store) return null;
+    const snapshots = snapshotsOf(store);
+    if (!snapshots) done(new StorError('FAILED_PRECONDITION', 'the store keeps no snapshots'));
+    return snapshots;
   }
 
   /** Counts a store call, and gives the replica up when it turns out to have failed (I7). */

@@ -1,8 +1,10 @@
-import type { StorError } from '@stor/protocol';
+import type { SnapshotId, StorError } from '@stor/protocol';
 
 import type { Bitmap } from '../core/replication/bitmap.ts';
+import type { MemberSpace } from '../core/replication/member-space.ts';
 import type { ChunkSums } from '../core/replication/settle-choice.ts';
 import type { SpaceCredits } from '../core/replication/space-credits.ts';
+import type { ReplicaSnapshot } from '../replica-snapshots.ts';
 import type { Generation, GenerationHistory, SetView, StoreDone } from '../replica-store.ts';
 
 /** What a replica said of itself when it was fenced. */
@@ -33,37 +35,8 @@ export interface MemberEvents {
   superseded(reason: StorError): void;
 }
 
-/** One replica of the segment as its primary uses it: on this node's disk, or over a link. */
-export interface Member {
-  readonly replicaId: string;
-  readonly nodeId: string;
-  readonly diskId: string;
-  readonly isLocal: boolean;
-  /** the fence was answered and the connection lives */
-  readonly isOpen: boolean;
-  /** null until first opened */
-  readonly answer: OpenAnswer | null;
-  /** Everything up to this sequence that was sent to it is applied; not used for the local one. */
-  ackedSequence: number;
-  /** Its word that it knows no newer epoch holds until then, by the monotonic clock (I6). */
-  readonly leaseUntilMs: number;
-  /** chunks known to take space there; null until opened */
-  readonly allocated: Bitmap | null;
-  readonly credits: SpaceCredits;
-  /** new chunks that it may be given now */
-  readonly availableChunks: number;
-  generation: Generation;
-  readonly markedCount: number;
-  /** bytes given to it that it has not acknowledged */
-  readonly unackedBytes: number;
-
-  start(): void;
-  /** Ends the channel and all tries to open it. `drained`: the members are equal. */
-  stop(drained: boolean): void;
-  tick(nowMs: number): void;
-  /** Gives it up for now: as if the connection had broken. */
-  drop(error: StorError): void;
-
+/** What one image of a replica holds: its live one, or a snapshot. */
+export interface MemberImage {
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void;
   readUnverified(
     offset: number,
@@ -88,6 +61,47 @@ export interface Member {
     done: StoreDone,
   ): void;
   copyZero(sequence: number, offset: number, length: number, done: StoreDone): void;
+}
+
+/** One replica of the segment as its primary uses it: on this node's disk, or over a link. */
+export interface Member extends MemberImage {
+  readonly replicaId: string;
+  readonly nodeId: string;
+  readonly diskId: string;
+  readonly isLocal: boolean;
+  /** the fence was answered and the connection lives */
+  readonly isOpen: boolean;
+  /** null until first opened */
+  readonly answer: OpenAnswer | null;
+  /** Everything up to this sequence that was sent to it is applied; not used for the local one. */
+  ackedSequence: number;
+  /** Its word that it knows no newer epoch holds until then, by the monotonic clock (I6). */
+  readonly leaseUntilMs: number;
+  /** null until opened */
+  readonly space: MemberSpace | null;
+  /** chunks known to take space there; null until opened */
+  readonly allocated: Bitmap | null;
+  /** of the replica as it is; 0 until opened */
+  readonly sizeBytes: number;
+  /** in the order in which they were taken there */
+  readonly snapshots: readonly ReplicaSnapshot[];
+  /** the snapshot that its live image grew from */
+  readonly headParent: SnapshotId | null;
+  readonly credits: SpaceCredits;
+  /** new chunks that it may be given now */
+  readonly availableChunks: number;
+  generation: Generation;
+  readonly markedCount: number;
+  /** bytes given to it that it has not acknowledged */
+  readonly unackedBytes: number;
+
+  start(): void;
+  /** Ends the channel and all tries to open it. `drained`: the members are equal. */
+  stop(drained: boolean): void;
+  tick(nowMs: number): void;
+  /** Gives it up for now: as if the connection had broken. */
+  drop(error: StorError): void;
+
   flush(done: StoreDone): void;
   recordSetView(view: SetView, done: StoreDone): void;
   checkpoint(done: StoreDone): void;
@@ -98,4 +112,24 @@ export interface Member {
     generation: Generation,
     done: (error: StorError | null, regions: number[] | null) => void,
   ): void;
+
+  /** An image of a snapshot. What is written to one that is not there is done, without effect. */
+  view(snapshotId: SnapshotId): MemberImage;
+  /** Takes effect after what was sent before and ahead of what is sent later; durable when done. */
+  takeSnapshot(snapshotId: SnapshotId, kind: 'prepared' | 'incomplete', done: StoreDone): void;
+  confirmSnapshot(snapshotId: SnapshotId, done: StoreDone): void;
+  dropSnapshot(snapshotId: SnapshotId, done: StoreDone): void;
+  /** Nothing may be sent to it before this is done. */
+  rollback(snapshotId: SnapshotId, done: StoreDone): void;
+  resize(sizeBytes: number, done: StoreDone): void;
+  /** Null when it does not know one of the ids. */
+  changedChunks(
+    from: SnapshotId | null,
+    to: SnapshotId | null,
+    done: (error: StorError | null, chunks: Bitmap | null) => void,
+  ): void;
+  /** Asks anew what `snapshots`, `headParent` and `sizeBytes` say: its node may have dropped some. */
+  listSnapshots(done: StoreDone): void;
+  /** Asks anew which chunks are its own: snapshots that were dropped give some back. */
+  refreshSpace(): void;
 }

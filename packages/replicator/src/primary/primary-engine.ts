@@ -1,44 +1,44 @@
 import { StorError, type AttachmentGrant, type VolumeSettings } from '@stor/protocol';
 
 import type { BlockRequest, Extent } from '../block-device.ts';
-import {
-  decideActivation,
-  type ActivationDecision,
-  type FenceAnswer,
-} from '../core/replication/activation.ts';
 import { leaseSpanMs } from '../core/replication/lease-promises.ts';
 import { Membership } from '../core/replication/membership.ts';
 import {
-  activationGraceMs,
   activationTimeoutMs,
-  unflushedLossGraceMs,
   stopDrainMs,
   stopPollMs,
   type CheckpointPace,
 } from '../replication/limits.ts';
 import type { PrimaryStatus } from '../replicator-ports.ts';
 import { Checkpointer } from './checkpointer.ts';
+import { decideMembers } from './decide-members.ts';
 import { ForegroundProbe } from './foreground-probe.ts';
 import type { LaneParts } from './lane-parts.ts';
 import type { Member } from './member.ts';
+import { OrderedVolume } from './ordered-volume.ts';
 import type { SegmentPrimary } from './segmented-volume.ts';
 import { Resyncer } from './resyncer.ts';
 import { Scrubber } from './scrubber.ts';
+import { SegmentHold } from './segment-hold.ts';
+import { SegmentSnapshots } from './segment-snapshots.ts';
 import type { Segment } from './segment.ts';
 import { VolumeIo } from './volume-io.ts';
 
 type State = PrimaryStatus['state'];
 
 /** One attached volume: its life from the fence to the last checkpoint. */
-export class PrimaryEngine implements SegmentPrimary {
+export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
   readonly volumeId: string;
   readonly epoch: number;
-  readonly sizeBytes: number;
+  /** as recorded: the replicas may be larger already */
+  #sizeBytes: number;
   readonly #grant: AttachmentGrant;
   readonly #segment: Segment;
   readonly #io: VolumeIo;
   readonly #resyncer: Resyncer;
   readonly #checkpointer: Checkpointer;
+  readonly #hold: SegmentHold;
+  protected readonly orders: SegmentSnapshots;
   readonly scrubber: Scrubber;
   readonly #listeners: ((reason: StorError) => void)[] = [];
   #state: State = 'activating';
@@ -54,13 +54,14 @@ export class PrimaryEngine implements SegmentPrimary {
   #interrupt: (error: StorError) => void = () => {};
 
   constructor(grant: AttachmentGrant, segment: Segment, pace: CheckpointPace, lane: LaneParts) {
+    super();
     const { resyncPace, scrubBudget, integrity } = lane;
     this.#grant = grant;
     this.#segment = segment;
     this.#seenMs = segment.options.clock.monotonicMs();
     this.volumeId = grant.volumeId;
     this.epoch = grant.epoch;
-    this.sizeBytes = grant.sizeBytes;
+    this.#sizeBytes = grant.sizeBytes;
     const settled = (): boolean => this.#state === 'serving' && !this.#io.settler.active;
     this.#io = new VolumeIo(segment, integrity, () => {
       segment.changed();
@@ -91,6 +92,15 @@ export class PrimaryEngine implements SegmentPrimary {
       pace: resyncPace,
       budget: scrubBudget,
     });
+    this.#hold = new SegmentHold(segment, this.#io.writes);
+    this.orders = new SegmentSnapshots({
+      segment,
+      hold: this.#hold,
+      flushes: this.#io.flushes,
+      refusal: () => this.#orderRefusal(),
+      filling: this.#resyncer,
+    });
+    this.orders.update(grant);
     segment.parts = [
       this.#io,
       this.#io.writes,
@@ -99,7 +109,13 @@ export class PrimaryEngine implements SegmentPrimary {
       this.#io.settler,
       this.#resyncer,
       this.scrubber,
+      this.#hold,
+      this.orders,
     ];
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
   }
 
   // the block device
@@ -186,6 +202,7 @@ export class PrimaryEngine implements SegmentPrimary {
     this.#interrupt(reason);
     // segment first: no callback may start anything on behalf of a primary that is over
     this.#segment.stopped = true;
+    this.#hold.abandon(reason);
     this.#io.abandon(reason);
     this.#segment.stop(drained);
     for (const listener of this.#listeners) listener(reason);
@@ -204,6 +221,23 @@ export class PrimaryEngine implements SegmentPrimary {
     if (this.#over || settings.epoch !== this.epoch) return;
     if (settings.resourceVersion < this.#segment.settings.resourceVersion) return;
     this.#segment.update(settings);
+    this.orders.update(settings);
+    this.#grow(settings.sizeBytes ?? 0);
+  }
+
+  /** The record has the new size; the replicas have it already, unless another primary made them. */
+  #grow(sizeBytes: number): void {
+    const grown = (): void => {
+      this.#sizeBytes = Math.max(this.#sizeBytes, sizeBytes);
+    };
+    if (sizeBytes <= this.#segment.sizeBytes) grown();
+    else {
+      // what fails now is tried again with the next settings
+      this.orders.resize(sizeBytes).then(grown, (error: unknown) => {
+        const { message } = StorError.from(error);
+        this.#segment.options.logger.warn({ sizeBytes, error: message }, 'replicas did not grow');
+      });
+    }
   }
 
   /** A node listens elsewhere now. */
@@ -258,7 +292,12 @@ export class PrimaryEngine implements SegmentPrimary {
   async #steps(interrupted: Promise<never>): Promise<void> {
     const { clock } = this.#segment.options;
     const beganMs = clock.monotonicMs();
-    const decision = await Promise.race([this.#decide(), interrupted]);
+    const decision = await Promise.race([
+      decideMembers(this.#segment, this.#grant, (reason) => {
+        this.#reason = reason;
+      }),
+      interrupted,
+    ]);
     const recorded = this.#grant.segments[0];
     const membership = new Membership(
       decision.from.inSync,
@@ -293,6 +332,7 @@ export class PrimaryEngine implements SegmentPrimary {
       'the primary serves',
     );
     this.#segment.changed();
+    this.orders.begin();
   }
 
   async #oldLeasesOver(inSync: readonly string[], interrupted: Promise<never>): Promise<void> {
@@ -314,54 +354,6 @@ export class PrimaryEngine implements SegmentPrimary {
       `serving from ${members.join(', ')}: writes that were not flushed before the crash may be lost` +
       (without === '' ? '' : `, by consent without ${without}`);
     segment.options.logger.warn({ members, unheard }, this.#lossNote);
-  }
-
-  /** Fences all replicas and waits until those that answered can decide. */
-  #decide(): Promise<Extract<ActivationDecision, { type: 'go' }>> {
-    const { clock } = this.#segment.options;
-    const segment = this.#segment;
-    const recorded = this.#grant.segments[0] ?? { setRevision: 0, inSync: [] };
-    const beganMs = clock.monotonicMs();
-    return new Promise((resolve) => {
-      const look = (): void => {
-        if (this.#over) return;
-        const sinceMs = clock.monotonicMs() - beganMs;
-        const answers: FenceAnswer[] = [];
-        for (const member of segment.members) {
-          const { answer } = member;
-          if (!member.isOpen || !answer) continue;
-          answers.push({
-            replicaId: member.replicaId,
-            keptMemory: answer.keptMemory,
-            failed: answer.failure !== null,
-            generation: answer.generation,
-            setView: answer.setView,
-            drainedEpoch: answer.drainedEpoch,
-            isLocal: member.isLocal,
-          });
-        }
-        const byPolicy = segment.policy.unflushedLoss === 'accept';
-        const decision = decideActivation(recorded, answers, {
-          graceOver: sinceMs >= activationGraceMs,
-          knownFailed: segment.knownFailed,
-          lossAccepted:
-            (this.#grant.acceptUnflushedLoss && sinceMs >= activationGraceMs) ||
-            (byPolicy && sinceMs >= unflushedLossGraceMs),
-          describe: (replicaId) => segment.describe(replicaId),
-          recoverCommand: `\`storctl volume recover ${this.#grant.name} --accept-unflushed-loss\``,
-        });
-        if (decision.type === 'wait') {
-          this.#reason = decision.reason;
-          return;
-        }
-        for (const cancel of cancels) cancel();
-        segment.onAnswer = () => {};
-        resolve(decision);
-      };
-      const cancels = [activationGraceMs, unflushedLossGraceMs].map((ms) => clock.after(ms, look));
-      segment.onAnswer = look;
-      segment.start();
-    });
   }
 
   #stable(membership: Membership): Promise<void> {
@@ -448,6 +440,14 @@ export class PrimaryEngine implements SegmentPrimary {
       return false;
     }
     return true;
+  }
+
+  /** Why no order about snapshots is taken now; null when they are. */
+  #orderRefusal(): StorError | null {
+    if (this.#state !== 'serving') return this.#refusal();
+    if (!this.#io.settler.active) return null;
+    const message = `${this.volumeId}: the replicas are made equal after an unclean stop: try again later`;
+    return new StorError('UNAVAILABLE', message);
   }
 
   #refusal(): StorError {

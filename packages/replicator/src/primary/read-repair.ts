@@ -72,9 +72,9 @@ export class ReadRepair {
   }
 
   #repair({ member, chunk }: Place, over: () => void): void {
-    const { lock, options } = this.#segment;
+    const { lock, sizeBytes } = this.#segment;
     const offset = chunk * chunkBytes;
-    const padded = Math.ceil(options.sizeBytes / blockBytes) * blockBytes;
+    const padded = Math.ceil(sizeBytes / blockBytes) * blockBytes;
     const length = Math.min(chunkBytes, padded - offset);
     const owner: ChunkLock = new ChunkLock(offset, length, () => {
       const release = (): void => {

@@ -1,19 +1,19 @@
 import {
   StorError,
-  chunkBytes,
   errorOfPeer,
   hasCode,
   parsePeerBody,
   peerControlReply,
   peerClosed,
   peerFlagDrained,
-  peerFlagUnverified,
+  peerFlagView,
   peerFrame,
   peerOpened,
   peerWriteBodyBytes,
   regionBytes,
   replicaLeaseMs,
   type PeerControl,
+  type PeerControlReply,
   type PeerHeader,
   type PeerOpened,
 } from '@stor/protocol';
@@ -21,7 +21,6 @@ import type { Clock } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
 import { leaseSpanMs } from '../core/replication/lease-promises.ts';
-import type { ChunkSums } from '../core/replication/settle-choice.ts';
 import { SpaceCredits } from '../core/replication/space-credits.ts';
 import type { FrameRef, Outbox } from '../peer/outbox.ts';
 import type { ChannelListener, PeerConnection } from '../peer/peer-connection.ts';
@@ -37,7 +36,8 @@ import {
 } from '../replica-store.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
 import { PeerRequests, type PeerReply } from './peer-requests.ts';
-import { takeSums, takeUnverified, takeVerified } from './remote-replies.ts';
+import { RemoteReplica } from './remote-replica.ts';
+import { misfit } from './remote-replies.ts';
 
 export interface RemoteMemberOptions {
   replica: { id: string; nodeId: string; diskId: string; host: string; port: number };
@@ -55,14 +55,13 @@ export interface RemoteMemberOptions {
 }
 
 /** A replica on another lane: one channel of a shared connection, opened again when it breaks. */
-export class RemoteMember implements Member, ChannelListener {
+export class RemoteMember extends RemoteReplica implements Member, ChannelListener {
   readonly replicaId: string;
   readonly nodeId: string;
   readonly diskId: string;
   readonly isLocal = false;
   readonly credits = new SpaceCredits();
   answer: OpenAnswer | null = null;
-  allocated: Bitmap | null = null;
   ackedSequence = 0;
   generation: Generation = noGeneration;
   markedCount = 0;
@@ -82,6 +81,7 @@ export class RemoteMember implements Member, ChannelListener {
   #cancelTimer: (() => void) | null = null;
 
   constructor(options: RemoteMemberOptions) {
+    super(options.epoch);
     this.#options = options;
     this.#nextRequest = options.firstRequest;
     const { replica } = options;
@@ -166,38 +166,6 @@ export class RemoteMember implements Member, ChannelListener {
     this.#sentBytes += bodyBytes;
   }
 
-  copy(
-    sequence: number,
-    offset: number,
-    length: number,
-    bytes: Uint8Array,
-    sums: Uint32Array,
-    done: StoreDone,
-  ): void {
-    if (!this.#connection || !this.isOpen) {
-      done(this.#unavailable());
-      return;
-    }
-    const { outbox, segment, channel } = this.#options;
-    const frame = outbox.encodeWrite(segment, channel, sequence, offset, length, bytes, 0, sums);
-    this.#requests.copying(sequence, done);
-    this.send(frame, sequence, peerWriteBodyBytes(length));
-  }
-
-  copyZero(sequence: number, offset: number, length: number, done: StoreDone): void {
-    if (!this.#connection || !this.isOpen) {
-      done(this.#unavailable());
-      return;
-    }
-    const { segment, channel, outbox } = this.#options;
-    this.#requests.copying(sequence, done);
-    this.send(
-      outbox.encode(peerFrame.zero, 0, segment, channel, sequence, offset, length, null),
-      sequence,
-      0,
-    );
-  }
-
   flush(done: StoreDone): void {
     const id = this.#nextRequest++;
     if (!this.#sendRequest(peerFrame.flush, 0, id, 0, 0, null)) {
@@ -205,40 +173,6 @@ export class RemoteMember implements Member, ChannelListener {
       return;
     }
     this.#requests.flushing(id, done);
-  }
-
-  read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
-    this.#request(peerFrame.read, 0, offset, length, null, (error, header, bytes, body) => {
-      if (error || !bytes || header?.length !== length) done(error ?? misfit());
-      else done(takeVerified(bytes, body, length, target, start));
-    });
-  }
-
-  readUnverified(
-    offset: number,
-    length: number,
-    target: Uint8Array,
-    start: number,
-    valid: Uint8Array,
-    done: StoreDone,
-  ): void {
-    const flags = peerFlagUnverified;
-    this.#request(peerFrame.read, flags, offset, length, null, (error, header, bytes, body) => {
-      const fits = header?.length === length && header.flags === flags;
-      if (!error && bytes && fits) takeUnverified(bytes, body, length, target, start, valid);
-      done(error ?? (fits ? null : misfit()));
-    });
-  }
-
-  sums(
-    offset: number,
-    length: number,
-    done: (error: StorError | null, sums: ChunkSums | null) => void,
-  ): void {
-    this.#request(peerFrame.sums, 0, offset, length, null, (error, header, bytes, body) => {
-      if (error || !bytes || header?.length !== length) done(error ?? misfit(), null);
-      else done(null, takeSums(bytes, body, length));
-    });
   }
 
   recordSetView(view: SetView, done: StoreDone): void {
@@ -255,14 +189,8 @@ export class RemoteMember implements Member, ChannelListener {
   }
 
   history(done: (error: StorError | null, history: GenerationHistory | null) => void): void {
-    const body = Buffer.from(JSON.stringify({ op: 'history' }));
-    this.#request(peerFrame.control, 0, 0, 0, body, (error, header, bytes, at) => {
-      if (error || !header || !bytes) {
-        done(error, null);
-        return;
-      }
-      const reply = parsePeerBody(peerControlReply, bytes, at, at + header.bodyBytes);
-      done(null, reply.history ? historyOfPeer(reply.history) : null);
+    this.ask({ op: 'history' }, (error, reply) => {
+      done(error, reply?.history ? historyOfPeer(reply.history) : null);
     });
   }
 
@@ -270,15 +198,8 @@ export class RemoteMember implements Member, ChannelListener {
     generation: Generation,
     done: (error: StorError | null, regions: number[] | null) => void,
   ): void {
-    const body = Buffer.from(JSON.stringify({ op: 'changed-since', generation }));
-    this.#request(peerFrame.control, 0, 0, 0, body, (error, header, bytes, at) => {
-      if (error || !header || !bytes) {
-        done(error, null);
-        return;
-      }
-      const reply = parsePeerBody(peerControlReply, bytes, at, at + header.bodyBytes);
-      const regions = reply.regions ? this.#regions(reply.regions).list() : null;
-      done(null, regions);
+    this.ask({ op: 'changed-since', generation }, (error, reply) => {
+      done(error, reply?.regions ? this.#regions(reply.regions).list() : null);
     });
   }
 
@@ -363,8 +284,9 @@ export class RemoteMember implements Member, ChannelListener {
       this.#lost(error);
       return;
     }
-    const { sizeBytes, events } = this.#options;
+    const { events } = this.#options;
     this.#phase = 'open';
+    this.takeSpace(opened);
     // a failed replica is asked again ever more rarely
     if (!opened.failure) this.#backoffMs = reconnectMinMs;
     this.#lease = this.#openSentMs + replicaLeaseMs;
@@ -372,8 +294,6 @@ export class RemoteMember implements Member, ChannelListener {
     this.#appliedBytes = 0;
     this.generation = opened.generation;
     this.credits.reset(opened.freeChunks);
-    const chunks = Math.ceil(sizeBytes / chunkBytes);
-    this.allocated = new Bitmap(chunks, Buffer.from(opened.allocated, 'base64'));
     this.answer = {
       keptMemory: opened.keptMemory,
       failure: opened.failure && errorOfPeer(opened.failure),
@@ -396,18 +316,65 @@ export class RemoteMember implements Member, ChannelListener {
   }
 
   #regions(base64: string): Bitmap {
-    const size = Math.ceil(this.#options.sizeBytes / regionBytes);
+    const size = Math.ceil(this.sizeBytes / regionBytes);
     return new Bitmap(size, Buffer.from(base64, 'base64'));
   }
 
   #control(control: PeerControl, done: StoreDone): void {
-    const body = Buffer.from(JSON.stringify(control));
-    this.#request(peerFrame.control, 0, 0, 0, body, (error) => {
+    this.ask(control, (error) => {
       done(error);
     });
   }
 
-  #request(
+  protected ask(
+    control: PeerControl,
+    done: (error: StorError | null, reply: PeerControlReply | null) => void,
+  ): void {
+    const body = Buffer.from(JSON.stringify(control));
+    this.request(peerFrame.control, 0, 0, 0, body, (error, header, bytes, at) => {
+      if (error || !header || !bytes) done(error ?? misfit(), null);
+      else done(null, parsePeerBody(peerControlReply, bytes, at, at + header.bodyBytes));
+    });
+  }
+
+  /** A write of this member alone; `bytes` null: zeros. */
+  protected copyTo(
+    view: Uint8Array | null,
+    sequence: number,
+    offset: number,
+    length: number,
+    bytes: Uint8Array | null,
+    sums: Uint32Array | null,
+    done: StoreDone,
+  ): void {
+    if (!this.#connection || !this.isOpen) {
+      done(this.#unavailable());
+      return;
+    }
+    const { outbox, segment, channel } = this.#options;
+    this.#requests.copying(sequence, done);
+    if (bytes && sums) {
+      const frame = outbox.encodeWrite(
+        segment,
+        channel,
+        sequence,
+        offset,
+        length,
+        bytes,
+        0,
+        sums,
+        view,
+      );
+      this.send(frame, sequence, (view?.length ?? 0) + peerWriteBodyBytes(length));
+      return;
+    }
+    const flags = view ? peerFlagView : 0;
+    const type = peerFrame.zero;
+    const frame = outbox.encode(type, flags, segment, channel, sequence, offset, length, view);
+    this.send(frame, sequence, view?.length ?? 0);
+  }
+
+  protected request(
     type: typeof peerFrame.read | typeof peerFrame.sums | typeof peerFrame.control,
     flags: number,
     offset: number,
@@ -471,8 +438,4 @@ export class RemoteMember implements Member, ChannelListener {
   #unavailable(): StorError {
     return new StorError('UNAVAILABLE', `${this.nodeId} is not connected`);
   }
-}
-
-function misfit(): StorError {
-  return new StorError('PROTOCOL', 'the answer is not to what was asked');
 }

@@ -46,3 +46,7 @@ export function takeSums(bytes: Buffer, body: number, length: number): ChunkSums
     valid: new Uint8Array(bytes.subarray(body + front, body + front + blocks)),
   };
 }
+
+export function misfit(): StorError {
+  return new StorError('PROTOCOL', 'the answer is not to what was asked');
+}

@@ -81,6 +81,12 @@ export class Resyncer implements SegmentPart {
     return this.#filling.get(member)?.progress.bytesRemaining ?? 0;
   }
 
+  cut(): void {}
+  dropped(): void {}
+  isPending(member: Member): boolean {
+    return this.#filling.has(member);
+  }
+
   /** How far a member's way back is; null for one that is in sync, has failed or is to go. */
   status(member: Member): ResyncStatus | null {
     const segment = this.#segment;
@@ -223,7 +229,8 @@ export class Resyncer implements SegmentPart {
 
   #start(member: Member, nowMs: number): void {
     const segment = this.#segment;
-    const { sizeBytes, logger } = segment.options;
+    const { sizeBytes } = segment;
+    const { logger } = segment.options;
     const filling = new Filling(member, sizeBytes, nowMs);
     this.#filling.set(member, filling);
     // what is pending now was not sent to it and may not be marked at the source yet

@@ -93,6 +93,10 @@ export class Segment implements MemberEvents {
   readonly syncing = new Set<Member>();
   readonly joining = new Set<Member>();
   parts: SegmentPart[] = [];
+  /** of every in-sync replica; the device may be smaller for a moment */
+  sizeBytes: number;
+  /** no write starts: every member is about to be told something at the same point (SegmentHold) */
+  isHeld = false;
   /** Called at each answer while the first set is not decided. */
   onAnswer: () => void = () => {};
   stopped = false;
@@ -111,6 +115,7 @@ export class Segment implements MemberEvents {
   constructor(options: SegmentOptions) {
     this.options = options;
     this.settings = options.settings;
+    this.sizeBytes = options.sizeBytes;
     this.regionUse = new RegionUse(options.sizeBytes);
     this.#applySettings();
   }
@@ -126,8 +131,7 @@ export class Segment implements MemberEvents {
 
   /** The control plane wants the replica gone: it is not filled any more. */
   isLeaving(member: Member): boolean {
-    const granted = this.#granted.get(member.replicaId);
-    return granted === undefined || granted.leaving;
+    return this.#granted.get(member.replicaId)?.leaving !== false;
   }
 
   /** Replicas that the record knows to have failed for good: they have no member and never answer. */
@@ -142,9 +146,8 @@ export class Segment implements MemberEvents {
 
   /** Why writes do not go on; empty when they do. */
   explainHold(): string {
-    const missing = this.members
-      .filter((member) => !(member.isOpen && this.isInSync(member)))
-      .map((member) => this.describe(member.replicaId));
+    const away = this.members.filter((member) => !(member.isOpen && this.isInSync(member)));
+    const missing = away.map((member) => this.describe(member.replicaId));
     const { policy, replicas } = this.settings;
     return explainRule(this.rule, this.#view(), policy, replicas, missing);
   }
@@ -159,8 +162,8 @@ export class Segment implements MemberEvents {
     if (granted?.failed || member?.answer?.failure) return `${where} (failed)`;
     if (!member || member.isOpen) return where;
     const error = this.lastErrors.get(replicaId);
-    if (error?.code !== 'NOT_FOUND') return `${where} (does not answer)`;
-    return `${where} (the node has no such replica: its disk is not open there, or it is gone)`;
+    const isGone = error?.code === 'NOT_FOUND';
+    return `${where} (${isGone ? 'the node has no such replica: its disk is not open there, or it is gone' : 'does not answer'})`;
   }
 
   /** Policy and replicas as the record has them now; the caller has checked epoch and version. */
@@ -250,11 +253,17 @@ export class Segment implements MemberEvents {
     this.#progress();
   }
 
+  /** Every in-sync replica is so large now. */
+  grow(sizeBytes: number): void {
+    this.sizeBytes = Math.max(this.sizeBytes, sizeBytes);
+    this.regionUse.grown(sizeBytes);
+  }
+
   /** `drained`: those that must have every write are equal, and nothing is under way. */
   stop(drained = false): void {
     this.stopped = true;
-    const equal = drained ? (this.membership?.required() ?? []) : [];
-    for (const member of this.members) member.stop(equal.includes(member.replicaId));
+    const required = this.membership?.required() ?? [];
+    for (const member of this.members) member.stop(drained && required.includes(member.replicaId));
   }
 
   tick(nowMs: number): void {
@@ -283,13 +292,13 @@ export class Segment implements MemberEvents {
   lost(member: Member, error: StorError): void {
     if (this.stopped) return;
     const { membership, options } = this;
-    this.lastErrors.set(member.replicaId, error);
+    const { replicaId } = member;
+    this.lastErrors.set(replicaId, error);
     if (hasCode(error, 'DISK_FAILED', 'NO_SPACE')) options.replicaFailed(member, error);
     if (!membership) {
       this.onAnswer();
       return;
     }
-    const { replicaId } = member;
     const mattered = membership.required().includes(replicaId);
     this.syncing.delete(member);
     this.joining.delete(member);
@@ -397,10 +406,9 @@ export class Segment implements MemberEvents {
     const { membership } = this;
     if (!membership) return;
     const required = membership.required();
-    const gone = this.members.filter(
-      ({ replicaId }) =>
-        (this.#granted.get(replicaId)?.failed ?? true) && !required.includes(replicaId),
-    );
+    const isGone = ({ replicaId }: Member): boolean =>
+      (this.#granted.get(replicaId)?.failed ?? true) && !required.includes(replicaId);
+    const gone = this.members.filter(isGone);
     if (gone.length === 0) return;
     for (const member of gone) this.#remove(member);
     for (const replica of this.#granted.values()) {

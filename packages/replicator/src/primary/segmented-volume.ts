@@ -10,9 +10,11 @@ import {
 
 import type { BlockRequest, Extent } from '../block-device.ts';
 import type { PrimaryStatus } from '../replicator-ports.ts';
+import { OrderedVolume } from './ordered-volume.ts';
 import type { PrimaryVolume } from './primary-volume.ts';
 import { mergeStatus } from './merged-status.ts';
 import type { Scrubber } from './scrubber.ts';
+import { SegmentedOrders } from './segmented-orders.ts';
 import { FlushNeed, Joint, PartRequest, type PartKind } from './segment-requests.ts';
 import { VolumeScrub } from './volume-scrub.ts';
 
@@ -43,12 +45,13 @@ const maxPooledParts = 1_024;
  * something that may not be durable (I1). The volume serves when all segments do, and it is over
  * when one of them is. With one segment the engine gets the client's requests as they are.
  */
-export class SegmentedVolume implements PrimaryVolume {
+export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
   readonly volumeId: string;
   readonly epoch: number;
   readonly #segmentBytes: number;
   readonly #sizeBytes: number;
   readonly #engines: SegmentPrimary[] = [];
+  protected readonly orders: SegmentedOrders;
   /** by segment */
   readonly #flushNeeds: FlushNeed[] = [];
   readonly #scrub: VolumeScrub;
@@ -64,10 +67,12 @@ export class SegmentedVolume implements PrimaryVolume {
   };
 
   constructor(grant: AttachmentGrant, make: MakeSegment) {
+    super();
     this.volumeId = grant.volumeId;
     this.epoch = grant.epoch;
     this.#sizeBytes = grant.sizeBytes;
     this.#segmentBytes = segmentBytesOf(grant);
+    this.orders = new SegmentedOrders(this.#engines, this.#segmentBytes);
     for (const [index, segment] of [...grant.segments].entries()) {
       if (segment.index !== index) throw misfit(grant.volumeId);
       const sizeBytes = segmentSizeBytes(grant.sizeBytes, this.#segmentBytes, index);
@@ -173,7 +178,13 @@ export class SegmentedVolume implements PrimaryVolume {
     const segments = new Map(settings.segments.map((segment) => [segment.index, segment]));
     this.#engines.forEach((engine, index) => {
       const segment = segments.get(index);
-      engine.update({ ...settings, segments: segment ? [segment] : [] });
+      const { sizeBytes, ...rest } = settings;
+      const own = sizeBytes && segmentSizeBytes(sizeBytes, this.#segmentBytes, index);
+      engine.update({
+        ...rest,
+        ...(own === undefined ? {} : { sizeBytes: own }),
+        segments: segment ? [segment] : [],
+      });
     });
   }
 

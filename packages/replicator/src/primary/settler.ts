@@ -52,7 +52,7 @@ export class Settler implements SegmentPart {
 
   /** The regions that may differ. */
   begin(regions: Iterable<number>): void {
-    const chunks = Math.ceil(this.#segment.options.sizeBytes / chunkBytes);
+    const chunks = Math.ceil(this.#segment.sizeBytes / chunkBytes);
     this.#unsettled = new Bitmap(chunks);
     for (const region of regions) {
       const first = region * chunksPerRegion;
@@ -104,9 +104,9 @@ export class Settler implements SegmentPart {
 
   #settle(chunk: number): void {
     this.#running.add(chunk);
-    const { lock, options } = this.#segment;
+    const { lock, options, sizeBytes } = this.#segment;
     const offset = chunk * chunkBytes;
-    const padded = Math.ceil(options.sizeBytes / blockBytes) * blockBytes;
+    const padded = Math.ceil(sizeBytes / blockBytes) * blockBytes;
     const length = Math.min(chunkBytes, padded - offset);
     const owner = new ChunkLock(offset, length, () => {
       this.#decide(offset, length, (error) => {

@@ -8,6 +8,7 @@ import {
 } from '@stor/protocol';
 import { crc32 } from '@stor/runtime';
 
+import type { SpaceOp } from '../core/replication/member-space.ts';
 import { maxUnackedBytesPerMember } from '../replication/limits.ts';
 import { PendingOps, type IoOp } from './io-op.ts';
 import type { Member } from './member.ts';
@@ -50,6 +51,11 @@ export class WritePath implements SegmentPart {
 
   get inFlight(): number {
     return this.#pending.size + this.#held.length + this.#withheld.length;
+  }
+
+  /** No write has been given to any member that is not on all of them. */
+  get isQuiet(): boolean {
+    return this.#pending.size === 0;
   }
 
   /** Ranges of writes that are sent and not answered: they may be on some members only. */
@@ -165,8 +171,9 @@ export class WritePath implements SegmentPart {
   }
 
   #mayStart(): boolean {
-    const { membership, targets, required, local, localIsRequired, stopped } = this.#segment;
-    if (!membership || membership.holding || stopped) return false;
+    const { membership, targets, required, local, localIsRequired, isHeld, stopped } =
+      this.#segment;
+    if (!membership || membership.holding || isHeld || stopped) return false;
     if (localIsRequired && !local?.isOpen) return false;
     for (const member of required) if (!member.isOpen) return false;
     for (const member of targets) {
@@ -366,35 +373,16 @@ export function remove<T>(list: T[], item: T): boolean {
   return at >= 0;
 }
 
-/** Chunks that the op makes a member take: those it writes to, or that a zero shall keep. */
-function newChunks(
-  member: Member,
-  op: { kind: string; offset: number; length: number; keepAllocated: boolean },
-): number {
+/** Chunks of new room that the op may make a member take. */
+function newChunks(member: Member, op: SpaceOp): number {
+  const { space } = member;
+  if (space) return space.needs(op);
   if (op.kind !== 'write' && !op.keepAllocated) return 0;
   const first = Math.floor(op.offset / chunkBytes);
-  const last = Math.floor((op.offset + op.length - 1) / chunkBytes);
-  let count = 0;
-  for (let chunk = first; chunk <= last; chunk++) if (!member.allocated?.has(chunk)) count += 1;
-  return count;
+  return Math.floor((op.offset + op.length - 1) / chunkBytes) + 1 - first;
 }
 
 /** Keeps what is known of a member's chunks in step with what it is sent. */
-export function noteAllocation(
-  member: Member,
-  op: { kind: string; offset: number; length: number; keepAllocated: boolean },
-): void {
-  const { allocated } = member;
-  if (!allocated) return;
-  const end = op.offset + op.length;
-  if (op.kind === 'write' || op.keepAllocated) {
-    const last = Math.floor((end - 1) / chunkBytes);
-    for (let chunk = Math.floor(op.offset / chunkBytes); chunk <= last; chunk++)
-      allocated.add(chunk);
-  } else {
-    const last = Math.floor(end / chunkBytes);
-    for (let chunk = Math.ceil(op.offset / chunkBytes); chunk < last; chunk++) {
-      allocated.delete(chunk);
-    }
-  }
+export function noteAllocation(member: Member, op: SpaceOp): void {
+  member.space?.note(op);
 }

@@ -99,3 +99,12 @@ export const chunkRetryMs = 100;
 export const stopDrainMs = 10_000;
 /** ... and looks this often whether a checkpoint or a join has ended (ms). */
 export const stopPollMs = 20;
+
+/**
+ * A rollback may take as long as its replicas need to mark what differs and to make it durable; writes
+ * are held meanwhile (ms). Only while it waits for what was started is it broken off.
+ */
+export const rollbackHoldMs = 10_000;
+/** After snapshots were dropped a member is asked so often, so many times, what room came back. */
+export const spaceRefreshMs = 1_000;
+export const spaceRefreshes = 10;

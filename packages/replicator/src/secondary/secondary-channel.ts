@@ -1,20 +1,23 @@
 import {
   StorError,
   blockBytes,
-  chunkBytes,
+  decodePeerView,
   hasCode,
   parsePeerBody,
   peerControl,
   peerFailureOf,
   peerFlagKeepAllocated,
   peerFlagUnverified,
+  peerFlagView,
   peerFrame,
   peerSumsBodyBytes,
+  peerViewBytes,
   regionBytes,
   type PeerControl,
   type PeerControlReply,
   type PeerFrameType,
   type PeerHeader,
+  type SnapshotId,
 } from '@stor/protocol';
 import { crc32, hashBlocks } from '@stor/runtime';
 
@@ -22,10 +25,13 @@ import { AppliedPrefix } from '../core/replication/applied-prefix.ts';
 import { Bitmap } from '../core/replication/bitmap.ts';
 import { hashBytes } from '../core/replication/settle-choice.ts';
 import { historyOfPeer, peerHistoryOf } from '../peer/peer-history.ts';
+import { base64Of, peerSpaceOf } from '../peer/peer-snapshots.ts';
 import type { LeasePromises } from '../core/replication/lease-promises.ts';
 import type { LinkOutput } from '../peer/outbox.ts';
 import type { GateSession } from '../replication/replica-gate.ts';
-import type { ReplicaStore } from '../replica-store.ts';
+import { snapshotsOf } from '../replication/snapshots-of.ts';
+import type { ReplicaView } from '../replica-snapshots.ts';
+import type { ReplicaStore, StoreDone } from '../replica-store.ts';
 
 /** What a channel needs of the link that carries it. */
 export interface ChannelOwner {
@@ -87,24 +93,28 @@ export class SecondaryChannel {
   frame(header: PeerHeader, bytes: Buffer, body: number): void {
     // the epoch is checked in the turn in which the work is issued: a dead session does nothing (I2)
     if (!this.session.alive) return;
-    if (header.length > 0 && header.offset + header.length > this.#paddedBytes()) {
+    const isView = (header.flags & peerFlagView) !== 0;
+    const image = isView ? this.#view(decodePeerView(bytes, body)) : this.#store;
+    if (image && header.length > 0 && header.offset + header.length > paddedBytes(image)) {
       throw new StorError('PROTOCOL', 'a range beyond the end of the replica');
     }
+    const from = isView ? body + peerViewBytes : body;
     switch (header.type) {
       case peerFrame.write:
-        this.#write(header, bytes, body);
+        if (isView) this.#writeView(header, bytes, from, image);
+        else this.#write(header, bytes, from);
         return;
       case peerFrame.zero:
-        this.#zero(header);
+        this.#zero(header, image);
         return;
       case peerFrame.flush:
         this.#flush(header.sequence);
         return;
       case peerFrame.read:
-        this.#read(header);
+        this.#read(header, image);
         return;
       case peerFrame.sums:
-        this.#sumsOf(header);
+        this.#sumsOf(header, image);
         return;
       case peerFrame.control:
         this.#control(
@@ -132,18 +142,24 @@ export class SecondaryChannel {
     );
   }
 
-  #paddedBytes(): number {
-    return Math.ceil(this.#store.sizeBytes / blockBytes) * blockBytes;
+  /** Null: there is no such snapshot. */
+  #view(snapshotId: SnapshotId): ReplicaView | null {
+    return snapshotsOf(this.#store)?.view(snapshotId) ?? null;
   }
 
-  #write(header: PeerHeader, bytes: Buffer, body: number): void {
-    const { offset, length, sequence } = header;
+  /** Takes the sums of a write out of its frame; returns where its blocks begin. */
+  #takeSums(length: number, bytes: Buffer, body: number): number {
     const blocks = length / blockBytes;
     if (this.#sums.length < blocks) this.#sums = new Uint32Array(blocks);
     for (let block = 0; block < blocks; block++) {
       this.#sums[block] = bytes.readUInt32BE(body + block * 4);
     }
-    const start = body + blocks * 4;
+    return body + blocks * 4;
+  }
+
+  #write(header: PeerHeader, bytes: Buffer, body: number): void {
+    const { offset, length, sequence } = header;
+    const start = this.#takeSums(length, bytes, body);
     const frameBytes = header.bodyBytes;
     try {
       if (this.#store.writeInline(offset, length, bytes, start, this.#sums, 0)) {
@@ -154,31 +170,58 @@ export class SecondaryChannel {
       this.#fail(StorError.from(error));
       return;
     }
+    this.#writeSlowly(this.#store, header, bytes, start);
+  }
+
+  /** Of a snapshot that is gone the write is done: nobody can read it any more. */
+  #writeView(
+    header: PeerHeader,
+    bytes: Buffer,
+    body: number,
+    view: ReplicaStore | ReplicaView | null,
+  ): void {
+    const start = this.#takeSums(header.length, bytes, body);
+    if (view) this.#writeSlowly(view, header, bytes, start);
+    else if (this.#applied.done(header.sequence, header.bodyBytes)) {
+      this.#owner.acknowledgeSoon(this);
+    }
+  }
+
+  #writeSlowly(
+    image: ReplicaStore | ReplicaView,
+    header: PeerHeader,
+    bytes: Buffer,
+    start: number,
+  ): void {
+    const { offset, length, sequence, bodyBytes } = header;
     // the receive buffer is gone after this call, the store's slow path is not
     const { buffers } = this.#owner.output;
     const copy = buffers.take(length);
     bytes.copy(copy, 0, start, start + length);
-    const token = this.#applied.begin(sequence, frameBytes);
+    const token = this.#applied.begin(sequence, bodyBytes);
     this.#owner.backlogChanged(length);
     const done = this.session.tracked((error) => {
       buffers.give(copy);
       this.#owner.backlogChanged(-length);
       this.#finished(token, error);
     });
-    this.#store.write(offset, length, copy, 0, this.#sums, 0, done);
+    image.write(offset, length, copy, 0, this.#sums, 0, done);
   }
 
-  #zero(header: PeerHeader): void {
-    const token = this.#applied.begin(header.sequence, 0);
+  #zero(header: PeerHeader, image: ReplicaStore | ReplicaView | null): void {
+    const token = this.#applied.begin(header.sequence, header.bodyBytes);
     const keep = (header.flags & peerFlagKeepAllocated) !== 0;
     const done = this.session.tracked((error) => {
       this.#finished(token, error);
     });
-    this.#store.zero(header.offset, header.length, keep, done);
+    if (!image) done(null);
+    else if ('snapshotId' in image) image.zero(header.offset, header.length, done);
+    else image.zero(header.offset, header.length, keep, done);
   }
 
   #finished(token: object, error: StorError | null): void {
-    if (error) {
+    // a snapshot that was dropped meanwhile: see #writeView
+    if (error && error.code !== 'NOT_FOUND') {
       this.#fail(error);
       return;
     }
@@ -197,10 +240,15 @@ export class SecondaryChannel {
     );
   }
 
-  #read(header: PeerHeader): void {
-    const { offset, length, sequence, flags } = header;
+  #read(header: PeerHeader, image: ReplicaStore | ReplicaView | null): void {
+    const { offset, length, sequence } = header;
+    if (!image) {
+      this.#requestFailed(sequence, snapshotIsGone());
+      return;
+    }
     const blocks = length / blockBytes;
-    const unverified = (flags & peerFlagUnverified) !== 0;
+    const flags = header.flags & peerFlagUnverified;
+    const unverified = flags !== 0;
     const front = unverified ? blocks : blocks * 4;
     const reply = Buffer.allocUnsafe(front + length);
     this.#owner.backlogChanged(length);
@@ -221,14 +269,18 @@ export class SecondaryChannel {
     });
     if (unverified) {
       const valid = reply.subarray(0, blocks);
-      this.#store.readUnverified(offset, length, reply, front, valid, done);
+      image.readUnverified(offset, length, reply, front, valid, done);
     } else {
-      this.#store.read(offset, length, reply, front, done);
+      image.read(offset, length, reply, front, done);
     }
   }
 
-  #sumsOf(header: PeerHeader): void {
+  #sumsOf(header: PeerHeader, image: ReplicaStore | ReplicaView | null): void {
     const { offset, length, sequence } = header;
+    if (!image) {
+      this.#requestFailed(sequence, snapshotIsGone());
+      return;
+    }
     const blocks = length / blockBytes;
     const data = Buffer.allocUnsafe(length);
     const reply = Buffer.allocUnsafe(peerSumsBodyBytes(length));
@@ -244,15 +296,17 @@ export class SecondaryChannel {
       hashBlocks(data, 0, blocks, blockBytes, reply, 0);
       this.#reply(peerFrame.sumsReply, 0, sequence, offset, length, reply);
     });
-    this.#store.readUnverified(offset, length, data, 0, valid, done);
+    image.readUnverified(offset, length, data, 0, valid, done);
   }
 
   #control(sequence: number, control: PeerControl): void {
     const done = this.session.tracked((error) => {
       if (error) {
         this.#requestFailed(sequence, error);
-        if (hasCode(error, 'DISK_FAILED', 'NO_SPACE')) this.#fail(error);
-      } else this.#controlReply(sequence, {});
+        // an order that has no room leaves the replica as it was
+        const isFatal = hasCode(error, 'DISK_FAILED', 'NO_SPACE') && !isOrder(control);
+        if (isFatal || this.#store.failure) this.#fail(error);
+      } else this.#controlReply(sequence, this.#resultOf(control));
     }, control.op !== 'checkpoint');
     switch (control.op) {
       case 'set-view':
@@ -275,17 +329,69 @@ export class SecondaryChannel {
         );
         return;
       case 'history':
-        this.#controlReply(sequence, { history: peerHistoryOf(this.#store.history()) });
+      case 'changed-since':
+      case 'changed-chunks':
+      case 'snapshots':
+      case 'space':
         done(null);
         return;
+      case 'extents':
+        throw new StorError('PROTOCOL', 'extents are asked for on the channel of a reader');
+      default:
+        this.#order(control, done);
+    }
+  }
+
+  /** What changes the snapshots, or the size. */
+  #order(control: PeerSnapshotOrder, done: StoreDone): void {
+    const store = snapshotsOf(this.#store);
+    if (!store) {
+      done(new StorError('FAILED_PRECONDITION', 'the store of the replica keeps no snapshots'));
+      return;
+    }
+    switch (control.op) {
+      case 'take-snapshot':
+        store.takeSnapshot(control.snapshotId, this.session.epoch, control.kind, done);
+        return;
+      case 'confirm-snapshot':
+        store.confirmSnapshot(control.snapshotId, done);
+        return;
+      case 'drop-snapshot':
+        store.dropSnapshot(control.snapshotId, done);
+        return;
+      case 'rollback':
+        store.rollback(control.snapshotId, done);
+        return;
+      case 'resize':
+        store.resize(control.sizeBytes, done);
+        return;
+    }
+  }
+
+  /** What is answered to a request that is done, as it is in this moment. */
+  #resultOf(control: PeerControl): PeerControlReply {
+    const store = snapshotsOf(this.#store);
+    switch (control.op) {
+      case 'history':
+        return { history: peerHistoryOf(this.#store.history()) };
       case 'changed-since': {
         const regions = this.#store.regionsChangedSince(control.generation);
-        this.#controlReply(sequence, {
-          regions: regions && regionBitmap(this.#store, regions).toString('base64'),
-        });
-        done(null);
-        return;
+        return { regions: regions && regionBitmap(this.#store, regions).toString('base64') };
       }
+      case 'changed-chunks': {
+        const chunks = store?.changedChunks(control.from, control.to) ?? null;
+        return { chunks: chunks && base64Of(chunks) };
+      }
+      case 'snapshots': {
+        const { sizeBytes } = this.#store;
+        const headParent = store?.headParent ?? null;
+        return { snapshots: store?.snapshots() ?? [], headParent, sizeBytes };
+      }
+      case 'rollback':
+      case 'space':
+        return peerSpaceOf(this.#store);
+      default:
+        return {};
     }
   }
 
@@ -325,11 +431,25 @@ export class SecondaryChannel {
   }
 }
 
-/** Chunks of a replica that take space, as a bitmap. */
-export function allocatedBitmap(store: ReplicaStore): Bitmap {
-  const bitmap = new Bitmap(Math.ceil(store.sizeBytes / chunkBytes));
-  for (let chunk = 0; chunk < bitmap.size; chunk++) if (store.isAllocated(chunk)) bitmap.add(chunk);
-  return bitmap;
+const orders = [
+  'take-snapshot',
+  'confirm-snapshot',
+  'drop-snapshot',
+  'rollback',
+  'resize',
+] as const;
+type PeerSnapshotOrder = Extract<PeerControl, { op: (typeof orders)[number] }>;
+
+function isOrder(control: PeerControl): boolean {
+  return orders.some((op) => op === control.op);
+}
+
+function paddedBytes(image: { readonly sizeBytes: number }): number {
+  return Math.ceil(image.sizeBytes / blockBytes) * blockBytes;
+}
+
+function snapshotIsGone(): StorError {
+  return new StorError('NOT_FOUND', 'the replica has no such snapshot');
 }
 
 export function regionBitmap(store: ReplicaStore, regions: readonly number[]): Buffer {

@@ -23,14 +23,16 @@ import type { Clock, Logger, StreamSocket } from '@stor/runtime';
 
 import { LinkOutput, type Outbox } from '../peer/outbox.ts';
 import { encodeHello, encodeLoose, helloProblem } from '../peer/peer-connection.ts';
+import { peerSpaceOf } from '../peer/peer-snapshots.ts';
 import {
   maxSecondaryBacklogBytes,
   maxSecondaryReplyBytes,
   secondaryIdleMs,
 } from '../replication/limits.ts';
 import type { ReplicaGate } from '../replication/replica-gate.ts';
+import { snapshotsOf } from '../replication/snapshots-of.ts';
 import type { ReplicaStore } from '../replica-store.ts';
-import { SecondaryChannel, allocatedBitmap, regionBitmap } from './secondary-channel.ts';
+import { SecondaryChannel, regionBitmap } from './secondary-channel.ts';
 
 export interface SecondaryHost {
   readonly own: { clusterId: string; nodeId: string; agentInstance: string };
@@ -265,11 +267,8 @@ export class SecondaryLink {
   ): Promise<PeerOpened | null> {
     const store = this.#host.replica(open.replicaId);
     if (!store) throw new StorError('NOT_FOUND', `there is no replica ${open.replicaId} here`);
-    if (
-      store.volumeId !== open.volumeId ||
-      store.segment !== segment ||
-      store.sizeBytes !== open.sizeBytes
-    ) {
+    // the sizes may differ: it was away while the volume grew, or it has grown ahead of the record
+    if (store.volumeId !== open.volumeId || store.segment !== segment) {
       throw new StorError('FAILED_PRECONDITION', `replica ${open.replicaId} is of another volume`);
     }
     const holder = `${this.#hello?.nodeId ?? ''} ${this.#hello?.agentInstance ?? ''}`;
@@ -300,8 +299,9 @@ export class SecondaryLink {
       setView: store.setView,
       generation: store.generation,
       marks: regionBitmap(store, store.marks()).toString('base64'),
-      allocated: Buffer.from(allocatedBitmap(store).bytes).toString('base64'),
-      freeChunks: store.failure ? 0 : Math.max(0, store.freeChunks()),
+      ...peerSpaceOf(store),
+      snapshots: snapshotsOf(store)?.snapshots() ?? [],
+      headParent: snapshotsOf(store)?.headParent ?? null,
       leaseRemainingMs: Math.ceil(leaseRemainingMs),
       ...(session.drainedEpoch === null ? {} : { drainedEpoch: session.drainedEpoch }),
     };

@@ -7,11 +7,19 @@ import { regionBytes } from '@stor/protocol';
  */
 export class RegionUse {
   /** second of the last write, counted from 1; 0: not written by this primary */
-  readonly #lastUse: Uint32Array;
+  #lastUse: Uint32Array;
   #now = 1;
 
   constructor(sizeBytes: number) {
     this.#lastUse = new Uint32Array(Math.ceil(sizeBytes / regionBytes));
+  }
+
+  grown(sizeBytes: number): void {
+    const regions = Math.ceil(sizeBytes / regionBytes);
+    if (regions <= this.#lastUse.length) return;
+    const grown = new Uint32Array(regions);
+    grown.set(this.#lastUse);
+    this.#lastUse = grown;
   }
 
   /** Moves time on; `seconds` never goes back. */
