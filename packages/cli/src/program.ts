@@ -4,6 +4,7 @@ import { addDiskCommands } from './commands/disk.ts';
 import { addEventsCommand } from './commands/events.ts';
 import { addHelpCommand } from './commands/help.ts';
 import { addNodeCommands } from './commands/node.ts';
+import { addPoolCommands } from './commands/pool.ts';
 import { addRebuildCommands } from './commands/rebuild.ts';
 import { addTransferCommands } from './commands/transfer.ts';
 import { addVolumeCommands } from './commands/volume.ts';
@@ -46,6 +47,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addClusterCommands(program, run);
   addNodeCommands(program, run);
   addDiskCommands(program, run);
+  addPoolCommands(program, run);
   const volume = addVolumeCommands(program, run);
   addTransferCommands(volume, run);
   addRebuildCommands(program, run);

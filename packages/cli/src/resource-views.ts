@@ -1,5 +1,5 @@
 import { formatByteSize } from '@stor/protocol';
-import type { ClusterStatus, Disk, Node, Volume, VolumePolicy } from '@stor/protocol';
+import type { ClusterStatus, Node, Volume, VolumePolicy } from '@stor/protocol';
 import { formatAge, formatWait } from './core/duration.ts';
 import { failureModeText } from './core/policy-text.ts';
 import { bySegment, leastReplicas, nodesOf } from './core/segment-view.ts';
@@ -41,21 +41,6 @@ export function nodeSheet(node: Node): string {
     ['Created', formatTime(metadata.createdAtMs)],
   ]);
 }
-
-/** Disks with the name of their node (in JSON too), which the resource knows by id only. */
-export type DiskRow = Disk & { node: string };
-
-export const diskColumns: Column<DiskRow>[] = [
-  { title: 'NODE', cell: (disk) => disk.node },
-  { title: 'PATH', cell: (disk) => disk.spec.path },
-  { title: 'TAG', cell: (disk) => disk.spec.tag },
-  { title: 'STATE', cell: (disk) => disk.status.state },
-  { title: 'SIZE', cell: (disk) => formatByteSize(disk.status.capacityBytes), right: true },
-  { title: 'USED', cell: (disk) => formatByteSize(disk.status.usedBytes), right: true },
-  { title: 'FREE', cell: (disk) => formatByteSize(disk.status.freeBytes), right: true },
-  { title: 'ID', cell: (disk) => disk.metadata.id, wide: true },
-  { title: 'MESSAGE', cell: (disk) => disk.status.message, wide: true },
-];
 
 export function volumeColumns(nowMs: number): Column<Volume>[] {
   return [

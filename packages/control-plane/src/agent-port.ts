@@ -13,6 +13,9 @@ export interface AgentDisk {
   diskId: DiskId;
   path: string;
   tag: string;
+  labels?: Record<string, string>;
+  /** the block device that is mounted at `path`; absent: a directory */
+  device?: string;
   state: 'online' | 'failed';
   /** failed for good (I7): its replicas are lost; not so when it only cannot be opened now */
   isLost?: boolean;
@@ -20,12 +23,30 @@ export interface AgentDisk {
   capacityBytes: number;
   usedBytes: number;
   freeBytes: number;
+  /** kept free of replicas; `freeBytes` does not count it */
+  reservedBytes?: number;
+  /** why it is not to be trusted although it answers: I/O errors; absent: it is */
+  trouble?: string;
+}
+
+/** What is to become a disk of the node. */
+export interface DiskOrder {
+  /** of a directory, or of a block device that is formatted and mounted */
+  path: string;
+  tag: string;
+  labels: Record<string, string>;
+  /** `10%` or `20GiB`; '': the default */
+  reserve: string;
+  /** a device that is not empty loses what is on it */
+  forceFormat: boolean;
 }
 
 export interface LocalReplica {
   diskId: DiskId;
   replicaId: ReplicaId;
   volumeId: VolumeId;
+  /** what it takes of its disk */
+  allocatedBytes?: number;
   /** why it failed for good (I7); absent when it did not */
   failure?: string;
   /** the newest in-sync set that it served under, as it keeps it durably; absent: none, or unknown */
@@ -81,8 +102,13 @@ export interface LiveVolume {
  */
 export interface AgentPort {
   disks(): Promise<AgentDisk[]>;
-  /** FAILED_PRECONDITION, FOREIGN_DATA, IN_USE */
-  addDisk(path: string, tag: string): Promise<AgentDisk>;
+  /** FAILED_PRECONDITION, FOREIGN_DATA, IN_USE, INVALID_ARGUMENT, ALREADY_EXISTS */
+  addDisk(order: DiskOrder): Promise<AgentDisk>;
+  /**
+   * Closes, forgets and unmounts a disk; one that is not known is done already. FAILED_PRECONDITION
+   * while replicas lie on it; `lost`: it failed or cannot be found, and is forgotten all the same.
+   */
+  removeDisk(diskId: DiskId, lost: boolean): Promise<void>;
   /** Durable when resolved. NO_SPACE, DISK_FAILED, NOT_FOUND (disk). */
   createReplica(
     diskId: DiskId,

@@ -23,6 +23,7 @@ import { SettingsPush } from './agent/settings-push.ts';
 import { NodeSession } from './agent/node-session.ts';
 import type { NodeIdentity } from './agent/node-session.ts';
 import { OpenCalls, servedMethods } from './api/serve-unary.ts';
+import { DiskService } from './api/disk-service.ts';
 import { PrimaryOrders } from './api/primary-orders.ts';
 import { SnapshotService } from './api/snapshot-service.ts';
 import { storService } from './api/stor-service.ts';
@@ -101,9 +102,10 @@ export class ControlPlane implements ControlPlanePort {
     const primaries = new PrimaryOrders({ ...options, nodeId: node.id, peers, volumes });
     const insight = new VolumeInsight({ ...options, nodeId: node.id, peers });
     const snapshots = new SnapshotService({ store });
-    const orders = { volumes, changes, primaries, insight, snapshots };
+    const disks = new DiskService({ store, peers, logger });
+    const orders = { volumes, changes, primaries, insight, snapshots, disks };
     const events = controlPlane.#events;
-    const stor = storService({ store, peers, events, ...orders, node, cluster: { id, name } });
+    const stor = storService({ store, events, ...orders, node, cluster: { id, name } });
     const agent = agentService(controlPlane.#nodeCalls(), { clusterId: id, nodeId: node.id });
     const common = { calls: controlPlane.#calls, logger };
     server.addService('stor', servedMethods(stor, common));
@@ -345,7 +347,8 @@ export class ControlPlane implements ControlPlanePort {
         this.#attachments.attachHere(volumeId, mode, options),
       liveVolumes: () => this.#options.agent.liveVolumes(),
       handOver: ({ volumeId, epoch }) => this.#options.agent.handOver(volumeId, epoch),
-      addDisk: ({ path, tag }) => this.#disks.addDisk(path, tag),
+      addDisk: (order) => this.#disks.addDisk(order),
+      removeDisk: ({ diskId, lost }) => this.#disks.removeDisk(diskId, lost),
     };
   }
 

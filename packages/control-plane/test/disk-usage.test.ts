@@ -26,6 +26,7 @@ t.test('what a replica takes and frees is reported at once', async (t) => {
   const rig = await Rig.open(1);
   t.teardown(() => rig.close());
   const client = rig.client();
+  await client.setPool({ repairReservePercent: 0 });
   const { agent } = rig.node(0);
   const disk = agent.diskList[0];
   if (!disk) throw new Error('no disk');
@@ -68,6 +69,7 @@ t.test('a creation right after a deletion waits for the room that it gives back'
   const rig = await Rig.open(1);
   t.teardown(() => rig.close());
   const client = rig.client();
+  await client.setPool({ repairReservePercent: 0 });
   const { agent } = rig.node(0);
   const disk = agent.diskList[0];
   if (!disk) throw new Error('no disk');

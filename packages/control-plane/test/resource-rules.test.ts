@@ -21,7 +21,7 @@ import { applyChange, emptyState } from '../src/resources/cluster-state.ts';
 import type { ClusterState } from '../src/resources/cluster-state.ts';
 import { snapshotKey, volumeKey } from '../src/resources/keys.ts';
 import { decodeVolume, encodeRecord } from '../src/resources/records.ts';
-import type { NodeLeaseRecord, StoredVolume } from '../src/resources/records.ts';
+import type { DiskRecord, NodeLeaseRecord, StoredVolume } from '../src/resources/records.ts';
 import { apply, planAt } from './plan-at.ts';
 
 const gib = 2 ** 30;
@@ -32,7 +32,7 @@ function addNode(
   id: string,
   node: {
     up?: boolean;
-    disks?: { free: number; state?: string; id?: string }[];
+    disks?: ({ free: number; state?: string; id?: string } & Partial<DiskRecord>)[];
     instance?: string;
   },
 ): void {
@@ -53,21 +53,22 @@ function addNode(
   if (node.up ?? true) {
     state.leases.set(id, { modRevision: 1, value: { agentInstance, bootId: 'b', addresses } });
   }
-  (node.disks ?? [{ free: 10 * gib }]).forEach((disk, i) => {
+  (node.disks ?? [{ free: 20 * gib }]).forEach(({ free, ...disk }, i) => {
     const diskId = disk.id ?? `d-${id}-${i}`;
     state.disks.set(diskId, {
       modRevision: 1,
       value: {
-        id: diskId,
         nodeId: id,
         path: `/p${i}`,
         tag: '',
         createdAtMs: 0,
-        state: disk.state ?? 'online',
+        state: 'online',
         message: '',
         capacityBytes: 100 * gib,
         usedBytes: 0,
-        freeBytes: disk.free,
+        freeBytes: free,
+        ...disk,
+        id: diskId,
       },
     });
   });
@@ -130,7 +131,7 @@ t.test('placement says why it cannot', async (t) => {
   t.same(placeReplicas(state, 1), [{ nodeId: 'a', diskId: 'd-a-0' }]);
   t.equal(
     messageOf(() => placeReplicas(state, 2)),
-    'NO_SPACE: 2 replicas need as many nodes that are up and have a disk with room; 1 node qualifies: name-b is down; name-c has no disk; name-d has no disk with room (1MiB free); name-e has no disk that is online',
+    'NO_SPACE: 2 replicas need as many nodes that are up and have a disk with room; 1 node qualifies: name-b is down; name-c has no disk; name-d has no disk with room (1MiB free); name-e has no disk that is online; delete volumes, add a disk ("storctl disk add"), or change the limits ("storctl pool set")',
   );
   t.match(
     messageOf(() => placeReplicas(state, 3)),
@@ -143,44 +144,103 @@ t.test('placement says why it cannot', async (t) => {
   );
 });
 
+t.test('placement names the limit that a disk would break', async (t) => {
+  const state = emptyState();
+  addNode(state, 'a', { disks: [{ free: 9 * gib }] });
+  const need = { kind: 'new' as const, sizeBytes: 30 * gib, fillBytes: 0, tag: '' };
+  const refused = (change: Partial<typeof need> = {}): string =>
+    messageOf(() => placeReplicas(state, 1, { ...need, ...change }));
+  t.match(
+    refused(),
+    /^NO_SPACE: .*name-a has no disk with room \(9GiB free\), and 10GiB of them \(10%\) are kept to rebuild lost replicas; .*storctl pool set/,
+  );
+  state.settings = {
+    value: { repairReservePercent: 5, overprovisionPercent: 100 },
+    modRevision: 1,
+  };
+  t.match(refused(), 'no error');
+  const volume = volumeOn(['a']);
+  volume.spec.sizeBytes = 80 * gib;
+  put(state, volume);
+  t.match(
+    refused(),
+    /^NO_SPACE: .*name-a has no disk with room: 110GiB would be promised on \/p0, and 100GiB may be \(100% of its 100GiB\)/,
+  );
+  t.match(refused({ fillBytes: 9 * gib }), /\(9GiB free, and 9GiB are to be copied\)/);
+  t.match(refused({ tag: 'ssd' }), /^FAILED_PRECONDITION: .*name-a has no disk with tag ssd$/);
+  const disk = state.disks.get('d-a-0')?.value;
+  if (!disk) throw new Error('no disk');
+  Object.assign(disk, { evacuate: true });
+  t.match(refused(), /name-a has only disk \/p0, which is being evacuated/);
+  Object.assign(disk, { trouble: 'EIO' });
+  t.match(refused(), /name-a has only disk \/p0, which had errors/);
+});
+
 t.test('placement against a stupid version', async () => {
+  const mib = 1024 ** 2;
   const disk = fc.record({
-    free: fc.integer({ min: 0, max: 40 }).map((n) => n * 16 * 1024 ** 2),
+    free: fc.integer({ min: 0, max: 40 }).map((n) => n * 16 * mib),
     state: fc.constantFrom('online', 'online', 'failed'),
+    capacityBytes: fc.constantFrom(gib, 100 * gib),
+    tag: fc.constantFrom('', 'ssd'),
+    evacuate: fc.constantFrom(false, false, false, true),
   });
   const node = fc.record({ up: fc.boolean(), disks: fc.array(disk, { maxLength: 3 }) });
+  const need = fc.record({
+    kind: fc.constantFrom<'new' | 'repair'>('new', 'repair'),
+    sizeBytes: fc.constantFrom(100 * mib, 900 * mib),
+    fillBytes: fc.constantFrom(0, 0, 200 * mib),
+    tag: fc.constantFrom('', '', 'ssd'),
+  });
+  const settings = fc.record({
+    repairReservePercent: fc.constantFrom(0, 10),
+    overprovisionPercent: fc.constantFrom(100, 1000),
+  });
   fc.assert(
     fc.property(
       fc.array(node, { maxLength: 6 }),
       fc.integer({ min: 1, max: 4 }),
       fc.array(fc.tuple(fc.nat(5), fc.nat(2)), { maxLength: 4 }),
-      (nodes, replicas, promised) => {
+      need,
+      settings,
+      (nodes, replicas, promised, need, settings) => {
         const state = emptyState();
+        state.settings = { value: settings, modRevision: 1 };
         nodes.forEach((facts, i) => {
           addNode(state, `n${i}`, facts);
         });
         promised.forEach(([n, d], i) => {
           const volume = volumeOn([`n${n}`]);
-          volume.spec.sizeBytes = 100 * 1024 ** 2;
+          volume.spec.sizeBytes = 100 * mib;
           for (const r of volume.status.segments[0]?.replicas ?? []) r.diskId = `d-n${n}-${d}`;
           state.volumes.set(`v-${i}`, { value: volume, modRevision: 1 });
         });
-        const scoreOf = (id: string, free: number): number => {
-          const on = promised.filter(([n, d]) => `d-n${n}-${d}` === id).length;
-          return free - on * 100 * 1024 ** 2;
+        const promisedOn = (id: string): number =>
+          promised.filter(([n, d]) => `d-n${n}-${d}` === id).length * 100 * mib;
+        const scoreOf = (id: string, free: number): number => free - promisedOn(id);
+        const fits = (d: DiskRecord): boolean => {
+          if (d.state !== 'online' || d.evacuate === true) return false;
+          if (need.tag !== '' && d.tag !== need.tag) return false;
+          const left = d.freeBytes - need.fillBytes;
+          if (left <= Math.min(64 * mib, 0.05 * d.capacityBytes)) return false;
+          if (need.kind === 'repair') return true;
+          if (left <= Math.floor((d.capacityBytes * settings.repairReservePercent) / 100)) {
+            return false;
+          }
+          const limit = Math.floor((d.capacityBytes / 100) * settings.overprovisionPercent);
+          return promisedOn(d.id) + need.sizeBytes <= limit;
         };
         const best = new Map<string, number>();
         for (const { value } of state.disks.values()) {
-          const fits = value.state === 'online' && value.freeBytes > 64 * 1024 ** 2;
-          if (!fits || !state.leases.has(value.nodeId)) continue;
+          if (!fits(value) || !state.leases.has(value.nodeId)) continue;
           const score = scoreOf(value.id, value.freeBytes);
           best.set(value.nodeId, Math.max(best.get(value.nodeId) ?? -Infinity, score));
         }
         if (best.size < replicas) {
-          const text = messageOf(() => placeReplicas(state, replicas));
+          const text = messageOf(() => placeReplicas(state, replicas, need));
           return /^(FAILED_PRECONDITION|NO_SPACE): /.test(text);
         }
-        const places = placeReplicas(state, replicas);
+        const places = placeReplicas(state, replicas, need);
         const wanted = [...best.values()].sort((a, b) => b - a).slice(0, replicas);
         const got = places.map((p) =>
           scoreOf(p.diskId, state.disks.get(p.diskId)?.value.freeBytes ?? 0),
@@ -192,6 +252,7 @@ t.test('placement against a stupid version', async () => {
         );
       },
     ),
+    { numRuns: 500 },
   );
 });
 

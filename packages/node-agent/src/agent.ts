@@ -13,6 +13,7 @@ import type { LaneHost } from './lane/lane-host.ts';
 import type { MainMethods } from './lane/lane-protocol.ts';
 import { metricFamilies } from './metric-families.ts';
 import { metricSnapshot } from './metrics-snapshot.ts';
+import { NodeDisks } from './node-disks.ts';
 import { NodePort } from './node-port.ts';
 import { systemPlatform, type Platform } from './platform.ts';
 import { RaftMetrics } from './raft-metrics.ts';
@@ -87,8 +88,9 @@ export class Agent {
     const server = await rpc.createServer();
     const control: { plane?: ControlPlane } = {};
     const lane = await this.#startLane(folder, agentInstance, control);
-    const node = new NodePort(lane.methods, folder, random);
-    await openDisks(lane, folder, node);
+    const disks = this.#disks(lane, folder);
+    await disks.open();
+    const node = new NodePort(lane.methods, disks);
     const store = await this.#openStore(folder, server);
     const plane = await ControlPlane.open({
       store,
@@ -109,6 +111,18 @@ export class Agent {
     await this.#serveHttp(lane, plane, store, node);
     this.#writePidFile();
     this.#logger.info({ version: agentVersion, nodeId, agentInstance }, 'agent started');
+  }
+
+  #disks(lane: LaneHost, folder: DataFolder): NodeDisks {
+    const { files, random, devices = null } = this.#platform;
+    return new NodeDisks({
+      lane: lane.methods,
+      folder,
+      files,
+      devices,
+      random,
+      logger: this.#logger,
+    });
   }
 
   async #startLane(
@@ -297,14 +311,6 @@ function portError(what: string, address: string, cause: Error): StorError {
         `cannot listen for ${what} on ${address}: ${cause.message}`,
         { cause },
       );
-}
-
-/** The disks that the node has; a node without any gets the first one in its data folder. */
-async function openDisks(lane: LaneHost, folder: DataFolder, node: NodePort): Promise<void> {
-  for (const disk of folder.disks()) await lane.methods.openDisk({ ...disk, create: false });
-  if (folder.disks().length > 0) return;
-  // the disk store makes its directory, and makes it durable with those above it
-  await node.addDisk(join(folder.path, 'disks', 'd1'), '');
 }
 
 /** What lanes may call; until the control plane is there, they are told to come again. */

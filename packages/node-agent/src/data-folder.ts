@@ -22,8 +22,16 @@ interface Identity {
 
 export interface DiskEntry {
   diskId: DiskId;
+  /** the directory that holds it */
   path: string;
   tag: string;
+  labels?: Record<string, string>;
+  /** `10%`, `20GiB`; absent: the default */
+  reserve?: string;
+  /** what is mounted at `path`; absent: nothing of ours */
+  device?: { path: string; fileSystemUuid: string };
+  /** what to tell of it while it works, such as that its file system is none that is tested */
+  note?: string;
 }
 
 /**
@@ -99,7 +107,16 @@ export class DataFolder {
   }
 
   addDisk(entry: DiskEntry): void {
-    const disks = [...this.#disks.filter((other) => other.diskId !== entry.diskId), entry];
+    this.#write([...this.#disks.filter((other) => other.diskId !== entry.diskId), entry]);
+  }
+
+  /** From the next start on the node does not know it any more. An unknown one is gone already. */
+  removeDisk(diskId: DiskId): void {
+    if (!this.#disks.some((disk) => disk.diskId === diskId)) return;
+    this.#write(this.#disks.filter((disk) => disk.diskId !== diskId));
+  }
+
+  #write(disks: DiskEntry[]): void {
     const text = `${JSON.stringify(disks, null, 2)}\n`;
     writeTextFileDurably(this.#files, join(this.path, 'disks.json'), text);
     this.#disks = disks;

@@ -1,30 +1,30 @@
-import { isAbsolute } from 'node:path';
-import type { AgentDisk, AgentPort, LiveVolume, LocalReplica } from '@stor/control-plane';
-import {
-  StorError,
-  makeId,
-  type AttachmentGrant,
-  type DiskId,
-  type NodeId,
-  type ReplicaId,
-  type VolumeId,
-  type VolumeSettings,
+import type {
+  AgentDisk,
+  AgentPort,
+  DiskOrder,
+  LiveVolume,
+  LocalReplica,
+} from '@stor/control-plane';
+import type {
+  AttachmentGrant,
+  DiskId,
+  NodeId,
+  ReplicaId,
+  VolumeId,
+  VolumeSettings,
 } from '@stor/protocol';
-import type { Random } from '@stor/runtime';
-import type { DataFolder } from './data-folder.ts';
 import type { LaneMethods } from './lane/lane-protocol.ts';
+import type { NodeDisks } from './node-disks.ts';
 
 /** What the control plane asks of this node, carried to its lane. */
 export class NodePort implements AgentPort {
   readonly #lane: LaneMethods;
-  readonly #folder: DataFolder;
-  readonly #random: Random;
+  readonly #disks: NodeDisks;
   #leaseUntilMs = 0;
 
-  constructor(lane: LaneMethods, folder: DataFolder, random: Random) {
+  constructor(lane: LaneMethods, disks: NodeDisks) {
     this.#lane = lane;
-    this.#folder = folder;
-    this.#random = random;
+    this.#disks = disks;
   }
 
   /** until when the node's lease holds, on the monotonic clock (ms) */
@@ -36,21 +36,12 @@ export class NodePort implements AgentPort {
     return this.#lane.disks();
   }
 
-  /** The disk is made first and noted after: a crash between leaves an empty disk, which a retry takes. */
-  async addDisk(path: string, tag: string): Promise<AgentDisk> {
-    if (!isAbsolute(path)) {
-      throw new StorError(
-        'INVALID_ARGUMENT',
-        `disk path ${JSON.stringify(path)} is not absolute: give the full path of a directory on the node`,
-      );
-    }
-    if (this.#folder.disks().some((disk) => disk.path === path)) {
-      throw new StorError('ALREADY_EXISTS', `the node already has a disk at ${path}`);
-    }
-    const diskId = makeId('d', this.#random.bytes(8));
-    const disk = await this.#lane.openDisk({ diskId, path, tag, create: true });
-    this.#folder.addDisk({ diskId: disk.diskId, path, tag });
-    return disk;
+  addDisk(order: DiskOrder): Promise<AgentDisk> {
+    return this.#disks.add(order);
+  }
+
+  removeDisk(diskId: DiskId, lost: boolean): Promise<void> {
+    return this.#disks.remove(diskId, lost);
   }
 
   createReplica(

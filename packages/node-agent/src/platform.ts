@@ -9,6 +9,8 @@ import {
   type Files,
   type Random,
 } from '@stor/runtime';
+import type { BlockDevices } from './devices/block-devices.ts';
+import { systemBlockDevices } from './devices/system-block-devices.ts';
 import { HttpServer } from './http-server.ts';
 import { startLane, type LaneHost } from './lane/lane-host.ts';
 import type { LaneOptions, MainMethods } from './lane/lane-protocol.ts';
@@ -27,6 +29,8 @@ export interface Platform {
   readonly logs: RaftLogs;
   /** calls between nodes, and the API */
   readonly rpc: RpcTransport;
+  /** what formats and mounts block devices; absent: there are only directories */
+  readonly devices?: BlockDevices;
   /** changes with each boot of the host */
   bootId(): string;
   /**
@@ -47,6 +51,7 @@ export const systemPlatform: Platform = {
   files: systemFiles,
   logs: levelLogs,
   rpc: grpcTransport(),
+  devices: systemBlockDevices,
   bootId: () => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
   startLane,
   listenHttp: (options) => HttpServer.listen(options),

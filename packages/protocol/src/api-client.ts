@@ -27,6 +27,11 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   labelNode: 'once',
   listDisks: 'read',
   addDisk: 'once',
+  inspectDisk: 'read',
+  evacuateDisk: 'repeatable',
+  removeDisk: 'once',
+  listPools: 'read',
+  setPool: 'repeatable',
   createVolume: 'repeatable',
   listVolumes: 'read',
   getVolume: 'read',
@@ -99,6 +104,11 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     labelNode: call('labelNode'),
     listDisks: call('listDisks'),
     addDisk: call('addDisk'),
+    inspectDisk: call('inspectDisk'),
+    evacuateDisk: call('evacuateDisk'),
+    removeDisk: call('removeDisk'),
+    listPools: call('listPools'),
+    setPool: call('setPool'),
     createVolume: (request, callOptions) =>
       // one id for all tries: the second try finds the volume of the first
       createVolume(

@@ -1,7 +1,11 @@
 import type {
+  ClusterSettings,
   ClusterStatus,
   Disk,
+  DiskInspection,
+  EvacuationPlan,
   Node,
+  Pool,
   Rebuild,
   Snapshot,
   StorEvent,
@@ -31,11 +35,49 @@ export interface StorApi {
     options?: CallOptions,
   ): Promise<Node>;
   listDisks(request: Record<string, never>, options?: CallOptions): Promise<{ disks: Disk[] }>;
-  /** NOT_FOUND (node), FAILED_PRECONDITION, FOREIGN_DATA, IN_USE, ALREADY_EXISTS */
+  /**
+   * Gives a directory, or a raw block device, of a node to the cluster. `reserve`: `10%` or `20GiB`
+   * that replicas may not use ('' or absent: the default). `forceFormat`: a device that is not empty
+   * loses what is on it. NOT_FOUND (node), INVALID_ARGUMENT, FAILED_PRECONDITION, FOREIGN_DATA (it is
+   * not empty), IN_USE, ALREADY_EXISTS.
+   */
   addDisk(
-    request: { node: string; path: string; tag: string },
+    request: {
+      node: string;
+      path: string;
+      tag: string;
+      labels?: Record<string, string>;
+      reserve?: string;
+      forceFormat?: boolean;
+    },
     options?: CallOptions,
   ): Promise<Disk>;
+  /** `disk`: its id, NODE:PATH, or a path that only one node has. NOT_FOUND */
+  inspectDisk(request: { disk: string }, options?: CallOptions): Promise<DiskInspection>;
+  /**
+   * Marks the disk so that it takes no replica and those that it has move elsewhere; returns at once
+   * with where they go now. `plan`: only says it. `cancel`: the disk takes replicas again. `force`:
+   * also when some can go nowhere now, which stay until they can.
+   * NOT_FOUND, FAILED_PRECONDITION, NO_SPACE (some of them can go nowhere; nothing is changed).
+   */
+  evacuateDisk(
+    request: { disk: string; plan?: boolean; cancel?: boolean; force?: boolean },
+    options?: CallOptions,
+  ): Promise<EvacuationPlan>;
+  /**
+   * Takes an empty disk out of the cluster: its node closes and unmounts it. `lost`: one that failed
+   * or is gone, once its replicas are replaced. NOT_FOUND, FAILED_PRECONDITION (what lies on it).
+   */
+  removeDisk(
+    request: { disk: string; lost?: boolean },
+    options?: CallOptions,
+  ): Promise<Record<string, never>>;
+  listPools(
+    request: Record<string, never>,
+    options?: CallOptions,
+  ): Promise<{ pools: Pool[]; settings: ClusterSettings }>;
+  /** Changes what is given. INVALID_ARGUMENT */
+  setPool(request: Partial<ClusterSettings>, options?: CallOptions): Promise<ClusterSettings>;
   /**
    * Returns when every replica is on its disk. `replicas` 0 means min(3, nodes).
    * ALREADY_EXISTS, INVALID_ARGUMENT (name, size), FAILED_PRECONDITION (more replicas than nodes
@@ -56,6 +98,8 @@ export interface StorApi {
       requestId?: string;
       /** what is left out has its default (limits.ts) */
       policy?: Partial<VolumePolicy>;
+      /** only disks of this tag take its replicas; '' or absent: any */
+      diskTag?: string;
     },
     options?: CallOptions,
   ): Promise<Volume>;

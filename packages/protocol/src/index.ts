@@ -1,6 +1,7 @@
 export * from './api-client.ts';
 export * from './api.ts';
 export * from './byte-size.ts';
+export * from './disk-space.ts';
 export * from './errors.ts';
 export * from './ids.ts';
 export * from './limits.ts';

@@ -154,7 +154,10 @@ export interface ReplicaStore extends ReplicaIdentity {
 export interface DiskUsage {
   capacityBytes: number;
   usedBytes: number;
+  /** without the reserve */
   freeBytes: number;
+  /** kept free for metadata and for others */
+  reservedBytes: number;
 }
 
 /** One disk: a directory with an identity, a lock, a journal and its replicas. */

@@ -41,6 +41,7 @@ interface CreateOptions extends PolicyOptions {
   segmentSize?: string;
   replicas?: number;
   label?: string[];
+  diskTag?: string;
   ifExists: 'error' | 'ok';
 }
 
@@ -64,6 +65,7 @@ interface CreateRequest {
   labels: Record<string, string>;
   segmentBytes?: number;
   policy?: Partial<VolumePolicy>;
+  diskTag?: string;
 }
 
 function addCreate(volume: Command, run: RunAction): void {
@@ -81,6 +83,7 @@ function addCreate(volume: Command, run: RunAction): void {
       'size of the parts that are placed on their own, a multiple of 4MiB (default: 64GiB)',
     )
     .option('--label <key=value>', 'label of the volume; may be given more than once', collect)
+    .option('--disk-tag <tag>', 'only disks of this tag take its replicas, for example ssd')
     .addOption(
       new Option('--if-exists <what>', 'what to do when the volume exists already')
         .choices(['error', 'ok'])
@@ -110,6 +113,7 @@ function addCreate(volume: Command, run: RunAction): void {
           ? {}
           : { segmentBytes: parseByteSize(options.segmentSize) }),
         ...(Object.keys(policy).length === 0 ? {} : { policy }),
+        ...(options.diskTag === undefined ? {} : { diskTag: options.diskTag }),
       };
       await run(command.optsWithGlobals(), (context) =>
         createVolume(context, request, options.ifExists === 'ok'),

@@ -3,8 +3,11 @@ import {
   changePolicy,
   type ClusterStatus,
   type Disk,
+  type DiskInspection,
   type ErrorCode,
+  type EvacuationPlan,
   type Node,
+  type Pool,
   type Rebuild,
   type Snapshot,
   type StorEvent,
@@ -60,16 +63,35 @@ function makeDisk(n: number): Disk {
       createdAtMs: startMs,
       resourceVersion: n,
     },
-    spec: { nodeId: hex('n', n), path: `/srv/n${n}/d1`, tag: 'ssd' },
+    spec: { nodeId: hex('n', n), path: `/srv/n${n}/d1`, tag: 'ssd', device: '', evacuate: false },
     status: {
       state: 'online',
       message: '',
       capacityBytes: 100 * 2 ** 30,
       usedBytes: 1.5 * 2 ** 30,
       freeBytes: 98.5 * 2 ** 30,
+      reservedBytes: 2 ** 30,
+      provisionedBytes: 20 * 2 ** 30,
+      replicas: 1,
+      space: 'ok',
     },
   };
 }
+
+const fakePool: Pool = {
+  tag: 'ssd',
+  disks: { total: 3, online: 3 },
+  nodes: 3,
+  capacityBytes: 300 * 2 ** 30,
+  usedBytes: 4.5 * 2 ** 30,
+  freeBytes: 292.5 * 2 ** 30,
+  reservedBytes: 3 * 2 ** 30,
+  repairReserveBytes: 30 * 2 ** 30,
+  provisionedBytes: 60 * 2 ** 30,
+  provisionLimitBytes: 3000 * 2 ** 30,
+  space: 'ok',
+  outlook: ['if node n1 is lost, 1.5GiB are to be rebuilt, and the other nodes have 195GiB free'],
+};
 
 /** The API from memory, with as much behaviour as the command line can see. */
 export class FakeCluster {
@@ -86,6 +108,11 @@ export class FakeCluster {
   /** calls of these methods wait until their signal aborts */
   hanging = new Set<keyof StorApi>();
   status: Partial<ClusterStatus> = {};
+  settings = { overprovisionPercent: 1000, repairReservePercent: 10 };
+  /** what an evacuation of any disk would do */
+  moves: EvacuationPlan['moves'] = [];
+  /** replicas that any disk shows, one look after the other; the last look stays */
+  diskLooks: DiskInspection['replicas'][] = [[]];
   rebuilds: Rebuild[] = [];
   snapshots: Snapshot[] = [];
   events: StorEvent[] = [];
@@ -141,10 +168,29 @@ export class FakeCluster {
         return node;
       }),
       listDisks: call('listDisks', () => ({ disks: this.disks })),
+      inspectDisk: call('inspectDisk', ({ disk }) => this.inspectDisk(disk)),
+      evacuateDisk: call('evacuateDisk', ({ disk, plan, cancel }) => {
+        const found = this.disk(disk);
+        if (plan !== true) found.spec.evacuate = cancel !== true;
+        return { disk: found, moves: this.moves, blocked: [], bytes: 2 ** 30 };
+      }),
+      removeDisk: call('removeDisk', ({ disk }) => {
+        const found = this.disk(disk);
+        this.disks = this.disks.filter((each) => each !== found);
+        return {};
+      }),
+      listPools: call('listPools', () => ({ pools: [fakePool], settings: this.settings })),
+      setPool: call('setPool', (changes) => Object.assign(this.settings, changes)),
       addDisk: call('addDisk', ({ node, path, tag }) => {
         const disk = makeDisk(9);
         disk.metadata.name = `${node}-d2`;
-        disk.spec = { nodeId: this.node(node).metadata.id, path, tag };
+        disk.spec = {
+          nodeId: this.node(node).metadata.id,
+          path,
+          tag,
+          device: '',
+          evacuate: false,
+        };
         this.disks.push(disk);
         return disk;
       }),
@@ -233,6 +279,19 @@ export class FakeCluster {
     );
     if (found) return found;
     throw new StorError('NOT_FOUND', `there is no snapshot "${name}"`);
+  }
+
+  private disk(name: string): Disk {
+    const found = this.disks.find(({ metadata }) => [metadata.id, metadata.name].includes(name));
+    if (!found) throw new StorError('NOT_FOUND', `there is no disk ${name}`);
+    return found;
+  }
+
+  private inspectDisk(name: string): DiskInspection {
+    const [first = [], ...later] = this.diskLooks;
+    if (later.length > 0) this.diskLooks = later;
+    const next = ['when nothing is free, writes that need new space get "no space" (ENOSPC)'];
+    return { disk: this.disk(name), replicas: first, next, advice: ['add a disk'] };
   }
 
   private node(name: string): Node {

@@ -1,6 +1,6 @@
 import { StorError } from '@stor/protocol';
 import type { Attachment, DiskId, NodeId, VolumeId } from '@stor/protocol';
-import type { LiveVolume } from '../agent-port.ts';
+import type { DiskOrder, LiveVolume } from '../agent-port.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import { joinedSignal } from '../resources/joined-signal.ts';
 import { longLivedController } from '../resources/long-lived.ts';
@@ -17,7 +17,8 @@ export interface NodeCalls {
   liveVolumes(): Promise<LiveVolume[]>;
   /** See AgentPort.handOver. */
   handOver(request: { volumeId: VolumeId; epoch: number }): Promise<'released' | 'gone'>;
-  addDisk(request: { path: string; tag: string }): Promise<{ diskId: DiskId }>;
+  addDisk(request: DiskOrder): Promise<{ diskId: DiskId }>;
+  removeDisk(request: { diskId: DiskId; lost: boolean }): Promise<void>;
 }
 
 export interface AttachOrder {
@@ -38,7 +39,9 @@ export const nodeIdKey = 'stor-node-id';
 const connectTimeoutMs = 800;
 const releaseTimeoutMs = 15_000;
 const attachTimeoutMs = 30_000;
-const addDiskTimeoutMs = 30_000;
+/** A large device takes mkfs some seconds; closing a disk waits for what is being written. */
+const addDiskTimeoutMs = 60_000;
+const removeDiskTimeoutMs = 30_000;
 const glanceTimeoutMs = 500;
 const handOverTimeoutMs = 20_000;
 
@@ -107,6 +110,10 @@ export class AgentPeers {
         this.#call(nodeId, { method: 'AddDisk', request, timeoutMs: addDiskTimeoutMs }) as Promise<{
           diskId: DiskId;
         }>,
+      removeDisk: async (request) => {
+        const timeoutMs = removeDiskTimeoutMs;
+        await this.#call(nodeId, { method: 'RemoveDisk', request, timeoutMs });
+      },
     };
   }
 

@@ -48,6 +48,10 @@ export function agentService(
       result: await calls.handOver(request),
     })),
     liveVolumes: checked(async () => ({ volumes: await calls.liveVolumes() })),
-    addDisk: checked((request: { path: string; tag: string }) => calls.addDisk(request)),
+    addDisk: checked((request: Parameters<NodeCalls['addDisk']>[0]) => calls.addDisk(request)),
+    removeDisk: checked(async (request: Parameters<NodeCalls['removeDisk']>[0]) => {
+      await calls.removeDisk(request);
+      return {};
+    }),
   };
 }

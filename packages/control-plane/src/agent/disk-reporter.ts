@@ -1,10 +1,11 @@
 import type { DiskId, NodeId } from '@stor/protocol';
 import { StorError } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
-import type { AgentDisk, AgentPort } from '../agent-port.ts';
+import type { AgentDisk, AgentPort, DiskOrder } from '../agent-port.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
-import { hasRoom } from '../core/placement/place-replicas.ts';
+import { settingsOf } from '../core/placement/cluster-limits.ts';
+import { hasRoom, repairReserveBytes } from '../core/placement/disk-room.ts';
 import { diskKey } from '../resources/keys.ts';
 import { decodeDisk, encodeRecord } from '../resources/records.ts';
 import type { DiskRecord } from '../resources/records.ts';
@@ -15,6 +16,8 @@ const notableBytes = 16 * 1024 * 1024;
 const notableShare = 0.005;
 /** Lost races in a row after which a record is left to the next look. */
 const maxConflicts = 5;
+/** Replicas of a disk whose use is recorded, the largest ones: it keeps the record below 64 KiB. */
+const maxReplicaBytes = 1_000;
 
 /** Keeps the records of this node's disks as the agent reports them. */
 export class DiskReporter {
@@ -59,6 +62,7 @@ export class DiskReporter {
     // from before the agent is asked: a disk that is added meanwhile is not missing
     const recorded = [...this.#cache.state.disks.values()];
     const disks = await this.#agent.disks();
+    const sizes = await this.#replicaBytes();
     const reported = new Set(disks.map((disk) => disk.diskId));
     for (const disk of disks) {
       const known = this.#cache.state.disks.get(disk.diskId) ?? null;
@@ -66,8 +70,10 @@ export class DiskReporter {
         this.#logger.error({ diskId: disk.diskId }, 'a disk of another node lies on this one');
         continue;
       }
-      if (!known || isNotable(known.value, disk))
-        await this.#write(disk.diskId, known, (now) => this.#record(now, disk));
+      if (!known || this.#isNotable(known.value, disk))
+        await this.#write(disk.diskId, known, (now) =>
+          this.#record(now, disk, sizes.get(disk.diskId)),
+        );
     }
     for (const known of recorded) {
       const { id, nodeId, state } = known.value;
@@ -80,22 +86,64 @@ export class DiskReporter {
   }
 
   /** Adds a disk; its record exists when this resolves. */
-  async addDisk(path: string, tag: string): Promise<{ diskId: string }> {
-    const disk = await this.#agent.addDisk(path, tag);
+  async addDisk(order: DiskOrder): Promise<{ diskId: string }> {
+    const disk = await this.#agent.addDisk(order);
     const { diskId } = disk;
-    if (!(await this.#write(diskId, null, (now) => this.#record(now, disk)))) {
+    if (!(await this.#write(diskId, null, (now) => this.#record(now, disk, undefined)))) {
       throw new StorError('CONFLICT', `disk ${diskId} changes too often: look again`);
     }
     return { diskId };
   }
 
+  /** Closes a disk of this node and deletes its record. Works twice. */
+  removeDisk(diskId: DiskId, lost: boolean): Promise<void> {
+    // after the look that runs: it may write what it saw of the disk before
+    const removing = this.#running.catch(() => {}).then(() => this.#remove(diskId, lost));
+    this.#running = removing.catch(() => {});
+    return removing;
+  }
+
+  async #remove(diskId: DiskId, lost: boolean): Promise<void> {
+    await this.#agent.removeDisk(diskId, lost);
+    const key = diskKey(diskId);
+    for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
+      const item = await this.#store.get(key);
+      if (!item || decodeDisk(item.key, item.value).nodeId !== this.#nodeId) return;
+      const { succeeded } = await this.#store.transact({
+        compare: [{ key, modRevision: item.modRevision }],
+        operations: [{ type: 'delete', key }],
+      });
+      if (succeeded) return;
+    }
+    throw new StorError('CONFLICT', `the record of disk ${diskId} changes too often: try again`);
+  }
+
+  /** What each replica takes, by disk. */
+  async #replicaBytes(): Promise<Map<DiskId, Record<string, number>>> {
+    const byDisk = new Map<DiskId, [string, number][]>();
+    for (const { diskId, replicaId, allocatedBytes = 0 } of await this.#agent.replicas()) {
+      if (allocatedBytes === 0) continue;
+      byDisk.set(diskId, [...(byDisk.get(diskId) ?? []), [replicaId, allocatedBytes]]);
+    }
+    const largest = (sizes: [string, number][]): Record<string, number> =>
+      Object.fromEntries(sizes.sort((a, b) => b[1] - a[1]).slice(0, maxReplicaBytes));
+    return new Map([...byDisk].map(([id, sizes]) => [id, largest(sizes)]));
+  }
+
   /** null: it is the record of another node, which stays as it is. */
-  #record(known: DiskRecord | null, disk: AgentDisk): DiskRecord | null {
+  #record(
+    known: DiskRecord | null,
+    disk: AgentDisk,
+    replicaBytes: Record<string, number> | undefined,
+  ): DiskRecord | null {
     if (known && known.nodeId !== this.#nodeId) return null;
-    const { diskId: id, path, tag, state, message, capacityBytes, usedBytes, freeBytes } = disk;
-    const seen = { path, tag, state, message, capacityBytes, usedBytes, freeBytes };
+    const { diskId: id, isLost: _isLost, ...seen } = disk;
     const base = { id, nodeId: this.#nodeId, createdAtMs: this.#clock.wallMs() };
-    return this.#since({ ...base, ...known, ...seen });
+    const { trouble: _trouble, replicaBytes: before, ...kept }: Partial<DiskRecord> = known ?? {};
+    // of a disk that does not answer, what was last said of its replicas is all there is
+    const sizes = replicaBytes ?? before;
+    const record = { ...base, ...kept, ...seen };
+    return this.#since(sizes === undefined ? record : { ...record, replicaBytes: sizes });
   }
 
   /** Notes since when a disk cannot be used: what lies on it is replaced after a while. */
@@ -129,17 +177,22 @@ export class DiskReporter {
     }
     return false;
   }
-}
 
-function isNotable(known: DiskRecord, disk: AgentDisk): boolean {
-  if (known.state !== disk.state || known.message !== disk.message) return true;
-  if (known.path !== disk.path || known.tag !== disk.tag) return true;
-  // however small the change: it decides whether a volume can be created
-  if (hasRoom(known) !== hasRoom(disk)) return true;
-  const limit = Math.min(notableBytes, disk.capacityBytes * notableShare);
-  return (
-    known.capacityBytes !== disk.capacityBytes ||
-    Math.abs(known.usedBytes - disk.usedBytes) > limit ||
-    Math.abs(known.freeBytes - disk.freeBytes) > limit
-  );
+  #isNotable(known: DiskRecord, disk: AgentDisk): boolean {
+    if (known.state !== disk.state || known.message !== disk.message) return true;
+    if (known.path !== disk.path || known.tag !== disk.tag) return true;
+    if (known.trouble !== disk.trouble || known.device !== disk.device) return true;
+    if (known.reservedBytes !== disk.reservedBytes) return true;
+    // however small the change: it decides whether a volume can be created
+    const reserve = repairReserveBytes(disk, settingsOf(this.#cache.state));
+    const takesNew = (free: number): boolean => free > reserve;
+    if (hasRoom(known) !== hasRoom(disk)) return true;
+    if (takesNew(known.freeBytes) !== takesNew(disk.freeBytes)) return true;
+    const limit = Math.min(notableBytes, disk.capacityBytes * notableShare);
+    return (
+      known.capacityBytes !== disk.capacityBytes ||
+      Math.abs(known.usedBytes - disk.usedBytes) > limit ||
+      Math.abs(known.freeBytes - disk.freeBytes) > limit
+    );
+  }
 }

@@ -1,16 +1,16 @@
 import { checkLabels, StorError } from '@stor/protocol';
-import type { ClusterStatus, Disk, Node, StorApi } from '@stor/protocol';
-import type { AgentPeers } from '../agent/agent-peers.ts';
+import type { ClusterStatus, Node, StorApi } from '@stor/protocol';
 import type { EventLog } from '../agent/event-log.ts';
 import type { NodeIdentity } from '../agent/node-session.ts';
 import type { ClusterStore } from '../cluster-store.ts';
-import { countCluster, describeDisk, describeNode } from '../core/volume/describe-cluster.ts';
+import { countCluster, describeNode } from '../core/volume/describe-cluster.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import { readHosts, readState } from '../resources/find.ts';
-import { diskKey, nodeKey } from '../resources/keys.ts';
-import { decodeDisk, encodeRecord } from '../resources/records.ts';
+import { nodeKey } from '../resources/keys.ts';
+import { encodeRecord } from '../resources/records.ts';
 import { readSoon } from './read-soon.ts';
 import type { CallContext, UnaryMethod } from './serve-unary.ts';
+import type { DiskService } from './disk-service.ts';
 import { findNode } from './find-node.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
 import type { SnapshotService } from './snapshot-service.ts';
@@ -26,7 +26,7 @@ type Request<M extends keyof StorApi> = Parameters<StorApi[M]>[0];
 
 interface StorServiceOptions {
   store: ClusterStore;
-  peers: AgentPeers;
+  disks: DiskService;
   volumes: VolumeService;
   changes: VolumeChanges;
   primaries: PrimaryOrders;
@@ -39,14 +39,19 @@ interface StorServiceOptions {
 
 /** The service `stor.v1.Stor`: every call of `StorApi`, answered by any node. */
 export function storService(options: StorServiceOptions): Record<keyof StorApi, UnaryMethod> {
-  const { volumes, changes, primaries, insight, snapshots } = options;
+  const { volumes, changes, primaries, insight, snapshots, disks } = options;
   return {
     getClusterStatus: () => clusterStatus(options),
     listNodes: async () => ({ nodes: await listNodes(options) }),
     getNode: ({ name }: Request<'getNode'>) => getNode(options, name),
     labelNode: (request: Request<'labelNode'>) => labelNode(options, request),
-    listDisks: async () => ({ disks: await listDisks(options) }),
-    addDisk: (request: Request<'addDisk'>) => addDisk(options, request),
+    listDisks: async () => ({ disks: await disks.list() }),
+    addDisk: (request: Request<'addDisk'>) => disks.add(request),
+    inspectDisk: ({ disk }: Request<'inspectDisk'>) => disks.inspect(disk),
+    evacuateDisk: (request: Request<'evacuateDisk'>) => disks.evacuate(request),
+    removeDisk: (request: Request<'removeDisk'>) => disks.remove(request),
+    listPools: () => disks.pools(),
+    setPool: (request: Request<'setPool'>) => disks.setPool(request),
     createVolume: (request: CreateVolumeRequest, { signal }: CallContext) =>
       volumes.create(request, signal),
     listVolumes: async () => ({ volumes: await volumes.list() }),
@@ -132,26 +137,4 @@ async function labelNode(
     if (succeeded) return getNode(options, node.value.id);
   }
   throw new StorError('CONFLICT', `node ${request.name} changes too often: try again`);
-}
-
-async function listDisks({ store }: StorServiceOptions): Promise<Disk[]> {
-  const state = await readSoon((options) => readHosts(store, options));
-  return [...state.disks.values()]
-    .map((disk) => describeDisk(disk, state))
-    .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
-}
-
-async function addDisk(
-  { store, peers }: StorServiceOptions,
-  request: Request<'addDisk'>,
-): Promise<Disk> {
-  const node = findNode(await readHosts(store), request.node);
-  const { path, tag } = request;
-  if (path === '') throw new StorError('INVALID_ARGUMENT', 'the path of the disk is missing');
-  const { diskId } = await peers.at(node.value.id).addDisk({ path, tag });
-  const item = await store.get(diskKey(diskId));
-  if (!item) throw new StorError('NOT_FOUND', `disk ${diskId} was removed meanwhile`);
-  const state = await readHosts(store, { local: true });
-  const disk = { value: decodeDisk(item.key, item.value), modRevision: item.modRevision };
-  return describeDisk(disk, state);
 }

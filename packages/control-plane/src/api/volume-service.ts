@@ -25,6 +25,7 @@ import { deletionOf } from '../agent/leader-controllers.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { placeReplicas } from '../core/placement/place-replicas.ts';
 import { withAllSegments } from '../core/placement/place-segments.ts';
+import { segmentSizeOf } from '../core/volume/segment-size.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
@@ -54,6 +55,7 @@ export interface CreateVolumeRequest {
   segmentBytes?: number;
   requestId?: string;
   policy?: Partial<VolumePolicy> | null;
+  diskTag?: string;
 }
 
 /** The calls of the API that concern volumes. */
@@ -224,6 +226,7 @@ export class VolumeService {
 
   #newRecord(request: CreateVolumeRequest, size: VolumeSize, state: ClusterState): StoredVolume {
     const replicas = request.replicas || Math.min(defaultReplicas, Math.max(1, state.nodes.size));
+    const tag = request.diskTag ?? '';
     const record: StoredVolume = {
       metadata: {
         id: makeId('v', this.#random.bytes(8)),
@@ -235,6 +238,7 @@ export class VolumeService {
       spec: {
         ...size,
         replicas,
+        ...(tag === '' ? {} : { diskTag: tag }),
         policy: changePolicy(defaultPolicy(replicas), request.policy ?? {}),
       },
       status: {
@@ -251,7 +255,13 @@ export class VolumeService {
     return withAllSegments(
       record,
       state,
-      (now) => placeReplicas(now, replicas),
+      (now, index) =>
+        placeReplicas(now, replicas, {
+          kind: 'new',
+          sizeBytes: segmentSizeOf(record, index),
+          fillBytes: 0,
+          tag,
+        }),
       () => makeId('r', this.#random.bytes(8)),
     );
   }

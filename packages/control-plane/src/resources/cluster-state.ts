@@ -13,6 +13,8 @@ export interface Versioned<T> {
 export interface ClusterState {
   revision: number;
   cluster: Versioned<records.ClusterRecord> | null;
+  /** null: the defaults hold */
+  settings: Versioned<records.SettingsRecord> | null;
   nodes: Map<NodeId, Versioned<records.NodeRecord>>;
   /** nodes that are up */
   leases: Map<NodeId, Versioned<records.NodeLeaseRecord>>;
@@ -31,6 +33,7 @@ export function emptyState(): ClusterState {
   return {
     revision: 0,
     cluster: null,
+    settings: null,
     nodes: new Map(),
     leases: new Map(),
     disks: new Map(),
@@ -85,6 +88,10 @@ export function applyChange(
   try {
     if (key === keys.clusterKey) {
       state.cluster = value ? { value: records.decodeCluster(key, value), modRevision } : null;
+      return null;
+    }
+    if (key === keys.settingsKey) {
+      state.settings = value ? { value: records.decodeSettings(key, value), modRevision } : null;
       return null;
     }
     if (key.startsWith(keys.snapshotsPrefix)) {

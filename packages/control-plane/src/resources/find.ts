@@ -8,6 +8,7 @@ import {
   nodeLeasesPrefix,
   nodesPrefix,
   rootPrefix,
+  settingsKey,
   snapshotsOfPrefix,
   volumeKey,
   volumeNameKey,
@@ -47,7 +48,7 @@ export async function findVolume(
 }
 
 /**
- * Nodes, their leases and disks as of now: few, where volumes may be many. `options` as for reads
+ * Nodes, their leases, disks and the settings as of now: few, where volumes may be many. `options` as for reads
  * of the store.
  */
 export async function readHosts(
@@ -56,7 +57,7 @@ export async function readHosts(
 ): Promise<ClusterState> {
   const state = emptyState();
   let local = options.local ?? false;
-  for (const prefix of [nodesPrefix, nodeLeasesPrefix, disksPrefix]) {
+  for (const prefix of [nodesPrefix, nodeLeasesPrefix, disksPrefix, settingsKey]) {
     // the first read waits until this member is up to date, so the others may read here
     const { revision, items } = await store.list(prefix, { ...options, local });
     for (const item of items) applyChange(state, item);

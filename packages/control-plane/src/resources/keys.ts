@@ -4,6 +4,7 @@ import type { DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from '@stor/prot
 export const rootPrefix = '/stor/';
 
 export const clusterKey = '/stor/cluster';
+export const settingsKey = '/stor/settings';
 export const nodesPrefix = '/stor/nodes/';
 export const nodeLeasesPrefix = '/stor/node-leases/';
 export const disksPrefix = '/stor/disks/';

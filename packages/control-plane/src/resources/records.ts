@@ -1,4 +1,11 @@
-import type { NodeAddresses, ReplicaId, SnapshotId, VolumeId, VolumeRecord } from '@stor/protocol';
+import type {
+  ClusterSettings,
+  NodeAddresses,
+  ReplicaId,
+  SnapshotId,
+  VolumeId,
+  VolumeRecord,
+} from '@stor/protocol';
 import { defaultPolicy, StorError } from '@stor/protocol';
 import { z } from 'zod';
 import type { EventRecord } from '../core/events/event-record.ts';
@@ -52,6 +59,17 @@ const diskSchema = z.looseObject({
   usedBytes: z.number(),
   freeBytes: z.number(),
   unusableSinceMs: z.number().optional(),
+  labels: labels.optional(),
+  device: z.string().optional(),
+  reservedBytes: z.number().optional(),
+  evacuate: z.boolean().optional(),
+  trouble: z.string().optional(),
+  replicaBytes: z.record(z.string(), z.number()).optional(),
+});
+
+const settingsSchema = z.looseObject({
+  overprovisionPercent: z.number().optional(),
+  repairReservePercent: z.number().optional(),
 });
 
 const replicaReportSchema = z.looseObject({
@@ -108,6 +126,7 @@ const volumeSchema = z.looseObject({
     sizeBytes: z.number(),
     segmentBytes: z.number().optional(),
     replicas: z.number(),
+    diskTag: z.string().optional(),
     attachTo: z.string().optional(),
     policy: policySchema.default({}),
   }),
@@ -208,7 +227,23 @@ export interface DiskRecord {
   freeBytes: number;
   /** when its node first found it failed or missing, by the wall clock; absent while it is online */
   unusableSinceMs?: number;
+  labels?: Record<string, string>;
+  /** the block device that is mounted at `path`; absent: a directory */
+  device?: string;
+  reservedBytes?: number;
+  /** an operator wants it empty: it takes no replica, and those that it has move elsewhere */
+  evacuate?: boolean;
+  /** why it is not to be trusted although it answers (I/O errors); as `evacuate`. Absent: it is */
+  trouble?: string;
+  /**
+   * What its replicas take, the largest ones. As old as the record, which is written when the disk's
+   * use has changed notably: good enough to plan where replicas fit.
+   */
+  replicaBytes?: Record<string, number>;
 }
+
+/** What is absent has its default. */
+export type SettingsRecord = Partial<ClusterSettings>;
 
 export interface ReplicaReport {
   replicaId: string;
@@ -273,6 +308,7 @@ export const decodeCluster = decoder<ClusterRecord>('cluster', clusterSchema);
 export const decodeNode = decoder<NodeRecord>('node', nodeSchema);
 export const decodeNodeLease = decoder<NodeLeaseRecord>('node lease', nodeLeaseSchema);
 export const decodeDisk = decoder<DiskRecord>('disk', diskSchema);
+export const decodeSettings = decoder<SettingsRecord>('settings', settingsSchema);
 const decodeStored = decoder<StoredVolume>('volume', volumeSchema);
 export const decodeEvent = decoder<EventRecord>('event', eventSchema);
 export const decodeReplicaReport = decoder<ReplicaReport>('replica report', replicaReportSchema);

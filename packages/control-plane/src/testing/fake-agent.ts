@@ -11,6 +11,7 @@ import type {
   AgentDisk,
   AgentPort,
   ControlPlanePort,
+  DiskOrder,
   LiveVolume,
   LocalReplica,
 } from '../agent-port.ts';
@@ -57,13 +58,24 @@ export class FakeAgent implements AgentPort {
     return this.diskList.map((disk) => ({ ...disk }));
   }
 
-  async addDisk(path: string, tag: string): Promise<AgentDisk> {
+  async addDisk({ path, tag, labels }: DiskOrder): Promise<AgentDisk> {
     if (this.diskList.some((disk) => disk.path === path)) {
       throw new StorError('ALREADY_EXISTS', `the node already has a disk at ${path}`);
     }
-    const disk = fakeDisk(`d-${String(this.diskList.length).padStart(16, 'f')}`, path, tag);
+    const id = `d-${String(this.diskList.length).padStart(16, 'f')}`;
+    const disk = { ...fakeDisk(id, path, tag), labels };
     this.diskList.push(disk);
     return disk;
+  }
+
+  async removeDisk(diskId: DiskId, lost: boolean): Promise<void> {
+    const found = [...this.replicaList.values()].filter((each) => each.diskId === diskId);
+    if (found.length > 0 && !lost) {
+      throw new StorError('FAILED_PRECONDITION', `disk ${diskId} holds replicas`);
+    }
+    const at = this.diskList.findIndex((disk) => disk.diskId === diskId);
+    if (at >= 0) this.diskList.splice(at, 1);
+    for (const { replicaId } of found) this.replicaList.delete(replicaId);
   }
 
   async createReplica(

@@ -27,6 +27,24 @@ export interface LaneOptions {
   logLevel: string;
 }
 
+/** A disk that a lane is to open. */
+export interface LaneDisk {
+  diskId: DiskId;
+  path: string;
+  tag: string;
+  labels?: Record<string, string>;
+  /** `10%`, `20GiB`; absent: the default */
+  reserve?: string;
+  /** the block device that is mounted at `path` */
+  device?: string;
+  /** what to tell of it while it works */
+  note?: string;
+  /** why it cannot be opened now (its device is not there); the directory must not be touched then */
+  unavailable?: string;
+  /** a missing or empty directory becomes a disk */
+  create: boolean;
+}
+
 /** Counters of one export since the lane started, and its latency histogram per operation. */
 export interface ExportCounters {
   volume: string;
@@ -59,12 +77,12 @@ export interface LaneCounters {
 export interface LaneMethods {
   /** Opens the listeners; IN_USE names the port that is taken. */
   listen(): Promise<{ peersPort: number; nbdPort: number }>;
-  openDisk(entry: {
-    diskId: DiskId;
-    path: string;
-    tag: string;
-    create: boolean;
-  }): Promise<AgentDisk>;
+  openDisk(entry: LaneDisk): Promise<AgentDisk>;
+  /**
+   * Closes a disk for good; an unknown one is closed already. FAILED_PRECONDITION while replicas lie
+   * on it, unless it is `lost`.
+   */
+  closeDisk(diskId: DiskId, lost: boolean): Promise<void>;
   disks(): Promise<AgentDisk[]>;
   createReplica(
     diskId: DiskId,

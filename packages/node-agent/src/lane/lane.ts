@@ -2,6 +2,7 @@ import type { AgentDisk, LiveVolume, LocalReplica } from '@stor/control-plane';
 import {
   StorError,
   hasCode,
+  reserveBytes,
   type AttachmentGrant,
   type DiskId,
   type NodeId,
@@ -18,6 +19,7 @@ import {
 } from '@stor/replicator';
 import {
   defaultReceive,
+  makeDurableDirectory,
   systemFiles,
   systemNetwork,
   type Clock,
@@ -30,14 +32,20 @@ import { VolumeExports } from '../exports/volume-exports.ts';
 import { NbdServer } from '../nbd/nbd-server.ts';
 import { FailureLog } from './failure-log.ts';
 import { laneCounters } from './lane-counters.ts';
-import type { LaneCounters, LaneMethods, LaneOptions, MainMethods } from './lane-protocol.ts';
+import type {
+  LaneCounters,
+  LaneDisk,
+  LaneMethods,
+  LaneOptions,
+  MainMethods,
+} from './lane-protocol.ts';
 
 /** A peer that does not take a connection in this time is tried again later (ms). */
 const peerConnectTimeoutMs = 1_000;
 
 interface OpenDisk {
   store: DiskStore;
-  tag: string;
+  entry: LaneDisk;
 }
 
 /** The host as a lane sees it. */
@@ -63,7 +71,7 @@ export class Lane implements LaneMethods {
   readonly #logger: Logger;
   readonly #machine: LaneMachine;
   readonly #disks = new Map<DiskId, OpenDisk>();
-  readonly #failedDisks: AgentDisk[] = [];
+  #failedDisks: AgentDisk[] = [];
   readonly #failures: FailureLog;
   readonly #replicator: LaneReplicator;
   readonly #exports: VolumeExports;
@@ -134,17 +142,13 @@ export class Lane implements LaneMethods {
     return { peersPort: this.#peers.port, nbdPort: this.#nbd.port };
   }
 
-  async openDisk(entry: {
-    diskId: DiskId;
-    path: string;
-    tag: string;
-    create: boolean;
-  }): Promise<AgentDisk> {
+  async openDisk(entry: LaneDisk): Promise<AgentDisk> {
     const open = this.#disks.get(entry.diskId);
     if (open) return this.#describe(open);
     try {
+      if (entry.unavailable !== undefined) throw new StorError('NOT_FOUND', entry.unavailable);
       const store = await this.#openStore(entry);
-      const disk = { store, tag: entry.tag };
+      const disk = { store, entry };
       this.#disks.set(store.diskId, disk);
       return await this.#describe(disk);
     } catch (error) {
@@ -161,20 +165,41 @@ export class Lane implements LaneMethods {
     }
   }
 
-  #openStore(entry: { diskId: DiskId; path: string; create: boolean }): Promise<DiskStore> {
+  async closeDisk(diskId: DiskId, lost: boolean): Promise<void> {
+    const disk = this.#disks.get(diskId);
+    const held = disk?.store.replicas().length ?? 0;
+    if (held > 0 && !lost) {
+      throw new StorError(
+        'FAILED_PRECONDITION',
+        `disk ${diskId} on node ${this.#options.nodeName} still has ${held} ${held === 1 ? 'replica' : 'replicas'}: evacuate it first, or wait until they are deleted`,
+      );
+    }
+    // in this turn, so that nothing is created on it while it closes
+    this.#disks.delete(diskId);
+    this.#failedDisks = this.#failedDisks.filter((failed) => failed.diskId !== diskId);
+    await disk?.store.close();
+  }
+
+  #openStore(entry: LaneDisk): Promise<DiskStore> {
     const { clusterId, nodeId, bootId, diskReserveBytes } = this.#options;
+    const { files } = this.#machine;
+    if (entry.create) makeDurableDirectory(files, entry.path);
+    const reserve = entry.reserve ?? '';
+    const hasOwn = reserve !== '' && files.exists(entry.path);
+    const ownBytes = hasOwn ? reserveBytes(reserve, files.space(entry.path).totalBytes) : null;
+    const keptBytes = ownBytes ?? diskReserveBytes;
     return openDiskStore({
       path: entry.path,
       expect: { clusterId, nodeId },
       ...(entry.create ? { create: { diskId: entry.diskId } } : {}),
-      files: this.#machine.files,
+      files,
       clock: this.#clock,
       logger: this.#logger,
       bootId,
       failures: this.#failures,
       options: {
         ...this.#machine.diskOptions,
-        ...(diskReserveBytes === null ? {} : { reserveBytes: diskReserveBytes }),
+        ...(keptBytes === null ? {} : { reserveBytes: keptBytes }),
       },
     });
   }
@@ -207,10 +232,11 @@ export class Lane implements LaneMethods {
 
   async replicas(): Promise<LocalReplica[]> {
     return [...this.#disks.values()].flatMap(({ store }) =>
-      store.replicas().map(({ diskId, replicaId, volumeId, failure, setView }) => ({
+      store.replicas().map(({ diskId, replicaId, volumeId, failure, setView, allocatedBytes }) => ({
         diskId,
         replicaId,
         volumeId,
+        allocatedBytes,
         ...(setView ? { setView: { ...setView, members: [...setView.members] } } : {}),
         // a replica that only ran out of space is whole again at the next start
         ...(hasCode(failure, 'DISK_FAILED') ? { failure: failure.message } : {}),
@@ -289,16 +315,31 @@ export class Lane implements LaneMethods {
   }
 
   /** One disk that cannot say how full it is must not hide the others. */
-  async #describe({ store, tag }: OpenDisk): Promise<AgentDisk> {
-    const { diskId, path } = store;
+  async #describe({ store, entry }: OpenDisk): Promise<AgentDisk> {
+    const { diskId } = store;
+    const known = { ...entry, diskId };
     try {
       // a disk that has failed refuses this
       const usage = await store.usage();
-      return { diskId, path, tag, state: 'online', message: '', ...usage };
+      const trouble = this.#troubleOf(diskId);
+      const message = entry.note ?? '';
+      return { ...identityOf(known), state: 'online', message, ...usage, ...trouble };
     } catch (error) {
       const isLost = store.failure !== null;
-      return failedDisk({ diskId, path, tag }, StorError.from(error).message, isLost);
+      return failedDisk(known, StorError.from(error).message, isLost);
     }
+  }
+
+  /**
+   * One replica for which the disk returned an error is enough: what else lies there is likely to be
+   * next. It still serves what it can, so that its other replicas move away with nothing lost.
+   */
+  #troubleOf(diskId: DiskId): { trouble?: string } {
+    const failed = this.#failures.failuresOf(diskId).filter(({ replicaId }) => replicaId !== null);
+    const [first] = failed;
+    if (!first) return {};
+    const count = failed.length === 1 ? 'a replica' : `${failed.length} replicas`;
+    return { trouble: `it had errors with ${count} (${first.replicaId ?? ''}: ${first.reason})` };
   }
 
   #report(failure: { diskId: DiskId; replicaId: ReplicaId | null; reason: string }): void {
@@ -310,13 +351,25 @@ export class Lane implements LaneMethods {
   }
 }
 
-function failedDisk(
-  { diskId, path, tag }: { diskId: DiskId; path: string; tag: string },
-  message: string,
-  isLost: boolean,
-): AgentDisk {
+function failedDisk(entry: LaneDisk, message: string, isLost: boolean): AgentDisk {
   const unknown = { capacityBytes: 0, usedBytes: 0, freeBytes: 0 };
-  return { diskId, path, tag, state: 'failed', isLost, message, ...unknown };
+  return { ...identityOf(entry), state: 'failed', isLost, message, ...unknown };
+}
+
+function identityOf({
+  diskId,
+  path,
+  tag,
+  labels,
+  device,
+}: LaneDisk): Pick<AgentDisk, 'diskId' | 'path' | 'tag' | 'labels' | 'device'> {
+  return {
+    diskId,
+    path,
+    tag,
+    ...(labels === undefined ? {} : { labels }),
+    ...(device === undefined ? {} : { device }),
+  };
 }
 
 /** Opens a listener; a port that is taken becomes a message that says which and what to do. */

@@ -12,7 +12,7 @@ export interface DiskIdentity {
   diskId: DiskId;
 }
 
-const identityName = 'disk.json';
+export const identityName = 'disk.json';
 const temporaryName = 'disk.json.new';
 const maxIdentityBytes = 4096;
 /** What a fresh file system, or an interrupted first start, may hold. */

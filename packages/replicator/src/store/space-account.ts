@@ -94,8 +94,14 @@ export class SpaceAccount {
     return true;
   }
 
-  usage(): { capacityBytes: number; usedBytes: number; freeBytes: number } {
+  usage(): {
+    capacityBytes: number;
+    usedBytes: number;
+    freeBytes: number;
+    reservedBytes: number;
+  } {
     const freeBytes = Math.floor(this.freeBytes());
-    return { capacityBytes: this.#total, usedBytes: this.#used, freeBytes };
+    const reservedBytes = Math.floor(this.reserveBytes);
+    return { capacityBytes: this.#total, usedBytes: this.#used, freeBytes, reservedBytes };
   }
 }

@@ -470,7 +470,9 @@ export class MemoryDiskStore implements DiskStore {
   }
   usage(): Promise<DiskUsage> {
     const usedBytes = this.replicas().reduce((sum, each) => sum + each.allocatedBytes, 0);
-    return Promise.resolve({ capacityBytes: 2 ** 40, usedBytes, freeBytes: 2 ** 40 - usedBytes });
+    const capacityBytes = 2 ** 40;
+    const freeBytes = capacityBytes - usedBytes;
+    return Promise.resolve({ capacityBytes, usedBytes, freeBytes, reservedBytes: 0 });
   }
   close(): Promise<void> {
     for (const { state } of this.#replicas.values()) {

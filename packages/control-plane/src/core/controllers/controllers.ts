@@ -88,8 +88,13 @@ export class Controllers {
       if (action) actions.push(action);
     }
     for (const volume of state.deleted.values()) {
-      const replicaIds = [...replicasOf(volume.value), ...removedOf(volume.value)].map((r) => r.id);
-      const gone = replicaIds.every((id) => state.reports.get(id)?.value.state === 'deleted');
+      const replicas = [...replicasOf(volume.value), ...removedOf(volume.value)];
+      const replicaIds = replicas.map((r) => r.id);
+      // what lies on a disk that was taken out as lost is deleted by nobody
+      const gone = replicas.every(
+        ({ id, diskId }) =>
+          state.reports.get(id)?.value.state === 'deleted' || !state.disks.has(diskId),
+      );
       if (gone) actions.push({ type: 'finish-delete', volume, replicaIds });
     }
     return actions;

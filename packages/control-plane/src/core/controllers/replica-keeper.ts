@@ -2,7 +2,7 @@ import type { DiskId, NodeId, ReplicaId, SegmentStatus, VolumeId } from '@stor/p
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
-import { placeAnother } from '../placement/place-replicas.ts';
+import { needOf, placeAnother } from '../placement/place-replicas.ts';
 import type { Absence, Now } from './absence.ts';
 import {
   addReplica,
@@ -208,7 +208,8 @@ export class ReplicaKeeper {
       if (count >= maxFillsPerNode && !taken.has(nodeId)) taken.set(nodeId, 'is filling others');
     }
     const avoid = new Map([...this.#avoided(metadata.id, now), ...failedDisks(segment)]);
-    const { place } = placeAnother(facts.state, taken, avoid);
+    const need = needOf(facts.state, facts.volume, segment, 'repair');
+    const { place } = placeAnother(facts.state, taken, avoid, need);
     if (!place) return null;
     if (lack.purpose === 'replacement') fills.replacements += 1;
     noteFill(fills, place.nodeId);

@@ -2,6 +2,7 @@ import type { DiskId, NodeId, ReplicaId, SegmentStatus, VolumeReplica } from '@s
 import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
+import { isDraining } from '../placement/disk-room.ts';
 import type { Place } from '../placement/place-replicas.ts';
 
 /**
@@ -108,14 +109,17 @@ export function dropLeaving(segment: SegmentStatus): SegmentStatus | null {
   return segment.replicas.some(isOut) ? remove(segment, isOut) : null;
 }
 
-/** Removed replicas of which their nodes say that they are deleted, and the segment without them. */
+/**
+ * Removed replicas of which their nodes say that they are deleted, and the segment without them. On a
+ * disk that was taken out of the cluster as lost nobody deletes them any more.
+ */
 export function forgetRemoved(
   segment: SegmentStatus,
   state: ClusterState,
 ): { segment: SegmentStatus; forgotten: ReplicaId[] } | null {
   const removed = segment.removed ?? [];
-  const isDeleted = ({ id }: { id: ReplicaId }): boolean =>
-    state.reports.get(id)?.value.state === 'deleted';
+  const isDeleted = ({ id, diskId }: { id: ReplicaId; diskId: DiskId }): boolean =>
+    state.reports.get(id)?.value.state === 'deleted' || !state.disks.has(diskId);
   const forgotten = removed.filter(isDeleted).map(({ id }) => id);
   if (forgotten.length === 0) return null;
   return { segment: { ...segment, removed: removed.filter((r) => !isDeleted(r)) }, forgotten };
@@ -123,20 +127,27 @@ export function forgetRemoved(
 
 /** What a segment lacks: one more replica, and why. */
 export interface Lack {
-  purpose: 'replacement' | 'update';
+  purpose: 'replacement' | 'update' | 'move';
 }
 
 /**
  * Whether another replica should be placed: fewer stay than are wanted, or some of those that stay
- * are lost. Null while nothing could fill it.
+ * are lost, or lie on a disk that is to be emptied. Null while nothing could fill it.
  */
 export function lacks(segment: SegmentStatus, facts: ReplicaFacts): Lack | null {
   const stay = staying(segment);
   const wanted = facts.volume.spec.replicas;
   const able = stay.filter((replica) => !facts.isLost(replica));
-  if (able.length >= wanted) return null;
+  const settled = able.filter((replica) => !liesOnDraining(replica, facts));
+  if (settled.length >= wanted) return null;
   if (!segment.replicas.some((replica) => isGood(segment, replica, facts))) return null;
-  return { purpose: stay.length < wanted ? 'update' : 'replacement' };
+  if (stay.length < wanted) return { purpose: 'update' };
+  return { purpose: able.length < wanted ? 'replacement' : 'move' };
+}
+
+/** Its disk had errors, or an operator wants it empty. */
+export function liesOnDraining(replica: VolumeReplica, { state }: ReplicaFacts): boolean {
+  return isDraining(state.disks.get(replica.diskId)?.value);
 }
 
 /**
@@ -194,6 +205,7 @@ function worthOf(segment: SegmentStatus, replica: VolumeReplica, facts: ReplicaF
   if (!isUp(facts.state, replica.nodeId)) return 2;
   if (replica.state === 'creating') return 3;
   if (!segment.inSync.includes(replica.id)) return 4;
+  if (liesOnDraining(replica, facts)) return 4.5;
   const { attachment } = facts.volume.status;
   const users = [facts.volume.spec.attachTo, attachment?.nodeId];
   // reads are served from the replica on the primary's own node

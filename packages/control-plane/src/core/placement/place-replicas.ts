@@ -1,17 +1,14 @@
-import { StorError, formatByteSize } from '@stor/protocol';
-import type { DiskId, NodeId } from '@stor/protocol';
+import { StorError } from '@stor/protocol';
+import type { DiskId, NodeId, SegmentStatus } from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
+import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
+import { settingsOf } from './cluster-limits.ts';
+import { anyNeed, refusalOf } from './disk-room.ts';
+import type { DiskNeed } from './disk-room.ts';
+import { diskUses, expectedBytes, unused } from './disk-use.ts';
+import type { DiskUse } from './disk-use.ts';
 import { segmentSizeOf } from '../volume/segment-size.ts';
-
-/** A disk with less free space than this takes no new replica (bytes; smaller on small disks). */
-const reserveBytes = 64 * 1024 * 1024;
-const reserveShare = 0.05;
-
-/** Whether a disk takes new replicas, as far as its space goes. */
-export function hasRoom(disk: { capacityBytes: number; freeBytes: number }): boolean {
-  return disk.freeBytes > Math.min(reserveBytes, disk.capacityBytes * reserveShare);
-}
 
 export interface Place {
   nodeId: NodeId;
@@ -29,26 +26,27 @@ export type AvoidedDisks = ReadonlyMap<DiskId, string>;
 
 const noDisks: AvoidedDisks = new Map();
 
-/** Bytes promised to volumes on each disk; volumes are thin, so they may exceed its size. */
-function provisionedBytes(state: ClusterState): Map<DiskId, number> {
-  const sums = new Map<DiskId, number>();
-  for (const { value } of state.volumes.values()) {
-    for (const segment of value.status.segments) {
-      for (const replica of segment.replicas) {
-        const sum = sums.get(replica.diskId) ?? 0;
-        sums.set(replica.diskId, sum + segmentSizeOf(value, segment.index));
-      }
-    }
-  }
-  return sums;
+/** What one more replica of this segment asks of a disk. */
+export function needOf(
+  state: ClusterState,
+  volume: StoredVolume,
+  segment: SegmentStatus,
+  kind: DiskNeed['kind'],
+): DiskNeed {
+  const sizeBytes = segmentSizeOf(volume, segment.index);
+  const tag = volume.spec.diskTag ?? '';
+  return { kind, sizeBytes, fillBytes: expectedBytes(state, segment), tag };
 }
 
-function judgeNode(
-  state: ClusterState,
-  nodeId: NodeId,
-  provisioned: Map<DiskId, number>,
-  avoid: AvoidedDisks,
-): Verdict {
+interface Judging {
+  state: ClusterState;
+  need: DiskNeed;
+  uses: Map<DiskId, DiskUse>;
+  avoid: AvoidedDisks;
+}
+
+function judgeNode(judging: Judging, nodeId: NodeId): Verdict {
+  const { state, uses, avoid } = judging;
   if (!isUp(state, nodeId)) return { reason: 'is down', noSpace: false };
   const disks = [...state.disks.values()].map((d) => d.value).filter((d) => d.nodeId === nodeId);
   if (disks.length === 0) return { reason: 'has no disk', noSpace: false };
@@ -59,17 +57,34 @@ function judgeNode(
     return { reason: `has no disk that is online${why}`, noSpace: false };
   }
   let best: Candidate | null = null;
+  const refusals: { reason: string; noSpace: boolean }[] = [];
   for (const disk of online) {
-    if (!hasRoom(disk) || avoid.has(disk.id)) continue;
-    const score = disk.freeBytes - (provisioned.get(disk.id) ?? 0);
+    const refusal = judgeDisk(judging, disk);
+    if (refusal) {
+      refusals.push(refusal);
+      continue;
+    }
+    const { provisionedBytes, comingBytes } = uses.get(disk.id) ?? unused;
+    const score = disk.freeBytes - comingBytes - provisionedBytes;
     const isBetter = !best || score > best.score || (score === best.score && disk.id < best.diskId);
     if (isBetter) best = { nodeId, diskId: disk.id, score };
   }
   if (best) return { place: best };
-  const avoided = online.find((disk) => avoid.has(disk.id) && hasRoom(disk));
+  const avoided = online.find((disk) => avoid.has(disk.id));
+  // a disk that would do but for its space says most; then one that is to be left alone
+  const tight = refusals.find(({ noSpace }) => noSpace);
+  if (tight) return tight;
   if (avoided) return { reason: avoid.get(avoided.id) ?? '', noSpace: false };
-  const freeBytes = Math.max(...online.map((disk) => disk.freeBytes));
-  return { reason: `has no disk with room (${formatByteSize(freeBytes)} free)`, noSpace: true };
+  return refusals[0] ?? { reason: 'has no disk', noSpace: false };
+}
+
+function judgeDisk(
+  { state, need, uses, avoid }: Judging,
+  disk: DiskRecord,
+): { reason: string; noSpace: boolean } | null {
+  const avoided = avoid.get(disk.id);
+  if (avoided !== undefined) return { reason: avoided, noSpace: false };
+  return refusalOf(disk, uses.get(disk.id) ?? unused, need, settingsOf(state));
 }
 
 /**
@@ -77,15 +92,19 @@ function judgeNode(
  * free space minus already promised first. Throws FAILED_PRECONDITION or NO_SPACE with how many
  * nodes qualify and why each other one does not.
  */
-export function placeReplicas(state: ClusterState, replicas: number): Place[] {
-  const provisioned = provisionedBytes(state);
+export function placeReplicas(
+  state: ClusterState,
+  replicas: number,
+  need: DiskNeed = { ...anyNeed, kind: 'new' },
+): Place[] {
+  const judging = { state, need, uses: diskUses(state), avoid: noDisks };
   const candidates: Candidate[] = [];
   const refusals: string[] = [];
   let tight = 0;
   const nodes = [...state.nodes.values()].map((node) => node.value);
   nodes.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
   for (const node of nodes) {
-    const verdict = judgeNode(state, node.id, provisioned, noDisks);
+    const verdict = judgeNode(judging, node.id);
     if ('place' in verdict) {
       candidates.push(verdict.place);
       continue;
@@ -108,8 +127,9 @@ export function placeAnother(
   state: ClusterState,
   taken: ReadonlyMap<NodeId, string>,
   avoid: AvoidedDisks = noDisks,
+  need: DiskNeed = anyNeed,
 ): { place: Place; refusals: [] } | { place: null; refusals: string[]; noSpace: boolean } {
-  const provisioned = provisionedBytes(state);
+  const judging = { state, need, uses: diskUses(state), avoid };
   const refusals: string[] = [];
   let noSpace = false;
   let best: Candidate | null = null;
@@ -118,9 +138,7 @@ export function placeAnother(
   for (const node of nodes) {
     const reason = taken.get(node.id);
     const verdict: Verdict =
-      reason === undefined
-        ? judgeNode(state, node.id, provisioned, avoid)
-        : { reason, noSpace: false };
+      reason === undefined ? judgeNode(judging, node.id) : { reason, noSpace: false };
     if (!('place' in verdict)) {
       refusals.push(`${node.name} ${verdict.reason}`);
       noSpace ||= verdict.noSpace;
@@ -137,8 +155,9 @@ export function placeOn(
   state: ClusterState,
   nodeId: NodeId,
   avoid: AvoidedDisks = noDisks,
+  need: DiskNeed = anyNeed,
 ): Place | { reason: string; noSpace: boolean } {
-  const verdict = judgeNode(state, nodeId, provisionedBytes(state), avoid);
+  const verdict = judgeNode({ state, need, uses: diskUses(state), avoid }, nodeId);
   if (!('place' in verdict)) return verdict;
   return { nodeId, diskId: verdict.place.diskId };
 }
@@ -162,6 +181,11 @@ function refusal(facts: {
   const are = fit === 1 ? '1 node qualifies' : `${fit} nodes qualify`;
   return new StorError(
     code,
-    `${wanted} that are up and have a disk with room; ${are}: ${refusals.join('; ')}`,
+    `${wanted} that are up and have a disk with room; ${are}: ${refusals.join('; ')}${advice(code)}`,
   );
+}
+
+function advice(code: 'NO_SPACE' | 'FAILED_PRECONDITION'): string {
+  if (code !== 'NO_SPACE') return '';
+  return '; delete volumes, add a disk ("storctl disk add"), or change the limits ("storctl pool set")';
 }

@@ -10,7 +10,11 @@ import {
   staying,
   takenNodes,
 } from '../controllers/replica-rules.ts';
-import { hasRoom, placeAnother, placeOn } from '../placement/place-replicas.ts';
+import { settingsOf } from '../placement/cluster-limits.ts';
+import { refusalOf } from '../placement/disk-room.ts';
+import type { DiskNeed } from '../placement/disk-room.ts';
+import { diskUses, unused } from '../placement/disk-use.ts';
+import { needOf, placeAnother, placeOn } from '../placement/place-replicas.ts';
 import type { AvoidedDisks, Place } from '../placement/place-replicas.ts';
 
 /** Replicas that an error names; "volume inspect" shows all. */
@@ -94,7 +98,8 @@ function grown(
       now = { ...now, replicas: now.replicas.map((r) => (r === kept ? stays : r)) };
       continue;
     }
-    const found = placeAnother(state, takenNodes(now, state), failedDisks(now));
+    const need = needOf(state, record, now, 'new');
+    const found = placeAnother(state, takenNodes(now, state), failedDisks(now), need);
     if (!found.place) {
       const lacking = wanted - staying(now).length;
       throw new StorError(
@@ -144,7 +149,8 @@ export function movedReplica(
       `node ${target} is still deleting an older replica of volume ${record.metadata.name}: try again in a moment`,
     );
   }
-  const place = placeFor(move, context, failedDisks(segment));
+  const need = needOf(state, record, segment, 'repair');
+  const place = placeFor(move, context, failedDisks(segment), need);
   const leaving = {
     ...segment,
     replicas: segment.replicas.map((r) => (r === from ? { ...r, leaving: true } : r)),
@@ -208,11 +214,16 @@ function findReplica(
   );
 }
 
-function placeFor(move: ReplicaMove, { state }: ChangeContext, avoid: AvoidedDisks): Place {
+function placeFor(
+  move: ReplicaMove,
+  { state }: ChangeContext,
+  avoid: AvoidedDisks,
+  need: DiskNeed,
+): Place {
   const { nodeId, disk: wanted } = move;
   const node = nodeName(state, nodeId);
   if (wanted === '') {
-    const place = placeOn(state, nodeId, avoid);
+    const place = placeOn(state, nodeId, avoid, need);
     if (!('reason' in place)) return place;
     throw new StorError(
       place.noSpace ? 'NO_SPACE' : 'FAILED_PRECONDITION',
@@ -230,20 +241,25 @@ function placeFor(move: ReplicaMove, { state }: ChangeContext, avoid: AvoidedDis
       `node ${node} has no disk ${JSON.stringify(wanted)}: its disks are ${known}`,
     );
   }
-  return checkDisk(disk, node, avoid);
+  checkDisk(disk, node, avoid);
+  const use = diskUses(state).get(disk.id) ?? unused;
+  const refusal = refusalOf(disk, use, need, settingsOf(state));
+  if (refusal) {
+    throw new StorError(
+      refusal.noSpace ? 'NO_SPACE' : 'FAILED_PRECONDITION',
+      `disk ${disk.path} of node ${node} cannot take the replica: the node ${refusal.reason}`,
+    );
+  }
+  return { nodeId, diskId: disk.id };
 }
 
-function checkDisk(disk: DiskRecord, node: string, avoid: AvoidedDisks): Place {
-  const { id, nodeId, path, state, message } = disk;
+function checkDisk(disk: DiskRecord, node: string, avoid: AvoidedDisks): void {
+  const { id, path, state, message } = disk;
   if (state !== 'online') {
     const why = message === '' ? '' : ` (${message})`;
     throw precondition(`disk ${path} of node ${node} is ${state}${why}`);
   }
   if (avoid.has(id)) throw precondition(`a replica failed on disk ${path} of node ${node}`);
-  if (!hasRoom(disk)) {
-    throw new StorError('NO_SPACE', `disk ${path} of node ${node} has no room for a replica`);
-  }
-  return { nodeId, diskId: id };
 }
 
 function noReplica(record: StoredVolume, name: string, state: ClusterState): StorError {

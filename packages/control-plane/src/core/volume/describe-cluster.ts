@@ -1,7 +1,8 @@
-import type { ClusterStatus, Disk, Node, VolumeHealth } from '@stor/protocol';
+import type { ClusterStatus, Node, VolumeHealth } from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
-import type { DiskRecord, NodeRecord } from '../../resources/records.ts';
+import type { NodeRecord } from '../../resources/records.ts';
+import { describeDisk } from '../disk/describe-disk.ts';
 
 /** What `node inspect` shows. `leaderId`: the leading member of the cluster store. */
 export function describeNode(
@@ -25,32 +26,6 @@ export function describeNode(
   };
 }
 
-/** What `disk ls` shows: a disk is offline while its node is down. */
-export function describeDisk(disk: Versioned<DiskRecord>, state: ClusterState): Disk {
-  const { value } = disk;
-  const node = state.nodes.get(value.nodeId)?.value.name ?? value.nodeId;
-  const up = isUp(state, value.nodeId);
-  const known = value.state === 'online' || value.state === 'failed' ? value.state : 'offline';
-  const shown = known === 'failed' || up ? known : 'offline';
-  return {
-    metadata: {
-      id: value.id,
-      name: `${node}:${value.path}`,
-      labels: {},
-      createdAtMs: value.createdAtMs,
-      resourceVersion: disk.modRevision,
-    },
-    spec: { nodeId: value.nodeId, path: value.path, tag: value.tag },
-    status: {
-      state: shown,
-      message: shown === 'offline' && !up ? `node ${node} is down` : value.message,
-      capacityBytes: value.capacityBytes,
-      usedBytes: value.usedBytes,
-      freeBytes: value.freeBytes,
-    },
-  };
-}
-
 /** Counts for `cluster status`; what is offline or failed offers no room. */
 export function countCluster(
   state: ClusterState,
@@ -60,7 +35,9 @@ export function countCluster(
   disks: { total: number; online: number; capacityBytes: number; usedBytes: number };
   volumes: ClusterStatus['volumes'];
 } {
-  const disks = [...state.disks.values()].map((disk) => describeDisk(disk, state).status);
+  const disks = [...state.disks.values()].map(
+    (disk) => describeDisk(disk, state, new Map()).status,
+  );
   const online = disks.filter((disk) => disk.state === 'online');
   const count = (health: VolumeHealth): number => healths.filter((h) => h === health).length;
   return {

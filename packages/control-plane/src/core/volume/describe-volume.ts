@@ -48,6 +48,7 @@ export function describeVolume(
       segmentBytes: segmentBytesOf(spec),
       replicas: spec.replicas,
       policy: spec.policy,
+      ...(spec.diskTag === undefined ? {} : { diskTag: spec.diskTag }),
     },
     status: {
       health,

@@ -5,7 +5,7 @@ import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import { countFills, maxFillsPerNode, maxReplacements } from '../controllers/replica-keeper.ts';
 import { failedDisks, takenNodes } from '../controllers/replica-rules.ts';
-import { placeAnother } from '../placement/place-replicas.ts';
+import { needOf, placeAnother } from '../placement/place-replicas.ts';
 import { formatWait } from './volume-sight.ts';
 import type { VolumeSight } from './volume-sight.ts';
 
@@ -169,7 +169,8 @@ function placeText(
   for (const [nodeId, count] of countFills(state, sight.nowWallMs).onNode) {
     if (count >= maxFillsPerNode && !taken.has(nodeId)) taken.set(nodeId, 'is filling others');
   }
-  const found = placeAnother(state, taken, failedDisks(segment));
+  const need = needOf(state, sight.volume.value, segment, 'repair');
+  const found = placeAnother(state, taken, failedDisks(segment), need);
   if (found.place) return { place: nodeName(state, found.place.nodeId), reason: '' };
   return { place: null, reason: found.refusals.join('; ') };
 }

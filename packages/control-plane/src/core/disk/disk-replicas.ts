@@ -1,0 +1,76 @@
+import type { DiskId, SegmentStatus, VolumeReplica } from '@stor/protocol';
+import type { DiskReplicaView } from '@stor/protocol';
+import { isUp } from '../../resources/cluster-state.ts';
+import type { ClusterState } from '../../resources/cluster-state.ts';
+import type { StoredVolume } from '../../resources/records.ts';
+import { reportedBytes } from '../placement/disk-use.ts';
+import { segmentSizeOf } from '../volume/segment-size.ts';
+
+export interface PlacedReplica {
+  volume: StoredVolume;
+  segment: SegmentStatus;
+  replica: VolumeReplica;
+}
+
+/** The replicas that lie on a disk, by the records; volumes by name. */
+export function replicasOn(state: ClusterState, diskId: DiskId): PlacedReplica[] {
+  const found: PlacedReplica[] = [];
+  for (const { value: volume } of state.volumes.values()) {
+    for (const segment of volume.status.segments) {
+      for (const replica of segment.replicas) {
+        if (replica.diskId === diskId) found.push({ volume, segment, replica });
+      }
+    }
+  }
+  const key = ({ volume, segment }: PlacedReplica): string =>
+    `${volume.metadata.name} ${String(segment.index).padStart(6, '0')}`;
+  return found.sort((a, b) => (key(a) < key(b) ? -1 : 1));
+}
+
+/** What is still to be deleted from a disk: replicas that left, and those of deleted volumes. */
+export function leftoversOn(
+  state: ClusterState,
+  diskId: DiskId,
+): { id: string; volume: StoredVolume; segment: number }[] {
+  const found: { id: string; volume: StoredVolume; segment: number }[] = [];
+  const isLeft = (id: string): boolean => state.reports.get(id)?.value.state !== 'deleted';
+  for (const { value: volume } of [...state.volumes.values(), ...state.deleted.values()]) {
+    const isDeleted = state.deleted.has(volume.metadata.id);
+    for (const { index, replicas, removed = [] } of volume.status.segments) {
+      for (const replica of [...removed, ...(isDeleted ? replicas : [])]) {
+        if (replica.diskId !== diskId || !isLeft(replica.id)) continue;
+        found.push({ id: replica.id, volume, segment: index });
+      }
+    }
+  }
+  return found;
+}
+
+/** In-sync replicas of the segment on other disks that work, on nodes that are up. */
+export function otherCopies(state: ClusterState, { segment, replica }: PlacedReplica): number {
+  return segment.replicas.filter(
+    (other) =>
+      other.diskId !== replica.diskId &&
+      other.state === 'ready' &&
+      segment.inSync.includes(other.id) &&
+      isUp(state, other.nodeId) &&
+      state.disks.get(other.diskId)?.value.state === 'online',
+  ).length;
+}
+
+export function viewReplica(state: ClusterState, placed: PlacedReplica): DiskReplicaView {
+  const { volume, segment, replica } = placed;
+  const { id, state: at, leaving } = replica;
+  const shown = at !== 'ready' ? at : segment.inSync.includes(id) ? 'in-sync' : 'out-of-sync';
+  return {
+    id,
+    volume: volume.metadata.name,
+    volumeId: volume.metadata.id,
+    segment: segment.index,
+    sizeBytes: segmentSizeOf(volume, segment.index),
+    allocatedBytes: reportedBytes(state, replica),
+    state: shown,
+    leaving: leaving ?? false,
+    otherCopies: otherCopies(state, placed),
+  };
+}

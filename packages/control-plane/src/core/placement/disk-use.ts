@@ -1,0 +1,60 @@
+import type { DiskId, SegmentStatus, VolumeReplica } from '@stor/protocol';
+import type { ClusterState } from '../../resources/cluster-state.ts';
+import { segmentSizeOf } from '../volume/segment-size.ts';
+
+/** What the records say of the replicas on one disk. */
+export interface DiskUse {
+  replicas: number;
+  /** sum of the sizes of what has replicas here; volumes are thin, so it may exceed the disk */
+  provisionedBytes: number;
+  /** what replicas that are being filled here will still take, as far as it is known */
+  comingBytes: number;
+}
+
+export const unused: DiskUse = { replicas: 0, provisionedBytes: 0, comingBytes: 0 };
+
+/** Replicas and promises of each disk that has any. */
+export function diskUses(state: ClusterState): Map<DiskId, DiskUse> {
+  const uses = new Map<DiskId, DiskUse>();
+  for (const { value } of state.volumes.values()) {
+    for (const segment of value.status.segments) {
+      const expected = expectedBytes(state, segment);
+      for (const replica of segment.replicas) {
+        const use = uses.get(replica.diskId) ?? { ...unused };
+        use.replicas += 1;
+        use.provisionedBytes += segmentSizeOf(value, segment.index);
+        use.comingBytes += comingBytes(state, segment, replica, expected);
+        uses.set(replica.diskId, use);
+      }
+    }
+  }
+  return uses;
+}
+
+/**
+ * What a replica of this segment takes once it is filled: as much as the largest that is in sync,
+ * by what the disks reported last; 0 when nobody has said it.
+ */
+export function expectedBytes(state: ClusterState, segment: SegmentStatus): number {
+  const members = segment.replicas.filter(({ id }) => segment.inSync.includes(id));
+  return Math.max(0, ...members.map((replica) => reportedBytes(state, replica)));
+}
+
+/** What this replica takes of its disk, by the last report; 0 when it is not known. */
+export function reportedBytes(
+  state: ClusterState,
+  replica: Pick<VolumeReplica, 'id' | 'diskId'>,
+): number {
+  return state.disks.get(replica.diskId)?.value.replicaBytes?.[replica.id] ?? 0;
+}
+
+function comingBytes(
+  state: ClusterState,
+  segment: SegmentStatus,
+  replica: VolumeReplica,
+  expected: number,
+): number {
+  const isFilled = segment.inSync.includes(replica.id) || replica.filled === true;
+  if (isFilled || replica.state === 'failed' || replica.leaving === true) return 0;
+  return Math.max(0, expected - reportedBytes(state, replica));
+}
