@@ -58,7 +58,7 @@ export function diskSheet({ disk, replicas, next, advice }: DiskInspection): str
     ['Tag', spec.tag],
     ['Labels', formatLabels(metadata.labels)],
     ['Size', formatByteSize(status.capacityBytes)],
-    ['Used', `${formatByteSize(status.usedBytes)} by ${status.replicas} replicas`],
+    ['Used', `${formatByteSize(status.usedBytes)} by ${countText(status.replicas)}`],
     ['Reserved', formatByteSize(status.reservedBytes)],
     ['Free', `${formatByteSize(status.freeBytes)} (${spaceText(status.space)})`],
     ['Promised', formatByteSize(status.provisionedBytes)],
@@ -95,7 +95,7 @@ export function evacuationText({ disk, moves, blocked, bytes }: EvacuationPlan):
     ({ volume, replicaId, reason }) =>
       `cannot move: replica ${replicaId} of volume ${volume}: ${reason}\n`,
   );
-  const sum = `${moves.length} of ${moves.length + blocked.length} replicas move, about ${formatByteSize(bytes)} are copied\n`;
+  const sum = `${moves.length} of ${countText(moves.length + blocked.length)} can move, about ${formatByteSize(bytes)} are copied\n`;
   return `${table}${stays.join('')}${sum}`;
 }
 
@@ -136,4 +136,8 @@ export function poolSheet(
     ['May be promised', limit],
   ]);
   return `${sheet}${listText('outlook', pool.outlook)}`;
+}
+
+export function countText(replicas: number): string {
+  return replicas === 1 ? '1 replica' : `${replicas} replicas`;
 }

@@ -123,7 +123,14 @@ t.test('a request carries what was asked for', async (t) => {
     [
       { name: 'a', sizeBytes: 1.5 * 2 ** 30, replicas: 0, labels: { k: 'v' } },
       { name: 'b', sizeBytes: 10, replicas: 2, labels: {} },
-      { node: 'n2', path: '/mnt/x', tag: 'any' },
+      {
+        node: 'n2',
+        path: '/mnt/x',
+        tag: 'any',
+        labels: {},
+        reserve: '',
+        forceFormat: false,
+      },
       { name: 'a', node: '' },
     ],
   );

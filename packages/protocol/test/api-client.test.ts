@@ -270,7 +270,13 @@ t.test('resources survive the wire', async (t) => {
   });
   const volumes = fc.record({
     metadata,
-    spec: fc.record({ sizeBytes: number, replicas: fc.nat(5), policy }),
+    spec: fc.record({
+      sizeBytes: number,
+      segmentBytes: number,
+      replicas: fc.nat(5),
+      policy,
+      diskTag: text,
+    }),
     status: fc.record({
       health: text,
       message: text,
@@ -280,6 +286,7 @@ t.test('resources survive the wire', async (t) => {
       replicas: fc.array(
         fc.record({
           id: text,
+          segment: fc.nat(9),
           nodeId: text,
           node: text,
           diskId: text,
@@ -316,14 +323,70 @@ t.test('resources survive the wire', async (t) => {
   });
   const disks = fc.record({
     metadata,
-    spec: fc.record({ nodeId: text, path: text, tag: text }),
+    spec: fc.record({
+      nodeId: text,
+      path: text,
+      tag: text,
+      device: text,
+      evacuate: fc.boolean(),
+    }),
     status: fc.record({
       state: text,
       message: text,
       capacityBytes: number,
       usedBytes: number,
       freeBytes: number,
+      reservedBytes: number,
+      provisionedBytes: number,
+      replicas: fc.nat(9),
+      space: text,
     }),
+  });
+  const inspections = fc.record({
+    disk: disks,
+    replicas: fc.array(
+      fc.record({
+        id: text,
+        volume: text,
+        volumeId: text,
+        segment: fc.nat(9),
+        sizeBytes: number,
+        allocatedBytes: number,
+        state: text,
+        leaving: fc.boolean(),
+        otherCopies: fc.nat(4),
+      }),
+      { maxLength: 2 },
+    ),
+    next: fc.array(text, { maxLength: 2 }),
+    advice: fc.array(text, { maxLength: 2 }),
+  });
+  const place = { volume: text, replicaId: text, segment: fc.nat(9) };
+  const evacuations = fc.record({
+    disk: disks,
+    moves: fc.array(fc.record({ ...place, toNode: text, toDisk: text, bytes: number }), {
+      maxLength: 2,
+    }),
+    blocked: fc.array(fc.record({ ...place, reason: text }), { maxLength: 2 }),
+    bytes: number,
+  });
+  const pools = fc.record({
+    tag: text,
+    disks: fc.record({ total: fc.nat(9), online: fc.nat(9) }),
+    nodes: fc.nat(9),
+    capacityBytes: number,
+    usedBytes: number,
+    freeBytes: number,
+    reservedBytes: number,
+    repairReserveBytes: number,
+    provisionedBytes: number,
+    provisionLimitBytes: number,
+    space: text,
+    outlook: fc.array(text, { maxLength: 2 }),
+  });
+  const settings = fc.record({
+    overprovisionPercent: fc.nat(1_000),
+    repairReservePercent: fc.nat(50),
   });
   const clusters = fc.record({
     clusterId: text,
@@ -351,6 +414,10 @@ t.test('resources survive the wire', async (t) => {
     ['GetVolume', volumes],
     ['GetNode', nodes],
     ['AddDisk', disks],
+    ['InspectDisk', inspections],
+    ['EvacuateDisk', evacuations],
+    ['ListPools', fc.record({ pools: fc.array(pools, { maxLength: 2 }), settings })],
+    ['SetPool', settings],
     ['GetClusterStatus', clusters],
     ['ListVolumes', fc.record({ volumes: fc.array(volumes, { maxLength: 2 }) })],
   ];
@@ -368,6 +435,7 @@ t.test('resources survive the wire', async (t) => {
     'HandOver',
     'LiveVolumes',
     'ReleaseAttachment',
+    'RemoveDisk',
   ]);
   t.ok(hasCode(new StorError('TIMEOUT', ''), 'TIMEOUT'));
 });

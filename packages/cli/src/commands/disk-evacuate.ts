@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { StorError, formatByteSize, hasCode } from '@stor/protocol';
 import type { DiskInspection } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
-import { evacuationText } from '../disk-views.ts';
+import { countText, evacuationText } from '../disk-views.ts';
 import { pause } from '../pause.ts';
 import { StatusLine } from '../status-line.ts';
 
@@ -69,7 +69,7 @@ async function evacuate(
   if (!options.wait || print.forPeople) {
     print.changed(
       disk,
-      `disk ${disk.metadata.name} is being evacuated: ${disk.status.replicas} replicas, about ${formatByteSize(plan.bytes)} to copy`,
+      `disk ${disk.metadata.name} is being evacuated: ${countText(disk.status.replicas)}, about ${formatByteSize(plan.bytes)} to copy`,
     );
   }
   if (!options.wait) return;
@@ -119,7 +119,7 @@ function progressOf({ replicas, next }: DiskInspection): [string, string] {
   const shown = volumes.slice(0, 3).join(', ');
   const more = volumes.length > 3 ? ', ...' : '';
   const blocked = next.filter((text) => text.includes('can go nowhere'));
-  const text = `waiting for ${replicas.length} replicas to move (${shown}${more})`;
+  const text = `waiting for ${countText(replicas.length)} to move (${shown}${more})`;
   const why = blocked[0] === undefined ? text : `${text}; ${blocked[0]}`;
   return [why, why];
 }

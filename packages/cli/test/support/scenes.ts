@@ -53,6 +53,22 @@ const filling = (node: string, bytesRemaining: number) =>
 
 /** What a recording may set up between two commands, by the text of its note. */
 export const scenes: Record<string, (cluster: FakeCluster) => void> = {
+  'a replica of db lies on every disk, and moves when it must': (cluster) => {
+    const replica = {
+      id: hex('r', 1),
+      volume: 'db',
+      volumeId: hex('v', 1),
+      segment: 0,
+      sizeBytes: 20 * 2 ** 30,
+      allocatedBytes: 2 ** 30,
+      state: 'in-sync',
+      leaving: false,
+      otherCopies: 2,
+    };
+    const move = { volume: 'db', replicaId: hex('r', 1), segment: 0, bytes: 2 ** 30 };
+    cluster.moves = [{ ...move, toNode: 'n4', toDisk: '/srv/n4/d1' }];
+    cluster.diskLooks = [[replica], [replica], [{ ...replica, leaving: true }], []];
+  },
   'n3 is down': (cluster) => {
     const node = cluster.nodes[2];
     if (node) node.status.state = 'down';
