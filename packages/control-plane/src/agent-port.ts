@@ -5,9 +5,12 @@ import type {
   EventNote,
   NodeId,
   ReplicaId,
+  SnapshotId,
+  SnapshotName,
   VolumeId,
   VolumeSettings,
 } from '@stor/protocol';
+import type { SnapshotExport } from './core/volume/export-snapshot.ts';
 
 export interface AgentDisk {
   diskId: DiskId;
@@ -187,6 +190,10 @@ export interface ControlPlanePort {
   }): Promise<void>;
   /** Something happened that people may want to know; never waits and never fails. */
   noteEvent(note: EventNote): void;
-  /** names for NBD LIST, at most `limit` */
+  /** names for NBD LIST, at most `limit`: volumes, and behind them ready snapshots as `db@monday` */
   volumeNames(limit: number): Promise<string[]>;
+  /** For an export of the snapshot. NOT_FOUND, also while it is being taken or deleted. */
+  snapshotExport(name: SnapshotName): Promise<SnapshotExport>;
+  /** The volume's ready snapshots, in the order in which they were taken. NOT_FOUND (the volume). */
+  snapshotIds(volume: string): Promise<{ id: SnapshotId; name: string }[]>;
 }

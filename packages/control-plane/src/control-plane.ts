@@ -1,4 +1,4 @@
-import { hasCode, StorError } from '@stor/protocol';
+import { hasCode, joinSnapshotName, StorError } from '@stor/protocol';
 import type {
   AttachmentGrant,
   EventNote,
@@ -6,6 +6,8 @@ import type {
   NodeId,
   ReplicaId,
   SegmentStatus,
+  SnapshotId,
+  SnapshotName,
   Volume,
   VolumeId,
 } from '@stor/protocol';
@@ -33,10 +35,14 @@ import { VolumeService } from './api/volume-service.ts';
 import type { ClusterStore, StoreCallOptions } from './cluster-store.ts';
 import { holderLives } from './core/controllers/attachment-rules.ts';
 import { describeNode } from './core/volume/describe-cluster.ts';
+import { exportOf, readySnapshots } from './core/volume/export-snapshot.ts';
+import type { SnapshotExport } from './core/volume/export-snapshot.ts';
 import { splitAddress } from './core/volume/grant.ts';
 import { nodeName } from './resources/cluster-state.ts';
-import { findVolume, readVolume } from './resources/find.ts';
+import type { ClusterState, Versioned } from './resources/cluster-state.ts';
+import { findVolume, readSnapshots, readVolume } from './resources/find.ts';
 import { volumeNamesPrefix } from './resources/keys.ts';
+import type { StoredVolume } from './resources/records.ts';
 import { grpcTransport } from './rpc/grpc-transport.ts';
 import type { RpcServer, RpcTransport } from './rpc/rpc-transport.ts';
 import { StateCache } from './resources/state-cache.ts';
@@ -280,7 +286,39 @@ export class ControlPlane implements ControlPlanePort {
 
   async volumeNames(limit: number): Promise<string[]> {
     const { items } = await this.#options.store.list(volumeNamesPrefix, { local: true });
-    return items.slice(0, limit).map((item) => item.key.slice(volumeNamesPrefix.length));
+    const names = items.map((item) => item.key.slice(volumeNamesPrefix.length));
+    for (const volume of items) {
+      if (names.length >= limit) break;
+      const name = volume.key.slice(volumeNamesPrefix.length);
+      const id = new TextDecoder().decode(volume.value);
+      for (const snapshot of readySnapshots(this.#cache.state, id)) {
+        names.push(joinSnapshotName(name, snapshot.name));
+      }
+    }
+    return names.slice(0, limit);
+  }
+
+  async snapshotExport(name: SnapshotName): Promise<SnapshotExport> {
+    const { volume, state } = await this.#withSnapshots(name.volume);
+    return exportOf(volume, name, state);
+  }
+
+  async snapshotIds(name: string): Promise<{ id: SnapshotId; name: string }[]> {
+    const { volume, state } = await this.#withSnapshots(name);
+    const ready = readySnapshots(state, volume.value.metadata.id);
+    return ready.map((record) => ({ id: record.id, name: record.name }));
+  }
+
+  /** What is asked of a snapshot changes nothing, so without a quorum an older answer will do. */
+  #withSnapshots(name: string): Promise<{ volume: Versioned<StoredVolume>; state: ClusterState }> {
+    const { store } = this.#options;
+    return this.#orLocal(async (options) => {
+      const volume = await findVolume(store, name, options);
+      const { id } = volume.value.metadata;
+      // the read before waited until this member had all that was committed: local is enough
+      const snapshots = await readSnapshots(store, id, { local: true });
+      return { volume, state: { ...this.#cache.state, snapshots: new Map([[id, snapshots]]) } };
+    });
   }
 
   /** For `/readyz`: the node holds its lease and the store has a leader. */

@@ -326,6 +326,8 @@ function laneControl(control: { plane?: ControlPlane }): MainMethods {
     reportFailure: async (failure) => plane().reportFailure(failure),
     volumeNames: async (limit) => plane().volumeNames(limit),
     volumeInfo: async (name) => plane().volumeInfo(name),
+    snapshotExport: async (name) => plane().snapshotExport(name),
+    snapshotIds: async (volume) => plane().snapshotIds(volume),
     primaryAddress: async (volumeId) => plane().primaryAddress(volumeId),
     noteEvent: async (note) => {
       control.plane?.noteEvent(note);

@@ -309,6 +309,12 @@ export class ExportNode {
       logger: silentLogger,
       autoDetachMs: 30_000,
       allocatedBytesOf: () => 0,
+      snapshotSource: ({ replicaId }) => ({
+        replicaId,
+        open: async () => {
+          throw new StorError('NOT_FOUND', 'no snapshots here');
+        },
+      }),
     });
   }
 

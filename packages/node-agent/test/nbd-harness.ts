@@ -1,5 +1,6 @@
 import net from 'node:net';
 import { StorError } from '@stor/protocol';
+import type { DirtyExtent } from '@stor/replicator';
 import { silentLogger, systemClock, type Clock } from '@stor/runtime';
 import {
   encodeClientFlags,
@@ -14,7 +15,7 @@ import {
 } from 'nbd-client-js';
 import type { Test } from 'tap';
 import type { NbdLimits } from '../src/core/nbd/nbd-limits.ts';
-import type { ChangedExtent, NbdExportLease, NbdExports } from '../src/nbd/nbd-exports.ts';
+import type { NbdExportLease, NbdExports } from '../src/nbd/nbd-exports.ts';
 import { NbdServer } from '../src/nbd/nbd-server.ts';
 import { MemoryBlockDevice } from '../src/testing/memory-block-device.ts';
 
@@ -70,13 +71,13 @@ export class TestExports implements NbdExports {
           done(new StorError('NOT_FOUND', `no snapshot ${snapshot}`), []);
           return;
         }
-        const extents: ChangedExtent[] = [];
+        const extents: DirtyExtent[] = [];
         for (let at = offset; at < offset + length && extents.length <= limit;) {
           const chunk = Math.floor(at / changedBytes);
           const end = Math.min(offset + length, (chunk + 1) * changedBytes);
           const last = extents.at(-1);
-          if (last?.changed === changed.has(chunk)) last.length += end - at;
-          else extents.push({ offset: at, length: end - at, changed: changed.has(chunk) });
+          if (last?.dirty === changed.has(chunk)) last.length += end - at;
+          else extents.push({ offset: at, length: end - at, dirty: changed.has(chunk) });
           at = end;
         }
         setImmediate(() => {

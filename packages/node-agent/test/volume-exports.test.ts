@@ -5,12 +5,17 @@ import {
   type AttachmentGrant,
   type VolumeSettings,
 } from '@stor/protocol';
-import type { PrimaryVolume } from '@stor/replicator';
+import type { PrimaryVolume, SnapshotSource } from '@stor/replicator';
 import { silentLogger, systemNetwork } from '@stor/runtime';
 import { FakeClock } from '@stor/runtime/testing';
 import { VolumeExports } from '../src/exports/volume-exports.ts';
 import type { NbdPeer } from '../src/nbd/nbd-exports.ts';
 import type { MainMethods } from '../src/lane/lane-protocol.ts';
+
+const noSnapshots = ({ replicaId }: { replicaId: string }): SnapshotSource => ({
+  replicaId,
+  open: () => Promise.reject(new StorError('NOT_FOUND', 'no snapshots here')),
+});
 
 type MemberState = 'in-sync' | 'syncing' | 'absent';
 
@@ -87,6 +92,7 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     logger: silentLogger,
     autoDetachMs: 30_000,
     allocatedBytesOf: () => 0,
+    snapshotSource: noSnapshots,
   });
   return {
     exports,

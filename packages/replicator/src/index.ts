@@ -6,3 +6,8 @@ export * from './replication/lane-replicator.ts';
 export * from './replicator-ports.ts';
 export * from './store/open-disk-store.ts';
 export * from './store/remove-disk-files.ts';
+export * from './snapshots/dirty-extents.ts';
+export * from './snapshots/failover-snapshot-reader.ts';
+export * from './snapshots/local-snapshot-reader.ts';
+export * from './snapshots/segmented-snapshot-reader.ts';
+export * from './snapshots/snapshot-reader.ts';

@@ -14,6 +14,7 @@ import { ClientRegistry } from './client-registry.ts';
 import { Primaries, type PrimariesOptions, type PrimaryEntry } from './primaries.ts';
 import { RelayDevice, type RelayStats } from './relay-device.ts';
 import { ServedConnection } from './served-connection.ts';
+import { SnapshotExports, type SnapshotExportsOptions } from './snapshot-exports.ts';
 import { within } from './within.ts';
 
 /** NBD LIST names at most this many exports: the reply is one option exchange of bounded size. */
@@ -33,6 +34,8 @@ export interface VolumeExportsOptions extends PrimariesOptions {
   nodeId: NodeId;
   agentInstance: string;
   network: Network;
+  /** how a replica's snapshot is read, here or on another node */
+  snapshotSource: SnapshotExportsOptions['source'];
 }
 
 /**
@@ -42,6 +45,7 @@ export interface VolumeExportsOptions extends PrimariesOptions {
 export class VolumeExports implements NbdExports {
   readonly relayStats: RelayStats = { connections: 0, readBytes: 0, writtenBytes: 0 };
   readonly #primaries: Primaries;
+  readonly #snapshots: SnapshotExports;
   readonly #registry = new ClientRegistry();
   readonly #connections = new Set<ServedConnection>();
   readonly #options: VolumeExportsOptions;
@@ -49,6 +53,7 @@ export class VolumeExports implements NbdExports {
   constructor(options: VolumeExportsOptions) {
     this.#options = options;
     this.#primaries = new Primaries(options);
+    this.#snapshots = new SnapshotExports({ ...options, source: options.snapshotSource });
   }
 
   /** volumes handed over to another node, since the lane started */
@@ -61,6 +66,11 @@ export class VolumeExports implements NbdExports {
   }
 
   async info(exportName: string): Promise<{ name: string; sizeBytes: number; readOnly: boolean }> {
+    const snapshot = SnapshotExports.nameOf(exportName);
+    if (snapshot) {
+      const sizeBytes = await this.#snapshots.sizeOf(snapshot);
+      return { name: exportName, sizeBytes, readOnly: true };
+    }
     const { name } = parseName(exportName);
     // what is served here needs no control plane, which may be without a quorum
     const sizeBytes = this.#primaries.sizeOf(name);
@@ -69,12 +79,17 @@ export class VolumeExports implements NbdExports {
     return { name: exportName, sizeBytes: info.sizeBytes, readOnly: false };
   }
 
-  async snapshotsOf(exportName: string): Promise<string[]> {
-    await this.info(exportName);
-    return [];
+  async snapshotsOf(exportName: string, asked: readonly string[] | 'all'): Promise<string[]> {
+    const { name } = await this.info(exportName);
+    const snapshot = SnapshotExports.nameOf(name);
+    if (!snapshot) return [];
+    const names = [...(await this.#snapshots.idsOf(snapshot.volume)).keys()];
+    return asked === 'all' ? names : names.filter((each) => asked.includes(each));
   }
 
   async open(exportName: string, peer: NbdPeer): Promise<NbdExportLease> {
+    const snapshot = SnapshotExports.nameOf(exportName);
+    if (snapshot) return this.#snapshots.open(exportName, snapshot, peer);
     const { name, isDirect } = parseName(exportName);
     const { nodeId, agentInstance, clock, logger } = this.#options;
     const { client } = peer;
@@ -134,6 +149,7 @@ export class VolumeExports implements NbdExports {
   async close(): Promise<void> {
     const reason = new StorError('UNAVAILABLE', 'the agent is stopping');
     const primaries = this.#primaries.close();
+    this.#snapshots.close();
     for (const connection of [...this.#connections]) connection.revoke(reason);
     await primaries;
   }

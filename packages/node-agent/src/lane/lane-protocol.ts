@@ -110,6 +110,8 @@ export interface MainMethods {
   reportFailure: ControlPlanePort['reportFailure'];
   volumeNames: ControlPlanePort['volumeNames'];
   volumeInfo: ControlPlanePort['volumeInfo'];
+  snapshotExport: ControlPlanePort['snapshotExport'];
+  snapshotIds: ControlPlanePort['snapshotIds'];
   primaryAddress: ControlPlanePort['primaryAddress'];
   /** See ControlPlanePort.noteEvent; lost while the agent starts. */
   noteEvent(note: EventNote): Promise<void>;

@@ -1,4 +1,5 @@
 import type { StorError } from '@stor/protocol';
+import type { DirtyExtent } from '@stor/replicator';
 import type { StatusDescriptor } from 'nbd-client-js';
 import { dirtyState, snapshotOfContext } from '../core/nbd/meta-contexts.ts';
 import {
@@ -6,7 +7,7 @@ import {
   statusDescriptors,
   type FlaggedExtent,
 } from '../core/nbd/status-descriptors.ts';
-import type { ChangedExtent, NbdExportLease } from './nbd-exports.ts';
+import type { NbdExportLease } from './nbd-exports.ts';
 
 /** A block may always be called allocated, and may always be called dirty. */
 const unknownAllocation = 0;
@@ -67,6 +68,6 @@ export class BlockStatus {
   }
 }
 
-function dirtyExtent({ offset, length, changed }: ChangedExtent): FlaggedExtent {
-  return { offset, length, flags: changed ? dirtyState.dirty : 0 };
+function dirtyExtent({ offset, length, dirty }: DirtyExtent): FlaggedExtent {
+  return { offset, length, flags: dirty ? dirtyState.dirty : 0 };
 }

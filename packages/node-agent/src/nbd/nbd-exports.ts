@@ -1,5 +1,4 @@
-import type { StorError } from '@stor/protocol';
-import type { BlockDevice } from '@stor/replicator';
+import type { BlockDevice, DirtyDone } from '@stor/replicator';
 import type { ClientIdentity } from 'nbd-client-js';
 
 /** A connection that asks for an export. */
@@ -15,15 +14,6 @@ export interface NbdPeer {
   left: AbortSignal;
 }
 
-/** A range that may differ from what it was, or surely does not. */
-export interface ChangedExtent {
-  offset: number;
-  length: number;
-  changed: boolean;
-}
-
-export type ChangedDone = (error: StorError | null, extents: readonly ChangedExtent[]) => void;
-
 /** One connection's hold on a volume. */
 export interface NbdExportLease {
   device: BlockDevice;
@@ -38,7 +28,7 @@ export interface NbdExportLease {
     offset: number,
     length: number,
     limit: number,
-    done: ChangedDone,
+    done: DirtyDone,
   ): void;
   name: string;
   volumeId: string;

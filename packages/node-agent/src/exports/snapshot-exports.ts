@@ -1,0 +1,156 @@
+import type { SnapshotExport } from '@stor/control-plane';
+import {
+  StorError,
+  hasCode,
+  segmentSizeBytes,
+  splitSnapshotName,
+  type SnapshotName,
+} from '@stor/protocol';
+import {
+  FailoverSnapshotReader,
+  SegmentedSnapshotReader,
+  type SnapshotReader,
+  type SnapshotSource,
+} from '@stor/replicator';
+import type { Clock, Logger } from '@stor/runtime';
+import type { MainMethods } from '../lane/lane-protocol.ts';
+import type { NbdExportLease, NbdPeer } from '../nbd/nbd-exports.ts';
+import { SnapshotDevice } from './snapshot-device.ts';
+
+/** A replica that may have a snapshot, as the control plane names it. */
+export type SnapshotReplicaAddress = SnapshotExport['segments'][0]['replicas'][0];
+
+export interface SnapshotExportsOptions {
+  nodeId: string;
+  control: Pick<MainMethods, 'snapshotExport' | 'snapshotIds'>;
+  clock: Clock;
+  logger: Logger;
+  /** how a replica's snapshot is read, here or on another node */
+  source: (
+    replica: SnapshotReplicaAddress,
+    snapshot: { volumeId: string; segment: number; snapshotId: string; sizeBytes: number },
+  ) => SnapshotSource;
+}
+
+/**
+ * Snapshots as exports, `db@monday`: read-only, and from any replica that has them ready, this
+ * node's first. The volume's primary takes no part: it may be anywhere, or nowhere.
+ */
+export class SnapshotExports {
+  readonly #options: SnapshotExportsOptions;
+  readonly #open = new Set<{ end: () => void }>();
+
+  constructor(options: SnapshotExportsOptions) {
+    this.#options = options;
+  }
+
+  /** Null for the name of a volume. */
+  static nameOf(exportName: string): SnapshotName | null {
+    return splitSnapshotName(exportName);
+  }
+
+  /** NOT_FOUND. */
+  async sizeOf(name: SnapshotName): Promise<number> {
+    return (await this.#find(name)).sizeBytes;
+  }
+
+  async open(exportName: string, name: SnapshotName, peer: NbdPeer): Promise<NbdExportLease> {
+    const { logger } = this.#options;
+    const found = await this.#find(name);
+    const since = await this.idsOf(name.volume);
+    const reader = await this.#reader(found);
+    const listeners: (() => void)[] = [];
+    let isOver = false;
+    const end = (): void => {
+      if (isOver) return;
+      isOver = true;
+      for (const listener of listeners) listener();
+    };
+    const device = new SnapshotDevice(exportName, reader, (reason) => {
+      logger.warn({ snapshot: exportName, remote: peer.remote }, reason.message);
+      end();
+    });
+    const entry = { end };
+    this.#open.add(entry);
+    logger.info({ snapshot: exportName, remote: peer.remote }, 'client connected');
+    return {
+      device,
+      readOnly: true,
+      changedSince: (snapshot, offset, length, limit, done) => {
+        const id = since.get(snapshot);
+        if (id === undefined) done(unknownSnapshot(name.volume, snapshot), []);
+        else reader.changedSince(id, offset, length, limit, done);
+      },
+      name: exportName,
+      volumeId: found.volumeId,
+      isRelay: false,
+      release: () => {
+        this.#open.delete(entry);
+        reader.close();
+      },
+      onRevoked: (listener) => {
+        if (isOver) listener();
+        else listeners.push(listener);
+      },
+    };
+  }
+
+  /** Ids of the volume's ready snapshots by name. NOT_FOUND (the volume). */
+  async idsOf(volume: string): Promise<Map<string, string>> {
+    const all = await this.#options.control.snapshotIds(volume);
+    return new Map(all.map(({ id, name }) => [name, id]));
+  }
+
+  /** What was started is answered, then each connection ends. */
+  close(): void {
+    for (const { end } of [...this.#open]) end();
+  }
+
+  #find({ volume, snapshot }: SnapshotName): Promise<SnapshotExport> {
+    return this.#options.control.snapshotExport({ volume, snapshot });
+  }
+
+  async #reader(found: SnapshotExport): Promise<SnapshotReader> {
+    const { sizeBytes, segmentBytes, segments } = found;
+    const readers: FailoverSnapshotReader[] = [];
+    for (const { index, replicas } of segments) {
+      const size = segmentSizeBytes(sizeBytes, segmentBytes, index);
+      // segments that came by a resize are no part of an older snapshot
+      if (size > 0) readers.push(this.#segmentReader(found, index, size, replicas));
+    }
+    try {
+      await Promise.all(readers.map((reader) => reader.ready()));
+    } catch (error) {
+      for (const reader of readers) reader.close();
+      if (!hasCode(error, 'NOT_FOUND')) throw error;
+      const message = `no replica has snapshot ${found.name} any more`;
+      throw new StorError('NOT_FOUND', message, { cause: error });
+    }
+    const [only] = readers;
+    if (readers.length === 1 && only) return only;
+    return new SegmentedSnapshotReader(readers, segmentBytes, sizeBytes);
+  }
+
+  #segmentReader(
+    { volumeId, snapshotId }: SnapshotExport,
+    segment: number,
+    sizeBytes: number,
+    replicas: readonly SnapshotReplicaAddress[],
+  ): FailoverSnapshotReader {
+    const { nodeId, clock, logger, source } = this.#options;
+    const isHere = (replica: SnapshotReplicaAddress): number => (replica.nodeId === nodeId ? 0 : 1);
+    const ordered = [...replicas].sort((a, b) => isHere(a) - isHere(b));
+    return new FailoverSnapshotReader({
+      sources: ordered.map((replica) =>
+        source(replica, { volumeId, segment, snapshotId, sizeBytes }),
+      ),
+      sizeBytes,
+      clock,
+      logger,
+    });
+  }
+}
+
+export function unknownSnapshot(volume: string, snapshot: string): StorError {
+  return new StorError('NOT_FOUND', `volume ${volume} has no snapshot ${snapshot} any more`);
+}

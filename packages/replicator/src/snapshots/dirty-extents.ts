@@ -1,0 +1,25 @@
+import { chunkBytes } from '@stor/protocol';
+
+import type { DirtyExtent } from './snapshot-reader.ts';
+
+/** Chunks that changed, as extents that cover the range in order; at most `limit`, the first ones. */
+export function dirtyExtents(
+  changed: { has(chunk: number): boolean },
+  offset: number,
+  length: number,
+  limit: number,
+): DirtyExtent[] {
+  const end = offset + length;
+  const extents: DirtyExtent[] = [];
+  for (let at = offset; at < end;) {
+    const chunk = Math.floor(at / chunkBytes);
+    const next = Math.min(end, (chunk + 1) * chunkBytes);
+    const isDirty = changed.has(chunk);
+    const last = extents.at(-1);
+    if (last?.dirty === isDirty) last.length += next - at;
+    else if (extents.length === limit) break;
+    else extents.push({ offset: at, length: next - at, dirty: isDirty });
+    at = next;
+  }
+  return extents;
+}
