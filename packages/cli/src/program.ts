@@ -6,6 +6,7 @@ import { addHelpCommand } from './commands/help.ts';
 import { addNodeCommands } from './commands/node.ts';
 import { addPoolCommands } from './commands/pool.ts';
 import { addRebuildCommands } from './commands/rebuild.ts';
+import { addScrubCommands } from './commands/scrub.ts';
 import { addTransferCommands } from './commands/transfer.ts';
 import { addVolumeCommands } from './commands/volume.ts';
 import type { RunAction, StorctlIo } from './command-context.ts';
@@ -51,6 +52,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   const volume = addVolumeCommands(program, run);
   addTransferCommands(volume, run);
   addRebuildCommands(program, run);
+  addScrubCommands(program, run);
   addEventsCommand(program, run);
   addHelpCommand(program, io, (words) => {
     const expanded = expandCommandWords(words, commandWordsOf(program));

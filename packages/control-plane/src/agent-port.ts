@@ -7,6 +7,8 @@ import type {
   ReplicaId,
   SnapshotId,
   SnapshotName,
+  ScrubOrder,
+  ScrubProgress,
   VolumeId,
   VolumeSettings,
 } from '@stor/protocol';
@@ -140,6 +142,11 @@ export interface AgentPort {
    * `gone` when it is not primary at that epoch.
    */
   handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'>;
+  /**
+   * Has the primary of (volume, epoch) scrub, and says how far it is; repeated every few seconds,
+   * else it stops. Null when it is not primary at that epoch, or does not serve yet.
+   */
+  scrub(order: ScrubOrder): Promise<ScrubProgress | null>;
   /** Where every node's replication listener is; called at start and when one changes. */
   peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): void;
   /** The node's lease is valid until this time on the monotonic clock of the process (ms). */

@@ -5,6 +5,7 @@ import type {
   Node,
   NodeId,
   ReplicaId,
+  Scrub,
   SegmentStatus,
   SnapshotId,
   SnapshotName,
@@ -19,6 +20,7 @@ import { agentService } from './agent/agent-service.ts';
 import { Attachments } from './agent/attachments.ts';
 import { DiskReporter } from './agent/disk-reporter.ts';
 import { EventLog } from './agent/event-log.ts';
+import { ScrubDriver } from './agent/scrub-driver.ts';
 import { LeaderControllers } from './agent/leader-controllers.ts';
 import { LocalReconciler } from './agent/local-reconciler.ts';
 import { SettingsPush } from './agent/settings-push.ts';
@@ -28,12 +30,14 @@ import { OpenCalls, servedMethods } from './api/serve-unary.ts';
 import { DiskService } from './api/disk-service.ts';
 import { PrimaryOrders } from './api/primary-orders.ts';
 import { SnapshotService } from './api/snapshot-service.ts';
+import { ScrubService } from './api/scrub-service.ts';
 import { storService } from './api/stor-service.ts';
 import { VolumeChanges } from './api/volume-changes.ts';
 import { VolumeInsight } from './api/volume-insight.ts';
 import { VolumeService } from './api/volume-service.ts';
 import type { ClusterStore, StoreCallOptions } from './cluster-store.ts';
 import { holderLives } from './core/controllers/attachment-rules.ts';
+import { describeScrubs } from './core/scrub/scrub-record.ts';
 import { describeNode } from './core/volume/describe-cluster.ts';
 import { exportOf, readySnapshots } from './core/volume/export-snapshot.ts';
 import type { SnapshotExport } from './core/volume/export-snapshot.ts';
@@ -91,6 +95,7 @@ export class ControlPlane implements ControlPlanePort {
   readonly #controllers: LeaderControllers;
   readonly #session: NodeSession;
   readonly #events: EventLog;
+  readonly #scrubs: ScrubDriver;
   readonly #undo: (() => void)[] = [];
   readonly #work = new Set<Promise<void>>();
   #hasReported = false;
@@ -111,7 +116,8 @@ export class ControlPlane implements ControlPlanePort {
     const disks = new DiskService({ store, peers, logger });
     const orders = { volumes, changes, primaries, insight, snapshots, disks };
     const events = controlPlane.#events;
-    const stor = storService({ store, events, ...orders, node, cluster: { id, name } });
+    const scrubs = new ScrubService({ ...options, events });
+    const stor = storService({ store, events, scrubs, ...orders, node, cluster: { id, name } });
     const agent = agentService(controlPlane.#nodeCalls(), { clusterId: id, nodeId: node.id });
     const common = { calls: controlPlane.#calls, logger };
     server.addService('stor', servedMethods(stor, common));
@@ -162,6 +168,7 @@ export class ControlPlane implements ControlPlanePort {
         });
       },
     });
+    this.#scrubs = new ScrubDriver({ ...common, agentInstance, events: this.#events });
     this.#settings = new SettingsPush({ ...common, agentInstance });
     this.#controllers = new LeaderControllers({ ...common, random, events: this.#events });
     const cluster = { id: options.clusterId, name: options.clusterName };
@@ -332,12 +339,13 @@ export class ControlPlane implements ControlPlanePort {
   }
 
   /** Nodes and volumes as this member sees them, for the metrics that only the leader shows. */
-  async observe(): Promise<{ nodes: Node[]; volumes: Volume[] }> {
+  async observe(): Promise<{ nodes: Node[]; volumes: Volume[]; scrubs: Scrub[] }> {
     const { state } = this.#cache;
     const { leaderId } = this.#options.store.status();
     return {
       nodes: [...state.nodes.values()].map((node) => describeNode(node, state, leaderId)),
       volumes: await this.#volumes.describe([...state.volumes.values()], state),
+      scrubs: describeScrubs(state),
     };
   }
 
@@ -370,6 +378,7 @@ export class ControlPlane implements ControlPlanePort {
     await this.#controllers.close();
     await this.#reconciler.close();
     await this.#settings.close();
+    await this.#scrubs.close();
     this.#cancelSettle();
     await Promise.allSettled(this.#work);
     await this.#events.close();
@@ -399,6 +408,7 @@ export class ControlPlane implements ControlPlanePort {
     if (!this.#mayAct) return;
     this.#reconciler.reconcile();
     this.#settings.push();
+    this.#scrubs.look();
     if (!this.#hasReported) this.#report();
   }
 

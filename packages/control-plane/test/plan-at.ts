@@ -4,12 +4,15 @@ import type { StoredVolume } from '../src/resources/records.ts';
 
 let replicas = 0;
 
-/** One look of the controllers at `nowMs` by both clocks, without the notes on nodes that are down. */
+/**
+ * One look of the controllers at `nowMs` by both clocks, without the notes on nodes that are down and
+ * without scrubs, which begin by themselves some day.
+ */
 export function planAt(controllers: Controllers, state: ClusterState, nowMs: number): Action[] {
   const now = { monotonicMs: nowMs, wallMs: nowMs };
   return controllers
     .plan(state, now, () => `r-new-${++replicas}`)
-    .filter((action) => action.type !== 'note-absence');
+    .filter((action) => action.type !== 'note-absence' && action.type !== 'put-scrub');
 }
 
 /** Does to the state what the runner's transactions would do. */
@@ -30,6 +33,12 @@ export function apply(state: ClusterState, action: Action): void {
       state.deleted.set(value.metadata.id, { value, modRevision: 2 });
       return;
     }
+    case 'put-scrub':
+      state.scrubs.set(action.record.volumeId, { value: action.record, modRevision: 1 });
+      return;
+    case 'forget-scrub':
+      state.scrubs.delete(action.volumeId);
+      return;
     case 'finish-delete':
       state.deleted.delete(action.volume.value.metadata.id);
       for (const id of action.replicaIds) state.reports.delete(id);

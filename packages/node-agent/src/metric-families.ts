@@ -72,6 +72,36 @@ export const metricFamilies: readonly MetricFamily[] = [
     help: 'Those of them that were written again from another replica',
     type: 'counter',
   },
+  {
+    name: 'stor_scrub_errors_total',
+    help: 'Blocks of a disk that did not match their checksum, found by scrubs and reads of this node',
+    type: 'counter',
+  },
+  {
+    name: 'stor_scrub_repaired_total',
+    help: 'Blocks of a disk that scrubs and reads of this node had written again from another replica',
+    type: 'counter',
+  },
+  {
+    name: 'stor_scrub_bytes_total',
+    help: 'Bytes of volumes that scrubs of this node have read and compared at all replicas',
+    type: 'counter',
+  },
+  {
+    name: 'stor_scrub_diverged_blocks_total',
+    help: 'Blocks that match their checksums and differ between replicas, found by scrubs of this node',
+    type: 'counter',
+  },
+  {
+    name: 'stor_scrub_last_ok_timestamp',
+    help: 'When the last complete scrub of the volume ended, in Unix seconds; absent: there was none (from the leader)',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_scrub_bytes_remaining',
+    help: 'Bytes that the scrub under way has still to read; absent: there is none (from the leader)',
+    type: 'gauge',
+  },
   { name: 'stor_disk_capacity_bytes', help: 'Size of the disk', type: 'gauge' },
   { name: 'stor_disk_used_bytes', help: 'Bytes of the disk in use', type: 'gauge' },
   { name: 'stor_disk_free_bytes', help: 'Bytes of the disk that are free', type: 'gauge' },

@@ -1,5 +1,5 @@
 import type { AgentDisk, LiveVolume } from '@stor/control-plane';
-import type { Node, Volume } from '@stor/protocol';
+import type { Node, Scrub, Volume } from '@stor/protocol';
 import type { HistogramSample, MetricSample, MetricSnapshot } from '@stor/runtime';
 import type { LaneCounters } from './lane/lane-protocol.ts';
 
@@ -16,7 +16,13 @@ export interface MetricSources {
     commitLatency: HistogramSample;
   };
   /** what only the leader shows, so that a sum over agents counts nothing twice; null elsewhere */
-  cluster: { nodes: Node[]; volumes: Volume[] } | null;
+  cluster: ClusterView | null;
+}
+
+export interface ClusterView {
+  nodes: Node[];
+  volumes: Volume[];
+  scrubs: Scrub[];
 }
 
 const volumeStates = [
@@ -92,6 +98,13 @@ function addLane(
   add('stor_relay_read_bytes_total', { node }, lane.relays.readBytes);
   add('stor_relay_written_bytes_total', { node }, lane.relays.writtenBytes);
   add('stor_handovers_total', { node }, lane.handovers);
+  const { disks, diverged, scrubbedBytes } = lane.integrity;
+  for (const { diskId, found, repaired } of disks) {
+    add('stor_scrub_errors_total', { node, disk: diskId }, found);
+    add('stor_scrub_repaired_total', { node, disk: diskId }, repaired);
+  }
+  add('stor_scrub_bytes_total', { node }, scrubbedBytes);
+  add('stor_scrub_diverged_blocks_total', { node }, diverged);
   add('stor_nbd_inflight', { node }, inflight);
   for (const { error, count } of lane.nbdErrors)
     add('stor_nbd_errors_total', { node, error }, count);
@@ -123,7 +136,12 @@ function addPrimaries({ node, lane, live }: MetricSources, add: Add): void {
   }
 }
 
-function addCluster(cluster: { nodes: Node[]; volumes: Volume[] }, add: Add): void {
+function addCluster(cluster: ClusterView, add: Add): void {
+  for (const { volume, state, bytesRemaining, history } of cluster.scrubs) {
+    const last = history.findLast(({ complete }) => complete);
+    if (last) add('stor_scrub_last_ok_timestamp', { volume }, last.endedAtMs / 1_000);
+    if (state !== 'idle') add('stor_scrub_bytes_remaining', { volume }, bytesRemaining);
+  }
   for (const node of cluster.nodes) {
     add('stor_node_up', { node: node.metadata.name }, node.status.state === 'up' ? 1 : 0);
   }

@@ -10,6 +10,8 @@ import type {
   DiskId,
   NodeId,
   ReplicaId,
+  ScrubOrder,
+  ScrubProgress,
   VolumeId,
   VolumeSettings,
 } from '@stor/protocol';
@@ -77,6 +79,10 @@ export class NodePort implements AgentPort {
 
   updateVolume(settings: VolumeSettings): Promise<void> {
     return this.#lane.updateVolume(settings);
+  }
+
+  scrub(order: ScrubOrder): Promise<ScrubProgress | null> {
+    return this.#lane.scrub(order);
   }
 
   handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'> {

@@ -60,6 +60,9 @@ const ours = [
   'stor_relay_read_bytes_total',
   'stor_relay_written_bytes_total',
   'stor_handovers_total',
+  'stor_scrub_bytes_total',
+  'stor_scrub_diverged_blocks_total',
+  'stor_scrub_bytes_remaining',
 ];
 
 const notYet: Record<string, string> = {
@@ -67,9 +70,6 @@ const notYet: Record<string, string> = {
   stor_volume_reclaimable_bytes: 'no snapshots yet, and trimmed chunks are reused at once',
   stor_volume_last_backup_timestamp_seconds: 'no backups yet',
   stor_volume_rpo_seconds: 'no backups yet',
-  stor_scrub_last_ok_timestamp: 'no scrub yet',
-  stor_scrub_errors_total: 'no scrub yet',
-  stor_scrub_repaired_total: 'no scrub yet',
   stor_disk_io_latency_seconds: 'disk I/O is not timed apart from requests yet',
   stor_disk_smart_health: 'a disk is a directory; its device is not known yet',
   stor_placement_violations: 'placement knows only distinct nodes, which always hold',
@@ -101,6 +101,11 @@ const sources: MetricSources = {
     disks: [{ diskId: 'd-1', errors: 0 }],
     relays: { connections: 3, readBytes: 100, writtenBytes: 200 },
     handovers: 4,
+    integrity: {
+      disks: [{ diskId: 'd-1', found: 9, repaired: 8 }],
+      diverged: 2,
+      scrubbedBytes: 7_000,
+    },
   },
   live: [
     {
@@ -152,6 +157,18 @@ const sources: MetricSources = {
     commitLatency: { labels: { node: 'n1' }, bounds: [0.001], counts: [1, 0], sum: 0.1 },
   },
   cluster: {
+    scrubs: [
+      {
+        volume: 'db',
+        state: 'running',
+        bytesRemaining: 4_096,
+        history: [
+          { complete: true, endedAtMs: 5_000 },
+          { complete: false, endedAtMs: 9_000 },
+        ],
+      },
+      { volume: 'wal', state: 'idle', bytesRemaining: 0, history: [] },
+    ],
     nodes: [{ metadata: { name: 'n1' }, status: { state: 'up' } }],
     volumes: [
       {
@@ -193,4 +210,11 @@ t.test('every family has a sample on the page, labelled by volume and node', asy
   t.match(text, 'stor_volume_state{volume="db",state="suspended"} 0');
   t.match(text, 'stor_relay_written_bytes_total{node="n1"} 200');
   t.match(text, 'stor_handovers_total{node="n1"} 4');
+  t.match(text, 'stor_scrub_errors_total{node="n1",disk="d-1"} 9');
+  t.match(text, 'stor_scrub_repaired_total{node="n1",disk="d-1"} 8');
+  t.match(text, 'stor_scrub_bytes_total{node="n1"} 7000');
+  t.match(text, 'stor_scrub_diverged_blocks_total{node="n1"} 2');
+  t.match(text, 'stor_scrub_last_ok_timestamp{volume="db"} 5');
+  t.match(text, 'stor_scrub_bytes_remaining{volume="db"} 4096');
+  t.notMatch(text, 'volume="wal"');
 });

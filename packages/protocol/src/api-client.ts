@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { CallOptions, StorApi } from './api.ts';
 import { hasCode, StorError } from './errors.ts';
-import type { Rebuild, Snapshot, VolumeExplanation } from './resources.ts';
+import type { Rebuild, Scrub, Snapshot, VolumeExplanation } from './resources.ts';
 import { RpcEndpoint } from './rpc/rpc-endpoint.ts';
 import type { RpcOutcome } from './rpc/rpc-endpoint.ts';
 import { loadServices } from './rpc/services.ts';
@@ -49,6 +49,11 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   listSnapshots: 'read',
   getSnapshot: 'read',
   listEvents: 'read',
+  startScrub: 'repeatable',
+  pauseScrub: 'repeatable',
+  stopScrub: 'repeatable',
+  listScrubs: 'read',
+  setScrub: 'repeatable',
 };
 
 export interface ApiClientOptions {
@@ -95,6 +100,10 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
   const createVolume = call('createVolume');
   const explainVolume = call('explainVolume');
   const listRebuilds = call('listRebuilds');
+  const startScrub = call('startScrub');
+  const pauseScrub = call('pauseScrub');
+  const stopScrub = call('stopScrub');
+  const listScrubs = call('listScrubs');
   const listSnapshots = call('listSnapshots');
   const getSnapshot = call('getSnapshot');
   return {
@@ -138,6 +147,14 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     getSnapshot: async (request, callOptions) =>
       decodedSnapshot(await getSnapshot(request, callOptions)),
     listEvents: call('listEvents'),
+    startScrub: async (request, callOptions) =>
+      decodedScrubs(await startScrub(request, callOptions)),
+    pauseScrub: async (request, callOptions) =>
+      decodedScrubs(await pauseScrub(request, callOptions)),
+    stopScrub: async (request, callOptions) => decodedScrubs(await stopScrub(request, callOptions)),
+    listScrubs: async (request, callOptions) =>
+      decodedScrubs(await listScrubs(request, callOptions)),
+    setScrub: call('setScrub'),
     close: () => caller.close(),
   };
 }
@@ -146,6 +163,16 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
 function decodedExplanation(wire: VolumeExplanation): VolumeExplanation {
   const causes = wire.causes.map((cause) => ({ ...cause, sinceMs: cause.sinceMs ?? null }));
   return { ...wire, causes, sinceMs: wire.sinceMs ?? null };
+}
+
+function decodedScrubs<T extends { scrubs: Scrub[] }>(wire: T): T {
+  const scrubs = wire.scrubs.map((scrub) => ({
+    ...scrub,
+    etaMs: scrub.etaMs ?? null,
+    startedAtMs: scrub.startedAtMs ?? null,
+    nextDueMs: scrub.nextDueMs ?? null,
+  }));
+  return { ...wire, scrubs };
 }
 
 function decodedRebuild(wire: Rebuild): Rebuild {

@@ -8,6 +8,8 @@ import type {
   Pool,
   Rebuild,
   Snapshot,
+  Scrub,
+  ScrubSettings,
   StorEvent,
   Volume,
   VolumeExplanation,
@@ -154,6 +156,28 @@ export interface StorApi {
     request: { volume: string; afterRevision: number; limit: number },
     options?: CallOptions,
   ): Promise<{ events: StorEvent[]; revision: number }>;
+  /**
+   * Begins a scrub of a volume, or of all (`volume` ''), at once; one that is paused goes on, one
+   * that runs is left alone. It may take days: `listScrubs` shows how far it is. NOT_FOUND.
+   */
+  startScrub(request: { volume: string }, options?: CallOptions): Promise<{ scrubs: Scrub[] }>;
+  /** Lets runs stand still where they are, or go on (`paused` false). '' : all. NOT_FOUND. */
+  pauseScrub(
+    request: { volume: string; paused: boolean },
+    options?: CallOptions,
+  ): Promise<{ scrubs: Scrub[] }>;
+  /** Ends a run where it is; it stays in the history as not complete. '' : all. NOT_FOUND. */
+  stopScrub(request: { volume: string }, options?: CallOptions): Promise<{ scrubs: Scrub[] }>;
+  /** Of one volume, or of all (`volume` ''). NOT_FOUND. */
+  listScrubs(
+    request: { volume: string },
+    options?: CallOptions,
+  ): Promise<{ scrubs: Scrub[]; settings: ScrubSettings }>;
+  /** Changes what is given. INVALID_ARGUMENT. */
+  setScrub(
+    request: { everyMs?: number; rateBytesPerSecond?: number },
+    options?: CallOptions,
+  ): Promise<ScrubSettings>;
   listVolumes(
     request: Record<string, never>,
     options?: CallOptions,

@@ -60,6 +60,14 @@ export const maxReplacementWaitMs = 30 * 24 * 3_600_000;
 /** An `auto` attachment is released this long after its last connection closed. */
 export const autoDetachMs = 30_000;
 
+/** Scrubs: how often and how fast by default, and the bounds of both (ms, bytes per second). */
+export const scrubEveryMs = 7 * 24 * 3_600_000;
+export const minScrubEveryMs = 60_000;
+export const maxScrubEveryMs = 365 * 24 * 3_600_000;
+export const scrubRateBytes = 64 * 1024 * 1024;
+export const minScrubRateBytes = 1024 * 1024;
+export const maxScrubRateBytes = 16 * 1024 * 1024 * 1024;
+
 /** NBD limits. An option larger than this is answered with TOO_BIG (export names are <= 4096). */
 export const maxNbdOptionBytes = 16 * 1024;
 export const nbdHandshakeTimeoutMs = 30_000;

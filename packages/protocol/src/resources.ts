@@ -533,3 +533,43 @@ export interface ScrubProgress {
   bytesRemaining: number;
   bytesPerSecond: number;
 }
+
+/** A scrub that has ended. */
+export interface ScrubResult {
+  runId: string;
+  reason: 'schedule' | 'order';
+  startedAtMs: number;
+  endedAtMs: number;
+  /** false: it was called off before its end */
+  complete: boolean;
+  counts: ScrubCounts;
+}
+
+/** What is known of the scrubs of one volume: `storctl scrub status`. */
+export interface Scrub {
+  volume: string;
+  volumeId: VolumeId;
+  /** waiting: due or ordered, and something is in its way */
+  state: 'idle' | 'running' | 'paused' | 'waiting';
+  /** why it waits; '' else */
+  message: string;
+  /** of the run under way; zeros when there is none */
+  counts: ScrubCounts;
+  bytesRemaining: number;
+  bytesPerSecond: number;
+  /** null when it cannot be said, or none is under way */
+  etaMs: number | null;
+  startedAtMs: number | null;
+  /** when the next one begins by itself; null: never, or one is under way */
+  nextDueMs: number | null;
+  /** the last ones, oldest first */
+  history: ScrubResult[];
+}
+
+/** How scrubs of a cluster are done. */
+export interface ScrubSettings {
+  /** each volume is scrubbed once in such a time (ms); 0: only when it is ordered */
+  everyMs: number;
+  /** of volumes, by the primaries of one node together */
+  rateBytesPerSecond: number;
+}

@@ -10,6 +10,8 @@ import {
   type Pool,
   type Rebuild,
   type Snapshot,
+  type Scrub,
+  type ScrubSettings,
   type StorEvent,
   type StorApi,
   type Volume,
@@ -93,6 +95,22 @@ const fakePool: Pool = {
   outlook: ['if node n1 is lost, 1.5GiB are to be rebuilt, and the other nodes have 195GiB free'],
 };
 
+export function fakeScrub(of: { id: string; name: string }): Scrub {
+  return {
+    volume: of.name,
+    volumeId: of.id,
+    state: 'idle',
+    message: '',
+    counts: { bytes: 0, found: 0, repaired: 0, kept: 0, diverged: 0 },
+    bytesRemaining: 0,
+    bytesPerSecond: 0,
+    etaMs: null,
+    startedAtMs: null,
+    nextDueMs: startMs + 86_400_000,
+    history: [],
+  };
+}
+
 /** The API from memory, with as much behaviour as the command line can see. */
 export class FakeCluster {
   nodes: Node[];
@@ -121,6 +139,9 @@ export class FakeCluster {
   steps: (() => void)[] = [];
   rebuildSteps: (() => void)[] = [];
   eventSteps: (() => void)[] = [];
+  /** by volume; one that is not there is idle */
+  scrubs = new Map<string, Scrub>();
+  scrubSettings: ScrubSettings = { everyMs: 7 * 86_400_000, rateBytesPerSecond: 64 * 2 ** 20 };
   private replicaNumber = 11;
 
   constructor(nodes = 3) {
@@ -238,6 +259,31 @@ export class FakeCluster {
         const revision = Math.max(0, ...this.events.map((event) => event.resourceVersion));
         return { events: limit > 0 ? events.slice(-limit) : events, revision };
       }),
+      startScrub: call('startScrub', ({ volume }) =>
+        this.scrubsOf(volume, (scrub) => ({
+          ...scrub,
+          state: 'waiting',
+          message: 'its primary begins',
+          startedAtMs: startMs,
+          nextDueMs: null,
+        })),
+      ),
+      pauseScrub: call('pauseScrub', ({ volume, paused }) =>
+        this.scrubsOf(volume, (scrub) =>
+          scrub.state === 'idle' ? scrub : { ...scrub, state: paused ? 'paused' : 'running' },
+        ),
+      ),
+      stopScrub: call('stopScrub', ({ volume }) =>
+        this.scrubsOf(volume, (scrub) => ({ ...scrub, state: 'idle', startedAtMs: null })),
+      ),
+      listScrubs: call('listScrubs', ({ volume }) => ({
+        ...this.scrubsOf(volume, (scrub) => scrub),
+        settings: this.scrubSettings,
+      })),
+      setScrub: call('setScrub', (request) => {
+        this.scrubSettings = { ...this.scrubSettings, ...request };
+        return this.scrubSettings;
+      }),
       listVolumes: call('listVolumes', () => ({ volumes: this.volumes })),
       getVolume: call('getVolume', ({ name }) => {
         this.steps.shift()?.();
@@ -263,6 +309,16 @@ export class FakeCluster {
         return volume;
       }),
     };
+  }
+
+  private scrubsOf(volume: string, change: (scrub: Scrub) => Scrub): { scrubs: Scrub[] } {
+    const volumes = volume === '' ? this.volumes : [this.volume(volume)];
+    const scrubs = volumes.map(({ metadata }) => {
+      const scrub = change(this.scrubs.get(metadata.name) ?? fakeScrub(metadata));
+      this.scrubs.set(metadata.name, scrub);
+      return scrub;
+    });
+    return { scrubs };
   }
 
   volume(name: string): Volume {

@@ -1,6 +1,6 @@
 import type { Rebuild, StorEvent } from '@stor/protocol';
 import type { FakeCluster } from './fake-cluster.ts';
-import { makeNode } from './fake-cluster.ts';
+import { fakeScrub, makeNode } from './fake-cluster.ts';
 import { hex, settleReplicas, startMs } from './fake-volume.ts';
 
 export function fakeRebuild(change: Partial<Rebuild>): Rebuild {
@@ -139,6 +139,36 @@ export const scenes: Record<string, (cluster: FakeCluster) => void> = {
         settleReplicas(volume());
       },
     );
+  },
+  'scrubs of all kinds': (cluster) => {
+    const [db, wal] = cluster.volumes.map(({ metadata }) => fakeScrub(metadata));
+    if (!db || !wal) return;
+    const counts = { bytes: 3 * 2 ** 30, found: 4, repaired: 3, kept: 1, diverged: 2 };
+    const result = { startedAtMs: startMs - 86_400_000, endedAtMs: startMs - 80_000_000 };
+    cluster.scrubs.set('db', {
+      ...db,
+      state: 'running',
+      counts,
+      bytesRemaining: 2 ** 30,
+      bytesPerSecond: 64 * 2 ** 20,
+      etaMs: 16_000,
+      startedAtMs: startMs - 60_000,
+      nextDueMs: null,
+      history: [
+        { ...result, runId: 'a', reason: 'schedule', complete: true, counts },
+        {
+          ...result,
+          runId: 'b',
+          reason: 'order',
+          complete: false,
+          counts: { ...counts, found: 0, repaired: 0, kept: 0, diverged: 0 },
+        },
+      ],
+    });
+    cluster.scrubs.set('wal', {
+      ...wal,
+      history: [{ ...result, runId: 'c', reason: 'schedule', complete: true, counts }],
+    });
   },
   'some events': (cluster) => {
     cluster.events = [

@@ -13,6 +13,7 @@ import {
   deletedKey,
   nodeKey,
   replicaReportKey,
+  scrubKey,
   volumeKey,
   volumeNameKey,
 } from '../resources/keys.ts';
@@ -167,6 +168,19 @@ export class LeaderControllers {
       case 'change-replicas':
         await this.#changeReplicas(action.volume, action.change);
         return;
+      case 'put-scrub': {
+        const key = scrubKey(action.record.volumeId);
+        const compare = [{ key, modRevision: action.modRevision }];
+        const value = encodeRecord(action.record);
+        await this.#store.transact({ compare, operations: [{ type: 'put', key, value }] });
+        return;
+      }
+      case 'forget-scrub': {
+        const key = scrubKey(action.volumeId);
+        const compare = [{ key, modRevision: action.modRevision }];
+        await this.#store.transact({ compare, operations: [{ type: 'delete', key }] });
+        return;
+      }
       case 'note-absence':
         await this.#noteAbsence(action.note);
         return;

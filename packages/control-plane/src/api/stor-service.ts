@@ -14,6 +14,7 @@ import type { DiskService } from './disk-service.ts';
 import { findNode } from './find-node.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
 import type { SnapshotService } from './snapshot-service.ts';
+import type { ScrubService } from './scrub-service.ts';
 import type { VolumeChanges } from './volume-changes.ts';
 import type { VolumeInsight } from './volume-insight.ts';
 import type { CreateVolumeRequest, VolumeService } from './volume-service.ts';
@@ -33,6 +34,7 @@ interface StorServiceOptions {
   insight: VolumeInsight;
   snapshots: SnapshotService;
   events: EventLog;
+  scrubs: ScrubService;
   node: NodeIdentity;
   cluster: { id: string; name: string };
 }
@@ -77,6 +79,11 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
       snapshots: await snapshots.list(volume),
     }),
     getSnapshot: ({ name }: Request<'getSnapshot'>) => snapshots.get(name),
+    startScrub: ({ volume }: Request<'startScrub'>) => options.scrubs.start(volume),
+    pauseScrub: ({ volume, paused }: Request<'pauseScrub'>) => options.scrubs.pause(volume, paused),
+    stopScrub: ({ volume }: Request<'stopScrub'>) => options.scrubs.stop(volume),
+    listScrubs: ({ volume }: Request<'listScrubs'>) => options.scrubs.list(volume),
+    setScrub: (request: Request<'setScrub'>) => options.scrubs.set(request),
     listEvents: (request: Request<'listEvents'>) =>
       readSoon((readOptions) => options.events.list(request, readOptions)),
   };

@@ -1,5 +1,13 @@
-import type { DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from '@stor/protocol';
+import type {
+  DiskId,
+  NodeId,
+  ReplicaId,
+  ScrubSettings,
+  SnapshotId,
+  VolumeId,
+} from '@stor/protocol';
 import { StorError } from '@stor/protocol';
+import type { ScrubRecord } from '../core/scrub/scrub-record.ts';
 import * as keys from './keys.ts';
 import * as records from './records.ts';
 
@@ -23,6 +31,9 @@ export interface ClusterState {
   names: Map<string, Versioned<VolumeId>>;
   deleted: Map<VolumeId, Versioned<records.StoredVolume>>;
   reports: Map<ReplicaId, Versioned<records.ReplicaReport>>;
+  scrubs: Map<VolumeId, Versioned<ScrubRecord>>;
+  /** null: nobody has changed them */
+  scrubSettings: Versioned<ScrubSettings> | null;
   /** of each volume, also of one in the trash; a volume without snapshots has no entry */
   snapshots: Map<VolumeId, SnapshotTable>;
 }
@@ -41,6 +52,8 @@ export function emptyState(): ClusterState {
     names: new Map(),
     deleted: new Map(),
     reports: new Map(),
+    scrubs: new Map(),
+    scrubSettings: null,
     snapshots: new Map(),
   };
 }
@@ -73,6 +86,7 @@ function tables(state: ClusterState): [string, Map<string, Versioned<unknown>>, 
     [keys.volumeNamesPrefix, state.names, decodeName],
     [keys.deletedPrefix, state.deleted, records.decodeVolume],
     [keys.replicaReportsPrefix, state.reports, records.decodeReplicaReport],
+    [keys.scrubsPrefix, state.scrubs, records.decodeScrub],
   ];
 }
 
@@ -96,6 +110,12 @@ export function applyChange(
     }
     if (key.startsWith(keys.snapshotsPrefix)) {
       applySnapshot(state, change);
+      return null;
+    }
+    if (key === keys.scrubSettingsKey) {
+      state.scrubSettings = value
+        ? { value: records.decodeScrubSettings(key, value), modRevision }
+        : null;
       return null;
     }
     for (const [prefix, table, decode] of tables(state)) {

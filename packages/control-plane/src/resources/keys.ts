@@ -34,6 +34,10 @@ export const snapshotKey = (volumeId: VolumeId, id: SnapshotId): string =>
 export const snapshotNamesOfPrefix = (id: VolumeId): string => `${snapshotNamesPrefix}${id}/`;
 export const snapshotNameKey = (volumeId: VolumeId, name: string): string =>
   snapshotNamesOfPrefix(volumeId) + name;
+/** how far the scrub of a volume is, and what the last ones found */
+export const scrubsPrefix = '/stor/scrubs/';
+export const scrubKey = (id: VolumeId): string => scrubsPrefix + id;
+export const scrubSettingsKey = '/stor/scrub-settings';
 
 /**
  * Not below `rootPrefix`: whoever reads or watches the resources need not read what once happened.

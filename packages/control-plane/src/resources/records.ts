@@ -2,12 +2,14 @@ import type {
   ClusterSettings,
   NodeAddresses,
   ReplicaId,
+  ScrubSettings,
   SnapshotId,
   VolumeId,
   VolumeRecord,
 } from '@stor/protocol';
 import { defaultPolicy, StorError } from '@stor/protocol';
 import { z } from 'zod';
+import type { ScrubRecord } from '../core/scrub/scrub-record.ts';
 import type { EventRecord } from '../core/events/event-record.ts';
 
 /**
@@ -185,6 +187,47 @@ const eventSchema = z.looseObject({
   lastMs: z.number(),
 });
 
+const scrubCounts = z.looseObject({
+  bytes: z.number(),
+  found: z.number(),
+  repaired: z.number(),
+  kept: z.number(),
+  diverged: z.number(),
+});
+
+const scrubSchema = z.looseObject({
+  volumeId: z.string(),
+  run: z
+    .looseObject({
+      id: z.string(),
+      reason: z.string(),
+      startedAtMs: z.number(),
+      paused: z.boolean(),
+      message: z.string(),
+      position: z.looseObject({ segment: z.number(), chunk: z.number() }),
+      counts: scrubCounts,
+      bytesRemaining: z.number().nullable(),
+      bytesPerSecond: z.number(),
+      seenAtMs: z.number(),
+    })
+    .nullable(),
+  history: z.array(
+    z.looseObject({
+      runId: z.string(),
+      reason: z.string(),
+      startedAtMs: z.number(),
+      endedAtMs: z.number(),
+      complete: z.boolean(),
+      counts: scrubCounts,
+    }),
+  ),
+});
+
+const scrubSettingsSchema = z.looseObject({
+  everyMs: z.number(),
+  rateBytesPerSecond: z.number(),
+});
+
 export interface ClusterRecord {
   clusterId: string;
   name: string;
@@ -310,6 +353,8 @@ export const decodeNodeLease = decoder<NodeLeaseRecord>('node lease', nodeLeaseS
 export const decodeDisk = decoder<DiskRecord>('disk', diskSchema);
 export const decodeSettings = decoder<SettingsRecord>('settings', settingsSchema);
 const decodeStored = decoder<StoredVolume>('volume', volumeSchema);
+export const decodeScrub = decoder<ScrubRecord>('scrub', scrubSchema);
+export const decodeScrubSettings = decoder<ScrubSettings>('scrub settings', scrubSettingsSchema);
 export const decodeEvent = decoder<EventRecord>('event', eventSchema);
 export const decodeReplicaReport = decoder<ReplicaReport>('replica report', replicaReportSchema);
 

@@ -4,6 +4,8 @@ import type {
   DiskId,
   NodeId,
   ReplicaId,
+  ScrubOrder,
+  ScrubProgress,
   VolumeId,
   VolumeSettings,
 } from '@stor/protocol';
@@ -166,6 +168,15 @@ export class FakeAgent implements AgentPort {
       if (answer.outcome !== 'committed') continue;
       Object.assign(segment, { inSync, setRevision: answer.setRevision });
     }
+  }
+
+  /** what scrubs answer, by volume; absent: nothing is known */
+  readonly scrubs = new Map<VolumeId, (order: ScrubOrder) => ScrubProgress>();
+
+  async scrub(order: ScrubOrder): Promise<ScrubProgress | null> {
+    const held = this.attached.get(order.volumeId);
+    if (held?.grant.epoch !== order.epoch) return null;
+    return this.scrubs.get(order.volumeId)?.(order) ?? null;
   }
 
   async handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'> {

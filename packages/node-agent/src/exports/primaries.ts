@@ -3,6 +3,8 @@ import {
   StorError,
   autoDetachMs,
   type AttachmentGrant,
+  type ScrubOrder,
+  type ScrubProgress,
   type VolumeId,
   type VolumeSettings,
 } from '@stor/protocol';
@@ -233,6 +235,13 @@ export class Primaries {
     return 'released';
   }
 
+  /** See AgentPort.scrub. */
+  scrub(order: ScrubOrder): ScrubProgress | null {
+    const entry = this.#entries.get(order.volumeId);
+    if (!entry || entry.ending || entry.grant.epoch !== order.epoch) return null;
+    return entry.primary?.scrub(order) ?? null;
+  }
+
   liveVolumes(): LiveVolume[] {
     const nowMs = this.#clock.monotonicMs();
     const { host, allocatedBytesOf } = this.#options;
@@ -320,7 +329,10 @@ export class Primaries {
     }
     const delayMs = this.#options.autoDetachMs ?? autoDetachMs;
     entry.cancelTimer = this.#clock.after(delayMs, () => {
-      if (membersOf(entry).some(({ state }) => state === 'syncing' || state === 'joining')) {
+      const isFilling = membersOf(entry).some(
+        ({ state }) => state === 'syncing' || state === 'joining',
+      );
+      if (isFilling || entry.primary?.isScrubbing === true) {
         // elsewhere it would begin again: what is under way is finished first
         entry.mode = 'repair';
         this.#watchIdle(entry);

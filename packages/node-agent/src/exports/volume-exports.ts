@@ -4,6 +4,8 @@ import {
   hasCode,
   type AttachmentGrant,
   type NodeId,
+  type ScrubOrder,
+  type ScrubProgress,
   type VolumeId,
   type VolumeSettings,
 } from '@stor/protocol';
@@ -145,6 +147,11 @@ export class VolumeExports implements NbdExports {
   /** See AgentPort.updateVolume. */
   updateVolume(settings: VolumeSettings): void {
     this.#options.host.updateVolume(settings);
+  }
+
+  /** See AgentPort.scrub. */
+  scrub(order: ScrubOrder): ScrubProgress | null {
+    return this.#primaries.scrub(order);
   }
 
   liveVolumes(): LiveVolume[] {

@@ -1,4 +1,4 @@
-import type { DiskStore } from '@stor/replicator';
+import type { DiskStore, IntegrityCounters } from '@stor/replicator';
 import { latencyBucketsSeconds, nbdOperations, type NbdStats } from '../nbd/nbd-stats.ts';
 import type { VolumeExports } from '../exports/volume-exports.ts';
 import type { LaneCounters } from './lane-protocol.ts';
@@ -8,6 +8,7 @@ export function laneCounters(
   stats: NbdStats | null,
   disks: DiskStore[],
   exports: VolumeExports,
+  integrity: IntegrityCounters,
 ): LaneCounters {
   return {
     exports: [...(stats?.exports.values() ?? [])].map((counters) => ({
@@ -34,6 +35,7 @@ export function laneCounters(
       errors: (disk.failure ? 1 : 0) + disk.replicas().filter(({ failure }) => failure).length,
     })),
     relays: { ...exports.relayStats },
+    integrity,
     handovers: exports.handovers,
   };
 }

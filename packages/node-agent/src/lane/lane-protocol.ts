@@ -5,9 +5,13 @@ import type {
   EventNote,
   NodeId,
   ReplicaId,
+  ScrubOrder,
+  ScrubProgress,
   VolumeId,
   VolumeSettings,
 } from '@stor/protocol';
+
+import type { IntegrityCounters } from '@stor/replicator';
 
 /** What a lane is started with (structured-clone data only). */
 export interface LaneOptions {
@@ -69,6 +73,8 @@ export interface LaneCounters {
   disks: { diskId: DiskId; errors: number }[];
   /** connections of this node's clients that another node's primary serves, and what they carried */
   relays: { connections: number; readBytes: number; writtenBytes: number };
+  /** bad blocks that the primaries of this lane found, and what their scrubs have read */
+  integrity: IntegrityCounters;
   /** volumes that this node gave over to another while they were in use */
   handovers: number;
 }
@@ -95,6 +101,8 @@ export interface LaneMethods {
   liveVolumes(): Promise<LiveVolume[]>;
   updateVolume(settings: VolumeSettings): Promise<void>;
   handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'>;
+  /** See AgentPort.scrub. */
+  scrub(order: ScrubOrder): Promise<ScrubProgress | null>;
   peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): Promise<void>;
   counters(): Promise<LaneCounters>;
   /** Stops serving: every attachment drains and is given back, none begins. Works twice. */

@@ -8,6 +8,8 @@ import {
   type NodeId,
   type ReplicaId,
   type SnapshotId,
+  type ScrubOrder,
+  type ScrubProgress,
   type VolumeId,
   type VolumeSettings,
 } from '@stor/protocol';
@@ -277,6 +279,10 @@ export class Lane implements LaneMethods {
     return this.#exports.handOver(volumeId, epoch);
   }
 
+  async scrub(order: ScrubOrder): Promise<ScrubProgress | null> {
+    return this.#exports.scrub(order);
+  }
+
   async peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): Promise<void> {
     for (const { nodeId, host, port } of peers) this.#replicator.updatePeer(nodeId, host, port);
   }
@@ -286,6 +292,7 @@ export class Lane implements LaneMethods {
       this.#nbd?.stats ?? null,
       [...this.#disks.values()].map(({ store }) => store),
       this.#exports,
+      this.#replicator.integrity(),
     );
   }
 

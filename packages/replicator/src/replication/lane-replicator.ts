@@ -26,6 +26,8 @@ import { ReplicaGate } from './replica-gate.ts';
 /** Requests that one member may number before it meets the next one's; two million members fit. */
 const requestsPerMember = 2 ** 32;
 
+export type { IntegrityCounters };
+
 /** A replica that failed for good, here or at a peer (I7). */
 export interface ReplicaFailure {
   volumeId: string;

@@ -9,6 +9,8 @@ import type {
 import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
+import { ScrubPlanner } from '../scrub/scrub-planner.ts';
+import type { ScrubAction } from '../scrub/scrub-planner.ts';
 import { Absence } from './absence.ts';
 import type { AbsenceNote, Now } from './absence.ts';
 import { holderLives } from './attachment-rules.ts';
@@ -45,7 +47,8 @@ export type Action =
       nodeId: NodeId;
       mode: Attachment['mode'];
       onlyIfWanted: boolean;
-    };
+    }
+  | ScrubAction;
 
 interface RepairMemory {
   wantedSinceMs: number;
@@ -61,6 +64,7 @@ export class Controllers {
   readonly #creatingSinceMs = new Map<VolumeId, number>();
   readonly #repairs = new Map<VolumeId, RepairMemory>();
   readonly #wanted = new WantedAttachments();
+  readonly #scrubs = new ScrubPlanner();
   readonly #absence = new Absence();
   readonly #keeper = new ReplicaKeeper(this.#absence);
 
@@ -97,6 +101,7 @@ export class Controllers {
       );
       if (gone) actions.push({ type: 'finish-delete', volume, replicaIds });
     }
+    actions.push(...this.#scrubs.plan(state, now));
     return actions;
   }
 
