@@ -25,3 +25,22 @@ export function needs(t: Test, program: string, debianPackage: string): boolean 
   else t.plan(0, message);
   return false;
 }
+
+/** As `needs`, for the right to make and mount block devices. */
+export function needsRoot(t: Test): boolean {
+  if (process.getuid?.() === 0) return true;
+  const message = 'block devices can be made and mounted by root only';
+  if (process.env['CI'] === 'true') t.fail(message);
+  else t.plan(0, message);
+  return false;
+}
+
+/** Whether loop devices can be made, formatted with XFS and mounted here. */
+export function needsLoopDevices(t: Test): boolean {
+  return (
+    needsRoot(t) &&
+    needs(t, 'losetup', 'mount') &&
+    needs(t, 'wipefs', 'util-linux') &&
+    needs(t, 'mkfs.xfs', 'xfsprogs')
+  );
+}

@@ -49,6 +49,14 @@ const event: fc.Arbitrary<WorldEvent> = fc.oneof(
     }),
   },
   {
+    weight: 2,
+    arbitrary: fc.record({
+      type: fc.constant('drain' as const),
+      node: index,
+      wanted: fc.boolean(),
+    }),
+  },
+  {
     weight: 10,
     arbitrary: fc.record({ type: fc.constant('control' as const), isLate: fc.boolean() }),
   },
@@ -76,8 +84,8 @@ t.test('whatever happens, no member is deleted, and in the end all is as wanted'
     { numRuns: 300 },
   );
   t.comment(totals);
-  for (const what of ['another replica (replacement)', 'another replica (update)']) {
-    t.ok((totals[what] ?? 0) > 0, what);
+  for (const purpose of ['replacement', 'update', 'move']) {
+    t.ok((totals[`another replica (${purpose})`] ?? 0) > 0, purpose);
   }
   t.ok((totals['a leaving replica stays'] ?? 0) > 0);
   t.ok((totals['a replica is to leave'] ?? 0) > 0);

@@ -10,6 +10,7 @@ import { addNode, clusterOf, put, setUp, volumeOn } from './volume-fixture.ts';
 
 export type WorldEvent =
   | { type: 'down' | 'up' | 'reconcile' | 'fail-creations' | 'lose-disk'; node: number }
+  | { type: 'drain'; node: number; wanted: boolean }
   | { type: 'primary' | 'write'; volume: number }
   | { type: 'count'; volume: number; replicas: number }
   | { type: 'move'; volume: number; replica: number; node: number }
@@ -78,6 +79,9 @@ export class ReplicaWorld {
       case 'lose-disk':
         this.#loseDisk(this.#node(event.node));
         break;
+      case 'drain':
+        this.#drain(this.#node(event.node), event.wanted);
+        break;
       case 'primary':
         this.#primary(this.#volume(event.volume));
         break;
@@ -127,6 +131,9 @@ export class ReplicaWorld {
         if (able.length < wanted)
           wrong.push(`${value.metadata.name} has ${able.length} of ${wanted}`);
         if (able.length > value.spec.replicas) wrong.push(`${value.metadata.name} has too many`);
+        const canMove = this.#usable(value, true) >= value.spec.replicas;
+        const stuck = able.filter(({ nodeId }) => this.#isDrained(nodeId));
+        if (canMove && stuck.length > 0) wrong.push(`${value.metadata.name} did not move away`);
         if (!isIn) wrong.push(`${value.metadata.name} is not in sync`);
         if (segment.replicas.some((r) => r.leaving === true)) wrong.push('somebody is leaving');
         if ((segment.removed ?? []).length > 0) wrong.push('something is still to be deleted');
@@ -142,8 +149,22 @@ export class ReplicaWorld {
     return wrong;
   }
 
+  #drain(node: string, evacuate: boolean): void {
+    const disk = this.state.disks.get(`d-${node}`);
+    if (!disk) return;
+    const { modRevision, value } = disk;
+    this.state.disks.set(`d-${node}`, {
+      value: { ...value, evacuate },
+      modRevision: modRevision + 1,
+    });
+  }
+
+  #isDrained(node: string): boolean {
+    return this.state.disks.get(`d-${node}`)?.value.evacuate === true;
+  }
+
   /** Nodes that hold, or could take, a replica of the volume. */
-  #usable(volume: StoredVolume): number {
+  #usable(volume: StoredVolume, butDrained = false): number {
     const failed = new Set(
       volume.status.segments.flatMap((s) =>
         s.replicas.flatMap((r) => (r.state === 'failed' ? [r.nodeId] : [])),
@@ -152,7 +173,9 @@ export class ReplicaWorld {
     const online = this.nodes.filter(
       (id) => this.state.disks.get(`d-${id}`)?.value.state === 'online',
     );
-    return online.filter((id) => !failed.has(id)).length;
+    const holds = new Set(volume.status.segments.flatMap((s) => s.replicas.map((r) => r.nodeId)));
+    const able = online.filter((id) => !failed.has(id));
+    return able.filter((id) => !this.#isDrained(id) || (!butDrained && holds.has(id))).length;
   }
 
   #plan(): Action[] {

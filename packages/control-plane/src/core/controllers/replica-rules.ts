@@ -179,13 +179,16 @@ export function addReplica(
 /**
  * Marks one replica as leaving when more stay than are wanted and enough of them are good without
  * it. Those that are worth least go first; among equals the newest, so that what was there stays.
+ * What is filled in place of one on a disk that is to be emptied is no surplus: the latter goes.
  */
 export function shedSurplus(segment: SegmentStatus, facts: ReplicaFacts): SegmentStatus | null {
   const stay = staying(segment);
   const wanted = facts.volume.spec.replicas;
   if (stay.length <= wanted) return null;
+  const kept = stay.filter((replica) => !liesOnDraining(replica, facts));
   const good = stay.filter((replica) => isGood(segment, replica, facts));
   const candidates = stay.filter((replica) => {
+    if (kept.includes(replica) && kept.length <= wanted) return false;
     const left = good.includes(replica) ? good.length - 1 : good.length;
     return left >= wanted;
   });
