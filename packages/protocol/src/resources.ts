@@ -160,6 +160,14 @@ export interface VolumeReplica {
   filled?: boolean;
 }
 
+export interface RemovedReplica {
+  id: ReplicaId;
+  nodeId: NodeId;
+  diskId: DiskId;
+  /** it never was in a set: one that has served nevertheless is not deleted */
+  unused?: boolean;
+}
+
 /** One segment's membership: changed only by compare-and-set on (epoch, setRevision) (I4). */
 export interface SegmentStatus {
   index: number;
@@ -172,7 +180,7 @@ export interface SegmentStatus {
    * Replicas that are not part of the segment any more and still lie on a disk: their nodes delete
    * them and report it, then they are forgotten.
    */
-  removed?: { id: ReplicaId; nodeId: NodeId; diskId: DiskId }[];
+  removed?: RemovedReplica[];
 }
 
 /**
@@ -247,7 +255,21 @@ export interface VolumeRecord {
      */
     acceptLossSinceEpoch?: number;
     segments: SegmentStatus[];
+    /** a larger size is under way; absent: none is */
+    growth?: VolumeGrowth;
   };
+}
+
+/**
+ * `volume resize` between its first and its last step. Until then the volume has its old size; then
+ * the size of the record and these segments are taken over in one change, or these are given up.
+ */
+export interface VolumeGrowth {
+  sizeBytes: number;
+  /** by the wall clock */
+  sinceMs: number;
+  /** those that follow the present ones; their replicas are being created */
+  segments: SegmentStatus[];
 }
 
 /**

@@ -3,7 +3,7 @@ import type { DiskId, NodeId, ReplicaId, VolumeReplica } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { AgentPort, LocalReplica as AgentReplica } from '../agent-port.ts';
 import type { ClusterStore } from '../cluster-store.ts';
-import { segmentSizeOf } from '../core/volume/segment-size.ts';
+import { placedSegments, segmentSizeOf } from '../core/volume/segment-size.ts';
 import { readVolume } from '../resources/find.ts';
 import { replicaReportKey } from '../resources/keys.ts';
 import { decodeReplicaReport, encodeRecord } from '../resources/records.ts';
@@ -179,7 +179,7 @@ export class LocalReconciler {
 
   *#mine(volumes: Iterable<{ value: StoredVolume }>): Iterable<LocalReplica> {
     for (const { value: volume } of volumes) {
-      for (const segment of volume.status.segments) {
+      for (const segment of placedSegments(volume)) {
         for (const replica of segment.replicas) {
           if (replica.nodeId === this.#nodeId) yield { volume, segment: segment.index, replica };
         }
@@ -213,12 +213,11 @@ export class LocalReconciler {
     // The cache may be old, just after a start: a volume that is gone by now must not come back, and
     // a replica that was reported may be in use: it is never made again, that one would be empty.
     const now = await readVolume(this.#store, volumeId);
-    const wanted = now?.value.status.segments
-      .flatMap((each) => each.replicas)
-      .find(({ id }) => id === replica.id);
-    if (wanted?.state !== 'creating') return;
+    const segments = now ? placedSegments(now.value) : [];
+    const wanted = segments.flatMap((each) => each.replicas).find(({ id }) => id === replica.id);
+    if (!now || wanted?.state !== 'creating') return;
     if (await this.#store.get(replicaReportKey(replica.id))) return;
-    const sizeBytes = segmentSizeOf(volume, segment);
+    const sizeBytes = segmentSizeOf(now.value, segment);
     const what = { replicaId: replica.id, volumeId, segment, sizeBytes };
     try {
       await this.#agent.createReplica(replica.diskId, what);
@@ -239,11 +238,13 @@ export class LocalReconciler {
     const { id } = local.replica;
     const now = await readVolume(this.#store, local.volume.metadata.id);
     const segment = now?.value.status.segments.find((each) => each.index === local.segment);
-    if (!segment?.removed?.some((removed) => removed.id === id)) return;
+    const removed = segment?.removed?.find((each) => each.id === id);
+    if (!segment || !removed) return;
     if (segment.replicas.some((replica) => replica.id === id)) return;
     if (segment.inSync.includes(id)) return;
     const view = await this.#setViewOf(id);
-    if (view && view.members.includes(id) && view.setRevision >= segment.setRevision) {
+    const isMember = view?.members.includes(id) && view.setRevision >= segment.setRevision;
+    if (view && (isMember || removed.unused === true)) {
       throw new StorError(
         'UNSAFE',
         `replica ${id} is a member of the in-sync set at revision ${view.setRevision}, and the records know revision ${segment.setRevision}: they are older than the data, so it is not deleted`,

@@ -25,7 +25,6 @@ import { deletionOf } from '../agent/leader-controllers.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { placeReplicas } from '../core/placement/place-replicas.ts';
 import { withAllSegments } from '../core/placement/place-segments.ts';
-import { segmentSizeOf } from '../core/volume/segment-size.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
@@ -255,13 +254,8 @@ export class VolumeService {
     return withAllSegments(
       record,
       state,
-      (now, index) =>
-        placeReplicas(now, replicas, {
-          kind: 'new',
-          sizeBytes: segmentSizeOf(record, index),
-          fillBytes: 0,
-          tag,
-        }),
+      (now, bytes) =>
+        placeReplicas(now, replicas, { kind: 'new', sizeBytes: bytes, fillBytes: 0, tag }),
       () => makeId('r', this.#random.bytes(8)),
     );
   }

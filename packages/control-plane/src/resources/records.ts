@@ -114,7 +114,32 @@ const policySchema = z.looseObject({
   shared: z.boolean().optional(),
 });
 
-const removedReplica = z.looseObject({ id: z.string(), nodeId: z.string(), diskId: z.string() });
+const removedReplica = z.looseObject({
+  id: z.string(),
+  nodeId: z.string(),
+  diskId: z.string(),
+  unused: z.boolean().optional(),
+});
+
+const segmentSchema = z.looseObject({
+  index: z.number(),
+  setRevision: z.number(),
+  replicas: z.array(
+    z.looseObject({
+      id: z.string(),
+      nodeId: z.string(),
+      diskId: z.string(),
+      state: z.string(),
+      purpose: z.string().optional(),
+      placedAtMs: z.number().optional(),
+      leaving: z.boolean().optional(),
+      filled: z.boolean().optional(),
+    }),
+  ),
+  inSync: z.array(z.string()),
+  changedAtMs: z.number().optional(),
+  removed: z.array(removedReplica).optional(),
+});
 
 const volumeSchema = z.looseObject({
   metadata: z.looseObject({
@@ -147,27 +172,14 @@ const volumeSchema = z.looseObject({
       .nullable(),
     cleanRelease: z.boolean(),
     acceptLossSinceEpoch: z.number().optional(),
-    segments: z.array(
-      z.looseObject({
-        index: z.number(),
-        setRevision: z.number(),
-        replicas: z.array(
-          z.looseObject({
-            id: z.string(),
-            nodeId: z.string(),
-            diskId: z.string(),
-            state: z.string(),
-            purpose: z.string().optional(),
-            placedAtMs: z.number().optional(),
-            leaving: z.boolean().optional(),
-            filled: z.boolean().optional(),
-          }),
-        ),
-        inSync: z.array(z.string()),
-        changedAtMs: z.number().optional(),
-        removed: z.array(removedReplica).optional(),
-      }),
-    ),
+    segments: z.array(segmentSchema),
+    growth: z
+      .looseObject({
+        sizeBytes: z.number(),
+        sinceMs: z.number(),
+        segments: z.array(segmentSchema),
+      })
+      .optional(),
   }),
   requestId: z.string().default(''),
   failure: z.looseObject({ code: z.string(), message: z.string() }).nullable().default(null),

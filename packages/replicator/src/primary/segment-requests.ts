@@ -23,6 +23,11 @@ export class FlushNeed {
     if (error) this.#isUncertain = true;
   }
 
+  /** Changes are under way of whose end nobody will hear here. */
+  unseen(): void {
+    this.#isUncertain = true;
+  }
+
   isNeeded(isSettling: boolean): boolean {
     // one that runs may have begun before what the caller relies on was clean
     return this.#dirty || this.#isUncertain || isSettling || this.#running > 0;

@@ -14,6 +14,7 @@ import { OrderedVolume } from './ordered-volume.ts';
 import type { PrimaryVolume } from './primary-volume.ts';
 import { mergeStatus } from './merged-status.ts';
 import type { Scrubber } from './scrubber.ts';
+import { SegmentGrowth } from './segment-growth.ts';
 import { SegmentedOrders } from './segmented-orders.ts';
 import { FlushNeed, Joint, PartRequest, type PartKind } from './segment-requests.ts';
 import { VolumeScrub } from './volume-scrub.ts';
@@ -49,7 +50,10 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
   readonly volumeId: string;
   readonly epoch: number;
   readonly #segmentBytes: number;
-  readonly #sizeBytes: number;
+  readonly #grant: AttachmentGrant;
+  readonly #make: MakeSegment;
+  #sizeBytes: number;
+  #growth: SegmentGrowth | null = null;
   readonly #engines: SegmentPrimary[] = [];
   protected readonly orders: SegmentedOrders;
   /** by segment */
@@ -70,6 +74,8 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
     super();
     this.volumeId = grant.volumeId;
     this.epoch = grant.epoch;
+    this.#grant = grant;
+    this.#make = make;
     this.#sizeBytes = grant.sizeBytes;
     this.#segmentBytes = segmentBytesOf(grant);
     this.orders = new SegmentedOrders(this.#engines, this.#segmentBytes);
@@ -155,12 +161,15 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
 
   tick(nowMs: number): void {
     for (const engine of this.#engines) engine.tick(nowMs);
+    for (const engine of this.#growth?.added ?? []) engine.tick(nowMs);
+    this.#lookGrown();
   }
 
   finish(reason: StorError): void {
     if (this.#over) return;
     this.#end(reason);
     for (const engine of this.#engines) engine.finish(reason);
+    this.#growth?.end(reason);
     this.#tell(reason);
   }
 
@@ -176,7 +185,8 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
   update(settings: VolumeSettings): void {
     if (this.#over || settings.epoch !== this.epoch) return;
     const segments = new Map(settings.segments.map((segment) => [segment.index, segment]));
-    this.#engines.forEach((engine, index) => {
+    const all = [...this.#engines, ...(this.#growth?.added ?? [])];
+    all.forEach((engine, index) => {
       const segment = segments.get(index);
       const { sizeBytes, ...rest } = settings;
       const own = sizeBytes && segmentSizeBytes(sizeBytes, this.#segmentBytes, index);
@@ -186,10 +196,12 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
         segments: segment ? [segment] : [],
       });
     });
+    this.#grow(settings);
   }
 
   peerMoved(nodeId: string, host: string, port: number): void {
-    for (const engine of this.#engines) engine.peerMoved(nodeId, host, port);
+    const all = [...this.#engines, ...(this.#growth?.added ?? [])];
+    for (const engine of all) engine.peerMoved(nodeId, host, port);
   }
 
   scrub(order: ScrubOrder): ScrubProgress | null {
@@ -216,6 +228,35 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
       // in an orderly stop the others finish what they have begun
       if (this.#state !== 'stopping') this.finish(reason);
     });
+  }
+
+  /** The record says a larger size: the device follows when everything behind it is as large. */
+  #grow(settings: VolumeSettings): void {
+    const { sizeBytes = 0 } = settings;
+    if (this.#state !== 'serving' || sizeBytes <= this.#sizeBytes) return;
+    // one that is under way ends first; the settings are repeated
+    if (this.#growth && !this.#growth.failure) return;
+    const target = {
+      grant: this.#grant,
+      segmentBytes: this.#segmentBytes,
+      present: this.#engines,
+      make: this.#make,
+    };
+    this.#growth = new SegmentGrowth(target, settings, sizeBytes);
+    this.#lookGrown();
+  }
+
+  #lookGrown(): void {
+    const growth = this.#growth;
+    if (this.#state !== 'serving' || !growth) return;
+    if (growth.failure) this.#growth = null;
+    if (!growth.isReady) return;
+    this.#growth = null;
+    // requests that the only engine had for itself end unseen
+    if (growth.added.length > 0 && this.#only) this.#flushNeeds[0]?.unseen();
+    for (const engine of growth.added) this.#add(engine);
+    this.#only = this.#engines.length === 1 ? (this.#engines[0] ?? null) : null;
+    this.#sizeBytes = growth.sizeBytes;
   }
 
   #submit(kind: PartKind, request: BlockRequest): void {
@@ -341,6 +382,7 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
       this.#state = 'stopping';
       this.#only = null;
     }
+    this.#growth?.end(new StorError('ABORTED', 'the volume was detached here'));
     await Promise.all(this.#engines.map((engine) => engine.stop(options)));
     if (this.#over) return;
     const reason = new StorError('ABORTED', 'the volume was detached here');

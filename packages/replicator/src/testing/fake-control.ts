@@ -29,6 +29,8 @@ export class FakeControl {
   epoch = 0;
   /** by segment */
   readonly sets: RecordedSet[];
+  /** of the volume, once it has been changed (bytes) */
+  sizeBytes: number | undefined;
   holder: string | null = null;
   policy: VolumePolicy = { ...defaultPolicy(3), failureMode: 'alwayson' };
   /** wanted number of replicas */
@@ -87,6 +89,7 @@ export class FakeControl {
       volumeId,
       epoch,
       resourceVersion: this.resourceVersion,
+      ...(this.sizeBytes === undefined ? {} : { sizeBytes: this.sizeBytes }),
       replicas: this.replicas,
       policy: { ...this.policy },
       segments: this.sets.map(({ setRevision, inSync }, index) => ({
@@ -122,6 +125,11 @@ export class FakeControl {
       previousReleased,
       acceptUnflushedLoss: this.acceptUnflushedLoss,
     };
+  }
+
+  /** One more segment, all of whose replicas are empty. */
+  addSegment(inSync: string[]): void {
+    this.sets.push({ setRevision: 1, inSync, lastApplied: '' });
   }
 
   /** The holder of this epoch gives it back with nothing in flight. */

@@ -51,9 +51,10 @@ export class SimCluster {
   readonly states: MemoryReplicaState[] = [];
   /** where each of `states` lies: index of its node */
   readonly places: number[] = [];
+  /** as recorded */
   readonly volume: { volumeId: string; sizeBytes: number; segmentBytes: number };
   readonly #options: SimClusterOptions;
-  #nextReplica: number;
+  #nextReplica = 0;
 
   constructor(options: SimClusterOptions) {
     this.#options = options;
@@ -65,7 +66,6 @@ export class SimCluster {
     const nodes = options.nodes ?? 3;
     const replicas = options.replicaNodes ?? nodes;
     const sets = this.#firstReplicas(nodes, replicas);
-    this.#nextReplica = this.states.length;
     const [first = [], ...others] = sets;
     this.control = new FakeControl(this.scheduler, this.random, first, others);
     for (let i = 0; i < nodes; i++) {
@@ -86,20 +86,35 @@ export class SimCluster {
   /** Those of each segment begin one node further on; returns their ids by segment. */
   #firstReplicas(nodes: number, replicas: number): string[][] {
     const { sizeBytes, segmentBytes } = this.volume;
-    const sets: string[][] = [];
-    for (let segment = 0; segment < segmentCount(sizeBytes, segmentBytes); segment++) {
-      const set: string[] = [];
-      for (let i = 0; i < replicas; i++) {
-        const replicaId = `r-${segment * replicas + i}`;
-        const bytes = segmentSizeBytes(sizeBytes, segmentBytes, segment);
-        const identity = { replicaId, volumeId: 'v-1', segment, sizeBytes: bytes };
-        this.states.push(new MemoryReplicaState(identity));
-        this.places.push((segment + i) % nodes);
-        set.push(replicaId);
-      }
-      sets.push(set);
+    const count = segmentCount(sizeBytes, segmentBytes);
+    return Array.from({ length: count }, (_, segment) =>
+      this.#placeSegment(segment, nodes, replicas, sizeBytes),
+    );
+  }
+
+  #placeSegment(segment: number, nodes: number, replicas: number, volumeBytes: number): string[] {
+    const sizeBytes = segmentSizeBytes(volumeBytes, this.volume.segmentBytes, segment);
+    return Array.from({ length: replicas }, (_, i) => {
+      const replicaId = `r-${this.#nextReplica++}`;
+      const state = new MemoryReplicaState({ replicaId, volumeId: 'v-1', segment, sizeBytes });
+      const place = (segment + i) % nodes;
+      this.states.push(state);
+      this.places.push(place);
+      this.nodes[place]?.disk?.open(state);
+      return replicaId;
+    });
+  }
+
+  /** The record gets a larger size, with the segments that it then has; `push` tells the primary. */
+  recordSize(sizeBytes: number): void {
+    const { volume, control } = this;
+    const replicas = this.#options.replicaNodes ?? this.nodes.length;
+    const count = segmentCount(sizeBytes, volume.segmentBytes);
+    for (let segment = control.sets.length; segment < count; segment++) {
+      control.addSegment(this.#placeSegment(segment, this.nodes.length, replicas, sizeBytes));
     }
-    return sets;
+    volume.sizeBytes = sizeBytes;
+    control.sizeBytes = sizeBytes;
   }
 
   node(index: number): SimNode {

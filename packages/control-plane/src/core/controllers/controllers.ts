@@ -11,6 +11,8 @@ import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
 import { ScrubPlanner } from '../scrub/scrub-planner.ts';
 import type { ScrubAction } from '../scrub/scrub-planner.ts';
+import { growthUndone } from '../volume/grow-volume.ts';
+import { placedSegments } from '../volume/segment-size.ts';
 import { Absence } from './absence.ts';
 import type { AbsenceNote, Now } from './absence.ts';
 import { holderLives } from './attachment-rules.ts';
@@ -20,6 +22,8 @@ import { WantedAttachments } from './wanted-attachments.ts';
 
 /** A creation that is not finished after this is rolled back (ms, from when a leader first saw it). */
 export const createPatienceMs = 60_000;
+/** A growth that the node which began it has not ended after this is given up (ms). */
+export const growthPatienceMs = 180_000;
 /** A volume must want repair for this long before a node is asked: clients come back first (ms). */
 export const repairDelayMs = 2_000;
 /** First and longest wait between two tries to repair one volume (ms). */
@@ -79,6 +83,16 @@ export class Controllers {
       if (volume.value.status.phase === 'creating') {
         const action = this.#planCreation(state, volume, now);
         if (action) actions.push(action);
+        continue;
+      }
+      const { growth } = volume.value.status;
+      if (growth && now.wallMs - growth.sinceMs > growthPatienceMs) {
+        const change = {
+          record: growthUndone(volume.value),
+          what: 'nobody has ended a resize',
+          forgotten: [],
+        };
+        actions.push({ type: 'change-replicas', volume, change });
         continue;
       }
       const failed = failedRecord(state, volume.value);
@@ -161,7 +175,7 @@ export class Controllers {
 }
 
 function replicasOf(volume: StoredVolume) {
-  return volume.status.segments.flatMap((segment) => segment.replicas);
+  return placedSegments(volume).flatMap((segment) => segment.replicas);
 }
 
 function removedOf(volume: StoredVolume) {

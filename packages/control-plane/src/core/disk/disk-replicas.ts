@@ -4,7 +4,7 @@ import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 import { reportedBytes } from '../placement/disk-use.ts';
-import { segmentSizeOf } from '../volume/segment-size.ts';
+import { placedSegments, segmentSizeOf } from '../volume/segment-size.ts';
 
 export interface PlacedReplica {
   volume: StoredVolume;
@@ -16,7 +16,7 @@ export interface PlacedReplica {
 export function replicasOn(state: ClusterState, diskId: DiskId): PlacedReplica[] {
   const found: PlacedReplica[] = [];
   for (const { value: volume } of state.volumes.values()) {
-    for (const segment of volume.status.segments) {
+    for (const segment of placedSegments(volume)) {
       for (const replica of segment.replicas) {
         if (replica.diskId === diskId) found.push({ volume, segment, replica });
       }
@@ -36,7 +36,7 @@ export function leftoversOn(
   const isLeft = (id: string): boolean => state.reports.get(id)?.value.state !== 'deleted';
   for (const { value: volume } of [...state.volumes.values(), ...state.deleted.values()]) {
     const isDeleted = state.deleted.has(volume.metadata.id);
-    for (const { index, replicas, removed = [] } of volume.status.segments) {
+    for (const { index, replicas, removed = [] } of placedSegments(volume)) {
       for (const replica of [...removed, ...(isDeleted ? replicas : [])]) {
         if (replica.diskId !== diskId || !isLeft(replica.id)) continue;
         found.push({ id: replica.id, volume, segment: index });

@@ -1,6 +1,6 @@
 import type { DiskId, SegmentStatus, VolumeReplica } from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
-import { segmentSizeOf } from '../volume/segment-size.ts';
+import { placedSegments, segmentSizeOf } from '../volume/segment-size.ts';
 
 /** What the records say of the replicas on one disk. */
 export interface DiskUse {
@@ -17,7 +17,7 @@ export const unused: DiskUse = { replicas: 0, provisionedBytes: 0, comingBytes: 
 export function diskUses(state: ClusterState): Map<DiskId, DiskUse> {
   const uses = new Map<DiskId, DiskUse>();
   for (const { value } of state.volumes.values()) {
-    for (const segment of value.status.segments) {
+    for (const segment of placedSegments(value)) {
       const expected = expectedBytes(state, segment);
       for (const replica of segment.replicas) {
         const use = uses.get(replica.diskId) ?? { ...unused };

@@ -2,6 +2,7 @@ import { segmentBytesOf, segmentCount } from '@stor/protocol';
 import type { ReplicaId, SegmentStatus } from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
+import { segmentSizeOf } from '../volume/segment-size.ts';
 import type { Place } from './place-replicas.ts';
 
 /**
@@ -13,7 +14,7 @@ import type { Place } from './place-replicas.ts';
 export function withAllSegments(
   record: StoredVolume,
   state: ClusterState,
-  place: (state: ClusterState, index: number) => Place[],
+  place: (state: ClusterState, sizeBytes: number) => Place[],
   newReplicaId: () => ReplicaId,
 ): StoredVolume {
   const { id } = record.metadata;
@@ -22,7 +23,8 @@ export function withAllSegments(
   for (let index = record.status.segments.length; index < wanted; index++) {
     // what was placed so far counts as promised
     const volumes = new Map(state.volumes).set(id, { value: grown, modRevision: 0 });
-    const places = place({ ...state, volumes }, index);
+    const sizeBytes = segmentSizeOf(record, index);
+    const places = place({ ...state, volumes }, sizeBytes);
     const segment: SegmentStatus = {
       index,
       setRevision: 0,

@@ -1,7 +1,18 @@
 import { segmentBytesOf, segmentSizeBytes } from '@stor/protocol';
+import type { SegmentStatus } from '@stor/protocol';
 import type { StoredVolume } from '../../resources/records.ts';
 
-/** Bytes of each replica of segment `index`. */
-export function segmentSizeOf({ spec }: Pick<StoredVolume, 'spec'>, index: number): number {
-  return segmentSizeBytes(spec.sizeBytes, segmentBytesOf(spec), index);
+/** Bytes of each replica of segment `index`, which may be one that is being added. */
+export function segmentSizeOf(
+  { spec, status }: Pick<StoredVolume, 'spec' | 'status'>,
+  index: number,
+): number {
+  const isNew = status.growth !== undefined && index >= status.segments.length;
+  const sizeBytes = isNew ? (status.growth?.sizeBytes ?? 0) : spec.sizeBytes;
+  return segmentSizeBytes(sizeBytes, segmentBytesOf(spec), index);
+}
+
+/** The segments of the volume, and those that are being added: all that have replicas on disks. */
+export function placedSegments({ status }: Pick<StoredVolume, 'status'>): SegmentStatus[] {
+  return status.growth ? [...status.segments, ...status.growth.segments] : status.segments;
 }
