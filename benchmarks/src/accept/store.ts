@@ -3,12 +3,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
+import { bitFlips } from './store/bit-flips.ts';
 import { startUp } from './store/start-up.ts';
 import type { StoreStage } from './store/stage.ts';
 
 /** One line each; a part that needs what the machine has not throws with what is missing. */
 const parts: Record<string, (stage: StoreStage) => Promise<void>> = {
   'start-up': startUp,
+  'bit-flips': bitFlips,
 };
 
 const { positionals, values } = parseArgs({
