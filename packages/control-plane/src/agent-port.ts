@@ -101,6 +101,70 @@ export interface LiveVolume {
   replicas: LiveReplica[];
 }
 
+/** What takes place on a replica of this node. */
+export interface NewReplica {
+  replicaId: ReplicaId;
+  volumeId: VolumeId;
+  segment: number;
+  sizeBytes: number;
+  /** it begins as the image of this snapshot of a replica on the same disk, and shares its space */
+  cloneOf?: { replicaId: ReplicaId; snapshotId: SnapshotId };
+}
+
+/** The space that one replica takes on its disk (bytes), each byte counted once. */
+export interface ReplicaSpace {
+  replicaId: ReplicaId;
+  volumeId: VolumeId;
+  /** what its live image reads as data */
+  allocatedBytes: number;
+  /** held by snapshots only */
+  snapshotBytes: number;
+  /** freed, and not yet given back to the file system */
+  reclaimableBytes: number;
+  /** what deleting each would free */
+  snapshots: { id: SnapshotId; ownBytes: number }[];
+}
+
+/**
+ * What the primary of a volume is asked to do about snapshots, all segments at once.
+ * - take: flush, hold, prepare, release and seal in one; TIMEOUT when clients would have to wait for
+ *   longer than `holdMs`: then nothing is left behind
+ * - flush: as a client's, so that the hold that follows is short
+ * - hold: new requests wait until `release`, or until `holdMs` are over; those started are drained
+ * - prepare, under a hold: durable on every in-sync replica
+ * - release: `intact` says whether the hold had lasted until now; if not, what was prepared is void
+ * - seal: what was prepared has all its bytes durable on every in-sync replica
+ * - confirm, drop: on every replica that can be reached; for an unknown id there is nothing to do
+ * - rollback: the volume becomes what it was; FAILED_PRECONDITION while clients are connected
+ *   unless `force`
+ * - changes: what differs between two images (chunks); '' as `from` is an empty one, as `to` the
+ *   live one; at most `limit` extents that begin at `offset` or later
+ */
+export type PrimaryOrder =
+  | { type: 'take'; snapshotId: SnapshotId; holdMs: number }
+  | { type: 'flush' }
+  | { type: 'hold'; token: string; holdMs: number }
+  | { type: 'prepare'; token: string; snapshotId: SnapshotId }
+  | { type: 'release'; token: string }
+  | { type: 'seal' | 'confirm' | 'drop'; snapshotId: SnapshotId }
+  | { type: 'rollback'; snapshotId: SnapshotId; force: boolean }
+  | { type: 'changes'; from: string; to: string; offset: number; limit: number };
+
+/** What is not said by an order is 0, true or empty. */
+export interface PrimaryAnswer {
+  /** take, release, rollback: for how long clients waited (ms) */
+  pausedMs: number;
+  intact: boolean;
+  /** ascending, apart from each other */
+  extents: ChangedExtent[];
+}
+
+/** Bytes from the start of the volume. */
+export interface ChangedExtent {
+  offset: number;
+  length: number;
+}
+
 /**
  * What the control plane asks of the node it runs on. The node agent implements it; tests have a
  * fake. Everything is idempotent, because controllers look again and repeat.
@@ -114,16 +178,19 @@ export interface AgentPort {
    * while replicas lie on it; `lost`: it failed or cannot be found, and is forgotten all the same.
    */
   removeDisk(diskId: DiskId, lost: boolean): Promise<void>;
-  /** Durable when resolved. NO_SPACE, DISK_FAILED, NOT_FOUND (disk). */
-  createReplica(
-    diskId: DiskId,
-    replica: { replicaId: ReplicaId; volumeId: VolumeId; segment: number; sizeBytes: number },
-  ): Promise<void>;
+  /** Durable when resolved. NO_SPACE, DISK_FAILED, NOT_FOUND (disk, or what it is a clone of). */
+  createReplica(diskId: DiskId, replica: NewReplica): Promise<void>;
   deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void>;
   /** replicas that lie on the disks of this node */
   replicas(): Promise<LocalReplica[]>;
   /** Becomes primary under this grant; resolves when the volume serves. */
   attach(grant: AttachmentGrant): Promise<void>;
+  /** Durable when resolved; what is not there is dropped already. */
+  dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void>;
+  /** Of the replicas of these volumes that lie on this node. */
+  replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]>;
+  /** STALE_EPOCH when this node is not primary of (volume, epoch); else as the order says. */
+  orderPrimary(volumeId: VolumeId, epoch: number, order: PrimaryOrder): Promise<PrimaryAnswer>;
   /**
    * Stops being primary of (volume, epoch): refuses new connections, drains, confirms. `ifIdle`:
    * only when no client is connected, else `busy`. `gone` when it is not primary at that epoch.

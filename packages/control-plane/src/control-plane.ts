@@ -23,14 +23,18 @@ import { EventLog } from './agent/event-log.ts';
 import { ScrubDriver } from './agent/scrub-driver.ts';
 import { LeaderControllers } from './agent/leader-controllers.ts';
 import { LocalReconciler } from './agent/local-reconciler.ts';
+import { SnapshotReconciler } from './agent/snapshot-reconciler.ts';
 import { SettingsPush } from './agent/settings-push.ts';
 import { NodeSession } from './agent/node-session.ts';
 import type { NodeIdentity } from './agent/node-session.ts';
 import { OpenCalls, servedMethods } from './api/serve-unary.ts';
 import { DiskService } from './api/disk-service.ts';
 import { PrimaryOrders } from './api/primary-orders.ts';
-import { SnapshotService } from './api/snapshot-service.ts';
 import { ScrubService } from './api/scrub-service.ts';
+import { ReplicaSpaces } from './api/replica-spaces.ts';
+import { snapshotServices } from './api/snapshot-services.ts';
+import type { SnapshotServiceParts } from './api/snapshot-services.ts';
+import { TrashService } from './api/trash-service.ts';
 import { storService } from './api/stor-service.ts';
 import { VolumeChanges } from './api/volume-changes.ts';
 import { VolumeInsight } from './api/volume-insight.ts';
@@ -91,6 +95,8 @@ export class ControlPlane implements ControlPlanePort {
   readonly #volumes: VolumeService;
   readonly #disks: DiskReporter;
   readonly #reconciler: LocalReconciler;
+  readonly #spaces: ReplicaSpaces;
+  readonly #snapshots: SnapshotReconciler;
   readonly #settings: SettingsPush;
   readonly #controllers: LeaderControllers;
   readonly #session: NodeSession;
@@ -112,9 +118,10 @@ export class ControlPlane implements ControlPlanePort {
     const changes = new VolumeChanges({ ...options, cache: controlPlane.#cache, volumes });
     const primaries = new PrimaryOrders({ ...options, nodeId: node.id, peers, volumes });
     const insight = new VolumeInsight({ ...options, nodeId: node.id, peers });
-    const snapshots = new SnapshotService({ store });
     const disks = new DiskService({ store, peers, logger });
-    const orders = { volumes, changes, primaries, insight, snapshots, disks };
+    const trash = new TrashService({ ...options, volumes, spaces: controlPlane.#spaces });
+    const more = { ...snapshotServices(controlPlane.#orderParts()), trash };
+    const orders = { volumes, changes, primaries, insight, disks, ...more };
     const events = controlPlane.#events;
     const scrubs = new ScrubService({ ...options, events });
     const stor = storService({ store, events, scrubs, ...orders, node, cluster: { id, name } });
@@ -169,6 +176,13 @@ export class ControlPlane implements ControlPlanePort {
       },
     });
     this.#scrubs = new ScrubDriver({ ...common, agentInstance, events: this.#events });
+    this.#spaces = new ReplicaSpaces(common);
+    this.#snapshots = new SnapshotReconciler({
+      ...common,
+      changed: () => {
+        this.#look();
+      },
+    });
     this.#settings = new SettingsPush({ ...common, agentInstance });
     this.#controllers = new LeaderControllers({ ...common, random, events: this.#events });
     const cluster = { id: options.clusterId, name: options.clusterName };
@@ -377,6 +391,7 @@ export class ControlPlane implements ControlPlanePort {
     await this.#calls.close();
     await this.#controllers.close();
     await this.#reconciler.close();
+    await this.#snapshots.close();
     await this.#settings.close();
     await this.#scrubs.close();
     this.#cancelSettle();
@@ -396,7 +411,16 @@ export class ControlPlane implements ControlPlanePort {
       handOver: ({ volumeId, epoch }) => this.#options.agent.handOver(volumeId, epoch),
       addDisk: (order) => this.#disks.addDisk(order),
       removeDisk: ({ diskId, lost }) => this.#disks.removeDisk(diskId, lost),
+      orderPrimary: ({ volumeId, epoch, order }) =>
+        this.#options.agent.orderPrimary(volumeId, epoch, order),
+      replicaSpace: (volumeIds) => this.#options.agent.replicaSpace(volumeIds),
     };
+  }
+
+  #orderParts(): SnapshotServiceParts {
+    const { store, clock, random, logger, node } = this.#options;
+    const common = { store, clock, random, logger, nodeId: node.id };
+    return { ...common, cache: this.#cache, peers: this.#peers, spaces: this.#spaces };
   }
 
   /** False without a lease: others may already act for this node. */
@@ -407,6 +431,7 @@ export class ControlPlane implements ControlPlanePort {
   #look(): void {
     if (!this.#mayAct) return;
     this.#reconciler.reconcile();
+    this.#snapshots.reconcile();
     this.#settings.push();
     this.#scrubs.look();
     if (!this.#hasReported) this.#report();

@@ -231,10 +231,10 @@ t.test('a repair is finished first, and a deleted volume is wanted nowhere', asy
     status: { health: 'healthy', primary: { node: 'n3', mode: 'manual' } },
   });
 
-  await t.rejects(client.deleteVolume({ name: 'db' }), { code: 'FAILED_PRECONDITION' });
+  await t.rejects(client.deleteVolume({ name: 'db', keepMs: 0 }), { code: 'FAILED_PRECONDITION' });
   t.equal(await wantedIn(rig, volumeId), rig.node(2).id, 'a deletion that is refused');
   await stop(rig, rig.node(2));
-  await rig.during(client.deleteVolume({ name: 'db' }));
+  await rig.during(client.deleteVolume({ name: 'db', keepMs: 0 }));
   const { items } = await rig.cluster.store(rig.node(0).id).list('/stor/deleted/');
   const records = items.map(({ value }) => new TextDecoder().decode(value)).join();
   t.match(records, /"sizeBytes"/);

@@ -137,6 +137,7 @@ export class Rig {
       rpc,
     });
     agent.control = control;
+    agent.everybody = () => this.nodes.map((node) => node.agent);
     return { id, name, identity, agent, server, control, api: identity.addresses.api };
   }
 

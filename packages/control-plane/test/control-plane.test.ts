@@ -37,7 +37,7 @@ t.test('volumes through the API', async (t) => {
     t.same(await rig.node(1).control.volumeNames(10), ['db']);
     t.match(await rig.node(1).control.volumeInfo('db'), { name: 'db', sizeBytes: 12_288 });
 
-    await rig.during(client.deleteVolume({ name: 'db' }));
+    await rig.during(client.deleteVolume({ name: 'db', keepMs: 0 }));
     t.match(await codeOf(client.getVolume({ name: 'db' })), /^NOT_FOUND: there is no volume "db"/);
     await rig.until(() => rig.nodes.every((node) => node.agent.replicaList.size === 0));
     await rig.until(async () => {
@@ -65,7 +65,7 @@ t.test('volumes through the API', async (t) => {
       ),
       /^INVALID_ARGUMENT: label key/,
     );
-    t.match(await codeOf(client.deleteVolume({ name: 'none' })), /^NOT_FOUND/);
+    t.match(await codeOf(client.deleteVolume({ name: 'none', keepMs: 0 })), /^NOT_FOUND/);
     t.match(await codeOf(client.attachVolume({ name: 'taken', node: 'n9' })), /^NOT_FOUND.*n1, n2/);
     t.match(await codeOf(client.getNode({ name: 'n9' })), /^NOT_FOUND: there is no node "n9"/);
     t.same(
@@ -73,7 +73,7 @@ t.test('volumes through the API', async (t) => {
       ['taken'],
       'nothing half-created',
     );
-    await rig.during(client.deleteVolume({ name: 'taken' }));
+    await rig.during(client.deleteVolume({ name: 'taken', keepMs: 0 }));
   });
 
   await t.test('a failed creation leaves nothing behind', async (t) => {
@@ -86,7 +86,7 @@ t.test('volumes through the API', async (t) => {
     bad.agent.createError = null;
     await rig.until(() => rig.nodes.every((node) => node.agent.replicaList.size === 0));
     t.equal((await create('full')).status.health, 'healthy', 'the name is free');
-    await rig.during(client.deleteVolume({ name: 'full' }));
+    await rig.during(client.deleteVolume({ name: 'full', keepMs: 0 }));
   });
 
   await t.test('a request sent twice makes one volume', async (t) => {
@@ -95,7 +95,7 @@ t.test('volumes through the API', async (t) => {
     const [first, second] = await rig.during(Promise.all(both));
     t.same(first, second);
     t.match(await codeOf(create('once')), /^ALREADY_EXISTS/, 'another request is another one');
-    await rig.during(client.deleteVolume({ name: 'once' }));
+    await rig.during(client.deleteVolume({ name: 'once', keepMs: 0 }));
   });
 
   await t.test('nodes, disks, cluster', async (t) => {
@@ -174,7 +174,10 @@ t.test('attachments', async (t) => {
       refused,
       /^ATTACHED_ELSEWHERE: volume db is attached on node n1 since \d{4}-.*Z .*storctl volume detach db/,
     );
-    t.match(await codeOf(client.deleteVolume({ name: 'db' })), /^FAILED_PRECONDITION.* node n1 /);
+    t.match(
+      await codeOf(client.deleteVolume({ name: 'db', keepMs: 0 })),
+      /^FAILED_PRECONDITION.* node n1 /,
+    );
     if (held) held.connections = 0;
     const grant = await n2.control.acquire('db', 'auto', { waitMs });
     t.match(grant, { epoch: 2, previousReleased: true });
@@ -229,7 +232,10 @@ t.test('attachments', async (t) => {
     t.equal(again.status.epoch, attached.status.epoch, 'attaching twice is the same attachment');
     t.match(await codeOf(client.attachVolume({ name: 'db', node: 'n1' })), /^ATTACHED_ELSEWHERE/);
     t.match(await codeOf(n1.control.acquire('db', 'auto', { waitMs })), /^ATTACHED_ELSEWHERE/);
-    t.match(await codeOf(client.deleteVolume({ name: 'db' })), /^FAILED_PRECONDITION.* by hand/);
+    t.match(
+      await codeOf(client.deleteVolume({ name: 'db', keepMs: 0 })),
+      /^FAILED_PRECONDITION.* by hand/,
+    );
     t.equal((await client.detachVolume({ name: 'db' })).status.primary, null);
     t.equal((await client.detachVolume({ name: 'db' })).status.primary, null, 'works twice');
     t.equal(n2.agent.attached.size, 0);
@@ -386,7 +392,7 @@ t.test('nodes that die', async (t) => {
     await client.attachVolume({ name: 'db', node: 'n3' });
     await rig.kill(n3);
     t.equal((await rig.during(client.detachVolume({ name: 'db' }))).status.primary, null);
-    await rig.during(client.deleteVolume({ name: 'db' }));
+    await rig.during(client.deleteVolume({ name: 'db', keepMs: 0 }));
     t.match(
       await codeOf(client.getVolume({ name: 'db' })),
       /^NOT_FOUND/,

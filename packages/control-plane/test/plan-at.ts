@@ -54,6 +54,22 @@ export function apply(state: ClusterState, action: Action): void {
       state.nodes.set(rest.id, { value, modRevision: node.modRevision + 1 });
       return;
     }
+    case 'give-up-snapshots':
+      for (const record of action.snapshots) {
+        const value = { ...record, state: 'deleting', message: action.reason };
+        state.snapshots.get(record.volumeId)?.set(record.id, { value, modRevision: 2 });
+      }
+      return;
+    case 'forget-snapshots':
+      for (const { value } of action.snapshots)
+        state.snapshots.get(value.volumeId)?.delete(value.id);
+      return;
+    case 'empty-trash': {
+      const { value } = action.volume;
+      state.trash.delete(value.metadata.id);
+      state.deleted.set(value.metadata.id, { value, modRevision: 2 });
+      return;
+    }
     case 'ask-attach':
       return;
   }

@@ -65,9 +65,9 @@ t.test('the number of replicas goes up and down while a volume is in use', async
   );
   t.match(await errorOf(client.updateVolume({ name: 'no', replicas: 1 })), /^NOT_FOUND/);
 
-  await rig.during(client.deleteVolume({ name: 'db' }).catch(() => ({})));
+  await rig.during(client.deleteVolume({ name: 'db', keepMs: 0 }).catch(() => ({})));
   await rig.during(client.detachVolume({ name: 'db' }));
-  await rig.during(client.deleteVolume({ name: 'db' }));
+  await rig.during(client.deleteVolume({ name: 'db', keepMs: 0 }));
   await rig.until(async () => {
     const { items } = await rig.cluster.store(rig.node(0).id).list('/stor/');
     return items.every((item) => !/deleted|replica-status|volume/.test(item.key));

@@ -58,7 +58,7 @@ t.test('an attached volume outlives the loss of the quorum', async (t) => {
       () => client.listDisks({}),
       () => client.listRebuilds({ name: '' }),
       () => client.createVolume({ ...request, name: 'new' }),
-      () => client.deleteVolume({ name: 'db' }),
+      () => client.deleteVolume({ name: 'db', keepMs: 0 }),
       () => client.attachVolume({ name: 'db', node: 'n1' }),
       () => client.detachVolume({ name: 'db' }),
     ]) {

@@ -4,6 +4,10 @@ import type {
   DiskOrder,
   LiveVolume,
   LocalReplica,
+  NewReplica,
+  PrimaryAnswer,
+  PrimaryOrder,
+  ReplicaSpace,
 } from '@stor/control-plane';
 import type {
   AttachmentGrant,
@@ -12,6 +16,7 @@ import type {
   ReplicaId,
   ScrubOrder,
   ScrubProgress,
+  SnapshotId,
   VolumeId,
   VolumeSettings,
 } from '@stor/protocol';
@@ -46,11 +51,20 @@ export class NodePort implements AgentPort {
     return this.#disks.remove(diskId, lost);
   }
 
-  createReplica(
-    diskId: DiskId,
-    replica: { replicaId: ReplicaId; volumeId: VolumeId; segment: number; sizeBytes: number },
-  ): Promise<void> {
+  createReplica(diskId: DiskId, replica: NewReplica): Promise<void> {
     return this.#lane.createReplica(diskId, replica);
+  }
+
+  dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void> {
+    return this.#lane.dropSnapshots(diskId, replicaId, ids);
+  }
+
+  replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]> {
+    return this.#lane.replicaSpace(volumeIds);
+  }
+
+  orderPrimary(volumeId: VolumeId, epoch: number, order: PrimaryOrder): Promise<PrimaryAnswer> {
+    return this.#lane.orderPrimary(volumeId, epoch, order);
   }
 
   deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void> {

@@ -1,10 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import type { CallOptions, StorApi } from './api.ts';
 import { hasCode, StorError } from './errors.ts';
-import type { Rebuild, Scrub, Snapshot, VolumeExplanation } from './resources.ts';
+import type { Rebuild, Scrub, VolumeExplanation } from './resources.ts';
 import { RpcEndpoint } from './rpc/rpc-endpoint.ts';
 import type { RpcOutcome } from './rpc/rpc-endpoint.ts';
 import { loadServices } from './rpc/services.ts';
+import { snapshotCalls } from './snapshot-calls.ts';
+import type { ApiCall } from './snapshot-calls.ts';
 
 /** Time for one call with all its tries, unless the caller says otherwise (ms). */
 const defaultCallTimeoutMs = 30_000;
@@ -47,6 +49,13 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   explainVolume: 'read',
   listRebuilds: 'read',
   listSnapshots: 'read',
+  createSnapshot: 'repeatable',
+  deleteSnapshot: 'once',
+  diffSnapshots: 'read',
+  rollbackVolume: 'once',
+  undeleteVolume: 'once',
+  listTrash: 'read',
+  emptyTrash: 'once',
   getSnapshot: 'read',
   listEvents: 'read',
   startScrub: 'repeatable',
@@ -90,13 +99,8 @@ export type ApiClient = StorApi & { close(): Promise<void> };
  */
 export function openApiClient(options: ApiClientOptions): ApiClient {
   const caller = new FailoverCaller(options);
-  const call =
-    <M extends keyof StorApi>(method: M) =>
-    (
-      request: Parameters<StorApi[M]>[0],
-      callOptions?: CallOptions,
-    ): Promise<Awaited<ReturnType<StorApi[M]>>> =>
-      caller.call(method, request, callOptions ?? {}) as Promise<Awaited<ReturnType<StorApi[M]>>>;
+  const call: ApiCall = (method) => (request, callOptions) =>
+    caller.call(method, request, callOptions ?? {}) as Promise<never>;
   const createVolume = call('createVolume');
   const explainVolume = call('explainVolume');
   const listRebuilds = call('listRebuilds');
@@ -104,8 +108,6 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
   const pauseScrub = call('pauseScrub');
   const stopScrub = call('stopScrub');
   const listScrubs = call('listScrubs');
-  const listSnapshots = call('listSnapshots');
-  const getSnapshot = call('getSnapshot');
   return {
     getClusterStatus: call('getClusterStatus'),
     listNodes: call('listNodes'),
@@ -140,12 +142,6 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
       const { rebuilds } = await listRebuilds(request, callOptions);
       return { rebuilds: rebuilds.map(decodedRebuild) };
     },
-    listSnapshots: async (request, callOptions) => {
-      const { snapshots } = await listSnapshots(request, callOptions);
-      return { snapshots: snapshots.map(decodedSnapshot) };
-    },
-    getSnapshot: async (request, callOptions) =>
-      decodedSnapshot(await getSnapshot(request, callOptions)),
     listEvents: call('listEvents'),
     startScrub: async (request, callOptions) =>
       decodedScrubs(await startScrub(request, callOptions)),
@@ -155,6 +151,7 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     listScrubs: async (request, callOptions) =>
       decodedScrubs(await listScrubs(request, callOptions)),
     setScrub: call('setScrub'),
+    ...snapshotCalls(call, () => caller.host.newRequestId()),
     close: () => caller.close(),
   };
 }
@@ -177,10 +174,6 @@ function decodedScrubs<T extends { scrubs: Scrub[] }>(wire: T): T {
 
 function decodedRebuild(wire: Rebuild): Rebuild {
   return { ...wire, etaMs: wire.etaMs ?? null, startedAtMs: wire.startedAtMs ?? null };
-}
-
-function decodedSnapshot(wire: Snapshot): Snapshot {
-  return { ...wire, status: { ...wire.status, ownBytes: wire.status.ownBytes ?? null } };
 }
 
 class FailoverCaller {

@@ -10,6 +10,8 @@ import type {
   Snapshot,
   Scrub,
   ScrubSettings,
+  SnapshotDiff,
+  TrashedVolume,
   StorEvent,
   Volume,
   VolumeExplanation,
@@ -184,8 +186,73 @@ export interface StorApi {
   ): Promise<{ volumes: Volume[] }>;
   /** NOT_FOUND */
   getVolume(request: { name: string }, options?: CallOptions): Promise<Volume>;
-  /** NOT_FOUND; FAILED_PRECONDITION while it is attached (the message names the holder) */
-  deleteVolume(request: { name: string }, options?: CallOptions): Promise<Record<string, never>>;
+  /**
+   * Moves a volume with its snapshots to the trash, where it stays for `keepMs` (absent: 24 h); its
+   * name is free at once. 0: it is deleted for good. `keptUntilMs` is 0 then. NOT_FOUND;
+   * FAILED_PRECONDITION while it is attached (the message names the holder).
+   */
+  deleteVolume(
+    request: { name: string; keepMs?: number },
+    options?: CallOptions,
+  ): Promise<{ keptUntilMs: number }>;
+  /**
+   * Brings a deleted volume (name or id) back as it was, under `newName` ('': the name it had).
+   * NOT_FOUND, ALREADY_EXISTS; FAILED_PRECONDITION when several deleted ones had that name.
+   */
+  undeleteVolume(
+    request: { name: string; newName: string },
+    options?: CallOptions,
+  ): Promise<Volume>;
+  /** Newest first. */
+  listTrash(
+    request: Record<string, never>,
+    options?: CallOptions,
+  ): Promise<{ volumes: TrashedVolume[] }>;
+  /** Deletes one volume (name or id) in the trash for good, or all (''); returns those. NOT_FOUND */
+  emptyTrash(
+    request: { name: string },
+    options?: CallOptions,
+  ): Promise<{ volumes: TrashedVolume[] }>;
+  /**
+   * Takes a snapshot of one volume, or of all volumes that have every label of `selector`, at one
+   * instant. Returns when it is durable on every in-sync replica. TIMEOUT when clients would have
+   * been paused for more than 100 ms, several times; NOT_FOUND, ALREADY_EXISTS, UNAVAILABLE,
+   * FAILED_PRECONDITION (limits). After an error nothing is left behind.
+   */
+  createSnapshot(
+    request: {
+      /** name or id; '' with a selector */
+      volume: string;
+      selector: Record<string, string>;
+      name: string;
+      labels: Record<string, string>;
+      /** kept in the records: the same request sent again finds its own snapshots */
+      requestId?: string;
+    },
+    options?: CallOptions,
+  ): Promise<{ snapshots: Snapshot[] }>;
+  /**
+   * Returns at once: `name` (`db@monday`, or the id) is free, and replicas give the space back in the
+   * background. What was cloned from it lives on. NOT_FOUND
+   */
+  deleteSnapshot(request: { name: string }, options?: CallOptions): Promise<Record<string, never>>;
+  /**
+   * What differs between two snapshots of a volume (names or ids); `from` '': an empty image, `to`
+   * '': the live volume. Begins at `offset`. NOT_FOUND, FAILED_PRECONDITION, UNAVAILABLE.
+   */
+  diffSnapshots(
+    request: { volume: string; from: string; to: string; offset?: number },
+    options?: CallOptions,
+  ): Promise<SnapshotDiff>;
+  /**
+   * Makes the volume what it was; its other snapshots stay. `safetySnapshot`: what it is now is kept
+   * first, under the name that is returned. FAILED_PRECONDITION while clients are connected, unless
+   * `force`: they would see other bytes under a mounted file system.
+   */
+  rollbackVolume(
+    request: { name: string; snapshot: string; force: boolean; safetySnapshot: boolean },
+    options?: CallOptions,
+  ): Promise<{ volume: Volume; safetySnapshot: string }>;
   /** Of one volume (name or id), or of all (`volume` ''); oldest first. NOT_FOUND. */
   listSnapshots(
     request: { volume: string },

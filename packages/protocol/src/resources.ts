@@ -156,6 +156,8 @@ export interface VolumeReplica {
    * then it is a member as before.
    */
   leaving?: boolean;
+  /** it is made as the image of this snapshot of a replica on the same disk */
+  cloneOf?: { replicaId: ReplicaId; snapshotId: SnapshotId };
   /** said of one that was added: it was in the in-sync set, so it has been filled */
   filled?: boolean;
 }
@@ -300,6 +302,42 @@ export interface Snapshot {
     /** what deleting it would free on each replica; null when no replica could be asked */
     ownBytes: number | null;
   };
+}
+
+/** What a clone was made of, by the names of that time; the source may be gone by now. */
+export interface VolumeOrigin {
+  volumeId: VolumeId;
+  volume: string;
+  snapshotId: SnapshotId;
+  /** '': it was made of the live volume */
+  snapshot: string;
+}
+
+/** A deleted volume that can be brought back. */
+export interface TrashedVolume {
+  /** `name` is what it was called; that name is free */
+  metadata: Metadata;
+  spec: { sizeBytes: number; replicas: number };
+  status: {
+    deletedAtMs: number;
+    keptUntilMs: number;
+    /** they come back with it */
+    snapshots: number;
+    /** where its replicas lie */
+    nodes: string[];
+    /** what it takes on each disk, snapshots included; null when no node could be asked */
+    allocatedBytes: number | null;
+  };
+}
+
+/** What differs between two images of a volume, or a part of that. */
+export interface SnapshotDiff {
+  /** of the later image */
+  sizeBytes: number;
+  /** ascending; whole chunks: surely all bytes that differ, and some that do not */
+  extents: { offset: number; length: number }[];
+  /** where the next part begins; null when this was the last */
+  nextOffset: number | null;
 }
 
 /** What `volume inspect` shows: the record and what follows from it and from the nodes. */

@@ -434,8 +434,10 @@ t.test('resources survive the wire', async (t) => {
     'AttachHere',
     'HandOver',
     'LiveVolumes',
+    'OrderPrimary',
     'ReleaseAttachment',
     'RemoveDisk',
+    'ReplicaSpace',
   ]);
   t.ok(hasCode(new StorError('TIMEOUT', ''), 'TIMEOUT'));
 });

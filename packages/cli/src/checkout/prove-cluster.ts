@@ -63,7 +63,7 @@ export async function proveCluster(options: {
     );
   }
   await api.detachVolume({ name });
-  await api.deleteVolume({ name });
+  await api.deleteVolume({ name, keepMs: 0 });
   return { volume: name, replicas, writtenSha256: written, readSha256 };
 }
 
@@ -75,7 +75,7 @@ async function removeLeftovers(api: StorApi): Promise<void> {
     const name = volume.metadata.id;
     try {
       await api.detachVolume({ name });
-      await api.deleteVolume({ name });
+      await api.deleteVolume({ name, keepMs: 0 });
     } catch (error) {
       // Another `up` removes it too, or a node that is down holds it: the next one tries again.
       if (!hasCode(error, 'NOT_FOUND', 'FAILED_PRECONDITION', 'UNAVAILABLE')) throw error;

@@ -1,6 +1,7 @@
 import {
   StorError,
   changePolicy,
+  defaultTrashKeepMs,
   type ClusterStatus,
   type Disk,
   type DiskInspection,
@@ -12,6 +13,8 @@ import {
   type Snapshot,
   type Scrub,
   type ScrubSettings,
+  type SnapshotDiff,
+  type TrashedVolume,
   type StorEvent,
   type StorApi,
   type Volume,
@@ -22,6 +25,7 @@ import {
   changeReplicas,
   fakeExplanation,
   fakeReplica,
+  fakeSnapshot,
   fakeVolume,
   hex,
   startMs,
@@ -133,6 +137,9 @@ export class FakeCluster {
   diskLooks: DiskInspection['replicas'][] = [[]];
   rebuilds: Rebuild[] = [];
   snapshots: Snapshot[] = [];
+  trash: TrashedVolume[] = [];
+  /** what differs between any two snapshots */
+  changes: SnapshotDiff['extents'] = [];
   events: StorEvent[] = [];
   explanations = new Map<string, VolumeExplanation>();
   /** what happens meanwhile: before each look at a volume, or at the rebuilds, the next one runs */
@@ -289,10 +296,57 @@ export class FakeCluster {
         this.steps.shift()?.();
         return this.volume(name);
       }),
-      deleteVolume: call('deleteVolume', ({ name }) => {
-        const volume = this.volume(name);
-        this.volumes = this.volumes.filter((other) => other !== volume);
+      deleteVolume: call('deleteVolume', ({ name, keepMs = defaultTrashKeepMs }) =>
+        this.delete(this.volume(name), keepMs),
+      ),
+      undeleteVolume: call('undeleteVolume', ({ name, newName }) => {
+        const volume = this.trashed(name);
+        const wanted = newName === '' ? volume.metadata.name : newName;
+        if (this.volumes.some(({ metadata }) => metadata.name === wanted)) {
+          throw new StorError('ALREADY_EXISTS', `there is a volume ${wanted} already`);
+        }
+        this.trash = this.trash.filter((other) => other !== volume);
+        const back = fakeVolume(
+          this.volumes.length + 1,
+          {
+            name: wanted,
+            sizeBytes: volume.spec.sizeBytes,
+            replicas: volume.spec.replicas,
+            labels: volume.metadata.labels,
+          },
+          this.nodes,
+        );
+        back.metadata.id = volume.metadata.id;
+        this.volumes.push(back);
+        return back;
+      }),
+      listTrash: call('listTrash', () => ({ volumes: this.trash })),
+      emptyTrash: call('emptyTrash', ({ name }) => {
+        const volumes = name === '' ? this.trash : [this.trashed(name)];
+        this.trash = this.trash.filter((volume) => !volumes.includes(volume));
+        return { volumes };
+      }),
+      createSnapshot: call('createSnapshot', (request) => this.takeSnapshots(request)),
+      deleteSnapshot: call('deleteSnapshot', ({ name }) => {
+        const snapshot = this.snapshot(name);
+        this.snapshots = this.snapshots.filter((other) => other !== snapshot);
         return {};
+      }),
+      diffSnapshots: call('diffSnapshots', ({ volume, from, to, offset = 0 }) => {
+        this.volume(volume);
+        for (const each of [from, to]) if (each !== '') this.snapshot(`${volume}@${each}`);
+        const all = this.changes.filter((extent) => extent.offset >= offset);
+        return {
+          sizeBytes: this.volume(volume).spec.sizeBytes,
+          extents: all.slice(0, 2),
+          nextOffset: all[2]?.offset ?? null,
+        };
+      }),
+      rollbackVolume: call('rollbackVolume', ({ name, snapshot, safetySnapshot }) => {
+        const volume = this.volume(name);
+        this.snapshot(`${volume.metadata.name}@${snapshot}`);
+        const safety = `${volume.metadata.name}@before-rollback-20260102-030405`;
+        return { volume, safetySnapshot: safetySnapshot ? safety : '' };
       }),
       listSnapshots: call('listSnapshots', ({ volume }) => {
         if (volume === '') return { snapshots: this.snapshots };
@@ -327,6 +381,54 @@ export class FakeCluster {
     );
     if (found) return found;
     throw new StorError('NOT_FOUND', `volume "${name}" does not exist`);
+  }
+
+  private delete(volume: Volume, keepMs: number): { keptUntilMs: number } {
+    this.volumes = this.volumes.filter((other) => other !== volume);
+    if (keepMs === 0) return { keptUntilMs: 0 };
+    const { metadata, spec, status } = volume;
+    const keptUntilMs = startMs + keepMs;
+    this.trash.unshift({
+      metadata,
+      spec: { sizeBytes: spec.sizeBytes, replicas: spec.replicas },
+      status: {
+        deletedAtMs: startMs,
+        keptUntilMs,
+        snapshots: this.snapshots.filter((each) => each.spec.volumeId === metadata.id).length,
+        nodes: status.replicas.map(({ node }) => node),
+        allocatedBytes: status.allocatedBytes,
+      },
+    });
+    return { keptUntilMs };
+  }
+
+  private trashed(name: string): TrashedVolume {
+    const found = this.trash.find(({ metadata }) => metadata.name === name || metadata.id === name);
+    if (found) return found;
+    throw new StorError('NOT_FOUND', `there is no volume "${name}" in the trash`);
+  }
+
+  private takeSnapshots(request: {
+    volume: string;
+    selector: Record<string, string>;
+    name: string;
+    labels: Record<string, string>;
+  }): { snapshots: Snapshot[] } {
+    const { volume, selector, name, labels } = request;
+    const wanted =
+      volume === ''
+        ? this.volumes.filter(({ metadata }) =>
+            Object.entries(selector).every(([key, value]) => metadata.labels[key] === value),
+          )
+        : [this.volume(volume)];
+    const groupId = wanted.length > 1 ? hex('g', 1) : '';
+    const snapshots = wanted.map((each): Snapshot => {
+      const number = this.snapshots.length + 1;
+      const snapshot = fakeSnapshot(each, number, { name, labels, groupId });
+      this.snapshots.push(snapshot);
+      return snapshot;
+    });
+    return { snapshots };
   }
 
   snapshot(name: string): Snapshot {

@@ -4,6 +4,7 @@ import {
   defaultPolicy,
   type Node,
   type ReplicaPurpose,
+  type Snapshot,
   type Volume,
   type VolumeExplanation,
   type VolumePolicy,
@@ -123,5 +124,24 @@ export function fakeExplanation(volume: Volume): VolumeExplanation {
     sinceMs: null,
     next: ['it is attached when a client connects'],
     advice: [],
+  };
+}
+
+export function fakeSnapshot(
+  volume: Volume,
+  number: number,
+  request: { name: string; labels?: Record<string, string>; groupId?: string; atMs?: number },
+): Snapshot {
+  const { id, name } = volume.metadata;
+  return {
+    metadata: {
+      id: hex('s', number),
+      name: `${name}@${request.name}`,
+      labels: request.labels ?? {},
+      createdAtMs: request.atMs ?? startMs,
+      resourceVersion: 9,
+    },
+    spec: { volumeId: id, sizeBytes: volume.spec.sizeBytes, groupId: request.groupId ?? '' },
+    status: { volume: name, state: 'ready', message: '', pausedMs: 3.5, ownBytes: 512 * 1024 },
   };
 }

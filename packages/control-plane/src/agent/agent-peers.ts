@@ -1,6 +1,13 @@
 import { StorError } from '@stor/protocol';
 import type { Attachment, DiskId, NodeId, VolumeId } from '@stor/protocol';
-import type { DiskOrder, LiveVolume } from '../agent-port.ts';
+import type {
+  DiskOrder,
+  LiveVolume,
+  PrimaryAnswer,
+  PrimaryOrder,
+  ReplicaSpace,
+} from '../agent-port.ts';
+import { decodedAnswer, encodedOrder } from './primary-order-wire.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import { joinedSignal } from '../resources/joined-signal.ts';
 import { longLivedController } from '../resources/long-lived.ts';
@@ -19,6 +26,14 @@ export interface NodeCalls {
   handOver(request: { volumeId: VolumeId; epoch: number }): Promise<'released' | 'gone'>;
   addDisk(request: DiskOrder): Promise<{ diskId: DiskId }>;
   removeDisk(request: { diskId: DiskId; lost: boolean }): Promise<void>;
+  /** See AgentPort.orderPrimary. */
+  orderPrimary(request: {
+    volumeId: VolumeId;
+    epoch: number;
+    order: PrimaryOrder;
+  }): Promise<PrimaryAnswer>;
+  /** See AgentPort.replicaSpace. */
+  replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]>;
 }
 
 export interface AttachOrder {
@@ -44,6 +59,8 @@ const addDiskTimeoutMs = 60_000;
 const removeDiskTimeoutMs = 30_000;
 const glanceTimeoutMs = 500;
 const handOverTimeoutMs = 20_000;
+const orderTimeoutMs = 30_000;
+const spaceTimeoutMs = 2_000;
 
 /** The other nodes, by node id; this node is called without the network. */
 export class AgentPeers {
@@ -113,6 +130,22 @@ export class AgentPeers {
       removeDisk: async (request) => {
         const timeoutMs = removeDiskTimeoutMs;
         await this.#call(nodeId, { method: 'RemoveDisk', request, timeoutMs });
+      },
+      orderPrimary: async ({ volumeId, epoch, order }) =>
+        decodedAnswer(
+          await this.#call(nodeId, {
+            method: 'OrderPrimary',
+            request: encodedOrder(volumeId, epoch, order),
+            timeoutMs: orderTimeoutMs,
+          }),
+        ),
+      replicaSpace: async (volumeIds) => {
+        const answer = (await this.#call(nodeId, {
+          method: 'ReplicaSpace',
+          request: { volumeIds },
+          timeoutMs: spaceTimeoutMs,
+        })) as { replicas: ReplicaSpace[] };
+        return answer.replicas;
       },
     };
   }

@@ -3,6 +3,8 @@ import type { Attachment, NodeId } from '@stor/protocol';
 import type { CallContext, UnaryMethod } from '../api/serve-unary.ts';
 import { clusterIdKey, nodeIdKey } from './agent-peers.ts';
 import type { AttachOrder, NodeCalls } from './agent-peers.ts';
+import { decodedOrder } from './primary-order-wire.ts';
+import type { WireOrder } from './primary-order-wire.ts';
 
 const modes: readonly string[] = ['auto', 'manual', 'repair'] satisfies Attachment['mode'][];
 
@@ -53,5 +55,12 @@ export function agentService(
       await calls.removeDisk(request);
       return {};
     }),
+    orderPrimary: checked(async (request: WireOrder) => {
+      const { volumeId, epoch } = request;
+      return calls.orderPrimary({ volumeId, epoch, order: decodedOrder(request) });
+    }),
+    replicaSpace: checked(async ({ volumeIds }: { volumeIds: string[] }) => ({
+      replicas: await calls.replicaSpace(volumeIds),
+    })),
   };
 }

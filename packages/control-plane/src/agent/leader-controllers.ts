@@ -6,6 +6,8 @@ import { wantNowhere } from '../core/controllers/attachment-rules.ts';
 import type { AbsenceNote } from '../core/controllers/absence.ts';
 import { Controllers } from '../core/controllers/controllers.ts';
 import type { Action } from '../core/controllers/controllers.ts';
+import { deletingSnapshot } from '../core/volume/snapshot-rules.ts';
+import { emptyingOf } from '../core/volume/trash-rules.ts';
 import type { ReplicaChange } from '../core/controllers/replica-keeper.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
@@ -14,6 +16,8 @@ import {
   nodeKey,
   replicaReportKey,
   scrubKey,
+  snapshotKey,
+  snapshotNameKey,
   volumeKey,
   volumeNameKey,
 } from '../resources/keys.ts';
@@ -21,6 +25,7 @@ import { encodeRecord } from '../resources/records.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import type { AgentPeers } from './agent-peers.ts';
+import { SnapshotRecords } from './snapshot-records.ts';
 import type { EventLog } from './event-log.ts';
 
 /** The controllers look at least this often (ms), besides at each change. */
@@ -61,6 +66,7 @@ export class LeaderControllers {
   readonly #clock: Clock;
   readonly #random: Random;
   readonly #logger: Logger;
+  readonly #snapshots: SnapshotRecords;
   readonly #undo: (() => void)[];
   /** by volume and node: one that is slow to answer is not asked again meanwhile */
   readonly #asking = new Map<string, Promise<void>>();
@@ -80,6 +86,7 @@ export class LeaderControllers {
     logger: Logger;
   }) {
     this.#store = options.store;
+    this.#snapshots = new SnapshotRecords(options.store);
     this.#cache = options.cache;
     this.#peers = options.peers;
     this.#events = options.events;
@@ -184,6 +191,18 @@ export class LeaderControllers {
       case 'note-absence':
         await this.#noteAbsence(action.note);
         return;
+      case 'give-up-snapshots':
+        await this.#giveUpSnapshots(action);
+        return;
+      case 'forget-snapshots':
+        await this.#forgetSnapshots(action);
+        return;
+      case 'empty-trash': {
+        const { name } = action.volume.value.metadata;
+        this.#logger.info({ volume: name }, 'its time in the trash is over');
+        await this.#store.transact(emptyingOf(action.volume));
+        return;
+      }
       case 'finish-delete':
         await this.#finishDelete(action);
         return;
@@ -243,6 +262,34 @@ export class LeaderControllers {
         message: `the replica of volume ${record.metadata.name} on node ${nodeName(state, replica.nodeId)} failed for good: ${why}`,
       });
     }
+  }
+
+  async #giveUpSnapshots({
+    snapshots,
+    reason,
+  }: Action & { type: 'give-up-snapshots' }): Promise<void> {
+    this.#logger.warn({ snapshots: snapshots.map(({ id }) => id), reason }, 'snapshots given up');
+    const before = new Map(snapshots.map(({ id, state }) => [id, state]));
+    await this.#snapshots.change(snapshots, (record) =>
+      // one that was finished meanwhile stays
+      record.state === before.get(record.id) ? deletingSnapshot(record, reason) : null,
+    );
+  }
+
+  async #forgetSnapshots({
+    snapshots,
+    withNames,
+  }: Action & { type: 'forget-snapshots' }): Promise<void> {
+    const operations = snapshots.flatMap(({ value }): Operation[] => {
+      const { volumeId, id, name } = value;
+      const record: Operation = { type: 'delete', key: snapshotKey(volumeId, id) };
+      if (!withNames || name === '') return [record];
+      return [record, { type: 'delete', key: snapshotNameKey(volumeId, name) }];
+    });
+    const compare = snapshots.map(({ value, modRevision }) => {
+      return { key: snapshotKey(value.volumeId, value.id), modRevision };
+    });
+    await this.#store.transact({ compare, operations });
   }
 
   async #noteAbsence({ node, downSinceMs }: AbsenceNote): Promise<void> {

@@ -93,6 +93,7 @@ export class LocalReconciler {
     const known = new Set<ReplicaId>();
     for (const { replica } of this.#mine(state.volumes.values())) known.add(replica.id);
     for (const { replica } of this.#mine(state.deleted.values())) known.add(replica.id);
+    for (const { replica } of this.#mine(state.trash.values())) known.add(replica.id);
     const orphans = new Set<ReplicaId>();
     for (const { replicaId, volumeId, diskId } of found) {
       if (known.has(replicaId) || this.#busy.has(replicaId)) continue;
@@ -218,7 +219,14 @@ export class LocalReconciler {
     if (!now || wanted?.state !== 'creating') return;
     if (await this.#store.get(replicaReportKey(replica.id))) return;
     const sizeBytes = segmentSizeOf(now.value, segment);
-    const what = { replicaId: replica.id, volumeId, segment, sizeBytes };
+    const { cloneOf } = wanted;
+    const what = {
+      replicaId: replica.id,
+      volumeId,
+      segment,
+      sizeBytes,
+      ...(cloneOf ? { cloneOf } : {}),
+    };
     try {
       await this.#agent.createReplica(replica.diskId, what);
       this.#replicasChanged();

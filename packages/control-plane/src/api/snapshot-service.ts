@@ -2,11 +2,12 @@ import { idPattern, splitSnapshotName, StorError } from '@stor/protocol';
 import type { Snapshot } from '@stor/protocol';
 import type { ClusterStore } from '../cluster-store.ts';
 import { describeSnapshot } from '../core/volume/describe-snapshot.ts';
-import { emptyState, snapshotsOf } from '../resources/cluster-state.ts';
+import { snapshotsOf } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
-import { findVolume, readSnapshots, readState } from '../resources/find.ts';
+import { findVolume, readHosts, readSnapshots, readState } from '../resources/find.ts';
 import type { SnapshotRecord, StoredVolume } from '../resources/records.ts';
 import { readSoon } from './read-soon.ts';
+import type { ReplicaSpaces } from './replica-spaces.ts';
 
 export interface FoundSnapshot {
   volume: Versioned<StoredVolume>;
@@ -16,29 +17,41 @@ export interface FoundSnapshot {
 /** The calls of the API that show snapshots. */
 export class SnapshotService {
   readonly #store: ClusterStore;
+  readonly #spaces: ReplicaSpaces;
 
-  constructor(options: { store: ClusterStore }) {
+  constructor(options: { store: ClusterStore; spaces: ReplicaSpaces }) {
     this.#store = options.store;
+    this.#spaces = options.spaces;
   }
 
   /** See StorApi.listSnapshots. */
   async list(volume: string): Promise<Snapshot[]> {
     if (volume !== '') {
-      const { value } = await readSoon((options) => findVolume(this.#store, volume, options));
-      const { id, name } = value.metadata;
+      const found = await this.findVolume(volume);
+      const { id } = found.value.metadata;
       const snapshots = new Map([[id, await readSnapshots(this.#store, id, { local: true })]]);
-      return shown({ ...emptyState(), snapshots }, id, name);
+      const hosts = await readHosts(this.#store, { local: true });
+      return this.#shown({ ...hosts, snapshots }, [found.value]);
     }
     const state = await readSoon((options) => readState(this.#store, options));
-    const volumes = [...state.volumes.values()].map(({ value }) => value.metadata);
-    volumes.sort((a, b) => (a.name < b.name ? -1 : 1));
-    return volumes.flatMap(({ id, name }) => shown(state, id, name));
+    const volumes = [...state.volumes.values()].map(({ value }) => value);
+    volumes.sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
+    return this.#shown(state, volumes);
   }
 
   /** See StorApi.getSnapshot. */
   async get(name: string): Promise<Snapshot> {
     const { volume, snapshot } = await this.find(name);
-    return describeSnapshot(snapshot, volume.value.metadata.name, null);
+    const hosts = await readHosts(this.#store, { local: true });
+    const { metadata } = volume.value;
+    const space = (await this.#spaces.of([volume.value], hosts)).get(metadata.id);
+    const ownBytes = space?.ownBytes.get(snapshot.value.id) ?? null;
+    return describeSnapshot(snapshot, metadata.name, ownBytes);
+  }
+
+  /** By name or id. NOT_FOUND; UNAVAILABLE without a quorum. */
+  async findVolume(name: string): Promise<Versioned<StoredVolume>> {
+    return readSoon((options) => findVolume(this.#store, name, options));
   }
 
   /** By `VOLUME@SNAPSHOT` (names or ids), or by the id alone. NOT_FOUND. */
@@ -51,12 +64,17 @@ export class SnapshotService {
     const advice = split ? `see "storctl snapshot ls"` : `write VOLUME@SNAPSHOT, as in db@monday`;
     throw new StorError('NOT_FOUND', `there is no snapshot ${text}: ${advice}`);
   }
-}
 
-function shown(state: ClusterState, volumeId: string, volume: string): Snapshot[] {
-  return snapshotsOf(state, volumeId)
-    .filter(({ value }) => !value.isHidden)
-    .map((snapshot) => describeSnapshot(snapshot, volume, null));
+  async #shown(state: ClusterState, volumes: readonly StoredVolume[]): Promise<Snapshot[]> {
+    const some = volumes.filter(({ metadata }) => state.snapshots.has(metadata.id));
+    const spaces = await this.#spaces.of(some, state);
+    return some.flatMap(({ metadata }) => {
+      const ownBytes = spaces.get(metadata.id)?.ownBytes;
+      return snapshotsOf(state, metadata.id)
+        .filter(({ value }) => !value.isHidden)
+        .map((each) => describeSnapshot(each, metadata.name, ownBytes?.get(each.value.id) ?? null));
+    });
+  }
 }
 
 function inVolume(

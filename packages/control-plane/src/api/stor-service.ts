@@ -1,4 +1,4 @@
-import { checkLabels, StorError } from '@stor/protocol';
+import { checkLabels, defaultTrashKeepMs, StorError } from '@stor/protocol';
 import type { ClusterStatus, Node, StorApi } from '@stor/protocol';
 import type { EventLog } from '../agent/event-log.ts';
 import type { NodeIdentity } from '../agent/node-session.ts';
@@ -13,8 +13,10 @@ import type { CallContext, UnaryMethod } from './serve-unary.ts';
 import type { DiskService } from './disk-service.ts';
 import { findNode } from './find-node.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
+import type { CreateSnapshotRequest, SnapshotOrders } from './snapshot-orders.ts';
 import type { SnapshotService } from './snapshot-service.ts';
 import type { ScrubService } from './scrub-service.ts';
+import type { TrashService } from './trash-service.ts';
 import type { VolumeChanges } from './volume-changes.ts';
 import type { VolumeInsight } from './volume-insight.ts';
 import type { CreateVolumeRequest, VolumeService } from './volume-service.ts';
@@ -33,6 +35,8 @@ interface StorServiceOptions {
   primaries: PrimaryOrders;
   insight: VolumeInsight;
   snapshots: SnapshotService;
+  snapshotOrders: SnapshotOrders;
+  trash: TrashService;
   events: EventLog;
   scrubs: ScrubService;
   node: NodeIdentity;
@@ -41,7 +45,8 @@ interface StorServiceOptions {
 
 /** The service `stor.v1.Stor`: every call of `StorApi`, answered by any node. */
 export function storService(options: StorServiceOptions): Record<keyof StorApi, UnaryMethod> {
-  const { volumes, changes, primaries, insight, snapshots, disks } = options;
+  const { volumes, changes, primaries, insight, disks } = options;
+  const { snapshots, snapshotOrders, trash } = options;
   return {
     getClusterStatus: () => clusterStatus(options),
     listNodes: async () => ({ nodes: await listNodes(options) }),
@@ -58,9 +63,25 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
       volumes.create(request, signal),
     listVolumes: async () => ({ volumes: await volumes.list() }),
     getVolume: ({ name }: Request<'getVolume'>) => volumes.get(name),
-    deleteVolume: async ({ name }: Request<'deleteVolume'>) => {
-      await volumes.delete(name);
+    deleteVolume: async ({ name, keepMs }: Request<'deleteVolume'>) => ({
+      // on the wire what is absent is null
+      keptUntilMs: await volumes.delete(name, keepMs ?? defaultTrashKeepMs),
+    }),
+    undeleteVolume: ({ name, newName }: Request<'undeleteVolume'>) => trash.undelete(name, newName),
+    listTrash: async () => ({ volumes: await trash.list() }),
+    emptyTrash: async ({ name }: Request<'emptyTrash'>) => ({ volumes: await trash.empty(name) }),
+    createSnapshot: async (request: CreateSnapshotRequest, { signal }: CallContext) => ({
+      snapshots: await snapshotOrders.create(request, signal),
+    }),
+    deleteSnapshot: async ({ name }: Request<'deleteSnapshot'>) => {
+      await snapshotOrders.delete(name);
       return {};
+    },
+    diffSnapshots: (request: Request<'diffSnapshots'>, { signal }: CallContext) =>
+      snapshotOrders.diff(request, signal),
+    rollbackVolume: async (request: Request<'rollbackVolume'>, { signal }: CallContext) => {
+      const { volumeId, safetySnapshot } = await snapshotOrders.rollback(request, signal);
+      return { volume: await volumes.get(volumeId), safetySnapshot };
     },
     attachVolume: ({ name, node }: Request<'attachVolume'>) => volumes.attach(name, node),
     detachVolume: ({ name }: Request<'detachVolume'>) => volumes.detach(name),

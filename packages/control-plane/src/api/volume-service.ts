@@ -26,6 +26,7 @@ import type { ClusterStore } from '../cluster-store.ts';
 import { placeReplicas } from '../core/placement/place-replicas.ts';
 import { withAllSegments } from '../core/placement/place-segments.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
+import { checkKeepMs, trashingOf } from '../core/volume/trash-rules.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { findVolume, readHosts, readState, readVolume } from '../resources/find.ts';
@@ -113,16 +114,25 @@ export class VolumeService {
     return this.#describeOne(volume, state);
   }
 
-  async delete(name: string): Promise<void> {
+  /** Until when it is kept in the trash, by the wall clock; 0: it is deleted for good. */
+  async delete(name: string, keepMs: number): Promise<number> {
+    checkKeepMs(keepMs);
     const id = await this.#idOf(name);
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const volume = await this.#attachments.detach(id, true);
       if (!volume) throw new StorError('NOT_FOUND', `volume ${name} was deleted meanwhile`);
-      const { succeeded } = await this.#store.transact(deletionOf(volume, null));
+      // there is nothing to keep of one that was never ready
+      const isKept = keepMs > 0 && volume.value.status.phase === 'ready';
+      const deletedAtMs = this.#clock.wallMs();
+      const keptUntilMs = isKept ? deletedAtMs + keepMs : 0;
+      const { succeeded } = await this.#store.transact(
+        isKept ? trashingOf(volume, { deletedAtMs, keptUntilMs }) : deletionOf(volume, null),
+      );
       if (succeeded) {
-        this.#lastDeletionMs = this.#clock.monotonicMs();
-        this.#logger.info({ volume: volume.value.metadata.name }, 'volume deleted');
-        return;
+        if (!isKept) this.#lastDeletionMs = this.#clock.monotonicMs();
+        const { name: deleted } = volume.value.metadata;
+        this.#logger.info({ volume: deleted, id, keptUntilMs }, 'volume deleted');
+        return keptUntilMs;
       }
     }
     throw new StorError('CONFLICT', `volume ${name} changes too often to be deleted: try again`);

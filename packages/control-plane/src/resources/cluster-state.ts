@@ -29,6 +29,7 @@ export interface ClusterState {
   disks: Map<DiskId, Versioned<records.DiskRecord>>;
   volumes: Map<VolumeId, Versioned<records.StoredVolume>>;
   names: Map<string, Versioned<VolumeId>>;
+  trash: Map<VolumeId, Versioned<records.StoredVolume>>;
   deleted: Map<VolumeId, Versioned<records.StoredVolume>>;
   reports: Map<ReplicaId, Versioned<records.ReplicaReport>>;
   scrubs: Map<VolumeId, Versioned<ScrubRecord>>;
@@ -50,6 +51,7 @@ export function emptyState(): ClusterState {
     disks: new Map(),
     volumes: new Map(),
     names: new Map(),
+    trash: new Map(),
     deleted: new Map(),
     reports: new Map(),
     scrubs: new Map(),
@@ -84,6 +86,7 @@ function tables(state: ClusterState): [string, Map<string, Versioned<unknown>>, 
     [keys.disksPrefix, state.disks, records.decodeDisk],
     [keys.volumesPrefix, state.volumes, records.decodeVolume],
     [keys.volumeNamesPrefix, state.names, decodeName],
+    [keys.trashPrefix, state.trash, records.decodeVolume],
     [keys.deletedPrefix, state.deleted, records.decodeVolume],
     [keys.replicaReportsPrefix, state.reports, records.decodeReplicaReport],
     [keys.scrubsPrefix, state.scrubs, records.decodeScrub],

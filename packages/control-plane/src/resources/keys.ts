@@ -16,6 +16,8 @@ export const deletedPrefix = '/stor/deleted/';
 export const snapshotsPrefix = '/stor/snapshots/';
 /** names of snapshots, under the id of their volume */
 export const snapshotNamesPrefix = '/stor/snapshot-names/';
+/** deleted volumes that are kept for a while: their names are free already */
+export const trashPrefix = '/stor/trash/';
 /** what the node of a replica says of it */
 export const replicaReportsPrefix = '/stor/replica-status/';
 
@@ -25,6 +27,7 @@ export const nodeLeaseKey = (id: NodeId): string => nodeLeasesPrefix + id;
 export const diskKey = (id: DiskId): string => disksPrefix + id;
 export const volumeKey = (id: VolumeId): string => volumesPrefix + id;
 export const volumeNameKey = (name: string): string => volumeNamesPrefix + name;
+export const trashKey = (id: VolumeId): string => trashPrefix + id;
 export const deletedKey = (id: VolumeId): string => deletedPrefix + id;
 export const replicaReportKey = (id: ReplicaId): string => replicaReportsPrefix + id;
 /** all snapshots of one volume lie under it */

@@ -5,6 +5,7 @@ import type {
   ScrubSettings,
   SnapshotId,
   VolumeId,
+  VolumeOrigin,
   VolumeRecord,
 } from '@stor/protocol';
 import { defaultPolicy, StorError } from '@stor/protocol';
@@ -134,6 +135,7 @@ const segmentSchema = z.looseObject({
       placedAtMs: z.number().optional(),
       leaving: z.boolean().optional(),
       filled: z.boolean().optional(),
+      cloneOf: z.looseObject({ replicaId: z.string(), snapshotId: z.string() }).optional(),
     }),
   ),
   inSync: z.array(z.string()),
@@ -182,6 +184,15 @@ const volumeSchema = z.looseObject({
       .optional(),
   }),
   requestId: z.string().default(''),
+  trash: z.looseObject({ deletedAtMs: z.number(), keptUntilMs: z.number() }).optional(),
+  origin: z
+    .looseObject({
+      volumeId: z.string(),
+      volume: z.string(),
+      snapshotId: z.string(),
+      snapshot: z.string(),
+    })
+    .optional(),
   failure: z.looseObject({ code: z.string(), message: z.string() }).nullable().default(null),
 });
 
@@ -312,6 +323,10 @@ export interface ReplicaReport {
 export interface StoredVolume extends VolumeRecord {
   /** chosen by the client that created it; a repeated request finds its volume by it */
   requestId: string;
+  /** while it is in the trash: since when, and until when it is kept, by the wall clock */
+  trash?: { deletedAtMs: number; keptUntilMs: number };
+  /** what it is a clone of, as it was named then; `snapshot` '': of the live volume */
+  origin?: VolumeOrigin;
   /** why a creation was rolled back; null for a volume that was deleted by its owner */
   failure: { code: string; message: string } | null;
 }

@@ -1,4 +1,4 @@
-import { StorError } from '@stor/protocol';
+import { chunkBytes, StorError } from '@stor/protocol';
 import type {
   AttachmentGrant,
   DiskId,
@@ -6,16 +6,22 @@ import type {
   ReplicaId,
   ScrubOrder,
   ScrubProgress,
+  SnapshotId,
   VolumeId,
   VolumeSettings,
 } from '@stor/protocol';
 import type {
   AgentDisk,
   AgentPort,
+  ChangedExtent,
   ControlPlanePort,
   DiskOrder,
   LiveVolume,
   LocalReplica,
+  NewReplica,
+  PrimaryAnswer,
+  PrimaryOrder,
+  ReplicaSpace,
 } from '../agent-port.ts';
 
 interface FakeReplica {
@@ -23,6 +29,9 @@ interface FakeReplica {
   volumeId: VolumeId;
   diskId: DiskId;
   sizeBytes: number;
+  /** stands for its bytes */
+  image: string;
+  snapshots: Map<SnapshotId, { state: 'prepared' | 'ready'; image: string }>;
   failure?: string;
 }
 
@@ -47,6 +56,16 @@ export class FakeAgent implements AgentPort {
   createError: StorError | null = null;
   /** when set, attaching fails with it */
   attachError: StorError | null = null;
+  /** the agents whose replicas its primaries reach */
+  everybody: () => FakeAgent[] = () => [this];
+  /** orders to its primaries, as `type volume` */
+  readonly orders: string[] = [];
+  /** runs before each of them; what it throws is their answer */
+  onOrder: (order: PrimaryOrder, volumeId: VolumeId) => Promise<void> | void = () => {};
+  /** volumes that are held, and by which token */
+  readonly holds = new Map<VolumeId, string>();
+  /** how long a hold lasts, as its release says (ms) */
+  heldMs = 1;
   /** while set, creating a replica waits for it */
   createGate: Promise<void> | null = null;
 
@@ -80,14 +99,137 @@ export class FakeAgent implements AgentPort {
     for (const { replicaId } of found) this.replicaList.delete(replicaId);
   }
 
-  async createReplica(
-    diskId: DiskId,
-    replica: { replicaId: ReplicaId; volumeId: VolumeId; segment: number; sizeBytes: number },
-  ): Promise<void> {
+  async createReplica(diskId: DiskId, replica: NewReplica): Promise<void> {
     if (this.createGate) await this.createGate;
     if (this.createError) throw this.createError;
-    const { replicaId, volumeId, sizeBytes } = replica;
-    this.replicaList.set(replicaId, { replicaId, volumeId, diskId, sizeBytes });
+    const { replicaId, volumeId, sizeBytes, cloneOf } = replica;
+    const source = cloneOf && this.replicaList.get(cloneOf.replicaId);
+    const origin = cloneOf && source?.snapshots.get(cloneOf.snapshotId);
+    if (cloneOf && (origin?.state !== 'ready' || source?.diskId !== diskId)) {
+      throw new StorError('NOT_FOUND', `no snapshot ${cloneOf.snapshotId} on disk ${diskId}`);
+    }
+    const image = origin?.image ?? '';
+    const made = { replicaId, volumeId, diskId, sizeBytes, image, snapshots: new Map() };
+    this.replicaList.set(replicaId, made);
+  }
+
+  async dropSnapshots(_diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void> {
+    for (const id of ids) this.replicaList.get(replicaId)?.snapshots.delete(id);
+  }
+
+  async replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]> {
+    return [...this.replicaList.values()]
+      .filter(({ volumeId }) => volumeIds.includes(volumeId))
+      .map(({ replicaId, volumeId, snapshots }) => ({
+        replicaId,
+        volumeId,
+        allocatedBytes: 4096,
+        snapshotBytes: 1024 * snapshots.size,
+        reclaimableBytes: 512,
+        snapshots: [...snapshots.keys()].map((id) => ({ id, ownBytes: 1024 })),
+      }));
+  }
+
+  async orderPrimary(
+    volumeId: VolumeId,
+    epoch: number,
+    order: PrimaryOrder,
+  ): Promise<PrimaryAnswer> {
+    this.orders.push(`${order.type} ${volumeId}`);
+    await this.onOrder(order, volumeId);
+    const held = this.attached.get(volumeId);
+    if (held?.grant.epoch !== epoch) {
+      throw new StorError('STALE_EPOCH', `not primary of ${volumeId} at epoch ${epoch}`);
+    }
+    const answer = { pausedMs: 0, intact: true, extents: [] };
+    switch (order.type) {
+      case 'flush':
+      case 'seal':
+        return answer;
+      case 'take':
+        this.#prepare(volumeId, order.snapshotId);
+        return { ...answer, pausedMs: this.heldMs };
+      case 'hold':
+        this.holds.set(volumeId, order.token);
+        return answer;
+      case 'prepare':
+        if (this.holds.get(volumeId) !== order.token)
+          throw new StorError('FAILED_PRECONDITION', 'the hold is over');
+        this.#prepare(volumeId, order.snapshotId);
+        return answer;
+      case 'release': {
+        const intact = this.holds.get(volumeId) === order.token;
+        this.holds.delete(volumeId);
+        return { ...answer, intact, pausedMs: this.heldMs };
+      }
+      case 'confirm':
+        for (const { snapshots } of this.membersOf(volumeId)) {
+          const known = snapshots.get(order.snapshotId);
+          if (known) known.state = 'ready';
+        }
+        return answer;
+      case 'drop':
+        for (const { snapshots } of this.membersOf(volumeId)) snapshots.delete(order.snapshotId);
+        return answer;
+      case 'rollback':
+        if (held.connections > 0 && !order.force)
+          throw new StorError('FAILED_PRECONDITION', 'clients are connected');
+        for (const member of this.membersOf(volumeId)) {
+          const known = member.snapshots.get(order.snapshotId);
+          if (!known) throw new StorError('NOT_FOUND', `no snapshot ${order.snapshotId}`);
+          member.image = known.image;
+        }
+        return answer;
+      case 'changes':
+        return { ...answer, extents: this.#changes(volumeId, order) };
+    }
+  }
+
+  /** A client's write through this primary; waits for nobody, so it is refused while it is held. */
+  write(volumeId: VolumeId, image: string): boolean {
+    if (this.holds.has(volumeId) || !this.attached.has(volumeId)) return false;
+    for (const member of this.membersOf(volumeId)) member.image = image;
+    return true;
+  }
+
+  /** The in-sync replicas of a volume that this node is primary of. */
+  membersOf(volumeId: VolumeId): FakeReplica[] {
+    const inSync = this.attached.get(volumeId)?.grant.segments.flatMap((each) => each.inSync) ?? [];
+    const all = this.everybody().flatMap((agent) => [...agent.replicaList.values()]);
+    return all.filter(({ replicaId }) => inSync.includes(replicaId));
+  }
+
+  #prepare(volumeId: VolumeId, id: SnapshotId): void {
+    for (const { snapshots, image } of this.membersOf(volumeId))
+      snapshots.set(id, { state: 'prepared', image });
+  }
+
+  #changes(volumeId: VolumeId, order: PrimaryOrder & { type: 'changes' }): ChangedExtent[] {
+    const [member] = this.membersOf(volumeId);
+    if (!member) return [];
+    const imageOf = (id: string, otherwise: string): string => {
+      if (id === '') return otherwise;
+      const known = member.snapshots.get(id);
+      if (!known) throw new StorError('NOT_FOUND', `no snapshot ${id}`);
+      return known.image;
+    };
+    const [from, to] = [imageOf(order.from, ''), imageOf(order.to, member.image)];
+    const extents: ChangedExtent[] = [];
+    for (let i = 0; i < Math.max(from.length, to.length); i++)
+      if (from[i] !== to[i]) extents.push({ offset: i * chunkBytes, length: chunkBytes });
+    return extents.filter(({ offset }) => offset >= order.offset).slice(0, order.limit);
+  }
+
+  /** As the real one: what the records call ready is confirmed, what is unknown or going is dropped. */
+  #settleSnapshots(volumeId: VolumeId, settings: VolumeSettings, isComplete: boolean): void {
+    const states = new Map(settings.snapshots?.map(({ id, state }) => [id, state]));
+    for (const { snapshots } of this.membersOf(volumeId)) {
+      for (const [id, snapshot] of snapshots) {
+        const state = states.get(id);
+        if (state === 'ready') snapshot.state = 'ready';
+        else if (state === 'deleting' || isComplete) snapshots.delete(id);
+      }
+    }
   }
 
   async deleteReplica(_diskId: DiskId, replicaId: ReplicaId): Promise<void> {
@@ -95,7 +237,7 @@ export class FakeAgent implements AgentPort {
   }
 
   async replicas(): Promise<LocalReplica[]> {
-    return [...this.replicaList.values()];
+    return [...this.replicaList.values()].map(({ snapshots: _, image: __, ...replica }) => replica);
   }
 
   async attach(grant: AttachmentGrant): Promise<void> {
@@ -104,6 +246,7 @@ export class FakeAgent implements AgentPort {
     // like the real one, which serves under the grant it has and takes only the mode of a second
     const begun = held?.grant.epoch === grant.epoch ? { ...held.grant, mode: grant.mode } : grant;
     this.attached.set(grant.volumeId, { grant: begun, connections: held?.connections ?? 0 });
+    if (begun === grant) this.#settleSnapshots(grant.volumeId, grant, true);
     await this.#keepInSync(grant.volumeId);
   }
 
@@ -145,6 +288,7 @@ export class FakeAgent implements AgentPort {
       return own ? { ...segment, inSync: own.inSync, setRevision: own.setRevision } : segment;
     });
     held.grant = { ...held.grant, ...settings, segments };
+    this.#settleSnapshots(settings.volumeId, settings, false);
     await this.#keepInSync(settings.volumeId);
   }
 

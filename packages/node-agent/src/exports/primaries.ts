@@ -1,4 +1,4 @@
-import type { LiveVolume } from '@stor/control-plane';
+import type { LiveVolume, PrimaryAnswer, PrimaryOrder } from '@stor/control-plane';
 import {
   StorError,
   autoDetachMs,
@@ -13,6 +13,7 @@ import type { Clock, Logger } from '@stor/runtime';
 import type { MainMethods } from '../lane/lane-protocol.ts';
 import { EndedEpochs } from './ended-epochs.ts';
 import { liveVolume } from './live-volume.ts';
+import { carryOut } from './primary-orders.ts';
 import { RecentNames } from './recent-names.ts';
 import { membersOf, watchRepair } from './watch-repair.ts';
 import { within } from './within.ts';
@@ -62,6 +63,10 @@ export interface PrimaryEntry {
   readonly users: Set<PrimaryUser>;
   /** those of them that wait until it serves: they are told by what that comes to */
   readonly waiting: Set<PrimaryUser>;
+  /** orders that are being carried out: as long as there are some it is not idle */
+  orders: number;
+  /** while it is rolled back nobody new is served; never rejects */
+  rollingBack: Promise<void> | null;
   /** while it is being given over to another node; rejects when it stays here */
   handingOver: Promise<void> | null;
   /** set from the moment on which nobody new is accepted */
@@ -164,6 +169,7 @@ export class Primaries {
     if (gone.aborted) onGone();
     try {
       const primary = await entry.serving;
+      while (entry.rollingBack && !entry.ending) await entry.rollingBack;
       // its end may have begun while this waited, or in this turn before this could be told
       if (entry.ending) {
         throw new StorError('UNAVAILABLE', `volume ${entry.grant.name} is being detached`);
@@ -216,7 +222,8 @@ export class Primaries {
   ): Promise<'released' | 'busy' | 'gone'> {
     const entry = this.#entries.get(volumeId);
     if (!entry || entry.grant.epoch !== epoch) return 'gone';
-    if (ifIdle && !entry.ending && (entry.users.size > 0 || entry.mode === 'manual')) return 'busy';
+    const isBusy = entry.users.size > 0 || entry.orders > 0 || entry.mode === 'manual';
+    if (ifIdle && !entry.ending && isBusy) return 'busy';
     if (!ifIdle) this.#detached.add(entry.grant.name);
     await this.#end(entry, 'detached', true);
     return 'released';
@@ -240,6 +247,49 @@ export class Primaries {
     const entry = this.#entries.get(order.volumeId);
     if (!entry || entry.ending || entry.grant.epoch !== order.epoch) return null;
     return entry.primary?.scrub(order) ?? null;
+  }
+
+  /** See AgentPort.orderPrimary. */
+  async order(volumeId: VolumeId, epoch: number, order: PrimaryOrder): Promise<PrimaryAnswer> {
+    const entry = this.#entries.get(volumeId);
+    if (!entry || entry.ending || entry.grant.epoch !== epoch) {
+      throw new StorError(
+        'STALE_EPOCH',
+        `this node is not primary of the volume at epoch ${epoch} any more`,
+      );
+    }
+    entry.orders += 1;
+    entry.cancelTimer();
+    try {
+      const primary = await entry.serving;
+      if (order.type !== 'rollback') return await carryOut(primary, order);
+      await this.#rollBack(entry, primary, order);
+      return { pausedMs: 0, intact: true, extents: [] };
+    } finally {
+      entry.orders -= 1;
+      this.#watchIdle(entry);
+    }
+  }
+
+  /** Who comes meanwhile waits: a client must not see some of the old bytes and some of the new. */
+  async #rollBack(
+    entry: PrimaryEntry,
+    primary: PrimaryVolume,
+    { snapshotId, force }: PrimaryOrder & { type: 'rollback' },
+  ): Promise<void> {
+    while (entry.rollingBack) await entry.rollingBack;
+    if (entry.users.size > 0 && !force) {
+      throw new StorError(
+        'FAILED_PRECONDITION',
+        `a client is connected to volume ${entry.grant.name}: disconnect it first, or give --force`,
+      );
+    }
+    const work = primary.rollback(snapshotId);
+    const over = (): void => {
+      entry.rollingBack = null;
+    };
+    entry.rollingBack = work.then(over, over);
+    await work;
   }
 
   liveVolumes(): LiveVolume[] {
@@ -293,6 +343,8 @@ export class Primaries {
       serving: this.#options.host.attach(grant, { signal: abort.signal }),
       users: new Set(),
       waiting: new Set(),
+      orders: 0,
+      rollingBack: null,
       handingOver: null,
       ending: null,
       abort,
@@ -320,7 +372,8 @@ export class Primaries {
   /** Starts the timer that gives an unused attachment back. */
   #watchIdle(entry: PrimaryEntry): void {
     entry.cancelTimer();
-    if (entry.ending || entry.users.size > 0 || entry.mode === 'manual') return;
+    if (entry.ending || entry.users.size > 0 || entry.orders > 0) return;
+    if (entry.mode === 'manual') return;
     if (entry.mode === 'repair') {
       watchRepair(entry, this.#clock, (reason) => {
         this.#endLogged(entry, reason, true);

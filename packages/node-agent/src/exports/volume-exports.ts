@@ -1,4 +1,4 @@
-import type { LiveVolume } from '@stor/control-plane';
+import type { LiveVolume, PrimaryAnswer, PrimaryOrder } from '@stor/control-plane';
 import {
   StorError,
   hasCode,
@@ -136,6 +136,11 @@ export class VolumeExports implements NbdExports {
 
   handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'> {
     return this.#primaries.handOver(volumeId, epoch);
+  }
+
+  /** See AgentPort.orderPrimary. */
+  order(volumeId: VolumeId, epoch: number, order: PrimaryOrder): Promise<PrimaryAnswer> {
+    return this.#primaries.order(volumeId, epoch, order);
   }
 
   /** See AgentPort.updateVolume. */

@@ -1,4 +1,13 @@
-import type { AgentDisk, ControlPlanePort, LiveVolume, LocalReplica } from '@stor/control-plane';
+import type {
+  AgentDisk,
+  ControlPlanePort,
+  LiveVolume,
+  LocalReplica,
+  NewReplica,
+  PrimaryAnswer,
+  PrimaryOrder,
+  ReplicaSpace,
+} from '@stor/control-plane';
 import type {
   AttachmentGrant,
   DiskId,
@@ -7,6 +16,7 @@ import type {
   ReplicaId,
   ScrubOrder,
   ScrubProgress,
+  SnapshotId,
   VolumeId,
   VolumeSettings,
 } from '@stor/protocol';
@@ -90,10 +100,10 @@ export interface LaneMethods {
    */
   closeDisk(diskId: DiskId, lost: boolean): Promise<void>;
   disks(): Promise<AgentDisk[]>;
-  createReplica(
-    diskId: DiskId,
-    replica: { replicaId: ReplicaId; volumeId: VolumeId; segment: number; sizeBytes: number },
-  ): Promise<void>;
+  createReplica(diskId: DiskId, replica: NewReplica): Promise<void>;
+  dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void>;
+  replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]>;
+  orderPrimary(volumeId: VolumeId, epoch: number, order: PrimaryOrder): Promise<PrimaryAnswer>;
   deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void>;
   replicas(): Promise<LocalReplica[]>;
   attach(grant: AttachmentGrant): Promise<void>;

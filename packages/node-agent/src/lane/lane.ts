@@ -1,4 +1,12 @@
-import type { AgentDisk, LiveVolume, LocalReplica } from '@stor/control-plane';
+import type {
+  AgentDisk,
+  LiveVolume,
+  LocalReplica,
+  NewReplica,
+  PrimaryAnswer,
+  PrimaryOrder,
+  ReplicaSpace,
+} from '@stor/control-plane';
 import {
   StorError,
   hasCode,
@@ -17,6 +25,7 @@ import {
   LaneReplicator,
   LocalSnapshotReader,
   openDiskStore,
+  snapshotsOf,
   type DiskStore,
   type DiskStoreOptions,
   type LaneReplicatorOptions,
@@ -46,6 +55,7 @@ import type {
   LaneOptions,
   MainMethods,
 } from './lane-protocol.ts';
+import { replicaSpaces } from './replica-space.ts';
 
 /** A peer that does not take a connection in this time is tried again later (ms). */
 const peerConnectTimeoutMs = 1_000;
@@ -225,11 +235,32 @@ export class Lane implements LaneMethods {
     return [...open, ...this.#failedDisks];
   }
 
-  async createReplica(
-    diskId: DiskId,
-    replica: { replicaId: ReplicaId; volumeId: VolumeId; segment: number; sizeBytes: number },
-  ): Promise<void> {
-    await this.#store(diskId).createReplica(replica);
+  async createReplica(diskId: DiskId, replica: NewReplica): Promise<void> {
+    const { cloneOf, ...identity } = replica;
+    if (cloneOf) throw new StorError('FAILED_PRECONDITION', 'this store makes no clones');
+    await this.#store(diskId).createReplica(identity);
+  }
+
+  async dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void> {
+    const replica = this.#store(diskId).replica(replicaId);
+    const snapshots = replica ? snapshotsOf(replica) : null;
+    if (!snapshots) return;
+    for (const id of ids) {
+      await new Promise<void>((resolve, reject) => {
+        snapshots.dropSnapshot(id, (error) => {
+          if (error) reject(error);
+          else resolve();
+        });
+      });
+    }
+  }
+
+  async replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]> {
+    return replicaSpaces(this.stores, volumeIds);
+  }
+
+  orderPrimary(volumeId: VolumeId, epoch: number, order: PrimaryOrder): Promise<PrimaryAnswer> {
+    return this.#exports.order(volumeId, epoch, order);
   }
 
   async deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void> {

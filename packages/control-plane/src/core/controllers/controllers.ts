@@ -18,6 +18,9 @@ import type { AbsenceNote, Now } from './absence.ts';
 import { holderLives } from './attachment-rules.ts';
 import { countFills, ReplicaKeeper } from './replica-keeper.ts';
 import type { ReplicaChange } from './replica-keeper.ts';
+import { SnapshotKeeper } from './snapshot-keeper.ts';
+import type { SnapshotAction } from './snapshot-keeper.ts';
+import { TrashKeeper } from './trash-keeper.ts';
 import { WantedAttachments } from './wanted-attachments.ts';
 
 /** A creation that is not finished after this is rolled back (ms, from when a leader first saw it). */
@@ -42,6 +45,8 @@ export type Action =
       failure: { code: string; message: string };
     }
   | { type: 'mark-failed'; volume: Versioned<StoredVolume>; record: StoredVolume }
+  | SnapshotAction
+  | { type: 'empty-trash'; volume: Versioned<StoredVolume> }
   | { type: 'finish-delete'; volume: Versioned<StoredVolume>; replicaIds: ReplicaId[] }
   | { type: 'change-replicas'; volume: Versioned<StoredVolume>; change: ReplicaChange }
   | { type: 'note-absence'; note: AbsenceNote }
@@ -69,6 +74,8 @@ export class Controllers {
   readonly #repairs = new Map<VolumeId, RepairMemory>();
   readonly #wanted = new WantedAttachments();
   readonly #scrubs = new ScrubPlanner();
+  readonly #snapshots = new SnapshotKeeper();
+  readonly #trash = new TrashKeeper();
   readonly #absence = new Absence();
   readonly #keeper = new ReplicaKeeper(this.#absence);
 
@@ -105,6 +112,8 @@ export class Controllers {
       const action = this.#planAttachment(state, volume, nowMs);
       if (action) actions.push(action);
     }
+    actions.push(...this.#snapshots.plan(state, nowMs));
+    for (const volume of this.#trash.due(state, now)) actions.push({ type: 'empty-trash', volume });
     for (const volume of state.deleted.values()) {
       const replicas = [...replicasOf(volume.value), ...removedOf(volume.value)];
       const replicaIds = replicas.map((r) => r.id);

@@ -1,0 +1,35 @@
+import type { NodeId } from '@stor/protocol';
+import type { Clock, Logger, Random } from '@stor/runtime';
+import type { AgentPeers } from '../agent/agent-peers.ts';
+import type { ClusterStore } from '../cluster-store.ts';
+import type { StateCache } from '../resources/state-cache.ts';
+import { PrimaryAccess } from './primary-access.ts';
+import type { ReplicaSpaces } from './replica-spaces.ts';
+import { SnapshotOrders } from './snapshot-orders.ts';
+import { SnapshotService } from './snapshot-service.ts';
+import { SnapshotTaker } from './snapshot-taker.ts';
+
+export interface SnapshotServiceParts {
+  store: ClusterStore;
+  cache: StateCache;
+  peers: AgentPeers;
+  spaces: ReplicaSpaces;
+  nodeId: NodeId;
+  clock: Clock;
+  random: Random;
+  logger: Logger;
+}
+
+/** Composes what answers the calls about snapshots. */
+export function snapshotServices(parts: SnapshotServiceParts): {
+  snapshots: SnapshotService;
+  snapshotOrders: SnapshotOrders;
+  access: PrimaryAccess;
+  taker: SnapshotTaker;
+} {
+  const access = new PrimaryAccess(parts);
+  const taker = new SnapshotTaker({ ...parts, access });
+  const snapshots = new SnapshotService(parts);
+  const snapshotOrders = new SnapshotOrders({ ...parts, access, taker, snapshots });
+  return { snapshots, snapshotOrders, access, taker };
+}

@@ -1,0 +1,128 @@
+import { StorError } from '@stor/protocol';
+import t from 'tap';
+import { TrashKeeper } from '../src/core/controllers/trash-keeper.ts';
+import { emptyState } from '../src/resources/cluster-state.ts';
+import { Rig } from './control-plane-rig.ts';
+import { volumeOn } from './volume-fixture.ts';
+
+const dayMs = 24 * 3_600_000;
+
+async function codeOf(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise;
+    return 'no error';
+  } catch (error) {
+    return error instanceof StorError ? `${error.code}: ${error.message}` : String(error);
+  }
+}
+
+t.test('a deleted volume stays in the trash with its snapshots, and comes back', async (t) => {
+  const rig = await Rig.open();
+  t.teardown(() => rig.close());
+  const client = rig.client();
+  const create = (name: string) =>
+    rig.during(client.createVolume({ name, sizeBytes: 2 ** 30, replicas: 3, labels: { a: 'b' } }));
+  const db = await create('db');
+  const { id } = db.metadata;
+  await rig.during(client.attachVolume({ name: 'db', node: 'n1' }));
+  rig.node(0).agent.write(id, 'data');
+  await rig.during(
+    client.createSnapshot({ volume: 'db', selector: {}, name: 'monday', labels: {} }),
+  );
+  t.match(await codeOf(rig.during(client.deleteVolume({ name: 'db' }))), /^FAILED_PRECONDITION/);
+  await rig.during(client.detachVolume({ name: 'db' }));
+  const nowMs = rig.clock.wallMs();
+  const { keptUntilMs } = await rig.during(client.deleteVolume({ name: 'db' }));
+  t.ok(keptUntilMs >= nowMs + dayMs && keptUntilMs < nowMs + dayMs + 10_000);
+  t.match(await codeOf(client.getVolume({ name: 'db' })), /^NOT_FOUND/);
+  t.match(await codeOf(client.getSnapshot({ name: 'db@monday' })), /^NOT_FOUND/);
+  t.match(await codeOf(rig.during(client.attachVolume({ name: id, node: 'n1' }))), /^NOT_FOUND/);
+  const { volumes } = await client.listTrash({});
+  t.match(volumes, [
+    {
+      metadata: { id, name: 'db', labels: { a: 'b' } },
+      spec: { sizeBytes: 2 ** 30, replicas: 3 },
+      status: { keptUntilMs, snapshots: 1, nodes: ['n1', 'n2', 'n3'], allocatedBytes: 5120 },
+    },
+  ]);
+  // its replicas are nobody's orphans, and nothing happens to them
+  for (let i = 0; i < 3_000; i++) await rig.turn();
+  for (const { agent, control } of rig.nodes) {
+    t.equal(agent.replicaList.size, 1);
+    t.equal(control.orphanReplicas, 0);
+  }
+  t.equal((await create('db')).status.health, 'healthy', 'the name is free');
+  t.match(
+    await codeOf(client.undeleteVolume({ name: 'db', newName: '' })),
+    /^ALREADY_EXISTS: there is a volume db already: .*undelete db --as NAME/,
+  );
+  t.match(await codeOf(client.undeleteVolume({ name: 'x', newName: '' })), /^NOT_FOUND: .* "x" in/);
+  t.match(await codeOf(client.undeleteVolume({ name: 'db', newName: '!' })), /^INVALID_ARGUMENT/);
+  const back = await rig.during(client.undeleteVolume({ name: 'db', newName: 'old' }));
+  t.match(back, { metadata: { id, name: 'old' }, status: { health: 'healthy' } });
+  t.same((await client.listTrash({})).volumes, []);
+  t.match(await client.getSnapshot({ name: 'old@monday' }), { status: { state: 'ready' } });
+  await rig.during(client.attachVolume({ name: 'old', node: 'n2' }));
+  t.same(
+    rig
+      .node(1)
+      .agent.membersOf(id)
+      .map(({ image }) => image),
+    ['data', 'data', 'data'],
+  );
+});
+
+t.test('the trash is emptied by order, and when the time is over', async (t) => {
+  const rig = await Rig.open();
+  t.teardown(() => rig.close());
+  const client = rig.client();
+  const trash = async (name: string, keepMs?: number): Promise<void> => {
+    await rig.during(client.createVolume({ name, sizeBytes: 4096, replicas: 1, labels: {} }));
+    await rig.during(client.createSnapshot({ volume: name, selector: {}, name: 's', labels: {} }));
+    const request = keepMs === undefined ? { name } : { name, keepMs };
+    await rig.during(client.deleteVolume(request));
+  };
+  const replicas = (): number =>
+    rig.nodes.reduce((sum, { agent }) => sum + agent.replicaList.size, 0);
+  for (const name of ['a', 'b', 'b', 'c']) await trash(name);
+  await trash('now', 0);
+  await rig.until(() => replicas() === 4);
+  t.match(await codeOf(client.deleteVolume({ name: 'x', keepMs: -1 })), /^INVALID_ARGUMENT/);
+  t.match(
+    await codeOf(client.emptyTrash({ name: 'b' })),
+    /^FAILED_PRECONDITION: 2 volumes in the trash were named b: give the id/,
+  );
+  const emptied = await rig.during(client.emptyTrash({ name: 'a' }));
+  t.match(emptied.volumes, [{ metadata: { name: 'a' } }]);
+  await rig.until(() => replicas() === 3);
+  const rest = await rig.during(client.emptyTrash({ name: '' }));
+  t.same(
+    rest.volumes.map(({ metadata }) => metadata.name),
+    ['c', 'b', 'b'],
+    'newest first',
+  );
+  await rig.until(() => replicas() === 0);
+  await trash('soon', 90_000);
+  const sinceMs = rig.clock.monotonicMs();
+  await rig.until(() => replicas() === 0);
+  t.ok(rig.clock.monotonicMs() - sinceMs >= 89_000);
+  await rig.until(async () => {
+    const { items } = await rig.cluster.store(rig.node(0).id).list('/stor/');
+    return items.every(({ key }) => !/deleted|trash|snapshot|replica-status/.test(key));
+  });
+  t.pass('nothing is left in the store');
+});
+
+t.test('a wall clock that is wrong empties nothing at once', async (t) => {
+  const state = emptyState();
+  const volume = volumeOn(['a']);
+  const trash = { deletedAtMs: 0, keptUntilMs: dayMs };
+  state.trash.set('v-1', { value: { ...volume, trash }, modRevision: 1 });
+  const keeper = new TrashKeeper();
+  const due = (monotonicMs: number, wallMs: number): number =>
+    keeper.due(state, { monotonicMs, wallMs }).length;
+  t.equal(due(0, 100 * dayMs), 0);
+  t.equal(due(59_999, 1_000), 0);
+  t.equal(due(60_000, 1_000), 0, 'put right');
+  t.equal(due(60_000, dayMs), 1);
+});
