@@ -1,5 +1,5 @@
 import { StorError, defaultPolicy, type AttachmentGrant } from '@stor/protocol';
-import type { BlockRequest, Extent, PrimaryVolume } from '@stor/replicator';
+import type { BlockRequest, ChangedExtent, Extent, PrimaryVolume } from '@stor/replicator';
 import { NoSnapshots } from '@stor/replicator/testing';
 import { silentLogger, systemNetwork, type Clock, type Network } from '@stor/runtime';
 import { NbdClient } from 'nbd-client-js';
@@ -64,6 +64,13 @@ export class ModelPrimary extends NoSnapshots implements PrimaryVolume {
     const state = this.#over ? 'stopped' : 'serving';
     const { volumeId, epoch } = this;
     return { volumeId, epoch, state, reason: '', stateAgeMs: 0, segments: [] };
+  }
+
+  /** the first half of what was asked has changed since `s-1`; there is no other snapshot */
+  override async changedExtents(from?: string | null): Promise<ChangedExtent[]> {
+    if (this.#over) throw this.#over;
+    if (from !== 's-1') throw new StorError('NOT_FOUND', `no snapshot ${String(from)}`);
+    return [{ offset: 0, length: this.sizeBytes / 2 }];
   }
 
   update(): void {}
@@ -290,6 +297,7 @@ export class ExportNode {
         shared: cluster.shared,
       }),
       volumeNames: async () => ['db'],
+      snapshotIds: async () => [{ id: 's-1', name: 'monday' }],
       primaryAddress: async () => {
         const { holder } = cluster;
         return holder && { nodeId: holder.node.id, nbd: `127.0.0.1:${holder.node.port}` };

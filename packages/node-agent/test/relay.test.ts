@@ -401,3 +401,38 @@ t.test('a raw client that leaves without a word while it is relayed', async (t) 
   await until(() => cluster.node(1).exports.liveVolumes()[0]?.connections === 1);
   await until(() => cluster.node(2).server.connectionCount === 0);
 });
+
+t.test('changes since a snapshot are told on any node, also while the primary moves', async (t) => {
+  const cluster = await ExportCluster.start(t, 2);
+  cluster.shared = true;
+  const monday = 'stor:dirty-since-monday';
+  const connect = (node: number): Promise<NbdClient> =>
+    NbdClient.connect({
+      host: '127.0.0.1',
+      port: cluster.node(node).port,
+      exportName: 'db',
+      metaContexts: ['base:allocation', monday, 'stor:dirty-since-never'],
+    });
+  const clients = [await connect(1), await connect(2)];
+  t.teardown(() => Promise.all(clients.map((client) => client.close())));
+  t.equal(cluster.node(2).exports.relayStats.connections, 1);
+  const half = cluster.memory.sizeBytes / 2;
+  const check = async (client: NbdClient): Promise<void> => {
+    t.same(client.metaContexts, ['base:allocation', monday]);
+    const extents = await client.blockStatus(4096, 2 * half - 4096, { context: monday });
+    const found = extents.map(({ offset, length, flags }) => [offset, length, flags]);
+    t.same(found, [
+      [4096, half - 4096, 1],
+      [half, half, 0],
+    ]);
+  };
+  for (const client of clients) await check(client);
+  // nobody is primary for a while: the question waits
+  cluster.failing.add(cluster.node(2));
+  await cluster.node(1).exports.handOver('v-1', cluster.epoch);
+  const asked = clients.map(check);
+  for (let i = 0; i < 20; i++) await turn();
+  cluster.failing.clear();
+  await cluster.node(2).exports.attach(cluster.grant(cluster.node(2), 'auto'));
+  await Promise.all(asked);
+});

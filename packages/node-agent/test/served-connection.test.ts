@@ -12,6 +12,7 @@ t.test('a target that was found is waited for no more when it is lost in its tur
     name: 'db',
     isDirect: false,
     peer: { id: 1, remote: 'test', client: null, contexts: [], left: new AbortController().signal },
+    snapshots: new Map(),
     relayIdentity: { id: 'c', sequence: [] },
     clock,
     place: async (each) => {

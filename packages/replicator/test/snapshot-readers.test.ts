@@ -5,6 +5,8 @@ import {
   FailoverSnapshotReader,
   LocalSnapshotReader,
   SegmentedSnapshotReader,
+  dirtyExtents,
+  dirtyWithin,
   type Extent,
   type ReplicaSnapshotReader,
   type ReplicaView,
@@ -208,6 +210,30 @@ t.test('changes since a snapshot that is not known do not cost the replica', asy
   t.same(await changed('s-a'), [{ offset: 0, length: sizeBytes, dirty: true }]);
   reader.close();
   await t.rejects(changed('s-a'), { code: 'ABORTED' });
+});
+
+t.test('ranges that changed and a map of chunks tell the same', async (t) => {
+  const chunkList = fc.uniqueArray(fc.nat(11));
+  fc.assert(
+    fc.property(chunkList, fc.nat(10), fc.integer({ min: 1, max: 12 }), (list, first, count) => {
+      const map = new Bitmap(12);
+      for (const chunk of list) map.add(chunk);
+      const changed: { offset: number; length: number }[] = [];
+      for (const chunk of map.list()) {
+        const last = changed.at(-1);
+        const offset = chunk * chunkBytes;
+        if (last && last.offset + last.length === offset) last.length += chunkBytes;
+        else changed.push({ offset, length: chunkBytes });
+      }
+      const offset = first * chunkBytes + 17;
+      const length = Math.min(count * chunkBytes, 12 * chunkBytes - offset);
+      for (const limit of [1, 2, 3, 100]) {
+        const expected = dirtyExtents(map, offset, length, limit);
+        t.same(dirtyWithin(changed, offset, length, limit), expected);
+      }
+    }),
+    { numRuns: 100 },
+  );
 });
 
 t.test('a volume of several segments is read over their boundaries', async (t) => {

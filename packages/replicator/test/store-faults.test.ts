@@ -175,6 +175,60 @@ t.test('an unclean stop asks the disk for write-back errors at open', async (t) 
   await store.close();
 });
 
+/** Writes to a chunk that is new, in a region without mark, until the process is killed. */
+async function killedWithin(at: number, seed: number): Promise<FaultyFiles> {
+  const files = new FaultyFiles({ seed });
+  const replica = await (await open(files)).createReplica({ ...identity, sizeBytes: 8 * mib });
+  const crashed = crashOf(files);
+  files.crashAfter(at, 'kill');
+  const calls = [write(replica, 4 * mib, chunkBytes, 2), flush(replica)];
+  await Promise.race([crashed, Promise.allSettled(calls)]);
+  files.cancelCrash();
+  files.kill();
+  return files;
+}
+
+function crashOf(files: FaultyFiles): Promise<void> {
+  return new Promise((resolve) => {
+    files.onCrash = resolve;
+  });
+}
+
+t.test('a kill, and a power cut while the disk is opened next', async (t) => {
+  let cuts = 0;
+  for (let seed = 1; seed <= 12; seed++) {
+    const at = 1 + (seed % 5);
+    for (let cut = 1; ; cut++) {
+      const files = await killedWithin(at, seed);
+      const crashed = crashOf(files);
+      files.crashAfter(cut, 'power');
+      const opened = open(files).then(() => 'opened');
+      const first = await Promise.race([crashed, opened.catch(() => 'crashed')]);
+      if (first === 'opened') break;
+      cuts += 1;
+      // what was lost then must not come back later, when its slot is used for something else
+      for (const life of [1, 2]) {
+        const failures = new Failures();
+        const store = await open(files, failures);
+        const replica = store.replica(identity.replicaId);
+        if (!replica) throw new Error('the replica is gone');
+        t.same(failures.all, [], `kill ${at}, cut ${cut}, life ${life}`);
+        const valid = new Uint8Array(chunkBytes / blockBytes);
+        const bytes = Buffer.alloc(chunkBytes);
+        await call((done) => {
+          replica.readUnverified(4 * mib, chunkBytes, bytes, 0, valid, done);
+        });
+        const untouched = valid.every((state) => state === 1) && bytes.every((byte) => byte === 0);
+        const isMarked = replica.marks().includes(1);
+        t.ok(untouched || isMarked, `kill ${at}, cut ${cut}, life ${life}: unmarked`);
+        if (life === 1 && !isMarked) await write(replica, 2 * mib, chunkBytes, 3);
+        files.kill();
+      }
+    }
+  }
+  t.ok(cuts > 30, `${cuts} cuts`);
+});
+
 t.test('a rotten block is found, inline and not, and named', async (t) => {
   const files = world();
   const store = await open(files);

@@ -1,5 +1,5 @@
 import { StorError, type ErrorCode } from '@stor/protocol';
-import type { BlockDevice, BlockRequest, Extent } from '@stor/replicator';
+import type { BlockDevice, BlockRequest, DirtyDone, DirtyExtent, Extent } from '@stor/replicator';
 import type { Clock, Network } from '@stor/runtime';
 import {
   NbdClient,
@@ -10,9 +10,11 @@ import {
   formatClientContext,
   optionReplyType,
   probeServer,
+  type BlockStatusExtent,
   type ClientIdentity,
   type OrderedRequest,
 } from 'nbd-client-js';
+import { dirtyContext, dirtyState } from '../core/nbd/meta-contexts.ts';
 import { KeptRequest } from './kept-request.ts';
 
 /** Requests of one connection on the wire to the primary: what one connection may have in flight. */
@@ -39,6 +41,8 @@ export interface RelayOptions {
   /** name of the export at the other node */
   exportName: string;
   identity: ClientIdentity;
+  /** names of the snapshots that changes may be asked since */
+  snapshots: readonly string[];
   network: Network;
   clock: Clock;
   stats: RelayStats;
@@ -84,7 +88,11 @@ export class RelayDevice implements BlockDevice {
       const client = await NbdClient.connect({
         ...options.address,
         exportName: options.exportName,
-        metaContexts: [allocationContext, formatClientContext(options.identity)],
+        metaContexts: [
+          allocationContext,
+          ...options.snapshots.map(dirtyContext),
+          formatClientContext(options.identity),
+        ],
         greetingTimeoutMs,
         connectTimeoutMs: grantTimeoutMs,
         maxInFlight,
@@ -127,18 +135,38 @@ export class RelayDevice implements BlockDevice {
     limit: number,
     done: (error: StorError | null, extents: Extent[]) => void,
   ): void {
-    void this.#askExtents(offset, length, limit).then((answer) => {
+    void this.#askStatus(offset, length, { limit, context: allocationContext }).then((answer) => {
       if (answer instanceof StorError) done(answer, []);
-      else done(null, answer);
+      else done(null, answer.map(allocatedExtent));
+    });
+  }
+
+  /** See NbdExportLease.changedSince. */
+  changedSince(
+    snapshot: string,
+    offset: number,
+    length: number,
+    limit: number,
+    done: DirtyDone,
+  ): void {
+    const context = dirtyContext(snapshot);
+    void this.#askStatus(offset, length, { limit, context }).then((answer) => {
+      if (answer instanceof StorError) done(answer, []);
+      else done(null, answer.map(dirtyExtent));
     });
   }
 
   /** Never rejects; an error that comes with the end of the connection comes after it. */
-  async #askExtents(offset: number, length: number, limit: number): Promise<Extent[] | StorError> {
+  async #askStatus(
+    offset: number,
+    length: number,
+    { limit, context }: { limit: number; context: string },
+  ): Promise<BlockStatusExtent[] | StorError> {
     this.#running += 1;
     this.#watch();
     try {
-      const extents = await this.#client.blockStatus(offset, length, { reqOne: limit === 1 });
+      const options = { reqOne: limit === 1, context };
+      const extents = await this.#client.blockStatus(offset, length, options);
       this.#oneDone();
       return clip(extents, offset + length).slice(0, limit);
     } catch (thrown) {
@@ -293,15 +321,16 @@ function connectError(error: unknown): StorError {
   return new StorError(answer, message, { ...options, details });
 }
 
-function clip(
-  extents: { offset: number; length: number; hole: boolean; zero: boolean }[],
-  end: number,
-): Extent[] {
+function clip(extents: BlockStatusExtent[], end: number): BlockStatusExtent[] {
   return extents
     .filter(({ offset }) => offset < end)
-    .map(({ offset, length, hole, zero }) => ({
-      offset,
-      length: Math.min(length, end - offset),
-      allocated: !(hole && zero),
-    }));
+    .map((extent) => ({ ...extent, length: Math.min(extent.length, end - extent.offset) }));
+}
+
+function allocatedExtent({ offset, length, hole, zero }: BlockStatusExtent): Extent {
+  return { offset, length, allocated: !(hole && zero) };
+}
+
+function dirtyExtent({ offset, length, flags }: BlockStatusExtent): DirtyExtent {
+  return { offset, length, dirty: (flags & dirtyState.dirty) !== 0 };
 }

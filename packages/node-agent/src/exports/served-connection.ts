@@ -1,7 +1,13 @@
 import { StorError, type VolumeId } from '@stor/protocol';
-import type { PrimaryVolume } from '@stor/replicator';
+import {
+  dirtyWithin,
+  type DirtyDone,
+  type DirtyExtent,
+  type PrimaryVolume,
+} from '@stor/replicator';
 import type { Clock } from '@stor/runtime';
 import type { ClientIdentity } from 'nbd-client-js';
+import { snapshotOfContext } from '../core/nbd/meta-contexts.ts';
 import type { NbdExportLease, NbdPeer } from '../nbd/nbd-exports.ts';
 import type { IdentifiedConnection } from './client-registry.ts';
 import { handOverTargetMs, type PrimaryEntry, type PrimaryUser } from './primaries.ts';
@@ -23,6 +29,8 @@ export interface ServedConnectionOptions {
   /** it came from another node's relay: served by a primary of this node, never relayed on */
   isDirect: boolean;
   peer: NbdPeer;
+  /** ids of the snapshots that changes may be asked since, by name */
+  snapshots: ReadonlyMap<string, string>;
   /** what relays of this connection say who they are; a number is added for each */
   relayIdentity: ClientIdentity;
   clock: Clock;
@@ -103,6 +111,13 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
     return this.#options.clock.monotonicMs() < this.#targetUntilMs;
   }
 
+  /** that its client asked for, and that there were when it came */
+  get snapshotNames(): string[] {
+    const { peer, snapshots } = this.#options;
+    const names = peer.contexts.map((context) => snapshotOfContext(context) ?? '');
+    return names.filter((name) => snapshots.has(name));
+  }
+
   waitForTarget(): void {
     this.#targetUntilMs = this.#options.clock.monotonicMs() + handOverTargetMs;
   }
@@ -122,9 +137,10 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
     return {
       device,
       readOnly: false,
-      // no contexts are offered, so nobody asks
-      changedSince: (snapshot, _offset, _length, _limit, done) => {
-        done(new StorError('NOT_FOUND', `volume ${this.name} has no snapshot ${snapshot}`), []);
+      changedSince: (snapshot, offset, length, limit, done) => {
+        device.ask<DirtyExtent>((_device, answer) => {
+          this.#changedSince(snapshot, offset, length, limit, answer);
+        }, done);
       },
       name: this.name,
       volumeId: this.volumeId ?? '',
@@ -137,6 +153,37 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
         else this.#listeners.push(listener);
       },
     };
+  }
+
+  /** Asked of whoever serves it now. */
+  #changedSince(
+    snapshot: string,
+    offset: number,
+    length: number,
+    limit: number,
+    done: DirtyDone,
+  ): void {
+    if (this.#relay) {
+      this.#relay.changedSince(snapshot, offset, length, limit, done);
+      return;
+    }
+    const id = this.#options.snapshots.get(snapshot);
+    if (id === undefined) {
+      done(new StorError('NOT_FOUND', `volume ${this.name} has no snapshot ${snapshot}`), []);
+      return;
+    }
+    if (!this.#primary) {
+      done(new StorError('UNAVAILABLE', `volume ${this.name} is being moved`), []);
+      return;
+    }
+    this.#primary.changedExtents(id, null).then(
+      (changed) => {
+        done(null, dirtyWithin(changed, offset, length, limit));
+      },
+      (error: unknown) => {
+        done(StorError.from(error), []);
+      },
+    );
   }
 
   /** The place where it is being served from now on, before that is known to succeed. */

@@ -48,11 +48,21 @@ export class SwitchingDevice implements BlockDevice {
     else this.#hold(KeptRequest.of('flush', request));
   }
   extents(offset: number, length: number, limit: number, done: ExtentsDone): void {
+    this.ask<Extent>((device, answer) => {
+      device.extents(offset, length, limit, answer);
+    }, done);
+  }
+
+  /** What changes nothing: asked of the device that there is, and again of the next one when it ends. */
+  ask<T>(
+    start: (device: BlockDevice, answer: (error: StorError | null, extents: T[]) => void) => void,
+    done: (error: StorError | null, extents: T[]) => void,
+  ): void {
     const target = this.#target;
     if (!target) {
       this.#hold({
-        startOn: (device) => {
-          device.extents(offset, length, limit, done);
+        startOn: () => {
+          this.ask(start, done);
         },
         done: (error) => {
           done(error, []);
@@ -60,11 +70,9 @@ export class SwitchingDevice implements BlockDevice {
       });
       return;
     }
-    target.extents(offset, length, limit, (error, extents) => {
-      // The device ended under it. What is allocated can be asked again, of the next one.
-      if (error && !this.#failure && this.#target !== target) {
-        this.extents(offset, length, limit, done);
-      } else done(error, extents);
+    start(target, (error, extents) => {
+      if (error && !this.#failure && this.#target !== target) this.ask(start, done);
+      else done(error, extents);
     });
   }
 

@@ -11,6 +11,7 @@ import {
 } from '@stor/protocol';
 import type { Network } from '@stor/runtime';
 import type { ClientIdentity } from 'nbd-client-js';
+import { snapshotOfContext } from '../core/nbd/meta-contexts.ts';
 import type { NbdExportLease, NbdExports, NbdPeer } from '../nbd/nbd-exports.ts';
 import { ClientRegistry } from './client-registry.ts';
 import { Primaries, type PrimariesOptions, type PrimaryEntry } from './primaries.ts';
@@ -31,6 +32,8 @@ const directPrefix = 'primary:';
  * ahead of all that the newer one brings, so nothing depends on it; it keeps the two apart in time.
  */
 const olderDrainMs = 2_000;
+
+const noSnapshots: ReadonlyMap<string, string> = new Map();
 
 export interface VolumeExportsOptions extends PrimariesOptions {
   nodeId: NodeId;
@@ -82,10 +85,10 @@ export class VolumeExports implements NbdExports {
   }
 
   async snapshotsOf(exportName: string, asked: readonly string[] | 'all'): Promise<string[]> {
-    const { name } = await this.info(exportName);
-    const snapshot = SnapshotExports.nameOf(name);
-    if (!snapshot) return [];
-    const names = [...(await this.#snapshots.idsOf(snapshot.volume)).keys()];
+    const snapshot = SnapshotExports.nameOf(exportName);
+    if (snapshot) await this.#snapshots.sizeOf(snapshot);
+    const volume = snapshot?.volume ?? parseName(exportName).name;
+    const names = [...(await this.#snapshots.idsOf(volume)).keys()];
     return asked === 'all' ? names : names.filter((each) => asked.includes(each));
   }
 
@@ -95,10 +98,13 @@ export class VolumeExports implements NbdExports {
     const { name, isDirect } = parseName(exportName);
     const { nodeId, agentInstance, clock, logger } = this.#options;
     const { client } = peer;
+    const asksForChanges = peer.contexts.some((context) => snapshotOfContext(context) !== null);
+    const snapshots = asksForChanges ? await this.#snapshots.idsOf(name) : noSnapshots;
     const connection = new ServedConnection({
       name,
       isDirect,
       peer,
+      snapshots,
       relayIdentity: client ?? { id: `${nodeId}-${agentInstance}-${peer.id}`, sequence: [] },
       clock,
       place: (each) => this.#place(each),
@@ -286,6 +292,7 @@ export class VolumeExports implements NbdExports {
         address,
         exportName: `${directPrefix}${name}`,
         identity: connection.nextRelayIdentity(),
+        snapshots: connection.snapshotNames,
         network,
         clock,
         stats: this.relayStats,

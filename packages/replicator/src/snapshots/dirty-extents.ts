@@ -23,3 +23,28 @@ export function dirtyExtents(
   }
   return extents;
 }
+
+/** The same from ranges that changed, which are ascending and apart. */
+export function dirtyWithin(
+  changed: readonly { offset: number; length: number }[],
+  offset: number,
+  length: number,
+  limit: number,
+): DirtyExtent[] {
+  const end = offset + length;
+  const extents: DirtyExtent[] = [];
+  let at = offset;
+  const add = (to: number, dirty: boolean): void => {
+    if (to > at) extents.push({ offset: at, length: to - at, dirty });
+    at = Math.max(at, to);
+  };
+  for (const range of changed) {
+    const rangeEnd = range.offset + range.length;
+    if (rangeEnd <= offset) continue;
+    if (range.offset >= end || extents.length > limit) break;
+    add(Math.min(range.offset, end), false);
+    add(Math.min(rangeEnd, end), true);
+  }
+  add(end, false);
+  return extents.slice(0, limit);
+}

@@ -46,6 +46,8 @@ export class ImageFiles {
     ];
     let newest: StoreImage | null = null;
     for (const file of opened) {
+      // a killed process may have left it in the page cache only, and the other one is torn next
+      file.datasyncSync();
       const image = decodeImage(readWhole(file), crc32);
       if (image && (newest === null || image.serial > newest.serial)) newest = image;
     }

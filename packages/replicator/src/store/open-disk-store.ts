@@ -152,7 +152,11 @@ async function openLocked(open: OpenDiskStore, lock: DirectoryLock): Promise<Dis
   return store;
 }
 
-/** Both were made of one size and never change it; a shorter one has lost records. */
+/**
+ * Both were made of one size and never change it; a shorter one has lost records. A killed process may have
+ * left its last frame in the page cache only: tables must not be written from what a power cut
+ * can still take away.
+ */
 function openJournals(files: Files, directory: string): [OpenFile, OpenFile] {
   const journals = journalNames.map((name) => files.open(path.join(directory, name))) as [
     OpenFile,
@@ -160,7 +164,10 @@ function openJournals(files: Files, directory: string): [OpenFile, OpenFile] {
   ];
   const sizes = journals.map((file) => file.size().sizeBytes);
   const [size = 0] = sizes;
-  if (size >= minJournalBytes && size % unitBytes === 0 && sizes[1] === size) return journals;
+  if (size >= minJournalBytes && size % unitBytes === 0 && sizes[1] === size) {
+    for (const file of journals) file.datasyncSync();
+    return journals;
+  }
   for (const file of journals) file.close();
   throw new StorError(
     'DISK_FAILED',

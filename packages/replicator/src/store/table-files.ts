@@ -21,7 +21,10 @@ export class TableFiles {
 
   static open(files: Files, directory: string): TableFiles {
     const map = files.open(path.join(directory, 'map'));
-    return new TableFiles({ map, regions: files.open(path.join(directory, 'regions')) });
+    const regions = files.open(path.join(directory, 'regions'));
+    // a killed process may have left one copy of a page in the page cache only
+    for (const file of [map, regions]) file.datasyncSync();
+    return new TableFiles({ map, regions });
   }
 
   /** Both tables at full size, so that their pages never need new space. */

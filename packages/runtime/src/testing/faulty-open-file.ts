@@ -23,6 +23,11 @@ function wholePages(position: number, length: number, share: number): number {
   return Math.max(0, Math.min(length, cut - position));
 }
 
+/** Up to the end of the page that the part of `early` bytes ends in. */
+function begunBytes(position: number, length: number, early: number): number {
+  return Math.min(length, Math.ceil((position + early) / 4096) * 4096 - position);
+}
+
 /** A file as one process has it open. */
 export class FaultyOpenFile implements OpenFile {
   readonly path: string;
@@ -100,7 +105,10 @@ export class FaultyOpenFile implements OpenFile {
             this.#cutShort(bytes, start, length, position, early, share);
           });
         } catch (error) {
-          if (this.#world.isAlive(this.#process)) done(error as Error);
+          if (!this.#world.isAlive(this.#process)) return;
+          const begun = early > 0 ? begunBytes(position, length, early) : 0;
+          if (begun > 0) this.#content.write(bytes, start, begun, position);
+          done(error as Error);
           return;
         }
         this.#content.write(bytes, start + early, rest, position + early);
@@ -121,9 +129,11 @@ export class FaultyOpenFile implements OpenFile {
     early: number,
     share: number,
   ): void {
-    const begun = Math.min(length, Math.ceil((position + early) / 4096) * 4096 - position);
-    const until = Math.max(wholePages(position, length, share), early > 0 ? begun : 0);
-    if (this.#hasRoom(until, position)) this.#content.write(bytes, start, until, position);
+    // a page that was begun has its room already, and is always finished
+    const begun = early > 0 ? begunBytes(position, length, early) : 0;
+    const until = Math.max(wholePages(position, length, share), begun);
+    const written = this.#hasRoom(until, position) ? until : begun;
+    if (written > 0) this.#content.write(bytes, start, written, position);
   }
 
   #hasRoom(length: number, position: number): boolean {
