@@ -208,6 +208,15 @@ t.test('without orders it stops', async (t) => {
   t.notOk(volume.isScrubbing);
 });
 
+t.test('the volume is wanted until its end was heard', async (t) => {
+  const { cluster, volume } = await begin({ seed: 12 });
+  volume.scrub(orderOf(volume));
+  await cluster.run(5_000);
+  t.ok(volume.isScrubbing, 'it has ended, and nobody knows');
+  t.match(volume.scrub(orderOf(volume)), { state: 'finished' });
+  t.notOk(volume.isScrubbing);
+});
+
 t.test('its rate is a limit', async (t) => {
   const { cluster, volume } = await begin({ seed: 8, chunks: 12 });
   const beganMs = cluster.scheduler.nowMs;

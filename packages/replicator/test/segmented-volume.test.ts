@@ -18,7 +18,7 @@ class FakeSegment extends NoSnapshots implements SegmentPrimary {
   durable: Buffer;
   isSettling = false;
   scrubber = {
-    isActive: false,
+    isWanted: false,
     order: (): never => {
       throw new Error('nobody scrubs it');
     },

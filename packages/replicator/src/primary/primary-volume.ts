@@ -89,7 +89,7 @@ export interface PrimaryVolume extends BlockDevice, SnapshotOrders {
    * seconds, else it stops. Null while the volume does not serve.
    */
   scrub(order: ScrubOrder): ScrubProgress | null;
-  /** a scrub is under way: whoever would detach an unused volume should wait */
+  /** a scrub is under way, or its end was not heard yet: whoever would detach an unused volume should wait */
   readonly isScrubbing: boolean;
   /**
    * Called once when this primary is over: STALE_EPOCH (a newer one exists), ABORTED (stopped),

@@ -58,6 +58,8 @@ interface Run {
   chunk: number;
   paused: boolean;
   finished: boolean;
+  /** ... and whoever orders it has heard so */
+  told: boolean;
   /** without another order it ends then */
   untilMs: number;
   notBeforeMs: number;
@@ -98,13 +100,17 @@ export class Scrubber implements SegmentPart {
     run.untilMs = nowMs + scrubOrderMs;
     this.#options.budget.rate = order.rateBytesPerSecond;
     this.#pump();
+    run.told = run.finished;
     return this.#progress(run);
   }
 
-  /** A run is under way that is not paused; the volume should stay attached for it. */
-  get isActive(): boolean {
+  /**
+   * A run is under way that is not paused, or nobody has heard yet that it is finished: the volume
+   * should stay attached.
+   */
+  get isWanted(): boolean {
     const run = this.#run;
-    return run !== null && !run.finished && !run.paused && this.#nowMs() < run.untilMs;
+    return run !== null && !run.told && !run.paused && this.#nowMs() < run.untilMs;
   }
 
   /** allocated and not read yet */
@@ -132,6 +138,7 @@ export class Scrubber implements SegmentPart {
       chunk,
       paused,
       finished: false,
+      told: false,
       untilMs: nowMs,
       notBeforeMs: nowMs,
       message: '',
@@ -187,7 +194,8 @@ export class Scrubber implements SegmentPart {
 
   #pump(): void {
     const run = this.#run;
-    if (!run || this.#busy || this.#segment.stopped || !this.isActive) return;
+    if (!run || this.#busy || this.#segment.stopped) return;
+    if (run.finished || !this.isWanted) return;
     run.message = this.#whyNot(run);
     if (run.message !== '') return;
     const chunk = this.#next(run.chunk);

@@ -29,7 +29,7 @@ export interface SegmentPrimary extends Omit<PrimaryVolume, 'scrub' | 'isScrubbi
   /** A node listens elsewhere now. */
   peerMoved(nodeId: string, host: string, port: number): void;
   /** its part of a scrub of the volume */
-  readonly scrubber: Pick<Scrubber, 'order' | 'isActive'>;
+  readonly scrubber: Pick<Scrubber, 'order' | 'isWanted'>;
   /** replicas are still being made equal after an unclean stop: flushes are about that too */
   readonly isSettling: boolean;
 }
@@ -209,7 +209,7 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
   }
 
   get isScrubbing(): boolean {
-    return this.#state === 'serving' && this.#engines.some((engine) => engine.scrubber.isActive);
+    return this.#state === 'serving' && this.#engines.some((engine) => engine.scrubber.isWanted);
   }
 
   onStopped(listener: (reason: StorError) => void): void {
