@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
 import { bitFlips } from './store/bit-flips.ts';
+import { brim } from './store/brim.ts';
 import { startUp } from './store/start-up.ts';
 import type { StoreStage } from './store/stage.ts';
 
@@ -11,6 +12,7 @@ import type { StoreStage } from './store/stage.ts';
 const parts: Record<string, (stage: StoreStage) => Promise<void>> = {
   'start-up': startUp,
   'bit-flips': bitFlips,
+  brim,
 };
 
 const { positionals, values } = parseArgs({

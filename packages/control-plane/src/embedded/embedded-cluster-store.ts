@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { StorError } from '@stor/protocol';
 import { systemFiles } from '@stor/runtime';
-import { LevelRaftStorage, decodeMessages, type RaftNode } from 'raft-ts';
+import { LevelRaftStorage, decodeMessages, type OpenKeyValueLog, type RaftNode } from 'raft-ts';
 import { ClusterStoreMachine } from '../cluster-store-machine.ts';
 import { resultOrThrow } from '../cluster-store-result.ts';
 import type {
@@ -29,6 +29,7 @@ import {
 } from '../core/kv/kv-command.ts';
 import { decodeResult, encodeResult } from '../core/kv/kv-result.ts';
 import type { KvResult } from '../core/kv/kv-state.ts';
+import { Ballast } from './ballast.ts';
 import { CallDeadline } from './call-deadline.ts';
 import { LatencyHistogram } from './latency-histogram.ts';
 import { LeaderCalls } from './leader-calls.ts';
@@ -36,8 +37,10 @@ import { LeaseKeeper } from './lease-keeper.ts';
 import type { PeerLink } from './peer-link.ts';
 import { openLinks, openNode, type EmbeddedStoreOptions, type Failure } from './open-node.ts';
 import { fromRaft, fromRaftStorage } from './raft-errors.ts';
+import { levelLogs } from './raft-logs.ts';
 import { callMetadata } from './raft-rpc.ts';
 import { RaftService } from './raft-service.ts';
+import { RoomyLog } from './roomy-log.ts';
 import { claimFolder } from './store-identity.ts';
 import { longLivedController } from '../resources/long-lived.ts';
 
@@ -146,7 +149,7 @@ export class EmbeddedClusterStore implements ClusterStore {
     const { clusterId, id } = options;
     claimFolder(options.files ?? systemFiles, options.dataPath, clusterId, id);
     const logPath = path.join(options.dataPath, 'log');
-    const storage = await LevelRaftStorage.open(logPath, options.logs?.open).catch(
+    const storage = await LevelRaftStorage.open(logPath, logOpener(options)).catch(
       (error: unknown) => {
         throw fromRaftStorage(error, logPath);
       },
@@ -410,4 +413,12 @@ export class EmbeddedClusterStore implements ClusterStore {
 function stopped(cause: StorError): StorError {
   const message = `this member of the cluster store has stopped: ${cause.message}`;
   return new StorError('UNAVAILABLE', message, { cause });
+}
+
+function logOpener(options: EmbeddedStoreOptions): OpenKeyValueLog {
+  const { dataPath, clock, logger, files = systemFiles, logs = levelLogs } = options;
+  const { open } = logs;
+  if (!logs.needsBallast) return open;
+  const ballast = new Ballast(files, dataPath, path.join(dataPath, 'ballast'));
+  return (logPath) => RoomyLog.open(logPath, { open, ballast, clock, logger });
 }

@@ -6,7 +6,13 @@ export interface RaftLogs {
   open: OpenKeyValueLog;
   /** Has a log been opened in this directory before? */
   exists(path: string): boolean;
+  /** they lie on a file system that may be full: room is kept for them */
+  readonly needsBallast?: boolean;
 }
 
 /** Raft logs in LevelDB. */
-export const levelLogs: RaftLogs = { open: openLevelLog, exists: existsSync };
+export const levelLogs: RaftLogs = {
+  open: openLevelLog,
+  exists: existsSync,
+  needsBallast: true,
+};
