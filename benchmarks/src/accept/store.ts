@@ -5,7 +5,6 @@ import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
 import { bitFlips } from './store/bit-flips.ts';
 import { brim } from './store/brim.ts';
-import { checksums } from './store/checksums.ts';
 import { startUp } from './store/start-up.ts';
 import type { StoreStage } from './store/stage.ts';
 
@@ -14,7 +13,6 @@ const parts: Record<string, (stage: StoreStage) => Promise<void>> = {
   'start-up': startUp,
   'bit-flips': bitFlips,
   brim,
-  checksums,
 };
 
 const { positionals, values } = parseArgs({

@@ -21,8 +21,6 @@ export interface AgentPlace {
   nbdPort: number;
   /** network namespace that the agent runs in; none: that of this process */
   netns?: string;
-  /** variables of its environment, beside those of this process */
-  env?: Record<string, string>;
 }
 
 /** One real agent: a process started from `bin/stor-agent`, known by its own child handle only. */
@@ -71,11 +69,7 @@ export class AgentProcess {
     const [program = '', ...args] = [...inNetns, ...agent];
     const child = spawn(program, args, {
       stdio: ['ignore', log, log],
-      env: {
-        ...process.env,
-        ...(netns === undefined ? {} : { STOR_SKIP_BUILD: '1' }),
-        ...this.place.env,
-      },
+      env: { ...process.env, ...(netns === undefined ? {} : { STOR_SKIP_BUILD: '1' }) },
     });
     closeSync(log);
     this.#child = child;

@@ -19,8 +19,6 @@ export interface TestClusterOptions {
   extraConfig?: string;
   /** a network namespace for each node, by index; without it all are on loopback */
   netnsOf?: (index: number) => { name: string; address: string };
-  /** variables of every agent's environment, beside those of this process */
-  agentEnv?: Record<string, string>;
 }
 
 const portsPerNode = 8;
@@ -64,7 +62,6 @@ export class TestCluster {
         httpPort: first + 1,
         nbdPort: first + 3,
         ...(netns ? { netns: netns.name } : {}),
-        ...(options.agentEnv ? { env: options.agentEnv } : {}),
       });
     });
     const cluster = new TestCluster(dir, options.dir === undefined, clusterId, agents);

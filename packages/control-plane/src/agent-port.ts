@@ -93,6 +93,8 @@ export interface LiveVolume {
   /** for how long it has been in this state (ms) */
   stateAgeMs: number;
   connections: number;
+  /** as its clients see it (bytes); absent: it does not serve yet */
+  sizeBytes?: number;
   allocatedBytes: number;
   /** what is left to settle after an unclean stop */
   settleBytesRemaining: number;
@@ -137,6 +139,7 @@ export interface ReplicaSpace {
  * - confirm, drop: on every replica that can be reached; for an unknown id there is nothing to do
  * - rollback: the volume becomes what it was; FAILED_PRECONDITION while clients are connected
  *   unless `force`
+ * - resize: every in-sync replica becomes so large; the volume follows when its record says so
  * - changes: what differs between two images (chunks); '' as `from` is an empty one, as `to` the
  *   live one; at most `limit` extents that begin at `offset` or later
  */
@@ -148,6 +151,7 @@ export type PrimaryOrder =
   | { type: 'release'; token: string }
   | { type: 'seal' | 'confirm' | 'drop'; snapshotId: SnapshotId }
   | { type: 'rollback'; snapshotId: SnapshotId; force: boolean }
+  | { type: 'resize'; sizeBytes: number }
   | { type: 'changes'; from: string; to: string; offset: number; limit: number };
 
 /** What is not said by an order is 0, true or empty. */

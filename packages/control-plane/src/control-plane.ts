@@ -37,6 +37,7 @@ import type { SnapshotServiceParts } from './api/snapshot-services.ts';
 import { TrashService } from './api/trash-service.ts';
 import { storService } from './api/stor-service.ts';
 import { VolumeChanges } from './api/volume-changes.ts';
+import { VolumeGrowthOrders } from './api/volume-growth.ts';
 import { VolumeInsight } from './api/volume-insight.ts';
 import { VolumeService } from './api/volume-service.ts';
 import type { ClusterStore, StoreCallOptions } from './cluster-store.ts';
@@ -121,7 +122,12 @@ export class ControlPlane implements ControlPlanePort {
     const disks = new DiskService({ store, peers, logger });
     const trash = new TrashService({ ...options, volumes, spaces: controlPlane.#spaces });
     const more = { ...snapshotServices(controlPlane.#orderParts()), trash };
-    const orders = { volumes, changes, primaries, insight, disks, ...more };
+    const growth = new VolumeGrowthOrders({
+      ...controlPlane.#orderParts(),
+      volumes,
+      access: more.access,
+    });
+    const orders = { volumes, changes, growth, primaries, insight, disks, ...more };
     const events = controlPlane.#events;
     const scrubs = new ScrubService({ ...options, events });
     const stor = storService({ store, events, scrubs, ...orders, node, cluster: { id, name } });

@@ -42,6 +42,7 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   detachVolume: 'once',
   // the same change again changes nothing more
   updateVolume: 'repeatable',
+  resizeVolume: 'repeatable',
   moveReplica: 'once',
   movePrimary: 'once',
   fenceVolume: 'once',
@@ -132,6 +133,7 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     attachVolume: call('attachVolume'),
     detachVolume: call('detachVolume'),
     updateVolume: call('updateVolume'),
+    resizeVolume: call('resizeVolume'),
     moveReplica: call('moveReplica'),
     movePrimary: call('movePrimary'),
     fenceVolume: call('fenceVolume'),

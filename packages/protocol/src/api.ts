@@ -117,6 +117,17 @@ export interface StorApi {
     options?: CallOptions,
   ): Promise<Volume>;
   /**
+   * Makes a volume larger, in use or not: within its last segment and by others that are placed as at
+   * a creation. Returns when whoever connects sees the new size; connections that are open keep the
+   * old one. After an error the volume has one size or the other: the same request again ends what
+   * was begun. NOT_FOUND, INVALID_ARGUMENT (smaller, or too large), FAILED_PRECONDITION (another size
+   * is under way), NO_SPACE, UNAVAILABLE, TIMEOUT.
+   */
+  resizeVolume(
+    request: { name: string; sizeBytes: number },
+    options?: CallOptions,
+  ): Promise<Volume>;
+  /**
    * Moves a replica (its id, or the name or id of its node) to another node (`disk` '': the best one
    * there): a new one is filled first. Returns at once. NOT_FOUND, INVALID_ARGUMENT (the node has
    * replicas of several segments: name one by its id), FAILED_PRECONDITION, NO_SPACE.

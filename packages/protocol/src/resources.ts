@@ -476,7 +476,12 @@ export interface VolumeSettings {
    * that is not `ready` here never became one. Later lists may be older than a snapshot that this
    * primary is taking, so what they do not name is left alone: only `deleting` ones are dropped.
    */
-  snapshots?: { id: SnapshotId; state: SnapshotPhase }[];
+  snapshots?: {
+    id: SnapshotId;
+    state: SnapshotPhase;
+    /** of the volume when it was taken: segments behind it do not have it. Absent: not known */
+    sizeBytes?: number;
+  }[];
   segments: {
     index: number;
     /** as recorded; only a grant's counts: afterwards the primary alone changes the set (I4) */

@@ -22,6 +22,7 @@ import { usedSpace, volumeColumns, volumeSheet } from '../resource-views.ts';
 import { addAttachmentCommands } from './volume-attachment.ts';
 import { addExplainCommand } from './volume-explain.ts';
 import { addMoveCommands } from './volume-move.ts';
+import { addResizeCommand } from './volume-resize.ts';
 import { addUpdateCommand } from './volume-update.ts';
 
 export function addVolumeCommands(program: Command, run: RunAction): Command {
@@ -30,6 +31,7 @@ export function addVolumeCommands(program: Command, run: RunAction): Command {
   addViews(volume, run);
   addExplainCommand(volume, run);
   addUpdateCommand(volume, run);
+  addResizeCommand(volume, run);
   addMoveCommands(volume, run);
   addAttachmentCommands(volume, run);
   addRemove(volume, run);

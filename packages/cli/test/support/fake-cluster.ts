@@ -224,6 +224,18 @@ export class FakeCluster {
       }),
       createVolume: call('createVolume', (request) => this.create(request)),
       updateVolume: call('updateVolume', (request) => this.update(request)),
+      resizeVolume: call('resizeVolume', ({ name, sizeBytes }) => {
+        const volume = this.volume(name);
+        const wanted = Math.ceil(sizeBytes / 4096) * 4096;
+        if (wanted < volume.spec.sizeBytes) {
+          throw new StorError(
+            'INVALID_ARGUMENT',
+            `volume ${volume.metadata.name} cannot become smaller`,
+          );
+        }
+        volume.spec.sizeBytes = wanted;
+        return volume;
+      }),
       moveReplica: call('moveReplica', (request) => this.move(request)),
       movePrimary: call('movePrimary', ({ name, node }) => {
         const volume = this.volume(name);

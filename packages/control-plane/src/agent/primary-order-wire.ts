@@ -15,6 +15,7 @@ export interface WireOrder {
   to: string;
   offset: number;
   limit: number;
+  sizeBytes: number;
 }
 
 export function encodedOrder(volumeId: VolumeId, epoch: number, order: PrimaryOrder): object {
@@ -41,6 +42,8 @@ export function decodedOrder(wire: WireOrder): PrimaryOrder {
       return { type, snapshotId };
     case 'rollback':
       return { type, snapshotId, force };
+    case 'resize':
+      return { type, sizeBytes: wire.sizeBytes };
     case 'changes':
       return { type, from, to, offset, limit };
     default:

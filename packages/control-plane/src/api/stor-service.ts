@@ -17,6 +17,7 @@ import type { CreateSnapshotRequest, SnapshotOrders } from './snapshot-orders.ts
 import type { SnapshotService } from './snapshot-service.ts';
 import type { ScrubService } from './scrub-service.ts';
 import type { TrashService } from './trash-service.ts';
+import type { VolumeGrowthOrders } from './volume-growth.ts';
 import type { VolumeChanges } from './volume-changes.ts';
 import type { VolumeInsight } from './volume-insight.ts';
 import type { CreateVolumeRequest, VolumeService } from './volume-service.ts';
@@ -32,6 +33,7 @@ interface StorServiceOptions {
   disks: DiskService;
   volumes: VolumeService;
   changes: VolumeChanges;
+  growth: VolumeGrowthOrders;
   primaries: PrimaryOrders;
   insight: VolumeInsight;
   snapshots: SnapshotService;
@@ -86,6 +88,8 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     attachVolume: ({ name, node }: Request<'attachVolume'>) => volumes.attach(name, node),
     detachVolume: ({ name }: Request<'detachVolume'>) => volumes.detach(name),
     updateVolume: (request: Request<'updateVolume'>) => changes.update(request),
+    resizeVolume: ({ name, sizeBytes }: Request<'resizeVolume'>, { signal }: CallContext) =>
+      options.growth.resize(name, sizeBytes, signal),
     moveReplica: (request: Request<'moveReplica'>) => changes.moveReplica(request),
     movePrimary: ({ name, node }: Request<'movePrimary'>, { signal }: CallContext) =>
       primaries.movePrimary(name, node, signal),

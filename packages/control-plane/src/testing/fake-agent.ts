@@ -1,4 +1,4 @@
-import { chunkBytes, StorError } from '@stor/protocol';
+import { chunkBytes, segmentSizeBytes, StorError } from '@stor/protocol';
 import type {
   AttachmentGrant,
   DiskId,
@@ -28,6 +28,7 @@ interface FakeReplica {
   replicaId: ReplicaId;
   volumeId: VolumeId;
   diskId: DiskId;
+  segment: number;
   sizeBytes: number;
   /** stands for its bytes */
   image: string;
@@ -102,14 +103,14 @@ export class FakeAgent implements AgentPort {
   async createReplica(diskId: DiskId, replica: NewReplica): Promise<void> {
     if (this.createGate) await this.createGate;
     if (this.createError) throw this.createError;
-    const { replicaId, volumeId, sizeBytes, cloneOf } = replica;
+    const { replicaId, volumeId, segment, sizeBytes, cloneOf } = replica;
     const source = cloneOf && this.replicaList.get(cloneOf.replicaId);
     const origin = cloneOf && source?.snapshots.get(cloneOf.snapshotId);
     if (cloneOf && (origin?.state !== 'ready' || source?.diskId !== diskId)) {
       throw new StorError('NOT_FOUND', `no snapshot ${cloneOf.snapshotId} on disk ${diskId}`);
     }
     const image = origin?.image ?? '';
-    const made = { replicaId, volumeId, diskId, sizeBytes, image, snapshots: new Map() };
+    const made = { replicaId, volumeId, diskId, segment, sizeBytes, image, snapshots: new Map() };
     this.replicaList.set(replicaId, made);
   }
 
@@ -143,6 +144,14 @@ export class FakeAgent implements AgentPort {
     }
     const answer = { pausedMs: 0, intact: true, extents: [] };
     switch (order.type) {
+      case 'resize': {
+        const { segmentBytes = order.sizeBytes } = held.grant;
+        for (const replica of this.membersOf(volumeId)) {
+          const wanted = segmentSizeBytes(order.sizeBytes, segmentBytes, replica.segment);
+          replica.sizeBytes = Math.max(replica.sizeBytes, wanted);
+        }
+        return answer;
+      }
       case 'flush':
       case 'seal':
         return answer;
@@ -271,6 +280,7 @@ export class FakeAgent implements AgentPort {
       reason: '',
       stateAgeMs: 0,
       connections,
+      sizeBytes: grant.sizeBytes,
       allocatedBytes: 4096,
       settleBytesRemaining: 0,
       replicas: [],

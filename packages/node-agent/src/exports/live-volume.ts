@@ -21,6 +21,7 @@ export function liveVolume(
     reason: status?.reason ?? '',
     stateAgeMs: status?.stateAgeMs ?? nowMs - entry.sinceMs,
     connections: entry.users.size,
+    ...(entry.primary ? { sizeBytes: entry.primary.sizeBytes } : {}),
     allocatedBytes,
     settleBytesRemaining: segments.reduce((sum, each) => sum + each.settleBytesRemaining, 0),
     badBlocks: {

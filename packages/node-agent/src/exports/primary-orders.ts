@@ -34,6 +34,9 @@ export async function carryOut(
     case 'drop':
       await primary.dropSnapshot(order.snapshotId);
       return done;
+    case 'resize':
+      await primary.resize(order.sizeBytes);
+      return done;
     case 'changes': {
       const { from, to, offset, limit } = order;
       const all = await primary.changedExtents(from === '' ? null : from, to === '' ? null : to);

@@ -3,6 +3,7 @@ import {
   segmentBytesOf,
   segmentSizeBytes,
   type AttachmentGrant,
+  type SnapshotId,
   type ScrubOrder,
   type ScrubProgress,
   type VolumeSettings,
@@ -79,6 +80,7 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
     this.#sizeBytes = grant.sizeBytes;
     this.#segmentBytes = segmentBytesOf(grant);
     this.orders = new SegmentedOrders(this.#engines, this.#segmentBytes);
+    this.orders.update(grant);
     for (const [index, segment] of [...grant.segments].entries()) {
       if (segment.index !== index) throw misfit(grant.volumeId);
       const sizeBytes = segmentSizeBytes(grant.sizeBytes, this.#segmentBytes, index);
@@ -196,7 +198,14 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
         segments: segment ? [segment] : [],
       });
     });
+    this.orders.update(settings);
     this.#grow(settings);
+  }
+
+  override async rollback(snapshotId: SnapshotId, options?: { token: string }): Promise<void> {
+    // its changes are seen by no request of a client
+    for (const need of this.#flushNeeds) need.unseen();
+    await super.rollback(snapshotId, options);
   }
 
   peerMoved(nodeId: string, host: string, port: number): void {

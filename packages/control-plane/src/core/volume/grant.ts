@@ -35,6 +35,7 @@ export function settingsOf(
     snapshots: snapshotsOf(state, metadata.id).map(({ value }) => ({
       id: value.id,
       state: snapshotPhase(value),
+      sizeBytes: value.sizeBytes,
     })),
     segments: status.segments.map((segment) => ({
       index: segment.index,
