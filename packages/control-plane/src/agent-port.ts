@@ -65,6 +65,8 @@ export interface LiveReplica {
   state: string;
   /** while it is made equal, else 0: what is still to be compared */
   bytesRemaining: number;
+  /** its disk has no room for a new chunk: writes that need one get ENOSPC */
+  noSpace?: boolean;
   /** of the resync that runs, or waits; absent when none is wanted */
   resync?: LiveResync;
 }
@@ -98,6 +100,8 @@ export interface LiveVolume {
   allocatedBytes: number;
   /** what is left to settle after an unclean stop */
   settleBytesRemaining: number;
+  /** writes refused for lack of space since it became primary; only known on its own node */
+  noSpaceWrites?: number;
   /** blocks that did not verify at a member since it became primary, and those repaired (I9) */
   badBlocks?: { found: number; repaired: number };
   replicas: LiveReplica[];

@@ -450,6 +450,29 @@ t.test('health says what the primary says', async (t) => {
   t.equal(describeVolume(few, state, live('serving'), 'a').status.health, 'degraded');
 });
 
+t.test('a full disk is named, once, and the volume stays healthy', async (t) => {
+  const state = clusterOf(three);
+  const value = volumeOn(['a', 'b', 'c'], heldByA);
+  const full = { state: 'in-sync', bytesRemaining: 0, noSpace: true };
+  const said = live('serving', {}, [
+    { ...full, replicaId: 'r-b' },
+    { state: 'in-sync', bytesRemaining: 0, replicaId: 'r-a' },
+  ]);
+  const text = 'no space on disk /disk/b of node b for new chunks';
+  const { status } = describeVolume({ value, modRevision: 1 }, state, said, 'a');
+  t.match(status, { health: 'healthy', message: text });
+  const explained = explainVolume(see(state, value, said));
+  t.same(
+    explained.causes.map((cause) => cause.text),
+    [text],
+  );
+  t.match(explained.next, ['writes that need a new chunk go on by themselves when there is space']);
+  t.match(explained.advice, [/^free space on that disk/]);
+  const one = volumeOn(['a', 'b', 'c'], { ...heldByA, inSync: ['a', 'b'] });
+  const degraded = describeVolume({ value: one, modRevision: 1 }, state, said, 'a').status;
+  t.match(degraded.message, /^2 of 3 replicas in sync: .*; no space on disk \/disk\/b of node b/);
+});
+
 t.test('rebuilds: what runs, waits and why', async (t) => {
   const state = clusterOf({ ...three, d: { up: false, downSinceMs: 990_000 }, e: {} });
   const resync = {

@@ -73,6 +73,16 @@ export const metricFamilies: readonly MetricFamily[] = [
     type: 'counter',
   },
   {
+    name: 'stor_primary_no_space_writes_total',
+    help: 'Writes that got ENOSPC because a replica had no room for a new chunk',
+    type: 'counter',
+  },
+  {
+    name: 'stor_primary_full_replicas',
+    help: 'Replicas whose disk has no room for a new chunk: writes that need one get ENOSPC',
+    type: 'gauge',
+  },
+  {
     name: 'stor_scrub_errors_total',
     help: 'Blocks of a disk that did not match their checksum, found by scrubs and reads of this node',
     type: 'counter',

@@ -113,8 +113,9 @@ function addLane(
 }
 
 /** What the primaries of this node say of themselves, and of the replicas that they fill. */
-function addPrimaries({ node, lane, live }: MetricSources, add: Add): void {
-  for (const { volumeId, state, settleBytesRemaining, badBlocks, replicas } of live) {
+function addPrimaries({ node, lane, live: volumes }: MetricSources, add: Add): void {
+  for (const live of volumes) {
+    const { volumeId, state, settleBytesRemaining, badBlocks, replicas } = live;
     // the name is known once a client has been there
     const name = lane.exports.find((counters) => counters.volumeId === volumeId)?.volume;
     const labels = { volume: name ?? volumeId, node };
@@ -124,6 +125,8 @@ function addPrimaries({ node, lane, live }: MetricSources, add: Add): void {
     add('stor_primary_settle_bytes_remaining', labels, settleBytesRemaining);
     add('stor_primary_bad_blocks_total', labels, badBlocks?.found ?? 0);
     add('stor_primary_repaired_blocks_total', labels, badBlocks?.repaired ?? 0);
+    add('stor_primary_no_space_writes_total', labels, live.noSpaceWrites ?? 0);
+    add('stor_primary_full_replicas', labels, replicas.filter(({ noSpace }) => noSpace).length);
     for (const { replicaId, bytesRemaining, resync } of replicas) {
       const ofReplica = { node, replica: replicaId };
       const rate = resync?.state === 'running' ? resync.bytesPerSecond : 0;

@@ -54,6 +54,8 @@ const mustHave = [
 const ours = [
   'stor_primary_state',
   'stor_primary_settle_bytes_remaining',
+  'stor_primary_no_space_writes_total',
+  'stor_primary_full_replicas',
   'stor_primary_bad_blocks_total',
   'stor_primary_repaired_blocks_total',
   'stor_relay_connections',

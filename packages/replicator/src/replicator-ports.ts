@@ -47,9 +47,13 @@ export interface PrimaryStatus {
       nodeId: NodeId;
       state: 'in-sync' | 'joining' | 'syncing' | 'connecting' | 'absent' | 'failed';
       bytesRemaining: number;
+      /** it has no room for a new chunk: writes that need one are refused */
+      noSpace?: boolean;
       resync?: ResyncStatus;
     }[];
     settleBytesRemaining: number;
+    /** writes refused for lack of space, since this primary began */
+    noSpaceWrites?: number;
     /** blocks that did not verify at a member, and those of them that were repaired (I9) */
     badBlocks?: { found: number; repaired: number };
   }[];

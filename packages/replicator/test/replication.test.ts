@@ -272,8 +272,15 @@ t.test('a full member refuses new chunks before anything is sent; the rest goes 
   await write(cluster, volume, 0, 1);
   cluster.store(1).capacityChunks = 1;
   await cluster.run(2_000);
-  t.equal((await write(cluster, volume, chunkBytes, 2))?.code, 'NO_SPACE');
+  const refused = await write(cluster, volume, chunkBytes, 2);
+  t.match(refused, { code: 'NO_SPACE', message: /no space on disk d-1 of node n-1/ });
   t.equal(cluster.states[0]?.allocated.has(1), false, 'nobody was given it');
+  const [segment] = volume.status().segments;
+  t.equal(segment?.noSpaceWrites, 1);
+  t.same(
+    segment?.members.map(({ noSpace }) => noSpace === true),
+    [false, true, false],
+  );
   t.equal(await write(cluster, volume, 0, 3), null, 'overwrites go on');
   t.same(cluster.control.inSync, ['r-0', 'r-1', 'r-2']);
   cluster.store(1).capacityChunks = 100;

@@ -24,15 +24,17 @@ export function liveVolume(
     ...(entry.primary ? { sizeBytes: entry.primary.sizeBytes } : {}),
     allocatedBytes,
     settleBytesRemaining: segments.reduce((sum, each) => sum + each.settleBytesRemaining, 0),
+    noSpaceWrites: segments.reduce((sum, each) => sum + (each.noSpaceWrites ?? 0), 0),
     badBlocks: {
       found: segments.reduce((sum, each) => sum + (each.badBlocks?.found ?? 0), 0),
       repaired: segments.reduce((sum, each) => sum + (each.badBlocks?.repaired ?? 0), 0),
     },
     replicas: segments.flatMap((segment) =>
-      segment.members.map(({ replicaId, state, bytesRemaining, resync }) => ({
+      segment.members.map(({ replicaId, state, bytesRemaining, noSpace, resync }) => ({
         replicaId,
         state,
         bytesRemaining,
+        ...(noSpace ? { noSpace } : {}),
         ...(resync ? { resync } : {}),
       })),
     ),

@@ -15,7 +15,7 @@ export interface IntegrityCounters {
   scrubbedBytes: number;
 }
 
-/** Counts bad blocks for the metrics, and tells of them as events; one for a lane. */
+/** Counts bad blocks for the metrics, and tells of them and of lack of space as events; one for a lane. */
 export class IntegrityLog {
   readonly #clock: Clock;
   readonly #noteEvent: ReplicatorControl['noteEvent'];
@@ -51,6 +51,17 @@ export class IntegrityLog {
   kept(volumeId: string, member: Member, offset: number): void {
     const message = `the block at byte ${offset} of the replica on disk ${member.diskId} of ${member.nodeId} is bad, and no other replica in sync has it: reads of it fail until it is written`;
     this.#note(volumeId, member, 'bad-block-kept', message);
+  }
+
+  /** A write of the volume was refused: the member has no room for a new chunk. */
+  noSpace(volumeId: string, { diskId, nodeId }: Member): void {
+    this.#gather({
+      type: 'warning',
+      reason: 'volume-no-space',
+      object: { kind: 'volume', id: volumeId },
+      volumeId,
+      message: `writes that need a new chunk get ENOSPC: no space on disk ${diskId} of node ${nodeId}; overwriting and reading go on`,
+    });
   }
 
   diverged(volumeId: string, offset: number, replicas: readonly string[]): void {

@@ -279,10 +279,12 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
               nodeId: member.nodeId,
               state: this.#memberState(member),
               bytesRemaining: this.#resyncer.bytesRemaining(member),
+              ...(hasNoSpace(member) ? { noSpace: true } : {}),
               ...(resync && { resync }),
             };
           }),
           settleBytesRemaining: this.#io.settler.bytesRemaining,
+          noSpaceWrites: this.#io.noSpaceWrites,
           badBlocks: { found: this.#io.blocks.found, repaired: this.#io.blocks.repaired },
         },
       ],
@@ -492,4 +494,8 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
     if (segment.syncing.has(member)) return 'syncing';
     return member.isOpen ? 'absent' : 'connecting';
   }
+}
+
+function hasNoSpace(member: Member): boolean {
+  return member.isOpen && !member.answer?.failure && member.availableChunks < 1;
 }

@@ -34,6 +34,8 @@ export class VolumeIo implements SegmentPart {
   readonly repair: ReadRepair;
   readonly flushes: FlushRounds;
   readonly settler: Settler;
+  /** writes that were refused because some replica had no room */
+  noSpaceWrites = 0;
   /** tells resync what it does to clients; null: nobody asks */
   probe: ForegroundProbe | null = null;
   readonly #segment: Segment;
@@ -67,6 +69,10 @@ export class VolumeIo implements SegmentPart {
         this.#segment.lock.release(op);
       },
       refusal: () => this.#refusal(),
+      noSpace: (member) => {
+        this.noSpaceWrites += 1;
+        log.noSpace(segment.options.volumeId, member);
+      },
       recycle: (op) => {
         this.#recycle(op);
       },

@@ -23,6 +23,8 @@ export interface WriteHooks {
   releaseRange(op: IoOp): void;
   /** Why too few members are in sync. */
   refusal(): StorError;
+  /** A write was refused, because the member has no room for the chunks that it needs. */
+  noSpace(member: Member): void;
   /** Nothing uses the op any more. */
   recycle(op: IoOp): void;
 }
@@ -217,9 +219,12 @@ export class WritePath implements SegmentPart {
 
   #issue(op: IoOp): void {
     const segment = this.#segment;
-    if (!this.#spendSpace(op)) {
+    const full = this.#spendSpace(op);
+    if (full) {
       // nothing was sent: the volume stays as it is, and so do its members
-      this.#finish(op, new StorError('NO_SPACE', 'a replica has no room for a new chunk'));
+      const where = `disk ${full.diskId} of node ${full.nodeId}`;
+      this.#finish(op, new StorError('NO_SPACE', `no space on ${where} for a new chunk`));
+      this.#hooks.noSpace(full);
       return;
     }
     segment.regionUse.touch(op.offset, op.length);
@@ -326,20 +331,22 @@ export class WritePath implements SegmentPart {
     return { bytes: op.bytes ?? new Uint8Array(op.length), start: op.start };
   }
 
-  /** Checks that every member has room for the chunks that the write may take, and takes it. */
-  #spendSpace(op: IoOp): boolean {
+  /**
+   * Checks that every member has room for the chunks that the write may take, and takes it. The
+   * member that has none; null when all have.
+   */
+  #spendSpace(op: IoOp): Member | null {
     const { targets, local, localIsTarget } = this.#segment;
     op.localChunks = 0;
-    let room = true;
     for (const member of targets) {
       const chunks = newChunks(member, op);
-      if (chunks > 0 && member.availableChunks < chunks) room = this.#dropWithoutRoom(member);
-      if (!room) return false;
+      if (chunks === 0 || member.availableChunks >= chunks) continue;
+      if (!this.#dropWithoutRoom(member)) return member;
     }
     if (local && localIsTarget) {
       const chunks = newChunks(local, op);
       if (chunks > 0 && local.availableChunks < chunks) {
-        if (!this.#dropWithoutRoom(local)) return false;
+        if (!this.#dropWithoutRoom(local)) return local;
       } else {
         op.localChunks = chunks;
         local.allocatingChunks += chunks;
@@ -349,7 +356,7 @@ export class WritePath implements SegmentPart {
       const chunks = newChunks(member, op);
       if (chunks > 0) member.credits.spend(this.#segment.sequence + 1, chunks);
     }
-    return true;
+    return null;
   }
 
   /** A member that is being filled must not make the volume full: it goes. False for others. */

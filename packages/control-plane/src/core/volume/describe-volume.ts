@@ -53,7 +53,7 @@ export function describeVolume(
     status: {
       health,
       serving: current?.state ?? '',
-      message: withNodeNames(state, messageOf(volume.value, health, replicas, current)),
+      message: withNodeNames(state, messageOf(volume.value, health, replicas, current, state)),
       primary: attachment ? describePrimary(attachment, state) : null,
       epoch: status.epoch,
       setRevision: Math.max(0, ...status.segments.map((segment) => segment.setRevision)),
@@ -160,11 +160,13 @@ function messageOf(
   health: VolumeHealth,
   replicas: ReplicaView[],
   live: LiveVolume | null,
+  state: ClusterState,
 ): string {
+  const full = fullDisks(volume, live, state);
   // one that is only just starting is no trouble
   const isTrouble = live !== null && live.state !== 'serving' && health !== 'healthy';
   const serving = isTrouble ? live.reason || `it is ${live.state}` : '';
-  if (health === 'healthy') return '';
+  if (health === 'healthy') return full.join('; ');
   if (health === 'deleting') return volume.status.message || 'its replicas are being removed';
   const troubles = describeTroubles(replicas);
   const { segments } = volume.status;
@@ -175,8 +177,25 @@ function messageOf(
   const held = heldText(volume, health, live);
   const notServing = serving && held === '' ? [`not serving: ${serving}`] : [];
   const added = volume.status.message === '' ? [] : [volume.status.message];
-  const why = [...(held === '' ? [] : [held]), ...troubles, ...notServing, ...added].join('; ');
+  const why = [...(held === '' ? [] : [held]), ...troubles, ...full, ...notServing, ...added].join(
+    '; ',
+  );
   return [head, why].filter((part) => part !== '').join(': ');
+}
+
+/** Writes to places that were never written, or that a snapshot holds, get ENOSPC there. */
+export function noSpaceText(state: ClusterState, { nodeId, diskId }: VolumeReplica): string {
+  const path = state.disks.get(diskId)?.value.path ?? diskId;
+  return `no space on disk ${path} of node ${nodeName(state, nodeId)} for new chunks`;
+}
+
+/** Each full disk once, however many segments are on it. */
+function fullDisks(volume: StoredVolume, live: LiveVolume | null, state: ClusterState): string[] {
+  const full = new Set(
+    live?.replicas.filter(({ noSpace }) => noSpace).map(({ replicaId }) => replicaId),
+  );
+  const replicas = volume.status.segments.flatMap((segment) => segment.replicas);
+  return [...new Set(replicas.filter(({ id }) => full.has(id)).map((r) => noSpaceText(state, r)))];
 }
 
 /** What happens to I/O while too few replicas are in sync; '' when it goes on. */

@@ -6,6 +6,7 @@ import type { ClusterState } from '../../resources/cluster-state.ts';
 import { countFills, maxFillsPerNode, maxReplacements } from '../controllers/replica-keeper.ts';
 import { failedDisks, takenNodes } from '../controllers/replica-rules.ts';
 import { needOf, placeAnother } from '../placement/place-replicas.ts';
+import { noSpaceText } from './describe-volume.ts';
 import { formatWait } from './volume-sight.ts';
 import type { VolumeSight } from './volume-sight.ts';
 
@@ -37,7 +38,7 @@ export function explainReplica(
   const why = purposes[replica.purpose ?? 'volume'];
   switch (shown) {
     case 'in-sync':
-      return { causes: [], next: leavingText(sight, segment, replica), advice: [] };
+      return explainInSync(sight, segment, replica, seen?.noSpace === true);
     case 'node-down':
       return explainDown(sight, segment, replica);
     case 'failed': {
@@ -61,6 +62,22 @@ export function explainReplica(
     case 'out-of-sync':
       return explainBehind(sight, segment, replica, seen, node);
   }
+}
+
+function explainInSync(
+  sight: VolumeSight,
+  segment: SegmentStatus,
+  replica: VolumeReplica,
+  noSpace: boolean,
+): ReplicaStory {
+  const next = leavingText(sight, segment, replica);
+  if (!noSpace) return { causes: [], next, advice: [] };
+  const text = noSpaceText(sight.state, replica);
+  return {
+    causes: [{ text, sinceMs: null }],
+    next: [...next, 'writes that need a new chunk go on by themselves when there is space'],
+    advice: ['free space on that disk, trim or delete what is not needed, or move a replica away'],
+  };
 }
 
 function explainDown(
