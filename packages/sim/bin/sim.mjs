@@ -1,5 +1,5 @@
 // pnpm sim [--seeds N] [--first-seed N] [--minutes N] [--jobs N] [--world agents|lanes]
-//          [--mutation NAME] [--replay SEED] [--verbose]
+//          [--mutation NAME] [--replay SEED] [--dense] [--scrub] [--verbose]
 // Runs whole clusters from seeds, and says which seed broke which promise.
 
 import { spawnSync } from 'node:child_process';
@@ -20,6 +20,7 @@ const { values } = parseArgs({
     mutation: { type: 'string' },
     replay: { type: 'string' },
     dense: { type: 'boolean', default: false },
+    scrub: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },
 });
@@ -48,6 +49,7 @@ function runOptions(seed) {
     seed,
     minutes: Number(values.minutes),
     ...(values.dense ? { dense: true } : {}),
+    ...(values.scrub ? { scrub: true } : {}),
     ...(values.world ? { world: values.world } : {}),
   };
 }
@@ -88,7 +90,8 @@ function tell({ seed, violations }) {
   }
   const world = values.world ? ` --world ${values.world}` : '';
   const mutation = values.mutation ? ` --mutation ${values.mutation}` : '';
+  const more = `${values.dense ? ' --dense' : ''}${values.scrub ? ' --scrub' : ''}`;
   process.stdout.write(
-    `  again: pnpm sim --replay ${seed} --minutes ${values.minutes}${world}${mutation} --verbose\n`,
+    `  again: pnpm sim --replay ${seed} --minutes ${values.minutes}${world}${mutation}${more} --verbose\n`,
   );
 }

@@ -1,13 +1,28 @@
-import { StorError, blockBytes, chunkBytes, hasCode } from '@stor/protocol';
+import { StorError, blockBytes, hasCode } from '@stor/protocol';
 import { crc32 } from '@stor/runtime';
 
 import type { IntegrityLog } from './integrity-log.ts';
-import type { Member } from './member.ts';
+import type { Member, MemberImage } from './member.ts';
 import type { Segment } from './segment.ts';
 import { noteAllocation } from './write-path.ts';
 
-/** What became of a block: `no-source`: nobody gave it; `lost`: the member is gone or failed. */
-export type RepairResult = 'repaired' | 'no-source' | 'lost';
+/**
+ * What became of a block: `no-source`: nobody gave it; `no-room`: the member has no room for the chunk
+ * that the write would take; `lost`: the member is gone, failed or refused.
+ */
+export type RepairResult = 'repaired' | 'no-source' | 'no-room' | 'lost';
+
+/** The image of a member that is repaired: its live one, or one of its snapshots. */
+export type ImageOf = (member: Member) => MemberImage;
+
+export const liveImage: ImageOf = (member) => member;
+
+interface Block {
+  readonly member: Member;
+  readonly offset: number;
+  readonly bytes: Buffer;
+  readonly imageOf: ImageOf;
+}
 
 /**
  * Gives a block of an in-sync member the bytes of another one (I9). Afterwards the member must give
@@ -57,48 +72,43 @@ export class BlockRepair {
     offset: number,
     done: (result: RepairResult) => void,
     sources: readonly Member[] = this.#segment.sources(),
+    imageOf = liveImage,
   ): void {
     const bytes = Buffer.alloc(blockBytes);
-    this.#readGood(member, offset, bytes, sources, (source) => {
+    this.#readGood({ member, offset, bytes, sources, imageOf }, (source) => {
       if (!source) done('no-source');
       else if (!this.mayRepair(member)) done('lost');
-      else if (!this.#hasRoom(member, offset)) done('no-source');
-      else this.#write(member, source, offset, bytes, done);
+      else if (imageOf === liveImage && !this.#hasRoom(member, offset)) done('no-room');
+      else this.#write({ member, offset, bytes, imageOf }, source, done);
     });
   }
 
-  #write(
-    member: Member,
-    source: Member,
-    offset: number,
-    bytes: Buffer,
-    done: (result: RepairResult) => void,
-  ): void {
+  #write(block: Block, source: Member, done: (result: RepairResult) => void): void {
+    const { member, offset, bytes, imageOf } = block;
     const sums = Uint32Array.of(crc32(bytes));
     const sequence = ++this.#segment.sequence;
-    noteAllocation(member, { kind: 'write', offset, length: blockBytes, keepAllocated: false });
-    member.copy(sequence, offset, blockBytes, bytes, sums, (error) => {
+    if (imageOf === liveImage) {
+      noteAllocation(member, { kind: 'write', offset, length: blockBytes, keepAllocated: false });
+    }
+    imageOf(member).copy(sequence, offset, blockBytes, bytes, sums, (error) => {
       if (error) done('lost');
-      else this.#verify(member, source, offset, bytes, done);
+      else this.#verify(block, source, done);
     });
   }
 
-  /** A block of a chunk that the member does not have takes a new one there. */
+  /** A block of a chunk that the member does not have, or shares with a snapshot, takes a new one. */
   #hasRoom(member: Member, offset: number): boolean {
-    if (member.allocated?.has(Math.floor(offset / chunkBytes)) !== false) return true;
-    const segment = this.#segment;
-    const free = member.isLocal ? (segment.local?.availableChunks ?? 0) : member.credits.available;
-    if (free < 1) return false;
-    if (!member.isLocal) member.credits.spend(segment.sequence + 1, 1);
+    const op = { kind: 'write', offset, length: blockBytes, keepAllocated: false };
+    const needs = member.space?.needs(op) ?? 0;
+    if (needs === 0) return true;
+    if (member.availableChunks < needs) return false;
+    if (!member.isLocal) member.credits.spend(this.#segment.sequence + 1, needs);
     return true;
   }
 
   /** Null when none has the bytes. */
   #readGood(
-    member: Member,
-    offset: number,
-    bytes: Buffer,
-    sources: readonly Member[],
+    { member, offset, bytes, sources, imageOf }: Block & { sources: readonly Member[] },
     done: (source: Member | null) => void,
   ): void {
     const left = sources.filter((each) => each !== member);
@@ -107,7 +117,7 @@ export class BlockRepair {
       if (!source) done(null);
       else if (!this.#segment.sources().includes(source)) next();
       else {
-        source.read(offset, blockBytes, bytes, 0, (error) => {
+        imageOf(source).read(offset, blockBytes, bytes, 0, (error) => {
           if (error) next();
           else done(source);
         });
@@ -117,15 +127,13 @@ export class BlockRepair {
   }
 
   #verify(
-    member: Member,
+    { member, offset, bytes, imageOf }: Block,
     source: Member,
-    offset: number,
-    bytes: Buffer,
     done: (result: RepairResult) => void,
   ): void {
     const { logger, volumeId, offsetBytes } = this.#segment.options;
     const found = Buffer.alloc(blockBytes);
-    member.read(offset, blockBytes, found, 0, (error) => {
+    imageOf(member).read(offset, blockBytes, found, 0, (error) => {
       const replica = member.replicaId;
       if (!error && found.equals(bytes)) {
         this.repaired += 1;

@@ -1,17 +1,19 @@
 import { blockBytes, chunkBytes } from '@stor/protocol';
-import type { ScrubCounts, ScrubProgress, StorError } from '@stor/protocol';
+import type { ScrubCounts, ScrubProgress, SnapshotId, StorError } from '@stor/protocol';
 
+import type { Bitmap } from '../core/replication/bitmap.ts';
 import type { ResyncPace } from '../core/replication/resync-pace.ts';
 import type { ScrubBudget } from '../core/replication/scrub-budget.ts';
 import { judgeChunk, type ScrubChoice } from '../core/replication/scrub-choice.ts';
 import type { ChunkSums } from '../core/replication/settle-choice.ts';
 import { chunkRetryMs, scrubOrderMs, scrubRateMs } from '../replication/limits.ts';
-import type { BlockRepair } from './block-repair.ts';
+import { liveImage, type BlockRepair, type ImageOf, type RepairResult } from './block-repair.ts';
 import { ChunkLock } from './chunk-lock.ts';
 import type { IntegrityLog } from './integrity-log.ts';
 import type { Member } from './member.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 import { gather } from './settler.ts';
+import { ownChunks, readyMembers, readySnapshots, type ReadySnapshot } from './snapshot-chunks.ts';
 
 /** What one segment is to do of a scrub; see ScrubOrder. */
 export interface SegmentScrubOrder {
@@ -51,11 +53,24 @@ export const noCounts: Readonly<ScrubCounts> = {
   diverged: 0,
 };
 
+/** A chunk of the live image or of a snapshot, at the members that have it. */
+interface Piece {
+  readonly snapshotId: SnapshotId | null;
+  readonly offset: number;
+  readonly length: number;
+  readonly members: readonly Member[];
+  readonly imageOf: ImageOf;
+}
+
 interface Run {
   readonly runId: string;
   readonly counts: ScrubCounts;
-  readonly totalBytes: number;
+  totalBytes: number;
   chunk: number;
+  /** what is left of snapshots, once the live image is read; null before */
+  snapshots: ReadySnapshot[] | null;
+  /** ... and of the first of them; null: not known yet */
+  ownChunks: Bitmap | null;
   paused: boolean;
   finished: boolean;
   /** ... and whoever orders it has heard so */
@@ -136,6 +151,8 @@ export class Scrubber implements SegmentPart {
       counts: { ...noCounts },
       totalBytes: this.#allocatedBytes(chunk),
       chunk,
+      snapshots: null,
+      ownChunks: null,
       paused,
       finished: false,
       told: false,
@@ -199,12 +216,53 @@ export class Scrubber implements SegmentPart {
     run.message = this.#whyNot(run);
     if (run.message !== '') return;
     const chunk = this.#next(run.chunk);
-    if (chunk < 0) {
+    if (chunk >= 0) {
+      this.#start(run, chunk, this.#lengthOf(chunk, this.#segment.sizeBytes), null);
+      return;
+    }
+    run.snapshots ??= readySnapshots(this.#segment.sources());
+    this.#pumpSnapshots(run, run.snapshots);
+  }
+
+  /** One snapshot after the other. After a restart they are read from the first one again. */
+  #pumpSnapshots(run: Run, snapshots: ReadySnapshot[]): void {
+    const [first] = snapshots;
+    if (!first) {
       this.#finish(run);
       return;
     }
+    const { snapshotId, sizeBytes } = first;
+    if (!run.ownChunks) {
+      this.#planSnapshot(run, snapshotId);
+      return;
+    }
+    const chunk = run.ownChunks.next(0);
+    const length = chunk < 0 ? 0 : this.#lengthOf(chunk, sizeBytes);
+    const isThere = readyMembers(this.#segment.sources(), snapshotId).length > 0;
+    if (length > 0 && isThere) {
+      this.#start(run, chunk, length, snapshotId);
+      return;
+    }
+    // it is read, or was dropped meanwhile
+    snapshots.shift();
+    run.ownChunks = null;
+    this.#pumpSnapshots(run, snapshots);
+  }
+
+  #planSnapshot(run: Run, snapshotId: SnapshotId): void {
+    this.#busy = true;
+    ownChunks(this.#segment.sources(), snapshotId, (chunks) => {
+      this.#busy = false;
+      run.ownChunks = chunks;
+      run.totalBytes += chunks.count * chunkBytes;
+      // in an event of its own: there may be thousands with nothing to read
+      this.#pumpAfter(0);
+    });
+  }
+
+  /** One piece, as soon as the budget and the pace allow it. */
+  #start(run: Run, chunk: number, length: number, snapshotId: SnapshotId | null): void {
     const { pace, budget } = this.#options;
-    const length = this.#lengthOf(chunk);
     const nowMs = this.#nowMs();
     const waitMs = budget.waitMs(nowMs) || pace.begin(length, nowMs);
     if (waitMs > 0) {
@@ -213,17 +271,23 @@ export class Scrubber implements SegmentPart {
     }
     budget.take(length);
     this.#busy = true;
-    this.#scrub(run, chunk, length, (isDone, members) => {
+    const over = (isDone: boolean, members: number): void => {
       this.#busy = false;
       const endMs = this.#nowMs();
       pace.ended(length * Math.max(0, members - 1), endMs);
-      if (isDone) this.#passed(run, chunk, length, endMs);
-      else {
+      if (isDone) {
+        this.#passed(run, length, endMs);
+        if (snapshotId === null) run.chunk = chunk + 1;
+        else run.ownChunks?.delete(chunk);
+      } else {
         run.notBeforeMs = endMs + chunkRetryMs;
         run.message = 'a replica was lost while it was read';
       }
       this.#pump();
-    });
+    };
+    const offset = chunk * chunkBytes;
+    if (snapshotId === null) this.#scrubLive(run, { offset, length }, over);
+    else this.#scrubSnapshot(run, snapshotId, { offset, length }, over);
   }
 
   #pumpAfter(waitMs: number): void {
@@ -234,8 +298,7 @@ export class Scrubber implements SegmentPart {
     });
   }
 
-  #passed(run: Run, chunk: number, length: number, nowMs: number): void {
-    run.chunk = chunk + 1;
+  #passed(run: Run, length: number, nowMs: number): void {
     run.counts.bytes += length;
     this.#options.log.scrubbedBytes += length;
     const { rate } = run;
@@ -247,21 +310,18 @@ export class Scrubber implements SegmentPart {
     rate.bytes = 0;
   }
 
-  #lengthOf(chunk: number): number {
-    const { sizeBytes } = this.#segment.options;
+  #lengthOf(chunk: number, sizeBytes: number): number {
     const padded = Math.ceil(sizeBytes / blockBytes) * blockBytes;
     return Math.min(chunkBytes, padded - chunk * chunkBytes);
   }
 
-  /** `isDone` false: it has to be looked at again. */
-  #scrub(
+  /** Nobody writes there meanwhile. `isDone` false: it has to be looked at again. */
+  #scrubLive(
     run: Run,
-    chunk: number,
-    length: number,
+    { offset, length }: { offset: number; length: number },
     over: (isDone: boolean, members: number) => void,
   ): void {
     const { lock } = this.#segment;
-    const offset = chunk * chunkBytes;
     const owner: ChunkLock = new ChunkLock(offset, length, () => {
       const members = this.#segment.sources();
       const release = (isDone: boolean): void => {
@@ -269,39 +329,51 @@ export class Scrubber implements SegmentPart {
         over(isDone, members.length);
       };
       const isCurrent = !this.#segment.stopped && this.#run === run;
+      const piece = { snapshotId: null, offset, length, members, imageOf: liveImage };
       if (!isCurrent || members.length === 0 || !this.#options.mayStart()) release(false);
-      else this.#compare(run, members, offset, length, release);
+      else this.#compare(run, piece, release);
     });
     if (lock.acquire(owner)) owner.lockGranted();
   }
 
-  #compare(
+  /** What is frozen needs no lock. */
+  #scrubSnapshot(
     run: Run,
-    members: readonly Member[],
-    offset: number,
-    length: number,
-    over: (isDone: boolean) => void,
+    snapshotId: SnapshotId,
+    range: { offset: number; length: number },
+    over: (isDone: boolean, members: number) => void,
   ): void {
+    const members = readyMembers(this.#segment.sources(), snapshotId);
+    const imageOf: ImageOf = (member) => member.view(snapshotId);
+    this.#compare(run, { ...range, snapshotId, members, imageOf }, (isDone) => {
+      over(isDone, members.length);
+    });
+  }
+
+  #compare(run: Run, piece: Piece, over: (isDone: boolean) => void): void {
+    const { members, offset, length, imageOf } = piece;
     const views: ChunkSums[] = [];
     gather(members, (member, index, next) => {
-      member.sums(offset, length, (error, sums) => {
+      imageOf(member).sums(offset, length, (error, sums) => {
         if (sums) views[index] = sums;
         next(error);
       });
     })((error: StorError | null) => {
+      // a snapshot that is gone has nothing that could be wrong
+      const isGone = piece.snapshotId !== null && error?.code === 'NOT_FOUND';
       if (error || views.length !== members.length || this.#segment.stopped) {
-        over(false);
+        over(isGone);
         return;
       }
       const choice = judgeChunk(views);
-      this.#tell(run, choice, members, offset);
-      this.#rewrite(run, choice, members, offset, over);
+      this.#tell(run, choice, piece);
+      this.#rewrite(run, choice, piece, over);
     });
   }
 
-  #tell(run: Run, choice: ScrubChoice, members: readonly Member[], offset: number): void {
+  #tell(run: Run, choice: ScrubChoice, { members, offset }: Piece): void {
     const { blocks, log } = this.#options;
-    const { volumeId, offsetBytes } = this.#segment.options;
+    const { volumeId, offsetBytes, logger } = this.#segment.options;
     for (const { member, block } of choice.bad) {
       const of = members[member];
       if (of) blocks.noteFound(of, offset + block * blockBytes);
@@ -312,7 +384,12 @@ export class Scrubber implements SegmentPart {
     }
     const ids = members.map(({ replicaId }) => replicaId);
     for (const block of choice.diverged) {
-      log.diverged(volumeId, offsetBytes + offset + block * blockBytes, ids);
+      const at = offset + block * blockBytes;
+      logger.error(
+        { offset: at, replicas: ids },
+        'replicas differ where all match their checksums',
+      );
+      log.diverged(volumeId, offsetBytes + at, ids);
     }
     run.counts.found += choice.bad.length;
     run.counts.kept += choice.kept.length;
@@ -320,14 +397,9 @@ export class Scrubber implements SegmentPart {
   }
 
   /** One after the other: they are few. */
-  #rewrite(
-    run: Run,
-    choice: ScrubChoice,
-    members: readonly Member[],
-    offset: number,
-    over: (isDone: boolean) => void,
-  ): void {
+  #rewrite(run: Run, choice: ScrubChoice, piece: Piece, over: (isDone: boolean) => void): void {
     const { blocks } = this.#options;
+    const { members, offset, imageOf } = piece;
     const next = (index: number): void => {
       const rewrite = choice.rewrites[index];
       const member = rewrite && members[rewrite.member];
@@ -337,19 +409,15 @@ export class Scrubber implements SegmentPart {
         return;
       }
       const at = offset + rewrite.block * blockBytes;
-      blocks.rewrite(
-        member,
-        at,
-        (result) => {
-          if (result === 'repaired') run.counts.repaired += 1;
-          else if (result === 'no-source') {
-            run.counts.kept += 1;
-            blocks.noteKept(member, at);
-          }
-          next(index + 1);
-        },
-        [source],
-      );
+      const done = (result: RepairResult): void => {
+        if (result === 'repaired') run.counts.repaired += 1;
+        else if (result === 'no-source') {
+          run.counts.kept += 1;
+          blocks.noteKept(member, at);
+        }
+        next(index + 1);
+      };
+      blocks.rewrite(member, at, done, [source], imageOf);
     };
     next(0);
   }

@@ -15,6 +15,7 @@ import { FaultScene, type FaultLoad } from '../faults/fault-scene.ts';
 import type { LogSink } from '../world/sim-logger.ts';
 import type { Request } from '../workload/choose-request.ts';
 import { EventStorm } from '../world/scheduler.ts';
+import { Scrubbing } from './scrubbing.ts';
 import { VolumeClient, ioOf, type ClientCounts } from '../workload/volume-client.ts';
 
 export interface SeedOptions {
@@ -24,6 +25,8 @@ export interface SeedOptions {
   world?: 'agents' | 'lanes';
   /** a small cluster under more faults: cheaper, to look for one mistake @default false */
   dense?: boolean;
+  /** scrubs beside the faults, of whole agents @default false */
+  scrub?: boolean;
   /** instead of those of the seed */
   faults?: Fault[];
   /** every log line of the cluster */
@@ -97,6 +100,7 @@ export class SeedRun {
   };
   readonly #faults: FaultScene;
   readonly #watch: MetadataWatch;
+  readonly #scrubbing: Scrubbing | null;
   #fail: () => void = () => {};
   readonly #failed = new Promise<void>((resolve) => {
     this.#fail = resolve;
@@ -130,6 +134,7 @@ export class SeedRun {
       load: this.#load(hosts),
       say: (text) => this.#say(text),
     });
+    this.#scrubbing = options.scrub === true ? this.#scrubber() : null;
     this.#watch = new MetadataWatch(this.#cluster, (detail) => this.#violation('metadata', detail));
   }
 
@@ -178,6 +183,7 @@ export class SeedRun {
     this.#watch.start();
     for (const { clients } of this.#volumes) for (const client of clients) client.start();
     const { minutes, faults } = this.#options;
+    void this.#scrubbing?.run();
     const runner = new FaultRunner(this.#faults);
     await this.#suffer(runner, minutes, faults);
     const isEnough = (): boolean => this.#counts.ios >= minutes * minIosPerMinute;
@@ -186,6 +192,7 @@ export class SeedRun {
     }
     await runner.heal();
     if (!(await this.#heals())) return;
+    this.#scrubbing?.end();
     await this.#finish();
   }
 
@@ -275,6 +282,9 @@ export class SeedRun {
       if (!(await client.stop())) this.#violation('progress', 'a request was never answered');
     }
     if (this.#violations.length > 0) return;
+    await this.#scrubbing?.inTheEnd(
+      (volume) => new Set(this.#volumes.find((each) => each.volume === volume)?.history.touched()),
+    );
     await this.#rot();
     await this.#readAll('in the end');
     for (const { clients, history } of this.#volumes) {
@@ -348,6 +358,15 @@ export class SeedRun {
         this.#violation('identical', `${volume.name}: ${problem}`);
       }
     }
+  }
+
+  #scrubber(): Scrubbing {
+    return new Scrubbing({
+      cluster: this.#cluster,
+      seed: this.#options.seed,
+      violation: (checker, detail) => this.#violation(checker, detail),
+      count: (what) => this.#faults.count(what),
+    });
   }
 
   #allClients(): VolumeClient[] {
@@ -473,6 +492,7 @@ export class SeedRun {
     scheduler.hash.text(message);
     this.#steps.note(message, fields);
     this.#faults.noticed({ host: node, message, fields: { ...fields } });
+    this.#scrubbing?.noticed({ host: node, message, fields: { ...fields } });
     if (this.#options.log) this.#say(`${node} ${level} ${message} ${JSON.stringify(fields)}`);
   };
 }
