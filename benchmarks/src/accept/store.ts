@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
 import { bitFlips } from './store/bit-flips.ts';
 import { brim } from './store/brim.ts';
+import { segments } from './store/segments.ts';
 import { startUp } from './store/start-up.ts';
 import type { StoreStage } from './store/stage.ts';
 
@@ -13,6 +14,7 @@ const parts: Record<string, (stage: StoreStage) => Promise<void>> = {
   'start-up': startUp,
   'bit-flips': bitFlips,
   brim,
+  segments,
 };
 
 const { positionals, values } = parseArgs({
