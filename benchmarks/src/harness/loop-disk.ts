@@ -15,6 +15,9 @@ export interface LoopDiskOptions {
   backing?: 'file' | 'nbdfuse';
 }
 
+/** What is left of a file that is cut off (bytes). Of none at all the kernel checks no end. */
+const leftBytes = 1024 * 1024;
+
 /** A block device of this machine that a test made, on a sparse file, and can break. Needs root. */
 export class LoopDisk {
   readonly device: string;
@@ -49,10 +52,22 @@ export class LoopDisk {
     return new LoopDisk({ device, image, trigger, fuse, fuseFile });
   }
 
-  /** From now on it fails: every request, or what lies behind the end that is cut off. */
-  break(): void {
-    if (this.#fuse) writeFileSync(this.#trigger, '');
-    else writeFileSync(this.#image, '');
+  /**
+   * From now on every request fails. A file that is cut off alone would not do: a loop device lets
+   * writes beyond its end make it longer again, so the device is told its new size too, until no
+   * write has come between the two.
+   */
+  async break(): Promise<void> {
+    if (this.#fuse) {
+      writeFileSync(this.#trigger, '');
+      return;
+    }
+    await waitFor('the device to be cut off', async () => {
+      await mustRun('truncate', ['-s', String(leftBytes), this.#image]);
+      await mustRun('losetup', ['--set-capacity', this.device]);
+      const size = await mustRun('blockdev', ['--getsize64', this.device]);
+      return Number(size.stdout) === leftBytes;
+    });
   }
 
   /** Takes the device away; whatever is mounted on it is unmounted before, see `unmountBelow`. */
@@ -60,7 +75,7 @@ export class LoopDisk {
     rmSync(this.#trigger, { force: true });
     await runCommand('losetup', ['--detach', this.device]);
     if (this.#fuse) {
-      await runCommand('fusermount3', ['-u', '-z', this.#fuseFile]);
+      await runCommand('umount', ['--lazy', this.#fuseFile]);
       this.#fuse.kill('SIGTERM');
     }
     rmSync(this.#image, { force: true });

@@ -293,8 +293,12 @@ export class ControlPlane implements ControlPlanePort {
     reason: string;
   }): Promise<void> {
     if (failure.replicaId === null) this.#noteDiskFailed(failure);
-    await this.#reconciler.reportFailure(failure);
-    await this.#disks.report();
+    try {
+      await this.#reconciler.reportFailure(failure);
+    } finally {
+      // also when another node has just reported the replica: the disk is this one's to report
+      await this.#disks.report();
+    }
   }
 
   #noteDiskFailed({ diskId, reason }: { diskId: string; reason: string }): void {

@@ -1,0 +1,37 @@
+// The device under a replica dies while a client writes: the replica is rebuilt elsewhere at once.
+import t from 'tap';
+import { killDisk, type DiskFault } from '../../benchmarks/src/scenarios/dying-disk.ts';
+import { startCluster } from '../support/cluster.ts';
+import { needs, needsLoopDevices } from '../support/needs.ts';
+
+const cases: { name: string; fault: DiskFault; onPrimary: boolean }[] = [
+  {
+    name: 'the file of a loop device is cut off, beside the primary',
+    fault: 'truncated',
+    onPrimary: true,
+  },
+  { name: 'every request gets an error, on a secondary', fault: 'errors', onPrimary: false },
+];
+
+for (const { name, fault, onPrimary } of cases) {
+  t.test(name, async (t) => {
+    if (!needsLoopDevices(t)) return;
+    if (fault === 'errors' && !needs(t, 'nbdkit', 'nbdkit')) return;
+    if (fault === 'errors' && !needs(t, 'nbdfuse', 'libnbd-bin')) return;
+    const cluster = await startCluster(t);
+    const { rebuiltMs, disk, inspected, writer, verified, removed } = await killDisk(
+      cluster,
+      fault,
+      { onPrimary },
+    );
+    t.comment(`${disk.status.state}: ${disk.status.message}`);
+    t.comment(`rebuilt after ${Math.round(rebuiltMs)} ms`);
+    t.match(inspected, /storctl disk rm/);
+    t.match(disk.status.state, /^(failed|failing)$/);
+    t.not(disk.status.message, '');
+    t.same(writer.errors, [], 'the client noticed nothing');
+    t.same(writer.wrongReads, []);
+    t.same(verified.problems, []);
+    t.ok(removed);
+  });
+}
