@@ -6,6 +6,7 @@ import { AcceptReport } from '../harness/accept-report.ts';
 import { bitFlips } from './store/bit-flips.ts';
 import { brim } from './store/brim.ts';
 import { segments } from './store/segments.ts';
+import { dyingDisk } from './store/dying-disk.ts';
 import { startUp } from './store/start-up.ts';
 import type { StoreStage } from './store/stage.ts';
 
@@ -15,6 +16,7 @@ const parts: Record<string, (stage: StoreStage) => Promise<void>> = {
   'bit-flips': bitFlips,
   brim,
   segments,
+  'dying-disk': dyingDisk,
 };
 
 const { positionals, values } = parseArgs({
