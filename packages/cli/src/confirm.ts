@@ -33,3 +33,24 @@ export async function confirmUnsafe(
 function capital(text: string): string {
   return `${text.slice(0, 1).toUpperCase()}${text.slice(1)}`;
 }
+
+/**
+ * As `confirmUnsafe`, for what destroys data. Throws INVALID_ARGUMENT where nobody can be asked,
+ * ABORTED after a no. `what`: `snapshot db@monday`; `lost`: a sentence.
+ */
+export async function confirmRemoval(
+  io: StorctlIo,
+  yes: boolean,
+  { what, lost }: { what: string; lost: string },
+): Promise<void> {
+  if (yes) return;
+  if (!io.isTty || io.ask === undefined) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `deleting ${what} destroys its data and there is no terminal to ask on: give -y to confirm`,
+    );
+  }
+  const answer = await io.ask(`Delete ${what}? ${lost} [y/N] `);
+  if (/^y(es)?$/i.test(answer.trim())) return;
+  throw new StorError('ABORTED', `${what} was not deleted`);
+}

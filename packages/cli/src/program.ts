@@ -7,14 +7,16 @@ import { addNodeCommands } from './commands/node.ts';
 import { addPoolCommands } from './commands/pool.ts';
 import { addRebuildCommands } from './commands/rebuild.ts';
 import { addScrubCommands } from './commands/scrub.ts';
+import { addSnapshotCommands } from './commands/snapshot.ts';
 import { addTransferCommands } from './commands/transfer.ts';
+import { addTrashCommands } from './commands/trash.ts';
 import { addVolumeCommands } from './commands/volume.ts';
 import type { RunAction, StorctlIo } from './command-context.ts';
 import { expandCommandWords, type CommandWord } from './core/command-words.ts';
 import { outputFormats } from './printer.ts';
 
 /** Commands that destroy or break something are written in full: a prefix is easily a mistake. */
-const neverAbbreviated = new Set(['rm', 'fence', 'recover']);
+const neverAbbreviated = new Set(['rm', 'fence', 'recover', 'rollback', 'prune', 'empty']);
 
 /** The whole command line as a commander tree. Errors are thrown, not printed. */
 export function buildProgram(io: StorctlIo, run: RunAction): Command {
@@ -51,6 +53,8 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addPoolCommands(program, run);
   const volume = addVolumeCommands(program, run);
   addTransferCommands(volume, run);
+  addSnapshotCommands(program, run);
+  addTrashCommands(program, run);
   addRebuildCommands(program, run);
   addScrubCommands(program, run);
   addEventsCommand(program, run);

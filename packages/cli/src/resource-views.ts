@@ -1,4 +1,4 @@
-import { formatByteSize } from '@stor/protocol';
+import { formatByteSize, joinSnapshotName } from '@stor/protocol';
 import type { ClusterStatus, Node, Volume, VolumePolicy } from '@stor/protocol';
 import { formatAge, formatWait } from './core/duration.ts';
 import { failureModeText } from './core/policy-text.ts';
@@ -119,6 +119,9 @@ export function volumeSheet(volume: Volume): string {
     ['Size', formatByteSize(spec.sizeBytes)],
     ['Segments', segmentsText(volume)],
     ['Used', usedSpace(volume) && `${usedSpace(volume)} on each replica`],
+    ['Snapshots', snapshotsText(volume)],
+    ['Reclaimable', reclaimableText(volume)],
+    ['Clone of', originText(volume)],
     ['Health', status.message === '' ? status.health : `${status.health}: ${status.message}`],
     [
       'Primary',
@@ -203,9 +206,10 @@ function inSyncText(volume: Volume): string {
   return leaving === 0 ? count : `${count} (${leaving} leaving)`;
 }
 
-/** Empty when nobody knows: the primary says it, of the replica that it has itself. */
+/** Empty when nobody knows: replicas say it, or the primary, of the one that it has itself. */
 export function usedSpace({ status }: Volume): string {
-  const { primary, replicas, allocatedBytes, serving } = status;
+  const { primary, replicas, allocatedBytes, serving, space } = status;
+  if (space) return formatByteSize(space.allocatedBytes);
   const knows = serving !== '' && replicas.some((replica) => replica.nodeId === primary?.nodeId);
   return knows || allocatedBytes > 0 ? formatByteSize(allocatedBytes) : '';
 }
@@ -220,4 +224,24 @@ export function formatLabels(labels: Readonly<Record<string, string>>): string {
 /** `2026-11-21T13:20:26Z` */
 export function formatTime(ms: number): string {
   return new Date(ms).toISOString().replace(/\.\d+Z$/, 'Z');
+}
+
+/** `3, holding 12MiB more on each replica` */
+function snapshotsText({ status }: Volume): string {
+  const { snapshots, space } = status;
+  const held = space?.snapshotBytes ?? 0;
+  if (snapshots === 0 && held === 0) return '';
+  const count = `${snapshots}`;
+  return space ? `${count}, which hold ${formatByteSize(held)} more on each replica` : count;
+}
+
+function reclaimableText({ status }: Volume): string {
+  const bytes = status.space?.reclaimableBytes ?? 0;
+  return bytes === 0 ? '' : `${formatByteSize(bytes)} on each replica: freed, and given back soon`;
+}
+
+function originText({ status }: Volume): string {
+  const { origin } = status;
+  if (!origin) return '';
+  return origin.snapshot === '' ? origin.volume : joinSnapshotName(origin.volume, origin.snapshot);
 }

@@ -91,11 +91,60 @@ t.test('rm asks on a terminal and removes what it asked about', async (t) => {
     t.equal(exitCode, 130);
   }
   t.equal(cluster.volumes.length, 1);
-  t.match(questions[0], /^Delete volume db \(1GiB, 3 replicas on n1, n2, n3, 256KiB used\)\?/);
+  t.equal(
+    questions[0],
+    'Delete volume db (1GiB, 3 replicas on n1, n2, n3, 256KiB used)? Its data can be brought back for 1d. [y/N] ',
+  );
   const yes = await run(cluster, ['volume', 'rm', 'db'], answering('Yes'));
-  t.same([yes.exitCode, yes.stdout], [0, 'volume db deleted\n']);
+  t.equal(yes.exitCode, 0);
+  t.match(yes.stdout, /^volume db deleted; until 2026-.*Z "storctl volume undelete db" brings it/);
   const deletion = cluster.calls.find((call) => call.method === 'deleteVolume');
-  t.same(deletion?.request, { name: 'v-0000000000000001' });
+  t.same(deletion?.request, { name: 'v-0000000000000001', keepMs: 86_400_000 });
+  await run(cluster, ['volume', 'create', 'db', '--size', '1GiB']);
+  const { status } = cluster.volume('db');
+  status.snapshots = 2;
+  await run(cluster, ['volume', 'rm', 'db', '--keep', '0'], answering('y'));
+  t.match(questions.at(-1), /Its data and its 2 snapshots are lost\. \[y\/N\]/);
+  t.equal(cluster.trash.length, 1);
+});
+
+t.test('snapshots and the trash are removed after a question too', async (t) => {
+  const cluster = new FakeCluster();
+  await run(cluster, ['volume', 'create', 'db', '--size', '1GiB']);
+  for (const name of ['a', 'b', 'c']) await run(cluster, ['snapshot', 'create', `db@${name}`]);
+  const questions: string[] = [];
+  const answering = (answer: string) => ({
+    isTty: true,
+    ask: async (question: string) => {
+      questions.push(question);
+      return answer;
+    },
+  });
+  const words = ['snapshot', 'rm', 'db@a', 'db@b'];
+  t.equal((await run(cluster, words, answering('n'))).exitCode, 130);
+  t.equal(cluster.snapshots.length, 3);
+  t.equal((await run(cluster, words, answering('y'))).exitCode, 0);
+  t.same(
+    cluster.snapshots.map(({ metadata }) => metadata.name),
+    ['db@c'],
+  );
+  const back = ['volume', 'rollback', 'db@c'];
+  t.equal((await run(cluster, back, answering('no'))).exitCode, 130);
+  t.notOk(cluster.calls.some(({ method }) => method === 'rollbackVolume'));
+  t.equal((await run(cluster, back, answering('y'))).exitCode, 0);
+  await run(cluster, ['volume', 'rm', 'db', '-y']);
+  t.equal((await run(cluster, ['trash', 'empty'], answering('n'))).exitCode, 130);
+  t.equal(cluster.trash.length, 1);
+  t.equal((await run(cluster, ['trash', 'empty'], answering('y'))).exitCode, 0);
+  t.equal(cluster.trash.length, 0);
+  t.same(questions, [
+    'Delete 2 snapshots (db@a, db@b)? What only they hold is lost. [y/N] ',
+    'Delete 2 snapshots (db@a, db@b)? What only they hold is lost. [y/N] ',
+    'Roll volume db back to db@c? What was written since is kept as another snapshot. [y/N] ',
+    'Roll volume db back to db@c? What was written since is kept as another snapshot. [y/N] ',
+    'Delete 1 volume in the trash? Data and snapshots are lost, and cannot be brought back. [y/N] ',
+    'Delete 1 volume in the trash? Data and snapshots are lost, and cannot be brought back. [y/N] ',
+  ]);
 });
 
 t.test('a program error is code 1 and shows its place only when asked', async (t) => {

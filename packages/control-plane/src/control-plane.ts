@@ -166,7 +166,13 @@ export class ControlPlane implements ControlPlanePort {
       agentInstance,
       closing: this.#calls.signal,
     });
-    this.#volumes = new VolumeService({ ...common, attachments: this.#attachments, random });
+    this.#spaces = new ReplicaSpaces(common);
+    this.#volumes = new VolumeService({
+      ...common,
+      spaces: this.#spaces,
+      attachments: this.#attachments,
+      random,
+    });
     this.#disks = new DiskReporter(common);
     this.#reconciler = new LocalReconciler({
       ...common,
@@ -182,7 +188,6 @@ export class ControlPlane implements ControlPlanePort {
       },
     });
     this.#scrubs = new ScrubDriver({ ...common, agentInstance, events: this.#events });
-    this.#spaces = new ReplicaSpaces(common);
     this.#snapshots = new SnapshotReconciler({
       ...common,
       changed: () => {
@@ -430,7 +435,13 @@ export class ControlPlane implements ControlPlanePort {
   #orderParts(): SnapshotServiceParts {
     const { store, clock, random, logger, node } = this.#options;
     const common = { store, clock, random, logger, nodeId: node.id };
-    return { ...common, cache: this.#cache, peers: this.#peers, spaces: this.#spaces };
+    return {
+      ...common,
+      cache: this.#cache,
+      peers: this.#peers,
+      spaces: this.#spaces,
+      volumes: this.#volumes,
+    };
   }
 
   /** False without a lease: others may already act for this node. */

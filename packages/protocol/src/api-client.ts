@@ -54,6 +54,7 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   deleteSnapshot: 'once',
   diffSnapshots: 'read',
   rollbackVolume: 'once',
+  cloneVolume: 'repeatable',
   undeleteVolume: 'once',
   listTrash: 'read',
   emptyTrash: 'once',

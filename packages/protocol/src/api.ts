@@ -264,6 +264,25 @@ export interface StorApi {
     request: { name: string; snapshot: string; force: boolean; safetySnapshot: boolean },
     options?: CallOptions,
   ): Promise<{ volume: Volume; safetySnapshot: string }>;
+  /**
+   * A new volume that begins as a snapshot of another one (name or id; '': as the live volume is
+   * now), at once and without a copy: both share their chunks on each disk. It may be larger than the
+   * source, which may be deleted first. `sizeBytes` 0: as the source; what `policy` leaves
+   * out is as the source has it. ALREADY_EXISTS, INVALID_ARGUMENT (smaller), NOT_FOUND, UNAVAILABLE.
+   */
+  cloneVolume(
+    request: {
+      source: string;
+      snapshot: string;
+      name: string;
+      sizeBytes: number;
+      labels: Record<string, string>;
+      policy?: Partial<VolumePolicy>;
+      /** as for createVolume */
+      requestId?: string;
+    },
+    options?: CallOptions,
+  ): Promise<Volume>;
   /** Of one volume (name or id), or of all (`volume` ''); oldest first. NOT_FOUND. */
   listSnapshots(
     request: { volume: string },

@@ -367,6 +367,22 @@ export interface Volume {
       leaving: boolean;
     }[];
     allocatedBytes: number;
+    /** ready ones */
+    snapshots: number;
+    /** what it is a clone of; null for any other */
+    origin: VolumeOrigin | null;
+    /**
+     * What it takes on each disk that has a copy (bytes), each byte counted once; null when no node
+     * was asked (`volume ls`), or none could be.
+     */
+    space: {
+      /** in the live image */
+      allocatedBytes: number;
+      /** held by snapshots only */
+      snapshotBytes: number;
+      /** freed, and not yet given back to the file system */
+      reclaimableBytes: number;
+    } | null;
     nbdUri: string;
   };
 }

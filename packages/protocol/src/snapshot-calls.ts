@@ -16,6 +16,7 @@ type SnapshotMethod =
   | 'deleteSnapshot'
   | 'diffSnapshots'
   | 'rollbackVolume'
+  | 'cloneVolume'
   | 'undeleteVolume'
   | 'listTrash'
   | 'emptyTrash';
@@ -28,6 +29,7 @@ export function snapshotCalls(
   const listSnapshots = call('listSnapshots');
   const getSnapshot = call('getSnapshot');
   const createSnapshot = call('createSnapshot');
+  const cloneVolume = call('cloneVolume');
   const diffSnapshots = call('diffSnapshots');
   const listTrash = call('listTrash');
   const emptyTrash = call('emptyTrash');
@@ -49,6 +51,10 @@ export function snapshotCalls(
       return { ...diff, nextOffset: diff.nextOffset ?? null };
     },
     rollbackVolume: call('rollbackVolume'),
+    cloneVolume: (request, callOptions) => {
+      const requestId = request.requestId ?? newRequestId();
+      return cloneVolume({ ...request, requestId }, callOptions);
+    },
     undeleteVolume: call('undeleteVolume'),
     listTrash: async (request, callOptions) => {
       const { volumes } = await listTrash(request, callOptions);

@@ -299,7 +299,36 @@ t.test('resources survive the wire', async (t) => {
       ),
       allocatedBytes: number,
       nbdUri: text,
+      snapshots: fc.nat(4096),
+      origin: fc.option(
+        fc.record({ volumeId: text, volume: text, snapshotId: text, snapshot: text }),
+      ),
+      space: fc.option(
+        fc.record({ allocatedBytes: number, snapshotBytes: number, reclaimableBytes: number }),
+      ),
       serving: text,
+    }),
+  });
+  const snapshots = fc.record({
+    metadata,
+    spec: fc.record({ volumeId: text, sizeBytes: number, groupId: text }),
+    status: fc.record({
+      volume: text,
+      state: text,
+      message: text,
+      pausedMs: fc.constantFrom(0, 3.5, 99.25),
+      ownBytes: number,
+    }),
+  });
+  const trashed = fc.record({
+    metadata,
+    spec: fc.record({ sizeBytes: number, replicas: fc.nat(5) }),
+    status: fc.record({
+      deletedAtMs: number,
+      keptUntilMs: number,
+      snapshots: fc.nat(9),
+      nodes: fc.array(text, { maxLength: 2 }),
+      allocatedBytes: number,
     }),
   });
   const addresses = fc.record({
@@ -419,6 +448,8 @@ t.test('resources survive the wire', async (t) => {
     ['ListPools', fc.record({ pools: fc.array(pools, { maxLength: 2 }), settings })],
     ['SetPool', settings],
     ['GetClusterStatus', clusters],
+    ['ListSnapshots', fc.record({ snapshots: fc.array(snapshots, { maxLength: 2 }) })],
+    ['ListTrash', fc.record({ volumes: fc.array(trashed, { maxLength: 2 }) })],
     ['ListVolumes', fc.record({ volumes: fc.array(volumes, { maxLength: 2 }) })],
   ];
   for (const [method, values] of all) {

@@ -5,10 +5,12 @@ import {
   checkVolumeName,
   formatByteSize,
   hasCode,
+  maxTrashKeepMs,
   parseByteSize,
 } from '@stor/protocol';
 import type { Volume, VolumePolicy } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
+import { formatWait, parsePolicyTimeMs } from '../core/duration.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
 import { shapeChanges } from '../core/policy-text.ts';
 import { bySegment, nodesOf } from '../core/segment-view.ts';
@@ -18,11 +20,12 @@ import {
   readPolicy,
   type PolicyOptions,
 } from '../policy-options.ts';
-import { usedSpace, volumeColumns, volumeSheet } from '../resource-views.ts';
+import { formatTime, usedSpace, volumeColumns, volumeSheet } from '../resource-views.ts';
 import { addAttachmentCommands } from './volume-attachment.ts';
 import { addExplainCommand } from './volume-explain.ts';
 import { addMoveCommands } from './volume-move.ts';
 import { addResizeCommand } from './volume-resize.ts';
+import { addSnapshotVerbs } from './volume-snapshots.ts';
 import { addUpdateCommand } from './volume-update.ts';
 
 export function addVolumeCommands(program: Command, run: RunAction): Command {
@@ -34,6 +37,7 @@ export function addVolumeCommands(program: Command, run: RunAction): Command {
   addResizeCommand(volume, run);
   addMoveCommands(volume, run);
   addAttachmentCommands(volume, run);
+  addSnapshotVerbs(volume, run);
   addRemove(volume, run);
   return volume;
 }
@@ -245,36 +249,64 @@ function addRemove(volume: Command, run: RunAction): void {
     .command('rm')
     .alias('delete')
     .argument('<volume>', 'name or id')
+    .option('--keep <time>', 'how long it stays in the trash, for example 7d; 0: not at all', '24h')
     .option('-y, --yes', 'do not ask')
-    .description('delete a volume and its data on every replica')
-    .addHelpText('after', '\nExamples:\n  storctl volume rm db\n  storctl volume rm db -y')
-    .action(async (name: string, options: { yes?: true }, command: Command) =>
-      run(
+    .description('delete a volume with its snapshots; for a while it can be brought back')
+    .addHelpText(
+      'after',
+      `
+A deleted volume goes to the trash: its name is free at once, its space is not. "storctl volume undelete"
+brings it back, "storctl trash empty" deletes it for good.
+
+Examples:
+  storctl volume rm db
+  storctl volume rm db --keep 7d
+  storctl volume rm scratch --keep 0 -y`,
+    )
+    .action(async (name: string, options: { keep: string; yes?: true }, command: Command) => {
+      const keepMs = parsePolicyTimeMs('--keep', options.keep, maxTrashKeepMs);
+      await run(
         command.optsWithGlobals(),
         async (context) => {
           const { api, print, call } = context;
           // After the question the id is used: the name may have gone to another volume meanwhile.
-          const target = options.yes === true ? name : await confirmRemoval(context, name);
-          await api.deleteVolume({ name: target }, call);
-          print.facts({ name, deleted: true }, `volume ${name} deleted\n`);
+          const target =
+            options.yes === true ? name : await confirmVolumeRemoval(context, name, keepMs);
+          const { keptUntilMs } = await api.deleteVolume({ name: target, keepMs }, call);
+          const text =
+            keptUntilMs === 0
+              ? `volume ${name} deleted\n`
+              : `volume ${name} deleted; until ${formatTime(keptUntilMs)} "storctl volume undelete ${name}" brings it back\n`;
+          print.facts({ name, deleted: true, keptUntilMs }, text);
         },
         { longRunning: options.yes !== true },
-      ),
-    );
+      );
+    });
 }
 
 /** Resolves with the id of the volume that the answer was about. */
-async function confirmRemoval({ api, io, call }: CommandContext, name: string): Promise<string> {
+async function confirmVolumeRemoval(
+  { api, io, call }: CommandContext,
+  name: string,
+  keepMs: number,
+): Promise<string> {
   if (!io.isTty || io.ask === undefined) {
     throw new StorError(
       'INVALID_ARGUMENT',
-      `deleting volume ${name} destroys its data and there is no terminal to ask on: give -y to confirm`,
+      `deleting volume ${name} takes its data away and there is no terminal to ask on: give -y to confirm`,
     );
   }
   const found = await api.getVolume({ name }, call);
   const used = usedSpace(found);
+  const { snapshots } = found.status;
+  const count = snapshots === 1 ? '1 snapshot' : `${snapshots} snapshots`;
+  const itself = snapshots === 0 ? 'Its data' : `Its data and its ${count}`;
+  const fate =
+    keepMs === 0
+      ? `${itself} ${snapshots === 0 ? 'is' : 'are'} lost.`
+      : `${itself} can be brought back for ${formatWait(keepMs)}.`;
   const answer = await io.ask(
-    `Delete volume ${found.metadata.name} (${describe(found)}${used === '' ? '' : `, ${used} used`})? Its data is lost. [y/N] `,
+    `Delete volume ${found.metadata.name} (${describe(found)}${used === '' ? '' : `, ${used} used`})? ${fate} [y/N] `,
   );
   if (/^y(es)?$/i.test(answer.trim())) return found.metadata.id;
   throw new StorError('ABORTED', `volume ${name} was not deleted`);

@@ -354,6 +354,24 @@ export class FakeCluster {
           nextOffset: all[2]?.offset ?? null,
         };
       }),
+      cloneVolume: call('cloneVolume', ({ source, snapshot, name, sizeBytes, labels }) => {
+        const from = this.volume(source);
+        if (snapshot !== '') this.snapshot(`${from.metadata.name}@${snapshot}`);
+        const { replicas } = from.spec;
+        const clone = this.create({
+          name,
+          sizeBytes: sizeBytes || from.spec.sizeBytes,
+          replicas,
+          labels,
+        });
+        clone.status.origin = {
+          volumeId: from.metadata.id,
+          volume: from.metadata.name,
+          snapshotId: hex('s', 1),
+          snapshot,
+        };
+        return clone;
+      }),
       rollbackVolume: call('rollbackVolume', ({ name, snapshot, safetySnapshot }) => {
         const volume = this.volume(name);
         this.snapshot(`${volume.metadata.name}@${snapshot}`);

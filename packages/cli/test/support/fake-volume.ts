@@ -77,6 +77,9 @@ export function fakeVolume(
         })),
       ).flat(),
       allocatedBytes: 256 * 1024,
+      snapshots: 0,
+      origin: null,
+      space: null,
       nbdUri: `nbd://127.0.0.1:17113/${request.name}`,
     },
   };

@@ -1,7 +1,7 @@
 import type { Rebuild, StorEvent } from '@stor/protocol';
 import type { FakeCluster } from './fake-cluster.ts';
 import { fakeScrub, makeNode } from './fake-cluster.ts';
-import { hex, settleReplicas, startMs } from './fake-volume.ts';
+import { fakeSnapshot, hex, settleReplicas, startMs } from './fake-volume.ts';
 
 export function fakeRebuild(change: Partial<Rebuild>): Rebuild {
   return {
@@ -68,6 +68,31 @@ export const scenes: Record<string, (cluster: FakeCluster) => void> = {
     const move = { volume: 'db', replicaId: hex('r', 1), segment: 0, bytes: 2 ** 30 };
     cluster.moves = [{ ...move, toNode: 'n4', toDisk: '/srv/n4/d1' }];
     cluster.diskLooks = [[replica], [replica], [{ ...replica, leaving: true }], []];
+  },
+  'db has a snapshot of each day': (cluster) => {
+    const volume = cluster.volume('db');
+    for (let day = 0; day < 10; day++) {
+      const atMs = startMs - day * 86_400_000;
+      const name = new Date(atMs).toISOString().slice(0, 10);
+      cluster.snapshots.unshift(fakeSnapshot(volume, 100 + day, { name, atMs }));
+    }
+  },
+  'db@monday differs': (cluster) => {
+    const chunk = 256 * 1024;
+    cluster.changes = [
+      { offset: 0, length: chunk },
+      { offset: 4 * chunk, length: 3 * chunk },
+      { offset: 100 * chunk, length: chunk },
+    ];
+  },
+  'replicas of db say what they take': (cluster) => {
+    const { status } = cluster.volume('db');
+    status.snapshots = 2;
+    status.space = {
+      allocatedBytes: 3 * 2 ** 20,
+      snapshotBytes: 5 * 2 ** 20,
+      reclaimableBytes: 256 * 1024,
+    };
   },
   'n3 is down': (cluster) => {
     const node = cluster.nodes[2];

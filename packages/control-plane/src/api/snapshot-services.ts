@@ -3,17 +3,20 @@ import type { Clock, Logger, Random } from '@stor/runtime';
 import type { AgentPeers } from '../agent/agent-peers.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { CloneService } from './clone-service.ts';
 import { PrimaryAccess } from './primary-access.ts';
 import type { ReplicaSpaces } from './replica-spaces.ts';
 import { SnapshotOrders } from './snapshot-orders.ts';
 import { SnapshotService } from './snapshot-service.ts';
 import { SnapshotTaker } from './snapshot-taker.ts';
+import type { VolumeService } from './volume-service.ts';
 
 export interface SnapshotServiceParts {
   store: ClusterStore;
   cache: StateCache;
   peers: AgentPeers;
   spaces: ReplicaSpaces;
+  volumes: VolumeService;
   nodeId: NodeId;
   clock: Clock;
   random: Random;
@@ -24,12 +27,13 @@ export interface SnapshotServiceParts {
 export function snapshotServices(parts: SnapshotServiceParts): {
   snapshots: SnapshotService;
   snapshotOrders: SnapshotOrders;
+  clones: CloneService;
   access: PrimaryAccess;
-  taker: SnapshotTaker;
 } {
   const access = new PrimaryAccess(parts);
   const taker = new SnapshotTaker({ ...parts, access });
   const snapshots = new SnapshotService(parts);
   const snapshotOrders = new SnapshotOrders({ ...parts, access, taker, snapshots });
-  return { snapshots, snapshotOrders, access, taker };
+  const clones = new CloneService({ ...parts, access, taker, snapshots });
+  return { snapshots, snapshotOrders, clones, access };
 }

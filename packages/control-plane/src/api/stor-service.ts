@@ -16,6 +16,7 @@ import type { PrimaryOrders } from './primary-orders.ts';
 import type { CreateSnapshotRequest, SnapshotOrders } from './snapshot-orders.ts';
 import type { SnapshotService } from './snapshot-service.ts';
 import type { ScrubService } from './scrub-service.ts';
+import type { CloneService, CloneVolumeRequest } from './clone-service.ts';
 import type { TrashService } from './trash-service.ts';
 import type { VolumeGrowthOrders } from './volume-growth.ts';
 import type { VolumeChanges } from './volume-changes.ts';
@@ -38,6 +39,7 @@ interface StorServiceOptions {
   insight: VolumeInsight;
   snapshots: SnapshotService;
   snapshotOrders: SnapshotOrders;
+  clones: CloneService;
   trash: TrashService;
   events: EventLog;
   scrubs: ScrubService;
@@ -48,7 +50,7 @@ interface StorServiceOptions {
 /** The service `stor.v1.Stor`: every call of `StorApi`, answered by any node. */
 export function storService(options: StorServiceOptions): Record<keyof StorApi, UnaryMethod> {
   const { volumes, changes, primaries, insight, disks } = options;
-  const { snapshots, snapshotOrders, trash } = options;
+  const { snapshots, snapshotOrders, clones, trash } = options;
   return {
     getClusterStatus: () => clusterStatus(options),
     listNodes: async () => ({ nodes: await listNodes(options) }),
@@ -81,6 +83,8 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     },
     diffSnapshots: (request: Request<'diffSnapshots'>, { signal }: CallContext) =>
       snapshotOrders.diff(request, signal),
+    cloneVolume: (request: CloneVolumeRequest, { signal }: CallContext) =>
+      clones.clone(request, signal),
     rollbackVolume: async (request: Request<'rollbackVolume'>, { signal }: CallContext) => {
       const { volumeId, safetySnapshot } = await snapshotOrders.rollback(request, signal);
       return { volume: await volumes.get(volumeId), safetySnapshot };

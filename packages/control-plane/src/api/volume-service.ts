@@ -29,12 +29,13 @@ import { describeVolume } from '../core/volume/describe-volume.ts';
 import { checkKeepMs, trashingOf } from '../core/volume/trash-rules.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
-import { findVolume, readHosts, readState, readVolume } from '../resources/find.ts';
+import { findVolume, readHosts, readSnapshots, readState, readVolume } from '../resources/find.ts';
 import { volumeKey, volumeNameKey } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import { readSoon } from './read-soon.ts';
+import type { ReplicaSpaces } from './replica-spaces.ts';
 import { findNode } from './find-node.ts';
 import { liveStatus } from './live-status.ts';
 
@@ -64,6 +65,7 @@ export class VolumeService {
   readonly #cache: StateCache;
   readonly #attachments: Attachments;
   readonly #peers: AgentPeers;
+  readonly #spaces: ReplicaSpaces;
   readonly #nodeId: NodeId;
   readonly #clock: Clock;
   readonly #random: Random;
@@ -75,6 +77,7 @@ export class VolumeService {
     cache: StateCache;
     attachments: Attachments;
     peers: AgentPeers;
+    spaces: ReplicaSpaces;
     nodeId: NodeId;
     clock: Clock;
     random: Random;
@@ -84,6 +87,7 @@ export class VolumeService {
     this.#cache = options.cache;
     this.#attachments = options.attachments;
     this.#peers = options.peers;
+    this.#spaces = options.spaces;
     this.#nodeId = options.nodeId;
     this.#clock = options.clock;
     this.#random = options.random;
@@ -92,13 +96,27 @@ export class VolumeService {
 
   async create(request: CreateVolumeRequest, signal?: AbortSignal): Promise<Volume> {
     const size = checkCreate(request);
-    const id = await this.#reserveWithRoom(request, size, signal);
+    return this.createAs(request, (state) => this.#newRecord(request, size, state), signal);
+  }
+
+  /** Creates the volume that `make` makes a record of; see StorApi.createVolume for the errors. */
+  async createAs(
+    request: { name: string; requestId?: string },
+    make: (state: ClusterState) => StoredVolume,
+    signal?: AbortSignal,
+  ): Promise<Volume> {
+    const id = await this.#reserveWithRoom(request, make, signal);
+    return this.settled(id, request.name, signal);
+  }
+
+  /** Waits until a volume that is being created is ready, or undoes it. */
+  async settled(id: VolumeId, name: string, signal?: AbortSignal): Promise<Volume> {
     const settled = await this.#cache.waitFor((state) => creationOutcome(state, id), {
       timeoutMs: createWaitMs,
       signal,
     });
     if (settled === 'ready') return this.get(id);
-    return this.#undoCreation(id, request.name);
+    return this.#undoCreation(id, name);
   }
 
   async list(): Promise<Volume[]> {
@@ -110,8 +128,10 @@ export class VolumeService {
 
   async get(name: string): Promise<Volume> {
     const volume = await readSoon((options) => findVolume(this.#store, name, options));
-    const state = await readHosts(this.#store, { local: true });
-    return this.#describeOne(volume, state);
+    const { id } = volume.value.metadata;
+    const hosts = await readHosts(this.#store, { local: true });
+    const snapshots = new Map([[id, await readSnapshots(this.#store, id, { local: true })]]);
+    return this.#describeOne(volume, { ...hosts, snapshots });
   }
 
   /** Until when it is kept in the trash, by the wall clock; 0: it is deleted for good. */
@@ -167,21 +187,28 @@ export class VolumeService {
   }
 
   async #describeOne(volume: Versioned<StoredVolume>, state: ClusterState): Promise<Volume> {
-    const [described] = await this.describe([volume], state);
+    const [[described], spaces] = await Promise.all([
+      this.describe([volume], state),
+      this.#spaces.of([volume.value], state),
+    ]);
     if (!described) throw new StorError('INTERNAL', 'nothing was described');
-    return described;
+    const space = spaces.get(volume.value.metadata.id);
+    if (!space) return described;
+    const { allocatedBytes, snapshotBytes, reclaimableBytes } = space;
+    const shown = { allocatedBytes, snapshotBytes, reclaimableBytes };
+    return { ...described, status: { ...described.status, space: shown } };
   }
 
   /** A volume that was just deleted gives its room back a moment later: that moment is waited for. */
   async #reserveWithRoom(
-    request: CreateVolumeRequest,
-    size: VolumeSize,
+    request: { name: string; requestId?: string },
+    make: (state: ClusterState) => StoredVolume,
     signal: AbortSignal | undefined,
   ): Promise<VolumeId> {
     const deadlineMs = this.#clock.monotonicMs() + freedSpaceWaitMs;
     for (;;) {
       try {
-        return await this.#reserve(request, size);
+        return await this.#reserve(request, make);
       } catch (error) {
         const leftMs = deadlineMs - this.#clock.monotonicMs();
         if (!hasCode(error, 'NO_SPACE') || leftMs <= 0 || !this.#isSpaceComing()) throw error;
@@ -202,7 +229,10 @@ export class VolumeService {
   }
 
   /** Writes name and record in one transaction; the id of the same request's volume if there is one. */
-  async #reserve(request: CreateVolumeRequest, size: VolumeSize): Promise<VolumeId> {
+  async #reserve(
+    request: { name: string; requestId?: string },
+    make: (state: ClusterState) => StoredVolume,
+  ): Promise<VolumeId> {
     const { name } = request;
     const requestId = request.requestId ?? '';
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
@@ -216,7 +246,7 @@ export class VolumeService {
       // what other volumes were promised may be a moment old: it only ranks the disks
       const { volumes } = this.#cache.state;
       const state = { ...(await readHosts(this.#store, { local: true })), volumes };
-      const record = this.#newRecord(request, size, state);
+      const record = make(state);
       const { id } = record.metadata;
       const { succeeded } = await this.#store.transact({
         compare: [

@@ -8,7 +8,7 @@ import type {
   VolumeReplica,
 } from '@stor/protocol';
 import type { LiveVolume } from '../../agent-port.ts';
-import { isUp, nodeName, withNodeNames } from '../../resources/cluster-state.ts';
+import { isUp, nodeName, snapshotsOf, withNodeNames } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 
@@ -59,6 +59,11 @@ export function describeVolume(
       setRevision: Math.max(0, ...status.segments.map((segment) => segment.setRevision)),
       replicas,
       allocatedBytes: current?.allocatedBytes ?? 0,
+      snapshots: snapshotsOf(state, metadata.id).filter(
+        ({ value }) => !value.isHidden && value.state === 'ready',
+      ).length,
+      origin: volume.value.origin ?? null,
+      space: null,
       nbdUri: nbdUri(state, attachment?.nodeId ?? answeringNodeId, metadata.name),
     },
   };
