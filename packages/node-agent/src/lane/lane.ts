@@ -23,15 +23,11 @@ import {
 } from '@stor/protocol';
 import {
   LaneReplicator,
-  LocalSnapshotReader,
   openDiskStore,
   snapshotsOf,
   type DiskStore,
   type DiskStoreOptions,
   type LaneReplicatorOptions,
-  type ReplicaSnapshotReader,
-  type ReplicaStore,
-  type SnapshotReplica,
 } from '@stor/replicator';
 import {
   defaultReceive,
@@ -137,10 +133,7 @@ export class Lane implements LaneMethods {
       logger,
       autoDetachMs: options.autoDetachMs,
       allocatedBytesOf: (volumeId) => this.#allocatedBytes(volumeId),
-      snapshotSource: ({ replicaId }, { snapshotId }) => ({
-        replicaId,
-        open: async () => this.#localSnapshot(replicaId, snapshotId),
-      }),
+      snapshotSource: (replica, snapshot) => this.#replicator.snapshotSource(replica, snapshot),
     });
   }
 
@@ -351,16 +344,6 @@ export class Lane implements LaneMethods {
     throw new StorError('NOT_FOUND', `no disk ${diskId} on node ${this.#options.nodeName}`);
   }
 
-  /** UNAVAILABLE for a replica of another node. */
-  #localSnapshot(replicaId: ReplicaId, snapshotId: SnapshotId): ReplicaSnapshotReader {
-    for (const { store } of this.#disks.values()) {
-      const replica = store.replica(replicaId);
-      if (replica && hasSnapshots(replica)) return LocalSnapshotReader.open(replica, snapshotId);
-    }
-    const message = `replica ${replicaId} is not on node ${this.#options.nodeName}`;
-    throw new StorError('UNAVAILABLE', message);
-  }
-
   #allocatedBytes(volumeId: VolumeId): number {
     let bytes = 0;
     for (const { store } of this.#disks.values()) {
@@ -406,10 +389,6 @@ export class Lane implements LaneMethods {
       this.#logger.warn({ error: StorError.from(error).message }, 'failure not reported yet');
     });
   }
-}
-
-function hasSnapshots(replica: ReplicaStore | SnapshotReplica): replica is SnapshotReplica {
-  return 'view' in replica;
 }
 
 function failedDisk(entry: LaneDisk, message: string, isLost: boolean): AgentDisk {

@@ -172,6 +172,7 @@ export class PeerConnection {
         return;
       }
       case peerFrame.opened:
+      case peerFrame.readerOpened:
       case peerFrame.readReply:
       case peerFrame.sumsReply:
       case peerFrame.controlReply:

@@ -20,6 +20,9 @@ import { SegmentedVolume } from '../primary/segmented-volume.ts';
 import type { DiskStore, ReplicaStore } from '../replica-store.ts';
 import type { PrimaryStatus, ReplicatorControl } from '../replicator-ports.ts';
 import { SecondaryLink, type SecondaryHost } from '../secondary/secondary-link.ts';
+import type { SnapshotSource } from '../snapshots/failover-snapshot-reader.ts';
+import { LocalSnapshotReader } from '../snapshots/local-snapshot-reader.ts';
+import { PeerSnapshotReader } from '../snapshots/peer-snapshot-reader.ts';
 import { checkpointPace, tickMs, type CheckpointPace } from './limits.ts';
 import { ReplicaGate } from './replica-gate.ts';
 
@@ -147,6 +150,25 @@ export class LaneReplicator {
   updatePeer(nodeId: string, host: string, port: number): void {
     this.#directory.forgetOthers(nodeId, host, port);
     for (const volume of this.#primaries.values()) volume.peerMoved(nodeId, host, port);
+  }
+
+  /** How a snapshot of a replica is read: on a disk of this lane, or over a link. */
+  snapshotSource(
+    replica: { replicaId: string; nodeId: string; host: string; port: number },
+    snapshot: { volumeId: string; segment: number; snapshotId: string },
+  ): SnapshotSource {
+    const { replicaId } = replica;
+    return {
+      replicaId,
+      open: async () => {
+        const store = this.#replica(replicaId);
+        if (store) return LocalSnapshotReader.of(store, snapshot.snapshotId);
+        const { clock } = this.#options;
+        const channel = this.#nextChannel++;
+        const directory = this.#directory;
+        return PeerSnapshotReader.open({ ...snapshot, replica, channel, directory, clock });
+      },
+    };
   }
 
   status(): PrimaryStatus[] {

@@ -18,6 +18,9 @@ import {
   type PeerHello,
   type PeerOpen,
   type PeerOpened,
+  peerOpenReader,
+  type PeerOpenReader,
+  type PeerReaderOpened,
 } from '@stor/protocol';
 import type { Clock, Logger, StreamSocket } from '@stor/runtime';
 
@@ -32,6 +35,8 @@ import {
 import type { ReplicaGate } from '../replication/replica-gate.ts';
 import { snapshotsOf } from '../replication/snapshots-of.ts';
 import type { ReplicaStore } from '../replica-store.ts';
+import { LocalSnapshotReader } from '../snapshots/local-snapshot-reader.ts';
+import { ReaderChannel } from './reader-channel.ts';
 import { SecondaryChannel, regionBitmap } from './secondary-channel.ts';
 
 export interface SecondaryHost {
@@ -55,6 +60,7 @@ export class SecondaryLink {
   readonly #socket: StreamSocket;
   readonly #header = newPeerHeader();
   readonly #channels = new Map<number, SecondaryChannel>();
+  readonly #readers = new Map<number, ReaderChannel>();
   /** channels whose fence is under way, with what ends them */
   readonly #opening = new Map<number, object>();
   #toAcknowledge: SecondaryChannel[] = [];
@@ -145,6 +151,7 @@ export class SecondaryLink {
     this.output.close();
     this.#opening.clear();
     for (const channel of this.#channels.values()) channel.session.alive = false;
+    for (const number of [...this.#readers.keys()]) this.#closeReader(number);
     this.#host.linkEnded(this);
   }
 
@@ -187,7 +194,14 @@ export class SecondaryLink {
       case peerFrame.open:
         this.#open(header, parsePeerBody(peerOpen, bytes, body, body + header.bodyBytes));
         return;
+      case peerFrame.openReader:
+        this.#openReader(
+          header,
+          parsePeerBody(peerOpenReader, bytes, body, body + header.bodyBytes),
+        );
+        return;
       case peerFrame.close: {
+        this.#closeReader(header.channel);
         this.#opening.delete(header.channel);
         const channel = this.#channels.get(header.channel);
         this.#channels.delete(header.channel);
@@ -199,7 +213,7 @@ export class SecondaryLink {
       }
       default: {
         // a frame of a channel that ended here a moment ago: the primary does not know yet
-        const channel = this.#channels.get(header.channel);
+        const channel = this.#channels.get(header.channel) ?? this.#readers.get(header.channel);
         channel?.frame(header, bytes, body);
       }
     }
@@ -233,6 +247,33 @@ export class SecondaryLink {
       at += peerPongEntryBytes;
     }
     this.output.send(peerFrame.pong, 0, 0, 0, id, 0, 0, body);
+  }
+
+  #openReader({ channel, segment, sequence }: PeerHeader, open: PeerOpenReader): void {
+    if (this.#channels.size + this.#readers.size >= maxPeerChannels) {
+      throw new StorError('PROTOCOL', 'too many channels on one connection');
+    }
+    this.#closeReader(channel);
+    let opened: PeerReaderOpened;
+    try {
+      const { replicaId, volumeId, snapshotId } = open;
+      const store = this.#host.replica(replicaId);
+      if (!store) throw new StorError('NOT_FOUND', `there is no replica ${replicaId} here`);
+      if (store.volumeId !== volumeId || store.segment !== segment) {
+        throw new StorError('FAILED_PRECONDITION', `replica ${replicaId} is of another volume`);
+      }
+      const local = LocalSnapshotReader.of(store, snapshotId);
+      this.#readers.set(channel, new ReaderChannel(channel, segment, local, this));
+      opened = { sizeBytes: local.sizeBytes };
+    } catch (error) {
+      opened = { error: peerFailureOf(StorError.from(error)) };
+    }
+    this.#sendJson(peerFrame.readerOpened, segment, channel, sequence, opened);
+  }
+
+  #closeReader(number: number): void {
+    this.#readers.get(number)?.close();
+    this.#readers.delete(number);
   }
 
   #open(header: PeerHeader, open: PeerOpen): void {

@@ -1,5 +1,6 @@
 import { chunkBytes } from '@stor/protocol';
 
+import { Bitmap } from '../core/replication/bitmap.ts';
 import type { DirtyExtent } from './snapshot-reader.ts';
 
 /** Chunks that changed, as extents that cover the range in order; at most `limit`, the first ones. */
@@ -47,4 +48,15 @@ export function dirtyWithin(
   }
   add(end, false);
   return extents.slice(0, limit);
+}
+
+/** The chunks of an image of `sizeBytes` that any of the extents calls dirty. */
+export function dirtyBitmap(extents: readonly DirtyExtent[], sizeBytes: number): Bitmap {
+  const map = new Bitmap(Math.ceil(sizeBytes / chunkBytes));
+  for (const { offset, length, dirty } of extents) {
+    if (!dirty) continue;
+    const last = Math.ceil((offset + length) / chunkBytes);
+    for (let chunk = Math.floor(offset / chunkBytes); chunk < last; chunk++) map.add(chunk);
+  }
+  return map;
 }

@@ -3,7 +3,8 @@ import { crc32 } from '@stor/runtime';
 
 import type { Extent } from '../block-device.ts';
 import type { ReplicaView, SnapshotStore } from '../replica-snapshots.ts';
-import type { StoreDone } from '../replica-store.ts';
+import type { ReplicaStore, StoreDone } from '../replica-store.ts';
+import { snapshotsOf } from '../replication/snapshots-of.ts';
 import { dirtyExtents } from './dirty-extents.ts';
 import type { DirtyDone, ExtentsDone, ReplicaSnapshotReader } from './snapshot-reader.ts';
 
@@ -36,6 +37,13 @@ export class LocalSnapshotReader implements ReplicaSnapshotReader {
     const view = isReady(replica, snapshotId) ? replica.view(snapshotId) : null;
     if (!view) throw missing(replica, snapshotId);
     return new LocalSnapshotReader(replica, snapshotId, view);
+  }
+
+  /** As `open`, of any replica; UNAVAILABLE for a store that has no snapshots. */
+  static of(store: ReplicaStore, snapshotId: SnapshotId): LocalSnapshotReader {
+    const replica = snapshotsOf(store);
+    if (replica) return this.open(replica, snapshotId);
+    throw new StorError('UNAVAILABLE', `replica ${store.replicaId} has no snapshots`);
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
