@@ -1,4 +1,4 @@
-import { StorError, blockBytes, chunkBytes, regionBytes } from '@stor/protocol';
+import { StorError, blockBytes, chunkBytes, regionBytes, type SnapshotId } from '@stor/protocol';
 import { crc32, type Random } from '@stor/runtime';
 
 import type { Extent } from '../block-device.ts';
@@ -14,7 +14,16 @@ import {
   type SetView,
   type StoreDone,
 } from '../replica-store.ts';
+import type {
+  ReplicaSnapshot,
+  ReplicaSpace,
+  ReplicaView,
+  SnapshotStore,
+} from '../replica-snapshots.ts';
 import { historyOf, stampsOf } from '../core/replication/generation-history.ts';
+import type { Bitmap } from '../core/replication/bitmap.ts';
+import { MemorySnapshots } from './memory-snapshots.ts';
+import { MemoryView } from './memory-view.ts';
 import type { ProcessClock } from './sim-clock.ts';
 
 const zeroSum = crc32(new Uint8Array(blockBytes));
@@ -22,9 +31,10 @@ const zeroSum = crc32(new Uint8Array(blockBytes));
 /** What lies on the disk and in the page cache: it outlives the process. */
 export class MemoryReplicaState {
   readonly identity: ReplicaIdentity;
-  readonly blocks: number;
-  readonly bytes: Buffer;
-  readonly sums: Uint32Array;
+  blocks: number;
+  bytes: Buffer;
+  sums: Uint32Array;
+  readonly snapshots = new MemorySnapshots(this);
   /** what a power cut leaves of blocks that were written and not flushed */
   readonly unflushed = new Map<number, { bytes: Buffer; sum: number }>();
   readonly allocated = new Set<number>();
@@ -57,6 +67,16 @@ export class MemoryReplicaState {
     }
     this.bytes.set(bytes.subarray(start, start + blockBytes), at);
     this.sums[block] = sum;
+    this.snapshots.own(Math.floor(at / chunkBytes));
+  }
+
+  grow(sizeBytes: number): void {
+    this.identity.sizeBytes = sizeBytes;
+    this.blocks = Math.ceil(sizeBytes / blockBytes);
+    this.bytes = Buffer.concat([this.bytes], this.blocks * blockBytes);
+    const sums = new Uint32Array(this.blocks).fill(zeroSum);
+    sums.set(this.sums);
+    this.sums = sums;
   }
 
   isValid(block: number): boolean {
@@ -74,6 +94,7 @@ export class MemoryReplicaState {
       if (chance < 0.9) this.sums[block] = before.sum;
     }
     this.unflushed.clear();
+    this.snapshots.losePower(random);
     if (!this.clean) this.keptMemory = false;
   }
 }
@@ -86,11 +107,10 @@ interface Pending {
 }
 
 /** A ReplicaStore in memory, with the contract of the disk store and faults on demand. */
-export class MemoryReplicaStore implements ReplicaStore {
+export class MemoryReplicaStore implements ReplicaStore, SnapshotStore {
   readonly replicaId: string;
   readonly volumeId: string;
   readonly segment: number;
-  readonly sizeBytes: number;
   readonly diskId: string;
   readonly state: MemoryReplicaState;
   /** new chunks that may be taken; Infinity: no limit */
@@ -113,7 +133,6 @@ export class MemoryReplicaStore implements ReplicaStore {
     this.replicaId = state.identity.replicaId;
     this.volumeId = state.identity.volumeId;
     this.segment = state.identity.segment;
-    this.sizeBytes = state.identity.sizeBytes;
     this.diskId = diskId;
     this.#clock = clock;
     this.#random = random;
@@ -121,6 +140,9 @@ export class MemoryReplicaStore implements ReplicaStore {
     state.clean = false;
   }
 
+  get sizeBytes(): number {
+    return this.state.identity.sizeBytes;
+  }
   get failure(): StorError | null {
     return this.state.failure;
   }
@@ -154,7 +176,7 @@ export class MemoryReplicaStore implements ReplicaStore {
     if (this.failure) throw this.failure;
     if (this.failNextWrite) throw this.fail();
     const ready = this.#regions(offset, length).every((region) => this.state.marks.has(region));
-    const given = this.#chunks(offset, length).every((chunk) => this.state.allocated.has(chunk));
+    const given = this.#chunks(offset, length).every((chunk) => this.ownsChunk(chunk));
     if (!ready || !given || this.#overlaps(offset, length) || this.#random.next() < 0.2)
       return false;
     this.#apply(offset, length, bytes, start, sums, sumsStart);
@@ -192,6 +214,7 @@ export class MemoryReplicaStore implements ReplicaStore {
         const whole = chunk * chunkBytes >= offset && (chunk + 1) * chunkBytes <= offset + length;
         if (!whole) continue;
         this.state.allocated.delete(chunk);
+        this.state.snapshots.disown(chunk);
         // a chunk is freed durably, and one that takes no space reads as zeros (DESIGN section 5)
         const freed = this.#blocks(chunk * chunkBytes, chunkBytes);
         for (const block of freed) this.state.unflushed.delete(block);
@@ -244,7 +267,11 @@ export class MemoryReplicaStore implements ReplicaStore {
   }
 
   flush(done: StoreDone): void {
-    this.#enqueue(0, 0, () => this.state.unflushed.clear(), done);
+    const run = (): void => {
+      this.state.unflushed.clear();
+      this.state.snapshots.flushed();
+    };
+    this.#enqueue(0, 0, run, done);
   }
 
   extents(offset: number, length: number, limit: number): Extent[] {
@@ -260,7 +287,9 @@ export class MemoryReplicaStore implements ReplicaStore {
     return this.state.allocated.has(chunk);
   }
   freeChunks(): number {
-    return this.capacityChunks - this.state.allocated.size;
+    let taken = this.state.snapshots.slotCount;
+    for (const chunk of this.state.allocated) if (this.ownsChunk(chunk)) taken += 1;
+    return this.capacityChunks - taken;
   }
 
   fence(epoch: number, done: StoreDone): void {
@@ -356,6 +385,91 @@ export class MemoryReplicaStore implements ReplicaStore {
       this.state.keptMemory = true;
     };
     this.#enqueue(0, 0, run, done);
+  }
+
+  // snapshots
+
+  get headParent(): SnapshotId | null {
+    return this.state.snapshots.headParent;
+  }
+  snapshots(): ReplicaSnapshot[] {
+    return this.state.snapshots.list();
+  }
+  ownsChunk(chunk: number): boolean {
+    return this.state.snapshots.owns(chunk);
+  }
+  changedChunks(from: SnapshotId | null, to: SnapshotId | null): Bitmap | null {
+    return this.state.snapshots.changed(from, to);
+  }
+  space(): ReplicaSpace {
+    const snapshotBytes = this.state.snapshots.slotCount * chunkBytes;
+    return { allocatedBytes: this.allocatedBytes, snapshotBytes, reclaimableBytes: 0 };
+  }
+
+  takeSnapshot(
+    id: SnapshotId,
+    epoch: number,
+    kind: 'prepared' | 'incomplete',
+    done: StoreDone,
+  ): void {
+    const { snapshots, highestEpoch } = this.state;
+    const run = (): void => {
+      if (epoch < highestEpoch) throw new StorError('STALE_EPOCH', 'the epoch is over');
+      if (!snapshots.has(id)) snapshots.take(id, epoch, kind);
+    };
+    this.#order(run, done);
+  }
+  confirmSnapshot(id: SnapshotId, done: StoreDone): void {
+    this.#order(() => {
+      this.state.snapshots.confirm(id);
+    }, done);
+  }
+  dropSnapshot(id: SnapshotId, done: StoreDone): void {
+    this.#order(() => {
+      this.state.snapshots.drop(id);
+    }, done);
+  }
+  rollback(id: SnapshotId, done: StoreDone): void {
+    const { snapshots, marks } = this.state;
+    const run = (): void => {
+      for (const region of snapshots.differingRegions(id)) marks.set(region, this.#uses);
+      snapshots.rollback(id);
+    };
+    this.#order(run, done);
+  }
+  resize(sizeBytes: number, done: StoreDone): void {
+    const run = (): void => {
+      if (sizeBytes < this.sizeBytes) throw new StorError('INVALID_ARGUMENT', 'it is larger');
+      if (sizeBytes > this.sizeBytes) this.state.grow(sizeBytes);
+    };
+    this.#order(run, done);
+  }
+
+  view(id: SnapshotId): ReplicaView | null {
+    const { snapshots } = this.state;
+    if (!snapshots.has(id)) return null;
+    return new MemoryView(snapshots, id, (offset, length, run, done) => {
+      this.#enqueue(offset, length, run, done);
+    });
+  }
+
+  /** What nothing may pass by, before or after. */
+  #order(run: () => void, done: StoreDone): void {
+    let failed: StorError | null = null;
+    this.#enqueue(
+      0,
+      this.state.blocks * blockBytes,
+      () => {
+        try {
+          run();
+        } catch (error) {
+          failed = StorError.from(error);
+        }
+      },
+      (error) => {
+        done(error ?? failed);
+      },
+    );
   }
 
   /** The process dies: of what is under way the first may have been written in part. */
