@@ -1,12 +1,13 @@
-import { StorError, blockBytes, chunkBytes } from '@stor/protocol';
+import { StorError, blockBytes, chunkBytes, type SnapshotId } from '@stor/protocol';
 import { crc32 } from '@stor/runtime';
 
 import { runsToCopy, type BlockRun } from '../core/replication/copy-runs.ts';
 import { isZeros, type ChunkSums } from '../core/replication/settle-choice.ts';
-import type { Member } from './member.ts';
+import type { Member, MemberImage } from './member.ts';
 import type { ReadPath } from './read-path.ts';
 import type { Segment } from './segment.ts';
 import { gather } from './settler.ts';
+import { readSnapshotBlocks } from './snapshot-blocks.ts';
 import { noteAllocation } from './write-path.ts';
 
 /** Called once; `copiedBytes` is what was given to the member. */
@@ -28,10 +29,28 @@ export class ChunkCopier {
     this.#reads = reads;
   }
 
-  /** NO_SPACE: the member has no room for the chunk, nothing was sent. */
-  run(source: Member, member: Member, offset: number, length: number, over: CopyDone): void {
+  /**
+   * `image` null: of the live image. NO_SPACE: the member has no room for the chunk, nothing was
+   * sent. NOT_FOUND: the snapshot is gone from one of them.
+   */
+  run(
+    source: Member,
+    member: Member,
+    image: SnapshotId | null,
+    offset: number,
+    length: number,
+    over: CopyDone,
+  ): void {
+    const copy: Copy = {
+      source,
+      member,
+      image,
+      from: imageOf(source, image),
+      to: imageOf(member, image),
+      chunkStart: offset,
+    };
     const views: (ChunkSums | null)[] = [null, null];
-    gather([source, member], (each, index, next) => {
+    gather([copy.from, copy.to], (each, index, next) => {
       each.sums(offset, length, (error, sums) => {
         views[index] = sums;
         next(error);
@@ -42,49 +61,52 @@ export class ChunkCopier {
         over(error ?? new StorError('ABORTED', 'the primary has stopped'), 0);
         return;
       }
-      // what the source holds decides, not what is believed of it
-      const isHole = source.allocated?.has(offset / chunkBytes) === false && isZeros(ours);
       const runs = runsToCopy(ours, theirs);
-      if (isHole && (runs.length > 0 || isFreed(source, member, offset / chunkBytes))) {
-        this.#copyHole(member, offset, length, over);
-      } else if (runs.length === 0) over(null, 0);
-      else this.#copy(source, member, offset, runs, over);
+      if (this.#isHole(copy, ours, runs.length > 0)) this.#copyHole(copy, length, over);
+      else if (runs.length === 0) over(null, 0);
+      else this.#copy(copy, runs, over);
     });
   }
 
-  #copyHole(member: Member, offset: number, length: number, over: CopyDone): void {
-    noteAllocation(member, { kind: 'zero', offset, length, keepAllocated: false });
-    member.copyZero(++this.#segment.sequence, offset, length, (error) => {
+  /** What the source holds decides, not what is believed of it. */
+  #isHole({ source, member, image, chunkStart }: Copy, ours: ChunkSums, differs: boolean): boolean {
+    if (!isZeros(ours)) return false;
+    // of a snapshot it does not matter what takes space in the source: it reads as zeros
+    if (image !== null) return differs;
+    const chunk = chunkStart / chunkBytes;
+    if (source.allocated?.has(chunk) !== false) return false;
+    return differs || isFreed(source, member, chunk);
+  }
+
+  #copyHole({ member, image, to, chunkStart }: Copy, length: number, over: CopyDone): void {
+    const op = { kind: 'zero', offset: chunkStart, length, keepAllocated: false };
+    if (image === null) noteAllocation(member, op);
+    to.copyZero(++this.#segment.sequence, chunkStart, length, (error) => {
       over(error, 0);
     });
   }
 
-  #copy(
-    source: Member,
-    member: Member,
-    chunkStart: number,
-    runs: BlockRun[],
-    over: CopyDone,
-  ): void {
+  #copy(copy: Copy, runs: BlockRun[], over: CopyDone): void {
     const segment = this.#segment;
     const { buffers } = segment.options.outbox;
+    const { chunkStart } = copy;
     const from = (runs[0]?.first ?? 0) * blockBytes;
     const length = (runs[runs.length - 1]?.end ?? 0) * blockBytes - from;
     const offset = chunkStart + from;
     const bytes = buffers.take(length);
-    this.#reads.readBlocks(offset, length, bytes, 0, (error, unreadable) => {
+    this.#readBlocks(copy, offset, length, bytes, (error, unreadable) => {
       if (error) {
         over(error, 0);
         return;
       }
-      this.#readAnyway(source, offset, unreadable, bytes, (failed) => {
+      this.#readAnyway(copy, offset, unreadable, bytes, (failed) => {
         if (failed || segment.stopped) {
           over(failed ?? new StorError('ABORTED', 'the primary has stopped'), 0);
           return;
         }
         const bad = new Set(unreadable.map((at) => (offset + at - chunkStart) / blockBytes));
         const moved = runs.map((run) => ({ ...run, from: run.first * blockBytes - from }));
-        this.#send(member, chunkStart, moved, bytes, bad, (sendError, copiedBytes) => {
+        this.#send(copy, moved, bytes, bad, (sendError, copiedBytes) => {
           // a store that hangs may still read the bytes of a copy that failed
           if (!sendError) buffers.give(bytes);
           over(sendError, copiedBytes);
@@ -93,9 +115,21 @@ export class ChunkCopier {
     });
   }
 
+  /** From whoever has them; `unreadable`: where blocks begin that nobody has, from `offset`. */
+  #readBlocks(
+    { image }: Copy,
+    offset: number,
+    length: number,
+    bytes: Buffer,
+    done: (error: StorError | null, unreadable: number[]) => void,
+  ): void {
+    if (image === null) this.#reads.readBlocks(offset, length, bytes, 0, done);
+    else readSnapshotBlocks(this.#segment.sources(), image, offset, length, bytes, done);
+  }
+
   /** The source's bytes of blocks that verify nowhere; zeros where not even they can be read. */
   #readAnyway(
-    source: Member,
+    { source, from }: Copy,
     offset: number,
     unreadable: readonly number[],
     bytes: Buffer,
@@ -103,7 +137,7 @@ export class ChunkCopier {
   ): void {
     gather(unreadable, (at, _index, next) => {
       const block = Buffer.alloc(blockBytes);
-      source.readUnverified(offset + at, blockBytes, block, 0, new Uint8Array(1), (error) => {
+      from.readUnverified(offset + at, blockBytes, block, 0, new Uint8Array(1), (error) => {
         if (error) block.fill(0);
         block.copy(bytes, at);
         next(source.isOpen ? null : error);
@@ -112,15 +146,17 @@ export class ChunkCopier {
   }
 
   #send(
-    member: Member,
-    chunkStart: number,
+    copy: Copy,
     runs: readonly (BlockRun & { from: number })[],
     bytes: Buffer,
     bad: ReadonlySet<number>,
     over: CopyDone,
   ): void {
     const segment = this.#segment;
-    if (!member.allocated?.has(chunkStart / chunkBytes)) {
+    const { member, image, to, chunkStart } = copy;
+    // a snapshot that is filled takes a chunk of its own, unless it has one
+    const op = { kind: 'write', offset: chunkStart, length: blockBytes, keepAllocated: false };
+    if (image !== null || member.space?.needs(op) !== 0) {
       if (member.availableChunks < 1) {
         over(new StorError('NO_SPACE', `${member.nodeId} has no room for the replica`), 0);
         return;
@@ -139,12 +175,27 @@ export class ChunkCopier {
         sums[block] = bad.has(run.first + block) ? ~sum : sum;
       }
       copiedBytes += length;
-      noteAllocation(member, { kind: 'write', offset, length, keepAllocated: false });
-      member.copy(++segment.sequence, offset, length, payload, sums, next);
+      const written = { kind: 'write', offset, length, keepAllocated: false };
+      if (image === null) noteAllocation(member, written);
+      to.copy(++segment.sequence, offset, length, payload, sums, next);
     })((error) => {
       over(error, copiedBytes);
     });
   }
+}
+
+/** One chunk of one image, from one member to another. */
+interface Copy {
+  source: Member;
+  member: Member;
+  image: SnapshotId | null;
+  from: MemberImage;
+  to: MemberImage;
+  chunkStart: number;
+}
+
+function imageOf(member: Member, image: SnapshotId | null): MemberImage {
+  return image === null ? member : member.view(image);
 }
 
 /** Making the member equal there gives it space back. */

@@ -1,41 +1,50 @@
-import { blockBytes, chunkBytes, chunksPerRegion } from '@stor/protocol';
+import { blockBytes, chunkBytes, chunksPerRegion, type SnapshotId } from '@stor/protocol';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
+import { add, FillPasses } from '../core/replication/fill-passes.ts';
 import { ResyncProgress } from '../core/replication/resync-progress.ts';
 import { isFreed } from './chunk-copier.ts';
 import type { Member } from './member.ts';
-
-/** What may differ: regions, or null for everything; and ranges of writes that are under way. */
-export interface FillingPlan {
-  regions: readonly number[] | null;
-  pending: readonly { offset: number; length: number }[];
-}
 
 /** One member that is being made equal: which chunks are still to be compared, and how far it is. */
 export class Filling {
   readonly member: Member;
   readonly progress: ResyncProgress;
-  phase: 'planning' | 'copying' | 'adopting' | 'joining' = 'planning';
+  /**
+   * structure: its snapshots are made those of the source, it gets no writes yet; planning: it gets
+   * them, and it is asked what the next image may differ in; confirming: what an image got is made
+   * durable; adopting, joining: all of them are equal
+   */
+  phase: 'structure' | 'planning' | 'copying' | 'confirming' | 'adopting' | 'joining' = 'structure';
   /** where the bytes come from just now */
   source: Member | null = null;
+  /** null until the member gets writes */
+  passes: FillPasses | null = null;
+  /** what may have changed is known */
+  isPlanned = false;
+  /** another image is looked at: what was begun for the one before does not count */
+  round = 0;
   inFlight = 0;
   /** copied since the member's last flush began, and whether one is under way */
   unflushedBytes = 0;
   flushing = false;
   /** chunks that failed one after another */
   failures = 0;
-  readonly #sizeBytes: number;
-  #chunks: Bitmap;
+  /** chunks of its own live image that it gave up while it was put in the source's order */
+  readonly rolledBack: Bitmap[] = [];
+  /** of the image that is looked at (bytes) */
+  #sizeBytes = 0;
+  #chunks = new Bitmap(0);
+  /** of this image, under way */
+  readonly #taken = new Set<number>();
   /** of those, what the source has as a hole and the member has not */
   #frees: number[] = [];
   /** these are over: their space may be what the others need */
   #freed = false;
   #cursor = 0;
 
-  constructor(member: Member, sizeBytes: number, nowMs: number) {
+  constructor(member: Member, nowMs: number) {
     this.member = member;
-    this.#sizeBytes = sizeBytes;
-    this.#chunks = new Bitmap(Math.ceil(sizeBytes / chunkBytes));
     this.progress = new ResyncProgress(nowMs);
   }
 
@@ -43,34 +52,67 @@ export class Filling {
   get chunksLeft(): number {
     return this.#chunks.count;
   }
+  /** the image that is looked at; null: the live one */
+  get image(): SnapshotId | null {
+    return this.passes?.current?.snapshotId ?? null;
+  }
 
-  /** Lays down what is to be compared. Chunks that take space at neither are zeros at both. */
-  plan(source: Member, { regions, pending }: FillingPlan): void {
-    const chunks = new Bitmap(this.#chunks.size);
-    const { member } = this;
-    const isData = (chunk: number): boolean =>
-      source.allocated?.has(chunk) !== false || member.allocated?.has(chunk) !== false;
+  /** Lays down what of the live image may differ: regions, null for everything; and pending ranges. */
+  changed(
+    chunkCount: number,
+    regions: readonly number[] | null,
+    pending: readonly { offset: number; length: number }[],
+  ): void {
+    const chunks = new Bitmap(chunkCount);
     for (const region of regions ?? []) {
       const first = region * chunksPerRegion;
-      for (let i = 0; i < chunksPerRegion; i++) if (isData(first + i)) chunks.add(first + i);
+      for (let i = 0; i < chunksPerRegion; i++) chunks.add(first + i);
     }
-    if (!regions) {
-      for (let chunk = 0; chunk < chunks.size; chunk++) if (isData(chunk)) chunks.add(chunk);
-    }
+    for (const given of this.rolledBack) add(chunks, given);
+    const underWay = new Bitmap(chunkCount);
     for (const { offset, length } of pending) {
       const last = Math.floor((offset + length - 1) / chunkBytes);
-      for (let chunk = Math.floor(offset / chunkBytes); chunk <= last; chunk++) chunks.add(chunk);
+      for (let chunk = Math.floor(offset / chunkBytes); chunk <= last; chunk++) underWay.add(chunk);
     }
-    this.#chunks = chunks;
+    this.passes?.changed(regions ? chunks : null, underWay);
+    this.isPlanned = true;
+  }
+
+  /** These chunks of the image are compared now. */
+  begin(chunks: Bitmap, sizeBytes: number, source: Member): void {
+    this.#sizeBytes = sizeBytes;
+    const count = Math.ceil(sizeBytes / chunkBytes);
+    this.#chunks = new Bitmap(count, chunks.bytes.subarray(0, Math.ceil(count / 8)));
+    this.passes?.begun(this.#chunks);
+    this.round += 1;
+    this.#taken.clear();
+    this.#cursor = 0;
     // a list of all chunks of a large volume would take gigabytes; of those to be freed there are few
     this.#frees = [];
-    for (let chunk = chunks.next(0); chunk >= 0; chunk = chunks.next(chunk + 1)) {
-      if (isFreed(source, member, chunk)) this.#frees.push(chunk);
+    this.#freed = this.image !== null;
+    for (let chunk = this.#chunks.next(0); chunk >= 0; chunk = this.#chunks.next(chunk + 1)) {
+      if (!this.#freed && isFreed(source, this.member, chunk)) this.#frees.push(chunk);
     }
-    const lastChunk = chunks.size - 1;
-    const missing = chunks.has(lastChunk) ? chunkBytes - this.lengthOf(lastChunk) : 0;
-    this.progress.planned(chunks.count * chunkBytes - missing);
+    const lastChunk = count - 1;
+    const missing = this.#chunks.has(lastChunk) ? chunkBytes - this.lengthOf(lastChunk) : 0;
+    this.progress.planned(this.#chunks.count * chunkBytes - missing);
     this.phase = 'copying';
+  }
+
+  /** The live image is frozen as a snapshot, here too. True: what is planned is to be planned anew. */
+  cut(snapshotId: SnapshotId): boolean {
+    const isPlanningLive = this.phase === 'planning' && this.image === null;
+    const isCopyingLive = this.phase === 'copying' && this.image === null;
+    if (isCopyingLive) for (const chunk of this.#taken) this.#chunks.add(chunk);
+    this.passes?.cut(snapshotId, isCopyingLive ? this.#chunks : null);
+    if (isCopyingLive) {
+      // what is under way goes to the live image, and what the snapshot lacks is still to be given
+      this.#frees = [];
+      this.#freed = true;
+      this.#taken.clear();
+    }
+    if (isCopyingLive || isPlanningLive) this.round += 1;
+    return isPlanningLive && this.isPlanned;
   }
 
   lengthOf(chunk: number): number {
@@ -94,17 +136,20 @@ export class Filling {
     if (this.#frees[this.#frees.length - 1] === chunk) this.#frees.pop();
     else this.#cursor = chunk + 1;
     this.#chunks.delete(chunk);
+    this.#taken.add(chunk);
     this.inFlight += 1;
   }
 
   /** It could not be compared: again later. */
   giveBack(chunk: number): void {
+    this.#taken.delete(chunk);
     this.#chunks.add(chunk);
     this.failures += 1;
   }
 
   compared(chunk: number, copiedBytes: number, nowMs: number): void {
     this.failures = 0;
+    this.#taken.delete(chunk);
     this.unflushedBytes += copiedBytes;
     this.progress.done(this.lengthOf(chunk), copiedBytes, nowMs);
   }

@@ -76,6 +76,10 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
       },
       pace: resyncPace,
       probe,
+      rules: {
+        isWanted: (snapshotId) => this.orders.isWanted(snapshotId),
+        isRecorded: (snapshotId) => this.orders.isRecorded(snapshotId),
+      },
     });
     this.#checkpointer = new Checkpointer(
       segment,
@@ -491,7 +495,7 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
     if (member.answer?.failure || segment.distrusted.has(member.replicaId)) return 'failed';
     if (segment.isInSync(member) && member.isOpen) return 'in-sync';
     if (segment.joining.has(member)) return 'joining';
-    if (segment.syncing.has(member)) return 'syncing';
+    if (this.#resyncer.isFilling(member)) return 'syncing';
     return member.isOpen ? 'absent' : 'connecting';
   }
 }

@@ -1,6 +1,9 @@
-import { StorError, chunkBytes, hasCode } from '@stor/protocol';
+import { StorError, chunkBytes, hasCode, type SnapshotId } from '@stor/protocol';
 
+import { FillPasses } from '../core/replication/fill-passes.ts';
 import { FlapGuard } from '../core/replication/flap-guard.ts';
+import { findSnapshot } from '../core/replication/snapshot-list.ts';
+import { nextStructureStep, type StructureRules } from '../core/replication/snapshot-structure.ts';
 import type { ResyncPace } from '../core/replication/resync-pace.ts';
 import {
   chunkRetryMs,
@@ -19,6 +22,7 @@ import { ChunkLock } from './chunk-lock.ts';
 import { Filling } from './filling.ts';
 import type { ForegroundProbe } from './foreground-probe.ts';
 import type { Member } from './member.ts';
+import { PassPlanner } from './pass-planner.ts';
 import type { ReadPath } from './read-path.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 
@@ -30,6 +34,8 @@ export interface ResyncOptions {
   joined: () => void;
   pace: ResyncPace;
   probe: ForegroundProbe;
+  /** which snapshots a member is to have */
+  rules: StructureRules;
 }
 
 /** A member of the set that was equal when it was lost. */
@@ -37,6 +43,8 @@ interface Absence {
   /** regions written by this primary in this second of it or later may differ (RegionUse) */
   second: number;
   generation: Generation;
+  /** that it had then */
+  snapshots: ReadonlySet<SnapshotId>;
 }
 
 /** A member that is not filled for a while. */
@@ -60,6 +68,7 @@ interface Wait {
 export class Resyncer implements SegmentPart {
   readonly #segment: Segment;
   readonly #copier: ChunkCopier;
+  readonly #planner: PassPlanner;
   readonly #options: ResyncOptions;
   readonly #filling = new Map<Member, Filling>();
   readonly #flaps = new FlapGuard();
@@ -75,15 +84,23 @@ export class Resyncer implements SegmentPart {
     this.#segment = segment;
     this.#copier = new ChunkCopier(segment, read);
     this.#options = options;
+    this.#planner = new PassPlanner({
+      segment,
+      rules: options.rules,
+      isCurrent: (filling) => this.#isCurrent(filling),
+      mayBegin: ({ member }) =>
+        options.mayStart() &&
+        segment.membership?.stable === true &&
+        !segment.policy.rebuildPaused &&
+        !segment.isLeaving(member),
+    });
   }
 
   bytesRemaining(member: Member): number {
     return this.#filling.get(member)?.progress.bytesRemaining ?? 0;
   }
 
-  cut(): void {}
-  dropped(): void {}
-  isPending(member: Member): boolean {
+  isFilling(member: Member): boolean {
     return this.#filling.has(member);
   }
 
@@ -145,7 +162,8 @@ export class Resyncer implements SegmentPart {
       for (const { offset, length } of this.#options.pendingRanges()) {
         regionUse.touch(offset, length);
       }
-      this.#absences.set(replicaId, { second: regionUse.now, generation });
+      const snapshots = new Set(member.snapshots.map(({ snapshotId }) => snapshotId));
+      this.#absences.set(replicaId, { second: regionUse.now, generation, snapshots });
     } else if (isFilling) this.#absences.delete(replicaId);
     if (generation || isFilling) this.#flaps.left(replicaId, nowMs);
     const error = this.#segment.lastErrors.get(replicaId);
@@ -167,6 +185,10 @@ export class Resyncer implements SegmentPart {
   #look(nowMs: number): void {
     const { membership, members, stopped } = this.#segment;
     if (stopped || !membership) return;
+    for (const { member, phase } of [...this.#filling.values()]) {
+      // it gets no writes yet, so nothing is to be undone
+      if (phase === 'structure' && this.#segment.isLeaving(member)) this.#filling.delete(member);
+    }
     for (const member of members) {
       if (this.#isWanted(member) && this.#whyNot(member, nowMs) === '') this.#start(member, nowMs);
     }
@@ -228,22 +250,50 @@ export class Resyncer implements SegmentPart {
   }
 
   #start(member: Member, nowMs: number): void {
-    const segment = this.#segment;
-    const { sizeBytes } = segment;
-    const { logger } = segment.options;
-    const filling = new Filling(member, sizeBytes, nowMs);
+    const filling = new Filling(member, nowMs);
     this.#filling.set(member, filling);
+    const { logger } = this.#segment.options;
+    logger.info({ replica: member.replicaId }, 'resync begins');
+    this.#planner.equalize(filling, () => {
+      this.#begin(filling);
+    });
+  }
+
+  /** Its snapshots are those of the source: from here on it gets every write. */
+  #begin(filling: Filling): void {
+    const segment = this.#segment;
+    const { member } = filling;
     // what is pending now was not sent to it and may not be marked at the source yet
     const pending = this.#options.pendingRanges();
-    // from here on it gets every write
+    const chunks = Math.ceil(segment.sizeBytes / chunkBytes);
+    filling.passes = new FillPasses(chunks, this.#incomplete(member));
+    filling.phase = 'planning';
     segment.syncing.add(member);
     if (!member.isLocal) member.ackedSequence = segment.sequence;
-    logger.info({ replica: member.replicaId }, 'resync begins');
     const regions = this.#writtenSinceLost(member);
     segment.changed();
     if (!this.#isCurrent(filling)) return;
     if (regions) this.#planned(filling, pending, regions);
     else this.#ask(filling, pending, segment.sources());
+  }
+
+  /**
+   * The member's snapshots that are not known to be equal. Those that it had to take were taken while
+   * it was away; where that is not certain (its node had dropped one), all of it is compared.
+   */
+  #incomplete(member: Member): { snapshotId: SnapshotId; fromAll: boolean }[] {
+    const { answer, replicaId } = member;
+    const absence = this.#writtenSinceLost(member) && this.#absences.get(replicaId);
+    const since = answer?.setView?.epoch ?? Infinity;
+    return member.snapshots
+      .filter(({ state }) => state !== 'ready')
+      .map(({ snapshotId, state }) => {
+        const epochs = this.#segment
+          .sources()
+          .map((source) => findSnapshot(source.snapshots, snapshotId)?.epoch ?? 0);
+        const isNew = Math.min(...epochs) > since || absence?.snapshots.has(snapshotId) === false;
+        return { snapshotId, fromAll: state === 'incomplete' && !isNew };
+      });
   }
 
   /**
@@ -297,21 +347,92 @@ export class Resyncer implements SegmentPart {
     pending: { offset: number; length: number }[],
     regions: number[] | null,
   ): void {
-    const { clock, logger } = this.#segment.options;
-    const source = this.#segment.sources()[0];
-    if (!source) {
-      // the answer stays right: whoever comes back as a source has the same bytes
-      clock.after(chunkRetryMs, () => {
-        if (this.#isCurrent(filling)) this.#planned(filling, pending, regions);
-      });
+    const chunks = Math.ceil(this.#segment.sizeBytes / chunkBytes);
+    filling.changed(chunks, regions, pending);
+    this.#planPass(filling);
+  }
+
+  /** The next image, or the way into the set when all are equal. */
+  #planPass(filling: Filling): void {
+    const { member, passes } = filling;
+    if (!passes?.current) {
+      this.#finish(filling);
       return;
     }
-    filling.plan(source, { regions, pending });
-    filling.source = source;
-    const { bytesTotal } = filling.progress;
-    const kind = regions ? 'delta' : 'full';
-    logger.info({ replica: filling.member.replicaId, bytesTotal, kind }, 'resync is planned');
+    filling.phase = 'planning';
+    const { image } = filling;
+    this.#planner.plan(filling, (planned) => {
+      if (!planned) {
+        this.dropped(image ?? '');
+        member.dropSnapshot(image ?? '', () => {});
+        return;
+      }
+      filling.begin(planned.chunks, planned.sizeBytes, planned.source);
+      filling.source = planned.source;
+      const { bytesTotal } = filling.progress;
+      const { logger } = this.#segment.options;
+      logger.info({ replica: member.replicaId, image, bytesTotal }, 'resync is planned');
+      this.#pump();
+    });
+  }
+
+  /** All of an image is compared and copied. */
+  #passOver(filling: Filling): void {
+    const { image, member, passes, round } = filling;
+    if (image === null) {
+      passes?.done();
+      this.#finish(filling);
+      return;
+    }
+    const isCurrent = (): boolean => this.#isCurrent(filling) && filling.round === round;
+    const over = (error: StorError | null): void => {
+      if (!isCurrent()) return;
+      if (error && error.code !== 'NOT_FOUND') {
+        member.drop(error);
+        return;
+      }
+      passes?.done();
+      this.#planPass(filling);
+    };
+    filling.phase = 'confirming';
+    member.flush((error) => {
+      if (error || !isCurrent()) {
+        over(error);
+        return;
+      }
+      // while it is being made it is confirmed together with the others
+      const source = this.#segment.sources()[0];
+      const isReady = source && findSnapshot(source.snapshots, image)?.state === 'ready';
+      if (isReady) member.confirmSnapshot(image, over);
+      else over(null);
+    });
+  }
+
+  // what members that are being filled have to do with snapshots
+
+  cut(snapshotId: SnapshotId): void {
+    for (const filling of this.#filling.values()) {
+      if (!this.#segment.syncing.has(filling.member)) continue;
+      if (filling.cut(snapshotId)) this.#planPass(filling);
+    }
     this.#pump();
+  }
+
+  dropped(snapshotId: SnapshotId): void {
+    for (const filling of this.#filling.values()) {
+      const { passes, image } = filling;
+      if (passes?.isPending(snapshotId) !== true) continue;
+      passes.dropped(snapshotId);
+      if (image !== snapshotId) continue;
+      filling.round += 1;
+      if (filling.isPlanned) this.#planPass(filling);
+    }
+  }
+
+  isPending(member: Member, snapshotId: SnapshotId): boolean {
+    const filling = this.#filling.get(member);
+    if (!filling) return false;
+    return filling.passes?.isPending(snapshotId) ?? true;
   }
 
   #isCurrent(filling: Filling): boolean {
@@ -325,9 +446,11 @@ export class Resyncer implements SegmentPart {
     const fillings = [...this.#filling.values()].filter(({ phase }) => phase === 'copying');
     fillings.sort((a, b) => a.progress.bytesRemaining - b.progress.bytesRemaining);
     for (const filling of fillings) {
+      // an earlier one may have changed what is to be done with it
+      if (filling.phase !== 'copying' || !this.#isCurrent(filling)) continue;
       if (!policy.rebuildPaused) this.#fill(filling);
       if (filling.phase === 'copying' && filling.inFlight === 0 && filling.chunksLeft === 0) {
-        this.#finish(filling);
+        this.#passOver(filling);
       }
     }
   }
@@ -387,13 +510,16 @@ export class Resyncer implements SegmentPart {
   #copyChunk(filling: Filling, chunk: number): void {
     const { lock, options } = this.#segment;
     const { pace } = this.#options;
+    const { image, round } = filling;
     const length = filling.lengthOf(chunk);
     const over = (error: StorError | null, copiedBytes: number): void => {
       const nowMs = options.clock.monotonicMs();
       pace.ended(copiedBytes, nowMs);
       filling.inFlight -= 1;
       if (!this.#isCurrent(filling)) return;
-      if (error) this.#chunkFailed(filling, chunk, error);
+      // another image is looked at by now: the chunk is among what is left there
+      if (filling.round !== round) this.#roundOver(filling, error);
+      else if (error) this.#chunkFailed(filling, chunk, error);
       else {
         filling.compared(chunk, copiedBytes, nowMs);
         this.#pump();
@@ -408,9 +534,15 @@ export class Resyncer implements SegmentPart {
       filling.source = source ?? null;
       if (!this.#isCurrent(filling)) release(null, 0);
       else if (!source) release(new StorError('UNAVAILABLE', 'the resync source was lost'), 0);
-      else this.#copier.run(source, filling.member, owner.lockStart, length, release);
+      else this.#copier.run(source, filling.member, image, owner.lockStart, length, release);
     });
-    if (lock.acquire(owner)) owner.lockGranted();
+    // nobody writes to a snapshot
+    if (image !== null || lock.acquire(owner)) owner.lockGranted();
+  }
+
+  #roundOver(filling: Filling, error: StorError | null): void {
+    if (error?.code === 'NO_SPACE') filling.member.drop(error);
+    else this.#pump();
   }
 
   /** The source may have been lost, or the member is full; the plan holds for any other source. */
@@ -418,6 +550,12 @@ export class Resyncer implements SegmentPart {
     const { clock, logger } = this.#segment.options;
     const { member } = filling;
     filling.giveBack(chunk);
+    if (error.code === 'NOT_FOUND' && filling.image !== null) {
+      // it was dropped, at least there: what is left to do is looked at again
+      filling.round += 1;
+      this.#planPass(filling);
+      return;
+    }
     if (error.code === 'NO_SPACE') {
       // dropped, not only left alone: it was sent writes and will miss those that follow
       member.drop(error);
@@ -444,6 +582,7 @@ export class Resyncer implements SegmentPart {
       this.adopting -= 1;
       if (this.#isCurrent(filling)) {
         if (error) member.drop(error);
+        else if (filling.passes?.current) this.#planPass(filling);
         else this.#join(filling);
       }
       this.#options.joined();
@@ -479,7 +618,22 @@ export class Resyncer implements SegmentPart {
     const segment = this.#segment;
     const { member } = filling;
     const { membership } = segment;
-    if (!membership) return;
+    const source = segment.sources()[0];
+    if (!membership || !this.#isCurrent(filling)) return;
+    if (!source || segment.isHeld || filling.passes?.current) {
+      segment.options.clock.after(chunkRetryMs, () => {
+        if (filling.phase !== 'adopting' || !this.#isCurrent(filling)) return;
+        if (filling.passes?.current) this.#planPass(filling);
+        else this.#join(filling);
+      });
+      return;
+    }
+    const step = nextStructureStep(source, member, this.#options.rules);
+    if (step && step.type !== 'rollback') {
+      const message = `its snapshots are not those of ${source.replicaId} any more: ${step.type}`;
+      member.drop(new StorError('UNAVAILABLE', message));
+      return;
+    }
     filling.phase = 'joining';
     segment.syncing.delete(member);
     segment.joining.add(member);

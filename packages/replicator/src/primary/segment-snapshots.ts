@@ -266,7 +266,7 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
       }
     }
     // those that are being filled begin anew when they come back
-    for (const member of this.#segment.syncing) {
+    for (const member of [...this.#segment.syncing]) {
       member.drop(new StorError('ABORTED', 'the volume is rolled back'));
     }
     hold.pin(token);

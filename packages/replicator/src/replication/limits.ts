@@ -108,3 +108,5 @@ export const rollbackHoldMs = 10_000;
 /** After snapshots were dropped a member is asked so often, so many times, what room came back. */
 export const spaceRefreshMs = 1_000;
 export const spaceRefreshes = 10;
+/** One frame of zeros names no longer range (bytes): its length has 32 bits. */
+export const maxZeroBytes = 1024 * 1024 * 1024;

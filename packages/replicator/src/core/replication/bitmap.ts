@@ -63,6 +63,10 @@ export class Bitmap {
     return true;
   }
 
+  copy(): Bitmap {
+    return new Bitmap(this.size, this.bytes);
+  }
+
   list(): number[] {
     const found: number[] = [];
     for (let index = this.next(0); index >= 0; index = this.next(index + 1)) found.push(index);

@@ -16,9 +16,10 @@ export class ResyncProgress {
     this.#points = [{ atMs: nowMs, doneBytes: 0 }];
   }
 
+  /** So much more is to be compared: the live image, or a snapshot before it. */
   planned(bytes: number): void {
-    this.bytesTotal = bytes;
-    this.bytesRemaining = bytes;
+    this.bytesTotal += bytes;
+    this.bytesRemaining += bytes;
   }
 
   /** A range was compared, and some of it was copied. */
