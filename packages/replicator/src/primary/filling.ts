@@ -1,7 +1,7 @@
 import { blockBytes, chunkBytes, chunksPerRegion, type SnapshotId } from '@stor/protocol';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
-import { add, FillPasses } from '../core/replication/fill-passes.ts';
+import { add, type FillPasses } from '../core/replication/fill-passes.ts';
 import { ResyncProgress } from '../core/replication/resync-progress.ts';
 import { isFreed } from './chunk-copier.ts';
 import type { Member } from './member.ts';

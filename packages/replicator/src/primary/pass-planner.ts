@@ -160,7 +160,8 @@ export class PassPlanner {
     const { member, passes } = filling;
     const parent = parentOf(source, image);
     if (parent === null || parentOf(member, image) !== parent) return null;
-    return passes?.isPending(parent) === false ? parent : null;
+    const isReady = findSnapshot(member.snapshots, parent)?.state === 'ready';
+    return isReady || passes?.isEqual(parent) === true ? parent : null;
   }
 
   /**

@@ -2,7 +2,6 @@ import { StorError, chunkBytes, hasCode, type SnapshotId } from '@stor/protocol'
 
 import { FillPasses } from '../core/replication/fill-passes.ts';
 import { FlapGuard } from '../core/replication/flap-guard.ts';
-import { findSnapshot } from '../core/replication/snapshot-list.ts';
 import { nextStructureStep, type StructureRules } from '../core/replication/snapshot-structure.ts';
 import type { ResyncPace } from '../core/replication/resync-pace.ts';
 import {
@@ -15,10 +14,11 @@ import {
   enoughChunksToRetry,
   spaceWaitMinMs,
 } from '../replication/limits.ts';
-import { compareGenerations, noGeneration, type Generation } from '../replica-store.ts';
 import type { ResyncStatus } from '../replicator-ports.ts';
+import { Absences } from './absences.ts';
 import { ChunkCopier } from './chunk-copier.ts';
 import { ChunkLock } from './chunk-lock.ts';
+import { adoptGeneration, confirmImage } from './equal-images.ts';
 import { Filling } from './filling.ts';
 import type { ForegroundProbe } from './foreground-probe.ts';
 import type { Member } from './member.ts';
@@ -36,15 +36,6 @@ export interface ResyncOptions {
   probe: ForegroundProbe;
   /** which snapshots a member is to have */
   rules: StructureRules;
-}
-
-/** A member of the set that was equal when it was lost. */
-interface Absence {
-  /** regions written by this primary in this second of it or later may differ (RegionUse) */
-  second: number;
-  generation: Generation;
-  /** that it had then */
-  snapshots: ReadonlySet<SnapshotId>;
 }
 
 /** A member that is not filled for a while. */
@@ -72,9 +63,7 @@ export class Resyncer implements SegmentPart {
   readonly #options: ResyncOptions;
   readonly #filling = new Map<Member, Filling>();
   readonly #flaps = new FlapGuard();
-  readonly #absences = new Map<string, Absence>();
-  /** members that were in sync and settled when last looked at */
-  readonly #equal = new Map<string, Generation>();
+  readonly #absences: Absences;
   readonly #noRoom = new Map<string, Wait>();
   #cancelTimer: (() => void) | null = null;
   /** members that adopt the source's generation: no checkpoint meanwhile */
@@ -82,6 +71,7 @@ export class Resyncer implements SegmentPart {
 
   constructor(segment: Segment, read: ReadPath, options: ResyncOptions) {
     this.#segment = segment;
+    this.#absences = new Absences(segment);
     this.#copier = new ChunkCopier(segment, read);
     this.#options = options;
     this.#planner = new PassPlanner({
@@ -146,29 +136,19 @@ export class Resyncer implements SegmentPart {
         options.logger.info({ replica, bytesCopied }, 'resync is complete: the replica is in sync');
       }
     }
-    this.#noteEqual();
+    this.#absences.noteEqual(this.#options.mayStart());
     this.#look(nowMs);
   }
 
   memberLost(member: Member): void {
-    const { options, regionUse } = this.#segment;
     const { replicaId } = member;
-    const nowMs = options.clock.monotonicMs();
-    const generation = this.#equal.get(replicaId);
+    const nowMs = this.#segment.options.clock.monotonicMs();
     const isFilling = this.#filling.delete(member);
-    this.#equal.delete(replicaId);
-    if (generation) {
-      // writes that are under way may or may not have reached it
-      for (const { offset, length } of this.#options.pendingRanges()) {
-        regionUse.touch(offset, length);
-      }
-      const snapshots = new Set(member.snapshots.map(({ snapshotId }) => snapshotId));
-      this.#absences.set(replicaId, { second: regionUse.now, generation, snapshots });
-    } else if (isFilling) this.#absences.delete(replicaId);
-    if (generation || isFilling) this.#flaps.left(replicaId, nowMs);
+    const wasEqual = this.#absences.lost(member, isFilling, this.#options.pendingRanges());
+    if (wasEqual || isFilling) this.#flaps.left(replicaId, nowMs);
     const error = this.#segment.lastErrors.get(replicaId);
     // one that was not in use is only asked in vain whether there is room yet
-    const wasUsed = isFilling || generation !== undefined;
+    const wasUsed = isFilling || wasEqual;
     if (wasUsed && hasCode(error, 'NO_SPACE')) this.#waitForRoom(replicaId, error.message, nowMs);
   }
 
@@ -230,25 +210,6 @@ export class Resyncer implements SegmentPart {
     return writes === 'park' || writes === 'refuse';
   }
 
-  /**
-   * Only what is equal for certain counts: members of a set that is settled. One that left the set
-   * while it was connected (it was to go) misses writes from then on.
-   */
-  #noteEqual(): void {
-    const segment = this.#segment;
-    const isSettled = this.#options.mayStart();
-    for (const member of segment.members) {
-      if (!member.isOpen) continue;
-      if (!segment.isInSync(member)) {
-        this.#equal.delete(member.replicaId);
-        continue;
-      }
-      if (!isSettled) continue;
-      this.#equal.set(member.replicaId, member.generation);
-      this.#absences.delete(member.replicaId);
-    }
-  }
-
   #start(member: Member, nowMs: number): void {
     const filling = new Filling(member, nowMs);
     this.#filling.set(member, filling);
@@ -266,80 +227,20 @@ export class Resyncer implements SegmentPart {
     // what is pending now was not sent to it and may not be marked at the source yet
     const pending = this.#options.pendingRanges();
     const chunks = Math.ceil(segment.sizeBytes / chunkBytes);
-    filling.passes = new FillPasses(chunks, this.#incomplete(member));
+    filling.passes = new FillPasses(chunks, this.#absences.incomplete(member));
     filling.phase = 'planning';
     segment.syncing.add(member);
     if (!member.isLocal) member.ackedSequence = segment.sequence;
-    const regions = this.#writtenSinceLost(member);
+    const regions = this.#absences.writtenSinceLost(member);
     segment.changed();
     if (!this.#isCurrent(filling)) return;
     if (regions) this.#planned(filling, pending, regions);
-    else this.#ask(filling, pending, segment.sources());
-  }
-
-  /**
-   * The member's snapshots that are not known to be equal. Those that it had to take were taken while
-   * it was away; where that is not certain (its node had dropped one), all of it is compared.
-   */
-  #incomplete(member: Member): { snapshotId: SnapshotId; fromAll: boolean }[] {
-    const { answer, replicaId } = member;
-    const absence = this.#writtenSinceLost(member) && this.#absences.get(replicaId);
-    const since = answer?.setView?.epoch ?? Infinity;
-    return member.snapshots
-      .filter(({ state }) => state !== 'ready')
-      .map(({ snapshotId, state }) => {
-        const epochs = this.#segment
-          .sources()
-          .map((source) => findSnapshot(source.snapshots, snapshotId)?.epoch ?? 0);
-        const isNew = Math.min(...epochs) > since || absence?.snapshots.has(snapshotId) === false;
-        return { snapshotId, fromAll: state === 'incomplete' && !isNew };
+    else {
+      const isCurrent = (): boolean => this.#isCurrent(filling);
+      this.#absences.whatChanged(member, isCurrent, (changed) => {
+        this.#planned(filling, pending, changed);
       });
-  }
-
-  /**
-   * A member that was equal when this primary lost it, and has its memory, can differ only where
-   * this primary has written since: marks of regions in use need not be compared. Its set view shows
-   * that it is the replica that was lost.
-   */
-  #writtenSinceLost(member: Member): number[] | null {
-    const absence = this.#absences.get(member.replicaId);
-    const { answer } = member;
-    if (!absence || !answer?.keptMemory) return null;
-    if (answer.setView?.epoch !== this.#segment.options.epoch) return null;
-    if (compareGenerations(answer.generation, absence.generation) < 0) return null;
-    return this.#segment.regionUse.since(absence.second);
-  }
-
-  /** Asks one source after the other what changed; everything is compared when none knows. */
-  #ask(
-    filling: Filling,
-    pending: { offset: number; length: number }[],
-    sources: readonly Member[],
-  ): void {
-    const [source, ...others] = sources;
-    const since = filling.member.generation;
-    if (!source || compareGenerations(since, noGeneration) <= 0) {
-      this.#planned(filling, pending, null);
-      return;
     }
-    source.changedSince(since, (error, regions) => {
-      if (!this.#isCurrent(filling)) return;
-      if (regions !== null) {
-        const marked = filling.member.answer?.marks.list() ?? [];
-        this.#planned(filling, pending, [...new Set([...regions, ...marked])]);
-      } else if (error && !source.isOpen) this.#askAgain(filling, pending);
-      else this.#ask(filling, pending, others);
-    });
-  }
-
-  /** Whoever was asked is gone; another one knows, or that one when it is back. */
-  #askAgain(filling: Filling, pending: { offset: number; length: number }[]): void {
-    this.#segment.options.clock.after(chunkRetryMs, () => {
-      if (!this.#isCurrent(filling)) return;
-      const sources = this.#segment.sources();
-      if (sources.length > 0) this.#ask(filling, pending, sources);
-      else this.#askAgain(filling, pending);
-    });
   }
 
   #planned(
@@ -395,17 +296,7 @@ export class Resyncer implements SegmentPart {
       this.#planPass(filling);
     };
     filling.phase = 'confirming';
-    member.flush((error) => {
-      if (error || !isCurrent()) {
-        over(error);
-        return;
-      }
-      // while it is being made it is confirmed together with the others
-      const source = this.#segment.sources()[0];
-      const isReady = source && findSnapshot(source.snapshots, image)?.state === 'ready';
-      if (isReady) member.confirmSnapshot(image, over);
-      else over(null);
-    });
+    confirmImage(this.#segment, member, image, isCurrent, over);
   }
 
   // what members that are being filled have to do with snapshots
@@ -587,30 +478,7 @@ export class Resyncer implements SegmentPart {
       }
       this.#options.joined();
     };
-    member.flush((error) => {
-      if (error || !this.#isCurrent(filling)) over(error);
-      else this.#adopt(filling, over);
-    });
-  }
-
-  #adopt(filling: Filling, over: (error: StorError | null) => void): void {
-    const { member } = filling;
-    const source = this.#segment.sources()[0];
-    if (!source) {
-      over(new StorError('UNAVAILABLE', 'the resync source was lost'));
-      return;
-    }
-    const { generation } = source;
-    source.history((failed, history) => {
-      if (failed || !this.#isCurrent(filling)) {
-        over(failed ?? new StorError('UNAVAILABLE', 'the resync source was lost'));
-        return;
-      }
-      member.adopt(generation, history, (error) => {
-        if (!error) member.generation = generation;
-        over(error);
-      });
-    });
+    adoptGeneration(this.#segment, member, () => this.#isCurrent(filling), over);
   }
 
   /** From now on it must acknowledge; then what it has becomes durable. */

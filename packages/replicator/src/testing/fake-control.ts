@@ -4,6 +4,8 @@ import {
   type AttachmentGrant,
   type EventNote,
   type GrantedReplica,
+  type SnapshotId,
+  type SnapshotPhase,
   type VolumePolicy,
   type VolumeSettings,
 } from '@stor/protocol';
@@ -46,6 +48,8 @@ export class FakeControl {
   unavailable = 0;
   /** ... or their outcome stays unknown (they take effect half the time) */
   unknown = 0;
+  /** the volume's snapshots; null: this control plane knows of none */
+  snapshots: Map<SnapshotId, SnapshotPhase> | null = null;
   /** what the data path told of */
   readonly events: EventNote[] = [];
   /** every set there was, as (epoch, revision, members) */
@@ -92,6 +96,9 @@ export class FakeControl {
       ...(this.sizeBytes === undefined ? {} : { sizeBytes: this.sizeBytes }),
       replicas: this.replicas,
       policy: { ...this.policy },
+      ...(this.snapshots && {
+        snapshots: [...this.snapshots].map(([id, state]) => ({ id, state })),
+      }),
       segments: this.sets.map(({ setRevision, inSync }, index) => ({
         index,
         setRevision,

@@ -1,15 +1,12 @@
 import { StorError, blockBytes, chunkBytes, regionBytes, type SnapshotId } from '@stor/protocol';
-import { crc32, type Random } from '@stor/runtime';
+import type { Random } from '@stor/runtime';
 
 import type { Extent } from '../block-device.ts';
 import {
   compareGenerations,
   noGeneration,
-  type DiskStore,
-  type DiskUsage,
   type Generation,
   type GenerationHistory,
-  type ReplicaIdentity,
   type ReplicaStore,
   type SetView,
   type StoreDone,
@@ -22,82 +19,10 @@ import type {
 } from '../replica-snapshots.ts';
 import { historyOf, stampsOf } from '../core/replication/generation-history.ts';
 import type { Bitmap } from '../core/replication/bitmap.ts';
-import { MemorySnapshots } from './memory-snapshots.ts';
+import type { MemoryReplicaState } from './memory-replica-state.ts';
+import { zeroSum } from './memory-replica-state.ts';
 import { MemoryView } from './memory-view.ts';
 import type { ProcessClock } from './sim-clock.ts';
-
-const zeroSum = crc32(new Uint8Array(blockBytes));
-
-/** What lies on the disk and in the page cache: it outlives the process. */
-export class MemoryReplicaState {
-  readonly identity: ReplicaIdentity;
-  blocks: number;
-  bytes: Buffer;
-  sums: Uint32Array;
-  readonly snapshots = new MemorySnapshots(this);
-  /** what a power cut leaves of blocks that were written and not flushed */
-  readonly unflushed = new Map<number, { bytes: Buffer; sum: number }>();
-  readonly allocated = new Set<number>();
-  /** marked region -> number of its last use */
-  readonly marks = new Map<number, number>();
-  readonly stamps = new Map<number, Generation>();
-  /** regions whose mark went though a block of them was not flushed: no checkpoint may do that */
-  readonly retiredEarly = new Set<number>();
-  generation: Generation = noGeneration;
-  historyAfter: Generation = noGeneration;
-  setView: SetView | null = null;
-  highestEpoch = 0;
-  keptMemory = true;
-  clean = true;
-  /** recorded outside the disk, so it outlives the process (I7) */
-  failure: StorError | null = null;
-
-  constructor(identity: ReplicaIdentity) {
-    this.identity = identity;
-    this.blocks = Math.ceil(identity.sizeBytes / blockBytes);
-    this.bytes = Buffer.alloc(this.blocks * blockBytes);
-    this.sums = new Uint32Array(this.blocks).fill(zeroSum);
-  }
-
-  put(block: number, bytes: Uint8Array, start: number, sum: number): void {
-    const at = block * blockBytes;
-    if (!this.unflushed.has(block)) {
-      const before = Buffer.from(this.bytes.subarray(at, at + blockBytes));
-      this.unflushed.set(block, { bytes: before, sum: this.sums[block] ?? 0 });
-    }
-    this.bytes.set(bytes.subarray(start, start + blockBytes), at);
-    this.sums[block] = sum;
-    this.snapshots.own(Math.floor(at / chunkBytes));
-  }
-
-  grow(sizeBytes: number): void {
-    this.identity.sizeBytes = sizeBytes;
-    this.blocks = Math.ceil(sizeBytes / blockBytes);
-    this.bytes = Buffer.concat([this.bytes], this.blocks * blockBytes);
-    const sums = new Uint32Array(this.blocks).fill(zeroSum);
-    sums.set(this.sums);
-    this.sums = sums;
-  }
-
-  isValid(block: number): boolean {
-    const at = block * blockBytes;
-    return crc32(this.bytes.subarray(at, at + blockBytes)) === this.sums[block];
-  }
-
-  /** The host loses power: of what was not flushed, any part is lost. */
-  losePower(random: Random): void {
-    for (const [block, before] of this.unflushed) {
-      const chance = random.next();
-      if (chance < 0.3) continue;
-      before.bytes.copy(this.bytes, block * blockBytes);
-      // sometimes data and checksum are lost apart
-      if (chance < 0.9) this.sums[block] = before.sum;
-    }
-    this.unflushed.clear();
-    this.snapshots.losePower(random);
-    if (!this.clean) this.keptMemory = false;
-  }
-}
 
 interface Pending {
   offset: number;
@@ -545,64 +470,4 @@ export class MemoryReplicaStore implements ReplicaStore, SnapshotStore {
 
 function range(from: number, end: number): number[] {
   return Array.from({ length: Math.max(0, end - from) }, (_, index) => from + index);
-}
-
-/** A disk of MemoryReplicaStores. `states` outlives it: give them to the disk of the next process. */
-export class MemoryDiskStore implements DiskStore {
-  readonly diskId: string;
-  readonly path: string;
-  readonly failure = null;
-  readonly #replicas = new Map<string, MemoryReplicaStore>();
-  readonly #clock: ProcessClock;
-  readonly #random: Random;
-
-  constructor(
-    diskId: string,
-    states: readonly MemoryReplicaState[],
-    clock: ProcessClock,
-    random: Random,
-  ) {
-    this.diskId = diskId;
-    this.path = `/memory/${diskId}`;
-    this.#clock = clock;
-    this.#random = random;
-    for (const state of states) this.open(state);
-  }
-
-  replicas(): MemoryReplicaStore[] {
-    return [...this.#replicas.values()];
-  }
-  replica(id: string): MemoryReplicaStore | null {
-    return this.#replicas.get(id) ?? null;
-  }
-  createReplica(identity: ReplicaIdentity): Promise<ReplicaStore> {
-    return Promise.resolve(this.open(new MemoryReplicaState(identity)));
-  }
-  deleteReplica(id: string): Promise<void> {
-    this.#replicas.delete(id);
-    return Promise.resolve();
-  }
-  usage(): Promise<DiskUsage> {
-    const usedBytes = this.replicas().reduce((sum, each) => sum + each.allocatedBytes, 0);
-    const capacityBytes = 2 ** 40;
-    const freeBytes = capacityBytes - usedBytes;
-    return Promise.resolve({ capacityBytes, usedBytes, freeBytes, reservedBytes: 0 });
-  }
-  close(): Promise<void> {
-    for (const { state } of this.#replicas.values()) {
-      state.unflushed.clear();
-      state.clean = true;
-    }
-    return Promise.resolve();
-  }
-  /** kill -9 */
-  crash(): void {
-    for (const replica of this.#replicas.values()) replica.crash();
-  }
-
-  open(state: MemoryReplicaState): MemoryReplicaStore {
-    const store = new MemoryReplicaStore(state, this.diskId, this.#clock, this.#random);
-    this.#replicas.set(store.replicaId, store);
-    return store;
-  }
 }

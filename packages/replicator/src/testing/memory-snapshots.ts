@@ -10,7 +10,7 @@ import { crc32, type Random } from '@stor/runtime';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
 import type { ReplicaSnapshot, SnapshotState } from '../replica-snapshots.ts';
-import type { MemoryReplicaState } from './memory-replica-store.ts';
+import type { MemoryReplicaState } from './memory-replica-state.ts';
 
 const zeroSum = crc32(new Uint8Array(blockBytes));
 
@@ -157,8 +157,9 @@ export class MemorySnapshots {
     for (let chunk = 0; chunk < chunks.size; chunk++) {
       const before = this.#content(from === null ? 'empty' : this.#find(from), chunk);
       const after = this.#content(to === null ? 'live' : this.#find(to), chunk);
-      if (before.isData !== after.isData || !before.bytes.equals(after.bytes)) chunks.add(chunk);
-      else if (before.sums.some((sum, i) => sum !== after.sums[i])) chunks.add(chunk);
+      if (before.isData !== after.isData || !sameBytes(before.bytes, after.bytes))
+        chunks.add(chunk);
+      else if (after.sums.some((sum, i) => sum !== before.sums[i])) chunks.add(chunk);
     }
     return chunks;
   }
@@ -305,14 +306,15 @@ export class MemorySnapshots {
   ): { bytes: Buffer; sums: Uint32Array; isData: boolean } {
     const { bytes, sums, allocated } = this.#state;
     if (of === 'live') {
-      const content = newSlot(false);
-      bytes.copy(content.bytes, 0, chunk * chunkBytes, (chunk + 1) * chunkBytes);
-      content.sums.set(sums.subarray(chunk * blocksPerChunk, (chunk + 1) * blocksPerChunk));
-      return { bytes: content.bytes, sums: content.sums, isData: allocated.has(chunk) };
+      const at = chunk * chunkBytes;
+      return {
+        bytes: bytes.subarray(at, at + chunkBytes),
+        sums: sums.subarray(chunk * blocksPerChunk, (chunk + 1) * blocksPerChunk),
+        isData: allocated.has(chunk),
+      };
     }
     const slot = of === 'empty' ? null : nearest(of, chunk);
-    const { bytes: data, sums: own } = slot && !slot.isHole ? slot : newSlot(true);
-    return { bytes: data, sums: own, isData: slot?.isHole === false };
+    return slot && !slot.isHole ? { ...slot, isData: true } : { ...emptySlot, isData: false };
   }
 
   /** Takes one hidden layer away that nobody needs as it is; whether there was one. */
@@ -349,6 +351,12 @@ export class MemorySnapshots {
   }
 }
 
+/** The last chunk of the live image may be shorter than a slot. */
+function sameBytes(a: Buffer, b: Buffer): boolean {
+  const length = Math.min(a.length, b.length);
+  return a === b || a.subarray(0, length).equals(b.subarray(0, length));
+}
+
 function newSlot(isHole: boolean): Slot {
   return {
     bytes: Buffer.alloc(chunkBytes),
@@ -357,6 +365,8 @@ function newSlot(isHole: boolean): Slot {
     unflushed: new Map(),
   };
 }
+
+const emptySlot = newSlot(true);
 
 function put(slot: Slot, block: number, bytes: Uint8Array, sum: number): void {
   const at = block * blockBytes;

@@ -7,11 +7,9 @@ import type { PrimaryVolume } from '../primary/primary-volume.ts';
 import { checkpointPace, type CheckpointPace } from '../replication/limits.ts';
 import { LaneReplicator, type ReplicaFailure } from '../replication/lane-replicator.ts';
 import { FakeControl, type SegmentReplica } from './fake-control.ts';
-import {
-  MemoryDiskStore,
-  MemoryReplicaState,
-  type MemoryReplicaStore,
-} from './memory-replica-store.ts';
+import { MemoryReplicaState } from './memory-replica-state.ts';
+import { MemoryDiskStore } from './memory-disk-store.ts';
+import type { MemoryReplicaStore } from './memory-replica-store.ts';
 import { ProcessClock, SimScheduler } from './sim-clock.ts';
 import { SimNetwork } from './sim-network.ts';
 

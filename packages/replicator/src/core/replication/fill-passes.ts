@@ -31,6 +31,9 @@ export class FillPasses {
   #queue: FillPass[] = [];
   /** null: it is not known what has changed; everything may have */
   #changed: Bitmap | null = null;
+  readonly #equal = new Set<SnapshotId>();
+  /** the first image that was the live one when the replica began to get writes, if that is frozen */
+  #firstCut: FillPass | null = null;
   /** what earlier passes had to look at */
   #carried: Bitmap;
 
@@ -49,6 +52,11 @@ export class FillPasses {
   }
   isPending(snapshotId: SnapshotId): boolean {
     return this.#queue.some((pass) => pass.snapshotId === snapshotId);
+  }
+
+  /** It was looked at to the end, so it is the same on both sides. */
+  isEqual(snapshotId: SnapshotId): boolean {
+    return this.#equal.has(snapshotId);
   }
 
   /** What may differ: chunks, or null for all; and those of writes that were under way. */
@@ -76,7 +84,8 @@ export class FillPasses {
 
   /** The current image is equal. */
   done(): void {
-    this.#queue.shift();
+    const done = this.#queue.shift();
+    if (done?.snapshotId) this.#equal.add(done.snapshotId);
     // all are equal: what comes later begins from there
     if (this.#queue.length === 0) this.#carried = new Bitmap(this.#chunks);
   }
@@ -114,9 +123,6 @@ export class FillPasses {
     if (this.#firstCut === gone) this.#firstCut = next;
     this.#queue.splice(at, 1);
   }
-
-  /** the first image that was the live one when the replica began to get writes */
-  #firstCut: FillPass | null = null;
 }
 
 function full(chunks: number): Bitmap {
