@@ -537,7 +537,8 @@ export interface EventNote {
   /** warning: somebody should look */
   type: 'normal' | 'warning';
   reason: EventReason;
-  object: { kind: EventObjectKind; id: string };
+  /** `name`: for people; absent: as the record of that id says */
+  object: { kind: EventObjectKind; id: string; name?: string };
   /** the volume that it is about, if it is about one; absent: the object itself, or none */
   volumeId?: VolumeId;
   /** one sentence for people; of a repeated event the last one is kept */

@@ -44,6 +44,27 @@ t.test('a bounded set of seeds keeps every promise', async (t) => {
   t.comment(output);
 });
 
+t.test(
+  'scrubs beside every fault find nothing that nobody broke, and mend what rots',
+  async (t) => {
+    const few = [
+      '--seeds',
+      '3',
+      '--minutes',
+      '2',
+      '--dense',
+      '--jobs',
+      '2',
+      '--first-seed',
+      '9101',
+    ];
+    const { status, output } = await run('packages/sim/bin/sim.mjs', [...few, '--scrub']);
+    t.equal(status, 0, output);
+    t.match(output, /scrub-finished/);
+    t.match(output, /bit-rot-unread/);
+  },
+);
+
 t.test('every mutation still fits the sources', (t) => {
   if (!hasPatch(t)) {
     t.end();

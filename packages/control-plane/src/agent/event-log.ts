@@ -12,8 +12,9 @@ import {
   surplusEvents,
 } from '../core/events/event-record.ts';
 import type { EventRecord, PendingNote } from '../core/events/event-record.ts';
+import { StateEvents } from '../core/events/state-events.ts';
 import { eventKey, eventsPrefix } from '../resources/keys.ts';
-import { nodeName } from '../resources/cluster-state.ts';
+import { nodeName, withNodeNames } from '../resources/cluster-state.ts';
 import { decodeEvent, encodeRecord } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 
@@ -27,6 +28,8 @@ const repeatWriteMs = 5_000;
 const retryMs = 5_000;
 /** New events of one node in a minute; what is more is counted as dropped. */
 const maxNewPerMinute = 300;
+/** How often records are looked at for what has happened (ms). */
+const lookMs = 2_000;
 /** How often the leader drops old events (ms). */
 const trimMs = 60_000;
 /** Keys deleted in one transaction. */
@@ -61,12 +64,16 @@ export class EventLog {
   #minuteEndsMs = 0;
   #cancel: (() => void) | null = null;
   #cancelTrim: () => void = () => {};
+  readonly #changes = new StateEvents();
+  #lookedRevision = -1;
+  #cancelLook: () => void = () => {};
   #work: Promise<void> | null = null;
   #closed = false;
 
   constructor(options: EventLogOptions) {
     this.#options = options;
     this.#trimLater();
+    this.#lookLater();
   }
 
   /** Something happened. */
@@ -104,6 +111,7 @@ export class EventLog {
   /** Writes what waits, if that goes at once. */
   async close(): Promise<void> {
     this.#cancelTrim();
+    this.#cancelLook();
     this.#cancel?.();
     this.#closed = true;
     await this.#work;
@@ -167,7 +175,9 @@ export class EventLog {
       this.#dropped += pending.count;
       return true;
     }
-    const record = base ? counted(base.record, pending, node) : this.#begin(pending);
+    const message = withNodeNames(this.#options.cache.state, pending.note.message);
+    const told = { ...pending, note: { ...pending.note, message } };
+    const record = base ? counted(base.record, told, node) : this.#begin(told);
     const stored = eventKey(record.id);
     try {
       const { succeeded, revision } = await store.transact(
@@ -202,12 +212,13 @@ export class EventLog {
 
   #begin({ note, count, firstMs, lastMs }: PendingNote): EventRecord {
     const { random, nodeName: node } = this.#options;
+    const { kind, id } = note.object;
     const volumeId = note.volumeId ?? (note.object.kind === 'volume' ? note.object.id : '');
     return {
       id: eventId(firstMs, random.bytes(2)),
       type: note.type,
       reason: note.reason,
-      object: { ...note.object, name: this.#nameOf(note.object.kind, note.object.id) },
+      object: { kind, id, name: note.object.name ?? this.#nameOf(kind, id) },
       volumeId,
       volume: volumeId === '' ? '' : this.#nameOf('volume', volumeId),
       node,
@@ -278,6 +289,19 @@ export class EventLog {
     for (const [key, { record }] of this.#open) {
       if (!isOpenAt(record.id, nowMs)) this.#open.delete(key);
     }
+  }
+
+  /** Each node looks, the leader tells. */
+  #lookLater(): void {
+    this.#cancelLook = this.#options.clock.after(lookMs, () => {
+      this.#lookLater();
+      const { cache, store } = this.#options;
+      const { revision } = cache.state;
+      if (!cache.loaded || revision === this.#lookedRevision) return;
+      this.#lookedRevision = revision;
+      const notes = this.#changes.look(cache.state);
+      if (store.status().isLeader) for (const note of notes) this.note(note);
+    });
   }
 
   #trimLater(): void {
