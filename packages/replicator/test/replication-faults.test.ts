@@ -27,6 +27,18 @@ t.test('histories stay linearizable and replicas become equal under any faults',
   t.ok(acknowledged > seeds * 50, 'enough was written to mean something');
 });
 
+t.test('the same for a volume of several segments', async (t) => {
+  const problems: string[] = [];
+  let acknowledged = 0;
+  for (let seed = firstSeed; seed < firstSeed + seeds; seed++) {
+    const result = await new FaultScenario({ seed, segments: true }).run();
+    acknowledged += result.acknowledgedWrites;
+    problems.push(...result.problems.map((problem) => `seed ${seed}: ${problem}`));
+  }
+  t.same(problems, []);
+  t.ok(acknowledged > seeds * 30, `${acknowledged} acknowledged writes`);
+});
+
 t.test('the same while replicas move and the policy changes', async (t) => {
   const problems: string[] = [];
   const counts: Record<string, number> = {};

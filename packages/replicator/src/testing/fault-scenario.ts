@@ -16,6 +16,8 @@ export interface ScenarioOptions {
   diskless?: boolean;
   /** nothing but primaries that are cut off and replaced at once */
   splitsOnly?: boolean;
+  /** the volume has three segments, each on its own three of four nodes */
+  segments?: boolean;
   /** replicas come, go and move, and the policy changes, meanwhile */
   changes?: boolean;
   logger?: Logger;
@@ -68,7 +70,8 @@ export class FaultScenario {
     this.cluster = new SimCluster({
       seed: options.seed,
       sizeBytes,
-      nodes: options.changes ? 5 : options.diskless ? 4 : 3,
+      ...(options.segments ? { segmentBytes: sizeBytes / 3 } : {}),
+      nodes: options.changes ? 5 : options.diskless || options.segments ? 4 : 3,
       replicaNodes: 3,
       // many checkpoints in little time, so that faults meet them
       checkpointPace: { everyMs: 3_000, restSeconds: 1, minMs: 500 },
@@ -167,9 +170,10 @@ export class FaultScenario {
   #powerCut(index: number): void {
     const { cluster } = this;
     const own = cluster.states.filter((_state, at) => cluster.places[at] === index);
-    const { inSync } = cluster.control;
-    const isMember = own.some(({ identity }) => inSync.includes(identity.replicaId));
-    if (isMember && inSync.length < 3) return;
+    for (const { inSync } of cluster.control.sets) {
+      const isMember = own.some(({ identity }) => inSync.includes(identity.replicaId));
+      if (isMember && inSync.length < 3) return;
+    }
     const others = cluster.states.filter((state) => !own.includes(state));
     if (others.some((state) => !state.keptMemory || state.failure)) return;
     this.#count('power');
@@ -184,7 +188,7 @@ export class FaultScenario {
     const { cluster } = this;
     if (cluster.states.some((state) => state.failure !== null || !state.keptMemory)) return;
     if (!cluster.places.includes(index) || !cluster.node(index).lane) return;
-    if (cluster.control.inSync.length < 3) return;
+    if (cluster.control.sets.some(({ inSync }) => inSync.length < 3)) return;
     this.#count('disk');
     cluster.store(index).fail();
   }
@@ -355,15 +359,17 @@ export class FaultScenario {
     const volume = await this.#finalAttach();
     if (!volume) return;
     const healthy = (): boolean => {
-      const [segment] = volume.status().segments;
-      const inSync = segment?.members.filter((member) => member.state === 'in-sync').length;
       if (cluster.control.leaving.size > 0) this.#changes?.settle();
-      const whole = cluster.states.filter((state) => state.failure === null).length;
+      const { segments } = volume.status();
       return (
         cluster.control.leaving.size === 0 &&
-        inSync === whole &&
-        segment?.settleBytesRemaining === 0 &&
-        cluster.control.inSync.length === whole
+        cluster.control.sets.every((set, index) => {
+          const whole = this.#wholeStates(index).length;
+          const segment = segments[index];
+          const inSync = segment?.members.filter((member) => member.state === 'in-sync').length;
+          const isSettled = segment?.settleBytesRemaining === 0;
+          return inSync === whole && isSettled && set.inSync.length === whole;
+        })
       );
     };
     if (!(await cluster.until(healthy, 60_000))) {
@@ -382,7 +388,13 @@ export class FaultScenario {
       if (problem) this.result.problems.push(`block ${at} in the end: ${problem}`);
     }
     await cluster.wait(volume.stop());
-    this.#compareReplicas();
+    for (const segment of cluster.control.sets.keys()) this.#compareReplicas(segment);
+  }
+
+  #wholeStates(segment: number) {
+    return this.cluster.states.filter(
+      ({ failure, identity }) => failure === null && identity.segment === segment,
+    );
   }
 
   async #finalAttach(): Promise<PrimaryVolume | null> {
@@ -397,8 +409,8 @@ export class FaultScenario {
     return null;
   }
 
-  #compareReplicas(): void {
-    const states = this.cluster.states.filter((state) => state.failure === null);
+  #compareReplicas(segment: number): void {
+    const states = this.#wholeStates(segment);
     const [first, ...others] = states;
     for (const state of states) {
       if (state.marks.size > 0) this.result.problems.push('marks are left after a clean stop');
@@ -418,11 +430,12 @@ export class FaultScenario {
   }
 
   #checkSets(): void {
-    const seen = new Set<number>();
-    for (const { setRevision, inSync } of this.cluster.control.history) {
-      if (seen.has(setRevision)) this.result.problems.push('a set revision was used twice');
+    const seen = new Set<string>();
+    for (const { segment, setRevision, inSync } of this.cluster.control.history) {
+      const key = `${segment} ${setRevision}`;
+      if (seen.has(key)) this.result.problems.push('a set revision was used twice');
       if (inSync.length === 0) this.result.problems.push('the in-sync set became empty');
-      seen.add(setRevision);
+      seen.add(key);
     }
   }
 }
