@@ -235,3 +235,28 @@ t.test('progress goes from nothing to all on a terminal only', async (t) => {
     ],
   );
 });
+
+t.test('a snapshot is exported as it is, and only when it is ready', async (t) => {
+  const dir = t.testdir({});
+  const { cluster, storctl } = await withVolume(5 * mib);
+  t.equal((await run(cluster, ['snapshot', 'create', 'db@monday'])).exitCode, 0);
+  const device = new MemoryExport(5 * mib);
+  await device.session().write(4096, Buffer.alloc(70_000, 7));
+  const { nodes } = cluster;
+  const exports = new Map(
+    nodes.map(({ status }) => [`nbd://${status.addresses.nbd[0]}/db@monday`, device]),
+  );
+  const openNbd = memoryNbd(exports);
+  const done = await storctl(dir, ['export', 'db@monday', 'out.img'], { openNbd });
+  t.equal(done.exitCode, 0, done.stderr);
+  t.match(done.stdout, /^exported snapshot db@monday to out.img: 5MiB/);
+  t.ok(readFileSync(join(dir, 'out.img')).equals(device.bytes));
+  const absent = await storctl(dir, ['export', 'db@never', 'no.img'], { openNbd });
+  t.not(absent.exitCode, 0);
+  t.match(absent.stderr, /db@never/);
+  const [snapshot] = cluster.snapshots;
+  if (snapshot) snapshot.status.state = 'creating';
+  const early = await storctl(dir, ['export', 'db@monday', 'no.img'], { openNbd });
+  t.match(early.stderr, /snapshot db@monday is not ready: creating/);
+  t.same(readdirSync(dir), ['out.img'], 'nothing is left');
+});

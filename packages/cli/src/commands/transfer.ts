@@ -3,11 +3,10 @@ import { open, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { StorError, formatByteSize } from '@stor/protocol';
-import type { Volume } from '@stor/protocol';
 import type { CommandContext, Progress, RunAction } from '../command-context.ts';
 import { exportImage } from '../export-image.ts';
 import { importImage } from '../import-image.ts';
-import { openVolume } from '../open-volume.ts';
+import { exportOfVolume, findExport, openExport, type NbdExport } from '../open-export.ts';
 import type { TransferResult } from '../transfer.ts';
 
 export function addTransferCommands(volume: Command, run: RunAction): void {
@@ -27,14 +26,14 @@ export function addTransferCommands(volume: Command, run: RunAction): void {
     );
   volume
     .command('export')
-    .argument('<volume>', 'name or id')
+    .argument('<volume>', 'name or id, or a snapshot: db@monday')
     .argument('<file>', 'file to create')
-    .option('--sha256', 'compute and print the SHA-256 of the volume')
+    .option('--sha256', 'compute and print the SHA-256 of what is copied')
     .option('--force', 'replace the file if it exists')
-    .description('copy a volume into a sparse raw image')
+    .description('copy a volume or a snapshot into a sparse raw image')
     .addHelpText(
       'after',
-      '\nThe file appears under its name when it is whole and on disk. A volume that is being written\nmeanwhile gives an image of no single moment.\n\nExamples:\n  storctl volume export db out.img',
+      '\nThe file appears under its name when it is whole and on disk. A volume that is being written\nmeanwhile gives an image of no single moment; a snapshot does not change.\n\nExamples:\n  storctl volume export db out.img\n  storctl volume export db@monday monday.img',
     )
     .action(
       async (
@@ -78,7 +77,8 @@ async function importCommand(
         `${path} has ${formatByteSize(found.size)} (${found.size} bytes) and does not fit into volume ${volume.metadata.name} of ${formatByteSize(volume.spec.sizeBytes)} (${volume.spec.sizeBytes} bytes): create a larger volume`,
       );
     }
-    const session = await openVolume(context, volume);
+    const wanted = exportOfVolume(volume);
+    const session = await openExport(context, wanted);
     const progress = openProgress(context, `import ${volume.metadata.name}`, found.size);
     try {
       const startMs = now(context);
@@ -93,7 +93,7 @@ async function importCommand(
       progress.stop();
       printResult(
         context,
-        volume,
+        wanted,
         path,
         result,
         `imported ${path} into volume ${volume.metadata.name}`,
@@ -114,10 +114,10 @@ async function exportCommand(
   path: string,
   options: { sha256: boolean; force: boolean },
 ): Promise<void> {
-  const { api, call, io } = context;
+  const { io } = context;
   const target = resolve(io.cwd, path);
   if (!options.force) await refuseExisting(target, path);
-  const volume = await api.getVolume({ name }, call);
+  const wanted = await findExport(context, name);
   const temporary = join(
     dirname(target),
     `.${basename(target)}.${randomBytes(6).toString('hex')}.part`,
@@ -126,20 +126,13 @@ async function exportCommand(
   let kept = false;
   try {
     const startMs = now(context);
-    const result = await exportInto(context, volume, file, options.sha256);
+    const result = await exportInto(context, wanted, file, options.sha256);
     await file.close();
     if (!options.force) await refuseExisting(target, path);
     await fileCall(path, () => rename(temporary, target));
     kept = true;
     await syncFolder(dirname(target));
-    printResult(
-      context,
-      volume,
-      path,
-      result,
-      `exported volume ${volume.metadata.name} to ${path}`,
-      startMs,
-    );
+    printResult(context, wanted, path, result, `exported ${wanted.what} to ${path}`, startMs);
   } finally {
     // closing twice is harmless for a FileHandle
     await file.close();
@@ -149,12 +142,12 @@ async function exportCommand(
 
 async function exportInto(
   context: CommandContext,
-  volume: Volume,
+  wanted: NbdExport,
   file: FileHandle,
   sha256: boolean,
 ): Promise<TransferResult> {
-  const session = await openVolume(context, volume);
-  const progress = openProgress(context, `export ${volume.metadata.name}`, session.sizeBytes);
+  const session = await openExport(context, wanted);
+  const progress = openProgress(context, `export ${wanted.name}`, session.sizeBytes);
   try {
     return await exportImage({
       file,
@@ -171,7 +164,7 @@ async function exportInto(
 
 function printResult(
   context: CommandContext,
-  volume: Volume,
+  { name }: NbdExport,
   path: string,
   result: TransferResult,
   sentence: string,
@@ -183,7 +176,7 @@ function printResult(
   const hash = sha256 === null ? '' : `sha256 ${sha256}\n`;
   context.print.facts(
     {
-      volume: volume.metadata.name,
+      volume: name,
       file: path,
       bytes,
       dataBytes,
