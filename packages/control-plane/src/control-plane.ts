@@ -2,14 +2,11 @@ import { hasCode, joinSnapshotName, StorError } from '@stor/protocol';
 import type {
   AttachmentGrant,
   EventNote,
-  Node,
   NodeId,
   ReplicaId,
-  Scrub,
   SegmentStatus,
   SnapshotId,
   SnapshotName,
-  Volume,
   VolumeId,
 } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
@@ -44,6 +41,7 @@ import type { ClusterStore, StoreCallOptions } from './cluster-store.ts';
 import { holderLives } from './core/controllers/attachment-rules.ts';
 import { describeScrubs } from './core/scrub/scrub-record.ts';
 import { describeNode } from './core/volume/describe-cluster.ts';
+import type { ClusterObservation } from './core/volume/describe-cluster.ts';
 import { exportOf, readySnapshots } from './core/volume/export-snapshot.ts';
 import type { SnapshotExport } from './core/volume/export-snapshot.ts';
 import { splitAddress } from './core/volume/grant.ts';
@@ -368,13 +366,14 @@ export class ControlPlane implements ControlPlanePort {
   }
 
   /** Nodes and volumes as this member sees them, for the metrics that only the leader shows. */
-  async observe(): Promise<{ nodes: Node[]; volumes: Volume[]; scrubs: Scrub[] }> {
+  async observe(): Promise<ClusterObservation> {
     const { state } = this.#cache;
     const { leaderId } = this.#options.store.status();
     return {
       nodes: [...state.nodes.values()].map((node) => describeNode(node, state, leaderId)),
       volumes: await this.#volumes.describe([...state.volumes.values()], state),
       scrubs: describeScrubs(state),
+      trashedVolumes: state.trash.size,
     };
   }
 

@@ -249,6 +249,7 @@ export class Agent {
       node: this.#config.nodeName,
       lane: counters,
       live,
+      spaces: await lane.methods.replicaSpace(live.map(({ volumeId }) => volumeId)),
       disks,
       raft: raft.read(),
       cluster: raft.isLeader ? await plane.observe() : null,

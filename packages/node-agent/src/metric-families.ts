@@ -33,6 +33,26 @@ export const metricFamilies: readonly MetricFamily[] = [
     type: 'gauge',
   },
   {
+    name: 'stor_volume_snapshot_bytes',
+    help: "Bytes that snapshots alone hold on the disk of the primary's replica",
+    type: 'gauge',
+  },
+  {
+    name: 'stor_volume_reclaimable_bytes',
+    help: "Bytes that the primary's replica has freed and not yet given back to the file system",
+    type: 'gauge',
+  },
+  {
+    name: 'stor_volume_snapshots',
+    help: 'Ready snapshots of the volume (from the leader)',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_trash_volumes',
+    help: 'Deleted volumes that are kept for a while (from the leader)',
+    type: 'gauge',
+  },
+  {
     name: 'stor_volume_capacity_bytes',
     help: 'Size of the volume as its clients see it (from the leader)',
     type: 'gauge',

@@ -1,4 +1,4 @@
-import type { AgentDisk, LiveVolume } from '@stor/control-plane';
+import type { AgentDisk, LiveVolume, ReplicaSpace } from '@stor/control-plane';
 import type { Node, Scrub, Volume } from '@stor/protocol';
 import type { HistogramSample, MetricSample, MetricSnapshot } from '@stor/runtime';
 import type { LaneCounters } from './lane/lane-protocol.ts';
@@ -8,6 +8,8 @@ export interface MetricSources {
   node: string;
   lane: LaneCounters;
   live: LiveVolume[];
+  /** of this node's replicas of those volumes */
+  spaces: ReplicaSpace[];
   disks: AgentDisk[];
   raft: {
     term: number;
@@ -23,6 +25,7 @@ export interface ClusterView {
   nodes: Node[];
   volumes: Volume[];
   scrubs: Scrub[];
+  trashedVolumes: number;
 }
 
 const volumeStates = [
@@ -57,7 +60,7 @@ export function metricSnapshot(sources: MetricSources): MetricSnapshot {
   add('stor_raft_applied_index', { node }, sources.raft.appliedIndex);
   add('stor_raft_leader_changes_total', { node }, sources.raft.leaderChanges);
   histograms.set('stor_raft_commit_latency_seconds', [sources.raft.commitLatency]);
-  if (sources.cluster) addCluster(sources.cluster, add);
+  if (sources.cluster) addCluster(sources.cluster, node, add);
   return { samples, histograms };
 }
 
@@ -89,8 +92,22 @@ function addLane(
   }
   for (const volume of sources.live) {
     const name = lane.exports.find((counters) => counters.volumeId === volume.volumeId)?.volume;
-    if (name !== undefined)
-      add('stor_volume_allocated_bytes', { volume: name, node }, volume.allocatedBytes);
+    if (name === undefined) continue;
+    const labels = { volume: name, node };
+    add('stor_volume_allocated_bytes', labels, volume.allocatedBytes);
+    const mine = sources.spaces.filter(({ volumeId }) => volumeId === volume.volumeId);
+    const sum = (bytesOf: (space: ReplicaSpace) => number): number =>
+      mine.reduce((bytes, space) => bytes + bytesOf(space), 0);
+    add(
+      'stor_volume_snapshot_bytes',
+      labels,
+      sum(({ snapshotBytes }) => snapshotBytes),
+    );
+    add(
+      'stor_volume_reclaimable_bytes',
+      labels,
+      sum(({ reclaimableBytes }) => reclaimableBytes),
+    );
   }
   histograms.set('stor_volume_io_latency_seconds', latencies);
   add('stor_nbd_connections', { node }, connections);
@@ -139,14 +156,15 @@ function addPrimaries({ node, lane, live: volumes }: MetricSources, add: Add): v
   }
 }
 
-function addCluster(cluster: ClusterView, add: Add): void {
+function addCluster(cluster: ClusterView, node: string, add: Add): void {
+  add('stor_trash_volumes', { node }, cluster.trashedVolumes);
   for (const { volume, state, bytesRemaining, history } of cluster.scrubs) {
     const last = history.findLast(({ complete }) => complete);
     if (last) add('stor_scrub_last_ok_timestamp', { volume }, last.endedAtMs / 1_000);
     if (state !== 'idle') add('stor_scrub_bytes_remaining', { volume }, bytesRemaining);
   }
-  for (const node of cluster.nodes) {
-    add('stor_node_up', { node: node.metadata.name }, node.status.state === 'up' ? 1 : 0);
+  for (const { metadata, status } of cluster.nodes) {
+    add('stor_node_up', { node: metadata.name }, status.state === 'up' ? 1 : 0);
   }
   for (const volume of cluster.volumes) {
     const { name } = volume.metadata;
@@ -161,5 +179,6 @@ function addCluster(cluster: ClusterView, add: Add): void {
       volume.status.replicas.length - inSync,
     );
     add('stor_volume_capacity_bytes', { volume: name }, volume.spec.sizeBytes);
+    add('stor_volume_snapshots', { volume: name }, volume.status.snapshots);
   }
 }

@@ -52,6 +52,9 @@ const mustHave = [
 
 /** Names of our own beside them. */
 const ours = [
+  'stor_volume_snapshot_bytes',
+  'stor_volume_snapshots',
+  'stor_trash_volumes',
   'stor_primary_state',
   'stor_primary_settle_bytes_remaining',
   'stor_primary_no_space_writes_total',
@@ -69,7 +72,6 @@ const ours = [
 
 const notYet: Record<string, string> = {
   stor_volume_qos_throttled_seconds_total: 'no QoS yet',
-  stor_volume_reclaimable_bytes: 'no snapshots yet, and trimmed chunks are reused at once',
   stor_volume_last_backup_timestamp_seconds: 'no backups yet',
   stor_volume_rpo_seconds: 'no backups yet',
   stor_disk_io_latency_seconds: 'disk I/O is not timed apart from requests yet',
@@ -109,6 +111,14 @@ const sources: MetricSources = {
       scrubbedBytes: 7_000,
     },
   },
+  spaces: [1, 2].map((n) => ({
+    replicaId: `r-${n}`,
+    volumeId: `v-${n}`,
+    allocatedBytes: 262_144,
+    snapshotBytes: 300 * n,
+    reclaimableBytes: 40 * n,
+    snapshots: [],
+  })),
   live: [
     {
       volumeId: 'v-1',
@@ -159,6 +169,7 @@ const sources: MetricSources = {
     commitLatency: { labels: { node: 'n1' }, bounds: [0.001], counts: [1, 0], sum: 0.1 },
   },
   cluster: {
+    trashedVolumes: 2,
     scrubs: [
       {
         volume: 'db',
@@ -176,7 +187,11 @@ const sources: MetricSources = {
       {
         metadata: { name: 'db' },
         spec: { sizeBytes: 1 << 20 },
-        status: { health: 'degraded', replicas: [{ state: 'in-sync' }, { state: 'node-down' }] },
+        status: {
+          snapshots: 7,
+          health: 'degraded',
+          replicas: [{ state: 'in-sync' }, { state: 'node-down' }],
+        },
       },
     ],
   } as unknown as MetricSources['cluster'],
@@ -196,6 +211,10 @@ t.test('every family has a sample on the page, labelled by volume and node', asy
     t.match(text, new RegExp(`^${name}${type === 'histogram' ? '_count' : ''}\\{`, 'm'), name);
   }
   t.match(text, 'stor_volume_write_ops_total{volume="db",node="n1"} 3');
+  t.match(text, 'stor_volume_snapshot_bytes{volume="db",node="n1"} 300');
+  t.match(text, 'stor_volume_reclaimable_bytes{volume="db",node="n1"} 40');
+  t.match(text, 'stor_volume_snapshots{volume="db"} 7');
+  t.match(text, 'stor_trash_volumes{node="n1"} 2');
   t.match(text, 'stor_volume_state{volume="db",state="degraded"} 1');
   t.match(text, 'stor_volume_state{volume="db",state="healthy"} 0');
   t.match(text, 'stor_volume_replicas{volume="db",insync="true"} 1');

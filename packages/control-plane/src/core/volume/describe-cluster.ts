@@ -1,8 +1,16 @@
-import type { ClusterStatus, Node, VolumeHealth } from '@stor/protocol';
+import type { ClusterStatus, Node, Scrub, Volume, VolumeHealth } from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { NodeRecord } from '../../resources/records.ts';
 import { describeDisk } from '../disk/describe-disk.ts';
+
+/** What the leader shows in metrics. */
+export interface ClusterObservation {
+  nodes: Node[];
+  volumes: Volume[];
+  scrubs: Scrub[];
+  trashedVolumes: number;
+}
 
 /** What `node inspect` shows. `leaderId`: the leading member of the cluster store. */
 export function describeNode(
