@@ -87,3 +87,48 @@ t.test('a primary that ends while it grows leaves nothing behind', async (t) => 
     t.ok(await cluster.until(() => volume.status().state === 'stopped', 10_000));
   }
 });
+
+t.test('grows within its last segment, in odd steps, with a member that is away', async (t) => {
+  const first = segmentBytes + 300_000;
+  const sizes = [first, first + 8_192, 2 * segmentBytes - 4_096, 2 * segmentBytes + 1_044_480];
+  const sizeOf = (bytes: number): number => Math.ceil(bytes / 4_096) * 4_096;
+  const [before = 0, ...later] = sizes.map(sizeOf);
+  const cluster = new SimCluster({
+    seed: 4,
+    sizeBytes: before,
+    segmentBytes,
+    nodes: 4,
+    replicaNodes: 3,
+  });
+  const volume = await cluster.wait(cluster.attach(0));
+  t.equal(await write(cluster, volume, segmentBytes - 6_000, 1), null);
+  for (const [step, size] of later.entries()) {
+    // segment 1 lies on nodes 1, 2 and 3
+    if (step === 1) cluster.kill(3);
+    await cluster.run(10_000);
+    await cluster.wait(volume.resize(size));
+    cluster.recordSize(size);
+    cluster.push();
+    t.ok(await cluster.until(() => volume.sizeBytes === size, 20_000), `${size} bytes`);
+    t.equal(await write(cluster, volume, size - 12_288, 10 + step), null);
+    t.equal(await read(cluster, volume, size - 12_288), 10 + step);
+    t.equal(await read(cluster, volume, segmentBytes - 6_000), 1);
+  }
+  cluster.start(3);
+  const isWhole = (): boolean =>
+    volume.status().segments.every(({ inSync }) => inSync.length === 3);
+  t.ok(await cluster.until(isWhole, 120_000), 'the one that was away is as large and back');
+  const end = later[2] ?? 0;
+  for (const node of [0, 1, 2]) {
+    cluster.kill(node);
+    if (node < 2) await cluster.run(5_000);
+  }
+  for (const node of [0, 1, 2]) cluster.start(node);
+  const next = await cluster.wait(cluster.attach(3));
+  t.equal(next.sizeBytes, end);
+  t.equal(await read(cluster, next, end - 12_288), 12);
+  const settled = (): boolean =>
+    next.status().segments.every(({ settleBytesRemaining }) => settleBytesRemaining === 0);
+  t.ok(await cluster.until(settled, 60_000));
+  await t.rejects(cluster.wait(next.resize(before)), { code: 'INVALID_ARGUMENT' });
+});

@@ -1,4 +1,4 @@
-import { makeId, StorError } from '@stor/protocol';
+import { hasCode, makeId, StorError } from '@stor/protocol';
 import type { Volume, VolumeId } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { AgentPeers } from '../agent/agent-peers.ts';
@@ -21,6 +21,9 @@ import type { VolumeService } from './volume-service.ts';
 
 /** How long the replicas of what is added may take to be created (ms). */
 const createWaitMs = 30_000;
+/** How long a primary that takes no orders now is asked again, and how often (ms). */
+const orderWaitMs = 15_000;
+const orderAgainMs = 500;
 /** A primary hears of the new size a moment after it is recorded (ms); clients connect after that. */
 const deviceWaitMs = 5_000;
 const deviceLookMs = 50;
@@ -135,7 +138,7 @@ export class VolumeGrowthOrders {
         const before = await readVolume(this.#store, id);
         const growth = before?.value.status.growth;
         if (!growth) throw this.#given(id);
-        await primary.order({ type: 'resize', sizeBytes: growth.sizeBytes });
+        await this.#order(primary, growth.sizeBytes, signal);
         const outcome = await this.#commit(id, primary.epoch, growth.sinceMs);
         if (outcome === 'gone') throw this.#given(id);
         if (outcome === 'taken') await this.#deviceGrown(primary, growth.sizeBytes, signal);
@@ -143,6 +146,25 @@ export class VolumeGrowthOrders {
       },
       signal,
     );
+  }
+
+  /** While replicas are made equal, or the set changes, a primary takes no orders. */
+  async #order(
+    primary: PrimaryHandle,
+    sizeBytes: number,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const deadlineMs = this.#clock.monotonicMs() + orderWaitMs;
+    for (;;) {
+      try {
+        await primary.order({ type: 'resize', sizeBytes });
+        return;
+      } catch (error) {
+        const isOver = this.#clock.monotonicMs() >= deadlineMs || signal?.aborted === true;
+        if (!hasCode(error, 'UNAVAILABLE') || isOver) throw error;
+        await pause(this.#clock, orderAgainMs, signal);
+      }
+    }
   }
 
   async #commit(

@@ -28,6 +28,9 @@ export interface FillingSnapshots {
   isPending(member: Member, snapshotId: SnapshotId): boolean;
 }
 
+/** Members that come while the others grow make it begin again; more than come in a row. */
+const maxResizeRounds = 8;
+
 /**
  * Snapshots of one segment, on all its members.
  *
@@ -165,10 +168,15 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
       const message = `the volume has ${segment.sizeBytes} bytes and cannot become smaller`;
       throw new StorError('INVALID_ARGUMENT', message);
     }
-    await this.#onAll((member, done) => {
-      if (member.sizeBytes >= sizeBytes) done(null);
-      else member.resize(sizeBytes, done);
-    });
+    const isSmaller = (member: Member): boolean => member.isOpen && member.sizeBytes < sizeBytes;
+    // one that came meanwhile was made as large as its source was then
+    for (let rounds = 0; rounds === 0 || segment.members.some(isSmaller); rounds++) {
+      if (rounds === maxResizeRounds) throw this.#unstable();
+      await this.#onAll((member, done) => {
+        if (isSmaller(member)) member.resize(sizeBytes, done);
+        else done(null);
+      });
+    }
     segment.grow(sizeBytes);
   }
 
