@@ -99,7 +99,7 @@ t.test('damage is seen', async (t) => {
   const dir = t.testdir();
   const { disk, store } = await filledDisk(dir);
   await store.close();
-  const replica = join(disk, 'replicas', replicaId);
+  const replica = join(disk, 'lineages', replicaId);
   const image = join(dir, 'image');
   const flip = (path: string, at: number): void => {
     const file = openSync(path, 'r+');
@@ -119,14 +119,14 @@ t.test('damage is seen', async (t) => {
   t.equal(readReplica(disk, replicaId, image).badBlocks, 1, 'a bit of the checksums');
   flip(join(replica, 'sums'), 9);
 
-  flip(join(replica, 'map'), 40);
-  t.same(readReplica(disk, replicaId, image).problems, [], 'one copy of a map page is enough');
-  flip(join(replica, 'map'), 4096 + 40);
+  flip(join(replica, 'slots'), 40);
+  t.same(readReplica(disk, replicaId, image).problems, [], 'one copy of a page is enough');
+  flip(join(replica, 'slots'), 4096 + 40);
   t.match(readReplica(disk, replicaId, image).problems, [
-    /1 pages of the map are damaged in both copies/,
+    /1 pages StorSlot are damaged in both copies/,
   ]);
-  flip(join(replica, 'map'), 40);
-  flip(join(replica, 'map'), 4096 + 40);
+  flip(join(replica, 'slots'), 40);
+  flip(join(replica, 'slots'), 4096 + 40);
 
   flip(join(disk, 'image.a'), 70);
   t.match(readReplica(disk, replicaId, image).problems, [/image\.a is damaged/]);

@@ -24,6 +24,6 @@ export function isUnit(bytes: Buffer, magic: string): boolean {
   if (bytes.toString('latin1', 0, 8) !== magic) return false;
   if (bytes.readUInt32LE(8) !== checksum(bytes.subarray(12))) return false;
   const version = bytes.readUInt32LE(12);
-  if (version !== 1) throw new Error(`${magic}: format version ${version}, this reader knows 1`);
+  if (version !== 2) throw new Error(`${magic}: format version ${version}, this reader knows 2`);
   return true;
 }

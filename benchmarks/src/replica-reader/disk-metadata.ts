@@ -18,14 +18,23 @@ interface ImageReplica {
   identity: ReplicaIdentity;
   /** why its metadata cannot be trusted, as the store found */
   damage: string | null;
-  /** pages of the map that have been written at least once */
-  mapPages: number;
+  /** number of its lineage */
+  lineage: number;
+}
+
+export interface ImageLineage {
+  number: number;
+  folder: string;
+  /** pages of each table that have been written at least once */
+  slotPages: number;
+  layerPages: number;
 }
 
 export interface DiskMetadata {
   identity: { formatVersion: number; clusterId: string; nodeId: string; diskId: string };
   cleanShutdown: boolean;
   replicas: ImageReplica[];
+  lineages: ImageLineage[];
   records: JournalRecord[];
   problems: string[];
 }
@@ -33,7 +42,7 @@ export interface DiskMetadata {
 interface Image {
   serial: number;
   appliedLsn: number;
-  body: { cleanShutdown: boolean; replicas: ImageReplica[] };
+  body: { cleanShutdown: boolean; replicas: ImageReplica[]; lineages: ImageLineage[] };
 }
 
 /** Reads identity, image and journal of a disk whose agent is stopped. */
@@ -41,8 +50,8 @@ export function readDiskMetadata(diskPath: string): DiskMetadata {
   const identity = JSON.parse(
     readFileSync(join(diskPath, 'disk.json'), 'utf8'),
   ) as DiskMetadata['identity'];
-  if (identity.formatVersion !== 1) {
-    throw new Error(`${diskPath}: format version ${identity.formatVersion}, this reader knows 1`);
+  if (identity.formatVersion !== 2) {
+    throw new Error(`${diskPath}: format version ${identity.formatVersion}, this reader knows 2`);
   }
   const problems: string[] = [];
   const images = ['image.a', 'image.b'].flatMap((name) => {
@@ -59,6 +68,7 @@ export function readDiskMetadata(diskPath: string): DiskMetadata {
     identity,
     cleanShutdown: image.body.cleanShutdown,
     replicas: image.body.replicas,
+    lineages: image.body.lineages,
     records: journal.records,
     problems: [...problems, ...journal.problems],
   };

@@ -5,14 +5,14 @@ const recordHeaderBytes = 16;
 const maxFrameBytes = 256 * 1024;
 
 /** Record types that this reader looks into; it steps over the others that it knows. */
-export const recordTypes = { create: 1, delete: 2, chunks: 3 } as const;
-const highestRecordType = 10;
+export const recordTypes = { delete: 2, create: 11, slots: 12, layers: 13, resize: 14 } as const;
+const highestRecordType = 14;
 
 export interface JournalRecord {
   lsn: number;
   type: number;
-  /** number of the replica on this disk */
-  replica: number;
+  /** number of the replica on this disk; of slots and layers, of the lineage */
+  owner: number;
   body: Buffer;
 }
 
@@ -42,6 +42,7 @@ export function readJournal(files: readonly Buffer[], appliedLsn: number): Journ
   const valid: JournalFile[] = [];
   files.forEach((bytes, index) => {
     const header = bytes.subarray(0, unitBytes);
+    if (header.readUInt32LE(12) === 1) return;
     if (isUnit(header, 'StorJrnl')) {
       valid.push({ index, bytes, generation: u64(header, 16), firstLsn: u64(header, 24) });
     } else if (framesFrom(bytes, unitBytes).some((frame) => lastLsn(frame) > appliedLsn)) {
@@ -107,6 +108,8 @@ function frameAt(bytes: Buffer, at: number): Frame | null {
   const fits = frameBytes >= unitBytes && frameBytes <= maxFrameBytes;
   if (!fits || frameBytes % unitBytes !== 0 || at + frameBytes > bytes.length) return null;
   const frame = bytes.subarray(at, at + frameBytes);
+  // left by the format before: what it said is in the tables
+  if (frame.readUInt32LE(12) === 1) return null;
   if (frame.readUInt32LE(8) !== checksum(frame.subarray(12))) return null;
   const firstLsn = u64(frame, 24);
   const count = frame.readUInt32LE(32);
@@ -122,7 +125,7 @@ function frameAt(bytes: Buffer, at: number): Frame | null {
     records.push({
       lsn: firstLsn + index,
       type,
-      replica: frame.readUInt32LE(position + 8),
+      owner: frame.readUInt32LE(position + 8),
       body: frame.subarray(start, start + bodyBytes),
     });
     position = start + Math.ceil(bodyBytes / 8) * 8;

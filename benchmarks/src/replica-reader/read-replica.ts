@@ -8,10 +8,10 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { checksum } from './bytes.ts';
-import { readChunkMap } from './chunk-map.ts';
+import { checksum, u64 } from './bytes.ts';
 import { readDiskMetadata, type DiskMetadata, type ReplicaIdentity } from './disk-metadata.ts';
 import { recordTypes } from './journal.ts';
+import { Lineage } from './lineage.ts';
 
 const blockBytes = 4096;
 const chunkBytes = 256 * 1024;
@@ -56,33 +56,42 @@ export function readReplica(diskPath: string, replicaId: string, imagePath: stri
   };
   const damage = disk.replicas.find((replica) => replica.number === number)?.damage;
   if (damage) facts.problems.push(`the store says: ${damage}`);
-  const folder = join(diskPath, 'replicas', replicaId);
+  const folder = join(diskPath, 'lineages', found.folder);
   const chunks = Math.ceil(identity.sizeBytes / chunkBytes);
-  const table =
-    found.mapPages === null
-      ? null
-      : { file: readFileSync(join(folder, 'map')), pagesWritten: found.mapPages };
-  const map = readChunkMap(table, chunks, number, disk.records, facts.problems);
-  copyChunks(folder, map, imagePath, facts);
+  const image = disk.lineages.find((lineage) => lineage.number === found.lineage);
+  const tables = image && {
+    slots: { file: readFileSync(join(folder, 'slots')), written: image.slotPages },
+    layers: { file: readFileSync(join(folder, 'layers')), written: image.layerPages },
+  };
+  const lineage = new Lineage(found.lineage, tables ?? null, disk.records, facts.problems);
+  copyChunks(folder, lineage.mapOf(number, chunks), imagePath, facts);
   return facts;
 }
 
 interface FoundReplica {
   number: number;
   identity: ReplicaIdentity;
-  /** null: created after the last checkpoint */
-  mapPages: number | null;
+  lineage: number;
+  folder: string;
 }
 
 /** A replica of the image or one created since; one that was deleted since is not there. */
 function findReplica(disk: DiskMetadata, replicaId: string): FoundReplica | undefined {
-  const replicas: FoundReplica[] = [...disk.replicas];
+  const folders = new Map(disk.lineages.map(({ number, folder }) => [number, folder]));
+  const replicas = disk.replicas.map((one): FoundReplica => ({
+    ...one,
+    folder: folders.get(one.lineage) ?? '',
+  }));
   const deleted = new Set<number>();
-  for (const { type, replica, body } of disk.records) {
-    if (type === recordTypes.delete) deleted.add(replica);
-    if (type !== recordTypes.create) continue;
-    const identity = JSON.parse(body.toString('utf8')) as ReplicaIdentity;
-    replicas.push({ number: replica, identity, mapPages: null });
+  for (const { type, owner, body } of disk.records) {
+    if (type === recordTypes.delete) deleted.add(owner);
+    if (type === recordTypes.create) {
+      const created = JSON.parse(body.toString('utf8')) as Omit<FoundReplica, 'number'>;
+      replicas.push({ ...created, number: owner });
+    }
+    if (type !== recordTypes.resize) continue;
+    const grown = replicas.find(({ number }) => number === owner);
+    if (grown) grown.identity = { ...grown.identity, sizeBytes: u64(body, 0) };
   }
   return replicas.findLast(
     ({ number, identity }) => identity.replicaId === replicaId && !deleted.has(number),

@@ -18,7 +18,7 @@ export interface ReplicaSnapshot {
   sizeBytes: number;
   /** the nearest snapshot that it grew from; null: none, or none that still exists */
   parent: SnapshotId | null;
-  /** bytes that only this snapshot holds: what deleting it would free */
+  /** bytes that changed between its parent and it, and are kept since: in whole chunks */
   ownBytes: number;
 }
 
@@ -75,8 +75,8 @@ export interface SnapshotStore {
   readonly headParent: SnapshotId | null;
   /**
    * Freezes the live image: every write made before this call is in it, none made after. Durable when
-   * done (what of the data was not flushed is not: see `confirmSnapshot`). Repeating an id
-   * that exists is done already. STALE_EPOCH: a higher epoch is known.
+   * done (what of the data was not flushed is not: see `confirmSnapshot`). Repeating an id of this
+   * kind is done already. ALREADY_EXISTS: in another state. STALE_EPOCH: a higher epoch is known.
    */
   takeSnapshot(
     id: SnapshotId,

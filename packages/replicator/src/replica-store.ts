@@ -1,5 +1,6 @@
-import type { DiskId, ReplicaId, StorError, VolumeId } from '@stor/protocol';
+import type { DiskId, ReplicaId, SnapshotId, StorError, VolumeId } from '@stor/protocol';
 import type { Extent } from './block-device.ts';
+import type { SnapshotStore } from './replica-snapshots.ts';
 
 /** Number of a checkpoint after which marks could be cleared; ordered by epoch, then n. */
 export interface Generation {
@@ -54,7 +55,9 @@ export type StoreDone = (error: StorError | null) => void;
  * ones alike (I10). The caller keeps overlapping *requests* apart; this keeps the *disk* right.
  * A failed write or sync fails the replica for good (I7): every later call reports DISK_FAILED.
  */
-export interface ReplicaStore extends ReplicaIdentity {
+export interface ReplicaStore extends ReplicaIdentity, SnapshotStore {
+  /** grows with `resize` */
+  readonly sizeBytes: number;
   readonly diskId: DiskId;
   /** highest epoch ever seen, durable (I2) */
   readonly highestEpoch: number;
@@ -120,8 +123,9 @@ export interface ReplicaStore extends ReplicaIdentity {
   /** Every call made before is durable when done: data, checksums, metadata. Coalesced. */
   flush(done: StoreDone): void;
   extents(offset: number, length: number, limit: number): Extent[];
+  /** It reads as data; what does not reads as zeros. */
   isAllocated(chunk: number): boolean;
-  /** How many new chunks this replica may take now without touching the reserve. */
+  /** How many slots (`ownsChunk`) this replica may take now without touching the reserve. */
   freeChunks(): number;
 
   /** Remembers the epoch durably. STALE_EPOCH when a higher one is known. */
@@ -151,6 +155,11 @@ export interface ReplicaStore extends ReplicaIdentity {
   history(): GenerationHistory;
 }
 
+/** What a new replica grows from. */
+export interface CreateReplica {
+  cloneOf?: { replicaId: ReplicaId; snapshotId: SnapshotId };
+}
+
 export interface DiskUsage {
   capacityBytes: number;
   usedBytes: number;
@@ -167,8 +176,11 @@ export interface DiskStore {
   readonly failure: StorError | null;
   replicas(): ReplicaStore[];
   replica(id: ReplicaId): ReplicaStore | null;
-  /** Creates a thin, empty replica, durable when resolved. NO_SPACE leaves nothing behind. */
-  createReplica(identity: ReplicaIdentity): Promise<ReplicaStore>;
+  /**
+   * Creates a thin replica, durable when resolved: an empty one, or a clone of a ready snapshot of a
+   * replica on this disk, at least as large as it. NO_SPACE leaves nothing behind.
+   */
+  createReplica(identity: ReplicaIdentity, options?: CreateReplica): Promise<ReplicaStore>;
   /** Deletes a replica and gives its space back; an unknown id is done already. */
   deleteReplica(id: ReplicaId): Promise<void>;
   usage(): Promise<DiskUsage>;

@@ -217,7 +217,7 @@ export class DiskScenario {
     if (cluster.nodes.some(({ files }) => files.crashPending)) return;
     this.#broken = index;
     this.#count('disk');
-    const what = ['/data', '/sums', '/journal', '/map', ''][this.#pick(5)] ?? '';
+    const what = ['/data', '/sums', '/journal', '/slots', ''][this.#pick(5)] ?? '';
     const operation = this.#random.next() < 0.5 ? 'write' : 'datasync';
     cluster.node(index).files.hook = (each, path) =>
       each === operation && path.includes(what) ? 'EIO' : null;

@@ -17,6 +17,7 @@ import {
   encodeRecord,
   type JournalRecord,
 } from '../src/core/store/journal-record.ts';
+import type { Layer } from '../src/core/store/layer-table.ts';
 import { runsOf } from '../src/core/store/runs.ts';
 import {
   blockBytes,
@@ -34,6 +35,7 @@ import {
 } from './store-fixture.ts';
 
 const replicaPath = `/disk/replicas/${identity.replicaId}`;
+const lineagePath = `/disk/lineages/${identity.replicaId}`;
 
 function world(capacityBytes?: number): FaultyFiles {
   return new FaultyFiles({ seed: 1, ...(capacityBytes === undefined ? {} : { capacityBytes }) });
@@ -234,7 +236,7 @@ t.test('a rotten block is found, inline and not, and named', async (t) => {
   const store = await open(files);
   const replica = await store.createReplica(identity);
   await write(replica, 0, 4 * blockBytes, 1);
-  files.content(`${replicaPath}/data`).corrupt(2 * blockBytes + 17, Uint8Array.of(0xff));
+  files.content(`${lineagePath}/data`).corrupt(2 * blockBytes + 17, Uint8Array.of(0xff));
   const target = Buffer.alloc(4 * blockBytes);
   t.notOk(replica.readInline(0, 4 * blockBytes, target, 0));
   await t.rejects(read(replica, 0, 4 * blockBytes), {
@@ -262,14 +264,16 @@ async function filled(files: FaultyFiles): Promise<void> {
 
 t.test('one bad copy of a page or of the image loses nothing', async (t) => {
   for (const [file, position] of [
-    ['map', 0],
-    ['map', 4096],
-    ['regions', 0],
-    ['regions', 4096],
+    [`${lineagePath}/slots`, 0],
+    [`${lineagePath}/slots`, 4096],
+    [`${lineagePath}/layers`, 0],
+    [`${lineagePath}/layers`, 4096],
+    [`${replicaPath}/regions`, 0],
+    [`${replicaPath}/regions`, 4096],
   ] as const) {
     const files = world();
     await filled(files);
-    files.content(`${replicaPath}/${file}`).corrupt(position + 40, Uint8Array.of(1, 2, 3));
+    files.content(file).corrupt(position + 40, Uint8Array.of(1, 2, 3));
     const store = await open(files);
     const replica = store.replica(identity.replicaId);
     t.equal(replica?.failure, null, `${file} at ${position}`);
@@ -277,7 +281,7 @@ t.test('one bad copy of a page or of the image loses nothing', async (t) => {
     t.same(replica && (await read(replica, 3 * chunkBytes, blockBytes))[0], 7);
     await store.close();
     // and the bad copy was written again: now the other one may go
-    files.content(`${replicaPath}/${file}`).corrupt(4096 - position + 40, Uint8Array.of(1, 2, 3));
+    files.content(file).corrupt(4096 - position + 40, Uint8Array.of(1, 2, 3));
     const again = await open(files);
     t.equal(again.replica(identity.replicaId)?.failure, null, `${file} other copy`);
     await again.close();
@@ -294,10 +298,10 @@ t.test('one bad copy of a page or of the image loses nothing', async (t) => {
 });
 
 t.test('damage that nothing makes good is a failure, not a guess', async (t) => {
-  for (const file of ['map', 'regions']) {
+  for (const file of [`${lineagePath}/slots`, `${lineagePath}/layers`, `${replicaPath}/regions`]) {
     const files = world();
     await filled(files);
-    const content = files.content(`${replicaPath}/${file}`);
+    const content = files.content(file);
     content.corrupt(40, Uint8Array.of(1, 2, 3));
     content.corrupt(4096 + 40, Uint8Array.of(1, 2, 3));
     const failures = new Failures();
@@ -502,11 +506,11 @@ t.test('calls that overlap keep their order, and no other waits', async (t) => {
 t.test('runs cover the request and follow the slots', async (t) => {
   fc.assert(
     fc.property(
-      fc.array(fc.nat(6), { minLength: 4, maxLength: 8 }),
+      fc.array(fc.integer({ min: -3, max: 6 }), { minLength: 4, maxLength: 8 }),
       fc.nat(3 * 64),
       fc.integer({ min: 1, max: 64 }),
       (slots, first, count) => {
-        const runs = runsOf(Uint32Array.from(slots), first * blockBytes, count * blockBytes);
+        const runs = runsOf(Int32Array.from(slots), first * blockBytes, count * blockBytes);
         const flat: number[] = [];
         for (const run of runs) {
           if (run.at !== flat.length) throw new Error('gap');
@@ -514,7 +518,7 @@ t.test('runs cover the request and follow the slots', async (t) => {
         }
         const naive = Array.from({ length: count }, (_, i) => {
           const slot = slots[Math.floor((first + i) / 64)] ?? 0;
-          return slot === 0 ? -1 : (slot - 1) * 64 + ((first + i) % 64);
+          return slot <= 0 ? -1 : (slot - 1) * 64 + ((first + i) % 64);
         });
         return flat.join() === naive.join();
       },
@@ -566,12 +570,44 @@ t.test('one slow read is bad luck, four close together are a cold cache', async 
 const u32 = fc.nat(2 ** 31 - 1);
 const numbers = fc.array(u32, { maxLength: 20 }).map((list) => Uint32Array.from(list));
 const generation = fc.record({ epoch: fc.maxSafeNat(), n: fc.maxSafeNat() });
+const layerArb: fc.Arbitrary<Layer> = fc.record({
+  place: fc.integer({ min: 1, max: 2 ** 24 - 1 }),
+  kind: fc.constantFrom('head', 'snapshot', 'hidden'),
+  parent: u32,
+  replica: u32,
+  snapshotId: fc.constantFrom('', 's-0123456789abcdef', 's-with-24-characters-abc'),
+  state: fc.constantFrom('prepared', 'ready', 'incomplete'),
+  epoch: fc.maxSafeNat(),
+  sizeBytes: fc.maxSafeNat(),
+  serial: fc.maxSafeNat(),
+});
 const recordArb: fc.Arbitrary<JournalRecord> = fc.oneof(
   fc.record({
     type: fc.constant('create' as const),
     replica: u32,
     identity: fc.constant(identity),
+    lineage: u32,
+    folder: fc.string(),
+    head: layerArb,
   }),
+  fc.record({
+    type: fc.constant('create1' as const),
+    replica: u32,
+    identity: fc.constant(identity),
+  }),
+  fc.record({ type: fc.constant('slots' as const), lineage: u32, entries: numbers }),
+  fc.record({
+    type: fc.constant('layers' as const),
+    lineage: u32,
+    changes: fc.array(
+      fc.oneof(
+        layerArb.map((layer) => ({ place: layer.place, layer })),
+        u32.map((place) => ({ place, layer: null })),
+      ),
+      { maxLength: 5 },
+    ),
+  }),
+  fc.record({ type: fc.constant('resize' as const), replica: u32, sizeBytes: fc.maxSafeNat() }),
   fc.record({ type: fc.constant('delete' as const), replica: u32 }),
   fc.record({ type: fc.constant('chunks' as const), replica: u32, entries: numbers }),
   fc.record({ type: fc.constant('mark' as const), replica: u32, regions: numbers }),

@@ -262,8 +262,8 @@ class Run {
     this.#check(!(lost && replica.keptMemory), `${where}memory kept?`);
     this.#maybeClean = false;
     this.#lastCut = null;
-    const double = (replica as DiskReplica).tables.slotUsedTwice();
-    this.#check(double === null, `${where}slot ${double ?? 0} used twice`);
+    const damage = (replica as DiskReplica).lineage.tables.damage();
+    this.#check(damage === null, `${where}${damage ?? ''}`);
     const marked = new Set(replica.marks());
     for (const cut of this.#cuts) this.#verifyStamps(cut, where);
     for (const [block, entries] of this.#blocks) {
@@ -680,7 +680,7 @@ const controls: Record<string, Breakage> = {
   })),
   'data are not synced': breaking(/data$/, noSync),
   'checksums are not synced': breaking(/sums$/, noSync),
-  'the map is not synced': breaking(/map$/, noSync),
+  'the slot table is not synced': breaking(/slots$/, noSync),
   'the image is not synced': breaking(/image/, noSync),
   'freed slots are not zeroed': breaking(/(data|sums)$/, (file) => ({
     write: (bytes, start, length, position, done) => {

@@ -82,6 +82,7 @@ t.test('a replica keeps what was written, through a clean stop', async (t) => {
   await store.deleteReplica(identity.replicaId);
   t.notOk(store.replica(identity.replicaId));
   t.same(fs.readdirSync(path.join(dir, 'replicas')), []);
+  t.same(fs.readdirSync(path.join(dir, 'lineages')), []);
   await store.deleteReplica(identity.replicaId);
   await store.close();
   await t.rejects(store.createReplica(identity), { code: 'ABORTED' });
@@ -116,10 +117,10 @@ t.test('it refuses what is not its own, and says why', async (t) => {
   });
   const file = path.join(dir, 'disk.json');
   const text = fs.readFileSync(file, 'utf8');
-  fs.writeFileSync(file, text.replace('"formatVersion": 1', '"formatVersion": 2'));
+  fs.writeFileSync(file, text.replace('"formatVersion": 2', '"formatVersion": 3'));
   await t.rejects(openStore(dir, systemFiles), {
     code: 'FOREIGN_DATA',
-    message: /has format 2, this version of Stor reads up to 1: start the newer version/,
+    message: /has format 3, this version of Stor reads up to 2: start the newer version/,
   });
   fs.writeFileSync(file, 'not json');
   await t.rejects(openStore(dir, systemFiles), { code: 'FOREIGN_DATA' });

@@ -3,7 +3,7 @@ import { type ClusterId, type DiskId, type NodeId, StorError } from '@stor/proto
 import type { Files } from '@stor/runtime';
 import { diskFormatVersion } from '../core/store/format.ts';
 
-/** Content of `disk.json`: whose disk this is. Written once, before everything else. */
+/** Content of `disk.json`: whose disk this is. Written before everything else. */
 export interface DiskIdentity {
   kind: 'stor-disk';
   formatVersion: number;
@@ -87,6 +87,19 @@ export function checkEmpty(files: Files, directory: string): void {
 /** Makes an empty directory a disk. Throws FOREIGN_DATA when it is not empty. */
 export function writeIdentity(files: Files, directory: string, identity: DiskIdentity): void {
   checkEmpty(files, directory);
+  putIdentity(files, directory, identity);
+}
+
+/**
+ * Says that this version has been here, before it changes anything else: from then on an older
+ * one, which would not understand the rest, refuses the disk.
+ */
+export function raiseFormat(files: Files, directory: string, identity: DiskIdentity): void {
+  if (identity.formatVersion >= diskFormatVersion) return;
+  putIdentity(files, directory, { ...identity, formatVersion: diskFormatVersion });
+}
+
+function putIdentity(files: Files, directory: string, identity: DiskIdentity): void {
   const temporary = path.join(directory, temporaryName);
   files.remove(temporary);
   const file = files.create(temporary);

@@ -4,15 +4,19 @@ import {
   type DiskId,
   regionBytes,
   type ReplicaId,
+  type SnapshotId,
   StorError,
   type VolumeId,
 } from '@stor/protocol';
 import type { Clock } from '@stor/runtime';
 import type { Extent } from '../block-device.ts';
-import { ColdReads, type HotBlocks } from '../core/store/block-cache.ts';
-import { CallOrder, type OrderedCall } from '../core/store/call-order.ts';
+import type { Bitmap } from '../core/replication/bitmap.ts';
+import type { HotBlocks } from '../core/store/block-cache.ts';
+import { extentsOf, type LayerImage } from '../core/store/layer-image.ts';
+import type { LineageTables } from '../core/store/lineage-tables.ts';
 import type { ReplicaTables } from '../core/store/replica-tables.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
+import type { ReplicaSnapshot, ReplicaSpace, ReplicaView } from '../replica-snapshots.ts';
 import {
   blockVerifies,
   type Generation,
@@ -21,23 +25,29 @@ import {
   type SetView,
   type StoreDone,
 } from '../replica-store.ts';
+import { DiskSnapshots } from './disk-snapshots.ts';
 import { FlushQueue } from './flush-queue.ts';
+import { ImageCalls, inlineBytes } from './image-calls.ts';
+import { InlineIo } from './inline-io.ts';
+import type { IoPool } from './io-pool.ts';
 import type { Journal } from './journal.ts';
 import { ReplicaFacts } from './replica-facts.ts';
+import type { LayerJanitor } from './layer-janitor.ts';
+import { layerOf, type Lineage } from './lineage.ts';
+import { answerLater, ReplicaCalls } from './replica-calls.ts';
 import type { ReplicaFailure } from './replica-failure.ts';
-import { inlineBytes, SlowCalls } from './slow-calls.ts';
-import type { SlotFiles } from './slot-files.ts';
-import type { SlotSupply } from './slot-supply.ts';
 import type { SpaceAccount } from './space-account.ts';
-
-/** An inline read that took longer than this was probably no page-cache hit (ms). */
-const coldReadMs = 0.2;
+import type { TableFile } from './table-file.ts';
 
 export interface DiskReplicaParts {
   diskId: DiskId;
   tables: ReplicaTables;
-  slots: SlotFiles;
-  supply: SlotSupply;
+  lineage: Lineage;
+  image: LayerImage;
+  janitor: LayerJanitor;
+  /** null when the replica has failed */
+  regionFile: TableFile | null;
+  pool: IoPool;
   space: SpaceAccount;
   journal: Journal;
   hot: HotBlocks;
@@ -46,34 +56,26 @@ export interface DiskReplicaParts {
   failure: ReplicaFailure;
 }
 
-interface SlowCall extends OrderedCall {
-  run(): Promise<void>;
-  done: StoreDone;
-}
-
-/** A replica on this disk: inline paths here, everything else ordered and given to `SlowCalls`. */
+/** A replica on this disk: inline paths here, everything else ordered and given to `ImageCalls`. */
 export class DiskReplica implements ReplicaStore {
   readonly diskId: DiskId;
   readonly replicaId: ReplicaId;
   readonly volumeId: VolumeId;
   readonly segment: number;
-  readonly sizeBytes: number;
 
   readonly #parts: DiskReplicaParts;
   readonly #tables: ReplicaTables;
-  readonly #slots: SlotFiles;
+  readonly #lineage: LineageTables;
+  readonly #image: LayerImage;
   readonly #journal: Journal;
-  readonly #hot: HotBlocks;
-  readonly #order = new CallOrder();
-  readonly #coldReads = new ColdReads();
-  readonly #slow: SlowCalls;
+  readonly #inline: InlineIo;
+  readonly #calls: ReplicaCalls;
+  readonly #slow: ImageCalls;
+  readonly #snapshots: DiskSnapshots;
   readonly #flushes: FlushQueue;
-  readonly #endBytes: number;
+  #endBytes: number;
   readonly #failure: ReplicaFailure;
   readonly #facts: ReplicaFacts;
-  #closed = false;
-  #idleWaiters: (() => void)[] = [];
-  #pendingDone = 0;
 
   constructor(parts: DiskReplicaParts) {
     const { identity } = parts.tables;
@@ -81,34 +83,60 @@ export class DiskReplica implements ReplicaStore {
     this.replicaId = identity.replicaId;
     this.volumeId = identity.volumeId;
     this.segment = identity.segment;
-    this.sizeBytes = identity.sizeBytes;
     this.#parts = parts;
     this.#tables = parts.tables;
-    this.#slots = parts.slots;
+    this.#lineage = parts.lineage.tables;
+    this.#image = parts.image;
     this.#journal = parts.journal;
-    this.#hot = parts.hot;
-    this.#endBytes = Math.ceil(identity.sizeBytes / blockBytes) * blockBytes;
-    this.#slow = new SlowCalls(parts);
+    this.#endBytes = endOf(identity.sizeBytes);
+    this.#slow = new ImageCalls(parts);
+    this.#inline = new InlineIo({
+      ...{ tables: parts.tables, image: parts.image, hot: parts.hot, clock: parts.clock },
+      ...{ slotTable: parts.lineage.tables.slots, slots: parts.lineage.slots },
+    });
     this.#failure = parts.failure;
+    this.#calls = new ReplicaCalls({
+      ...{ diskId: parts.diskId, failure: parts.failure },
+      ended: () => {
+        this.#flushes.pump();
+      },
+    });
+    this.#snapshots = new DiskSnapshots({
+      ...{ calls: parts, live: parts.image, janitor: parts.janitor, failure: parts.failure },
+      answer: answerLater,
+    });
+    parts.tables.resized = (sizeBytes) => {
+      parts.image.grow(sizeBytes);
+      parts.hot.grow(parts.tables.regionCount);
+      this.#endBytes = endOf(sizeBytes);
+    };
     this.#facts = new ReplicaFacts({
       tables: parts.tables,
+      ensureRegions: async (pages) => {
+        await parts.regionFile?.ensure(pages, parts.pool);
+      },
       maxRecordNumbers: parts.maxRecordNumbers,
       append: (record, done) => {
         this.#append(record, done);
       },
       answer: answerLater,
-      busy: (region) => this.#order.blocks(region * regionBytes, (region + 1) * regionBytes, false),
+      busy: (region) =>
+        this.#calls.order.blocks(region * regionBytes, (region + 1) * regionBytes, false),
       flushCut: (cut, done) => {
         if (this.#flushes.syncedCut < cut) this.flush(done);
         else done(this.#failure.error);
       },
     });
     this.#flushes = new FlushQueue({
-      lastCallId: () => this.#order.lastId,
-      oldestWriteId: () => this.#order.oldestWrite(),
+      lastCallId: () => this.#calls.order.lastId,
+      oldestWriteId: () => this.#calls.order.oldestWrite(),
       cut: () => this.#tables.cut,
       sync: () => this.#sync(),
     });
+  }
+
+  get sizeBytes(): number {
+    return this.#tables.identity.sizeBytes;
   }
 
   get highestEpoch(): number {
@@ -132,7 +160,7 @@ export class DiskReplica implements ReplicaStore {
   }
 
   get allocatedBytes(): number {
-    return this.#tables.allocatedChunks * chunkBytes;
+    return this.#image.allocatedChunks * chunkBytes;
   }
 
   get markedCount(): number {
@@ -144,12 +172,12 @@ export class DiskReplica implements ReplicaStore {
     return this.#tables;
   }
 
-  get highWater(): number {
-    return this.#parts.supply.highWater;
+  get lineage(): Lineage {
+    return this.#parts.lineage;
   }
 
-  get slotFiles(): SlotFiles {
-    return this.#slots;
+  get image(): LayerImage {
+    return this.#image;
   }
 
   writeInline(
@@ -162,35 +190,13 @@ export class DiskReplica implements ReplicaStore {
   ): boolean {
     this.#check(offset, length);
     if (length > inlineBytes) return false;
-    if (this.#order.size > 0 && this.#order.blocks(offset, offset + length, true)) return false;
-    const tables = this.#tables;
-    const end = offset + length;
-    for (let position = offset; position < end;) {
-      const chunk = Math.floor(position / chunkBytes);
-      const slotPlusOne = tables.slotOf[chunk] ?? 0;
-      if (slotPlusOne === 0 || !this.#slots.isWarm(slotPlusOne - 1)) return false;
-      // a chunk lies in one region (I8)
-      if (!tables.isMarked(Math.floor(position / regionBytes))) return false;
-      position = (chunk + 1) * chunkBytes;
-    }
+    if (this.#calls.order.size > 0 && this.#calls.order.blocks(offset, offset + length, true))
+      return false;
     try {
-      for (let position = offset; position < end;) {
-        const chunk = Math.floor(position / chunkBytes);
-        const count = (Math.min(end, (chunk + 1) * chunkBytes) - position) / blockBytes;
-        const done = position - offset;
-        const linear =
-          ((tables.slotOf[chunk] ?? 0) - 1) * (chunkBytes / blockBytes) +
-          (position - chunk * chunkBytes) / blockBytes;
-        const sum = sumsStart + done / blockBytes;
-        this.#slots.writeSync(linear, count, bytes, start + done, sums, sum);
-        tables.use(Math.floor(position / regionBytes));
-        position += count * blockBytes;
-      }
+      return this.#inline.write(offset, length, bytes, start, sums, sumsStart);
     } catch (error) {
       throw this.#failure.write(error);
     }
-    this.#hot.add(offset / blockBytes, length / blockBytes);
-    return true;
   }
 
   /** `done` never comes before the call returns; so it is with all calls that take one. */
@@ -214,39 +220,11 @@ export class DiskReplica implements ReplicaStore {
   }
 
   readInline(offset: number, length: number, target: Uint8Array, start: number): boolean {
-    if (this.#failure.error || this.#closed || length > inlineBytes) return false;
+    if (this.#failure.error || this.#calls.closed || length > inlineBytes) return false;
     this.#checkRange(offset, length);
-    if (this.#order.size > 0 && this.#order.blocks(offset, offset + length, false)) return false;
-    const end = offset + length;
-    const { slotOf } = this.#tables;
-    for (let position = offset; position < end; position += blockBytes) {
-      if (slotOf[Math.floor(position / chunkBytes)] === 0) continue;
-      if (!this.#hot.has(position / blockBytes)) return false;
-    }
-    const beganMs = this.#parts.clock.monotonicMs();
-    try {
-      for (let position = offset; position < end;) {
-        const chunk = Math.floor(position / chunkBytes);
-        const count = (Math.min(end, (chunk + 1) * chunkBytes) - position) / blockBytes;
-        const at = start + position - offset;
-        const slotPlusOne = slotOf[chunk] ?? 0;
-        const linear =
-          (slotPlusOne - 1) * (chunkBytes / blockBytes) +
-          (position - chunk * chunkBytes) / blockBytes;
-        if (slotPlusOne === 0) target.fill(0, at, at + count * blockBytes);
-        else if (!this.#slots.readSync(linear, count, target, at)) return false;
-        position += count * blockBytes;
-      }
-    } catch {
+    if (this.#calls.order.size > 0 && this.#calls.order.blocks(offset, offset + length, false))
       return false;
-    }
-    const slow = this.#parts.clock.monotonicMs() - beganMs > coldReadMs;
-    if (slow) this.#hot.drop(offset / blockBytes, length / blockBytes);
-    if (this.#coldReads.note(slow)) {
-      this.#hot.clear();
-      this.#slots.coolDown();
-    }
-    return true;
+    return this.#inline.read(offset, length, target, start);
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
@@ -278,15 +256,14 @@ export class DiskReplica implements ReplicaStore {
   }
 
   flush(done: StoreDone): void {
-    if (this.#refused(done)) return;
-    this.#pendingDone += 1;
-    this.#flushes.add(this.#counted(done));
+    if (this.#calls.refused(done)) return;
+    this.#flushes.add(this.#calls.counted(done));
   }
 
   async #sync(): Promise<void> {
     try {
       const results = await Promise.allSettled([
-        this.#slots.sync(),
+        this.#parts.lineage.sync(),
         this.#journal.durable(this.#journal.lastLsn),
       ]);
       for (const result of results) if (result.status === 'rejected') throw result.reason;
@@ -298,36 +275,31 @@ export class DiskReplica implements ReplicaStore {
   }
 
   extents(offset: number, length: number, limit: number): Extent[] {
-    const extents: Extent[] = [];
-    const end = offset + length;
-    for (let position = offset; position < end;) {
-      const chunk = Math.floor(position / chunkBytes);
-      const next = Math.min(end, (chunk + 1) * chunkBytes);
-      const allocated = (this.#tables.slotOf[chunk] ?? 0) !== 0;
-      const last = extents.at(-1);
-      if (last && last.allocated === allocated) last.length += next - position;
-      else if (extents.length === limit) break;
-      else extents.push({ offset: position, length: next - position, allocated });
-      position = next;
-    }
-    return extents;
+    return extentsOf(this.#image, offset, length, limit);
   }
 
   isAllocated(chunk: number): boolean {
-    return (this.#tables.slotOf[chunk] ?? 0) !== 0;
+    return (this.#image.slotOf[chunk] ?? 0) > 0;
+  }
+
+  ownsChunk(chunk: number): boolean {
+    const slotPlusOne = this.#image.slotOf[chunk] ?? 0;
+    if (slotPlusOne <= 0) return false;
+    const layer = layerOf(this.#lineage.slots.words[slotPlusOne - 1] ?? 0);
+    return layer === this.#image.top || this.#image.exclusive.has(layer);
   }
 
   freeChunks(): number {
-    return this.#parts.space.freeSlots() + this.#parts.supply.recyclable;
+    return this.#parts.space.freeSlots() + this.#parts.lineage.supply.recyclable;
   }
 
   fence(epoch: number, done: StoreDone): void {
     this.#returnIfRoom();
-    if (!this.#refused(done)) this.#facts.fence(epoch, done);
+    if (!this.#calls.refused(done)) this.#facts.fence(epoch, done);
   }
 
   recordSetView(view: SetView, done: StoreDone): void {
-    if (!this.#refused(done)) this.#facts.recordSetView(view, done);
+    if (!this.#calls.refused(done)) this.#facts.recordSetView(view, done);
   }
 
   marks(): number[] {
@@ -343,7 +315,7 @@ export class DiskReplica implements ReplicaStore {
   }
 
   retireMarks(generation: Generation, done: StoreDone): void {
-    if (!this.#refused(done)) this.#facts.retireMarks(generation, done);
+    if (!this.#calls.refused(done)) this.#facts.retireMarks(generation, done);
   }
 
   adoptGeneration(
@@ -351,11 +323,64 @@ export class DiskReplica implements ReplicaStore {
     history: GenerationHistory | null,
     done: StoreDone,
   ): void {
-    if (!this.#refused(done)) this.#facts.adoptGeneration(generation, history, done);
+    if (!this.#calls.refused(done)) this.#facts.adoptGeneration(generation, history, done);
   }
 
   history(): GenerationHistory {
     return this.#tables.history();
+  }
+
+  snapshots(): ReplicaSnapshot[] {
+    return this.#snapshots.list();
+  }
+
+  get headParent(): SnapshotId | null {
+    return this.#snapshots.headParent;
+  }
+
+  /** In order with all writes; reads go on. */
+  takeSnapshot(
+    id: SnapshotId,
+    epoch: number,
+    kind: 'prepared' | 'incomplete',
+    done: StoreDone,
+  ): void {
+    this.#calls.submitWhole(false, done, () => this.#snapshots.take(id, epoch, kind));
+  }
+
+  confirmSnapshot(id: SnapshotId, done: StoreDone): void {
+    this.flush((error) => {
+      if (error) done(error);
+      else this.#calls.answer(this.#snapshots.confirm(id), done);
+    });
+  }
+
+  dropSnapshot(id: SnapshotId, done: StoreDone): void {
+    if (!this.#calls.refused(done)) this.#calls.answer(this.#snapshots.drop(id), done);
+  }
+
+  rollback(id: SnapshotId, done: StoreDone): void {
+    this.#calls.submitWhole(true, done, () =>
+      this.#snapshots.rollback(id, () => {
+        this.#parts.hot.clear();
+      }),
+    );
+  }
+
+  changedChunks(from: SnapshotId | null, to: SnapshotId | null): Bitmap | null {
+    return this.#snapshots.changedChunks(from, to);
+  }
+
+  view(id: SnapshotId): ReplicaView | null {
+    return this.#snapshots.view(id);
+  }
+
+  resize(sizeBytes: number, done: StoreDone): void {
+    if (!this.#calls.refused(done)) this.#calls.answer(this.#facts.resize(sizeBytes), done);
+  }
+
+  space(): ReplicaSpace {
+    return this.#snapshots.space();
   }
 
   /**
@@ -366,19 +391,16 @@ export class DiskReplica implements ReplicaStore {
    */
   #returnIfRoom(): void {
     const isFull = this.#failure.error?.code === 'NO_SPACE';
-    if (!isFull || this.#order.size > 0 || this.#pendingDone > 0) return;
+    if (!isFull || !this.#calls.idle) return;
     if (!this.#parts.space.keepsItsPromises()) return;
     this.#failure.endLackOfSpace();
-    this.#parts.supply.resume();
+    this.#parts.lineage.supply.resume();
   }
 
   /** Refuses calls from now on and waits for those under way. */
   async drain(): Promise<void> {
-    this.#closed = true;
-    while (this.#order.size > 0 || this.#pendingDone > 0) {
-      await new Promise<void>((resolve) => this.#idleWaiters.push(resolve));
-    }
-    await this.#parts.supply.stop();
+    await this.#calls.drain();
+    await this.#snapshots.drain();
     await this.#flushes.idle();
   }
 
@@ -390,23 +412,7 @@ export class DiskReplica implements ReplicaStore {
   #append(record: JournalRecord, done: StoreDone | null): void {
     const lsn = this.#journal.append(record);
     if (!done) return;
-    this.#pendingDone += 1;
-    this.#journal.whenDurable(lsn, this.#counted(done));
-  }
-
-  #counted(done: StoreDone): StoreDone {
-    return (error) => {
-      this.#pendingDone -= 1;
-      this.#wakeIdle();
-      done(error);
-    };
-  }
-
-  #wakeIdle(): void {
-    if (this.#order.size > 0 || this.#pendingDone > 0) return;
-    const waiters = this.#idleWaiters;
-    this.#idleWaiters = [];
-    for (const wake of waiters) wake();
+    this.#journal.whenDurable(lsn, this.#calls.counted(done));
   }
 
   #submit(
@@ -417,47 +423,12 @@ export class DiskReplica implements ReplicaStore {
     run: () => Promise<void>,
   ): void {
     this.#checkRange(offset, length);
-    if (this.#refused(done)) return;
-    const call: SlowCall = {
-      from: offset,
-      to: offset + length,
-      writes,
-      id: 0,
-      blockers: 0,
-      done,
-      run,
-      start: () => void this.#run(call),
-    };
-    this.#order.add(call);
-  }
-
-  async #run(call: SlowCall): Promise<void> {
-    let error = this.#failure.error;
-    if (!error) {
-      try {
-        await call.run();
-        error = this.#failure.error;
-      } catch (cause) {
-        error = call.writes ? this.#failure.write(cause) : this.#failure.read(cause);
-      }
-    } else {
-      await Promise.resolve();
-    }
-    this.#order.finish(call);
-    this.#flushes.pump();
-    this.#wakeIdle();
-    call.done(error);
-  }
-
-  #refused(done: StoreDone): boolean {
-    const error = this.#failure.error ?? (this.#closed ? closedError(this.diskId) : null);
-    if (error) answerLater(done, error);
-    return error !== null;
+    this.#calls.submit(offset, offset + length, writes, done, run);
   }
 
   #check(offset: number, length: number): void {
     if (this.#failure.error) throw this.#failure.error;
-    if (this.#closed) throw closedError(this.diskId);
+    if (this.#calls.closed) throw this.#calls.closedError();
     this.#checkRange(offset, length);
   }
 
@@ -472,12 +443,7 @@ export class DiskReplica implements ReplicaStore {
   }
 }
 
-function closedError(diskId: DiskId): StorError {
-  return new StorError('ABORTED', `disk ${diskId} is closed`);
-}
-
-function answerLater(done: StoreDone, error: StorError): void {
-  queueMicrotask(() => {
-    done(error);
-  });
+/** A size that is no multiple of a block is rounded up to one. */
+function endOf(sizeBytes: number): number {
+  return Math.ceil(sizeBytes / blockBytes) * blockBytes;
 }

@@ -1,36 +1,40 @@
 import path from 'node:path';
 import { type DiskId, type ReplicaId, StorError } from '@stor/protocol';
 import type { DirectoryLock, OpenFile } from '@stor/runtime';
-import { HotBlocks, SumsCache } from '../core/store/block-cache.ts';
-import type { StoreImage } from '../core/store/image.ts';
+import { SumsCache } from '../core/store/block-cache.ts';
+import type { LineageImage, StoreImage } from '../core/store/image.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
+import { LineageTables } from '../core/store/lineage-tables.ts';
 import { ReplicaTables } from '../core/store/replica-tables.ts';
-import { SlotAllocator } from '../core/store/slot-allocator.ts';
-import type { DiskStore, DiskUsage, ReplicaIdentity, ReplicaStore } from '../replica-store.ts';
+import type {
+  CreateReplica,
+  DiskStore,
+  DiskUsage,
+  ReplicaIdentity,
+  ReplicaStore,
+} from '../replica-store.ts';
 import type { DiskIdentity } from './disk-identity.ts';
-import { DiskReplica } from './disk-replica.ts';
+import { DiskMembers, type Member, stopHome } from './disk-members.ts';
+import type { DiskReplica } from './disk-replica.ts';
 import type { ImageFiles } from './image-files.ts';
 import { IoPool } from './io-pool.ts';
 import { Journal, maxRecordNumbers } from './journal.ts';
 import type { OpenDiskStore } from './open-disk-store.ts';
-import type { Recovered, RecoveredReplica } from './recovery.ts';
-import { ReplicaFailure } from './replica-failure.ts';
+import { newHead } from './disk-snapshots.ts';
+import { openLineageFiles } from './lineage-directory.ts';
 import {
-  creatingSuffix,
-  makeReplicaDirectory,
-  openReplicaFiles,
-  publishReplicaDirectory,
-  removeReplicaDirectory,
-} from './replica-directory.ts';
-import { SlotFiles } from './slot-files.ts';
-import { missingFiles, slotsOf } from './slot-inventory.ts';
-import { SlotSupply } from './slot-supply.ts';
+  cloneOrigin,
+  dropNewReplica,
+  makeNewReplica,
+  type NewReplicaFolders,
+  type Origin,
+} from './new-replica.ts';
+import { closeLineageFiles, type Recovered } from './recovery.ts';
+import { openRegions, publishDirectory, removeDirectoryOf } from './replica-directory.ts';
 import { SpaceAccount } from './space-account.ts';
-import { TableFiles } from './table-files.ts';
 
 const defaultPooledCalls = 16;
 const defaultSumsCacheSlots = 16_384;
-const defaultHotRegions = 16_384;
 
 export interface DirectoryDiskStoreParts {
   open: OpenDiskStore;
@@ -42,13 +46,6 @@ export interface DirectoryDiskStoreParts {
   recovered: Recovered;
 }
 
-interface Member {
-  replica: DiskReplica;
-  failure: ReplicaFailure;
-  /** null when its files could not be opened or its metadata are damaged */
-  tableFiles: TableFiles | null;
-}
-
 /** A disk that is a directory; `openDiskStore` makes it. */
 export class DirectoryDiskStore implements DiskStore {
   readonly diskId: DiskId;
@@ -56,20 +53,25 @@ export class DirectoryDiskStore implements DiskStore {
 
   readonly #parts: DirectoryDiskStoreParts;
   readonly #replicasPath: string;
-  /** until their deletion is durable; those in `deleting` are shown to nobody */
-  readonly #members = new Map<ReplicaId, Member>();
+  readonly #lineagesPath: string;
+  /** those in `deleting` are shown to nobody */
+  readonly #members: DiskMembers;
   readonly #byNumber = new Map<number, ReplicaTables>();
   /** on their way out: what they hold must stay whole until the journal has the deletion */
   readonly #deleting = new Map<ReplicaId, Promise<void>>();
   readonly #creating = new Map<ReplicaId, Promise<ReplicaStore>>();
   /** tables of replicas whose creation is on its way into the journal */
   readonly #newTables = new Map<number, ReplicaTables>();
+  /** lineages by number, and those that the journal does not know yet */
+  readonly #newLineages = new Map<number, LineageTables>();
+  readonly #lineageTables = new Map<number, LineageTables>();
+  readonly #deletingFolders = new Set<string>();
   readonly #journal: Journal;
   readonly #journalBytes: number;
   readonly #pool: IoPool;
-  readonly #sumsCache: SumsCache;
   readonly #space: SpaceAccount;
   #nextReplicaNumber: number;
+  #nextLineageNumber: number;
   #failure: StorError | null = null;
   #checkpoint: Promise<void> | null = null;
   #checkpointWanted = false;
@@ -82,9 +84,10 @@ export class DirectoryDiskStore implements DiskStore {
     this.diskId = parts.identity.diskId;
     this.path = open.path;
     this.#replicasPath = path.join(open.path, 'replicas');
+    this.#lineagesPath = path.join(open.path, 'lineages');
     this.#pool = new IoPool(options.maxPooledCalls ?? defaultPooledCalls);
-    this.#sumsCache = new SumsCache(options.sumsCacheSlots ?? defaultSumsCacheSlots);
     this.#nextReplicaNumber = recovered.nextReplicaNumber;
+    this.#nextLineageNumber = recovered.nextLineageNumber;
     this.#journalBytes = Math.min(...parts.journals.map((file) => file.size().sizeBytes));
     this.#journal = new Journal({
       files: parts.journals,
@@ -104,7 +107,19 @@ export class DirectoryDiskStore implements DiskStore {
       directory: open.path,
       clock: open.clock,
       reserveBytes: options.reserveBytes ?? null,
-      usage: () => this.#slotUsage(),
+      usage: () => this.#members.slotUsage(),
+    });
+    this.#members = new DiskMembers({
+      ...{ diskId: this.diskId, open, journal: this.#journal, pool: this.#pool },
+      ...{
+        space: this.#space,
+        sumsCache: new SumsCache(options.sumsCacheSlots ?? defaultSumsCacheSlots),
+      },
+      maxRecordNumbers: maxRecordNumbers(this.#journalBytes),
+      diskFailed: () => this.#failure !== null,
+      recordFailure: (replicaId, reason) => {
+        this.#recordFailure(replicaId, reason);
+      },
     });
   }
 
@@ -118,13 +133,22 @@ export class DirectoryDiskStore implements DiskStore {
    */
   async begin(previous: { suspect: boolean; unclean: boolean }): Promise<void> {
     const { recovered, open } = this.#parts;
+    for (const one of recovered.lineages) {
+      this.#lineageTables.set(one.tables.number, one.tables);
+      const isWhole = one.damage === null;
+      if (!isWhole) closeLineageFiles(one.files);
+      // before anybody sees what the host may not have written
+      else if (previous.suspect) one.tables.dropPending();
+      this.#members.addHome(one.tables, isWhole ? one.files : null);
+    }
     for (const one of recovered.replicas) {
       if (previous.suspect) one.tables.suspect = true;
       this.#byNumber.set(one.tables.number, one.tables);
-      this.#addRecovered(one);
+      this.#members.addRecovered(one);
     }
-    this.#noteEarlierFailures();
-    if (previous.unclean) await this.#syncAllData();
+    this.#members.noteEarlierFailures();
+    if (previous.unclean) await this.#members.syncData();
+    this.#members.checkSettled();
     try {
       await this.#writeTables();
       await this.#writeImage(recovered.lastLsn, false);
@@ -136,177 +160,146 @@ export class DirectoryDiskStore implements DiskStore {
     } catch (error) {
       throw this.#failDisk('opening', error);
     }
-    const replicas = this.#members.size;
+    for (const { janitor } of this.#members.homes.values()) janitor.kick();
+    const replicas = this.#members.all.size;
     const fields = { diskId: this.diskId, path: this.path, replicas, suspect: previous.suspect };
     open.logger.info(fields, 'disk is open');
   }
 
-  #addRecovered(one: RecoveredReplica): void {
-    const { identity } = one.tables;
-    let { damage } = one;
-    let files: { data: OpenFile; sums: OpenFile } | null = null;
-    try {
-      files = openReplicaFiles(this.#parts.open.files, this.#replicasPath, identity.replicaId);
-    } catch (error) {
-      damage ??= error instanceof Error ? error.message : String(error);
-    }
-    const healthy = damage === null ? one.tableFiles : null;
-    if (!healthy) one.tableFiles?.close();
-    const member = this.#addMember(one.tables, files, healthy);
-    if (damage === null) return;
-    one.tables.damage = damage;
-    this.#recordFailure(identity.replicaId, `metadata cannot be trusted: ${damage}`);
-    member.failure.set(
-      new StorError(
-        'DISK_FAILED',
-        `replica ${identity.replicaId} on disk ${this.diskId}: ${damage}; it must be rebuilt`,
-      ),
-    );
-  }
-
-  #addMember(
-    tables: ReplicaTables,
-    files: { data: OpenFile; sums: OpenFile } | null,
-    tableFiles: TableFiles | null,
-  ): Member {
-    const { open } = this.#parts;
-    const { replicaId } = tables.identity;
-    const failure = new ReplicaFailure(replicaId, this.diskId, (reason) => {
-      this.#recordFailure(replicaId, reason);
-    });
-    const slots = new SlotFiles(files ?? missingFiles, tables.number, this.#sumsCache, this.#pool);
-    const supply = new SlotSupply({
-      slots: files ? slotsOf(tables, files) : new SlotAllocator(0, []),
-      files: slots,
-      space: this.#space,
-      maxSlots: tables.chunkCount,
-      failed: (cause) => {
-        failure.write(cause);
-      },
-    });
-    const hotRegions = open.options?.hotRegions ?? defaultHotRegions;
-    const replica = new DiskReplica({
-      diskId: this.diskId,
-      tables,
-      slots,
-      supply,
-      space: this.#space,
-      journal: this.#journal,
-      hot: new HotBlocks(tables.regionCount, hotRegions),
-      clock: open.clock,
-      maxRecordNumbers: maxRecordNumbers(this.#journalBytes),
-      failure,
-    });
-    const member = { replica, failure, tableFiles };
-    this.#members.set(replicaId, member);
-    return member;
-  }
-
-  #noteEarlierFailures(): void {
-    for (const { replicaId, reason } of this.#parts.open.failures.failuresOf(this.diskId)) {
-      const member = replicaId === null ? undefined : this.#members.get(replicaId);
-      member?.failure.set(
-        new StorError(
-          'DISK_FAILED',
-          `replica ${replicaId ?? ''} on disk ${this.diskId} failed earlier: ${reason}; it must be rebuilt`,
-        ),
-      );
-    }
-  }
-
-  /** After an unclean stop the page cache may hold what could not be written: ask now. */
-  async #syncAllData(): Promise<void> {
-    for (const { replica } of this.#members.values()) {
-      if (replica.failure) continue;
-      replica.slotFiles.dirty = true;
-      // a failure is recorded and stays with the replica
-      await replica.finalSync().catch(() => {});
-    }
-  }
-
   /** Called when a record is durable: from then on every image must agree with it. */
   #apply(record: JournalRecord): void {
-    if (record.type === 'create') {
+    if (record.type === 'slots' || record.type === 'layers') {
+      this.#lineageTables.get(record.lineage)?.apply(record);
+    } else if (record.type === 'create') {
       const tables = this.#newTables.get(record.replica);
       if (tables) this.#byNumber.set(record.replica, tables);
+      const lineage = this.#newLineages.get(record.lineage);
+      if (lineage) this.#lineageTables.set(record.lineage, lineage);
+      this.#lineageTables.get(record.lineage)?.apply(record);
     } else if (record.type === 'delete') {
-      this.#byNumber.delete(record.replica);
+      this.#applyDelete(record);
     } else {
       this.#byNumber.get(record.replica)?.apply(record);
     }
   }
 
+  #applyDelete(record: Extract<JournalRecord, { type: 'delete' }>): void {
+    const number = this.#byNumber.get(record.replica)?.lineage ?? 0;
+    this.#byNumber.delete(record.replica);
+    const isLast = ![...this.#byNumber.values()].some((one) => one.lineage === number);
+    const home = this.#members.homes.get(number);
+    if (isLast) {
+      this.#lineageTables.delete(number);
+      if (home) this.#deletingFolders.add(home.lineage.folder);
+    } else this.#lineageTables.get(number)?.apply(record);
+  }
+
   replicas(): ReplicaStore[] {
-    const all = [...this.#members.values()].map((member) => member.replica);
+    const all = [...this.#members.all.values()].map((member) => member.replica);
     return all.filter(({ replicaId }) => !this.#deleting.has(replicaId));
   }
 
   replica(id: ReplicaId): ReplicaStore | null {
-    return this.#deleting.has(id) ? null : (this.#members.get(id)?.replica ?? null);
+    return this.#deleting.has(id) ? null : (this.#members.all.get(id)?.replica ?? null);
   }
 
-  createReplica(identity: ReplicaIdentity): Promise<ReplicaStore> {
+  createReplica(identity: ReplicaIdentity, options: CreateReplica = {}): Promise<ReplicaStore> {
     const under = this.#creating.get(identity.replicaId);
     if (under) return under;
-    const created = this.#create({ ...identity }).finally(() => {
+    const created = this.#create({ ...identity }, options).finally(() => {
       this.#creating.delete(identity.replicaId);
     });
     this.#creating.set(identity.replicaId, created);
     return created;
   }
 
-  async #create(identity: ReplicaIdentity): Promise<ReplicaStore> {
+  async #create(identity: ReplicaIdentity, options: CreateReplica): Promise<ReplicaStore> {
     this.#checkUsable();
     await this.#deleting.get(identity.replicaId);
-    const existing = this.#members.get(identity.replicaId);
+    const existing = this.#members.all.get(identity.replicaId);
     if (existing) return existingReplica(existing.replica, identity);
-    const { files } = this.#parts.open;
-    const tables = new ReplicaTables(this.#nextReplicaNumber, identity);
+    const origin = this.#originOf(identity, options);
+    const tables = new ReplicaTables(this.#nextReplicaNumber, origin.lineage, identity);
     this.#nextReplicaNumber += 1;
-    removeReplicaDirectory(files, this.#replicasPath, identity.replicaId + creatingSuffix);
-    if (files.exists(path.join(this.#replicasPath, identity.replicaId))) {
-      throw new StorError(
-        'ALREADY_EXISTS',
-        `disk ${this.path} holds a folder of replica ${identity.replicaId} that its metadata do not know: move it away first`,
-      );
-    }
+    await makeNewReplica(this.#folders, identity, origin, () => {
+      this.#parts.imageFiles.reserve(this.#members.all.size + this.#creating.size);
+    });
+    return this.#recordCreation(tables, origin);
+  }
+
+  get #folders(): NewReplicaFolders {
+    const { files, path } = this.#parts.open;
+    const [replicas, lineages] = [this.#replicasPath, this.#lineagesPath];
+    return { files, path, replicas, lineages, space: this.#space };
+  }
+
+  #originOf(identity: ReplicaIdentity, { cloneOf }: CreateReplica): Origin {
+    const isDeleting = (id: ReplicaId): boolean => this.#deleting.has(id);
+    if (cloneOf) return cloneOrigin(this.#members, isDeleting, identity, cloneOf);
+    const lineage = this.#nextLineageNumber;
+    this.#nextLineageNumber += 1;
+    const { files } = this.#parts.open;
+    const taken = files.exists(path.join(this.#lineagesPath, identity.replicaId));
+    const folder = taken ? `${identity.replicaId}.${lineage}` : identity.replicaId;
+    return { lineage, folder, home: null, parent: () => 0 };
+  }
+
+  async #recordCreation(tables: ReplicaTables, origin: Origin): Promise<ReplicaStore> {
+    const { number: replica, identity } = tables;
+    const lineage = origin.home?.lineage.tables ?? new LineageTables(origin.lineage, origin.folder);
+    let parent: number;
     try {
-      const pages = tables.pages.map.dirty.length + tables.pages.regions.dirty.length;
-      if (!this.#space.takeBytes(pages * 8192)) throw new StorError('NO_SPACE', 'no room');
-      this.#parts.imageFiles.reserve(this.#members.size + this.#creating.size);
-      makeReplicaDirectory(files, this.#replicasPath, tables);
+      parent = origin.parent();
     } catch (error) {
-      removeReplicaDirectory(files, this.#replicasPath, identity.replicaId + creatingSuffix);
-      throw this.#creationError(identity, error);
+      dropNewReplica(this.#folders, identity, origin);
+      throw error;
     }
-    this.#newTables.set(tables.number, tables);
-    await this.#journal.durable(
-      this.#journal.append({ type: 'create', replica: tables.number, identity }),
-    );
-    this.#newTables.delete(tables.number);
+    const place = lineage.freePlace();
+    const head = newHead({ place, parent, replica, serial: lineage.nextSerial() });
+    const { lineage: number, folder } = origin;
+    const record = { type: 'create', replica, identity, lineage: number, folder, head } as const;
+    this.#newTables.set(replica, tables);
+    if (origin.home) origin.home.lineage.replicaCount += 1;
+    else this.#newLineages.set(number, lineage);
+    lineage.plan(record);
+    const lsn = this.#journal.append(record);
+    return new Promise((resolve, reject) => {
+      // in the turn in which it is applied: a checkpoint must find its tables, or would let go of
+      // a record that they do not hold
+      this.#journal.whenDurable(lsn, (error) => {
+        this.#newTables.delete(replica);
+        this.#newLineages.delete(number);
+        try {
+          if (error) throw error;
+          resolve(this.#openCreated(tables, origin));
+        } catch (cause) {
+          reject(cause instanceof Error ? cause : new Error(String(cause)));
+        }
+      });
+    });
+  }
+
+  #openCreated(tables: ReplicaTables, origin: Origin): ReplicaStore {
+    const { files } = this.#parts.open;
+    const { identity } = tables;
     try {
-      publishReplicaDirectory(files, this.#replicasPath, identity.replicaId);
-      const opened = openReplicaFiles(files, this.#replicasPath, identity.replicaId);
-      const own = path.join(this.#replicasPath, identity.replicaId);
-      return this.#addMember(tables, opened, TableFiles.open(files, own)).replica;
+      publishDirectory(files, this.#replicasPath, identity.replicaId);
+      const regionFile = openRegions(files, this.#replicasPath, identity.replicaId);
+      let { home } = origin;
+      if (!home) {
+        publishDirectory(files, this.#lineagesPath, origin.folder);
+        const opened = openLineageFiles(files, this.#lineagesPath, origin.folder);
+        const lineage = this.#lineageTables.get(origin.lineage);
+        if (!lineage) throw new Error('its lineage is missing');
+        home = this.#members.addHome(lineage, opened);
+        home.lineage.replicaCount = 1;
+      }
+      const image = home.lineage.tables.openLive(tables.number, identity.sizeBytes);
+      return this.#members.add(tables, home, image, regionFile).replica;
     } catch (error) {
       // the journal says that it exists; only the next opening can bring the names in line
       throw this.#failDisk('naming a replica', error);
     }
-  }
-
-  #creationError(identity: ReplicaIdentity, error: unknown): StorError {
-    const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
-    if (code !== 'ENOSPC' && code !== 'NO_SPACE') {
-      const reason = error instanceof Error ? error.message : String(error);
-      const what = `disk ${this.path}: replica ${identity.replicaId} cannot be created: ${reason}`;
-      return new StorError('DISK_FAILED', what, { cause: error });
-    }
-    return new StorError(
-      'NO_SPACE',
-      `disk ${this.path} has no room for replica ${identity.replicaId}: free space on it or use another disk`,
-      { cause: error },
-    );
   }
 
   async deleteReplica(id: ReplicaId): Promise<void> {
@@ -314,7 +307,7 @@ export class DirectoryDiskStore implements DiskStore {
     await this.#creating.get(id)?.catch(() => {});
     const under = this.#deleting.get(id);
     if (under) return under;
-    const member = this.#members.get(id);
+    const member = this.#members.all.get(id);
     if (!member) return;
     const done = this.#delete(id, member).finally(() => {
       this.#deleting.delete(id);
@@ -325,27 +318,31 @@ export class DirectoryDiskStore implements DiskStore {
 
   async #delete(id: ReplicaId, member: Member): Promise<void> {
     const { number } = member.replica.tables;
+    const { home } = member;
     await member.replica.drain();
-    await this.#journal.durable(this.#journal.append({ type: 'delete', replica: number }));
+    const isLast = home.lineage.replicaCount === 1;
+    if (isLast) await stopHome(home);
+    home.lineage.replicaCount -= 1;
+    const { files } = this.#parts.open;
+    await this.#journal.durable(home.lineage.append({ type: 'delete', replica: number }));
     // not before: a checkpoint meanwhile releases the journal, so it must write these tables too
-    this.#members.delete(id);
+    this.#members.all.delete(id);
+    if (isLast) this.#members.homes.delete(home.lineage.number);
     await this.#checkpoint;
-    member.replica.slotFiles.close();
-    member.tableFiles?.close();
-    removeReplicaDirectory(this.#parts.open.files, this.#replicasPath, id);
+    member.regionFile?.close();
+    removeDirectoryOf(files, this.#replicasPath, id);
+    if (!isLast) {
+      home.janitor.kick();
+      return;
+    }
+    home.lineage.close();
+    removeDirectoryOf(files, this.#lineagesPath, home.lineage.folder);
+    this.#deletingFolders.delete(home.lineage.folder);
   }
 
   async usage(): Promise<DiskUsage> {
     this.#checkUsable();
     return this.#space.usage();
-  }
-
-  *#slotUsage(): Iterable<{ highWater: number; allocatedBytes: number }> {
-    for (const { replica } of this.#members.values()) {
-      const { data, sums } = replica.slotFiles;
-      const allocatedBytes = data.size().allocatedBytes + sums.size().allocatedBytes;
-      yield { highWater: replica.highWater, allocatedBytes };
-    }
   }
 
   /** One at a time; a full journal file that one does not cover asks for another. */
@@ -372,12 +369,8 @@ export class DirectoryDiskStore implements DiskStore {
     }
   }
 
-  /** Tables hold only what the journal has made durable, so their pages never run ahead of it. */
-  async #writeTables(): Promise<void> {
-    const lsn = this.#journal.durableLsn;
-    for (const { replica, tableFiles } of [...this.#members.values()]) {
-      await tableFiles?.writeDirty(replica.tables, lsn, this.#pool);
-    }
+  #writeTables(): Promise<void> {
+    return this.#members.writeTables(this.#journal.durableLsn);
   }
 
   async #writeImage(appliedLsn: number, cleanShutdown: boolean): Promise<void> {
@@ -387,10 +380,21 @@ export class DirectoryDiskStore implements DiskStore {
       bootId: this.#parts.open.bootId,
       mountIdentity: this.#parts.mountIdentity,
       nextReplicaNumber: this.#nextReplicaNumber,
+      nextLineageNumber: this.#nextLineageNumber,
+      lineages: this.#lineageImages(),
       replicas: [...this.#byNumber.values()].map((tables) => tables.image()),
       deleting: [...this.#deleting.keys()],
+      deletingFolders: [...this.#deletingFolders],
     };
     await this.#parts.imageFiles.write(image);
+  }
+
+  #lineageImages(): LineageImage[] {
+    return [...this.#lineageTables.values()].map(({ number, folder, slots, layers }) => ({
+      ...{ number, folder },
+      slotPages: slots.pages.writtenCount(),
+      layerPages: layers.pages.writtenCount(),
+    }));
   }
 
   #recordFailure(replicaId: ReplicaId | null, reason: string): void {
@@ -407,7 +411,7 @@ export class DirectoryDiskStore implements DiskStore {
       `disk ${this.path} (${this.diskId}): ${reason}; its replicas must be rebuilt elsewhere`,
       { cause },
     );
-    for (const { failure } of this.#members.values()) failure.set(this.#failure);
+    for (const { failure } of this.#members.all.values()) failure.set(this.#failure);
     this.#journal.abandon(this.#failure);
     return this.#failure;
   }
@@ -424,8 +428,9 @@ export class DirectoryDiskStore implements DiskStore {
 
   async #close(): Promise<void> {
     await Promise.allSettled([...this.#creating.values(), ...this.#deleting.values()]);
-    const members = [...this.#members.values()];
+    const members = [...this.#members.all.values()];
     await Promise.all(members.map(({ replica }) => replica.drain()));
+    await Promise.all([...this.#members.homes.values()].map(stopHome));
     for (const { replica } of members) {
       // a failure is recorded and stays with the replica
       if (replica.failure?.code !== 'DISK_FAILED') await replica.finalSync().catch(() => {});
@@ -445,10 +450,7 @@ export class DirectoryDiskStore implements DiskStore {
 
   /** Nothing may be under way. */
   closeFiles(): void {
-    for (const { replica, tableFiles } of this.#members.values()) {
-      replica.slotFiles.close();
-      tableFiles?.close();
-    }
+    this.#members.closeFiles();
     for (const file of this.#parts.journals) file.close();
     this.#parts.imageFiles.close();
   }

@@ -1,9 +1,11 @@
 import path from 'node:path';
 import { crc32, type Files, type OpenFile, preallocate } from '@stor/runtime';
-import { unitBytes } from '../core/store/format.ts';
+import { diskFormatVersion, unitBytes } from '../core/store/format.ts';
 import {
   decodeImage,
+  decodeImageUnit,
   encodeImage,
+  type ImageUnit,
   maxReplicaImageBytes,
   type StoreImage,
 } from '../core/store/image.ts';
@@ -35,23 +37,26 @@ export class ImageFiles {
     return new ImageFiles(opened, 0);
   }
 
-  /** `image` is null when neither copy is valid. */
+  /** `image` is null when neither copy is valid; of the first format it is not decoded. */
   static open(
     files: Files,
     directory: string,
-  ): { imageFiles: ImageFiles; image: StoreImage | null } {
-    const opened = imageNames.map((name) => files.open(path.join(directory, name))) as [
-      OpenFile,
-      OpenFile,
-    ];
-    let newest: StoreImage | null = null;
+  ): { imageFiles: ImageFiles; image: StoreImage | null; version: number } {
+    const opened = openBoth(
+      files,
+      imageNames.map((name) => path.join(directory, name)),
+    );
+    let newest: { unit: ImageUnit; bytes: Uint8Array } | null = null;
     for (const file of opened) {
       // a killed process may have left it in the page cache only, and the other one is torn next
       file.datasyncSync();
-      const image = decodeImage(readWhole(file), crc32);
-      if (image && (newest === null || image.serial > newest.serial)) newest = image;
+      const bytes = readWhole(file);
+      const unit = decodeImageUnit(bytes, crc32);
+      if (unit && (newest === null || unit.serial > newest.unit.serial)) newest = { unit, bytes };
     }
-    return { imageFiles: new ImageFiles(opened, newest?.serial ?? 0), image: newest };
+    const version = newest?.unit.version ?? diskFormatVersion;
+    const image = newest && version !== 1 ? decodeImage(newest.bytes, crc32) : null;
+    return { imageFiles: new ImageFiles(opened, newest?.unit.serial ?? 0), image, version };
   }
 
   /** Makes room for this many replicas. Throws ENOSPC, and then nothing has changed. */
@@ -93,6 +98,18 @@ export class ImageFiles {
 
   close(): void {
     for (const file of this.#files) file.close();
+  }
+}
+
+/** Opens two files, or none. */
+export function openBoth(files: Files, paths: readonly string[]): [OpenFile, OpenFile] {
+  const opened: OpenFile[] = [];
+  try {
+    for (const file of paths) opened.push(files.open(file));
+    return opened as [OpenFile, OpenFile];
+  } catch (error) {
+    for (const file of opened) file.close();
+    throw error;
   }
 }
 

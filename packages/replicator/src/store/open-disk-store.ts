@@ -7,7 +7,6 @@ import {
   type Files,
   type Logger,
   makeDurableDirectory,
-  type OpenFile,
   preallocate,
 } from '@stor/runtime';
 import { diskFormatVersion, unitBytes } from '../core/store/format.ts';
@@ -17,12 +16,15 @@ import {
   checkEmpty,
   checkIdentity,
   type DiskIdentity,
+  raiseFormat,
   readIdentity,
   writeIdentity,
 } from './disk-identity.ts';
 import { DirectoryDiskStore } from './disk-store.ts';
+import { convertFormat1 } from './convert-format-1.ts';
 import { ImageFiles, imageNames } from './image-files.ts';
 import { Journal } from './journal.ts';
+import { journalNames, minJournalBytes, openJournals } from './journal-files.ts';
 import { recover } from './recovery.ts';
 
 export interface DiskStoreOptions {
@@ -54,9 +56,6 @@ export interface OpenDiskStore {
 }
 
 export const defaultJournalBytes = 8 * 1024 * 1024;
-/** Two frames of one record must fit, with room for the header. */
-const minJournalBytes = 16 * unitBytes;
-const journalNames = ['journal.0', 'journal.1'] as const;
 
 /**
  * Opens a disk, replays its journal and makes the result durable before it returns.
@@ -122,56 +121,40 @@ async function openLocked(open: OpenDiskStore, lock: DirectoryLock): Promise<Dis
     );
   }
   finishInitialisation(files, open.path, open.options?.journalBytes ?? defaultJournalBytes);
-  const { imageFiles, image } = ImageFiles.open(files, open.path);
-  if (!image) {
-    throw new StorError(
-      'DISK_FAILED',
-      `disk ${open.path}: both copies of its metadata (${imageNames.join(', ')}) are damaged; rebuild its replicas elsewhere`,
-    );
-  }
-  const journals = openJournals(files, open.path);
-  const mountIdentity = files.mountIdentity(open.path);
-  const sameMemory = image.bootId === open.bootId && image.mountIdentity === mountIdentity;
-  const suspect = !image.cleanShutdown && !sameMemory;
-  const recovered = recover(files, open.path, image, journals, logger);
-  const store = new DirectoryDiskStore({
-    open,
-    identity,
-    lock,
-    imageFiles,
-    journals,
-    mountIdentity,
-    recovered,
-  });
+  raiseFormat(files, open.path, identity);
+  await convertFormat1(files, open.path, logger);
+  // what is open is closed again when the disk is refused
+  const opened: { close(): void }[] = [];
   try {
+    const { imageFiles, image } = ImageFiles.open(files, open.path);
+    opened.push(imageFiles);
+    if (!image) throw damagedImages(open.path);
+    const journals = openJournals(files, open.path);
+    opened.push(...journals);
+    const mountIdentity = files.mountIdentity(open.path);
+    const sameMemory = image.bootId === open.bootId && image.mountIdentity === mountIdentity;
+    const suspect = !image.cleanShutdown && !sameMemory;
+    const recovered = recover(files, open.path, image, journals, logger);
+    const parts = { open, identity, lock, imageFiles, journals, mountIdentity, recovered };
+    const store = new DirectoryDiskStore(parts);
+    // from here on it closes them itself
+    opened.splice(0, opened.length, {
+      close: () => {
+        store.closeFiles();
+      },
+    });
     await store.begin({ suspect, unclean: !image.cleanShutdown });
+    return store;
   } catch (error) {
-    store.closeFiles();
+    for (const file of opened) file.close();
     throw error;
   }
-  return store;
 }
 
-/**
- * Both were made of one size and never change it; a shorter one has lost records. A killed process may have
- * left its last frame in the page cache only: tables must not be written from what a power cut
- * can still take away.
- */
-function openJournals(files: Files, directory: string): [OpenFile, OpenFile] {
-  const journals = journalNames.map((name) => files.open(path.join(directory, name))) as [
-    OpenFile,
-    OpenFile,
-  ];
-  const sizes = journals.map((file) => file.size().sizeBytes);
-  const [size = 0] = sizes;
-  if (size >= minJournalBytes && size % unitBytes === 0 && sizes[1] === size) {
-    for (const file of journals) file.datasyncSync();
-    return journals;
-  }
-  for (const file of journals) file.close();
-  throw new StorError(
+function damagedImages(directory: string): StorError {
+  return new StorError(
     'DISK_FAILED',
-    `disk ${directory}: its journal files have ${sizes.join(' and ')} bytes, so they were cut short; rebuild its replicas elsewhere`,
+    `disk ${directory}: both copies of its metadata (${imageNames.join(', ')}) are damaged; rebuild its replicas elsewhere`,
   );
 }
 
@@ -205,6 +188,7 @@ function finishInitialisation(files: Files, directory: string, journalBytes: num
   const ready = path.join(directory, 'initialised');
   if (files.exists(ready)) return;
   const replicas = path.join(directory, 'replicas');
+  const lineages = path.join(directory, 'lineages');
   if (files.exists(replicas) && files.list(replicas).length > 0) {
     throw new StorError(
       'DISK_FAILED',
@@ -213,6 +197,7 @@ function finishInitialisation(files: Files, directory: string, journalBytes: num
   }
   for (const name of [...journalNames, ...imageNames]) files.remove(path.join(directory, name));
   files.makeDirectory(replicas);
+  files.makeDirectory(lineages);
   for (const [index, name] of journalNames.entries()) {
     const file = files.create(path.join(directory, name));
     preallocate(file, 0, journalBytes);
@@ -226,8 +211,11 @@ function finishInitialisation(files: Files, directory: string, journalBytes: num
     bootId: '',
     mountIdentity: '',
     nextReplicaNumber: 1,
+    nextLineageNumber: 1,
+    lineages: [],
     replicas: [],
     deleting: [],
+    deletingFolders: [],
   };
   const imageFiles = ImageFiles.create(files, directory);
   imageFiles.writeSync(image);

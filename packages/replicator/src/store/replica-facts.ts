@@ -1,7 +1,7 @@
 import { StorError } from '@stor/protocol';
 import { stampsOf } from '../core/replication/generation-history.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
-import type { ReplicaTables } from '../core/store/replica-tables.ts';
+import { regionPagesOf, type ReplicaTables } from '../core/store/replica-tables.ts';
 import {
   compareGenerations,
   type Generation,
@@ -16,6 +16,8 @@ export interface FactsParts {
   maxRecordNumbers: number;
   /** Appends a record; `done` comes when it is durable. */
   append(record: JournalRecord, done: StoreDone | null): void;
+  /** Makes room for so many pages of the table of regions, durably. */
+  ensureRegions(pages: number): Promise<void>;
   /** Answers in a later turn. */
   answer(done: StoreDone, error: StorError): void;
   /** True while a writing call touches the region. */
@@ -149,6 +151,24 @@ export class ReplicaFacts {
         parts.append({ type: 'stamp', replica, generation, regions: part }, null);
       }
     }
+  }
+
+  /** The table has room for the new regions before the record says that they are there. */
+  async resize(sizeBytes: number): Promise<void> {
+    await this.#parts.ensureRegions(regionPagesOf(sizeBytes));
+    const { replicaId, sizeBytes: now } = this.#parts.tables.identity;
+    if (!Number.isSafeInteger(sizeBytes) || sizeBytes < now) {
+      throw new StorError(
+        'INVALID_ARGUMENT',
+        `replica ${replicaId} has ${now} bytes and cannot be made ${sizeBytes}: it only grows`,
+      );
+    }
+    await new Promise<void>((resolve, reject) => {
+      this.#parts.append({ type: 'resize', replica: this.#number, sizeBytes }, (error) => {
+        if (error) reject(error);
+        else resolve();
+      });
+    });
   }
 
   get #number(): number {

@@ -4,10 +4,14 @@ import { type DiskId, type ReplicaId, StorError } from '@stor/protocol';
 export class ReplicaFailure {
   readonly #replicaId: ReplicaId;
   readonly #diskId: DiskId;
-  readonly #record: (reason: string) => void;
+  readonly #record: (reason: string, cause: unknown) => void;
   #error: StorError | null = null;
 
-  constructor(replicaId: ReplicaId, diskId: DiskId, record: (reason: string) => void) {
+  constructor(
+    replicaId: ReplicaId,
+    diskId: DiskId,
+    record: (reason: string, cause: unknown) => void,
+  ) {
     this.#replicaId = replicaId;
     this.#diskId = diskId;
     this.#record = record;
@@ -62,9 +66,18 @@ export class ReplicaFailure {
     return new StorError('DISK_FAILED', message, { cause });
   }
 
+  /** Another replica whose slots lie in the same files has failed for good. */
+  shared(reason: string, cause: unknown): void {
+    if (this.#error && this.#error.code !== 'NO_SPACE') return;
+    this.#set(reason, cause);
+  }
+
   #forGood(what: string, cause: unknown): StorError {
-    const reason = `${what} failed: ${text(cause)}`;
-    this.#record(reason);
+    return this.#set(`${what} failed: ${text(cause)}`, cause);
+  }
+
+  #set(reason: string, cause: unknown): StorError {
+    this.#record(reason, cause);
     this.#error = new StorError(
       'DISK_FAILED',
       `replica ${this.#replicaId} on disk ${this.#diskId}: ${reason}; it must be rebuilt`,
@@ -80,4 +93,17 @@ function codeOf(cause: unknown): string | undefined {
 
 function text(cause: unknown): string {
   return cause instanceof Error ? cause.message : String(cause);
+}
+
+const refusals = new Set([
+  'NOT_FOUND',
+  'ALREADY_EXISTS',
+  'FAILED_PRECONDITION',
+  'INVALID_ARGUMENT',
+  'STALE_EPOCH',
+]);
+
+/** The call was not for this replica to do; nothing of it has failed. */
+export function isRefusal(cause: unknown): cause is StorError {
+  return cause instanceof StorError && refusals.has(cause.code);
 }

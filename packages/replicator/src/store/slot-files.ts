@@ -1,7 +1,7 @@
 import { blockBytes, blocksPerChunk } from '@stor/protocol';
 import { crc32, type OpenFile } from '@stor/runtime';
 import type { SumsCache } from '../core/store/block-cache.ts';
-import { slotSumsBytes, sumBytes, zeroBlockCrc } from '../core/store/format.ts';
+import { slotBytes, slotSumsBytes, sumBytes, zeroBlockCrc } from '../core/store/format.ts';
 import type { IoPool } from './io-pool.ts';
 
 if (new Uint8Array(new Uint32Array([1]).buffer)[0] !== 1) {
@@ -10,6 +10,8 @@ if (new Uint8Array(new Uint32Array([1]).buffer)[0] !== 1) {
 
 /** Slots whose checksums share one page of the sums file. */
 const slotsPerSumsPage = blockBytes / slotSumsBytes;
+/** The stored checksum of a block of zeros is 0, so this one never fits. */
+const unreadableSum = 0xffffffff;
 const zeroChunk = new Uint8Array(blocksPerChunk * blockBytes);
 
 /**
@@ -25,9 +27,10 @@ export class SlotFiles {
   /** written since the last sync began */
   dirty = false;
 
-  readonly #replica: number;
+  readonly #lineage: number;
   readonly #cache: SumsCache;
   readonly #pool: IoPool;
+  #syncing: Promise<void> | null = null;
   #scratch = new Uint32Array(blocksPerChunk);
   #scratchBytes = new Uint8Array(this.#scratch.buffer);
   /** sums pages that this process has touched: writing 4 bytes there reads nothing from disk */
@@ -35,13 +38,13 @@ export class SlotFiles {
 
   constructor(
     files: { data: OpenFile; sums: OpenFile },
-    replica: number,
+    lineage: number,
     cache: SumsCache,
     pool: IoPool,
   ) {
     this.data = files.data;
     this.sums = files.sums;
-    this.#replica = replica;
+    this.#lineage = lineage;
     this.#cache = cache;
     this.#pool = pool;
   }
@@ -130,7 +133,7 @@ export class SlotFiles {
       const slot = Math.floor((linear + i) / blocksPerChunk);
       const within = (linear + i) % blocksPerChunk;
       const n = Math.min(count - i, blocksPerChunk - within);
-      const line = this.#cache.find(this.#replica, slot);
+      const line = this.#cache.find(this.#lineage, slot);
       if (line >= 0) {
         for (let k = 0; k < n; k++) cached[line + within + k] = this.#scratch[i + k] ?? 0;
       }
@@ -142,7 +145,7 @@ export class SlotFiles {
   readSync(linear: number, count: number, target: Uint8Array, start: number): boolean {
     this.data.readSync(target, start, count * blockBytes, linear * blockBytes);
     const slot = Math.floor(linear / blocksPerChunk);
-    let line = this.#cache.find(this.#replica, slot);
+    let line = this.#cache.find(this.#lineage, slot);
     if (line < 0) line = this.#load(slot);
     const first = line + (linear % blocksPerChunk);
     for (let i = 0; i < count; i++) {
@@ -156,7 +159,7 @@ export class SlotFiles {
   #load(slot: number): number {
     const scratch = this.#scratchFor(blocksPerChunk);
     this.sums.readSync(this.#scratchBytes, 0, slotSumsBytes, slot * slotSumsBytes);
-    const line = this.#cache.claim(this.#replica, slot);
+    const line = this.#cache.claim(this.#lineage, slot);
     for (let i = 0; i < blocksPerChunk; i++) this.#cache.sums[line + i] = scratch[i] ?? 0;
     return line;
   }
@@ -195,11 +198,58 @@ export class SlotFiles {
     );
   }
 
-  /** Makes all bytes written before durable. */
+  /** A whole slot as it lies there: bytes and stored checksums, not judged. */
+  async readSlot(slot: number): Promise<{ bytes: Uint8Array; stored: Uint32Array }> {
+    const bytes = new Uint8Array(slotBytes);
+    const stored = new Uint32Array(blocksPerChunk);
+    const sums = new Uint8Array(stored.buffer);
+    const results = await Promise.allSettled([
+      this.#pool.read(this.data, bytes, 0, slotBytes, slot * slotBytes),
+      this.#pool.read(this.sums, sums, 0, slotSumsBytes, slot * slotSumsBytes),
+    ]);
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
+    return { bytes, stored };
+  }
+
+  /** As `readSlot`, block by block; one that cannot be read gets a checksum that does not fit. */
+  async readDamagedSlot(slot: number): Promise<{ bytes: Uint8Array; stored: Uint32Array }> {
+    const bytes = new Uint8Array(slotBytes);
+    const stored = new Uint32Array(blocksPerChunk);
+    const sums = new Uint8Array(stored.buffer);
+    for (let block = 0; block < blocksPerChunk; block++) {
+      const linear = slot * blocksPerChunk + block;
+      const at = block * blockBytes;
+      const results = await Promise.allSettled([
+        this.#pool.read(this.data, bytes, at, blockBytes, linear * blockBytes),
+        this.#pool.read(this.sums, sums, block * sumBytes, sumBytes, linear * sumBytes),
+      ]);
+      if (results.every((result) => result.status === 'fulfilled')) continue;
+      bytes.fill(0, at, at + blockBytes);
+      stored[block] = unreadableSum;
+    }
+    return { bytes, stored };
+  }
+
+  /** Writes a whole slot with checksums as they are stored. */
+  async writeSlot(slot: number, bytes: Uint8Array, stored: Uint32Array): Promise<void> {
+    this.dirty = true;
+    await this.#pool.write(this.data, bytes, 0, slotBytes, slot * slotBytes);
+    this.dirty = true;
+    this.#scratchFor(blocksPerChunk).set(stored);
+    this.#putSums(slot * blocksPerChunk, blocksPerChunk);
+  }
+
+  /** Makes all bytes written before durable, also those that another sync under way has begun with. */
   async sync(): Promise<void> {
+    while (this.#syncing) await this.#syncing;
     if (!this.dirty) return;
     this.dirty = false;
-    await this.syncNow();
+    this.#syncing = this.syncNow();
+    try {
+      await this.#syncing;
+    } finally {
+      this.#syncing = null;
+    }
   }
 
   /** As `sync`, whatever another sync under way may have covered. */

@@ -1,23 +1,24 @@
 import { chunkBytes } from '@stor/protocol';
 import type { OpenFile } from '@stor/runtime';
 import { slotSumsBytes } from '../core/store/format.ts';
-import type { ReplicaTables } from '../core/store/replica-tables.ts';
 import { SlotAllocator } from '../core/store/slot-allocator.ts';
+import type { SlotTable } from '../core/store/slot-table.ts';
 
-/** Every slot below the end of either file that no chunk uses may hold old bytes. */
+/** Every slot below the end of either file that nobody owns may hold old bytes. */
 export function slotsOf(
-  tables: ReplicaTables,
+  table: SlotTable,
   files: { data: OpenFile; sums: OpenFile },
 ): SlotAllocator {
   let highWater = Math.max(
     Math.ceil(files.data.size().sizeBytes / chunkBytes),
     Math.ceil(files.sums.size().sizeBytes / slotSumsBytes),
   );
-  for (const slotPlusOne of tables.slotOf) highWater = Math.max(highWater, slotPlusOne);
-  const used = new Uint8Array(highWater);
-  for (const slotPlusOne of tables.slotOf) if (slotPlusOne !== 0) used[slotPlusOne - 1] = 1;
+  const { words, end } = table;
+  for (let slot = highWater; slot < end; slot++) if (words[slot] !== 0) highWater = slot + 1;
   const dirty: number[] = [];
-  for (let slot = highWater - 1; slot >= 0; slot--) if (used[slot] === 0) dirty.push(slot);
+  for (let slot = highWater - 1; slot >= 0; slot--) {
+    if ((words[slot] ?? 0) === 0) dirty.push(slot);
+  }
   return new SlotAllocator(highWater, dirty);
 }
 

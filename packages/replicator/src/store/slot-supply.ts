@@ -1,22 +1,25 @@
 import { blocksPerChunk, StorError } from '@stor/protocol';
+import { maxSlots } from '../core/store/format.ts';
 import type { SlotAllocator } from '../core/store/slot-allocator.ts';
+import type { InFlight } from './in-flight.ts';
 import type { SlotFiles } from './slot-files.ts';
 import type { SpaceAccount } from './space-account.ts';
 
 /** Slots zeroed in one go, and kept ready: enough to hide the zeroing, little enough to be cheap. */
 const cleanBatch = 16;
+/** With so many freed slots new chunks wait for them, so that the file need not grow (256 MiB). */
+const maxRecyclable = 1024;
 
 /**
- * Gives out slots that read as zeros: zeroed ones first, then new ones. Freed slots are zeroed in
+ * Gives out slots that read as zeros: emptied ones first, then new ones. Freed slots are emptied in
  * the background, durably, before they are given out again: after a power cut a chunk must never
- * show bytes of another one. (Node cannot punch holes, so the file system keeps their space.)
+ * show bytes of another one.
  */
 export class SlotSupply {
   readonly #slots: SlotAllocator;
   readonly #files: SlotFiles;
   readonly #space: SpaceAccount;
-  /** more slots than chunks are never needed; beyond, zeroing is waited for */
-  readonly #maxSlots: number;
+  readonly #inFlight: InFlight;
   readonly #failed: (cause: unknown) => void;
   #cleaning: Promise<void> | null = null;
   /** closing, or zeroing failed */
@@ -27,14 +30,14 @@ export class SlotSupply {
     slots: SlotAllocator;
     files: SlotFiles;
     space: SpaceAccount;
-    maxSlots: number;
-    /** zeroing failed, which is a failed write of the replica */
+    inFlight: InFlight;
+    /** zeroing failed, which is a failed write of the lineage */
     failed: (cause: unknown) => void;
   }) {
     this.#slots = options.slots;
     this.#files = options.files;
     this.#space = options.space;
-    this.#maxSlots = options.maxSlots;
+    this.#inFlight = options.inFlight;
     this.#failed = options.failed;
   }
 
@@ -46,7 +49,17 @@ export class SlotSupply {
     return this.#slots.recyclable;
   }
 
-  /** NO_SPACE when there is none and none is being zeroed; then nothing is taken. */
+  /** slots that hold no disk space and nobody's data */
+  get punched(): number {
+    return this.#slots.punchedCount;
+  }
+
+  /** slots freed and not emptied yet */
+  get dirty(): number {
+    return this.#slots.dirtyCount;
+  }
+
+  /** NO_SPACE when there is none and none is being emptied; then nothing is taken. */
   async take(count: number): Promise<number[]> {
     const taken: number[] = [];
     while (taken.length < count) {
@@ -55,32 +68,44 @@ export class SlotSupply {
         taken.push(slot);
         continue;
       }
-      if (this.#stopped || this.#slots.recyclable === 0) {
+      if (this.#stopped || this.#slots.dirtyCount === 0) {
         this.untake(taken);
         throw new StorError('NO_SPACE', 'the disk has no room for another chunk');
       }
       await this.#clean();
     }
-    if (this.#slots.cleanCount < cleanBatch) void this.#clean();
+    this.#cleanAhead();
     return taken;
   }
 
   #takeOne(): number | null {
-    const slot = this.#slots.takeClean();
-    if (slot !== null) return slot;
-    // the reserve is not for what slots that are being zeroed were promised for
-    const isFull = this.#slots.highWater >= this.#maxSlots || this.#space.freeSlots() === 0;
-    if (isFull && this.#slots.recyclable > 0) return null;
-    return this.#space.takeSlot() ? this.#slots.takeFresh() : null;
+    const zeroed = this.#slots.takeZeroed();
+    if (zeroed !== null) return zeroed;
+    // the reserve is not for what slots that are being emptied were promised for
+    const wait = this.#slots.dirtyCount > maxRecyclable || this.#space.freeSlots() === 0;
+    if (wait && this.#slots.dirtyCount > 0) return null;
+    if (this.#slots.highWater >= maxSlots || !this.#space.takeSlot()) return null;
+    return this.#slots.takePunched() ?? this.#slots.takeFresh();
   }
 
+  /** Numbers for holes: they hold no data, so they take no space. */
+  takeHoles(count: number): number[] {
+    const take = (): number => this.#slots.takePunched() ?? this.#slots.takeFresh();
+    return Array.from({ length: count }, take);
+  }
+
+  /** Gives back slots that were taken and never written. */
   untake(slots: readonly number[]): void {
-    for (const slot of slots) this.#slots.untake(slot);
+    for (const slot of slots) this.#slots.untake(slot, false);
   }
 
   /** Only once the records that free them are durable. */
-  free(slots: readonly number[]): void {
-    for (const slot of slots) this.#slots.free(slot);
+  free(slot: number): void {
+    this.#slots.free(slot);
+    this.#cleanAhead();
+  }
+
+  #cleanAhead(): void {
     if (this.#slots.cleanCount < cleanBatch) void this.#clean();
   }
 
@@ -104,14 +129,13 @@ export class SlotSupply {
   }
 
   async #cleanBatch(): Promise<void> {
-    const batch: number[] = [];
-    while (batch.length < cleanBatch && !this.#stopped) {
-      const slot = this.#slots.takeDirty();
-      if (slot === null) break;
-      batch.push(slot);
-    }
+    if (this.#stopped) return;
+    // in a later turn: what is freed in this one joins the batch
+    await Promise.resolve();
+    const batch = this.#slots.takeDirty(cleanBatch);
     if (batch.length === 0) return;
     try {
+      await this.#inFlight.settled();
       for (const slot of batch) await this.#files.writeZeros(slot * blocksPerChunk, blocksPerChunk);
       await this.#files.syncNow();
     } catch (error) {
@@ -121,6 +145,6 @@ export class SlotSupply {
       this.#failed(error);
       return;
     }
-    for (const slot of batch) this.#slots.cleaned(slot);
+    for (const slot of batch) this.#slots.cleaned(slot, true);
   }
 }

@@ -1,16 +1,17 @@
 import type { Clock, Files } from '@stor/runtime';
 import { slotBytes, slotSumsBytes } from '../core/store/format.ts';
+import { slotEntryBytes } from '../core/store/table-page.ts';
 
-/** What a slot may come to take of the file system, once all its blocks are written. */
-const slotCostBytes = slotBytes + slotSumsBytes;
+/** What a slot may come to take of the file system once all its blocks are written, table included. */
+const slotCostBytes = slotBytes + slotSumsBytes + 2 * slotEntryBytes;
 /** The file system is asked again after this time; others may write to it too. */
 const refreshMs = 1_000;
 /** Below the reserve callers are told that there is no room; below this part of it we refuse. */
 const floorShare = 4;
 
-/** What one replica's files take now, and will when every slot below its high-water mark is full. */
+/** What one lineage's files take now, and how many slots may come to be full of data. */
 export interface SlotUsage {
-  highWater: number;
+  slots: number;
   allocatedBytes: number;
 }
 
@@ -50,8 +51,8 @@ export class SpaceAccount {
     const { totalBytes, freeBytes } = this.#files.space(this.#directory);
     let promised = 0;
     let used = 0;
-    for (const { highWater, allocatedBytes } of this.#usage()) {
-      promised += Math.max(0, highWater * slotCostBytes - allocatedBytes);
+    for (const { slots, allocatedBytes } of this.#usage()) {
+      promised += Math.max(0, slots * slotCostBytes - allocatedBytes);
       used += allocatedBytes;
     }
     this.#total = totalBytes;

@@ -316,7 +316,7 @@ export class SeedRun {
       const local = inSync.find((id) => cluster.nodeOfReplica(id) === holder);
       const node = cluster.nodes[holder];
       if (!local || !node || inSync.length < 2) continue;
-      const path = `${cluster.diskPath}/replicas/${local}/data`;
+      const path = `${cluster.diskPath}/lineages/${local}/data`;
       if (!node.files.process().exists(path)) continue;
       const touched = new Set(history.touched());
       if (!rotOneByte(node.files, path, touched, this.#random)) continue;

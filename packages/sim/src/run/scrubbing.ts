@@ -93,7 +93,7 @@ export class Scrubbing {
     const replica = inSync[Math.floor(this.#random.next() * inSync.length)];
     const node = replica === undefined ? undefined : cluster.nodes[cluster.nodeOfReplica(replica)];
     if (replica === undefined || !node || inSync.length < 2) return;
-    const path = `${cluster.diskPath}/replicas/${replica}/data`;
+    const path = `${cluster.diskPath}/lineages/${replica}/data`;
     if (!node.files.process().exists(path)) return;
     for (let i = 0; i < rotten; i++) {
       if (rotOneByte(node.files, path, touched, this.#random)) count('bit-rot-unread');

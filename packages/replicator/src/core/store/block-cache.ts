@@ -9,15 +9,26 @@ const bytesPerRegion = blocksPerRegion / 8;
  * again.
  */
 export class HotBlocks {
-  readonly #maxRegions: number;
-  readonly #place: Uint32Array;
+  #maxRegions: number;
+  readonly #limit: number;
+  #place: Uint32Array;
   #bits: Uint8Array;
   #used = 0;
 
   constructor(regionCount: number, maxRegions: number) {
+    this.#limit = maxRegions;
     this.#maxRegions = Math.min(regionCount, maxRegions);
     this.#place = new Uint32Array(regionCount);
     this.#bits = new Uint8Array(Math.min(this.#maxRegions, 8) * bytesPerRegion);
+  }
+
+  /** The replica has more regions now. */
+  grow(regionCount: number): void {
+    if (regionCount <= this.#place.length) return;
+    const place = new Uint32Array(regionCount);
+    place.set(this.#place);
+    this.#place = place;
+    this.#maxRegions = Math.min(regionCount, this.#limit);
   }
 
   clear(): void {
@@ -84,26 +95,26 @@ export class SumsCache {
     this.#sums = new Uint32Array(lines * blocksPerChunk);
   }
 
-  #line(replica: number, slot: number): number {
-    return (slot + replica * 7919) % this.#lines;
+  #line(lineage: number, slot: number): number {
+    return (slot + lineage * 7919) % this.#lines;
   }
 
   /** Index of the slot's first checksum in `sums`, or -1. */
-  find(replica: number, slot: number): number {
-    const line = this.#line(replica, slot);
-    return this.#tags[line] === replica * 2 ** 31 + slot ? line * blocksPerChunk : -1;
+  find(lineage: number, slot: number): number {
+    const line = this.#line(lineage, slot);
+    return this.#tags[line] === lineage * 2 ** 31 + slot ? line * blocksPerChunk : -1;
   }
 
   /** Takes a line for the slot, whose sums the caller puts at the index in the same turn. */
-  claim(replica: number, slot: number): number {
-    const line = this.#line(replica, slot);
-    this.#tags[line] = replica * 2 ** 31 + slot;
+  claim(lineage: number, slot: number): number {
+    const line = this.#line(lineage, slot);
+    this.#tags[line] = lineage * 2 ** 31 + slot;
     return line * blocksPerChunk;
   }
 
-  drop(replica: number, slot: number): void {
-    const line = this.#line(replica, slot);
-    if (this.#tags[line] === replica * 2 ** 31 + slot) this.#tags[line] = -1;
+  drop(lineage: number, slot: number): void {
+    const line = this.#line(lineage, slot);
+    if (this.#tags[line] === lineage * 2 ** 31 + slot) this.#tags[line] = -1;
   }
 
   get sums(): Uint32Array {

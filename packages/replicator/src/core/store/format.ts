@@ -1,7 +1,7 @@
 import { blockBytes, blocksPerChunk, chunkBytes } from '@stor/protocol';
 
 /** Layout constants of one disk; docs/on-disk-format.md explains them. All numbers little-endian. */
-export const diskFormatVersion = 1;
+export const diskFormatVersion = 2;
 
 /** Unit of every metadata write: a power cut leaves a unit torn, never its neighbours. */
 export const unitBytes = 4096;
@@ -15,8 +15,8 @@ export type Crc32 = (bytes: Uint8Array) => number;
 /** CRC-32 of a block of zeros. Stored sums are XORed with it, so a hole verifies as zeros. */
 export const zeroBlockCrc = 0xc71c0011;
 
-/** One slot index must fit here; the top bit of a map entry stays 0 for later formats. */
-export const maxSlots = 0x7fffffff;
+/** A slot index, and its negative, must fit into 32 bits. */
+export const maxSlots = 0x7ffffffe;
 
 /** Common start of every metadata unit: magic (8 bytes), CRC-32 of all that follows it, version. */
 export const unitHeaderBytes = 16;
@@ -36,6 +36,11 @@ export function startUnit(unit: Uint8Array, magic: string): DataView {
 export function sealUnit(unit: Uint8Array, crc32: Crc32): void {
   const view = new DataView(unit.buffer, unit.byteOffset, unit.byteLength);
   view.setUint32(8, crc32(unit.subarray(12)), true);
+}
+
+/** Version of the program that wrote a valid unit. */
+export function unitVersion(unit: Uint8Array): number {
+  return new DataView(unit.buffer, unit.byteOffset, unit.byteLength).getUint32(12, true);
 }
 
 /** True when the unit has this magic and its checksum holds. */

@@ -7,16 +7,19 @@ import {
   startUnit,
   unitBytes,
   unitIsValid,
+  unitVersion,
 } from './format.ts';
 
 const imageMagic = 'StorImag';
 /** unit header, serial u64 at 16, applied LSN u64 at 24, body length u32 at 32; body from 64 */
 const imageHeaderBytes = 64;
 
-/** Everything of a replica that is not in its tables. */
+/** Everything of a replica that is not in its table. */
 export interface ReplicaImage {
   /** never reused on this disk; journal records and pages name the replica by it */
   number: number;
+  /** number of the lineage that has its chunks */
+  lineage: number;
   identity: ReplicaIdentity;
   highestEpoch: number;
   setView: SetView | null;
@@ -26,9 +29,18 @@ export interface ReplicaImage {
   suspect: boolean;
   /** why its metadata cannot be trusted; null when all is well */
   damage: string | null;
-  /** pages of each table that have valid copies: fewer found at open means damage */
-  mapPages: number;
+  /** pages of its table that have valid copies: fewer found at open means damage */
   regionPages: number;
+}
+
+/** A data file, its checksums, and the tables that say what is in it. */
+export interface LineageImage {
+  /** never reused on this disk; journal records and pages name the lineage by it */
+  number: number;
+  /** name of its folder in `lineages` */
+  folder: string;
+  slotPages: number;
+  layerPages: number;
 }
 
 export interface StoreImage {
@@ -39,9 +51,13 @@ export interface StoreImage {
   bootId: string;
   mountIdentity: string;
   nextReplicaNumber: number;
+  nextLineageNumber: number;
+  lineages: LineageImage[];
   replicas: ReplicaImage[];
   /** replicas deleted durably whose files may still exist */
   deleting: string[];
+  /** folders of lineages that went with them */
+  deletingFolders: string[];
 }
 
 /** Whole units: header, then JSON, then zeros. */
@@ -58,7 +74,15 @@ export function encodeImage(image: StoreImage, crc32: Crc32): Uint8Array {
   return bytes;
 }
 
-export function decodeImage(file: Uint8Array, crc32: Crc32): StoreImage | null {
+/** What a valid image file holds, and the format of the program that wrote it. */
+export interface ImageUnit {
+  version: number;
+  serial: number;
+  appliedLsn: number;
+  body: unknown;
+}
+
+export function decodeImageUnit(file: Uint8Array, crc32: Crc32): ImageUnit | null {
   if (file.length < unitBytes) return null;
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const bodyBytes = view.getUint32(32, true);
@@ -68,9 +92,21 @@ export function decodeImage(file: Uint8Array, crc32: Crc32): StoreImage | null {
   const text = new TextDecoder().decode(
     file.subarray(imageHeaderBytes, imageHeaderBytes + bodyBytes),
   );
-  const body = JSON.parse(text) as Omit<StoreImage, 'serial' | 'appliedLsn'>;
-  return { serial: getU64(view, 16), appliedLsn: getU64(view, 24), ...body };
+  const body = JSON.parse(text) as unknown;
+  return {
+    version: unitVersion(file),
+    serial: getU64(view, 16),
+    appliedLsn: getU64(view, 24),
+    body,
+  };
+}
+
+export function decodeImage(file: Uint8Array, crc32: Crc32): StoreImage | null {
+  const unit = decodeImageUnit(file, crc32);
+  if (!unit) return null;
+  const body = unit.body as Omit<StoreImage, 'serial' | 'appliedLsn'>;
+  return { serial: unit.serial, appliedLsn: unit.appliedLsn, ...body };
 }
 
 /** Upper bound of one replica's share of the image, so that room is made before it is needed. */
-export const maxReplicaImageBytes = 2048;
+export const maxReplicaImageBytes = 2560;

@@ -1,15 +1,32 @@
 import { StorError } from '@stor/protocol';
 import type { Generation, ReplicaIdentity, SetView } from '../../replica-store.ts';
 import { getU64, putU64 } from './format.ts';
+import { getLayer, type Layer, type LayerChange, putLayer } from './layer-table.ts';
+import { layerEntryBytes } from './table-page.ts';
 
 /**
  * A change of metadata. Every record says what *is* afterwards, not what to do, so applying it again
  * (replay over pages that already contain it) changes nothing.
  */
 export type JournalRecord =
-  | { type: 'create'; replica: number; identity: ReplicaIdentity }
+  /** a replica with this head in this lineage, which is there from now on if it was not */
+  | {
+      type: 'create';
+      replica: number;
+      identity: ReplicaIdentity;
+      lineage: number;
+      folder: string;
+      head: Layer;
+    }
+  /** the replica is not there; its layers are hidden */
   | { type: 'delete'; replica: number }
-  /** entries: chunk, slot + 1 (0: the chunk is free), alternating */
+  /** entries: slot, chunk, word (0: nobody's), in threes; `lineage` stands in the replica's place */
+  | { type: 'slots'; lineage: number; entries: Uint32Array }
+  | { type: 'layers'; lineage: number; changes: LayerChange[] }
+  | { type: 'resize'; replica: number; sizeBytes: number }
+  /** of the first format, read only: an empty replica with a lineage of its own */
+  | { type: 'create1'; replica: number; identity: ReplicaIdentity }
+  /** of the first format, read only: chunk, slot + 1 (0: the chunk is free), alternating */
   | { type: 'chunks'; replica: number; entries: Uint32Array }
   | { type: 'mark'; replica: number; regions: Uint32Array }
   /** the regions lose their mark and are stamped with the generation */
@@ -23,7 +40,7 @@ export type JournalRecord =
   | { type: 'stamp'; replica: number; generation: Generation; regions: Uint32Array };
 
 const typeNumbers = {
-  create: 1,
+  create1: 1,
   delete: 2,
   chunks: 3,
   mark: 4,
@@ -33,11 +50,30 @@ const typeNumbers = {
   fence: 8,
   view: 9,
   stamp: 10,
+  create: 11,
+  slots: 12,
+  layers: 13,
+  resize: 14,
 } as const satisfies Record<JournalRecord['type'], number>;
 
-/** type u16, flags u16, body length u32, replica number u32, zero u32 */
+/** type u16, flags u16, body length u32, number of the replica or lineage u32, zero u32 */
 export const recordHeaderBytes = 16;
 const generationBytes = 16;
+/** place u32, zero u32, then the layer as in its table */
+const layerChangeBytes = 8 + layerEntryBytes;
+/** Most layers that one record may change; they fit into the smallest frame. */
+export const maxLayerChanges = 128;
+
+type CreateBody = Omit<Extract<JournalRecord, { type: 'create' }>, 'type' | 'replica'>;
+
+function createText(record: CreateBody): string {
+  const { identity, lineage, folder, head } = record;
+  return JSON.stringify({ identity, lineage, folder, head });
+}
+
+function ownerOf(record: JournalRecord): number {
+  return record.type === 'slots' || record.type === 'layers' ? record.lineage : record.replica;
+}
 
 export function encodedRecordBytes(record: JournalRecord): number {
   return recordHeaderBytes + padded(bodyBytesOf(record));
@@ -53,11 +89,18 @@ const textDecoder = new TextDecoder();
 function bodyBytesOf(record: JournalRecord): number {
   switch (record.type) {
     case 'create':
+      return textEncoder.encode(createText(record)).length;
+    case 'create1':
       return textEncoder.encode(JSON.stringify(record.identity)).length;
     case 'delete':
       return 0;
     case 'chunks':
+    case 'slots':
       return record.entries.length * 4;
+    case 'layers':
+      return record.changes.length * layerChangeBytes;
+    case 'resize':
+      return 8;
     case 'mark':
       return record.regions.length * 4;
     case 'retire':
@@ -81,15 +124,28 @@ export function encodeRecord(record: JournalRecord, target: Uint8Array, at: numb
   const bodyBytes = bodyBytesOf(record);
   view.setUint16(at, typeNumbers[record.type], true);
   view.setUint32(at + 4, bodyBytes, true);
-  view.setUint32(at + 8, record.replica, true);
+  view.setUint32(at + 8, ownerOf(record), true);
   switch (record.type) {
     case 'create':
+      target.set(textEncoder.encode(createText(record)), body);
+      break;
+    case 'create1':
       target.set(textEncoder.encode(JSON.stringify(record.identity)), body);
       break;
     case 'delete':
       break;
     case 'chunks':
+    case 'slots':
       putNumbers(view, body, record.entries);
+      break;
+    case 'layers':
+      for (const [i, change] of record.changes.entries()) {
+        view.setUint32(body + i * layerChangeBytes, change.place, true);
+        if (change.layer) putLayer(view, body + i * layerChangeBytes + 8, change.layer);
+      }
+      break;
+    case 'resize':
+      putU64(view, body, record.sizeBytes);
       break;
     case 'mark':
       putNumbers(view, body, record.regions);
@@ -142,7 +198,15 @@ function decodeBody(
 ): JournalRecord {
   switch (type) {
     case typeNumbers.create:
-      return { type: 'create', replica, identity: getJson(view, body, bodyBytes) };
+      return { type: 'create', replica, ...getJson<CreateBody>(view, body, bodyBytes) };
+    case typeNumbers.create1:
+      return { type: 'create1', replica, identity: getJson(view, body, bodyBytes) };
+    case typeNumbers.slots:
+      return { type: 'slots', lineage: replica, entries: getNumbers(view, body, bodyBytes / 4) };
+    case typeNumbers.layers:
+      return { type: 'layers', lineage: replica, changes: getChanges(view, body, bodyBytes) };
+    case typeNumbers.resize:
+      return { type: 'resize', replica, sizeBytes: getU64(view, body) };
     case typeNumbers.delete:
       return { type: 'delete', replica };
     case typeNumbers.chunks:
@@ -185,6 +249,15 @@ function getNumbers(view: DataView, at: number, count: number): Uint32Array {
   const numbers = new Uint32Array(count);
   for (let i = 0; i < count; i++) numbers[i] = view.getUint32(at + i * 4, true);
   return numbers;
+}
+
+function getChanges(view: DataView, at: number, bytes: number): LayerChange[] {
+  const changes: LayerChange[] = [];
+  for (let i = 0; i < bytes; i += layerChangeBytes) {
+    const place = view.getUint32(at + i, true);
+    changes.push({ place, layer: getLayer(view, at + i + 8, place) });
+  }
+  return changes;
 }
 
 function putGeneration(view: DataView, at: number, generation: Generation): void {

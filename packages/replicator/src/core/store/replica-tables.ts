@@ -1,4 +1,4 @@
-import { chunkBytes, regionBytes } from '@stor/protocol';
+import { regionBytes } from '@stor/protocol';
 import {
   compareGenerations,
   type Generation,
@@ -12,13 +12,13 @@ import { type Crc32, getU64, putU64 } from './format.ts';
 import type { ReplicaImage } from './image.ts';
 import type { JournalRecord } from './journal-record.ts';
 import {
-  mapEntriesPerPage,
   pageHeaderBytes,
+  type PagedTable,
+  PageState,
   regionEntriesPerPage,
   regionEntryBytes,
   sealPage,
   startPage,
-  type TableKind,
 } from './table-page.ts';
 
 const clean = 0;
@@ -26,35 +26,19 @@ const marked = 1;
 /** Its mark is being cleared: still set on disk, but the next write must set it again. */
 const retiring = 2;
 
-/** Which pages of one table differ from disk, and which were ever written. */
-class PageState {
-  readonly dirty: Uint8Array;
-  readonly written: Uint8Array;
-
-  constructor(pages: number) {
-    this.dirty = new Uint8Array(pages);
-    this.written = new Uint8Array(pages);
-  }
-
-  writtenCount(): number {
-    let count = 0;
-    for (const one of this.written) count += one;
-    return count;
-  }
-}
-
 /**
- * The metadata of one replica as the journal has made it durable: records are applied here only
- * when their commit is on disk, so a page written from here can never run ahead of the journal.
+ * What one replica knows of itself, and of its regions, as the journal has made it durable: records
+ * are applied here only when their commit is on disk, so a page written from here can never run
+ * ahead of the journal. Where its chunks lie its lineage knows.
  */
-export class ReplicaTables {
+export class ReplicaTables implements PagedTable {
+  readonly kind = 'regions';
+  /** never used again on this disk */
   readonly number: number;
-  readonly identity: ReplicaIdentity;
-  readonly chunkCount: number;
-  readonly regionCount: number;
-  /** slot + 1 of each chunk; 0: not allocated, reads as zeros */
-  readonly slotOf: Uint32Array;
-  readonly pages: Record<TableKind, PageState>;
+  readonly lineage: number;
+  identity: ReplicaIdentity;
+  regionCount: number;
+  readonly pages: PageState;
   highestEpoch = 0;
   setView: SetView | null = null;
   generation: Generation = noGeneration;
@@ -62,30 +46,49 @@ export class ReplicaTables {
   historyAfter: Generation = noGeneration;
   suspect = false;
   damage: string | null = null;
-  allocatedChunks = 0;
   markedCount = 0;
+  /** called when the replica has another size */
+  resized: (sizeBytes: number) => void = () => {};
 
-  readonly #mark: Uint8Array;
-  readonly #stampEpoch: Float64Array;
-  readonly #stampN: Float64Array;
+  #mark: Uint8Array;
+  #stampEpoch: Float64Array;
+  #stampN: Float64Array;
   /** number of the cut after which the region was last written */
-  readonly #lastUse: Uint32Array;
+  #lastUse: Uint32Array;
   #cut = 0;
 
-  constructor(number: number, identity: ReplicaIdentity) {
+  constructor(number: number, lineage: number, identity: ReplicaIdentity) {
     this.number = number;
+    this.lineage = lineage;
     this.identity = identity;
-    this.chunkCount = Math.ceil(identity.sizeBytes / chunkBytes);
     this.regionCount = Math.ceil(identity.sizeBytes / regionBytes);
-    this.slotOf = new Uint32Array(this.chunkCount);
     this.#mark = new Uint8Array(this.regionCount);
     this.#stampEpoch = new Float64Array(this.regionCount);
     this.#stampN = new Float64Array(this.regionCount);
     this.#lastUse = new Uint32Array(this.regionCount);
-    this.pages = {
-      map: new PageState(Math.ceil(this.chunkCount / mapEntriesPerPage)),
-      regions: new PageState(Math.ceil(this.regionCount / regionEntriesPerPage)),
-    };
+    this.pages = new PageState(regionPagesOf(identity.sizeBytes));
+  }
+
+  get owner(): number {
+    return this.number;
+  }
+
+  /** Grows; what a record repeated by a replay says has been done already. */
+  #resize(sizeBytes: number): void {
+    if (sizeBytes <= this.identity.sizeBytes) return;
+    this.identity = { ...this.identity, sizeBytes };
+    this.regionCount = Math.ceil(sizeBytes / regionBytes);
+    const from = [this.#mark, this.#stampEpoch, this.#stampN, this.#lastUse] as const;
+    this.#mark = new Uint8Array(this.regionCount);
+    this.#stampEpoch = new Float64Array(this.regionCount);
+    this.#stampN = new Float64Array(this.regionCount);
+    this.#lastUse = new Uint32Array(this.regionCount);
+    this.#mark.set(from[0]);
+    this.#stampEpoch.set(from[1]);
+    this.#stampN.set(from[2]);
+    this.#lastUse.set(from[3]);
+    this.pages.ensure(regionPagesOf(sizeBytes));
+    this.resized(sizeBytes);
   }
 
   get cut(): number {
@@ -157,13 +160,16 @@ export class ReplicaTables {
 
   apply(record: JournalRecord): void {
     switch (record.type) {
+      // its lineage's
       case 'create':
+      case 'create1':
       case 'delete':
-        break;
       case 'chunks':
-        for (let i = 0; i + 1 < record.entries.length; i += 2) {
-          this.#setChunk(record.entries[i] ?? 0, record.entries[i + 1] ?? 0);
-        }
+      case 'slots':
+      case 'layers':
+        break;
+      case 'resize':
+        this.#resize(record.sizeBytes);
         break;
       case 'mark':
         for (const region of record.regions) this.#setMark(region, marked);
@@ -197,15 +203,6 @@ export class ReplicaTables {
     }
   }
 
-  #setChunk(chunk: number, slotPlusOne: number): void {
-    if (chunk >= this.chunkCount) return;
-    const before = this.slotOf[chunk] ?? 0;
-    if (before === 0 && slotPlusOne !== 0) this.allocatedChunks += 1;
-    if (before !== 0 && slotPlusOne === 0) this.allocatedChunks -= 1;
-    this.slotOf[chunk] = slotPlusOne;
-    this.pages.map.dirty[Math.floor(chunk / mapEntriesPerPage)] = 1;
-  }
-
   #stampLater(region: number, stamp: Generation): void {
     if (region >= this.regionCount) return;
     const epoch = this.#stampEpoch[region] ?? 0;
@@ -213,7 +210,7 @@ export class ReplicaTables {
     if (compareGenerations({ epoch, n }, stamp) >= 0) return;
     this.#stampEpoch[region] = stamp.epoch;
     this.#stampN[region] = stamp.n;
-    this.pages.regions.dirty[Math.floor(region / regionEntriesPerPage)] = 1;
+    this.pages.touch(Math.floor(region / regionEntriesPerPage));
   }
 
   #setMark(region: number, state: number): void {
@@ -222,57 +219,40 @@ export class ReplicaTables {
     if (before === clean && state !== clean) this.markedCount += 1;
     if (before !== clean && state === clean) this.markedCount -= 1;
     this.#mark[region] = state;
-    this.pages.regions.dirty[Math.floor(region / regionEntriesPerPage)] = 1;
+    this.pages.touch(Math.floor(region / regionEntriesPerPage));
   }
 
-  encodePage(kind: TableKind, page: number, lsn: number, crc32: Crc32): Uint8Array {
-    const { bytes, view } = startPage(kind, page, this.number, lsn);
-    if (kind === 'map') {
-      const first = page * mapEntriesPerPage;
-      const last = Math.min(first + mapEntriesPerPage, this.chunkCount);
-      for (let c = first; c < last; c++) {
-        view.setUint32(pageHeaderBytes + (c - first) * 4, this.slotOf[c] ?? 0, true);
-      }
-    } else {
-      const first = page * regionEntriesPerPage;
-      const last = Math.min(first + regionEntriesPerPage, this.regionCount);
-      for (let r = first; r < last; r++) {
-        const at = pageHeaderBytes + (r - first) * regionEntryBytes;
-        putU64(view, at, this.#stampEpoch[r] ?? 0);
-        putU64(view, at + 8, this.#stampN[r] ?? 0);
-        view.setUint32(at + 16, this.#mark[r] === clean ? 0 : 1, true);
-      }
+  encodePage(page: number, lsn: number, crc32: Crc32): Uint8Array {
+    const { bytes, view } = startPage(this.kind, page, this.number, lsn);
+    const first = page * regionEntriesPerPage;
+    const last = Math.min(first + regionEntriesPerPage, this.regionCount);
+    for (let r = first; r < last; r++) {
+      const at = pageHeaderBytes + (r - first) * regionEntryBytes;
+      putU64(view, at, this.#stampEpoch[r] ?? 0);
+      putU64(view, at + 8, this.#stampN[r] ?? 0);
+      view.setUint32(at + 16, this.#mark[r] === clean ? 0 : 1, true);
     }
     sealPage(bytes, crc32);
     return bytes;
   }
 
-  /** Takes over a page that was verified; used at open, before any record is applied. */
-  loadPage(kind: TableKind, page: number, bytes: Uint8Array): void {
+  loadPage(page: number, bytes: Uint8Array): void {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    if (kind === 'map') {
-      const first = page * mapEntriesPerPage;
-      const last = Math.min(first + mapEntriesPerPage, this.chunkCount);
-      for (let c = first; c < last; c++) {
-        this.#setChunk(c, view.getUint32(pageHeaderBytes + (c - first) * 4, true));
-      }
-    } else {
-      const first = page * regionEntriesPerPage;
-      const last = Math.min(first + regionEntriesPerPage, this.regionCount);
-      for (let r = first; r < last; r++) {
-        const at = pageHeaderBytes + (r - first) * regionEntryBytes;
-        this.#stampEpoch[r] = getU64(view, at);
-        this.#stampN[r] = getU64(view, at + 8);
-        this.#setMark(r, view.getUint32(at + 16, true) & 1);
-      }
+    const first = page * regionEntriesPerPage;
+    const last = Math.min(first + regionEntriesPerPage, this.regionCount);
+    for (let r = first; r < last; r++) {
+      const at = pageHeaderBytes + (r - first) * regionEntryBytes;
+      this.#stampEpoch[r] = getU64(view, at);
+      this.#stampN[r] = getU64(view, at + 8);
+      this.#setMark(r, view.getUint32(at + 16, true) & 1);
     }
-    this.pages[kind].dirty[page] = 0;
-    this.pages[kind].written[page] = 1;
+    this.pages.loaded(page);
   }
 
   image(): ReplicaImage {
     return {
       number: this.number,
+      lineage: this.lineage,
       identity: this.identity,
       highestEpoch: this.highestEpoch,
       setView: this.setView,
@@ -280,8 +260,7 @@ export class ReplicaTables {
       historyAfter: this.historyAfter,
       suspect: this.suspect,
       damage: this.damage,
-      mapPages: this.pages.map.writtenCount(),
-      regionPages: this.pages.regions.writtenCount(),
+      regionPages: this.pages.writtenCount(),
     };
   }
 
@@ -293,15 +272,8 @@ export class ReplicaTables {
     this.suspect = image.suspect;
     this.damage = image.damage;
   }
+}
 
-  /** A chunk pair that points to one slot, which nothing but damage can bring about; or null. */
-  slotUsedTwice(): number | null {
-    const seen = new Set<number>();
-    for (const slotPlusOne of this.slotOf) {
-      if (slotPlusOne === 0) continue;
-      if (seen.has(slotPlusOne)) return slotPlusOne - 1;
-      seen.add(slotPlusOne);
-    }
-    return null;
-  }
+export function regionPagesOf(sizeBytes: number): number {
+  return Math.ceil(Math.ceil(sizeBytes / regionBytes) / regionEntriesPerPage);
 }

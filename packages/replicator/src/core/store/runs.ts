@@ -11,7 +11,7 @@ export interface Run {
 }
 
 /** Cuts `[offset, offset + length)` where the data file is not contiguous, in order. */
-export function runsOf(slotOf: Uint32Array, offset: number, length: number): Run[] {
+export function runsOf(slotOf: Int32Array, offset: number, length: number): Run[] {
   const runs: Run[] = [];
   let last: Run | null = null;
   for (let done = 0; done < length;) {
@@ -20,7 +20,7 @@ export function runsOf(slotOf: Uint32Array, offset: number, length: number): Run
     const within = (position - chunk * chunkBytes) / blockBytes;
     const count = Math.min((length - done) / blockBytes, blocksPerChunk - within);
     const slotPlusOne = slotOf[chunk] ?? 0;
-    const linear = slotPlusOne === 0 ? -1 : (slotPlusOne - 1) * blocksPerChunk + within;
+    const linear = slotPlusOne <= 0 ? -1 : (slotPlusOne - 1) * blocksPerChunk + within;
     const joins: boolean =
       last !== null && (linear === -1 ? last.linear === -1 : last.linear + last.count === linear);
     if (last && joins && (linear === -1) === (last.linear === -1)) last.count += count;

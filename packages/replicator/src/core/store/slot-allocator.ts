@@ -1,36 +1,51 @@
 /**
  * Which slots of a data file may be given out. A slot that was ever used is `dirty` when freed and
- * becomes `clean` only after it was zeroed durably; slots from `highWater` on were never used, so
- * the file system holds zeros there.
+ * is given out only after it was emptied durably: `zeroed` (it keeps its disk space) or `punched`
+ * (it does not). Slots from `highWater` on were never used, so the file system holds zeros there.
  */
 export class SlotAllocator {
   #highWater: number;
-  readonly #clean: number[] = [];
+  readonly #zeroed: number[] = [];
+  readonly #punched: number[] = [];
   readonly #dirty: number[] = [];
   #cleaning = 0;
 
   /** `dirty`: slots below `highWater` that no chunk uses. */
-  constructor(highWater: number, dirty: number[]) {
+  constructor(highWater: number, dirty: readonly number[]) {
     this.#highWater = highWater;
-    this.#dirty.push(...dirty);
+    for (const slot of dirty) this.#dirty.push(slot);
   }
 
   get highWater(): number {
     return this.#highWater;
   }
 
-  /** slots that cost the file system nothing more */
+  /** slots that hold disk space and nobody's data */
   get recyclable(): number {
-    return this.#clean.length + this.#dirty.length + this.#cleaning;
+    return this.#zeroed.length + this.#dirty.length + this.#cleaning;
   }
 
   get cleanCount(): number {
-    return this.#clean.length;
+    return this.#zeroed.length + this.#punched.length;
   }
 
-  /** A zeroed slot, or null. */
-  takeClean(): number | null {
-    return this.#clean.pop() ?? null;
+  get punchedCount(): number {
+    return this.#punched.length;
+  }
+
+  /** freed and not emptied yet */
+  get dirtyCount(): number {
+    return this.#dirty.length + this.#cleaning;
+  }
+
+  /** A slot that has its disk space already, or null. */
+  takeZeroed(): number | null {
+    return this.#zeroed.pop() ?? null;
+  }
+
+  /** A slot that will need disk space again, or null. */
+  takePunched(): number | null {
+    return this.#punched.pop() ?? null;
   }
 
   /** A slot that was never used: the file grows by it. */
@@ -39,9 +54,9 @@ export class SlotAllocator {
     return this.#highWater - 1;
   }
 
-  /** Gives back a slot that was taken and never written. */
-  untake(slot: number): void {
-    this.#clean.push(slot);
+  /** Gives back a slot that holds zeros, durably. */
+  untake(slot: number, hasSpace: boolean): void {
+    (hasSpace ? this.#zeroed : this.#punched).push(slot);
   }
 
   /** Only once the record that frees it is durable. */
@@ -49,11 +64,11 @@ export class SlotAllocator {
     this.#dirty.push(slot);
   }
 
-  takeDirty(): number | null {
-    const slot = this.#dirty.pop();
-    if (slot === undefined) return null;
-    this.#cleaning += 1;
-    return slot;
+  /** Up to `limit` dirty slots, ascending. */
+  takeDirty(limit: number): number[] {
+    const taken = this.#dirty.splice(Math.max(0, this.#dirty.length - limit));
+    this.#cleaning += taken.length;
+    return taken.sort((a, b) => a - b);
   }
 
   /** It could not be zeroed. */
@@ -63,8 +78,8 @@ export class SlotAllocator {
   }
 
   /** The slot holds zeros, durably. */
-  cleaned(slot: number): void {
+  cleaned(slot: number, hasSpace: boolean): void {
     this.#cleaning -= 1;
-    this.#clean.push(slot);
+    this.untake(slot, hasSpace);
   }
 }

@@ -36,7 +36,7 @@ export async function diskError({ scene, node, random }: FaultCall): Promise<voi
   const isSync = random.next() < 0.6;
   const parts = isSync
     ? ['/data', '/data', '/sums', '']
-    : ['/data', '/sums', '/journal', '/map', ''];
+    : ['/data', '/sums', '/journal', '/slots', ''];
   const what = parts[Math.floor(random.next() * parts.length)] ?? '';
   const operation = isSync ? 'datasync' : 'write';
   const { files } = node;

@@ -1,0 +1,69 @@
+import { chunkBytes } from '@stor/protocol';
+import type { Extent } from '../../block-device.ts';
+
+/**
+ * One view of a lineage, flat: where each chunk lies as seen from the layer `top`. Reading costs the
+ * same however many layers there are. `LineageTables` keeps it true.
+ */
+export class LayerImage {
+  top: number;
+  sizeBytes: number;
+  /** slot + 1 of each chunk that has data; 0: none has it; -(slot + 1): a hole hides what is below */
+  slotOf: Int32Array;
+  allocatedChunks = 0;
+  /** places from `top` down to the root */
+  path = new Set<number>();
+  /** hidden layers below `top` that nobody else sees: their slots may be taken over, not copied */
+  exclusive = new Set<number>();
+
+  constructor(top: number, sizeBytes: number) {
+    this.top = top;
+    this.sizeBytes = sizeBytes;
+    this.slotOf = new Int32Array(Math.ceil(sizeBytes / chunkBytes));
+  }
+
+  get chunkCount(): number {
+    return this.slotOf.length;
+  }
+
+  put(chunk: number, value: number): void {
+    const before = this.slotOf[chunk] ?? 0;
+    if (before > 0) this.allocatedChunks -= 1;
+    if (value > 0) this.allocatedChunks += 1;
+    this.slotOf[chunk] = value;
+  }
+
+  grow(sizeBytes: number): void {
+    this.sizeBytes = sizeBytes;
+    const slotOf = new Int32Array(Math.ceil(sizeBytes / chunkBytes));
+    slotOf.set(this.slotOf);
+    this.slotOf = slotOf;
+  }
+
+  clear(): void {
+    this.slotOf.fill(0);
+    this.allocatedChunks = 0;
+  }
+}
+
+/** Extents that cover the range in order; at most `limit` of them, the first ones. */
+export function extentsOf(
+  image: LayerImage,
+  offset: number,
+  length: number,
+  limit: number,
+): Extent[] {
+  const extents: Extent[] = [];
+  const end = offset + length;
+  for (let position = offset; position < end;) {
+    const chunk = Math.floor(position / chunkBytes);
+    const next = Math.min(end, (chunk + 1) * chunkBytes);
+    const allocated = (image.slotOf[chunk] ?? 0) > 0;
+    const last = extents.at(-1);
+    if (last?.allocated === allocated) last.length += next - position;
+    else if (extents.length === limit) break;
+    else extents.push({ offset: position, length: next - position, allocated });
+    position = next;
+  }
+  return extents;
+}

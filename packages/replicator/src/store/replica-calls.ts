@@ -1,0 +1,133 @@
+import { type DiskId, StorError } from '@stor/protocol';
+import { CallOrder, type OrderedCall } from '../core/store/call-order.ts';
+import type { StoreDone } from '../replica-store.ts';
+import { isRefusal, type ReplicaFailure } from './replica-failure.ts';
+
+interface SlowCall extends OrderedCall {
+  run(): Promise<void>;
+  done: StoreDone;
+}
+
+export interface ReplicaCallsParts {
+  diskId: DiskId;
+  failure: ReplicaFailure;
+  /** a call that has its place in the order has ended */
+  ended(): void;
+}
+
+/** The calls of one replica that are under way: their order, their failures, and when there are none. */
+export class ReplicaCalls {
+  readonly order = new CallOrder();
+
+  readonly #parts: ReplicaCallsParts;
+  #closed = false;
+  #others = 0;
+  #idleWaiters: (() => void)[] = [];
+
+  constructor(parts: ReplicaCallsParts) {
+    this.#parts = parts;
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  get idle(): boolean {
+    return this.order.size === 0 && this.#others === 0;
+  }
+
+  closedError(): StorError {
+    return new StorError('ABORTED', `disk ${this.#parts.diskId} is closed`);
+  }
+
+  /** Answers the call when nothing may be asked any more. */
+  refused(done: StoreDone): boolean {
+    const error = this.#parts.failure.error ?? (this.#closed ? this.closedError() : null);
+    if (error) answerLater(done, error);
+    return error !== null;
+  }
+
+  /** Runs the call when earlier ones that conflict with it have ended. */
+  submit(
+    from: number,
+    to: number,
+    writes: boolean,
+    done: StoreDone,
+    run: () => Promise<void>,
+  ): void {
+    if (this.refused(done)) return;
+    const call: SlowCall = {
+      ...{ from, to, writes, id: 0, blockers: 0, done, run },
+      start: () => void this.#run(call),
+    };
+    this.order.add(call);
+  }
+
+  /** In order with every other call; those that only read go on unless this one `writes`. */
+  submitWhole(writes: boolean, done: StoreDone, run: () => Promise<void>): void {
+    this.submit(0, Infinity, writes, done, run);
+  }
+
+  async #run(call: SlowCall): Promise<void> {
+    const { failure } = this.#parts;
+    let { error } = failure;
+    if (!error) {
+      try {
+        await call.run();
+        error = failure.error;
+      } catch (cause) {
+        const fails = call.writes && !isRefusal(cause);
+        error = fails ? failure.write(cause) : failure.read(cause);
+      }
+    } else {
+      await Promise.resolve();
+    }
+    this.order.finish(call);
+    this.#parts.ended();
+    this.#wakeIdle();
+    call.done(error);
+  }
+
+  /** Answers with the outcome of work that needs no place in the order. */
+  answer(work: Promise<void>, done: StoreDone): void {
+    const { failure } = this.#parts;
+    const counted = this.counted(done);
+    work.then(
+      () => {
+        counted(failure.error);
+      },
+      (cause: unknown) => {
+        counted(failure.read(cause));
+      },
+    );
+  }
+
+  /** Counts a call as under way until it is answered. */
+  counted(done: StoreDone): StoreDone {
+    this.#others += 1;
+    return (error) => {
+      this.#others -= 1;
+      this.#wakeIdle();
+      done(error);
+    };
+  }
+
+  #wakeIdle(): void {
+    if (!this.idle) return;
+    const waiters = this.#idleWaiters;
+    this.#idleWaiters = [];
+    for (const wake of waiters) wake();
+  }
+
+  /** Refuses calls from now on and waits for those under way. */
+  async drain(): Promise<void> {
+    this.#closed = true;
+    while (!this.idle) await new Promise<void>((resolve) => this.#idleWaiters.push(resolve));
+  }
+}
+
+export function answerLater(done: StoreDone, error: StorError): void {
+  queueMicrotask(() => {
+    done(error);
+  });
+}
