@@ -48,11 +48,20 @@ const missed = rows.filter((row) => row.seed === null || !row.isClean);
 process.stdout.write(`${rows.length} mutations, ${rows.length - missed.length} caught\n`);
 process.exitCode = missed.length > 0 ? 1 : 0;
 
-/** Small clusters under many faults; a patch with a line `world: lanes` is hunted on lanes. */
+/**
+ * Small clusters under many faults; a patch with a line `world: lanes` is hunted on lanes, one with
+ * `scrub: true` beside scrubs.
+ */
 function optionsOf(name) {
   const text = readFileSync(join(folder, `${name}.patch`), 'utf8');
   const world = /^world: (\w+)$/m.exec(text)?.[1];
-  return { minutes: Number(values.minutes), dense: true, ...(world ? { world } : {}) };
+  const scrub = /^scrub: true$/m.test(text);
+  return {
+    minutes: Number(values.minutes),
+    dense: true,
+    ...(world ? { world } : {}),
+    ...(scrub ? { scrub } : {}),
+  };
 }
 
 async function hunt(name) {
