@@ -50,6 +50,8 @@ export class FakeControl {
   unknown = 0;
   /** the volume's snapshots; null: this control plane knows of none */
   snapshots: Map<SnapshotId, SnapshotPhase> | null = null;
+  /** sizes that the volume had when they were taken, where it has grown since */
+  readonly snapshotSizes = new Map<SnapshotId, number>();
   /** what the data path told of */
   readonly events: EventNote[] = [];
   /** every set there was, as (epoch, revision, members) */
@@ -97,7 +99,10 @@ export class FakeControl {
       replicas: this.replicas,
       policy: { ...this.policy },
       ...(this.snapshots && {
-        snapshots: [...this.snapshots].map(([id, state]) => ({ id, state })),
+        snapshots: [...this.snapshots].map(([id, state]) => {
+          const sizeBytes = this.snapshotSizes.get(id);
+          return { id, state, ...(sizeBytes === undefined ? {} : { sizeBytes }) };
+        }),
       }),
       segments: this.sets.map(({ setRevision, inSync }, index) => ({
         index,
