@@ -39,10 +39,10 @@ async function readAll(cluster: ThreadCluster, client: NbdClient): Promise<numbe
 
 /** Flips a bit of the bytes or of the checksum of each of these blocks, on one node. */
 function rot(node: ThreadNode, what: 'data' | 'sums', wanted: readonly number[]): void {
-  const replicas = '/data/disks/d1/replicas';
-  const [replica = 'none'] = node.files.process().list(replicas);
-  const data = node.files.content(`${replicas}/${replica}/data`);
-  const sums = node.files.content(`${replicas}/${replica}/sums`);
+  const lineages = '/data/disks/d1/lineages';
+  const [lineage = 'none'] = node.files.process().list(lineages);
+  const data = node.files.content(`${lineages}/${lineage}/data`);
+  const sums = node.files.content(`${lineages}/${lineage}/sums`);
   const page = Buffer.alloc(blockBytes);
   const left = new Set(wanted);
   for (let linear = 0; linear * blockBytes < data.sizeBytes; linear++) {

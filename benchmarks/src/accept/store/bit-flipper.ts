@@ -23,7 +23,7 @@ export class BitFlipper {
   readonly #random: () => number;
 
   constructor(diskPath: string, replicaId: string, random: () => number) {
-    const folder = join(diskPath, 'replicas', replicaId);
+    const folder = join(diskPath, 'lineages', replicaId);
     if (!existsSync(join(folder, 'data'))) throw new Error(`there is no replica in ${folder}`);
     this.#data = openSync(join(folder, 'data'), 'r+');
     this.#sums = openSync(join(folder, 'sums'), 'r+');

@@ -111,17 +111,31 @@ async function checkRepairs(
     'then 0, 0 differ',
     second.counts.found === 0 && second.counts.diverged + first.counts.diverged === 0,
   );
-  const events = JSON.parse(
-    await cluster.must('events', '--volume', 'rot', '--limit', '5000', '-o', 'json'),
-  ) as StorEvent[];
-  const told = (reason: string): number =>
-    events.filter((event) => event.reason === reason).reduce((sum, { count }) => sum + count, 0);
-  const counts = [told('bad-block-found'), told('bad-block-repaired'), told('scrub-finished')];
+  // repeated ones are gathered for some seconds before they are written
+  const wanted = [found, repaired, 2];
+  let counts: number[] = [];
+  await waitFor(
+    'events of everything',
+    async () => {
+      counts = await eventCounts(cluster);
+      return counts.join() === wanted.join();
+    },
+    { deadlineMs: 30_000, intervalMs: 1_000 },
+  ).catch(() => {});
   report.add(
     'events: found, repaired, scrubs finished',
     counts.join(', '),
-    `${found}, ${repaired}, 2`,
-    counts[0] === found && counts[1] === repaired && counts[2] === 2,
+    wanted.join(', '),
+    counts.join() === wanted.join(),
+  );
+}
+
+/** What events tell of bad blocks found, of blocks repaired and of scrubs that finished. */
+async function eventCounts(cluster: TestCluster): Promise<number[]> {
+  const text = await cluster.must('events', '--volume', 'rot', '--limit', '5000', '-o', 'json');
+  const events = JSON.parse(text) as StorEvent[];
+  return ['bad-block-found', 'bad-block-repaired', 'scrub-finished'].map((reason) =>
+    events.filter((event) => event.reason === reason).reduce((sum, { count }) => sum + count, 0),
   );
 }
 
