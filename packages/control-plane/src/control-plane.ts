@@ -40,6 +40,7 @@ import { VolumeService } from './api/volume-service.ts';
 import type { ClusterStore, StoreCallOptions } from './cluster-store.ts';
 import { holderLives } from './core/controllers/attachment-rules.ts';
 import { describeScrubs } from './core/scrub/scrub-record.ts';
+import { describePools } from './core/disk/describe-pools.ts';
 import { describeNode } from './core/volume/describe-cluster.ts';
 import type { ClusterObservation } from './core/volume/describe-cluster.ts';
 import { exportOf, readySnapshots } from './core/volume/export-snapshot.ts';
@@ -171,7 +172,12 @@ export class ControlPlane implements ControlPlanePort {
       attachments: this.#attachments,
       random,
     });
-    this.#disks = new DiskReporter(common);
+    this.#disks = new DiskReporter({
+      ...common,
+      note: (note) => {
+        this.#events.note(note);
+      },
+    });
     this.#reconciler = new LocalReconciler({
       ...common,
       changed: () => {
@@ -295,23 +301,12 @@ export class ControlPlane implements ControlPlanePort {
     replicaId: ReplicaId | null;
     reason: string;
   }): Promise<void> {
-    if (failure.replicaId === null) this.#noteDiskFailed(failure);
     try {
       await this.#reconciler.reportFailure(failure);
     } finally {
       // also when another node has just reported the replica: the disk is this one's to report
       await this.#disks.report();
     }
-  }
-
-  #noteDiskFailed({ diskId, reason }: { diskId: string; reason: string }): void {
-    const path = this.#cache.state.disks.get(diskId)?.value.path ?? diskId;
-    this.#events.note({
-      type: 'warning',
-      reason: 'disk-failed',
-      object: { kind: 'disk', id: diskId },
-      message: `disk ${path} of node ${this.#options.node.name} failed: ${reason}`,
-    });
   }
 
   noteEvent(note: EventNote): void {
@@ -374,6 +369,7 @@ export class ControlPlane implements ControlPlanePort {
       volumes: await this.#volumes.describe([...state.volumes.values()], state),
       scrubs: describeScrubs(state),
       trashedVolumes: state.trash.size,
+      pools: describePools(state),
     };
   }
 

@@ -130,10 +130,30 @@ t.test('a disk that failed for good is replaced at once and taken out as lost', 
   });
   await client.removeDisk({ disk: diskId, lost: true });
   t.equal((await client.listDisks({})).disks.length, 2);
-  await client.deleteVolume({ name: 'db' });
+  await client.deleteVolume({ name: 'db', keepMs: 0 });
   await rig.until(
     async () => (await rig.cluster.store(rig.node(1).id).list('/stor/deleted/')).items.length === 0,
   );
+});
+
+t.test('what is in the trash lies on disks too', async (t) => {
+  const rig = await openRig(t, 3);
+  const client = rig.client();
+  await client.createVolume({ ...create, replicas: 1 });
+  const [replica] = (await client.getVolume({ name: 'db' })).status.replicas;
+  const disk = replica?.diskId ?? '';
+  await client.deleteVolume({ name: 'db' });
+  t.match(await client.inspectDisk({ disk }), {
+    disk: { status: { replicas: 1, provisionedBytes: gib } },
+    replicas: [{ volume: 'db', state: 'in-trash' }],
+  });
+  t.match(
+    await said(client.evacuateDisk({ disk })),
+    /^NO_SPACE: .*volume db: it is in the trash.*storctl trash empty db/,
+  );
+  t.match(await said(client.removeDisk({ disk })), /^FAILED_PRECONDITION: .*replicas of db/);
+  await client.emptyTrash({ name: '' });
+  await rig.until(async () => (await said(client.removeDisk({ disk }))) === 'done');
 });
 
 t.test('pools and limits', async (t) => {

@@ -135,6 +135,36 @@ export const metricFamilies: readonly MetricFamily[] = [
   { name: 'stor_disk_capacity_bytes', help: 'Size of the disk', type: 'gauge' },
   { name: 'stor_disk_used_bytes', help: 'Bytes of the disk in use', type: 'gauge' },
   { name: 'stor_disk_free_bytes', help: 'Bytes of the disk that are free', type: 'gauge' },
+  {
+    name: 'stor_disk_reserved_bytes',
+    help: 'Bytes of the disk that replicas may not use; the free bytes do not count them',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_disk_state',
+    help: '1 for the state of the disk (failing: it had errors and is being emptied)',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_disk_space',
+    help: '1 for how full the disk is: nearly-full from 80 %, full from 95 %, without its reserve',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_pool_capacity_bytes',
+    help: 'Size of the disks of one tag that take replicas (from the leader)',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_pool_provisioned_bytes',
+    help: 'Bytes promised to volumes on them; volumes are thin (from the leader)',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_pool_provision_limit_bytes',
+    help: 'Bytes that may be promised on them (from the leader)',
+    type: 'gauge',
+  },
   { name: 'stor_disk_errors_total', help: 'Reads, writes and syncs that failed', type: 'counter' },
   {
     name: 'stor_node_up',

@@ -1,5 +1,6 @@
 import type { AgentDisk, LiveVolume, ReplicaSpace } from '@stor/control-plane';
-import type { Node, Scrub, Volume } from '@stor/protocol';
+import { spaceLevel } from '@stor/protocol';
+import type { Node, Pool, Scrub, Volume } from '@stor/protocol';
 import type { HistogramSample, MetricSample, MetricSnapshot } from '@stor/runtime';
 import type { LaneCounters } from './lane/lane-protocol.ts';
 
@@ -26,6 +27,7 @@ export interface ClusterView {
   volumes: Volume[];
   scrubs: Scrub[];
   trashedVolumes: number;
+  pools: Pool[];
 }
 
 const volumeStates = [
@@ -36,6 +38,8 @@ const volumeStates = [
   'unavailable',
   'deleting',
 ] as const;
+const diskStates = ['online', 'failing', 'failed'] as const;
+const spaceLevels = ['ok', 'nearly-full', 'full'] as const;
 const primaryStates = ['activating', 'serving', 'holding', 'failing', 'stopping'] as const;
 
 /** Turns what was gathered into samples by family name (see metric-families.ts). */
@@ -55,6 +59,17 @@ export function metricSnapshot(sources: MetricSources): MetricSnapshot {
     add('stor_disk_capacity_bytes', labels, disk.capacityBytes);
     add('stor_disk_used_bytes', labels, disk.usedBytes);
     add('stor_disk_free_bytes', labels, disk.freeBytes);
+    add('stor_disk_reserved_bytes', labels, disk.reservedBytes ?? 0);
+    const { state, trouble } = disk;
+    const shown = state === 'online' && trouble !== undefined ? 'failing' : state;
+    for (const each of diskStates) {
+      add('stor_disk_state', { ...labels, state: each }, each === shown ? 1 : 0);
+    }
+    const { capacityBytes, freeBytes, reservedBytes = 0 } = disk;
+    const level = spaceLevel({ capacityBytes, freeBytes, reservedBytes });
+    for (const each of spaceLevels) {
+      add('stor_disk_space', { ...labels, level: each }, each === level ? 1 : 0);
+    }
   }
   add('stor_raft_term', { node }, sources.raft.term);
   add('stor_raft_applied_index', { node }, sources.raft.appliedIndex);
@@ -158,6 +173,11 @@ function addPrimaries({ node, lane, live: volumes }: MetricSources, add: Add): v
 
 function addCluster(cluster: ClusterView, node: string, add: Add): void {
   add('stor_trash_volumes', { node }, cluster.trashedVolumes);
+  for (const { tag: pool, capacityBytes, provisionedBytes, provisionLimitBytes } of cluster.pools) {
+    add('stor_pool_capacity_bytes', { pool }, capacityBytes);
+    add('stor_pool_provisioned_bytes', { pool }, provisionedBytes);
+    add('stor_pool_provision_limit_bytes', { pool }, provisionLimitBytes);
+  }
   for (const { volume, state, bytesRemaining, history } of cluster.scrubs) {
     const last = history.findLast(({ complete }) => complete);
     if (last) add('stor_scrub_last_ok_timestamp', { volume }, last.endedAtMs / 1_000);

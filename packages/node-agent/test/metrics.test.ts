@@ -68,6 +68,12 @@ const ours = [
   'stor_scrub_bytes_total',
   'stor_scrub_diverged_blocks_total',
   'stor_scrub_bytes_remaining',
+  'stor_disk_reserved_bytes',
+  'stor_disk_state',
+  'stor_disk_space',
+  'stor_pool_capacity_bytes',
+  'stor_pool_provisioned_bytes',
+  'stor_pool_provision_limit_bytes',
 ];
 
 const notYet: Record<string, string> = {
@@ -160,6 +166,8 @@ const sources: MetricSources = {
       capacityBytes: 9,
       usedBytes: 4,
       freeBytes: 5,
+      reservedBytes: 1,
+      trouble: 'it had errors',
     },
   ],
   raft: {
@@ -182,6 +190,7 @@ const sources: MetricSources = {
       },
       { volume: 'wal', state: 'idle', bytesRemaining: 0, history: [] },
     ],
+    pools: [{ tag: 'ssd', capacityBytes: 10, provisionedBytes: 30, provisionLimitBytes: 100 }],
     nodes: [{ metadata: { name: 'n1' }, status: { state: 'up' } }],
     volumes: [
       {
@@ -210,6 +219,10 @@ t.test('every family has a sample on the page, labelled by volume and node', asy
   for (const { name, type } of metricFamilies) {
     t.match(text, new RegExp(`^${name}${type === 'histogram' ? '_count' : ''}\\{`, 'm'), name);
   }
+  t.match(text, 'stor_disk_state{node="n1",pool="any",disk="d-1",state="failing"} 1');
+  t.match(text, 'stor_disk_state{node="n1",pool="any",disk="d-1",state="online"} 0');
+  t.match(text, 'stor_disk_space{node="n1",pool="any",disk="d-1",level="ok"} 1');
+  t.match(text, 'stor_pool_provisioned_bytes{pool="ssd"} 30');
   t.match(text, 'stor_volume_write_ops_total{volume="db",node="n1"} 3');
   t.match(text, 'stor_volume_snapshot_bytes{volume="db",node="n1"} 300');
   t.match(text, 'stor_volume_reclaimable_bytes{volume="db",node="n1"} 40');

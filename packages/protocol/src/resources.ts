@@ -78,7 +78,7 @@ export interface DiskReplicaView {
   sizeBytes: number;
   /** what it takes of the disk, as its node last said */
   allocatedBytes: number;
-  /** creating, in-sync, out-of-sync, failed, removed (its volume has it no more) */
+  /** creating, in-sync, out-of-sync, failed, in-trash (its volume was deleted and is kept) */
   state: string;
   leaving: boolean;
   /** in-sync replicas of the segment on other disks that work: 0 means that it is the last one */

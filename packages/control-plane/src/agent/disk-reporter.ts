@@ -1,9 +1,11 @@
-import type { DiskId, NodeId } from '@stor/protocol';
+import type { DiskId, EventNote, NodeId } from '@stor/protocol';
 import { StorError } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { AgentDisk, AgentPort, DiskOrder } from '../agent-port.ts';
 import type { ClusterStore } from '../cluster-store.ts';
+import { nodeName } from '../resources/cluster-state.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
+import { diskNote } from '../core/disk/disk-note.ts';
 import { settingsOf } from '../core/placement/cluster-limits.ts';
 import { hasRoom, repairReserveBytes } from '../core/placement/disk-room.ts';
 import { diskKey } from '../resources/keys.ts';
@@ -27,6 +29,9 @@ export class DiskReporter {
   readonly #nodeId: NodeId;
   readonly #clock: Clock;
   readonly #logger: Logger;
+  readonly #note: (note: EventNote) => void;
+  /** as they were at the last look, so that what changes is told once */
+  readonly #seen = new Map<DiskId, AgentDisk>();
   #running: Promise<void> = Promise.resolve();
   #next: Promise<void> | null = null;
 
@@ -37,6 +42,8 @@ export class DiskReporter {
     nodeId: NodeId;
     clock: Clock;
     logger: Logger;
+    /** told when a disk fails or runs out of space @default nobody */
+    note?: (note: EventNote) => void;
   }) {
     this.#store = options.store;
     this.#cache = options.cache;
@@ -44,6 +51,7 @@ export class DiskReporter {
     this.#nodeId = options.nodeId;
     this.#clock = options.clock;
     this.#logger = options.logger;
+    this.#note = options.note ?? ((): void => {});
   }
 
   /** Looks once, after now: who asks while a look runs gets the one that follows it. */
@@ -65,6 +73,7 @@ export class DiskReporter {
     const sizes = await this.#replicaBytes();
     const reported = new Set(disks.map((disk) => disk.diskId));
     for (const disk of disks) {
+      this.#tell(disk);
       const known = this.#cache.state.disks.get(disk.diskId) ?? null;
       if (known && known.value.nodeId !== this.#nodeId) {
         this.#logger.error({ diskId: disk.diskId }, 'a disk of another node lies on this one');
@@ -83,6 +92,13 @@ export class DiskReporter {
         now ? this.#since({ ...now, state: 'offline', message }) : null,
       );
     }
+  }
+
+  #tell(disk: AgentDisk): void {
+    const node = nodeName(this.#cache.state, this.#nodeId);
+    const note = diskNote(this.#seen.get(disk.diskId) ?? null, disk, node);
+    this.#seen.set(disk.diskId, disk);
+    if (note) this.#note(note);
   }
 
   /** Adds a disk; its record exists when this resolves. */
@@ -105,6 +121,7 @@ export class DiskReporter {
 
   async #remove(diskId: DiskId, lost: boolean): Promise<void> {
     await this.#agent.removeDisk(diskId, lost);
+    this.#seen.delete(diskId);
     const key = diskKey(diskId);
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const item = await this.#store.get(key);

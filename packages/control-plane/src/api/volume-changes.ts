@@ -84,8 +84,12 @@ export class VolumeChanges {
 
   async #context(): Promise<ChangeContext> {
     // what other volumes were promised may be a moment old: it only ranks the disks
-    const { volumes } = this.#cache.state;
-    const state: ClusterState = { ...(await readHosts(this.#store, { local: true })), volumes };
+    const { volumes, trash } = this.#cache.state;
+    const state: ClusterState = {
+      ...(await readHosts(this.#store, { local: true })),
+      volumes,
+      trash,
+    };
     return {
       state,
       wallMs: this.#clock.wallMs(),

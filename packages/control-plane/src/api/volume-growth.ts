@@ -100,9 +100,9 @@ export class VolumeGrowthOrders {
   async #context({ spec }: StoredVolume): Promise<GrowthContext> {
     const { replicas, diskTag: tag = '' } = spec;
     // what other volumes were promised may be a moment old: it only ranks the disks
-    const { volumes } = this.#cache.state;
+    const { volumes, trash } = this.#cache.state;
     return {
-      state: { ...(await readHosts(this.#store, { local: true })), volumes },
+      state: { ...(await readHosts(this.#store, { local: true })), volumes, trash },
       wallMs: this.#clock.wallMs(),
       newReplicaId: () => makeId('r', this.#random.bytes(8)),
       place: (state, sizeBytes) =>

@@ -244,8 +244,8 @@ export class VolumeService {
         throw new StorError('ALREADY_EXISTS', `there is a volume ${name} already`);
       }
       // what other volumes were promised may be a moment old: it only ranks the disks
-      const { volumes } = this.#cache.state;
-      const state = { ...(await readHosts(this.#store, { local: true })), volumes };
+      const { volumes, trash } = this.#cache.state;
+      const state = { ...(await readHosts(this.#store, { local: true })), volumes, trash };
       const record = make(state);
       const { id } = record.metadata;
       const { succeeded } = await this.#store.transact({

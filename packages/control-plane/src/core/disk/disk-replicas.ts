@@ -3,7 +3,7 @@ import type { DiskReplicaView } from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
-import { reportedBytes } from '../placement/disk-use.ts';
+import { keptVolumes, reportedBytes } from '../placement/disk-use.ts';
 import { placedSegments, segmentSizeOf } from '../volume/segment-size.ts';
 
 export interface PlacedReplica {
@@ -15,7 +15,7 @@ export interface PlacedReplica {
 /** The replicas that lie on a disk, by the records; volumes by name. */
 export function replicasOn(state: ClusterState, diskId: DiskId): PlacedReplica[] {
   const found: PlacedReplica[] = [];
-  for (const { value: volume } of state.volumes.values()) {
+  for (const { value: volume } of keptVolumes(state)) {
     for (const segment of placedSegments(volume)) {
       for (const replica of segment.replicas) {
         if (replica.diskId === diskId) found.push({ volume, segment, replica });
@@ -61,7 +61,8 @@ export function otherCopies(state: ClusterState, { segment, replica }: PlacedRep
 export function viewReplica(state: ClusterState, placed: PlacedReplica): DiskReplicaView {
   const { volume, segment, replica } = placed;
   const { id, state: at, leaving } = replica;
-  const shown = at !== 'ready' ? at : segment.inSync.includes(id) ? 'in-sync' : 'out-of-sync';
+  const known = at !== 'ready' ? at : segment.inSync.includes(id) ? 'in-sync' : 'out-of-sync';
+  const shown = state.trash.has(volume.metadata.id) ? 'in-trash' : known;
   return {
     id,
     volume: volume.metadata.name,

@@ -15,6 +15,14 @@ export function planEvacuation(state: ClusterState, diskId: DiskId): Omit<Evacua
   const plan: Omit<EvacuationPlan, 'disk'> = { moves: [], blocked: [], bytes: 0 };
   const world = withEvacuated(state, diskId);
   for (const placed of replicasOn(state, diskId)) {
+    const { volume, replica } = placed;
+    if (world.trash.has(volume.metadata.id)) {
+      const { name } = volume.metadata;
+      const what = { volume: name, replicaId: replica.id, segment: placed.segment.index };
+      const reason = `it is in the trash, where nothing is moved: "storctl trash empty ${name}" or "storctl volume undelete ${name}"`;
+      plan.blocked.push({ ...what, reason });
+      continue;
+    }
     const now = world.volumes.get(placed.volume.metadata.id)?.value ?? placed.volume;
     const segment = now.status.segments.find(({ index }) => index === placed.segment.index);
     if (!segment || !needsPlace(world, { ...placed, volume: now, segment })) continue;

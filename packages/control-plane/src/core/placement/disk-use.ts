@@ -1,5 +1,6 @@
 import type { DiskId, SegmentStatus, VolumeReplica } from '@stor/protocol';
-import type { ClusterState } from '../../resources/cluster-state.ts';
+import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
+import type { StoredVolume } from '../../resources/records.ts';
 import { placedSegments, segmentSizeOf } from '../volume/segment-size.ts';
 
 /** What the records say of the replicas on one disk. */
@@ -13,10 +14,15 @@ export interface DiskUse {
 
 export const unused: DiskUse = { replicas: 0, provisionedBytes: 0, comingBytes: 0 };
 
+/** Those that exist, and those in the trash: their replicas lie on disks all the same. */
+export function keptVolumes(state: ClusterState): Versioned<StoredVolume>[] {
+  return [...state.volumes.values(), ...state.trash.values()];
+}
+
 /** Replicas and promises of each disk that has any. */
 export function diskUses(state: ClusterState): Map<DiskId, DiskUse> {
   const uses = new Map<DiskId, DiskUse>();
-  for (const { value } of state.volumes.values()) {
+  for (const { value } of keptVolumes(state)) {
     for (const segment of placedSegments(value)) {
       const expected = expectedBytes(state, segment);
       for (const replica of segment.replicas) {

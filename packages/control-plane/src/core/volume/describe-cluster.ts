@@ -1,4 +1,4 @@
-import type { ClusterStatus, Node, Scrub, Volume, VolumeHealth } from '@stor/protocol';
+import type { ClusterStatus, Node, Pool, Scrub, Volume, VolumeHealth } from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { NodeRecord } from '../../resources/records.ts';
@@ -10,6 +10,7 @@ export interface ClusterObservation {
   volumes: Volume[];
   scrubs: Scrub[];
   trashedVolumes: number;
+  pools: Pool[];
 }
 
 /** What `node inspect` shows. `leaderId`: the leading member of the cluster store. */
