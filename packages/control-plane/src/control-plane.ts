@@ -172,12 +172,7 @@ export class ControlPlane implements ControlPlanePort {
       attachments: this.#attachments,
       random,
     });
-    this.#disks = new DiskReporter({
-      ...common,
-      note: (note) => {
-        this.#events.note(note);
-      },
-    });
+    this.#disks = new DiskReporter({ ...common, note: this.noteEvent.bind(this) });
     this.#reconciler = new LocalReconciler({
       ...common,
       changed: () => {
