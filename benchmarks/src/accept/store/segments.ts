@@ -13,9 +13,9 @@ const nodes = 4;
 /** of each node's file system: data, logs and Raft's log are on it */
 const diskBytes = 640 * MiB;
 const segmentBytes = 64 * MiB;
-/** larger than any disk */
-const volumeBytes = 768 * MiB;
-const grownBytes = 832 * MiB;
+/** larger than any disk; ends in the middle of a segment, of a region and of a chunk */
+const volumeBytes = 740 * MiB + 36 * 1024;
+const grownBytes = 812 * MiB + 4 * 1024;
 const copyTimeoutMs = 600_000;
 
 /**
@@ -56,7 +56,8 @@ async function run(stage: StoreStage, cluster: TestCluster): Promise<void> {
     'larger',
     volumeBytes > largest,
   );
-  await copyInAndOut(stage, cluster);
+  const source = await copyInAndOut(stage, cluster);
+  await cluster.must('snapshot', 'create', 'big@full');
 
   const [died, fault] = await Promise.all([overBoundaries(cluster, dir, 'die'), die(cluster)]);
   report.add(
@@ -93,6 +94,17 @@ async function run(stage: StoreStage, cluster: TestCluster): Promise<void> {
   );
   report.add('the replica that moved', moved, 'there, and nothing else', moved === 'there');
 
+  const image = join(dir, 'full.img');
+  writeFileSync(image, '');
+  await mustRun('nbdcopy', [cluster.unixUri(1, 'big@full'), image], { timeoutMs: copyTimeoutMs });
+  const kept = (await hashOf(image)) === source;
+  report.add(
+    'the snapshot from before all this, read through another node',
+    kept ? 'equal' : 'differs',
+    'what was copied in',
+    kept,
+  );
+
   await cluster.kill9All();
   await cluster.start();
   const read = await readAllReplicas(cluster, 'big', dir);
@@ -110,7 +122,8 @@ async function run(stage: StoreStage, cluster: TestCluster): Promise<void> {
 
 type DiskList = { status: { capacityBytes: number } }[];
 
-async function copyInAndOut({ report, dir }: StoreStage, cluster: TestCluster): Promise<void> {
+/** Returns the hash of what is in the volume then. */
+async function copyInAndOut({ report, dir }: StoreStage, cluster: TestCluster): Promise<string> {
   const [source, back] = [join(dir, 'source.img'), join(dir, 'back.img')];
   await mustRun(
     'dd',
@@ -127,13 +140,15 @@ async function copyInAndOut({ report, dir }: StoreStage, cluster: TestCluster): 
   await cluster.must('volume', 'detach', 'big');
   await copy(cluster.unixUri(2, 'big'), back);
   await cluster.must('volume', 'detach', 'big');
-  const same = (await hashOf(source)) === (await hashOf(back));
+  const sourceHash = await hashOf(source);
+  const same = sourceHash === (await hashOf(back));
   report.add(
     'nbdcopy in through one node and out through another',
     same ? 'equal' : 'differs',
     'equal',
     same,
   );
+  return sourceHash;
 }
 
 async function hashOf(path: string): Promise<string> {
