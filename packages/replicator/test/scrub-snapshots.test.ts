@@ -6,6 +6,7 @@ import t from 'tap';
 import type { PrimaryVolume } from '@stor/replicator';
 import { SimCluster, request } from '@stor/replicator/testing';
 import { noCounts } from '../src/primary/scrubber.ts';
+import { DiskCluster, type DiskNode } from './disk-cluster.ts';
 
 const sizeBytes = 24 * chunkBytes;
 
@@ -22,7 +23,7 @@ function orderOf(volume: PrimaryVolume, runId: string): ScrubOrder {
 }
 
 async function scrubbed(
-  cluster: SimCluster,
+  cluster: SimCluster | DiskCluster,
   volume: PrimaryVolume,
   runId: string,
 ): Promise<ScrubProgress> {
@@ -34,13 +35,22 @@ async function scrubbed(
   throw new Error('the scrub did not finish');
 }
 
-async function write(cluster: SimCluster, volume: PrimaryVolume, chunk: number, fill: number) {
+async function write(
+  cluster: SimCluster | DiskCluster,
+  volume: PrimaryVolume,
+  chunk: number,
+  fill: number,
+) {
   const bytes = Buffer.alloc(chunkBytes, fill);
   const writing = request(volume, 'write', chunk * chunkBytes, chunkBytes, bytes);
   t.equal(await cluster.wait(writing), null);
 }
 
-async function take(cluster: SimCluster, volume: PrimaryVolume, id: string): Promise<void> {
+async function take(
+  cluster: SimCluster | DiskCluster,
+  volume: PrimaryVolume,
+  id: string,
+): Promise<void> {
   await cluster.wait(volume.hold({ token: id, holdMs: 5_000 }));
   await cluster.wait(volume.prepareSnapshot({ token: id, snapshotId: id }));
   t.ok(volume.release(id).intact);
@@ -111,3 +121,44 @@ t.test('a snapshot that goes meanwhile keeps nobody', async (t) => {
   for (let i = 0; i < 200 && look()?.state !== 'finished'; i++) await cluster.run(100);
   t.match(look(), { state: 'finished', counts: { found: 0, kept: 0, diverged: 0 } });
 });
+
+/** Flips a bit of the first block on the disk that is filled with `fill`; how many there are. */
+function rotOnDisk({ files, replicaId }: DiskNode, fill: number, flips: boolean): number {
+  const data = files.content(`/disk/lineages/${replicaId}/data`);
+  const block = Buffer.alloc(blockBytes);
+  const wanted = Buffer.alloc(blockBytes, fill);
+  let count = 0;
+  for (let at = 0; at < data.sizeBytes; at += blockBytes) {
+    data.read(block, 0, blockBytes, at);
+    if (!block.equals(wanted)) continue;
+    count += 1;
+    if (flips && count === 1) data.corrupt(at + 9, Uint8Array.of(fill ^ 1));
+  }
+  return count;
+}
+
+t.test(
+  'on real stores a snapshot is repaired in its place, shared with the volume or not',
+  async (t) => {
+    const cluster = new DiskCluster({ seed: 21, sizeBytes, nodes: 3 });
+    await cluster.create();
+    const volume = await cluster.wait(cluster.attach(0));
+    for (const chunk of [0, 1]) await write(cluster, volume, chunk, 1 + chunk);
+    await take(cluster, volume, first);
+    await write(cluster, volume, 0, 11);
+    // one that only the snapshot has, and one that it shares with the volume
+    rotOnDisk(cluster.node(1), 1, true);
+    rotOnDisk(cluster.node(2), 2, true);
+    t.equal(rotOnDisk(cluster.node(1), 1, false), 63);
+    const seen = await scrubbed(cluster, volume, 'one');
+    t.match(seen.counts, { kept: 0, diverged: 0 });
+    // the shared block is bad in the volume, and where that was copied away, in the snapshot as well
+    t.equal(seen.counts.found, 3);
+    t.equal(seen.counts.repaired, 3);
+    t.equal(rotOnDisk(cluster.node(1), 1, false), 64);
+    t.equal(rotOnDisk(cluster.node(2), 2, false), 128);
+    t.match((await scrubbed(cluster, volume, 'two')).counts, { found: 0, repaired: 0 });
+    for (const { failures } of cluster.nodes) t.same(failures.all, []);
+    cluster.end();
+  },
+);
