@@ -102,8 +102,16 @@ export class PrimaryAccess {
 
   #handle(record: StoredVolume, nodeId: NodeId, epoch: number, isOurs: boolean): PrimaryHandle {
     const { id: volumeId, name } = record.metadata;
-    const order = (asked: PrimaryOrder): Promise<PrimaryAnswer> =>
-      this.#peers.at(nodeId).orderPrimary({ volumeId, epoch, order: asked });
+    const order = async (asked: PrimaryOrder): Promise<PrimaryAnswer> => {
+      try {
+        return await this.#peers.at(nodeId).orderPrimary({ volumeId, epoch, order: asked });
+      } catch (error) {
+        // the data path knows volumes by their ids only
+        const { code, message, details } = StorError.from(error);
+        const named = message.replaceAll(volumeId, `volume ${name}`);
+        throw new StorError(code, named, { cause: error, details });
+      }
+    };
     return { volumeId, name, nodeId, epoch, isOurs, order };
   }
 

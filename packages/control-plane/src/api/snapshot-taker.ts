@@ -26,6 +26,9 @@ import type { PrimaryAccess, PrimaryHandle } from './primary-access.ts';
 const maxTries = 4;
 /** What was busy gets so long until the next try (ms), twice as long each time. */
 const retryWaitMs = 250;
+const maxRetryWaitMs = 2_000;
+/** A primary that cannot take one yet gets so long to get ready (ms), as after a crash. */
+const notReadyWaitMs = 10_000;
 
 /** What the caller wants; name, labels and the like are the same for all volumes. */
 export type WantedSnapshots = Omit<SnapshotOrder, 'groupId' | 'createdAtMs'> & {
@@ -87,16 +90,21 @@ export class SnapshotTaker {
     wanted: WantedSnapshots,
     signal?: AbortSignal,
   ): Promise<Versioned<SnapshotRecord>[]> {
-    const reasons: string[] = [];
+    const deadlineMs = this.#clock.monotonicMs() + notReadyWaitMs;
     for (let tries = 1; ; tries++) {
       try {
         return await this.#attempt(primaries, wanted);
       } catch (error) {
-        if (!hasCode(error, 'TIMEOUT')) throw error;
-        reasons.push(error.message);
-        if (tries === maxTries || signal?.aborted === true)
-          throw tooSlow(primaries, tries, error.message);
-        await pause(this.#clock, retryWaitMs * 2 ** (tries - 1), signal);
+        const { code, message, details } = StorError.from(error);
+        const waitMs = Math.min(retryWaitMs * 2 ** (tries - 1), maxRetryWaitMs);
+        const isSlow = code === 'TIMEOUT';
+        if (isSlow && (tries >= maxTries || signal?.aborted === true))
+          throw tooSlow(primaries, tries, message);
+        // a primary that has only just begun makes replicas equal first, or finds them
+        const mayGetReady = code === 'UNAVAILABLE' && details['unreachable'] === undefined;
+        const isInTime = this.#clock.monotonicMs() + waitMs < deadlineMs;
+        if (!isSlow && !(mayGetReady && isInTime && signal?.aborted !== true)) throw error;
+        await pause(this.#clock, waitMs, signal);
       }
     }
   }
@@ -239,7 +247,7 @@ export class SnapshotTaker {
         const primary = primaries.find(({ volumeId }) => volumeId === metadata.id);
         if (status.attachment?.epoch === primary?.epoch) return;
         throw new StorError(
-          'UNAVAILABLE',
+          'STALE_EPOCH',
           `volume ${metadata.name} got another primary while its snapshot was taken: try again`,
         );
       },

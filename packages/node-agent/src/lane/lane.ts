@@ -230,8 +230,7 @@ export class Lane implements LaneMethods {
 
   async createReplica(diskId: DiskId, replica: NewReplica): Promise<void> {
     const { cloneOf, ...identity } = replica;
-    if (cloneOf) throw new StorError('FAILED_PRECONDITION', 'this store makes no clones');
-    await this.#store(diskId).createReplica(identity);
+    await this.#store(diskId).createReplica(identity, cloneOf ? { cloneOf } : {});
   }
 
   async dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void> {

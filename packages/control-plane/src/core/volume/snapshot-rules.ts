@@ -43,7 +43,9 @@ export function readySnapshot(
   taken: { pausedMs: number; takenAtMs: number },
 ): SnapshotRecord | null {
   if (record.state !== 'creating') return null;
-  return { ...record, state: 'ready', pausedMs: taken.pausedMs, createdAtMs: taken.takenAtMs };
+  // a tenth of a millisecond says enough
+  const pausedMs = Math.round(taken.pausedMs * 10) / 10;
+  return { ...record, state: 'ready', pausedMs, createdAtMs: taken.takenAtMs };
 }
 
 /** Null when it is being deleted already. */
