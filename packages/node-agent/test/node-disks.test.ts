@@ -165,6 +165,10 @@ t.test('what cannot be a disk is refused before anything is touched', async (t) 
 t.test('a directory is given back empty, and can be given again', async (t) => {
   const host = await started(t);
   const disk = await host.disks.add({ ...order, path: '/srv/d2' });
+  // one that held something once
+  const replica = { replicaId: 'r-1', volumeId: 'v-1', segment: 0, sizeBytes: 1024 * 1024 };
+  await host.lane.createReplica(disk.diskId, replica);
+  await host.lane.deleteReplica(disk.diskId, 'r-1');
   t.match(await refusal(host.disks.add({ ...order, path: '/srv/d2' })), /^ALREADY_EXISTS/);
   await host.disks.remove(disk.diskId, false);
   t.same(host.files.process().list('/srv/d2'), []);
@@ -190,7 +194,7 @@ t.test('a disk that had errors with a replica says so, also after a restart', as
     });
   t.equal(await write(), null);
   host.files.hook = (operation, path) =>
-    operation === 'datasync' && path.includes('/srv/d2/replicas') ? 'EIO' : null;
+    operation === 'datasync' && /^\/srv\/d2\/.*data/.test(path) ? 'EIO' : null;
   t.match(await write(), { code: 'DISK_FAILED' });
   host.files.hook = () => null;
   const seen = async () => (await host.lane.disks()).find(({ path }) => path === '/srv/d2');
