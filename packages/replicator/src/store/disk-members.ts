@@ -73,11 +73,22 @@ export class DiskMembers {
     const janitor = new LayerJanitor({
       lineage,
       pause: () => lineage.pause(),
+      sync: () => this.#syncOf(lineage),
       failed: () => this.#parts.diskFailed() || !lineage.isWhole,
     });
     const home = { lineage, janitor };
     this.homes.set(tables.number, home);
     return home;
+  }
+
+  /** For background work: a failure belongs to the replicas in it, as that of a flush does (I7). */
+  async #syncOf(lineage: Lineage): Promise<void> {
+    try {
+      await lineage.sync();
+    } catch (error) {
+      for (const { failure } of this.of(lineage.number)) failure.sync(error);
+      throw error;
+    }
   }
 
   of(lineage: number): Member[] {

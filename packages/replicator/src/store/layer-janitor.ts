@@ -1,5 +1,6 @@
 import type { LayerChange, Layer } from '../core/store/layer-table.ts';
 import { maxLayerChanges } from '../core/store/journal-record.ts';
+import { pendingFlag } from '../core/store/slot-table.ts';
 import { isHole, layerOf, type Lineage, type SlotEntry } from './lineage.ts';
 
 /** Slots looked at in one turn: a few hundred microseconds. */
@@ -11,6 +12,8 @@ export interface LayerJanitorParts {
   lineage: Lineage;
   /** Resolves in a later turn, when others had theirs. */
   pause(): Promise<void>;
+  /** Makes what was copied on write final. A failure is told to the replicas before it rejects. */
+  sync(): Promise<void>;
   /** A journal that failed has told so already. */
   failed(): boolean;
 }
@@ -31,8 +34,11 @@ type Task =
  */
 export class LayerJanitor {
   readonly #parts: LayerJanitorParts;
-  /** hidden layers that hold nothing that their only child hides: place -> place of that child */
-  readonly #tidy = new Map<number, number>();
+  /**
+   * hidden layers that hold nothing that their only child hides, and how that child was: a head may
+   * still get copies of chunks that were begun before the layer was hidden
+   */
+  readonly #tidy = new Map<number, string>();
   #running: Promise<void> | null = null;
   #wanted = false;
   #stopped = false;
@@ -97,7 +103,7 @@ export class LayerJanitor {
       if (layer.parent === 0 && tables.holesOf(layer.place) > 0) return { kind: 'holes', layer };
       const [child] = above;
       if (layer.kind !== 'hidden' || !child || above.length > 1) continue;
-      if (this.#tidy.get(layer.place) !== child.place) return { kind: 'shadowed', layer, child };
+      if (this.#tidy.get(layer.place) !== seen(child)) return { kind: 'shadowed', layer, child };
       const isEmpty = tables.dataSlotsOf(layer.place) + tables.holesOf(layer.place) === 0;
       if (isEmpty || child.kind === 'hidden') return { kind: 'merge', lower: layer, upper: child };
     }
@@ -117,19 +123,29 @@ export class LayerJanitor {
         );
         break;
       case 'shadowed': {
-        const { layer, child } = task;
-        const owned = await this.#chunksOf(child.place);
-        await this.#free(
-          (word, chunk) => layerOf(word) === layer.place && owned.has(chunk),
-          layer.place,
-        );
-        this.#tidy.set(layer.place, child.place);
+        await this.#freeShadowed(task.layer, task.child);
         break;
       }
       case 'merge':
         await this.#merge(task.lower, task.upper);
         break;
     }
+  }
+
+  /**
+   * A power cut takes away what was copied and not synced since, and then the chunk is again what
+   * lies below: so everything is made final first, and what was copied meanwhile hides nothing yet.
+   */
+  async #freeShadowed(layer: Layer, child: Layer): Promise<void> {
+    const { lineage } = this.#parts;
+    await this.#parts.sync();
+    await lineage.settled();
+    const owned = await this.#finalChunksOf(child.place);
+    await this.#free(
+      (word, chunk) => layerOf(word) === layer.place && owned.has(chunk),
+      layer.place,
+    );
+    this.#tidy.set(layer.place, seen(child));
   }
 
   async #remove(layer: Layer): Promise<void> {
@@ -148,12 +164,13 @@ export class LayerJanitor {
     await lineage.durable(lineage.append({ type: 'layers', lineage: lineage.number, changes }));
   }
 
-  /** Chunks that a layer has an entry for. */
-  async #chunksOf(place: number): Promise<Set<number>> {
+  /** Chunks that a layer has an entry for, which a power cut does not take away. */
+  async #finalChunksOf(place: number): Promise<Set<number>> {
     const { slots } = this.#parts.lineage.tables;
     const found = new Set<number>();
     await this.#scan((slot) => {
-      if (layerOf(slots.words[slot] ?? 0) === place) found.add(slots.chunks[slot] ?? 0);
+      const word = slots.words[slot] ?? 0;
+      if (layerOf(word) === place && (word & pendingFlag) === 0) found.add(slots.chunks[slot] ?? 0);
       return false;
     });
     return found;
@@ -238,4 +255,8 @@ export class LayerJanitor {
     this.#tidy.delete(into.place);
     await this.#change(changes);
   }
+}
+
+function seen(child: Layer): string {
+  return `${child.place} ${child.kind}`;
 }

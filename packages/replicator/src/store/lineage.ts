@@ -85,6 +85,11 @@ export class Lineage {
     return this.#parts.journal.append(record);
   }
 
+  /** Everything appended until now is applied. */
+  settled(): Promise<void> {
+    return this.#parts.journal.durable(this.#parts.journal.lastLsn);
+  }
+
   durable(lsn: number): Promise<void> {
     return this.#parts.journal.durable(lsn);
   }

@@ -77,13 +77,15 @@ export class ReplicaFailure {
   }
 
   #set(reason: string, cause: unknown): StorError {
-    this.#record(reason, cause);
-    this.#error = new StorError(
+    const error = new StorError(
       'DISK_FAILED',
       `replica ${this.#replicaId} on disk ${this.#diskId}: ${reason}; it must be rebuilt`,
       { cause },
     );
-    return this.#error;
+    // set before: recording fails the replicas that share its files, and they tell this one in turn
+    this.#error = error;
+    this.#record(reason, cause);
+    return error;
   }
 }
 
