@@ -97,6 +97,8 @@ t.test('a disk with errors is left by itself; the last copy stays', async (t) =>
     next: [/because it had errors/, /can go nowhere/],
   });
   t.equal((await client.getVolume({ name: 'db' })).status.health, 'healthy', 'it still serves');
+  const { next } = await client.explainVolume({ name: 'db' });
+  t.match(next.join(), /node n1 moves away from disk .*: it had errors.*no node can take it: /);
   await client.evacuateDisk({ disk: diskOf(rig.node(2)), cancel: true });
   await rig.until(async () => (await seen()).replicas.length === 0);
   t.same(nodesOf(await client.getVolume({ name: 'db' })), ['n2', 'n3']);

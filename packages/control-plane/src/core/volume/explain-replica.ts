@@ -5,6 +5,7 @@ import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import { countFills, maxFillsPerNode, maxReplacements } from '../controllers/replica-keeper.ts';
 import { failedDisks, takenNodes } from '../controllers/replica-rules.ts';
+import { isDraining } from '../placement/disk-room.ts';
 import { needOf, placeAnother } from '../placement/place-replicas.ts';
 import { noSpaceText } from './describe-volume.ts';
 import { formatWait } from './volume-sight.ts';
@@ -252,7 +253,7 @@ function explainBehind(
 }
 
 function leavingText(sight: VolumeSight, segment: SegmentStatus, replica: VolumeReplica): string[] {
-  if (replica.leaving !== true) return [];
+  if (replica.leaving !== true) return drainingText(sight, segment, replica);
   const node = nodeName(sight.state, replica.nodeId);
   const waitsFor = segment.replicas
     .filter((r) => r.leaving !== true && !segment.inSync.includes(r.id) && r.state !== 'failed')
@@ -260,4 +261,22 @@ function leavingText(sight: VolumeSight, segment: SegmentStatus, replica: Volume
   const when =
     waitsFor.length === 0 ? 'leaves now' : `leaves when ${waitsFor.join(', ')} is in sync`;
   return [`the replica on node ${node} ${when}`];
+}
+
+/** Its disk is to be emptied, or had errors: it still serves, and goes when another took its place. */
+function drainingText(
+  sight: VolumeSight,
+  segment: SegmentStatus,
+  replica: VolumeReplica,
+): string[] {
+  const disk = sight.state.disks.get(replica.diskId)?.value;
+  if (!disk || !isDraining(disk)) return [];
+  const node = nodeName(sight.state, replica.nodeId);
+  const why = disk.trouble ?? 'it is being evacuated';
+  const what = `the replica on node ${node} moves away from disk ${disk.path}: ${why}`;
+  const isFilled = segment.replicas.some((r) => r.purpose === 'move' && r.leaving !== true);
+  const { place, reason } = placeText(sight, segment);
+  return place === null && !isFilled
+    ? [`${what}; at present no node can take it: ${reason}`]
+    : [what];
 }
