@@ -1,0 +1,325 @@
+/** Snapshots and clones of the disk store, one thing at a time. */
+import t from 'tap';
+import { chunksPerRegion } from '@stor/protocol';
+import { FakeClock, FaultyFiles } from '@stor/runtime/testing';
+import { ReplicaTables } from '../src/core/store/replica-tables.ts';
+import type { ReplicaStore } from '../src/index.ts';
+import type { DiskReplica } from '../src/store/disk-replica.ts';
+import {
+  blockBytes,
+  call,
+  chunkBytes,
+  Failures,
+  flush,
+  identity,
+  openStore,
+  read,
+  write,
+} from './store-fixture.ts';
+
+function open(files: FaultyFiles, failures = new Failures()): ReturnType<typeof openStore> {
+  return openStore('/disk', files.process(), {
+    ...{ failures, bootId: files.bootId, clock: new FakeClock() },
+  });
+}
+
+function take(replica: ReplicaStore, id: string): Promise<void> {
+  return call((done) => {
+    replica.takeSnapshot(id, 1, 'prepared', done);
+  });
+}
+
+function confirm(replica: ReplicaStore, id: string): Promise<void> {
+  return call((done) => {
+    replica.confirmSnapshot(id, done);
+  });
+}
+
+function drop(replica: ReplicaStore, id: string): Promise<void> {
+  return call((done) => {
+    replica.dropSnapshot(id, done);
+  });
+}
+
+async function readView(replica: ReplicaStore, id: string, chunk: number): Promise<number> {
+  const target = Buffer.alloc(blockBytes, 0xee);
+  await call((done) => {
+    replica.view(id)?.read(chunk * chunkBytes, blockBytes, target, 0, done);
+  });
+  return target[0] ?? -1;
+}
+
+t.test('a region that is being written keeps its mark', async (t) => {
+  const tables = new ReplicaTables(1, 1, identity);
+  tables.apply({ type: 'mark', replica: 1, regions: Uint32Array.of(0, 1, 2) });
+  tables.takeCut();
+  const busy = (region: number): boolean => region === 1;
+  t.same([...tables.startRetire(tables.cut, busy)], [0, 2]);
+  t.ok(tables.isMarked(1));
+  t.notOk(tables.isMarked(0), 'from now on a write marks again');
+  t.same([...tables.startRetire(tables.cut, () => false)], [1]);
+});
+
+t.test('a failure for good is that of all replicas that share the files', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  const failures = new Failures();
+  const store = await open(files, failures);
+  const replica = await store.createReplica(identity);
+  const other = await store.createReplica({ ...identity, replicaId: 'r-9' });
+  await write(replica, 0, chunkBytes, 1);
+  await take(replica, 's-1');
+  await confirm(replica, 's-1');
+  const cloneOf = { replicaId: identity.replicaId, snapshotId: 's-1' };
+  const clones: ReplicaStore[] = [];
+  for (const replicaId of ['r-2', 'r-3']) {
+    clones.push(await store.createReplica({ ...identity, replicaId }, { cloneOf }));
+  }
+  files.hook = (operation) => (operation === 'datasync' ? 'EIO' : null);
+  await write(replica, 0, blockBytes, 2).catch(() => {});
+  await t.rejects(flush(replica), { code: 'DISK_FAILED' });
+  files.hook = () => null;
+  for (const one of [replica, ...clones]) t.match(one.failure, { code: 'DISK_FAILED' });
+  t.ok(failures.all.length >= 1);
+  t.ok(other);
+  await store.close();
+});
+
+t.test('a failed sync of data fails clones, and nobody else', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  const failures = new Failures();
+  const store = await open(files, failures);
+  const replica = await store.createReplica(identity);
+  const other = await store.createReplica({ ...identity, replicaId: 'r-9' });
+  await write(replica, 0, chunkBytes, 1);
+  await take(replica, 's-1');
+  await confirm(replica, 's-1');
+  const cloneOf = { replicaId: identity.replicaId, snapshotId: 's-1' };
+  const clone = await store.createReplica({ ...identity, replicaId: 'r-2' }, { cloneOf });
+  await write(clone, 0, blockBytes, 2);
+  const own = `/disk/lineages/${identity.replicaId}/data`;
+  files.hook = (operation, path) => (operation === 'datasync' && path === own ? 'EIO' : null);
+  await t.rejects(flush(clone), { code: 'DISK_FAILED' });
+  files.hook = () => null;
+  t.match(replica.failure, { code: 'DISK_FAILED', message: /EIO/ });
+  t.same(
+    failures.all.map(({ replicaId }) => replicaId).sort(),
+    [identity.replicaId, 'r-2'].sort(),
+    'each is recorded once',
+  );
+  t.equal(other.failure, null);
+  await write(other, 0, blockBytes, 1);
+  await store.close();
+});
+
+t.test('the source of a clone may be deleted first', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  let store = await open(files);
+  const replica = await store.createReplica(identity);
+  for (let chunk = 0; chunk < 4; chunk++) {
+    await write(replica, chunk * chunkBytes, chunkBytes, 1 + chunk);
+  }
+  await take(replica, 's-1');
+  await t.rejects(
+    store.createReplica(
+      { ...identity, replicaId: 'r-2' },
+      { cloneOf: { replicaId: identity.replicaId, snapshotId: 's-1' } },
+    ),
+    { code: 'FAILED_PRECONDITION', message: /is prepared/ },
+  );
+  await confirm(replica, 's-1');
+  const cloneOf = { replicaId: identity.replicaId, snapshotId: 's-1' };
+  const smaller = { ...identity, replicaId: 'r-2', sizeBytes: chunkBytes };
+  await t.rejects(store.createReplica(smaller, { cloneOf }), { code: 'INVALID_ARGUMENT' });
+  const sizeBytes = identity.sizeBytes + chunkBytes;
+  let clone = await store.createReplica({ ...identity, replicaId: 'r-2', sizeBytes }, { cloneOf });
+  await write(replica, 0, chunkBytes, 9);
+  await write(clone, chunkBytes, blockBytes, 8);
+  await store.deleteReplica(identity.replicaId);
+  t.same(files.process().list('/disk/lineages'), [identity.replicaId], 'its files stay');
+  // the id is free again, and the folder's name is not
+  const again = await store.createReplica(identity);
+  t.equal(again.allocatedBytes, 0);
+  await store.close();
+  store = await open(files);
+  const found = store.replica('r-2');
+  t.ok(found);
+  if (found) clone = found;
+  t.same((await read(clone, 0, blockBytes))[0], 1);
+  t.same((await read(clone, chunkBytes, blockBytes))[0], 8);
+  t.same((await read(clone, chunkBytes + blockBytes, blockBytes))[0], 2);
+  t.same(clone.snapshots(), []);
+  await store.deleteReplica('r-2');
+  t.equal(files.process().list('/disk/lineages').length, 1, 'then they go');
+  await store.close();
+});
+
+t.test('1,000 snapshots: the middle half goes, and the rest is as it was', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  const store = await open(files);
+  const replica = (await store.createReplica(identity)) as DiskReplica;
+  const chunks = 8;
+  const taken = 1_000;
+  for (let i = 0; i < taken; i++) {
+    await write(replica, (i % chunks) * chunkBytes, blockBytes, 1 + (i % 200));
+    await take(replica, `s-${i}`);
+  }
+  t.equal(replica.snapshots().length, taken);
+  const valueAt = (i: number, chunk: number): number => {
+    const last = i - ((i - chunk) % chunks);
+    return i < chunk ? 0 : 1 + (last % 200);
+  };
+  for (let i = 250; i < 750; i++) await drop(replica, `s-${i}`);
+  t.equal(replica.snapshots().length, taken / 2);
+  for (let i = 0; i < taken; i += i === 249 ? 501 : 1) {
+    const chunk = (i * 3) % chunks;
+    const value = await readView(replica, `s-${i}`, chunk);
+    if (value !== valueAt(i, chunk)) t.fail(`s-${i}, chunk ${chunk}: ${value}`);
+  }
+  await store.close();
+  const again = await open(files);
+  const found = again.replica(identity.replicaId);
+  t.equal(found?.snapshots().length, taken / 2);
+  for (let chunk = 0; found && chunk < chunks; chunk++) {
+    t.equal(await readView(found, 's-800', chunk), valueAt(800, chunk));
+  }
+  t.equal(found?.snapshots().find((one) => one.snapshotId === 's-750')?.parent, 's-249');
+  await again.close();
+});
+
+t.test('space: what is live, what snapshots hold, what is on its way back', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  const store = await open(files);
+  const replica = (await store.createReplica(identity)) as DiskReplica;
+  for (let chunk = 0; chunk < 4; chunk++) await write(replica, chunk * chunkBytes, chunkBytes, 1);
+  await take(replica, 's-1');
+  t.match(replica.space(), { allocatedBytes: 4 * chunkBytes, snapshotBytes: 0 });
+  t.notOk(replica.ownsChunk(0));
+  await write(replica, 0, blockBytes, 2);
+  t.ok(replica.ownsChunk(0));
+  await call((done) => {
+    replica.zero(chunkBytes, chunkBytes, false, done);
+  });
+  t.notOk(replica.isAllocated(1));
+  t.match(replica.space(), { allocatedBytes: 3 * chunkBytes, snapshotBytes: 2 * chunkBytes });
+  t.same(replica.changedChunks('s-1', null)?.list(), [0, 1]);
+  t.same(replica.changedChunks(null, 's-1')?.list(), [0, 1, 2, 3]);
+  t.equal(replica.changedChunks('s-7', null), null);
+  t.equal(replica.headParent, 's-1');
+  await drop(replica, 's-1');
+  t.ok(replica.ownsChunk(3), 'nobody else sees it any more');
+  t.equal(replica.view('s-1'), null);
+  await flush(replica);
+  await store.close();
+  const again = await open(files);
+  const found = again.replica(identity.replicaId);
+  while (found?.space().snapshotBytes !== 0) await new Promise((resolve) => setImmediate(resolve));
+  t.equal(found.space().allocatedBytes, 3 * chunkBytes, 'the rest came free in the background');
+  await again.close();
+});
+
+t.test('an incomplete snapshot is filled; then it does not change any more', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  const store = await open(files);
+  const replica = await store.createReplica(identity);
+  await write(replica, 0, chunkBytes, 1);
+  await call((done) => {
+    replica.takeSnapshot('s-1', 1, 'incomplete', done);
+  });
+  const view = replica.view('s-1');
+  t.ok(view);
+  if (!view) return;
+  const bytes = Buffer.alloc(chunkBytes, 7);
+  const { crc32 } = await import('@stor/runtime');
+  const sums = new Uint32Array(64).fill(crc32(bytes.subarray(0, blockBytes)));
+  const put = (chunk: number): Promise<void> =>
+    call((done) => {
+      view.write(chunk * chunkBytes, chunkBytes, bytes, 0, sums, 0, done);
+    });
+  await put(0);
+  await put(2);
+  t.same((await read(replica, 2 * chunkBytes, blockBytes))[0], 7, 'the live image grew from it');
+  await write(replica, 2 * chunkBytes, blockBytes, 3);
+  await call((done) => {
+    view.zero(0, chunkBytes, done);
+  });
+  t.equal(await readView(replica, 's-1', 0), 0);
+  t.equal(await readView(replica, 's-1', 2), 7);
+  await t.rejects(
+    call((done) => {
+      replica.rollback('s-1', done);
+    }),
+    { code: 'FAILED_PRECONDITION' },
+  );
+  await confirm(replica, 's-1');
+  await put(2);
+  await t.rejects(put(5), { code: 'FAILED_PRECONDITION', message: /nothing to repair/ });
+  t.equal(replica.failure, null, 'a refusal is no failure');
+  await call((done) => {
+    replica.rollback('s-1', done);
+  });
+  t.same((await read(replica, 2 * chunkBytes, blockBytes))[0], 7);
+  t.equal(replica.marks().length, Math.ceil(3 / chunksPerRegion));
+  await store.close();
+});
+
+t.test('it grows, durably, and never shrinks', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  let store = await open(files);
+  let replica = await store.createReplica(identity);
+  await write(replica, 0, blockBytes, 1);
+  const resize = (sizeBytes: number): Promise<void> =>
+    call((done) => {
+      replica.resize(sizeBytes, done);
+    });
+  // more regions than a page of their table holds
+  const larger = identity.sizeBytes * 40;
+  await resize(larger);
+  await resize(larger);
+  await t.rejects(resize(identity.sizeBytes), { code: 'INVALID_ARGUMENT' });
+  await write(replica, larger - blockBytes, blockBytes, 5);
+  await flush(replica);
+  files.powerLoss();
+  store = await open(files);
+  replica = store.replica(identity.replicaId) ?? replica;
+  t.equal(replica.sizeBytes, larger);
+  t.same((await read(replica, larger - blockBytes, blockBytes))[0], 5);
+  t.equal(replica.marks().length, 2);
+  await store.close();
+});
+
+t.test('a disk that is refused leaves no file open', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  const store = await open(files);
+  await store.createReplica(identity);
+  await store.close();
+  const process = files.process();
+  let opened = 0;
+  const counting = new Proxy(process, {
+    get(target, key) {
+      if (key === 'open' || key === 'create') {
+        return (path: string) => {
+          const file = target[key](path);
+          opened += 1;
+          const close = file.close.bind(file);
+          let isOpen = true;
+          file.close = () => {
+            if (isOpen) opened -= 1;
+            isOpen = false;
+            close();
+          };
+          return file;
+        };
+      }
+      const value = Reflect.get(target, key) as unknown;
+      return typeof value === 'function' ? (value as () => unknown).bind(target) : value;
+    },
+  });
+  for (const name of ['image.a', 'image.b']) {
+    files.content(`/disk/${name}`).corrupt(70, Uint8Array.of(1, 2, 3));
+  }
+  await t.rejects(openStore('/disk', counting, { clock: new FakeClock() }), {
+    code: 'DISK_FAILED',
+    message: /both copies of its metadata/,
+  });
+  t.equal(opened, 0);
+});
