@@ -232,7 +232,7 @@ t.test('ordered, driven, counted and remembered', async (t) => {
   t.match(await scrub(), { nextDueMs: null });
 });
 
-t.test('a failed replica and one that is in sync again are events', async (t) => {
+t.test('a failed replica is an event', async (t) => {
   const rig = await Rig.open();
   t.teardown(() => rig.close());
   const client = rig.client();
@@ -243,11 +243,9 @@ t.test('a failed replica and one that is in sync again are events', async (t) =>
   if (!replica || !node) throw new Error('no replica');
   const { id: replicaId, diskId } = replica;
   await rig.during(node.control.reportFailure({ diskId, replicaId, reason: 'write: EIO' }));
-  await rig.during(node.control.reportFailure({ diskId, replicaId: null, reason: 'sync: EIO' }));
   await rig.until(async () => {
     const { events } = await client.listEvents({ volume: '', afterRevision: 0, limit: 0 });
-    const reasons = events.map(({ reason }) => reason);
-    return reasons.includes('replica-failed') && reasons.includes('disk-failed');
+    return events.some(({ reason }) => reason === 'replica-failed');
   });
   const { events } = await rig.during(
     client.listEvents({ volume: 'db', afterRevision: 0, limit: 0 }),

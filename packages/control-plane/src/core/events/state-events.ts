@@ -1,8 +1,6 @@
-import { spaceLevel } from '@stor/protocol';
-import type { DiskId, EventNote, SnapshotId } from '@stor/protocol';
-import { nodeName } from '../../resources/cluster-state.ts';
+import type { EventNote, SnapshotId } from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
-import type { DiskRecord, SnapshotRecord } from '../../resources/records.ts';
+import type { SnapshotRecord } from '../../resources/records.ts';
 
 interface SeenSnapshot {
   record: SnapshotRecord;
@@ -10,33 +8,17 @@ interface SeenSnapshot {
 }
 
 /**
- * What has happened to disks and snapshots, told from how the records change. Each node looks, so that
+ * What has happened to snapshots, told from how their records change. Each node looks, so that
  * whoever becomes leader knows what it has seen before; only the leader tells.
  */
 export class StateEvents {
-  readonly #levels = new Map<DiskId, string>();
   readonly #snapshots = new Map<SnapshotId, SeenSnapshot>();
   #hasLooked = false;
 
   /** What is new since the last look; the first one only learns how snapshots are. */
   look(state: ClusterState): EventNote[] {
-    const notes = [...this.#disks(state), ...this.#lookAtSnapshots(state)];
+    const notes = this.#lookAtSnapshots(state);
     this.#hasLooked = true;
-    return notes;
-  }
-
-  #disks(state: ClusterState): EventNote[] {
-    const notes: EventNote[] = [];
-    for (const id of this.#levels.keys()) if (!state.disks.has(id)) this.#levels.delete(id);
-    for (const [id, { value }] of state.disks) {
-      if (value.state !== 'online') continue;
-      const { capacityBytes, freeBytes, reservedBytes = 0 } = value;
-      const level = spaceLevel({ capacityBytes, freeBytes, reservedBytes });
-      const before = this.#levels.get(id) ?? 'ok';
-      this.#levels.set(id, level);
-      if (level === before || (level === 'nearly-full' && before === 'full')) continue;
-      if (level === 'full' || level === 'nearly-full') notes.push(spaceNote(state, value, level));
-    }
     return notes;
   }
 
@@ -66,24 +48,6 @@ export class StateEvents {
     }
     return notes;
   }
-}
-
-function spaceNote(
-  state: ClusterState,
-  { id, nodeId, path, freeBytes }: DiskRecord,
-  level: 'full' | 'nearly-full',
-): EventNote {
-  const freeMiB = Math.floor(freeBytes / 2 ** 20);
-  const then =
-    level === 'full'
-      ? 'writes that need new space get ENOSPC when nothing is left'
-      : 'add a disk, or make room';
-  return {
-    type: 'warning',
-    reason: level === 'full' ? 'disk-full' : 'disk-nearly-full',
-    object: { kind: 'disk', id },
-    message: `disk ${path} of node ${nodeName(state, nodeId)} is ${level === 'full' ? 'full' : 'nearly full'}, ${freeMiB} MiB are free: ${then}`,
-  };
 }
 
 function changeNote(before: string, record: SnapshotRecord, volume: string): EventNote | null {
