@@ -15,6 +15,7 @@ import { AgentPeers } from './agent/agent-peers.ts';
 import type { NodeCalls } from './agent/agent-peers.ts';
 import { agentService } from './agent/agent-service.ts';
 import { Attachments } from './agent/attachments.ts';
+import { coalesced } from './agent/coalesced.ts';
 import { DiskReporter } from './agent/disk-reporter.ts';
 import { EventLog } from './agent/event-log.ts';
 import { ScrubDriver } from './agent/scrub-driver.ts';
@@ -94,6 +95,7 @@ export class ControlPlane implements ControlPlanePort {
   readonly #attachments: Attachments;
   readonly #volumes: VolumeService;
   readonly #disks: DiskReporter;
+  readonly #reportDisks = coalesced(() => this.#disks.report());
   readonly #reconciler: LocalReconciler;
   readonly #spaces: ReplicaSpaces;
   readonly #snapshots: SnapshotReconciler;
@@ -464,7 +466,7 @@ export class ControlPlane implements ControlPlanePort {
 
   /** What replicas have taken or freed is known at once: the next volume may need it. */
   #reportSpace(): void {
-    if (this.#mayAct) this.#track(this.#disks.report(), 'disks not reported', () => {});
+    if (this.#mayAct) this.#track(this.#reportDisks(), 'disks not reported', () => {});
   }
 
   #track(run: Promise<void>, failure: string, failed: () => void): void {

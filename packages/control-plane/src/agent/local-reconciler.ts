@@ -1,5 +1,5 @@
 import { StorError } from '@stor/protocol';
-import type { DiskId, NodeId, ReplicaId, VolumeReplica } from '@stor/protocol';
+import type { DiskId, NodeId, ReplicaId, VolumeId, VolumeReplica } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { AgentPort, LocalReplica as AgentReplica } from '../agent-port.ts';
 import type { ClusterStore } from '../cluster-store.ts';
@@ -10,6 +10,11 @@ import { decodeReplicaReport, encodeRecord } from '../resources/records.ts';
 import type { ReplicaReport, StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 
+/**
+ * Replicas of one disk that are created or deleted at once: a volume may have hundreds of segments,
+ * and the other work of the node goes on meanwhile.
+ */
+const maxWorkPerDisk = 16;
 /** What failed is tried again after this (ms): a client waits for creations, nobody for deletions. */
 const createRetryMs = 1_000;
 const deleteRetryMs = 10_000;
@@ -34,6 +39,9 @@ export class LocalReconciler {
   readonly #logger: Logger;
   /** one thing at a time for each replica, so that a deletion waits for its creation */
   readonly #busy = new Map<ReplicaId, Promise<void>>();
+  readonly #busyOnDisk = new Map<DiskId, number>();
+  /** reads of records that are under way: replicas that are created together share one */
+  readonly #reads = new Map<VolumeId, ReturnType<typeof readVolume>>();
   readonly #notBeforeMs = new Map<ReplicaId, number>();
   #orphans = new Set<ReplicaId>();
   /** replicas that were not on their disks at the last look */
@@ -193,8 +201,11 @@ export class LocalReconciler {
   }
 
   #start(local: LocalReplica, retryMs: number, run: () => Promise<void>): void {
-    const { id } = local.replica;
+    const { id, diskId } = local.replica;
     if (this.#busy.has(id)) return;
+    const onDisk = this.#busyOnDisk.get(diskId) ?? 0;
+    // looked at again when one of those has ended
+    if (onDisk >= maxWorkPerDisk) return;
     if (this.#clock.monotonicMs() < (this.#notBeforeMs.get(id) ?? 0)) return;
     const work = run()
       .catch((error: unknown) => {
@@ -204,16 +215,27 @@ export class LocalReconciler {
       })
       .then(() => {
         this.#busy.delete(id);
+        this.#busyOnDisk.set(diskId, (this.#busyOnDisk.get(diskId) ?? 1) - 1);
         this.#changed();
       });
     this.#busy.set(id, work);
+    this.#busyOnDisk.set(diskId, onDisk + 1);
+  }
+
+  #read(volumeId: VolumeId): ReturnType<typeof readVolume> {
+    let reading = this.#reads.get(volumeId);
+    if (!reading) {
+      reading = readVolume(this.#store, volumeId).finally(() => this.#reads.delete(volumeId));
+      this.#reads.set(volumeId, reading);
+    }
+    return reading;
   }
 
   async #create({ volume, segment, replica }: LocalReplica): Promise<void> {
     const { id: volumeId } = volume.metadata;
     // The cache may be old, just after a start: a volume that is gone by now must not come back, and
     // a replica that was reported may be in use: it is never made again, that one would be empty.
-    const now = await readVolume(this.#store, volumeId);
+    const now = await this.#read(volumeId);
     const segments = now ? placedSegments(now.value) : [];
     const wanted = segments.flatMap((each) => each.replicas).find(({ id }) => id === replica.id);
     if (!now || wanted?.state !== 'creating') return;
@@ -244,7 +266,7 @@ export class LocalReconciler {
    */
   async #deleteRemoved(local: LocalReplica): Promise<void> {
     const { id } = local.replica;
-    const now = await readVolume(this.#store, local.volume.metadata.id);
+    const now = await this.#read(local.volume.metadata.id);
     const segment = now?.value.status.segments.find((each) => each.index === local.segment);
     const removed = segment?.removed?.find((each) => each.id === id);
     if (!segment || !removed) return;

@@ -39,8 +39,13 @@ import type { ReplicaSpaces } from './replica-spaces.ts';
 import { findNode } from './find-node.ts';
 import { liveStatus } from './live-status.ts';
 
-/** How long a creation may take before it is undone (ms). */
+/**
+ * How long a creation may take before it is undone (ms); one of hundreds of replicas gets more, as
+ * each is made durable on its disk and in the records. Below the leader's patience.
+ */
 const createWaitMs = 20_000;
+const longCreateWaitMs = 55_000;
+const manyReplicas = 64;
 /** After an undone creation the reason is looked for this long (ms). */
 const reasonWaitMs = 1_000;
 /** A disk knows what a deletion has freed after this at the latest (ms). */
@@ -112,11 +117,17 @@ export class VolumeService {
   /** Waits until a volume that is being created is ready, or undoes it. */
   async settled(id: VolumeId, name: string, signal?: AbortSignal): Promise<Volume> {
     const settled = await this.#cache.waitFor((state) => creationOutcome(state, id), {
-      timeoutMs: createWaitMs,
+      timeoutMs: await this.#createWaitMs(id),
       signal,
     });
     if (settled === 'ready') return this.get(id);
     return this.#undoCreation(id, name);
+  }
+
+  async #createWaitMs(id: VolumeId): Promise<number> {
+    const volume = await readVolume(this.#store, id);
+    const replicas = volume?.value.status.segments.flatMap((segment) => segment.replicas) ?? [];
+    return replicas.length > manyReplicas ? longCreateWaitMs : createWaitMs;
   }
 
   async list(): Promise<Volume[]> {
@@ -306,7 +317,7 @@ export class VolumeService {
     if (volume?.value.status.phase === 'ready') return this.get(id);
     if (volume) {
       const late = lateNodes(volume.value, this.#cache.state).join(', ');
-      const message = `no word that each replica was created from ${late || 'the leader'} within ${createWaitMs / 1000} s`;
+      const message = `no word in time that each replica was created from ${late || 'the leader'}`;
       const failure = { code: 'TIMEOUT', message };
       const { succeeded } = await this.#store.transact(deletionOf(volume, failure));
       if (succeeded) throw creationFailed(name, failure);
