@@ -26,7 +26,8 @@ for (const { name, fault, onPrimary } of cases) {
     );
     t.comment(`${disk.status.state}: ${disk.status.message}`);
     t.comment(`rebuilt after ${Math.round(rebuiltMs)} ms`);
-    t.match(inspected, /storctl disk rm/);
+    t.match(inspected, /State: +fail(ed|ing): /);
+    t.match(inspected, /\nnext:\n/);
     t.match(disk.status.state, /^(failed|failing)$/);
     t.not(disk.status.message, '');
     t.same(writer.errors, [], 'the client noticed nothing');
