@@ -234,7 +234,8 @@ async function fillDisk(t: Test, dir: string): Promise<void> {
   t.same(fs.readdirSync(path.join(own, 'replicas')), [identity.replicaId], 'nothing is left');
 
   // somebody else fills what was kept free: the next write that needs space cannot be done
-  fs.writeFileSync(path.join(dir, 'hog'), Buffer.alloc(mib));
+  const { bavail, bsize } = fs.statfsSync(dir);
+  fs.writeFileSync(path.join(dir, 'hog'), Buffer.alloc(bavail * bsize - 64 * 1024));
   let error: unknown = null;
   for (let i = promised; error === null && i < 256; i++) {
     error = await write(replica, i * chunkBytes, chunkBytes, 1).then(

@@ -1,9 +1,16 @@
 import fs from 'node:fs';
 import path from 'node:path';
+import { punchHoles } from './punch-holes.ts';
 import { lockDirectory, type DirectoryLock } from './directory-lock.ts';
 
 export type ReadDone = (error: Error | null, bytesRead: number) => void;
 export type FileDone = (error: Error | null) => void;
+
+/** bytes; whole blocks of the file system */
+export interface FileRange {
+  offset: number;
+  length: number;
+}
 
 /**
  * One open file, read and written at positions. The `Sync` forms run on the caller's thread; the
@@ -21,6 +28,11 @@ export interface OpenFile {
   datasync(done: FileDone): void;
   size(): { sizeBytes: number; allocatedBytes: number };
   truncate(sizeBytes: number): void;
+  /**
+   * Gives ranges back to the file system: they read as zeros, durably after the next sync. Absent, or an
+   * error, where that cannot be done; what was punched by then reads as zeros too.
+   */
+  punch?(ranges: readonly FileRange[], done: FileDone): void;
   close(): void;
 }
 
@@ -110,6 +122,10 @@ class SystemFile implements OpenFile {
       });
     };
     step(0);
+  }
+
+  punch(ranges: readonly FileRange[], done: FileDone): void {
+    punchHoles(this.#fd, ranges, done);
   }
 
   datasyncSync(): void {

@@ -30,6 +30,8 @@ export class SlotFiles {
   readonly #lineage: number;
   readonly #cache: SumsCache;
   readonly #pool: IoPool;
+  /** the file system, or the host, cannot */
+  #cannotPunch = false;
   #syncing: Promise<void> | null = null;
   #scratch = new Uint32Array(blocksPerChunk);
   #scratchBytes = new Uint8Array(this.#scratch.buffer);
@@ -237,6 +239,41 @@ export class SlotFiles {
     this.dirty = true;
     this.#scratchFor(blocksPerChunk).set(stored);
     this.#putSums(slot * blocksPerChunk, blocksPerChunk);
+  }
+
+  /** Freed slots can be given back to the file system. */
+  get canPunch(): boolean {
+    return this.data.punch !== undefined && !this.#cannotPunch;
+  }
+
+  /**
+   * Gives the slots (ascending) back to the file system; they read as zeros. False where that cannot
+   * be done: then nothing is known of them, and they are to be zeroed.
+   */
+  async punch(slots: readonly number[]): Promise<boolean> {
+    if (!this.canPunch) return false;
+    const ranges: { offset: number; length: number }[] = [];
+    for (const slot of slots) {
+      const last = ranges.at(-1);
+      const offset = slot * slotBytes;
+      if (last && last.offset + last.length === offset) last.length += slotBytes;
+      else ranges.push({ offset, length: slotBytes });
+    }
+    const punched = await new Promise<boolean>((resolve) => {
+      this.data.punch?.(ranges, (error) => {
+        resolve(error === null);
+      });
+    });
+    this.dirty = true;
+    if (!punched) {
+      this.#cannotPunch = true;
+      return false;
+    }
+    for (const slot of slots) {
+      this.#scratchFor(blocksPerChunk).fill(0, 0, blocksPerChunk);
+      this.#putSums(slot * blocksPerChunk, blocksPerChunk);
+    }
+    return true;
   }
 
   /** Makes all bytes written before durable, also those that another sync under way has begun with. */

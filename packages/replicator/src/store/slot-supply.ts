@@ -7,13 +7,16 @@ import type { SpaceAccount } from './space-account.ts';
 
 /** Slots zeroed in one go, and kept ready: enough to hide the zeroing, little enough to be cheap. */
 const cleanBatch = 16;
+/** Slots given back to the file system in one go. */
+const punchBatch = 128;
 /** With so many freed slots new chunks wait for them, so that the file need not grow (256 MiB). */
 const maxRecyclable = 1024;
 
 /**
  * Gives out slots that read as zeros: emptied ones first, then new ones. Freed slots are emptied in
  * the background, durably, before they are given out again: after a power cut a chunk must never
- * show bytes of another one.
+ * show bytes of another one. Where holes can be punched the file system has their space back then;
+ * elsewhere they are zeroed, some ahead of need, and used again.
  */
 export class SlotSupply {
   readonly #slots: SlotAllocator;
@@ -106,7 +109,10 @@ export class SlotSupply {
   }
 
   #cleanAhead(): void {
-    if (this.#slots.cleanCount < cleanBatch) void this.#clean();
+    if (this.#files.canPunch) {
+      // a process for each: a few slots wait until there are more, or until they are needed
+      if (this.#slots.dirtyCount >= cleanBatch) void this.#clean();
+    } else if (this.#slots.cleanCount < cleanBatch) void this.#clean();
   }
 
   /** No zeroing begins after this; resolves when none is under way. */
@@ -124,6 +130,7 @@ export class SlotSupply {
   #clean(): Promise<void> {
     this.#cleaning ??= this.#cleanBatch().finally(() => {
       this.#cleaning = null;
+      if (!this.#stopped && this.#files.canPunch) this.#cleanAhead();
     });
     return this.#cleaning;
   }
@@ -132,11 +139,13 @@ export class SlotSupply {
     if (this.#stopped) return;
     // in a later turn: what is freed in this one joins the batch
     await Promise.resolve();
-    const batch = this.#slots.takeDirty(cleanBatch);
+    const batch = this.#slots.takeDirty(this.#files.canPunch ? punchBatch : cleanBatch);
     if (batch.length === 0) return;
+    let punched: boolean;
     try {
       await this.#inFlight.settled();
-      for (const slot of batch) await this.#files.writeZeros(slot * blocksPerChunk, blocksPerChunk);
+      punched = await this.#files.punch(batch);
+      if (!punched) await this.#zero(batch);
       await this.#files.syncNow();
     } catch (error) {
       this.#stopped = true;
@@ -145,6 +154,11 @@ export class SlotSupply {
       this.#failed(error);
       return;
     }
-    for (const slot of batch) this.#slots.cleaned(slot, true);
+    for (const slot of batch) this.#slots.cleaned(slot, !punched);
+    if (punched) this.#space.lookAgain();
+  }
+
+  async #zero(slots: readonly number[]): Promise<void> {
+    for (const slot of slots) await this.#files.writeZeros(slot * blocksPerChunk, blocksPerChunk);
   }
 }

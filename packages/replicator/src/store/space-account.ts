@@ -83,6 +83,11 @@ export class SpaceAccount {
     return this.#free >= this.reserveBytes / floorShare;
   }
 
+  /** Space was given back: the file system is asked again before the next answer. */
+  lookAgain(): void {
+    this.#refreshedMs = -Infinity;
+  }
+
   /** Promises one slot; false when even the reserve is nearly used. */
   takeSlot(): boolean {
     return this.takeBytes(slotCostBytes);
