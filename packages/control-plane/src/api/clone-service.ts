@@ -120,7 +120,7 @@ export class CloneService {
         const snapshot = known ?? taken;
         if (!snapshot) throw new StorError('INTERNAL', 'no snapshot was taken');
         for (const primary of primaries)
-          await primary.order({ type: 'confirm', snapshotId: snapshot.id });
+          await primary.orderWhenReady({ type: 'confirm', snapshotId: snapshot.id }, signal);
         return snapshot;
       },
       signal,

@@ -16,6 +16,9 @@ import type { StoredVolume } from '../resources/records.ts';
 /** How long a primary is looked for, or made (ms): a dead holder's lease must end first. */
 const patienceMs = 25_000;
 const lookAgainMs = 250;
+/** A primary that cannot do yet what is asked gets so long to get ready (ms), asked so often. */
+const notReadyWaitMs = 10_000;
+const notReadyLookMs = 500;
 
 /** The primary of a volume, for one order or several. */
 export interface PrimaryHandle {
@@ -26,6 +29,11 @@ export interface PrimaryHandle {
   /** it was attached for this order, and is detached after it unless a client has come */
   readonly isOurs: boolean;
   order(order: PrimaryOrder): Promise<PrimaryAnswer>;
+  /**
+   * As `order`, for one that may be repeated: one that has only just begun, as after a crash, makes
+   * replicas equal first, and is asked again for some seconds.
+   */
+  orderWhenReady(order: PrimaryOrder, signal?: AbortSignal): Promise<PrimaryAnswer>;
 }
 
 /** Orders to primaries, wherever they are; a volume that is attached nowhere is attached meanwhile. */
@@ -112,7 +120,24 @@ export class PrimaryAccess {
         throw new StorError(code, named, { cause: error, details });
       }
     };
-    return { volumeId, name, nodeId, epoch, isOurs, order };
+    const orderWhenReady = (asked: PrimaryOrder, signal?: AbortSignal): Promise<PrimaryAnswer> =>
+      this.#patiently(() => order(asked), signal);
+    return { volumeId, name, nodeId, epoch, isOurs, order, orderWhenReady };
+  }
+
+  async #patiently<T>(ask: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+    const deadlineMs = this.#clock.monotonicMs() + notReadyWaitMs;
+    for (;;) {
+      try {
+        return await ask();
+      } catch (error) {
+        const { code, details } = StorError.from(error);
+        const mayGetReady = code === 'UNAVAILABLE' && details['unreachable'] === undefined;
+        const isOver = signal?.aborted === true || this.#clock.monotonicMs() >= deadlineMs;
+        if (!mayGetReady || isOver) throw error;
+        await pause(this.#clock, notReadyLookMs, signal);
+      }
+    }
   }
 
   async #leave({ volumeId, name, nodeId, epoch, isOurs }: PrimaryHandle): Promise<void> {

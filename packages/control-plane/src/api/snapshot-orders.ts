@@ -26,9 +26,6 @@ const repeatWaitMs = 25_000;
 const repeatLookMs = 200;
 /** How often an order that was repeated begins anew after the one before it had failed. */
 const maxRounds = 3;
-/** A primary that cannot roll back yet gets so long to get ready (ms), asked so often. */
-const notReadyWaitMs = 10_000;
-const notReadyLookMs = 500;
 /** Extents in one answer of a diff: some 100 KiB. */
 const maxDiffExtents = 10_000;
 
@@ -150,10 +147,11 @@ export class SnapshotOrders {
         const primary = onlyOne(primaries);
         // so that nothing is taken for an order that is refused; the primary itself looks again
         if (!request.force) await this.#checkUnused(primary);
-        await primary.order({ type: 'confirm', snapshotId });
+        await primary.orderWhenReady({ type: 'confirm', snapshotId }, signal);
         const safety = request.safetySnapshot ? await this.#safety(primary, signal) : null;
         try {
-          await this.#rollBack(primary, snapshotId, request.force, signal);
+          const { force } = request;
+          await primary.orderWhenReady({ type: 'rollback', snapshotId, force }, signal);
         } catch (error) {
           throw await this.#notRolledBack(StorError.from(error), primary, safety);
         }
@@ -162,28 +160,6 @@ export class SnapshotOrders {
       },
       signal,
     );
-  }
-
-  /** Asked again it goes on where it was; a primary that has only just begun may not be ready yet. */
-  async #rollBack(
-    primary: PrimaryHandle,
-    snapshotId: SnapshotId,
-    force: boolean,
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
-    const deadlineMs = this.#clock.monotonicMs() + notReadyWaitMs;
-    for (;;) {
-      try {
-        await primary.order({ type: 'rollback', snapshotId, force });
-        return;
-      } catch (error) {
-        const { code, details } = StorError.from(error);
-        const mayGetReady = code === 'UNAVAILABLE' && details['unreachable'] === undefined;
-        const isOver = signal?.aborted === true || this.#clock.monotonicMs() >= deadlineMs;
-        if (!mayGetReady || isOver) throw error;
-        await pause(this.#clock, notReadyLookMs, signal);
-      }
-    }
   }
 
   async #checkUnused({ volumeId, name, nodeId }: PrimaryHandle): Promise<void> {
