@@ -40,7 +40,7 @@ export interface ReplicaView {
   extents(offset: number, length: number, limit: number): Extent[];
   isAllocated(chunk: number): boolean;
   /**
-   * Of an incomplete snapshot: fills it. Of any other: repairs blocks whose content is known (I9) in
+   * Of a snapshot that is not ready: fills it. Of a ready one: repairs blocks whose content is known (I9) in
    * the place where they are; FAILED_PRECONDITION where the snapshot holds no data.
    * Durable after the replica's next flush.
    */
@@ -53,7 +53,7 @@ export interface ReplicaView {
     sumsStart: number,
     done: StoreDone,
   ): void;
-  /** Only of an incomplete snapshot; else FAILED_PRECONDITION. */
+  /** Not of a ready snapshot: FAILED_PRECONDITION. */
   zero(offset: number, length: number, done: StoreDone): void;
 }
 

@@ -46,7 +46,7 @@ export class DiskCluster {
   readonly network: SimNetwork;
   readonly control: FakeControl;
   readonly nodes: DiskNode[] = [];
-  readonly sizeBytes: number;
+  sizeBytes: number;
   /** called when a host lost power, in whatever way */
   onPowerLoss: (index: number) => void = () => {};
   /** called at each step */
@@ -221,23 +221,31 @@ export class DiskCluster {
     this.#died(node);
   }
 
+  #granted(): AttachmentGrant['segments'][0]['replicas'] {
+    return this.nodes.slice(0, this.#replicas).map(({ id, replicaId }, i) => ({
+      id: replicaId,
+      nodeId: id,
+      diskId: `d-000000000000000${i}`,
+      host: 'sim',
+      port: 100 + i,
+      leaving: false,
+      failed: false,
+      purpose: 'volume',
+    }));
+  }
+
+  /** Tells the holder what the record says now. */
+  push(): void {
+    const holder = this.nodes.find(({ id }) => id === this.control.holder);
+    const settings = this.control.settings(volumeId, this.#granted());
+    if (holder?.lane) holder.lane.updateVolume(settings);
+  }
+
   attach(index: number): Promise<PrimaryVolume> {
     const node = this.node(index);
     if (!node.lane) return Promise.reject(new StorError('UNAVAILABLE', 'the node is down'));
-    const replicas: AttachmentGrant['segments'][0]['replicas'] = this.nodes
-      .slice(0, this.#replicas)
-      .map(({ id, replicaId }, i) => ({
-        id: replicaId,
-        nodeId: id,
-        diskId: `d-000000000000000${i}`,
-        host: 'sim',
-        port: 100 + i,
-        leaving: false,
-        failed: false,
-        purpose: 'volume',
-      }));
     const volume = { volumeId, sizeBytes: this.sizeBytes };
-    const grant = this.control.grant(node.id, volume, replicas);
+    const grant = this.control.grant(node.id, volume, this.#granted());
     return node.lane.attach(grant, { signal: new AbortController().signal });
   }
 

@@ -211,7 +211,8 @@ export class DiskSnapshots {
         if (!image) throw this.#notFound(id);
         return image;
       },
-      isIncomplete: () => this.#planned(id)?.state === 'incomplete',
+      // a resync completes one that its replica had prepared when it was lost, too
+      isIncomplete: () => this.#planned(id)?.state !== 'ready',
       answer: (done, error) => {
         this.#parts.answer(done, error);
       },
