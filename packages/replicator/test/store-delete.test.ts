@@ -4,6 +4,7 @@ import {
   blockBytes,
   blocksOf,
   chunkBytes,
+  Failures,
   identity,
   openStore,
   read,
@@ -77,3 +78,35 @@ for (const kind of ['kill', 'powerLoss'] as const) {
     t.same(files.process().list('/disk/replicas'), [other.replicaId]);
   });
 }
+
+t.test('a kill while replicas come and go and tables are written', async (t) => {
+  for (let at = 20; at < 420; at += 9) {
+    const files = new FaultyFiles({ seed: at });
+    const crashed = new Promise<void>((resolve) => {
+      files.onCrash = resolve;
+    });
+    const options = { journalBytes: 16 * 4096 };
+    const first = await openStore('/disk', files.process(), { clock: new FakeClock(), options });
+    const comeAndGo = async (lane: number): Promise<void> => {
+      for (let round = 0; round < 30; round++) {
+        const replicaId = `r-${lane}-${round}`;
+        const replica = await first.createReplica({ ...identity, replicaId });
+        for (const chunk of [0, 1, 2]) await write(replica, chunk * chunkBytes, blockBytes, 1);
+        await first.deleteReplica(replicaId);
+      }
+    };
+    files.crashAfter(at, 'kill');
+    await Promise.race([crashed, Promise.allSettled([1, 2, 3].map(comeAndGo))]);
+    files.cancelCrash();
+    files.kill();
+    const failures = new Failures();
+    const clock = new FakeClock();
+    const again = await openStore('/disk', files.process(), { clock, failures, options }).catch(
+      (error: unknown) => String(error),
+    );
+    if (typeof again === 'string') t.fail(`killed at operation ${at}: ${again}`);
+    else await again.close();
+    if (failures.all.length > 0) t.fail(`killed at operation ${at}`, { failures: failures.all });
+  }
+  t.pass('opened each time');
+});

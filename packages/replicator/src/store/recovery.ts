@@ -89,10 +89,6 @@ class Survivors {
   hasLineage(number: number): boolean {
     return this.#lineages.has(number);
   }
-
-  lineageOf(replica: number): number {
-    return this.#lineageOf.get(replica) ?? 0;
-  }
 }
 
 class Recovery {
@@ -204,7 +200,8 @@ class Recovery {
       if (lineage) lineage.tables.apply(record);
       else if (!this.#isGone(record.lineage, survivors)) this.#unknown(record.lineage, damage);
     } else if (record.type === 'delete') {
-      this.#lineages.get(survivors.lineageOf(record.replica))?.tables.apply(record);
+      // the image may not know any more where the replica was
+      for (const { tables } of this.#lineages.values()) tables.apply(record);
     } else if (!survivors.deletedReplicas.has(record.replica)) {
       const replica = this.#replicas.get(record.replica);
       if (replica) replica.tables.apply(record);
@@ -215,7 +212,9 @@ class Recovery {
   /** A lineage that went with its last replica; records of it mean nothing any more. */
   #isGone(number: number, survivors: Survivors): boolean {
     const isOfImage = this.#image.lineages.some((one) => one.number === number);
-    return !survivors.hasLineage(number) && (isOfImage || this.#gone.has(number));
+    // the image is younger than its appliedLsn: what was deleted while it was made is not in it
+    const wasBefore = number < this.#image.nextLineageNumber;
+    return !survivors.hasLineage(number) && (isOfImage || wasBefore || this.#gone.has(number));
   }
 
   #create(record: Extract<JournalRecord, { type: 'create' }>, survivors: Survivors): void {
