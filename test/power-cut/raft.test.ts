@@ -15,7 +15,7 @@ import { onImage } from './recorded-disk.ts';
 import { canRecord, onRecordedDisk } from './recorded-test.ts';
 import { WorkerLink } from './worker-link.ts';
 
-const cuts = Number(process.env['STOR_CUTS'] ?? 30);
+const cuts = Number(process.env['STOR_CUTS'] ?? 15);
 const orders = Number(process.env['STOR_ORDERS'] ?? 150);
 const seed = Number(process.env['STOR_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
 

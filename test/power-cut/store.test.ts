@@ -22,7 +22,7 @@ import { ReplicaHistory, type Span } from './store-history.ts';
 import type { StoreOrder } from './store-worker.ts';
 import { WorkerLink } from './worker-link.ts';
 
-const cuts = Number(process.env['STOR_CUTS'] ?? 40);
+const cuts = Number(process.env['STOR_CUTS'] ?? 20);
 const orders = Number(process.env['STOR_ORDERS'] ?? 250);
 const seed = Number(process.env['STOR_SEED'] ?? Math.floor(Math.random() * 2 ** 31));
 const chunkBlocks = 64;
