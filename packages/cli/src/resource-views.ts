@@ -237,7 +237,9 @@ function snapshotsText({ status }: Volume): string {
 
 function reclaimableText({ status }: Volume): string {
   const bytes = status.space?.reclaimableBytes ?? 0;
-  return bytes === 0 ? '' : `${formatByteSize(bytes)} on each replica: freed, and given back soon`;
+  return bytes === 0
+    ? ''
+    : `${formatByteSize(bytes)} on each replica: freed, and not given back to the file system yet`;
 }
 
 function originText({ status }: Volume): string {
