@@ -65,6 +65,7 @@ export class DiskCluster {
     for (let index = 0; index < count; index++) {
       const files = new FaultyFiles({
         seed: options.seed * 31 + index,
+        punches: (options.seed + index) % 2 === 0,
         ...(options.capacityBytes === undefined ? {} : { capacityBytes: options.capacityBytes }),
       });
       this.nodes.push({

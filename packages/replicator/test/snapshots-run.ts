@@ -128,7 +128,7 @@ export class SnapshotsRun {
   crashes = 0;
 
   constructor(seed: number, breakage: Breakage = (files) => files) {
-    this.#world = new FaultyFiles({ seed });
+    this.#world = new FaultyFiles({ seed, punches: seed % 2 === 0 });
     this.#boot = this.#world.bootId;
     this.#breakage = breakage;
   }

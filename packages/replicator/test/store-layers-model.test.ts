@@ -148,7 +148,7 @@ class Run {
   #before: { replica: ModelReplica; blocks: Blocks } | null = null;
 
   constructor(seed: number, breakage: Breakage) {
-    this.#world = new FaultyFiles({ seed });
+    this.#world = new FaultyFiles({ seed, punches: seed % 2 === 0 });
     this.#breakage = breakage;
   }
 

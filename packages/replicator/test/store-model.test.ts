@@ -134,7 +134,7 @@ class Run {
   #suspect = false;
 
   constructor(seed: number, breakage: Breakage) {
-    this.#world = new FaultyFiles({ seed });
+    this.#world = new FaultyFiles({ seed, punches: seed % 2 === 0 });
     this.#breakage = breakage;
   }
 

@@ -110,7 +110,7 @@ export class SlotSupply {
 
   #cleanAhead(): void {
     if (this.#files.canPunch) {
-      // a process for each: a few slots wait until there are more, or until they are needed
+      // a sync for each batch: a few slots wait until there are more, or until they are needed
       if (this.#slots.dirtyCount >= cleanBatch) void this.#clean();
     } else if (this.#slots.cleanCount < cleanBatch) void this.#clean();
   }

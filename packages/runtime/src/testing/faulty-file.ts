@@ -5,6 +5,8 @@ const pageBytes = 4096;
 const sectorBytes = 512;
 
 type Page = Uint8Array;
+/** a page that takes no room */
+const hole: Page = new Uint8Array(pageBytes);
 
 /**
  * The content of one file as the page cache has it, as the disk has it, and every version of a page
@@ -66,8 +68,17 @@ export class FaultyContent {
     this.sizeBytes = Math.max(this.sizeBytes, position + length);
   }
 
+  /** Whole pages of the range read as zeros and take no room. */
+  punch(position: number, length: number): void {
+    const end = Math.floor((position + length) / pageBytes);
+    for (let page = Math.ceil(position / pageBytes); page < end; page++) {
+      if (this.#cache.has(page)) this.#put(page, hole);
+    }
+  }
+
   #put(page: number, bytes: Page): void {
-    this.#cache.set(page, bytes);
+    if (bytes === hole) this.#cache.delete(page);
+    else this.#cache.set(page, bytes);
     const versions = this.#unsynced.get(page);
     if (versions) versions.push(bytes);
     else this.#unsynced.set(page, [bytes]);
@@ -97,7 +108,8 @@ export class FaultyContent {
         const versions = this.#unsynced.get(page);
         const at = versions && bytes ? versions.indexOf(bytes) : -1;
         if (!versions || !bytes || at < 0) continue;
-        this.#durable.set(page, bytes);
+        if (bytes === hole) this.#durable.delete(page);
+        else this.#durable.set(page, bytes);
         versions.splice(0, at + 1);
         if (versions.length === 0) this.#unsynced.delete(page);
       }

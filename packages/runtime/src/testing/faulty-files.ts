@@ -11,6 +11,7 @@ export type FaultyOperation =
   | 'write'
   | 'datasync'
   | 'truncate'
+  | 'punch'
   | 'rename'
   | 'remove'
   | 'makeDirectory'
@@ -41,6 +42,8 @@ export interface FaultyFilesOptions {
   seed: number;
   /** ENOSPC beyond this @default none */
   capacityBytes?: number;
+  /** holes can be punched @default false */
+  punches?: boolean;
 }
 
 /**
@@ -58,6 +61,7 @@ export class FaultyFiles {
   bootId = 'boot-0';
   mountIdentity = 'mount-0';
   capacityBytes: number;
+  readonly punches: boolean;
   /** called when a crash that was set has happened */
   onCrash: () => void = () => {};
   /** Runs a step of a call in the pool later; a simulator gives it virtual time. */
@@ -75,6 +79,7 @@ export class FaultyFiles {
   constructor(options: FaultyFilesOptions) {
     this.#random = new SeededRandom(options.seed);
     this.capacityBytes = options.capacityBytes ?? Infinity;
+    this.punches = options.punches ?? false;
   }
 
   /** The file system as the running process sees it; dead for good after the next crash. */

@@ -1,4 +1,4 @@
-import type { FileDone, OpenFile, ReadDone } from '../files.ts';
+import type { FileDone, FileRange, OpenFile, ReadDone } from '../files.ts';
 import type { FaultyContent } from './faulty-file.ts';
 import type { FaultyFiles } from './faulty-files.ts';
 
@@ -31,6 +31,8 @@ function begunBytes(position: number, length: number, early: number): number {
 /** A file as one process has it open. */
 export class FaultyOpenFile implements OpenFile {
   readonly path: string;
+  /** absent where the file system cannot */
+  readonly punch?: (ranges: readonly FileRange[], done: FileDone) => void;
   readonly #world: FaultyFiles;
   readonly #process: number;
   readonly #content: FaultyContent;
@@ -41,6 +43,11 @@ export class FaultyOpenFile implements OpenFile {
     this.#process = process;
     this.path = path;
     this.#content = content;
+    if (world.punches) {
+      this.punch = (ranges, done) => {
+        this.#punch(ranges, done);
+      };
+    }
   }
 
   #alive(): void {
@@ -117,6 +124,30 @@ export class FaultyOpenFile implements OpenFile {
       killed: (share) => {
         this.#cutShort(bytes, start, length, position, early, share);
       },
+    });
+  }
+
+  /** Each range is whole or not at all after a kill; in any order and part after a power cut. */
+  #punch(ranges: readonly FileRange[], done: FileDone): void {
+    this.#alive();
+    const punch = (share: number): void => {
+      const count = Math.floor(ranges.length * share);
+      for (const { offset, length } of ranges.slice(0, count)) this.#content.punch(offset, length);
+    };
+    this.#world.later({
+      operation: 'write',
+      partly: punch,
+      finish: () => {
+        try {
+          this.#world.enter('punch', this.path, punch);
+        } catch (error) {
+          if (this.#world.isAlive(this.#process)) done(error as Error);
+          return;
+        }
+        punch(1);
+        done(null);
+      },
+      killed: punch,
     });
   }
 
