@@ -584,11 +584,11 @@ t.test('a grant names all snapshots of the volume, and no other', async (t) => {
   volume.value.metadata.id = 'v-1';
   const settings = settingsOf(volume, 3, state);
   t.strictSame(settings.snapshots, [
-    { id: 's-b', state: 'ready' },
-    { id: 's-a', state: 'creating' },
-    { id: 's-c', state: 'deleting' },
+    { id: 's-b', state: 'ready', sizeBytes: gib },
+    { id: 's-a', state: 'creating', sizeBytes: gib },
+    { id: 's-c', state: 'deleting', sizeBytes: gib },
     // nothing is built on a state that this version does not know
-    { id: 's-d', state: 'creating' },
+    { id: 's-d', state: 'creating', sizeBytes: gib },
   ]);
   for (const id of ['s-a', 's-b', 's-c', 's-d']) {
     applyChange(state, { key: snapshotKey('v-1', id), value: null, modRevision: 10 });

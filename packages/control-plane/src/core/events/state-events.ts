@@ -54,7 +54,7 @@ function changeNote(before: string, record: SnapshotRecord, volume: string): Eve
   if (record.isHidden) return null;
   const name = `${volume}@${record.name}`;
   if (record.state === 'ready' && before !== 'ready') {
-    const message = `snapshot ${name} was taken, clients were paused for ${record.pausedMs} ms`;
+    const message = `snapshot ${name} was taken, clients were paused for ${Math.round(record.pausedMs * 10) / 10} ms`;
     return snapshotNote('snapshot-created', record, volume, message);
   }
   if (record.state === 'deleting' && before !== 'deleting' && record.message !== '') {
