@@ -322,8 +322,9 @@ export class Resyncer implements SegmentPart {
 
   isPending(member: Member, snapshotId: SnapshotId): boolean {
     const filling = this.#filling.get(member);
-    if (!filling) return false;
-    return filling.passes?.isPending(snapshotId) ?? true;
+    if (filling) return filling.passes?.isPending(snapshotId) ?? true;
+    // one that waits to be filled may lack what the others made durable without it
+    return this.#segment.membership?.required().includes(member.replicaId) !== true;
   }
 
   #isCurrent(filling: Filling): boolean {

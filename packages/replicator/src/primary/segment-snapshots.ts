@@ -203,8 +203,10 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
     if (!settings.snapshots) return;
     this.#known ??= new Map();
     for (const { id, state } of settings.snapshots) {
-      // the primary may know better than a record that is on its way
-      if (this.#known.get(id) !== 'deleting') this.#known.set(id, state);
+      // what is said late may be from before: a snapshot only goes on, from creating to ready to deleting
+      const known = this.#known.get(id);
+      if (known !== 'deleting' && state !== 'creating') this.#known.set(id, state);
+      else if (known === undefined) this.#known.set(id, state);
       if (state !== 'creating') this.#making.delete(id);
     }
     this.#tidy();
@@ -279,8 +281,9 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
     }
     hold.pin(token);
     try {
-      await this.#noteChanged(members, snapshotId);
-      await Promise.all(
+      const changing = await this.#changing(members, snapshotId);
+      // all have ended one way or the other before clients' writes go on
+      const ended = await Promise.allSettled(
         members.map((member) =>
           asked((done) => {
             member.rollback(snapshotId, (error) => {
@@ -291,14 +294,17 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
           }),
         ),
       );
+      this.#touch(changing);
+      for (const each of ended) if (each.status === 'rejected') throw each.reason as Error;
       this.#check();
     } finally {
       hold.unpin(token);
     }
   }
 
-  /** Members that are away now will have to compare what the rollback changes. */
-  async #noteChanged(members: readonly Member[], snapshotId: SnapshotId): Promise<void> {
+  /** Chunks that the rollback changes. */
+  async #changing(members: readonly Member[], snapshotId: SnapshotId): Promise<Bitmap[]> {
+    const all: Bitmap[] = [];
     for (const member of members) {
       const chunks = await new Promise<Bitmap | null>((resolve, reject) => {
         member.changedChunks(snapshotId, null, (error, found) => {
@@ -306,9 +312,19 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
           else resolve(found);
         });
       });
-      for (const chunk of chunks?.list() ?? []) {
-        this.#segment.regionUse.touch(chunk * chunkBytes, chunkBytes);
-      }
+      if (chunks) all.push(chunks);
+    }
+    return all;
+  }
+
+  /**
+   * Members that are away by now will have to compare these. Only after the rollback: one that was lost
+   * while it was under way counts what this primary has written from then on.
+   */
+  #touch(chunks: readonly Bitmap[]): void {
+    const { regionUse } = this.#segment;
+    for (const each of chunks) {
+      for (const chunk of each.list()) regionUse.touch(chunk * chunkBytes, chunkBytes);
     }
   }
 

@@ -1,0 +1,152 @@
+/** Orders about snapshots that meet a replica that is lost, away, or late: what is equal afterwards. */
+import { StorError, blockBytes, chunkBytes, type SnapshotId } from '@stor/protocol';
+import t, { type Test } from 'tap';
+
+import type { PrimaryVolume } from '@stor/replicator';
+import { SimCluster, request } from '@stor/replicator/testing';
+
+const sizeBytes = 12 * 1024 * 1024;
+const block = (fill: number): Buffer => Buffer.alloc(blockBytes, fill);
+const idOf = (n: number): SnapshotId => `s-${n.toString(16).padStart(16, '0')}`;
+
+async function write(cluster: SimCluster, volume: PrimaryVolume, at: number, fill: number) {
+  const error = await cluster.wait(request(volume, 'write', at, blockBytes, block(fill)));
+  if (error) throw error;
+}
+
+/** Durable on every replica, and recorded as ready; nobody is told so. */
+async function seal(
+  cluster: SimCluster,
+  volume: PrimaryVolume,
+  n: number,
+  beforeSeal: () => Promise<void> = async () => {},
+): Promise<void> {
+  const snapshotId = idOf(n);
+  const { control } = cluster;
+  control.snapshots ??= new Map();
+  control.snapshots.set(snapshotId, 'creating');
+  const token = `take ${n}`;
+  await cluster.wait(volume.hold({ token, holdMs: 100 }));
+  await cluster.wait(volume.prepareSnapshot({ token, snapshotId }));
+  if (!volume.release(token).intact) throw new Error('the hold was broken');
+  await beforeSeal();
+  await cluster.wait(volume.sealSnapshot(snapshotId));
+  control.snapshots.set(snapshotId, 'ready');
+}
+
+function equalReplicas(t: Test, cluster: SimCluster): void {
+  const [first, ...others] = cluster.states;
+  if (!first) return;
+  const ids = first.snapshots.list().map(({ snapshotId }) => snapshotId);
+  for (const other of others) {
+    const name = other.identity.replicaId;
+    t.ok(first.bytes.equals(other.bytes), `${name}: live`);
+    t.same(
+      other.snapshots.list().map(({ snapshotId, state }) => [snapshotId, state]),
+      ids.map((id) => [id, 'ready']),
+      `${name}: the same snapshots, all ready`,
+    );
+    for (const id of ids) {
+      for (let at = 0; at < first.blocks; at += at % 64 < 2 ? 1 : 31) {
+        const ours = first.snapshots.block(id, at);
+        const theirs = other.snapshots.block(id, at);
+        if (ours && theirs && ours.bytes.equals(theirs.bytes) && ours.sum === theirs.sum) continue;
+        t.fail(`${name}: block ${at} of ${id} differs`);
+        break;
+      }
+    }
+  }
+}
+
+async function inSync(cluster: SimCluster, count: number): Promise<boolean> {
+  const held = await cluster.until(() => cluster.control.inSync.length === count, 60_000);
+  await cluster.run(100);
+  return held;
+}
+
+async function failureOf(promise: Promise<unknown>): Promise<string | null> {
+  return promise.then(
+    () => null,
+    (error: unknown) => (error as StorError).code,
+  );
+}
+
+t.test('a replica that is lost while the others are rolled back follows them', async (t) => {
+  const cluster = new SimCluster({ seed: 1, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  for (let at = 0; at < 8; at++) await write(cluster, volume, at * chunkBytes, 1);
+  await seal(cluster, volume, 1);
+  await cluster.wait(volume.confirmSnapshot(idOf(1)));
+  for (let at = 0; at < 8; at++) await write(cluster, volume, at * chunkBytes, 2);
+  await cluster.run(60_000);
+  const store = cluster.store(0);
+  const rollback = store.rollback.bind(store);
+  // the order never reaches it, and that it is lost shows seconds later
+  store.rollback = (id, done) => {
+    cluster.network.block('n-0', 'n-1');
+    rollback(id, done);
+  };
+  t.not(await failureOf(cluster.wait(volume.rollback(idOf(1)))), null);
+  store.rollback = rollback;
+  t.equal(cluster.states[1]?.bytes[0], 2, 'it is where it was');
+  t.ok(await inSync(cluster, 2));
+  cluster.network.heal();
+  t.ok(await inSync(cluster, 3));
+  t.equal(cluster.states[0]?.bytes[0], 1);
+  equalReplicas(t, cluster);
+});
+
+t.test('only a replica that is equal is told that a snapshot is ready', async (t) => {
+  const cluster = new SimCluster({ seed: 2, sizeBytes });
+  const { control } = cluster;
+  const volume = await cluster.wait(cluster.attach(0));
+  await cluster.run(1_000);
+  for (let at = 0; at < 20; at++) await write(cluster, volume, at * chunkBytes, 1);
+  control.policy = { ...control.policy, rebuildPaused: true };
+  cluster.push();
+  await seal(cluster, volume, 1, async () => {
+    // it has frozen the same image, and loses what it had not flushed of it
+    cluster.cutPower(1);
+    cluster.start(1);
+    t.ok(await inSync(cluster, 2));
+    await cluster.run(2_000);
+  });
+  const before = cluster.states[1]?.snapshots.stateOf(idOf(1));
+  t.equal(before, 'prepared');
+  await cluster.wait(volume.confirmSnapshot(idOf(1)));
+  t.equal(cluster.states[1]?.snapshots.stateOf(idOf(1)), 'prepared', 'it waits to be filled');
+  control.policy = { ...control.policy, rebuildPaused: false };
+  cluster.push();
+  t.ok(await inSync(cluster, 3));
+  equalReplicas(t, cluster);
+});
+
+t.test('an older word of the record does not undo a snapshot that is ready', async (t) => {
+  const cluster = new SimCluster({ seed: 3, sizeBytes });
+  cluster.control.snapshots = new Map();
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  await seal(cluster, volume, 1);
+  // one of them fails to note that it is ready ...
+  const store = cluster.store(1);
+  const confirm = store.confirmSnapshot.bind(store);
+  let failures = 0;
+  store.confirmSnapshot = (_id, done) => {
+    failures += 1;
+    done(new StorError('UNAVAILABLE', 'not now'));
+  };
+  t.equal(await failureOf(cluster.wait(volume.confirmSnapshot(idOf(1)))), 'UNAVAILABLE');
+  // ... and the node of the primary hears what its copy of the records said before
+  cluster.control.snapshots.set(idOf(1), 'creating');
+  for (let times = 0; times < 3; times++) {
+    cluster.push();
+    await cluster.run(500);
+  }
+  t.ok(failures > 1, 'it is asked again');
+  store.confirmSnapshot = confirm;
+  cluster.control.snapshots.set(idOf(1), 'ready');
+  cluster.push();
+  await cluster.run(2_000);
+  t.equal(cluster.states[1]?.snapshots.stateOf(idOf(1)), 'ready');
+  equalReplicas(t, cluster);
+});
