@@ -5,8 +5,10 @@ import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
 import { bitFlips } from './store/bit-flips.ts';
 import { brim } from './store/brim.ts';
+import { checksums } from './store/checksums.ts';
 import { segments } from './store/segments.ts';
 import { dyingDisk } from './store/dying-disk.ts';
+import { snapshots } from './store/snapshots.ts';
 import { startUp } from './store/start-up.ts';
 import type { StoreStage } from './store/stage.ts';
 
@@ -17,6 +19,8 @@ const parts: Record<string, (stage: StoreStage) => Promise<void>> = {
   brim,
   segments,
   'dying-disk': dyingDisk,
+  snapshots,
+  checksums,
 };
 
 const { positionals, values } = parseArgs({

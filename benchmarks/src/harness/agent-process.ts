@@ -21,6 +21,8 @@ export interface AgentPlace {
   nbdPort: number;
   /** network namespace that the agent runs in; none: that of this process */
   netns?: string;
+  /** variables of its environment, beside those of this process */
+  env?: Record<string, string>;
 }
 
 /** One real agent: a process started from `bin/stor-agent`, known by its own child handle only. */
@@ -69,7 +71,11 @@ export class AgentProcess {
     const [program = '', ...args] = [...inNetns, ...agent];
     const child = spawn(program, args, {
       stdio: ['ignore', log, log],
-      env: { ...process.env, ...(netns === undefined ? {} : { STOR_SKIP_BUILD: '1' }) },
+      env: {
+        ...process.env,
+        ...(netns === undefined ? {} : { STOR_SKIP_BUILD: '1' }),
+        ...this.place.env,
+      },
     });
     closeSync(log);
     this.#child = child;

@@ -19,6 +19,8 @@ export interface TestClusterOptions {
   extraConfig?: string;
   /** a network namespace for each node, by index; without it all are on loopback */
   netnsOf?: (index: number) => { name: string; address: string };
+  /** variables of every agent's environment, beside those of this process */
+  agentEnv?: Record<string, string>;
 }
 
 const portsPerNode = 8;
@@ -62,6 +64,7 @@ export class TestCluster {
         httpPort: first + 1,
         nbdPort: first + 3,
         ...(netns ? { netns: netns.name } : {}),
+        ...(options.agentEnv ? { env: options.agentEnv } : {}),
       });
     });
     const cluster = new TestCluster(dir, options.dir === undefined, clusterId, agents);
