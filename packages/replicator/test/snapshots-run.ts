@@ -564,8 +564,8 @@ export class SnapshotsRun {
   #start(
     make: (done: StoreDone) => void,
     acked: () => void,
-    refused: () => void = () => {},
-    mayBeStale: () => boolean = () => false,
+    stale: () => void = () => {},
+    isStale: () => boolean = () => false,
   ): void {
     const alive = this.#alive;
     const call = this.#call(make).then(
@@ -575,10 +575,10 @@ export class SnapshotsRun {
       (error: unknown) => {
         if (!alive.now) return;
         const { code } = error as { code?: string };
+        // it may have had its effect all the same: the next opening shows
         if (this.#full && code === 'NO_SPACE') {
           this.#refused = true;
-          refused();
-        } else if (code === 'STALE_EPOCH' && mayBeStale()) refused();
+        } else if (code === 'STALE_EPOCH' && isStale()) stale();
         else this.#errors.push(`a call failed: ${String(error)}`);
       },
     );
@@ -999,7 +999,12 @@ export class SnapshotsRun {
     const [offset, length] = [first * blockBytes, count * blockBytes];
     const { bytes, sums, entries } = this.#payload(count);
     if (command.zero) for (const entry of entries) entry.value = 0;
-    entries.forEach((entry, i) => image.history(first + i).push(entry));
+    entries.forEach((entry, i) => {
+      const history = image.history(first + i);
+      // nothing changes where zeros are known to be, and no mark is owed
+      if (command.zero && history.length === 1 && history[0]?.value === 0) return;
+      history.push(entry);
+    });
     this.#shown(image, first, count);
     const seq = this.#seq;
     snapshot.filling.add(seq);
