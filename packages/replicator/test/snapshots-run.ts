@@ -882,6 +882,12 @@ export class SnapshotsRun {
   #confirm(replica: Replica, pick: number): void {
     const snapshot = this.#snapshot(replica, pick);
     if (!snapshot || snapshot.ready || snapshot.confirming || !snapshot.image.exact) return;
+    // a resync completes the oldest first: what lies below must not change any more
+    for (const { snapshots } of this.#replicas.values()) {
+      for (const { image, kind, ready } of snapshots) {
+        if (kind === 'incomplete' && !ready && snapshot.image.descendsFrom(image)) return;
+      }
+    }
     snapshot.confirming = true;
     this.#start(
       (done) => replica.store?.confirmSnapshot(snapshot.id, done),

@@ -140,7 +140,12 @@ export class FaultyContent {
     for (const [page, bytes] of this.#durable) {
       const end = this.sizeBytes - page * pageBytes;
       if (end <= 0) this.#durable.delete(page);
-      else this.#cache.set(page, end >= pageBytes ? bytes : bytes.slice().fill(0, end));
+      else {
+        // what lies behind the end is zeros for good, also when the file grows again
+        const kept = end >= pageBytes ? bytes : bytes.slice().fill(0, end);
+        this.#durable.set(page, kept);
+        this.#cache.set(page, kept);
+      }
     }
   }
 
