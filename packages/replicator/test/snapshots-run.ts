@@ -838,6 +838,8 @@ export class SnapshotsRun {
       call.then(judge, (error: unknown) => {
         if (!alive.now || snapshot?.dropping === true) return;
         if (this.#full && (error as { code?: string }).code === 'NO_SPACE') return;
+        // what lies below was being filled, which may be seen half done
+        if (expected.some((_, i) => this.#expected(image, first + i) === null)) return;
         this.#errors.push(`a read failed: ${String(error)}`);
       }),
     );
@@ -1007,11 +1009,13 @@ export class SnapshotsRun {
     const [offset, length] = [first * blockBytes, count * blockBytes];
     const { bytes, sums, entries } = this.#payload(count);
     if (command.zero) for (const entry of entries) entry.value = 0;
+    const changed: number[] = [];
     entries.forEach((entry, i) => {
       const history = image.history(first + i);
       // nothing changes where zeros are known to be, and no mark is owed
       if (command.zero && history.length === 1 && history[0]?.value === 0) return;
       history.push(entry);
+      changed.push(first + i);
     });
     this.#shown(image, first, count);
     const seq = this.#seq;
@@ -1023,7 +1027,7 @@ export class SnapshotsRun {
       },
       () => {
         for (const entry of entries) entry.acked = true;
-        replica.wrote(first, count, seq);
+        for (const block of changed) replica.wrote(block, 1, seq);
         snapshot.filling.delete(seq);
       },
     );
