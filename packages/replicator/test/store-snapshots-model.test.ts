@@ -34,7 +34,8 @@ t.test('images are what they must be, whatever happens', async (t) => {
       numRuns: Math.ceil(wantedSteps / (longest / 2)),
       // a busy machine does fewer
       ...(wantedSteps > 1e5 ? {} : { interruptAfterTimeLimit: 60_000 }),
-      ...(seed === undefined ? {} : { seed: Number(seed) }),
+      // always the same in the tests that everybody runs, another each time in a long run
+      ...(seed === undefined && wantedSteps > 3_000 ? {} : { seed: Number(seed ?? 1) }),
       ...(path === undefined ? {} : { path }),
     },
   );
