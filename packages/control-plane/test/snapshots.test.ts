@@ -2,7 +2,7 @@ import { StorError } from '@stor/protocol';
 import type { ApiClient, Snapshot } from '@stor/protocol';
 import t, { type Test } from 'tap';
 import { hiddenPatienceMs, takePatienceMs } from '../src/core/controllers/snapshot-keeper.ts';
-import { snapshotsPrefix } from '../src/resources/keys.ts';
+import { snapshotsPrefix, volumeKey } from '../src/resources/keys.ts';
 import type { FakeAgent } from '../src/testing/fake-agent.ts';
 import { Rig } from './control-plane-rig.ts';
 import type { RigNode } from './control-plane-rig.ts';
@@ -427,4 +427,26 @@ t.test('snapshots of a volume that is deleted for good are forgotten', async (t)
   await rig.during(client.deleteVolume({ name: 'db', keepMs: 0 }));
   await rig.until(async () => (await keysLeft(rig)).length === 0);
   t.same((await client.listSnapshots({ volume: '' })).snapshots, []);
+});
+
+t.test('a volume whose record cannot be read keeps its snapshots', async (t) => {
+  const all = await opened(t);
+  const { rig, client, ids } = all;
+  const id = ids['db'] ?? '';
+  const [taken] = (await take(all, 'db', 'monday')).snapshots;
+  const store = rig.cluster.store(rig.node(0).id);
+  const known = await store.get(volumeKey(id));
+  const put = async (value: Uint8Array): Promise<void> => {
+    const operations = [{ type: 'put' as const, key: volumeKey(id), value }];
+    await rig.during(store.transact({ compare: [], operations }));
+  };
+  // of a newer version, say
+  await put(new TextEncoder().encode('{}'));
+  for (let turns = 0; turns < 500; turns++) await rig.turn();
+  t.equal((await keysLeft(rig)).length, 2, 'its record, and its name');
+  await put(known?.value ?? new Uint8Array());
+  await rig.turn();
+  t.match((await client.listSnapshots({ volume: 'db' })).snapshots, [
+    { metadata: { id: taken?.metadata.id }, status: { state: 'ready' } },
+  ]);
 });

@@ -18,6 +18,7 @@ import {
   scrubKey,
   snapshotKey,
   snapshotNameKey,
+  trashKey,
   volumeKey,
   volumeNameKey,
 } from '../resources/keys.ts';
@@ -289,6 +290,13 @@ export class LeaderControllers {
     const compare = snapshots.map(({ value, modRevision }) => {
       return { key: snapshotKey(value.volumeId, value.id), modRevision };
     });
+    const [first] = snapshots;
+    if (withNames && first) {
+      // a volume whose record cannot be read looks as if it were gone, and its snapshots are whole
+      const { volumeId } = first.value;
+      compare.push({ key: volumeKey(volumeId), modRevision: 0 });
+      compare.push({ key: trashKey(volumeId), modRevision: 0 });
+    }
     await this.#store.transact({ compare, operations });
   }
 
