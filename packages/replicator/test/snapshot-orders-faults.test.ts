@@ -150,3 +150,21 @@ t.test('an older word of the record does not undo a snapshot that is ready', asy
   t.equal(cluster.states[1]?.snapshots.stateOf(idOf(1)), 'ready');
   equalReplicas(t, cluster);
 });
+
+t.test('an order to prepare that comes after it was given up leaves nothing behind', async (t) => {
+  const cluster = new SimCluster({ seed: 4, sizeBytes });
+  cluster.control.snapshots = new Map([[idOf(1), 'deleting']]);
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  await cluster.wait(volume.dropSnapshot(idOf(1)));
+  // the record goes as soon as every replica has said that it has no such snapshot
+  cluster.control.snapshots = new Map();
+  cluster.push();
+  await cluster.wait(volume.hold({ token: 'late', holdMs: 100 }));
+  const late = volume.prepareSnapshot({ token: 'late', snapshotId: idOf(1) });
+  t.equal(await failureOf(cluster.wait(late)), 'ALREADY_EXISTS');
+  volume.release('late');
+  cluster.push();
+  await cluster.run(2_000);
+  for (const state of cluster.states) t.same(state.snapshots.list(), []);
+});

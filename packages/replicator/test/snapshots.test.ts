@@ -169,7 +169,8 @@ t.test('a hold that nobody ends is over by itself, and what was prepared is void
   const cluster = new SimCluster({ seed: 3, sizeBytes });
   const volume = await cluster.wait(cluster.attach(0));
   const order = { token: 'a', snapshotId: idOf(1) };
-  t.equal(await failureOf(cluster.wait(volume.prepareSnapshot(order))), 'FAILED_PRECONDITION');
+  const early = volume.prepareSnapshot({ ...order, snapshotId: idOf(9) });
+  t.equal(await failureOf(cluster.wait(early)), 'FAILED_PRECONDITION');
   await cluster.wait(volume.hold({ token: 'a', holdMs: 100 }));
   await cluster.wait(volume.prepareSnapshot(order));
   const waiting = request(volume, 'write', 0, blockBytes, block(7));

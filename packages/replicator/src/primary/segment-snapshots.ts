@@ -51,7 +51,7 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
   readonly #underHold = new Set<SnapshotId>();
   /** being prepared by this primary, or prepared and not recorded yet: not to be tidied away */
   readonly #making = new Set<SnapshotId>();
-  /** ids that this primary was asked to prepare */
+  /** ids that this primary was asked to prepare, or to drop */
   readonly #used = new Set<SnapshotId>();
   /** what the record said last; null: nothing yet */
   #known: Map<SnapshotId, string> | null = null;
@@ -142,6 +142,8 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
     const refusal = this.#options.refusal();
     if (refusal) throw refusal;
     this.#making.delete(snapshotId);
+    // an order to prepare it that was given before, and comes late, is refused
+    this.#used.add(snapshotId);
     this.#known?.set(snapshotId, 'deleting');
     this.#options.filling.dropped(snapshotId);
     await this.#onAll((member, done) => {
