@@ -64,7 +64,7 @@ async function fillAndRecover(cluster: TestCluster): Promise<void> {
   await expectPieces(other, written);
   await other.disconnect();
   await cluster.must('volume', 'detach', 'big');
-  await cluster.must('volume', 'rm', 'big', '-y');
+  await cluster.must('volume', 'rm', 'big', '-y', '--keep', '0');
   // Nodes report how full they are now and then, not on every change.
   await waitFor('room for a new volume', () =>
     cluster.must('volume', 'create', 'next', '--size', String(8 * MiB), '--replicas', '3'),
