@@ -168,3 +168,49 @@ t.test('an order to prepare that comes after it was given up leaves nothing behi
   await cluster.run(2_000);
   for (const state of cluster.states) t.same(state.snapshots.list(), []);
 });
+
+t.test('a rollback that one replica refuses is not called refused', async (t) => {
+  const cluster = new SimCluster({ seed: 5, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  await seal(cluster, volume, 1);
+  await cluster.wait(volume.confirmSnapshot(idOf(1)));
+  await write(cluster, volume, 0, 2);
+  // its node drops what is being deleted, at the same moment
+  const store = cluster.store(1);
+  const rollback = store.rollback.bind(store);
+  store.rollback = (id, done) => {
+    store.dropSnapshot(id, () => {
+      rollback(id, done);
+    });
+  };
+  t.equal(await failureOf(cluster.wait(volume.rollback(idOf(1)))), 'UNAVAILABLE');
+  t.equal(cluster.states[0]?.bytes[0], 1, 'this one was rolled back');
+  store.rollback = rollback;
+  t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 60_000));
+  t.ok(await inSync(cluster, 3));
+  t.equal(cluster.states[1]?.bytes[0], 1);
+  equalReplicas(t, cluster);
+});
+
+t.test('a rollback that one segment refuses is not called refused', async (t) => {
+  const segmentBytes = 4 * 1024 * 1024;
+  const cluster = new SimCluster({ seed: 6, sizeBytes, segmentBytes });
+  cluster.control.snapshots = new Map();
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  await write(cluster, volume, segmentBytes, 1);
+  await seal(cluster, volume, 1);
+  await cluster.wait(volume.confirmSnapshot(idOf(1)));
+  await write(cluster, volume, 0, 2);
+  t.equal(await failureOf(cluster.wait(volume.rollback(idOf(9)))), 'NOT_FOUND', 'nothing was done');
+  // the second segment does not have it any more
+  for (const [at, state] of cluster.states.entries()) {
+    if (state.identity.segment !== 1) continue;
+    const replicas = cluster.node(cluster.places[at] ?? 0).disk?.replicas() ?? [];
+    const store = replicas.find(({ segment }) => segment === 1);
+    store?.dropSnapshot(idOf(1), () => {});
+  }
+  t.equal(await failureOf(cluster.wait(volume.rollback(idOf(1)))), 'UNAVAILABLE');
+  t.equal(cluster.states[0]?.bytes[0], 1, 'the first one was rolled back');
+});

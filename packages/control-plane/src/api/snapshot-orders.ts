@@ -1,6 +1,7 @@
 import {
   checkLabels,
   checkSnapshotName,
+  hasCode,
   joinSnapshotName,
   maxSnapshotGroup,
   StorError,
@@ -149,11 +150,18 @@ export class SnapshotOrders {
         if (!request.force) await this.#checkUnused(primary);
         await primary.orderWhenReady({ type: 'confirm', snapshotId }, signal);
         const safety = request.safetySnapshot ? await this.#safety(primary, signal) : null;
+        const order = { type: 'rollback' as const, snapshotId, force: request.force };
+        let isFirst = true;
         try {
-          const { force } = request;
-          await primary.orderWhenReady({ type: 'rollback', snapshotId, force }, signal);
+          await primary.order(order).catch(async (error: unknown) => {
+            if (!hasCode(error, 'UNAVAILABLE')) throw error;
+            // it may have been carried out in part
+            isFirst = false;
+            await primary.orderWhenReady(order, signal);
+          });
         } catch (error) {
-          throw await this.#notRolledBack(StorError.from(error), primary, safety);
+          const isRefused = isFirst && hasCode(error, 'FAILED_PRECONDITION', 'NOT_FOUND');
+          throw await this.#notRolledBack(StorError.from(error), primary, safety, isRefused);
         }
         this.#logger.info({ volume: name, snapshot: request.snapshot }, 'volume rolled back');
         return { volumeId, safetySnapshot: safety ? joinSnapshotName(name, safety.name) : '' };
@@ -195,9 +203,10 @@ export class SnapshotOrders {
     error: StorError,
     { volumeId, name }: PrimaryHandle,
     safety: SnapshotRecord | null,
+    isRefused: boolean,
   ): Promise<StorError> {
     if (!safety) return error;
-    if (error.code === 'FAILED_PRECONDITION' || error.code === 'NOT_FOUND') {
+    if (isRefused) {
       const ref = [{ volumeId, id: safety.id }];
       await this.#records.change(ref, (record) => deletingSnapshot(record, 'not needed'));
       return error;

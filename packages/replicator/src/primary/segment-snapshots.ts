@@ -297,7 +297,8 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
         ),
       );
       this.#touch(changing);
-      for (const each of ended) if (each.status === 'rejected') throw each.reason as Error;
+      const failed = ended.find((each) => each.status === 'rejected');
+      if (failed) throw halfRolledBack(snapshotId, failed.reason);
       this.#check();
     } finally {
       hold.unpin(token);
@@ -430,6 +431,16 @@ function asked(step: (done: StoreDone) => void): Promise<void> {
 
 function holdIsOver(): StorError {
   return new StorError('FAILED_PRECONDITION', 'the hold is over: hold the volume again');
+}
+
+/**
+ * Never what a refusal says (NOT_FOUND, FAILED_PRECONDITION), whatever the reason: something may have
+ * been rolled back, and what was there before is still needed.
+ */
+export function halfRolledBack(snapshotId: SnapshotId, cause: unknown): StorError {
+  const { message } = StorError.from(cause);
+  const what = `not all of the volume could be rolled back to snapshot ${snapshotId}, and some of it may be: ${message}`;
+  return new StorError('UNAVAILABLE', what, { cause });
 }
 
 function noSuchSnapshot(snapshotId: SnapshotId): StorError {

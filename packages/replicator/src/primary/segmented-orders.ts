@@ -3,6 +3,7 @@ import { StorError, type SnapshotId, type VolumeSettings } from '@stor/protocol'
 import type { BlockDevice } from '../block-device.ts';
 import { rollbackHoldMs } from '../replication/limits.ts';
 import type { ChangedExtent, SnapshotOrders } from './primary-volume.ts';
+import { halfRolledBack } from './segment-snapshots.ts';
 
 type OrderedSegment = SnapshotOrders & Pick<BlockDevice, 'trim' | 'sizeBytes'>;
 
@@ -83,14 +84,21 @@ export class SegmentedOrders implements SnapshotOrders {
       const message = `snapshot ${snapshotId} is older than some segments: roll back without a hold`;
       throw new StorError('FAILED_PRECONDITION', message);
     }
-    await this.#all(async (segment, index) => {
-      if (!this.#has(index, snapshotId)) await emptied(segment);
-    });
-    if (!options) await this.hold({ token, holdMs: rollbackHoldMs });
+    const grown = this.#segments.filter((_, index) => !this.#has(index, snapshotId));
+    let isRolledBack = false;
     try {
-      await this.#all(async (segment, index) => {
-        if (this.#has(index, snapshotId)) await segment.rollback(snapshotId, { token });
+      await this.#all(async (segment) => {
+        if (grown.includes(segment)) await emptied(segment);
       });
+      if (!options) await this.hold({ token, holdMs: rollbackHoldMs });
+      await this.#all(async (segment, index) => {
+        if (!this.#has(index, snapshotId)) return;
+        await segment.rollback(snapshotId, { token });
+        isRolledBack = true;
+      });
+    } catch (error) {
+      // one segment refuses, but another one is not any more what it was
+      throw isRolledBack || grown.length > 0 ? halfRolledBack(snapshotId, error) : error;
     } finally {
       if (!options) this.release(token);
     }
