@@ -66,8 +66,8 @@ export class DiskMembers {
       },
       sumsCache: this.#parts.sumsCache,
       maxRecordNumbers: this.#parts.maxRecordNumbers,
-      failed: (cause) => {
-        for (const { failure } of this.of(tables.number)) failure.write(cause);
+      failed: (cause, step) => {
+        for (const { failure } of this.of(tables.number)) failure[step](cause);
       },
     });
     const janitor = new LayerJanitor({

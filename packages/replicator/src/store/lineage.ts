@@ -10,7 +10,7 @@ import type { Journal } from './journal.ts';
 import type { LineageFiles } from './lineage-directory.ts';
 import { SlotFiles } from './slot-files.ts';
 import { missingFiles, slotsOf } from './slot-inventory.ts';
-import { SlotSupply } from './slot-supply.ts';
+import { type CleanStep, SlotSupply } from './slot-supply.ts';
 import type { SpaceAccount } from './space-account.ts';
 
 export interface LineageParts {
@@ -23,8 +23,8 @@ export interface LineageParts {
   space: SpaceAccount;
   /** numbers in one journal record */
   maxRecordNumbers: number;
-  /** a write of its own failed */
-  failed: (cause: unknown) => void;
+  /** a write or sync of its own failed */
+  failed: (cause: unknown, step: CleanStep) => void;
 }
 
 /** Slot, chunk and word: one entry of a `slots` record. */

@@ -31,13 +31,13 @@ export class ReplicaFailure {
    * was there: that failure is not recorded, and ends when there is room (`endLackOfSpace`).
    */
   write(cause: unknown): StorError {
-    if (this.#error) return this.#error;
+    if (this.#error && !this.#isFull) return this.#error;
     if (cause instanceof StorError && cause.code !== 'NO_SPACE') {
       // the journal failed, and with it the disk: recorded by whoever saw it
       return (this.#error = cause);
     }
     if (cause instanceof StorError || codeOf(cause) === 'ENOSPC') {
-      this.#error = new StorError(
+      this.#error ??= new StorError(
         'NO_SPACE',
         `replica ${this.#replicaId} on disk ${this.#diskId} cannot take a write: the disk is full; free space on it or move replicas away`,
         { cause },
@@ -49,12 +49,15 @@ export class ReplicaFailure {
 
   /** Only when nothing is under way: what failed was told to whoever asked for it. */
   endLackOfSpace(): void {
-    if (this.#error?.code === 'NO_SPACE') this.#error = null;
+    if (this.#isFull) this.#error = null;
   }
 
-  /** Also for lack of space: what could not be written back is lost. */
+  /**
+   * Also for lack of space: what could not be written back is lost. So it is after a write that found
+   * no room, whose failure would end by itself.
+   */
   sync(cause: unknown): StorError {
-    if (this.#error) return this.#error;
+    if (this.#error && !this.#isFull) return this.#error;
     if (cause instanceof StorError) return (this.#error = cause);
     return this.#forGood('fdatasync', cause);
   }
@@ -68,8 +71,12 @@ export class ReplicaFailure {
 
   /** Another replica whose slots lie in the same files has failed for good. */
   shared(reason: string, cause: unknown): void {
-    if (this.#error && this.#error.code !== 'NO_SPACE') return;
+    if (this.#error && !this.#isFull) return;
     this.#set(reason, cause);
+  }
+
+  get #isFull(): boolean {
+    return this.#error?.code === 'NO_SPACE';
   }
 
   #forGood(what: string, cause: unknown): StorError {

@@ -12,6 +12,9 @@ const punchBatch = 128;
 /** With so many freed slots new chunks wait for them, so that the file need not grow (256 MiB). */
 const maxRecyclable = 1024;
 
+/** What failed: of a sync also others' bytes may be lost, whatever the error says (I7). */
+export type CleanStep = 'write' | 'sync';
+
 /**
  * Gives out slots that read as zeros: emptied ones first, then new ones. Freed slots are emptied in
  * the background, durably, before they are given out again: after a power cut a chunk must never
@@ -23,7 +26,7 @@ export class SlotSupply {
   readonly #files: SlotFiles;
   readonly #space: SpaceAccount;
   readonly #inFlight: InFlight;
-  readonly #failed: (cause: unknown) => void;
+  readonly #failed: (cause: unknown, step: CleanStep) => void;
   #cleaning: Promise<void> | null = null;
   /** closing, or zeroing failed */
   #stopped = false;
@@ -34,8 +37,8 @@ export class SlotSupply {
     files: SlotFiles;
     space: SpaceAccount;
     inFlight: InFlight;
-    /** zeroing failed, which is a failed write of the lineage */
-    failed: (cause: unknown) => void;
+    /** emptying slots failed, which is a failed write or sync of the lineage */
+    failed: (cause: unknown, step: CleanStep) => void;
   }) {
     this.#slots = options.slots;
     this.#files = options.files;
@@ -142,16 +145,18 @@ export class SlotSupply {
     const batch = this.#slots.takeDirty(this.#files.canPunch ? punchBatch : cleanBatch);
     if (batch.length === 0) return;
     let punched: boolean;
+    let step: CleanStep = 'write';
     try {
       await this.#inFlight.settled();
       punched = await this.#files.punch(batch);
       if (!punched) await this.#zero(batch);
+      step = 'sync';
       await this.#files.syncNow();
     } catch (error) {
       this.#stopped = true;
       // what was zeroed may not be durable: it is dirty, like before
       for (const slot of batch) this.#slots.uncleaned(slot);
-      this.#failed(error);
+      this.#failed(error, step);
       return;
     }
     for (const slot of batch) this.#slots.cleaned(slot, !punched);
