@@ -3,7 +3,7 @@ import { StorError, blockBytes, chunkBytes, type SnapshotId } from '@stor/protoc
 import t, { type Test } from 'tap';
 
 import type { PrimaryVolume } from '@stor/replicator';
-import { SimCluster, request } from '@stor/replicator/testing';
+import { MemoryReplicaState, SimCluster, request } from '@stor/replicator/testing';
 
 const sizeBytes = 12 * 1024 * 1024;
 const block = (fill: number): Buffer => Buffer.alloc(blockBytes, fill);
@@ -214,3 +214,27 @@ t.test('a rollback that one segment refuses is not called refused', async (t) =>
   t.equal(await failureOf(cluster.wait(volume.rollback(idOf(1)))), 'UNAVAILABLE');
   t.equal(cluster.states[0]?.bytes[0], 1, 'the first one was rolled back');
 });
+
+t.test(
+  'a new replica of a volume that was rolled back has nothing of what was undone',
+  async (t) => {
+    for (const primary of [0, 1, 3]) {
+      const cluster = new SimCluster({ seed: 7, sizeBytes, nodes: 4, replicaNodes: 3 });
+      const volume = await cluster.wait(cluster.attach(primary));
+      await write(cluster, volume, 0, 1);
+      await seal(cluster, volume, 1);
+      await cluster.wait(volume.confirmSnapshot(idOf(1)));
+      await write(cluster, volume, 5 * chunkBytes, 2);
+      await seal(cluster, volume, 2);
+      await cluster.wait(volume.confirmSnapshot(idOf(2)));
+      await cluster.wait(volume.rollback(idOf(1)));
+      cluster.kill(2);
+      t.ok(await inSync(cluster, 2));
+      const identity = { replicaId: 'r-2', volumeId: 'v-1', segment: 0, sizeBytes };
+      cluster.states[2] = new MemoryReplicaState(identity);
+      cluster.start(2);
+      t.ok(await inSync(cluster, 3));
+      equalReplicas(t, cluster);
+    }
+  },
+);

@@ -177,6 +177,7 @@ export class ChunkCopier {
       copiedBytes += length;
       const written = { kind: 'write', offset, length, keepAllocated: false };
       if (image === null) noteAllocation(member, written);
+      else member.space?.mayInherit(chunkStart / chunkBytes);
       to.copy(++segment.sequence, offset, length, payload, sums, next);
     })((error) => {
       over(error, copiedBytes);

@@ -64,6 +64,11 @@ export class MemberSpace {
     }
   }
 
+  /** A snapshot got the chunk: the live image has it too, where it grew from there. */
+  mayInherit(chunk: number): void {
+    this.#allocated.add(chunk);
+  }
+
   /** The live image was frozen: from now on a snapshot holds every chunk. */
   frozen(): void {
     this.#owned = new Bitmap(this.#owned.size);
