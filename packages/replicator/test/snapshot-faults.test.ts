@@ -1,6 +1,6 @@
 /** Snapshots under faults, on replicas in memory. */
 import type { PrimaryVolume, ReplicaStore } from '@stor/replicator';
-import { SimCluster } from '@stor/replicator/testing';
+import { MemoryReplicaState, SimCluster } from '@stor/replicator/testing';
 import t from 'tap';
 
 import { SnapshotScenario, type SnapshotCluster } from './snapshot-scenario.ts';
@@ -57,8 +57,16 @@ class MemoryCluster implements SnapshotCluster {
     return this.#sim.attach(index);
   }
   start(index: number): Promise<void> {
+    this.#replace(index);
     this.#sim.start(index);
     return Promise.resolve();
+  }
+  /** One that is out of the set comes back as a new, empty replica now and then. */
+  #replace(index: number): void {
+    const { states, random } = this.#sim;
+    const identity = states[index]?.identity;
+    if (!identity || this.isUp(index) || this.control.inSync.includes(identity.replicaId)) return;
+    if (random.next() < 0.5) states[index] = new MemoryReplicaState({ ...identity });
   }
   kill(index: number): void {
     this.#sim.kill(index);
