@@ -31,6 +31,9 @@ export interface ReplicaFacts {
    * is no verdict in a marked region
    */
   badBlocks: number;
+  /** the file of its slots, and where in it the first byte of the live image is that is not zero */
+  dataPath: string;
+  usedByteAt: number | null;
   /** everything else that is not as the format says */
   problems: string[];
 }
@@ -52,6 +55,8 @@ export function readReplica(diskPath: string, replicaId: string, imagePath: stri
     cleanShutdown: disk.cleanShutdown,
     allocatedBytes: 0,
     badBlocks: 0,
+    dataPath: join(diskPath, 'lineages', found.folder, 'data'),
+    usedByteAt: null,
     problems: [...disk.problems],
   };
   const damage = disk.replicas.find((replica) => replica.number === number)?.damage;
@@ -116,6 +121,8 @@ function copyChunks(
       const slot = entry - 1;
       facts.allocatedBytes += chunkBytes;
       readOrZeros(data, bytes, slot * chunkBytes);
+      const used = facts.usedByteAt === null ? bytes.findIndex((byte) => byte !== 0) : -1;
+      if (used >= 0) facts.usedByteAt = slot * chunkBytes + used;
       readOrZeros(sums, slotSums, slot * slotSums.length);
       const start = chunk * chunkBytes;
       const length = Math.min(chunkBytes, facts.sizeBytes - start);

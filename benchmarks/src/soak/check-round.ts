@@ -97,8 +97,10 @@ async function negativeControl(
   if (!replica) return 'no replica to damage for the negative control';
   const { dataDir } = cluster.agent(cluster.indexOfNode(replica.node));
   const disk = join(dataDir, 'disks/d1');
-  flipFirstUsedByte(join(disk, 'replicas', replica.replicaId, 'data'));
   const imagePath = join(imageDir, 'damaged.img');
+  const { dataPath, usedByteAt } = readReplica(disk, replica.replicaId, imagePath);
+  if (usedByteAt === null) return `${volume} on ${replica.node} holds only zeros`;
+  flipBit(dataPath, usedByteAt);
   const facts = readReplica(disk, replica.replicaId, imagePath);
   const hash = await hashImage(imagePath);
   const noticed = facts.badBlocks === 1 && hash !== replica.contentHash;
@@ -107,19 +109,12 @@ async function negativeControl(
     : `the comparison does not notice a flipped bit in ${volume} on ${replica.node} (${facts.badBlocks} bad checksums)`;
 }
 
-/** A byte that is not zero: it lies in a slot that was written. */
-function flipFirstUsedByte(path: string): void {
+function flipBit(path: string, at: number): void {
   const file = openSync(path, 'r+');
   try {
-    const bytes = Buffer.alloc(256 * 1024);
-    for (let offset = 0; ; offset += bytes.length) {
-      const got = readSync(file, bytes, 0, bytes.length, offset);
-      if (got === 0) throw new Error(`${path} holds only zeros`);
-      const at = bytes.subarray(0, got).findIndex((byte) => byte !== 0);
-      if (at < 0) continue;
-      writeSync(file, Buffer.from([(bytes[at] ?? 0) ^ 1]), 0, 1, offset + at);
-      return;
-    }
+    const byte = Buffer.alloc(1);
+    readSync(file, byte, 0, 1, at);
+    writeSync(file, Buffer.from([(byte[0] ?? 0) ^ 1]), 0, 1, at);
   } finally {
     closeSync(file);
   }
