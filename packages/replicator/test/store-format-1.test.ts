@@ -112,6 +112,10 @@ for (const variant of variants) {
     t.ok(operations > 4, `${operations} operations`);
     for (const kind of ['kill', 'power'] as const) {
       for (let at = 1; at <= operations; at++) {
+        // one kind at each; both in a long run
+        if (process.env['STOR_ALL_CRASHES'] === undefined && (at % 2 === 0) !== (kind === 'kill')) {
+          continue;
+        }
         const world = worldOf(variant, at);
         await crashIn(world, at, kind, bootId);
         // and once more while it mends that
