@@ -193,7 +193,10 @@ export interface AgentPort {
   replicas(): Promise<LocalReplica[]>;
   /** Becomes primary under this grant; resolves when the volume serves. */
   attach(grant: AttachmentGrant): Promise<void>;
-  /** Durable when resolved; what is not there is dropped already. */
+  /**
+   * Durable when resolved; a snapshot that is not there is dropped already. NOT_FOUND: the replica
+   * or its disk is not there now, so nobody knows what it has.
+   */
   dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void>;
   /** Of the replicas of these volumes that lie on this node. */
   replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]>;

@@ -83,3 +83,17 @@ t.test('a failed disk is told as such, and hides no other one (I7)', async (t) =
   );
   await t.rejects(again.createReplica('d-2', replica), { code: 'NOT_FOUND' });
 });
+
+t.test('snapshots of a replica that cannot be found are not called dropped', async (t) => {
+  const dataDir = t.testdir({ a: {}, b: {} });
+  const lane = openLane(dataDir);
+  t.teardown(() => lane.close());
+  await lane.openDisk({ diskId: 'd-1', path: join(dataDir, 'a'), tag: '', create: true });
+  await lane.openDisk({ diskId: 'd-2', path: join(dataDir, 'b'), tag: '', create: false });
+  await lane.createReplica('d-1', replica);
+  await lane.dropSnapshots('d-1', 'r-1', ['s-0000000000000001']);
+  const unknown = { code: 'NOT_FOUND', message: /no replica r-0 on disk d-1 of node n1/ };
+  await t.rejects(lane.dropSnapshots('d-1', 'r-0', ['s-0000000000000001']), unknown);
+  const notOpen = { code: 'NOT_FOUND', message: /no disk d-2/ };
+  await t.rejects(lane.dropSnapshots('d-2', 'r-2', ['s-0000000000000001']), notOpen);
+});

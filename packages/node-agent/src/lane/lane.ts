@@ -236,7 +236,12 @@ export class Lane implements LaneMethods {
   async dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void> {
     const replica = this.#store(diskId).replica(replicaId);
     const snapshots = replica ? snapshotsOf(replica) : null;
-    if (!snapshots) return;
+    // It may only be out of sight, on a disk that failed to open all of it: whoever forgot the order
+    // then would find the snapshots again when the disk has come back.
+    if (!snapshots) {
+      const where = `disk ${diskId} of node ${this.#options.nodeName}`;
+      throw new StorError('NOT_FOUND', `there is no replica ${replicaId} on ${where}`);
+    }
     for (const id of ids) {
       await new Promise<void>((resolve, reject) => {
         snapshots.dropSnapshot(id, (error) => {
