@@ -16,8 +16,18 @@ export interface Place {
 }
 
 interface Candidate extends Place {
+  /** free space of the disk without what is promised already (bytes) */
   score: number;
+  capacityBytes: number;
+  use: DiskUse;
 }
+
+/**
+ * Disks whose free space differs by less than this share of the smaller one count as equally free. What
+ * disks report is some seconds old, and several may lie on one file system, whose free space changes
+ * between their reports: small volumes would all go to the disk that reported last.
+ */
+const nearShare = 0.01;
 
 type Verdict = { place: Candidate } | { reason: string; noSpace: boolean };
 
@@ -56,7 +66,7 @@ function judgeNode(judging: Judging, nodeId: NodeId): Verdict {
     const why = firstBad?.message ? ` (${firstBad.message})` : '';
     return { reason: `has no disk that is online${why}`, noSpace: false };
   }
-  let best: Candidate | null = null;
+  const fit: Candidate[] = [];
   const refusals: { reason: string; noSpace: boolean }[] = [];
   for (const disk of online) {
     const refusal = judgeDisk(judging, disk);
@@ -64,11 +74,11 @@ function judgeNode(judging: Judging, nodeId: NodeId): Verdict {
       refusals.push(refusal);
       continue;
     }
-    const { provisionedBytes, comingBytes } = uses.get(disk.id) ?? unused;
-    const score = disk.freeBytes - comingBytes - provisionedBytes;
-    const isBetter = !best || score > best.score || (score === best.score && disk.id < best.diskId);
-    if (isBetter) best = { nodeId, diskId: disk.id, score };
+    const use = uses.get(disk.id) ?? unused;
+    const score = disk.freeBytes - use.comingBytes - use.provisionedBytes;
+    fit.push({ nodeId, diskId: disk.id, score, capacityBytes: disk.capacityBytes, use });
   }
+  const best = bestOf(fit);
   if (best) return { place: best };
   const avoided = online.find((disk) => avoid.has(disk.id));
   // a disk that would do but for its space says most; then one that is to be left alone
@@ -85,6 +95,23 @@ function judgeDisk(
   const avoided = avoid.get(disk.id);
   if (avoided !== undefined) return { reason: avoided, noSpace: false };
   return refusalOf(disk, uses.get(disk.id) ?? unused, need, settingsOf(state));
+}
+
+/** The freest disk; of those that are about as free the one with the least promised. */
+function bestOf(candidates: readonly Candidate[]): Candidate | null {
+  const [freest] = [...candidates].sort((a, b) => b.score - a.score);
+  if (!freest) return null;
+  const near = candidates.filter(({ score, capacityBytes }) => {
+    return freest.score - score <= nearShare * Math.min(capacityBytes, freest.capacityBytes);
+  });
+  near.sort(
+    (a, b) =>
+      a.use.provisionedBytes - b.use.provisionedBytes ||
+      a.use.replicas - b.use.replicas ||
+      b.score - a.score ||
+      (a.nodeId < b.nodeId || (a.nodeId === b.nodeId && a.diskId < b.diskId) ? -1 : 1),
+  );
+  return near[0] ?? null;
 }
 
 /**
@@ -115,8 +142,14 @@ export function placeReplicas(
   if (candidates.length < replicas) {
     throw refusal({ replicas, nodes: nodes.length, fit: candidates.length, refusals, tight });
   }
-  candidates.sort((a, b) => b.score - a.score || (a.nodeId < b.nodeId ? -1 : 1));
-  return candidates.slice(0, replicas).map(({ nodeId, diskId }) => ({ nodeId, diskId }));
+  const places: Place[] = [];
+  while (places.length < replicas) {
+    const best = bestOf(candidates);
+    if (!best) break;
+    places.push({ nodeId: best.nodeId, diskId: best.diskId });
+    candidates.splice(candidates.indexOf(best), 1);
+  }
+  return places;
 }
 
 /**
@@ -132,7 +165,7 @@ export function placeAnother(
   const judging = { state, need, uses: diskUses(state), avoid };
   const refusals: string[] = [];
   let noSpace = false;
-  let best: Candidate | null = null;
+  const fit: Candidate[] = [];
   const nodes = [...state.nodes.values()].map((node) => node.value);
   nodes.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
   for (const node of nodes) {
@@ -144,8 +177,9 @@ export function placeAnother(
       noSpace ||= verdict.noSpace;
       continue;
     }
-    if (!best || verdict.place.score > best.score) best = verdict.place;
+    fit.push(verdict.place);
   }
+  const best = bestOf(fit);
   if (!best) return { place: null, refusals, noSpace };
   return { place: { nodeId: best.nodeId, diskId: best.diskId }, refusals: [] };
 }
