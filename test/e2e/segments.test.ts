@@ -15,6 +15,7 @@ const sizeBytes = 60 * MiB;
 
 t.test('a volume of several segments goes on while its replicas change', async (t) => {
   const cluster = await startCluster(t, { nodes: 4 });
+  await cluster.waitFit();
   const shape = ['--size', String(sizeBytes), '--segment-size', String(segmentBytes)];
   await cluster.must('volume', 'create', 'big', ...shape, '--replicas', '2');
   const { status } = await cluster.inspect('big');

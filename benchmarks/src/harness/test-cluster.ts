@@ -124,6 +124,23 @@ export class TestCluster {
     await Promise.all(this.agents.map((agent) => agent.waitReady()));
   }
 
+  /**
+   * Waits until every node holds its lease and every disk is online, as the cluster sees them: a
+   * starved agent may lose its lease again after it was ready, and is no place for replicas then.
+   */
+  async waitFit(deadlineMs = 60_000): Promise<void> {
+    await waitFor(
+      'every node to be fit for replicas',
+      async () => {
+        const { nodes, disks } = await this.status();
+        const all = this.agents.length;
+        if (nodes.up === all && disks.total >= all && disks.online === disks.total) return true;
+        throw new Error(`${nodes.up} of ${all} nodes are up, ${disks.online} disks online`);
+      },
+      { deadlineMs, intervalMs: 200 },
+    );
+  }
+
   /** SIGTERM to all; every one must end with exit code 0. */
   async stop(): Promise<void> {
     const exits = await Promise.all(this.agents.map((agent) => agent.stop()));

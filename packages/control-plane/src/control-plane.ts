@@ -107,6 +107,8 @@ export class ControlPlane implements ControlPlanePort {
   readonly #undo: (() => void)[] = [];
   readonly #work = new Set<Promise<void>>();
   #hasReported = false;
+  /** the node's disks are in the cluster store as they are since this start */
+  #disksAreKnown = false;
   #peersTold = '';
   #cancelSettle: () => void = () => {};
   #closing: Promise<void> | null = null;
@@ -347,14 +349,19 @@ export class ControlPlane implements ControlPlanePort {
     });
   }
 
-  /** For `/readyz`: the node holds its lease and the store has a leader. */
+  /**
+   * For `/readyz`: the node holds its lease, the store has a leader, and the node's disks are recorded,
+   * so that who waits for all nodes may place replicas on all of them.
+   */
   readiness(): { ready: boolean; reason: string } {
     if (this.#closing) return { ready: false, reason: 'the node is stopping' };
     if (this.#options.store.status().leaderId === null) {
       return { ready: false, reason: 'the cluster store has no leader: too few nodes are up' };
     }
     const trouble = this.#session.trouble;
-    return trouble === null ? { ready: true, reason: '' } : { ready: false, reason: trouble };
+    if (trouble !== null) return { ready: false, reason: trouble };
+    if (this.#disksAreKnown) return { ready: true, reason: '' };
+    return { ready: false, reason: "the node's disks are not recorded in the cluster yet" };
   }
 
   /** Nodes and volumes as this member sees them, for the metrics that only the leader shows. */
@@ -456,6 +463,9 @@ export class ControlPlane implements ControlPlanePort {
     this.#settings.repeat();
     const reporting = this.#disks
       .report()
+      .then(() => {
+        this.#disksAreKnown = true;
+      })
       .then(() => this.#reconciler.lookForOrphans())
       .then(() => this.#reconciler.reportKnownFailures())
       .then(() => this.#attachments.releaseUnserved());

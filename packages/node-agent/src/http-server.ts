@@ -7,7 +7,7 @@ const requestTimeoutMs = 5_000;
 
 /**
  * `/metrics` for Prometheus; `/healthz`: the process works (else restart it); `/readyz`: it holds
- * its node lease and the control plane has a leader (else send no clients).
+ * its node lease, its disks are recorded and the control plane has a leader (else send no clients).
  */
 export class HttpServer {
   readonly #server: http.Server;
