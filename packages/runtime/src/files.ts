@@ -73,12 +73,18 @@ export function preallocate(file: OpenFile, from: number, to: number): void {
 
 class SystemFile implements OpenFile {
   readonly path: string;
-  readonly #fd: number;
+  readonly #number: number;
   #open = true;
 
   constructor(file: string, fd: number) {
     this.path = file;
-    this.#fd = fd;
+    this.#number = fd;
+  }
+
+  /** EBADF once it is closed: its number may be another file's by then. */
+  get #fd(): number {
+    if (!this.#open) throw closedFile(this.path);
+    return this.#number;
   }
 
   readSync(target: Uint8Array, start: number, length: number, position: number): number {
@@ -102,7 +108,11 @@ class SystemFile implements OpenFile {
   }
 
   read(target: Uint8Array, start: number, length: number, position: number, done: ReadDone): void {
+    const failed = (error: Error | null): void => {
+      done(error, 0);
+    };
     const step = (got: number): void => {
+      if (!this.#isOpenFor(failed)) return;
       fs.read(this.#fd, target, start + got, length - got, position + got, (error, n) => {
         if (error) return done(error, got);
         if (n === 0) target.fill(0, start + got, start + length);
@@ -115,6 +125,7 @@ class SystemFile implements OpenFile {
 
   write(bytes: Uint8Array, start: number, length: number, position: number, done: FileDone): void {
     const step = (put: number): void => {
+      if (!this.#isOpenFor(done)) return;
       fs.write(this.#fd, bytes, start + put, length - put, position + put, (error, n) => {
         if (error) return done(error);
         if (put + n >= length) return done(null);
@@ -125,7 +136,7 @@ class SystemFile implements OpenFile {
   }
 
   punch(ranges: readonly FileRange[], done: FileDone): void {
-    punchHoles(this.#fd, ranges, done);
+    if (this.#isOpenFor(done)) punchHoles(this.#fd, ranges, done);
   }
 
   datasyncSync(): void {
@@ -133,7 +144,7 @@ class SystemFile implements OpenFile {
   }
 
   datasync(done: FileDone): void {
-    fs.fdatasync(this.#fd, done);
+    if (this.#isOpenFor(done)) fs.fdatasync(this.#fd, done);
   }
 
   size(): { sizeBytes: number; allocatedBytes: number } {
@@ -147,9 +158,21 @@ class SystemFile implements OpenFile {
 
   close(): void {
     if (!this.#open) return;
+    const fd = this.#fd;
     this.#open = false;
-    fs.closeSync(this.#fd);
+    fs.closeSync(fd);
   }
+
+  /** Else answers in a later turn. */
+  #isOpenFor(done: FileDone): boolean {
+    if (this.#open) return true;
+    setImmediate(done, closedFile(this.path));
+    return false;
+  }
+}
+
+function closedFile(file: string): Error {
+  return Object.assign(new Error(`EBADF: ${file} is closed`), { code: 'EBADF', path: file });
 }
 
 /** The file system of the host. */
