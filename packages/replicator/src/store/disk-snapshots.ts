@@ -31,6 +31,7 @@ export class DiskSnapshots {
   readonly #views = new Map<SnapshotId, SnapshotView>();
   /** least recently used first */
   readonly #images = new Map<SnapshotId, LayerImage>();
+  #drained = false;
 
   constructor(parts: DiskSnapshotsParts) {
     this.#parts = parts;
@@ -195,11 +196,16 @@ export class DiskSnapshots {
     return changed;
   }
 
+  /**
+   * None of a snapshot whose removal is on its way into the journal: what would be written to its layer
+   * would come to lie in one that nobody sees, or that is gone.
+   */
   view(id: SnapshotId): SnapshotView | null {
-    const layer = this.#applied(id);
-    if (!layer) return null;
+    if (this.#drained) return null;
     const existing = this.#views.get(id);
     if (existing) return existing;
+    const layer = this.#planned(id) && this.#applied(id);
+    if (!layer) return null;
     const view = new SnapshotView({
       snapshotId: id,
       sizeBytes: layer.sizeBytes,
@@ -257,6 +263,7 @@ export class DiskSnapshots {
 
   /** Refuses calls on views from now on and waits for those under way. */
   async drain(): Promise<void> {
+    this.#drained = true;
     await Promise.all([...this.#views.values()].map((view) => view.close()));
     for (const id of [...this.#images.keys()]) this.#forget(id);
   }

@@ -155,7 +155,8 @@ export class Lineage {
 
   /**
    * Makes data and checksums durable, and then, as a matter of record, what was copied on write: from
-   * then on it outlives the host.
+   * then on it outlives the host. A copy that came to one of their slots while they were synced is
+   * not among them.
    */
   async sync(): Promise<void> {
     const pending = [...this.tables.pending];
@@ -164,9 +165,10 @@ export class Lineage {
     if (lsn > 0) await this.durable(lsn);
   }
 
-  #finalOf(pending: readonly number[]): SlotEntry[][] {
+  #finalOf(pending: readonly (readonly [slot: number, copy: number])[]): SlotEntry[][] {
     const groups: SlotEntry[][] = [];
-    for (const slot of pending) {
+    for (const [slot, copy] of pending) {
+      if (this.tables.pending.get(slot) !== copy) continue;
       const word = this.tables.plannedWord(slot);
       if ((word & pendingFlag) === 0) continue;
       groups.push([[slot, this.tables.plannedChunk(slot), word & ~pendingFlag]]);
@@ -177,7 +179,7 @@ export class Lineage {
   /** At open, when data and checksums are synced: what was pending is there for good. */
   settlePending(): void {
     const { slots, pending } = this.tables;
-    for (const slot of [...pending]) {
+    for (const slot of [...pending.keys()]) {
       this.tables.setSlot(slot, slots.chunks[slot] ?? 0, (slots.words[slot] ?? 0) & ~pendingFlag);
     }
   }

@@ -28,14 +28,18 @@ export class LineageTables {
   /** live images by the replica's number, and views in use */
   readonly live = new Map<number, LayerImage>();
   readonly views = new Set<LayerImage>();
-  /** slots copied on write and not yet recorded as synced */
-  readonly pending = new Set<number>();
+  /**
+   * Slots copied on write and not yet recorded as synced, each with the number of its copy: a slot that
+   * was freed and has another copy since has another number.
+   */
+  readonly pending = new Map<number, number>();
   freed: Freed = () => {};
   /** grows whenever a layer changes */
   layerChanges = 0;
   holeCount = 0;
   dataCount = 0;
 
+  #lastCopy = 0;
   readonly #dataOf = new Map<number, number>();
   readonly #holesOf = new Map<number, number>();
   readonly #plannedSlots = new Map<number, Plan<{ chunk: number; word: number }>>();
@@ -167,6 +171,7 @@ export class LineageTables {
     const { slots } = this;
     const wordBefore = slots.words[slot] ?? 0;
     const chunkBefore = slots.chunks[slot] ?? 0;
+    const copy = this.pending.get(slot);
     if (wordBefore === word && (chunkBefore === chunk || word === 0)) return;
     if (wordBefore !== 0) {
       this.#count(wordBefore, -1);
@@ -176,7 +181,7 @@ export class LineageTables {
     slots.set(slot, chunk, word);
     if (word !== 0) {
       this.#count(word, 1);
-      if ((word & pendingFlag) !== 0) this.pending.add(slot);
+      if ((word & pendingFlag) !== 0) this.pending.set(slot, copy ?? (this.#lastCopy += 1));
       this.#show(slot, chunk, word);
     } else {
       this.freed(slot, (wordBefore & holeFlag) !== 0);
@@ -306,7 +311,7 @@ export class LineageTables {
 
   /** The host lost them, or parts of them: the chunks are what they were before. */
   dropPending(): void {
-    for (const slot of [...this.pending]) this.setSlot(slot, 0, 0);
+    for (const slot of [...this.pending.keys()]) this.setSlot(slot, 0, 0);
   }
 
   /** Counts anew what pages brought in, past `setSlot`. */
@@ -320,7 +325,7 @@ export class LineageTables {
       const word = words[slot] ?? 0;
       if (word === 0) continue;
       this.#count(word, 1);
-      if ((word & pendingFlag) !== 0) this.pending.add(slot);
+      if ((word & pendingFlag) !== 0) this.pending.set(slot, (this.#lastCopy += 1));
     }
   }
 
