@@ -72,6 +72,18 @@ const found: Record<string, SnapshotCommand[]> = {
     ...[settle, verify, verify],
     { kind: 'kill', replica: 0 },
   ],
+  'a copy that came when the layer below was hidden and looked through': [
+    { kind: 'write', ...at, chunk: 0, block: 0, inline: false },
+    { kind: 'crash', after: 15, power: false, again: { after: 1, power: true }, replica: 0 },
+    { kind: 'take', replica: 0, incomplete: false },
+    { kind: 'write', ...at, chunk: 16, block: 0, inline: false },
+    { kind: 'take', replica: 0, incomplete: false },
+    { kind: 'take', replica: 0, incomplete: false },
+    { kind: 'write', ...at, chunk: 33, block: 0, inline: false },
+    ...[settle, settle],
+    { kind: 'rollback', replica: 0, pick: 1 },
+    { kind: 'confirm', ...on },
+  ],
 };
 
 for (const [name, commands] of Object.entries(found)) {

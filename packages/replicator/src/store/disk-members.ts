@@ -76,6 +76,9 @@ export class DiskMembers {
       sync: () => this.#syncOf(lineage),
       failed: () => this.#parts.diskFailed() || !lineage.isWhole,
     });
+    tables.cameLate = () => {
+      janitor.kick();
+    };
     const home = { lineage, janitor };
     this.homes.set(tables.number, home);
     return home;

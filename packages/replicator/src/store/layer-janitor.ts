@@ -35,8 +35,8 @@ type Task =
 export class LayerJanitor {
   readonly #parts: LayerJanitorParts;
   /**
-   * hidden layers that hold nothing that their only child hides, and how that child was: a head may
-   * still get copies of chunks that were begun before the layer was hidden
+   * hidden layers that hold nothing that their only child hides, and how things were then: a head
+   * may still get copies of chunks that were begun before the layer was hidden
    */
   readonly #tidy = new Map<number, string>();
   #running: Promise<void> | null = null;
@@ -103,7 +103,8 @@ export class LayerJanitor {
       if (layer.parent === 0 && tables.holesOf(layer.place) > 0) return { kind: 'holes', layer };
       const [child] = above;
       if (layer.kind !== 'hidden' || !child || above.length > 1) continue;
-      if (this.#tidy.get(layer.place) !== seen(child)) return { kind: 'shadowed', layer, child };
+      if (this.#tidy.get(layer.place) !== this.#seen(child))
+        return { kind: 'shadowed', layer, child };
       const isEmpty = tables.dataSlotsOf(layer.place) + tables.holesOf(layer.place) === 0;
       if (isEmpty || child.kind === 'hidden') return { kind: 'merge', lower: layer, upper: child };
     }
@@ -138,14 +139,21 @@ export class LayerJanitor {
    */
   async #freeShadowed(layer: Layer, child: Layer): Promise<void> {
     const { lineage } = this.#parts;
+    const seen = this.#seen(child);
     await this.#parts.sync();
     await lineage.settled();
     const owned = await this.#finalChunksOf(child.place);
+    const { lateCopies } = lineage.tables;
     await this.#free(
       (word, chunk) => layerOf(word) === layer.place && owned.has(chunk),
       layer.place,
     );
-    this.#tidy.set(layer.place, seen(child));
+    // those that the sync did not make final are looked at once more
+    if (lateCopies.size === 0) this.#tidy.set(layer.place, seen);
+  }
+
+  #seen(child: Layer): string {
+    return `${child.place} ${child.kind} ${this.#parts.lineage.tables.lateCopyCount}`;
   }
 
   async #remove(layer: Layer): Promise<void> {
@@ -255,8 +263,4 @@ export class LayerJanitor {
     this.#tidy.delete(into.place);
     await this.#change(changes);
   }
-}
-
-function seen(child: Layer): string {
-  return `${child.place} ${child.kind}`;
 }

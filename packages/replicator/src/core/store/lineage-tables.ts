@@ -34,6 +34,11 @@ export class LineageTables {
    */
   readonly pending = new Map<number, number>();
   freed: Freed = () => {};
+  /** copies begun before the layer below them was hidden, that came when it was; not final yet */
+  readonly lateCopies = new Set<number>();
+  /** how many of them there have been */
+  lateCopyCount = 0;
+  cameLate: () => void = () => {};
   /** grows whenever a layer changes */
   layerChanges = 0;
   holeCount = 0;
@@ -176,6 +181,7 @@ export class LineageTables {
     if (wordBefore !== 0) {
       this.#count(wordBefore, -1);
       this.pending.delete(slot);
+      this.lateCopies.delete(slot);
       if (word === 0 || chunk !== chunkBefore) this.#hide(slot, chunkBefore);
     }
     slots.set(slot, chunk, word);
@@ -222,6 +228,9 @@ export class LineageTables {
         continue;
       }
       image.put(chunk, value);
+      if (now !== 0 && now !== value && image.exclusive.has(this.#placeOf(Math.abs(now) - 1))) {
+        this.#noteLate(slot, word);
+      }
     }
   }
 
@@ -230,7 +239,18 @@ export class LineageTables {
   }
 
   #depthOf(slot: number): number {
-    return this.#depth((this.slots.words[slot] ?? 0) & layerMask);
+    return this.#depth(this.#placeOf(slot));
+  }
+
+  #placeOf(slot: number): number {
+    return (this.slots.words[slot] ?? 0) & layerMask;
+  }
+
+  /** What it hides is of no use to anybody any more, and was not looked for when its layer was. */
+  #noteLate(slot: number, word: number): void {
+    if ((word & pendingFlag) !== 0) this.lateCopies.add(slot);
+    this.lateCopyCount += 1;
+    this.cameLate();
   }
 
   /** Layers changed: paths follow, and images whose head is another one are built anew. */
@@ -320,6 +340,7 @@ export class LineageTables {
     this.#holesOf.clear();
     this.holeCount = this.dataCount = 0;
     this.pending.clear();
+    this.lateCopies.clear();
     const { words, end } = this.slots;
     for (let slot = 0; slot < end; slot++) {
       const word = words[slot] ?? 0;
