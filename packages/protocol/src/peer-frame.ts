@@ -13,7 +13,7 @@ import { blockBytes, maxPayloadBytes, maxPeerControlBytes } from './limits.ts';
  * 64-bit numbers stay below 2^53. A body's length is checked against its type before anything is
  * allocated for it, so a broken peer can cost one connection and nothing else.
  */
-export const peerVersion = 3;
+export const peerVersion = 4;
 export const peerHeaderBytes = 32;
 
 export const peerFrame = {
@@ -373,6 +373,8 @@ export const peerControl = z.discriminatedUnion('op', [
     to: snapshotId.nullable(),
   }),
   z.object({ op: z.literal('space') }),
+  /** more credits: room for so many new chunks beyond what was sent */
+  z.object({ op: z.literal('room'), chunks: count }),
   /** on a reader's channel: what takes space in the snapshot */
   z.object({
     op: z.literal('extents'),
@@ -396,7 +398,9 @@ export const peerControlReply = z.object({
   /** rollback, space: as they are when this is answered */
   allocated: bitmap.optional(),
   owned: bitmap.optional(),
+  /** room too: once everything up to `sequence` is applied */
   freeChunks: count.optional(),
+  sequence: count.optional(),
   /** extents: offset, length and whether it takes space (0 or 1), one after another */
   extents: z
     .array(count)

@@ -1,5 +1,6 @@
 import type { DiskId, ReplicaId, SnapshotId, StorError, VolumeId } from '@stor/protocol';
 import type { Extent } from './block-device.ts';
+import type { RoomPromise } from './core/store/space-ledger.ts';
 import type { SnapshotStore } from './replica-snapshots.ts';
 
 /** Number of a checkpoint after which marks could be cleared; ordered by epoch, then n. */
@@ -125,8 +126,16 @@ export interface ReplicaStore extends ReplicaIdentity, SnapshotStore {
   extents(offset: number, length: number, limit: number): Extent[];
   /** It reads as data; what does not reads as zeros. */
   isAllocated(chunk: number): boolean;
-  /** How many slots (`ownsChunk`) this replica may take now without touching the reserve. */
+  /**
+   * How many slots (`ownsChunk`) this replica may take now without touching the reserve: those that
+   * are kept for it and those that nobody was promised.
+   */
   freeChunks(): number;
+  /**
+   * Room on the disk to be kept for the replica's writer, as long as `isOpen`. There is one writer at a
+   * time: nothing is kept for the one before any more.
+   */
+  promiseRoom(isOpen: () => boolean): RoomPromise;
 
   /** Remembers the epoch durably. STALE_EPOCH when a higher one is known. */
   fence(epoch: number, done: StoreDone): void;

@@ -51,6 +51,7 @@ export class PeerConnection {
   readonly #header = newPeerHeader();
   readonly #pings: { id: number; sentMs: number }[] = [];
   #pingId = 0;
+  #heardPong = 0;
   #lastPingMs = -Infinity;
   #heardMs: number;
   #lastTickMs: number;
@@ -114,7 +115,7 @@ export class PeerConnection {
     this.#lastPingMs = nowMs;
     this.#pingId += 1;
     this.#pings.push({ id: this.#pingId, sentMs: nowMs });
-    this.output.send(peerFrame.ping, 0, 0, 0, this.#pingId, 0, 0, null);
+    this.output.send(peerFrame.ping, 0, 0, 0, this.#pingId, this.#heardPong, 0, null);
   }
 
   destroy(reason: string): void {
@@ -196,6 +197,8 @@ export class PeerConnection {
       const entry = decodePongEntry(bytes, body + at);
       this.#channels.get(entry.channel)?.pong(entry.sequence, entry.freeChunks, entry.markedCount);
     }
+    // said in the next ping: what is sent from now on counts on no more credits than these
+    this.#heardPong = header.sequence;
     for (const listener of [...this.#channels.values()]) listener.renewed();
   }
 }

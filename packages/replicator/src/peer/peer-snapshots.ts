@@ -33,8 +33,11 @@ function bitmapOf(store: ReplicaStore, has: (chunk: number) => boolean): Bitmap 
   return bitmap;
 }
 
-/** What a replica says of its room and its size just now. */
-export function peerSpaceOf(store: ReplicaStore): {
+/** What a replica says of its room and its size just now; `credits` are kept for who asks. */
+export function peerSpaceOf(
+  store: ReplicaStore,
+  credits: number,
+): {
   allocated: string;
   owned: string;
   sizeBytes: number;
@@ -44,6 +47,6 @@ export function peerSpaceOf(store: ReplicaStore): {
     allocated: base64Of(allocatedBitmap(store)),
     owned: base64Of(ownedBitmap(store)),
     sizeBytes: store.sizeBytes,
-    freeChunks: store.failure ? 0 : Math.max(0, store.freeChunks()),
+    freeChunks: credits,
   };
 }

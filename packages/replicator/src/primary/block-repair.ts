@@ -78,8 +78,14 @@ export class BlockRepair {
     this.#readGood({ member, offset, bytes, sources, imageOf }, (source) => {
       if (!source) done('no-source');
       else if (!this.mayRepair(member)) done('lost');
-      else if (imageOf === liveImage && !this.#hasRoom(member, offset)) done('no-room');
-      else this.#write({ member, offset, bytes, imageOf }, source, done);
+      else if (imageOf !== liveImage) this.#write({ member, offset, bytes, imageOf }, source, done);
+      else {
+        this.#withRoom(member, offset, (hasRoom) => {
+          if (!hasRoom) done('no-room');
+          else if (!this.mayRepair(member)) done('lost');
+          else this.#write({ member, offset, bytes, imageOf }, source, done);
+        });
+      }
     });
   }
 
@@ -97,13 +103,16 @@ export class BlockRepair {
   }
 
   /** A block of a chunk that the member does not have, or shares with a snapshot, takes a new one. */
-  #hasRoom(member: Member, offset: number): boolean {
+  #withRoom(member: Member, offset: number, then: (hasRoom: boolean) => void): void {
     const op = { kind: 'write', offset, length: blockBytes, keepAllocated: false };
     const needs = member.space?.needs(op) ?? 0;
-    if (needs === 0) return true;
-    if (member.availableChunks < needs) return false;
-    if (!member.isLocal) member.credits.spend(this.#segment.sequence + 1, needs);
-    return true;
+    const asked = (granted: boolean): void => {
+      if (granted && !member.isLocal) member.credits.spend(this.#segment.sequence + 1, needs);
+      then(granted);
+    };
+    if (needs === 0) then(true);
+    else if (member.availableChunks >= needs) asked(true);
+    else member.requestRoom(needs, asked);
   }
 
   /** Null when none has the bytes. */

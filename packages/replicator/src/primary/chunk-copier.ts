@@ -145,7 +145,31 @@ export class ChunkCopier {
     })(done);
   }
 
+  /** A snapshot that is filled takes a chunk of its own, unless it has one. */
+  #needsRoom({ member, image, chunkStart }: Copy): boolean {
+    const op = { kind: 'write', offset: chunkStart, length: blockBytes, keepAllocated: false };
+    return image !== null || member.space?.needs(op) !== 0;
+  }
+
   #send(
+    copy: Copy,
+    runs: readonly (BlockRun & { from: number })[],
+    bytes: Buffer,
+    bad: ReadonlySet<number>,
+    over: CopyDone,
+  ): void {
+    const { member } = copy;
+    if (!this.#needsRoom(copy) || member.availableChunks >= 1) {
+      this.#write(copy, runs, bytes, bad, over);
+      return;
+    }
+    member.requestRoom(1, (granted) => {
+      if (granted) this.#write(copy, runs, bytes, bad, over);
+      else over(new StorError('NO_SPACE', `${member.nodeId} has no room for the replica`), 0);
+    });
+  }
+
+  #write(
     copy: Copy,
     runs: readonly (BlockRun & { from: number })[],
     bytes: Buffer,
@@ -154,15 +178,7 @@ export class ChunkCopier {
   ): void {
     const segment = this.#segment;
     const { member, image, to, chunkStart } = copy;
-    // a snapshot that is filled takes a chunk of its own, unless it has one
-    const op = { kind: 'write', offset: chunkStart, length: blockBytes, keepAllocated: false };
-    if (image !== null || member.space?.needs(op) !== 0) {
-      if (member.availableChunks < 1) {
-        over(new StorError('NO_SPACE', `${member.nodeId} has no room for the replica`), 0);
-        return;
-      }
-      if (!member.isLocal) member.credits.spend(segment.sequence + 1, 1);
-    }
+    if (this.#needsRoom(copy) && !member.isLocal) member.credits.spend(segment.sequence + 1, 1);
     let copiedBytes = 0;
     gather(runs, (run, _index, next) => {
       const length = (run.end - run.first) * blockBytes;

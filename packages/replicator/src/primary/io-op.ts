@@ -45,6 +45,8 @@ export class IoOp implements LockOwner {
   /** a call of the local store is under way and may use `bytes` */
   localRunning = false;
   localChunks = 0;
+  /** a member was asked for the room that it needs, and has none */
+  roomRefused = false;
   /** decided; kept only until the local store is done with the bytes */
   completed = false;
   /** the answer waits for the local store, which uses the client's bytes */
@@ -128,6 +130,7 @@ export class IoOp implements LockOwner {
     this.localRunning = false;
     this.answerLater = false;
     this.localChunks = 0;
+    this.roomRefused = false;
     this.completed = false;
     this.failure = null;
   }

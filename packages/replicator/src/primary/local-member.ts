@@ -8,6 +8,7 @@ import type { ChunkSums } from '../core/replication/settle-choice.ts';
 import { SpaceCredits } from '../core/replication/space-credits.ts';
 import { maxAwakeStepMs, reconnectMaxMs, reconnectMinMs } from '../replication/limits.ts';
 import { allocatedBitmap, ownedBitmap } from '../peer/peer-snapshots.ts';
+import type { RoomPromise } from '../core/store/space-ledger.ts';
 import type { ReplicaSnapshot, SnapshotStore } from '../replica-snapshots.ts';
 import type { GateSession, ReplicaGate } from '../replication/replica-gate.ts';
 import {
@@ -50,7 +51,8 @@ export class LocalMember implements Member {
   space: MemberSpace | null = null;
   session: GateSession | null = null;
   /** new chunks of writes that are under way */
-  allocatingChunks = 0;
+  #allocating = 0;
+  #room: RoomPromise | null = null;
   readonly #options: LocalMemberOptions;
   readonly #ages = new CallAges(maxAwakeStepMs);
   readonly #access: LocalAccess;
@@ -177,7 +179,28 @@ export class LocalMember implements Member {
 
   /** Chunks that a new write may take: what is free less what writes under way will take. */
   get availableChunks(): number {
-    return (this.session?.store.freeChunks() ?? 0) - this.allocatingChunks;
+    return (this.session?.store.freeChunks() ?? 0) - this.#allocating;
+  }
+  get isFull(): boolean {
+    return this.availableChunks < 1;
+  }
+
+  /** What is available is known here at any time. */
+  requestRoom(chunks: number, done: (granted: boolean) => void): void {
+    done(this.availableChunks >= chunks);
+  }
+
+  /** A write is given to it that may take so many new chunks: nobody else is promised them. */
+  reserve(chunks: number): void {
+    this.#allocating += chunks;
+    this.#room?.raise(chunks);
+  }
+
+  /** Such a write is over. */
+  release(chunks: number): void {
+    if (chunks === 0) return;
+    this.#allocating -= chunks;
+    this.#room?.lower(this.#allocating);
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
@@ -318,6 +341,8 @@ export class LocalMember implements Member {
       return null;
     }
     this.session = session;
+    this.#room = store.promiseRoom(() => session.alive || session.inFlight > 0);
+    this.#room.raise(this.#allocating);
     if (!session.alive) throw new StorError('STALE_EPOCH', 'a newer primary fenced the replica');
     return store;
   }

@@ -88,8 +88,10 @@ export interface Member extends MemberImage {
   /** the snapshot that its live image grew from */
   readonly headParent: SnapshotId | null;
   readonly credits: SpaceCredits;
-  /** new chunks that it may be given now */
+  /** new chunks that it may be given now, without asking */
   readonly availableChunks: number;
+  /** its disk has no room for another chunk, as far as is known */
+  readonly isFull: boolean;
   generation: Generation;
   readonly markedCount: number;
   /** bytes given to it that it has not acknowledged */
@@ -130,6 +132,11 @@ export interface Member extends MemberImage {
   ): void;
   /** Asks anew what `snapshots`, `headParent` and `sizeBytes` say: its node may have dropped some. */
   listSnapshots(done: StoreDone): void;
+  /**
+   * Asks for room for so many new chunks, when there is too little that may be used without asking.
+   * Whether there is, once everything is applied that was sent before.
+   */
+  requestRoom(chunks: number, done: (granted: boolean) => void): void;
   /** Asks anew which chunks are its own: snapshots that were dropped give some back. */
   refreshSpace(): void;
 }

@@ -501,5 +501,5 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
 }
 
 function hasNoSpace(member: Member): boolean {
-  return member.isOpen && !member.answer?.failure && member.availableChunks < 1;
+  return member.isOpen && !member.answer?.failure && member.isFull;
 }

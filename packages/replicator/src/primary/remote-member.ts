@@ -104,6 +104,9 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
   get availableChunks(): number {
     return this.credits.available;
   }
+  get isFull(): boolean {
+    return this.credits.isOut;
+  }
   get unackedBytes(): number {
     return this.#sentBytes - this.#appliedBytes;
   }

@@ -154,6 +154,16 @@ export abstract class RemoteReplica implements MemberImage {
     });
   }
 
+  requestRoom(chunks: number, done: (granted: boolean) => void): void {
+    this.ask({ op: 'room', chunks }, (_error, reply) => {
+      if (reply?.freeChunks !== undefined) {
+        this.credits.granted(reply.sequence ?? 0, reply.freeChunks);
+        this.credits.isOut = this.credits.available < chunks;
+      }
+      done(this.credits.available >= chunks);
+    });
+  }
+
   refreshSpace(): void {
     const version = this.space?.version ?? 0;
     this.ask({ op: 'space' }, (_error, reply) => {

@@ -43,6 +43,10 @@ export class WritePath implements SegmentPart {
   #withheld: IoOp[] = [];
   #sums = new Uint32Array(64);
   #pumping = false;
+  /** members that were asked for room and have not answered */
+  #asked = 0;
+  /** the op that it is for; null when that was given up */
+  #askedFor: IoOp | null = null;
   /** looked at after acknowledgements: flushes and reads that wait for a lease */
   readonly afterPump: (() => void)[] = [];
 
@@ -83,6 +87,7 @@ export class WritePath implements SegmentPart {
   /** Clients' ops that hold their range and have not been started; they are the caller's again. */
   takeHeld(): IoOp[] {
     const taken = this.#held.filter((op) => !op.isOwn);
+    if (this.#askedFor?.isOwn !== true) this.#askedFor = null;
     this.#held = this.#held.filter((op) => op.isOwn);
     return taken;
   }
@@ -93,6 +98,7 @@ export class WritePath implements SegmentPart {
    * then the caller tries again later.
    */
   giveUp(op: IoOp, error: StorError): void {
+    if (this.#askedFor === op) this.#askedFor = null;
     if (remove(this.#held, op) || remove(this.#withheld, op)) this.#finish(op, error);
     else if (op.inPending && !(op.localRunning && !op.ownsBytes)) {
       this.#hooks.answerEarly(op, error);
@@ -106,6 +112,8 @@ export class WritePath implements SegmentPart {
       this.#localIsBack();
       return;
     }
+    // one that was lost before it could answer is asked again
+    for (const op of this.#held) op.roomRefused = false;
     for (let op = this.#pending.head; op; op = op.next) {
       if (!op.frame || op.sequence <= remote.ackedSequence) continue;
       // what it said of its chunks is from before these writes
@@ -150,6 +158,7 @@ export class WritePath implements SegmentPart {
   /** Fails everything: the primary has stopped. */
   abandon(error: StorError): void {
     const ops = [...this.#held, ...this.#withheld];
+    this.#askedFor = null;
     this.#held = [];
     this.#withheld = [];
     for (let op = this.#pending.head; op; op = this.#pending.head) {
@@ -175,7 +184,7 @@ export class WritePath implements SegmentPart {
   #mayStart(): boolean {
     const { membership, targets, required, local, localIsRequired, isHeld, stopped } =
       this.#segment;
-    if (!membership || membership.holding || isHeld || stopped) return false;
+    if (!membership || membership.holding || isHeld || stopped || this.#asked > 0) return false;
     if (localIsRequired && !local?.isOpen) return false;
     for (const member of required) if (!member.isOpen) return false;
     for (const member of targets) {
@@ -219,6 +228,7 @@ export class WritePath implements SegmentPart {
 
   #issue(op: IoOp): void {
     const segment = this.#segment;
+    if (this.#askForRoom(op)) return;
     const full = this.#spendSpace(op);
     if (full) {
       // nothing was sent: the volume stays as it is, and so do its members
@@ -286,7 +296,7 @@ export class WritePath implements SegmentPart {
     if (!local || !session?.alive) return;
     const { store } = session;
     const done = (error: StorError | null): void => {
-      local.allocatingChunks -= op.localChunks;
+      local.release(op.localChunks);
       op.localRunning = false;
       // a failed replica leaves the set before this write is acknowledged (I4, I7)
       if (!error) op.localPending = false;
@@ -306,12 +316,12 @@ export class WritePath implements SegmentPart {
     if (!bytes) return;
     try {
       if (store.writeInline(offset, length, bytes, start, this.#sums, 0)) {
-        local.allocatingChunks -= op.localChunks;
+        local.release(op.localChunks);
         op.localPending = false;
         return;
       }
     } catch (error) {
-      local.allocatingChunks -= op.localChunks;
+      local.release(op.localChunks);
       local.drop(StorError.from(error));
       return;
     }
@@ -332,6 +342,32 @@ export class WritePath implements SegmentPart {
   }
 
   /**
+   * Little is kept for each primary ahead of need, so a member that seems to have too little room is
+   * asked before the write is refused; the write waits, ahead of those that come after it.
+   */
+  #askForRoom(op: IoOp): boolean {
+    if (op.roomRefused) return false;
+    const lacking = this.#segment.targets.filter(
+      (member) => member.availableChunks < newChunks(member, op),
+    );
+    if (lacking.length === 0) return false;
+    op.own(this.#segment.options.outbox.buffers);
+    this.#held.unshift(op);
+    this.#askedFor = op;
+    this.#asked += lacking.length;
+    for (const member of lacking) {
+      member.requestRoom(newChunks(member, op), (granted) => {
+        this.#asked -= 1;
+        if (!granted && this.#askedFor) this.#askedFor.roomRefused = true;
+        if (this.#asked > 0) return;
+        this.#askedFor = null;
+        this.pump();
+      });
+    }
+    return true;
+  }
+
+  /**
    * Checks that every member has room for the chunks that the write may take, and takes it. The
    * member that has none; null when all have.
    */
@@ -349,7 +385,7 @@ export class WritePath implements SegmentPart {
         if (!this.#dropWithoutRoom(local)) return local;
       } else {
         op.localChunks = chunks;
-        local.allocatingChunks += chunks;
+        local.reserve(chunks);
       }
     }
     for (const member of this.#segment.targets) {

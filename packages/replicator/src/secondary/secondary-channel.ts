@@ -22,6 +22,7 @@ import {
 import { crc32, hashBlocks } from '@stor/runtime';
 
 import { AppliedPrefix } from '../core/replication/applied-prefix.ts';
+import { CreditWindow } from '../core/replication/credit-window.ts';
 import { Bitmap } from '../core/replication/bitmap.ts';
 import { hashBytes } from '../core/replication/settle-choice.ts';
 import { historyOfPeer, peerHistoryOf } from '../peer/peer-history.ts';
@@ -56,6 +57,9 @@ export class SecondaryChannel {
   readonly #owner: ChannelOwner;
   readonly #promises: LeasePromises;
   readonly #applied = new AppliedPrefix();
+  readonly #credits: CreditWindow;
+  /** what waits until everything that came before it is applied */
+  #afterFrames: { frames: number; run: () => void }[] = [];
   #sums = new Uint32Array(64);
   ackQueued = false;
 
@@ -65,6 +69,7 @@ export class SecondaryChannel {
     session: GateSession,
     promises: LeasePromises,
     owner: ChannelOwner,
+    lastPong: number,
   ) {
     this.number = number;
     this.segment = segment;
@@ -72,13 +77,32 @@ export class SecondaryChannel {
     this.#store = session.store;
     this.#owner = owner;
     this.#promises = promises;
+    const isOpen = (): boolean => session.alive || session.inFlight > 0;
+    this.#credits = new CreditWindow(session.store.promiseRoom(isOpen), lastPong);
   }
 
   get appliedSequence(): number {
     return this.#applied.sequence;
   }
+  /** What the primary is told of room, in whatever it is told next. */
   get freeChunks(): number {
-    return this.#store.failure ? 0 : this.#store.freeChunks();
+    return this.#store.failure ? 0 : this.#credits.tell();
+  }
+  freeChunksInPong(pong: number): number {
+    return this.#store.failure ? 0 : this.#credits.tellInPong(pong);
+  }
+
+  /** The primary says that it has heard that pong. */
+  pinged(heardPong: number): void {
+    this.#whenApplied(() => {
+      this.#credits.heard(heardPong);
+    });
+  }
+
+  #whenApplied(run: () => void): void {
+    const frames = this.#applied.received;
+    if (this.#applied.finished >= frames) run();
+    else this.#afterFrames.push({ frames, run });
   }
   get markedCount(): number {
     return this.#store.markedCount;
@@ -225,7 +249,11 @@ export class SecondaryChannel {
       this.#fail(error);
       return;
     }
-    if (this.#applied.applied(token) && this.session.alive) this.#owner.acknowledgeSoon(this);
+    if (!this.#applied.applied(token) || !this.session.alive) return;
+    this.#owner.acknowledgeSoon(this);
+    while ((this.#afterFrames[0]?.frames ?? Infinity) <= this.#applied.finished) {
+      this.#afterFrames.shift()?.run();
+    }
   }
 
   #flush(sequence: number): void {
@@ -299,7 +327,19 @@ export class SecondaryChannel {
     image.readUnverified(offset, length, data, 0, valid, done);
   }
 
+  /** The primary needs more than was kept for it. */
+  #room(request: number, chunks: number): void {
+    this.#whenApplied(() => {
+      const freeChunks = this.#store.failure ? 0 : this.#credits.tell(chunks);
+      this.#controlReply(request, { freeChunks, sequence: this.#applied.sequence });
+    });
+  }
+
   #control(sequence: number, control: PeerControl): void {
+    if (control.op === 'room') {
+      this.#room(sequence, control.chunks);
+      return;
+    }
     const done = this.session.tracked((error) => {
       if (error) {
         this.#requestFailed(sequence, error);
@@ -389,7 +429,7 @@ export class SecondaryChannel {
       }
       case 'rollback':
       case 'space':
-        return peerSpaceOf(this.#store);
+        return peerSpaceOf(this.#store, this.freeChunks);
       default:
         return {};
     }

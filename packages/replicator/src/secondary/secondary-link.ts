@@ -69,6 +69,7 @@ export class SecondaryLink {
   #backlogBytes = 0;
   #paused = false;
   #over = false;
+  #lastPong = 0;
 
   constructor(socket: StreamSocket, host: SecondaryHost) {
     this.#socket = socket;
@@ -189,7 +190,7 @@ export class SecondaryLink {
     }
     switch (header.type) {
       case peerFrame.ping:
-        this.#pong(header.sequence);
+        this.#pong(header.sequence, header.offset);
         return;
       case peerFrame.open:
         this.#open(header, parsePeerBody(peerOpen, bytes, body, body + header.bodyBytes));
@@ -232,17 +233,19 @@ export class SecondaryLink {
    * A pong says: none of the channels still open here is known to have a newer epoch (I6). A
    * channel that was displaced has sent its `closed` before this, on the same connection.
    */
-  #pong(id: number): void {
+  #pong(id: number, heardPong: number): void {
+    this.#lastPong = id;
     const body = Buffer.alloc(this.#channels.size * peerPongEntryBytes);
     const nowMs = this.#host.clock.monotonicMs();
     let at = 0;
     for (const channel of this.#channels.values()) {
       channel.promise(nowMs);
+      channel.pinged(heardPong);
       encodePongEntry(body, at, {
         channel: channel.number,
         markedCount: channel.markedCount,
         sequence: channel.appliedSequence,
-        freeChunks: channel.freeChunks,
+        freeChunks: channel.freeChunksInPong(id),
       });
       at += peerPongEntryBytes;
     }
@@ -327,7 +330,9 @@ export class SecondaryLink {
     this.#opening.delete(number);
     const { replicaId, epoch } = open;
     this.#host.logger.debug({ replica: replicaId, epoch }, 'the replica is fenced');
-    const channel = new SecondaryChannel(number, segment, session, gate.promises, this);
+    const channel = new SecondaryChannel(
+      ...([number, segment, session, gate.promises, this, this.#lastPong] as const),
+    );
     this.#channels.set(number, channel);
     const leaseRemainingMs = this.#host.leaseRemainingMs(replicaId, epoch);
     // an accepted open is a lease too
@@ -340,7 +345,7 @@ export class SecondaryLink {
       setView: store.setView,
       generation: store.generation,
       marks: regionBitmap(store, store.marks()).toString('base64'),
-      ...peerSpaceOf(store),
+      ...peerSpaceOf(store, channel.freeChunks),
       snapshots: snapshotsOf(store)?.snapshots() ?? [],
       headParent: snapshotsOf(store)?.headParent ?? null,
       leaseRemainingMs: Math.ceil(leaseRemainingMs),

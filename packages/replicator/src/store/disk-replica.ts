@@ -14,6 +14,7 @@ import type { Bitmap } from '../core/replication/bitmap.ts';
 import type { HotBlocks } from '../core/store/block-cache.ts';
 import { extentsOf, type LayerImage } from '../core/store/layer-image.ts';
 import type { LineageTables } from '../core/store/lineage-tables.ts';
+import type { Promised, RoomPromise } from '../core/store/space-ledger.ts';
 import type { ReplicaTables } from '../core/store/replica-tables.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
 import type { ReplicaSnapshot, ReplicaSpace, ReplicaView } from '../replica-snapshots.ts';
@@ -76,8 +77,12 @@ export class DiskReplica implements ReplicaStore {
   #endBytes: number;
   readonly #failure: ReplicaFailure;
   readonly #facts: ReplicaFacts;
+  /** room kept for the writer there is */
+  #promised: Promised | null = null;
 
-  constructor(parts: DiskReplicaParts) {
+  constructor(given: DiskReplicaParts) {
+    const slotsUsed = (count: number): void => this.#promised?.use(count);
+    const parts = { ...given, slotsUsed };
     const { identity } = parts.tables;
     this.diskId = parts.diskId;
     this.replicaId = identity.replicaId;
@@ -290,7 +295,15 @@ export class DiskReplica implements ReplicaStore {
   }
 
   freeChunks(): number {
-    return this.#parts.space.freeSlots() + this.#parts.lineage.supply.recyclable;
+    const { space, lineage } = this.#parts;
+    return Math.max(0, space.ledger.unpromised(lineage.supply) + (this.#promised?.held ?? 0));
+  }
+
+  promiseRoom(isOpen: () => boolean): RoomPromise {
+    this.#promised?.lower(0);
+    const { space, lineage } = this.#parts;
+    this.#promised = space.ledger.open(lineage.supply, isOpen);
+    return this.#promised;
   }
 
   fence(epoch: number, done: StoreDone): void {

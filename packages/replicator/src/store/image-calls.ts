@@ -22,6 +22,8 @@ export interface ImageCallParts {
   hot: HotBlocks | null;
   /** numbers in one journal record */
   maxRecordNumbers: number;
+  /** slots were given out for data: what was promised to the writer is used */
+  slotsUsed(count: number): void;
 }
 
 /** New bytes of a write, for chunks that are copied. */
@@ -259,6 +261,7 @@ export class ImageCalls {
     const { image, lineage } = this.#parts;
     const needed = chunks.filter((chunk) => !this.#mayTakeOver(chunk));
     const slots = needed.length > 0 ? await lineage.take(needed.length) : [];
+    this.#parts.slotsUsed(slots.length);
     const slotFor = new Map(needed.map((chunk, i) => [chunk, slots[i] ?? 0]));
     const copies = needed.filter((chunk) => (image.slotOf[chunk] ?? 0) > 0);
     const results = await Promise.allSettled(

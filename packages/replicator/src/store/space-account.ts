@@ -1,5 +1,6 @@
 import type { Clock, Files } from '@stor/runtime';
 import { slotBytes, slotSumsBytes } from '../core/store/format.ts';
+import { SpaceLedger } from '../core/store/space-ledger.ts';
 import { slotEntryBytes } from '../core/store/table-page.ts';
 
 /** What a slot may come to take of the file system once all its blocks are written, table included. */
@@ -20,6 +21,8 @@ export interface SlotUsage {
  * are not filled yet is subtracted: an overwrite of an allocated chunk must not run out of space.
  */
 export class SpaceAccount {
+  /** what of the free slots was promised to writers */
+  readonly ledger = new SpaceLedger(() => this.freeSlots());
   readonly #files: Files;
   readonly #directory: string;
   readonly #clock: Clock;

@@ -19,7 +19,9 @@ import type {
 } from '../replica-snapshots.ts';
 import { historyOf, stampsOf } from '../core/replication/generation-history.ts';
 import type { Bitmap } from '../core/replication/bitmap.ts';
+import type { RoomPromise } from '../core/store/space-ledger.ts';
 import type { MemoryReplicaState } from './memory-replica-state.ts';
+import { memoryRoom } from './memory-room.ts';
 import { zeroSum } from './memory-replica-state.ts';
 import { MemoryView } from './memory-view.ts';
 import type { ProcessClock } from './sim-clock.ts';
@@ -215,6 +217,10 @@ export class MemoryReplicaStore implements ReplicaStore, SnapshotStore {
     let taken = this.state.snapshots.slotCount;
     for (const chunk of this.state.allocated) if (this.ownsChunk(chunk)) taken += 1;
     return this.capacityChunks - taken;
+  }
+
+  promiseRoom(): RoomPromise {
+    return memoryRoom(() => this.freeChunks());
   }
 
   fence(epoch: number, done: StoreDone): void {

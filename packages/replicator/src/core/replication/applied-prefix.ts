@@ -13,6 +13,7 @@ export class AppliedPrefix {
   #bytes = 0;
   #pending: Entry[] = [];
   #first = 0;
+  #received = 0;
 
   /** everything up to this sequence is applied */
   get sequence(): number {
@@ -25,9 +26,18 @@ export class AppliedPrefix {
   get pending(): number {
     return this.#pending.length - this.#first;
   }
+  /** frames that came */
+  get received(): number {
+    return this.#received;
+  }
+  /** of these, those before which none is under way */
+  get finished(): number {
+    return this.#received - this.pending;
+  }
 
   /** A frame that is applied already; true when the prefix grew. */
   done(sequence: number, bytes: number): boolean {
+    this.#received += 1;
     if (this.pending === 0) {
       this.#sequence = sequence;
       this.#bytes += bytes;
@@ -40,6 +50,7 @@ export class AppliedPrefix {
   /** A frame whose effect is under way; give the result to `applied`. */
   begin(sequence: number, bytes: number): object {
     const entry: Entry = { sequence, bytes, applied: false };
+    this.#received += 1;
     this.#pending.push(entry);
     return entry;
   }

@@ -8,6 +8,8 @@ export class SpaceCredits {
   #free = 0;
   #outstanding = 0;
   #sent: { sequence: number; chunks: number }[] = [];
+  /** It was asked for more and has none: its disk is full. */
+  isOut = false;
 
   get available(): number {
     return this.#free - this.#outstanding;
@@ -16,6 +18,7 @@ export class SpaceCredits {
   /** `free` chunks were left once everything up to `sequence` was applied. */
   granted(sequence: number, free: number): void {
     this.#free = free;
+    if (free > 0) this.isOut = false;
     let done = 0;
     for (const entry of this.#sent) {
       if (entry.sequence > sequence) break;
@@ -35,5 +38,6 @@ export class SpaceCredits {
     this.#free = free;
     this.#outstanding = 0;
     this.#sent = [];
+    this.isOut = false;
   }
 }
