@@ -231,6 +231,14 @@ export interface AgentPort {
   nodeLeaseUntil(deadlineMonotonicMs: number): void;
 }
 
+/** A snapshot of a volume that is ready. */
+export interface NamedSnapshot {
+  id: SnapshotId;
+  name: string;
+  /** of the volume when it was taken */
+  sizeBytes: number;
+}
+
 /** What the node agent asks of the control plane. */
 export interface ControlPlanePort {
   /**
@@ -280,5 +288,5 @@ export interface ControlPlanePort {
   /** For an export of the snapshot. NOT_FOUND, also while it is being taken or deleted. */
   snapshotExport(name: SnapshotName): Promise<SnapshotExport>;
   /** The volume's ready snapshots, in the order in which they were taken. NOT_FOUND (the volume). */
-  snapshotIds(volume: string): Promise<{ id: SnapshotId; name: string }[]>;
+  snapshotIds(volume: string): Promise<NamedSnapshot[]>;
 }

@@ -5,12 +5,11 @@ import type {
   NodeId,
   ReplicaId,
   SegmentStatus,
-  SnapshotId,
   SnapshotName,
   VolumeId,
 } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
-import type { AgentPort, ControlPlanePort } from './agent-port.ts';
+import type { AgentPort, ControlPlanePort, NamedSnapshot } from './agent-port.ts';
 import { AgentPeers } from './agent/agent-peers.ts';
 import type { NodeCalls } from './agent/agent-peers.ts';
 import { agentService } from './agent/agent-service.ts';
@@ -331,10 +330,14 @@ export class ControlPlane implements ControlPlanePort {
     return exportOf(volume, name, state);
   }
 
-  async snapshotIds(name: string): Promise<{ id: SnapshotId; name: string }[]> {
+  async snapshotIds(name: string): Promise<NamedSnapshot[]> {
     const { volume, state } = await this.#withSnapshots(name);
     const ready = readySnapshots(state, volume.value.metadata.id);
-    return ready.map((record) => ({ id: record.id, name: record.name }));
+    return ready.map((record) => ({
+      id: record.id,
+      name: record.name,
+      sizeBytes: record.sizeBytes,
+    }));
   }
 
   /** What is asked of a snapshot changes nothing, so without a quorum an older answer will do. */

@@ -297,7 +297,7 @@ export class ExportNode {
         shared: cluster.shared,
       }),
       volumeNames: async () => ['db'],
-      snapshotIds: async () => [{ id: 's-1', name: 'monday' }],
+      snapshotIds: async () => [{ id: 's-1', name: 'monday', sizeBytes: 2 ** 40 }],
       primaryAddress: async () => {
         const { holder } = cluster;
         return holder && { nodeId: holder.node.id, nbd: `127.0.0.1:${holder.node.port}` };

@@ -25,7 +25,7 @@ interface Rig {
   readonly failing: Map<string, 'NOT_FOUND' | 'UNAVAILABLE'>;
   /** replicas in the order in which they were opened */
   readonly opened: string[];
-  readonly ids: { id: string; name: string }[];
+  readonly ids: { id: string; name: string; sizeBytes: number }[];
 }
 
 /** A node n-1 that serves `db@monday`, of which n-1 and n-2 have replicas, and that is no primary. */
@@ -35,8 +35,8 @@ async function setUp(t: Test): Promise<Rig> {
   const failing: Rig['failing'] = new Map();
   const opened: string[] = [];
   const ids = [
-    { id: 's-1', name: 'sunday' },
-    { id: 's-2', name: 'monday' },
+    { id: 's-1', name: 'sunday', sizeBytes },
+    { id: 's-2', name: 'monday', sizeBytes },
   ];
   const replica = (index: number, node: number): SnapshotExport['segments'][0]['replicas'][0] => ({
     replicaId: `r-${index}-${node}`,
@@ -133,7 +133,13 @@ class MemoryReader implements ReplicaSnapshotReader {
   };
 
   changedSince: ReplicaSnapshotReader['changedSince'] = (since, offset, length, limit, done) => {
-    if (since !== 's-1') throw new Error(`asked for ${since}`);
+    // taken when the volume had one segment
+    const isUnknown = since === 's-0' && this.replicaId.startsWith('r-1');
+    if (isUnknown) {
+      done(new StorError('NOT_FOUND', `${this.replicaId} never had ${since}`), []);
+      return;
+    }
+    if (since !== 's-1' && since !== 's-0') throw new Error(`asked for ${since}`);
     const extents = this.#chunks(offset, length, (chunk) => chunk === 2);
     const told = extents.map(({ flag, ...range }) => ({ ...range, dirty: flag }));
     done(this.#error(), told.slice(0, limit));
@@ -228,6 +234,25 @@ t.test('holes and changes since another snapshot are told, at once', async (t) =
   }
   t.same([...new Set(dirty)], [2, 6]);
   t.same([...new Set(holes)], [1, 5]);
+  await client.disconnect();
+});
+
+t.test('what a volume has grown by since a snapshot has changed since then', async (t) => {
+  const { port, ids } = await setUp(t);
+  ids.unshift({ id: 's-0', name: 'saturday', sizeBytes: 3 * chunkBytes });
+  const saturday = 'stor:dirty-since-saturday';
+  const client = await NbdClient.connect(target(port, 'db@monday', saturday));
+  const dirty = new Set<number>();
+  for (let at = 0; at < sizeBytes;) {
+    for (const extent of await client.blockStatus(at, sizeBytes - at, { context: saturday })) {
+      const { offset, length, flags } = extent;
+      at = Math.max(at, offset + length);
+      for (let chunk = offset / chunkBytes; chunk < at / chunkBytes; chunk++) {
+        if (flags === 1) dirty.add(chunk);
+      }
+    }
+  }
+  t.same([...dirty], [2, 4, 6]);
   await client.disconnect();
 });
 

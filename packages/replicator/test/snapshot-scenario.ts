@@ -38,12 +38,16 @@ export interface SnapshotCluster {
 interface Written {
   value: number;
   block: number;
+  /** it made the block zeros */
+  isZero: boolean;
   state: 'started' | 'acknowledged' | 'maybe';
 }
 
 /** One client: it has blocks of its own, and one write at a time. */
 interface Client {
   readonly blocks: readonly number[];
+  /** its blocks are alone in their chunks, which it gives back now and then */
+  readonly hasChunks: boolean;
   writes: Written[];
   /** what its blocks held before `writes` */
   base: Map<number, number>;
@@ -80,6 +84,9 @@ export class SnapshotScenario {
   #quiet = false;
   #isOrdering = false;
   #nextId: number;
+  /** which of their blocks clients write now: some chunks change between two snapshots only */
+  #from = 0;
+  #to = blocksEach;
 
   constructor(cluster: SnapshotCluster, seed: number) {
     this.#cluster = cluster;
@@ -93,8 +100,17 @@ export class SnapshotScenario {
         // neighbours in a chunk, and a chunk here and there
         return chunk * 64 + c * 3 + (i % 2);
       });
-      this.#clients.push({ blocks: own, writes: [], base: new Map(own.map((at) => [at, 0])) });
+      this.#add(own, false);
     }
+    const apart = Array.from({ length: blocksEach }, (_, i) => {
+      return (Math.floor((i * blocks) / blocksEach / 64) + 2) * 64 + 5;
+    });
+    this.#add(apart, true);
+  }
+
+  #add(blocks: readonly number[], hasChunks: boolean): void {
+    const base = new Map(blocks.map((at) => [at, 0]));
+    this.#clients.push({ blocks, hasChunks, writes: [], base });
   }
 
   async run(faultMs: number): Promise<string[]> {
@@ -202,8 +218,9 @@ export class SnapshotScenario {
       }
       const volume = this.#volume;
       const holder = this.#holder;
-      const block = client.blocks[this.#pick(blocksEach)] ?? 0;
-      const written: Written = { value: ++this.#value, block, state: 'started' };
+      const block = client.blocks[this.#from + this.#pick(this.#to - this.#from)] ?? 0;
+      const isZero = this.#random.next() < 0.1;
+      const written: Written = { value: ++this.#value, block, isZero, state: 'started' };
       client.writes.push(written);
       this.#busy += 1;
       let open = true;
@@ -212,7 +229,7 @@ export class SnapshotScenario {
         open = false;
         this.#busy -= 1;
         written.state = acknowledged ? 'acknowledged' : 'maybe';
-        if (acknowledged) this.#count('write');
+        if (acknowledged) this.#count(isZero ? 'zero' : 'write');
         scheduler.at(this.#random.next() * 20, next);
       };
       const watch = (): void => {
@@ -220,8 +237,7 @@ export class SnapshotScenario {
         else if (open) scheduler.at(40, watch);
       };
       scheduler.at(40, watch);
-      const bytes = blockOf(written.value, block);
-      void request(volume, 'write', block * blockBytes, blockBytes, bytes).then((error) => {
+      void submit(volume, client, written).then((error) => {
         over(error === null);
       });
     };
@@ -243,6 +259,8 @@ export class SnapshotScenario {
       look();
     });
     const dice = this.#random.next();
+    this.#from = this.#random.next() < 0.5 ? 0 : this.#pick(blocksEach);
+    this.#to = this.#from === 0 ? blocksEach : Math.min(blocksEach, this.#from + 2);
     try {
       if (dice < 0.6) await this.#take(volume, giveUp);
       else if (dice < 0.8) await this.#delete(volume, giveUp);
@@ -338,6 +356,7 @@ export class SnapshotScenario {
     this.#quiet = true;
     await condition(cluster, () => this.#busy === 0);
     let volume: PrimaryVolume | null = first;
+    if (this.#random.next() < 0.5) await this.#safety(volume);
     for (let tries = 0; ; tries++) {
       volume = this.#volume;
       if (volume && (await this.#tryRollback(volume, taken.id))) break;
@@ -353,6 +372,13 @@ export class SnapshotScenario {
       client.base = new Map(client.blocks.map((at) => [at, taken.values.get(at) ?? 0]));
     }
     this.#quiet = false;
+  }
+
+  /** What the volume is before it is rolled back is kept. */
+  async #safety(volume: PrimaryVolume): Promise<void> {
+    this.#count('safety');
+    const over = condition(this.#cluster, () => this.#volume !== volume);
+    await this.#take(volume, over);
   }
 
   async #tryRollback(volume: PrimaryVolume, id: SnapshotId): Promise<boolean> {
@@ -529,7 +555,7 @@ function misfit(
     let isDecided = false;
     for (const write of client.writes.toReversed()) {
       if (write.block !== block || write.value > upper || isDecided) continue;
-      allowed.push(write.value);
+      allowed.push(write.isZero ? 0 : write.value);
       isDecided = write.state === 'acknowledged' && write.value <= lower;
     }
     if (!isDecided) allowed.push(client.base.get(block) ?? 0);
@@ -538,6 +564,17 @@ function misfit(
     }
   }
   return null;
+}
+
+function submit(
+  volume: PrimaryVolume,
+  { hasChunks }: Client,
+  { value, block, isZero }: Written,
+): Promise<Error | null> {
+  const at = block * blockBytes;
+  if (!isZero) return request(volume, 'write', at, blockBytes, blockOf(value, block));
+  if (!hasChunks) return request(volume, 'writeZeroes', at, blockBytes, null);
+  return request(volume, 'trim', Math.floor(at / chunkBytes) * chunkBytes, chunkBytes, null);
 }
 
 function blockOf(value: number, block: number): Buffer {

@@ -1,4 +1,4 @@
-import type { SnapshotExport } from '@stor/control-plane';
+import type { NamedSnapshot, SnapshotExport } from '@stor/control-plane';
 import {
   StorError,
   hasCode,
@@ -57,7 +57,7 @@ export class SnapshotExports {
   async open(exportName: string, name: SnapshotName, peer: NbdPeer): Promise<NbdExportLease> {
     const { logger } = this.#options;
     const found = await this.#find(name);
-    const since = await this.idsOf(name.volume);
+    const since = await this.#named(name.volume);
     const reader = await this.#reader(found);
     const listeners: (() => void)[] = [];
     let isOver = false;
@@ -77,9 +77,17 @@ export class SnapshotExports {
       device,
       readOnly: true,
       changedSince: (snapshot, offset, length, limit, done) => {
-        const id = since.get(snapshot);
-        if (id === undefined) done(unknownSnapshot(name.volume, snapshot), []);
-        else reader.changedSince(id, offset, length, limit, done);
+        const base = since.get(snapshot);
+        if (!base) done(unknownSnapshot(name.volume, snapshot), []);
+        else if (offset >= segmentsEnd(base.sizeBytes, found.segmentBytes)) {
+          // the volume was too small then to have the segment: all that is in it is new
+          reader.extents(offset, length, limit, (error, extents) => {
+            done(
+              error,
+              extents.map(({ allocated, ...range }) => ({ ...range, dirty: allocated })),
+            );
+          });
+        } else reader.changedSince(base.id, offset, length, limit, done);
       },
       name: exportName,
       volumeId: found.volumeId,
@@ -97,8 +105,13 @@ export class SnapshotExports {
 
   /** Ids of the volume's ready snapshots by name. NOT_FOUND (the volume). */
   async idsOf(volume: string): Promise<Map<string, string>> {
+    const named = await this.#named(volume);
+    return new Map([...named].map(([name, { id }]) => [name, id]));
+  }
+
+  async #named(volume: string): Promise<Map<string, NamedSnapshot>> {
     const all = await this.#options.control.snapshotIds(volume);
-    return new Map(all.map(({ id, name }) => [name, id]));
+    return new Map(all.map((each) => [each.name, each]));
   }
 
   /** What was started is answered, then each connection ends. */
@@ -149,6 +162,11 @@ export class SnapshotExports {
       logger,
     });
   }
+}
+
+/** Where the last segment of a volume of this size ends. */
+function segmentsEnd(sizeBytes: number, segmentBytes: number): number {
+  return Math.ceil(sizeBytes / segmentBytes) * segmentBytes;
 }
 
 export function unknownSnapshot(volume: string, snapshot: string): StorError {
