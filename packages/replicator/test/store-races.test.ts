@@ -173,3 +173,32 @@ t.test('a replica that is deleted gives nobody a view any more', async (t) => {
   t.equal(snapshotsOf(replica)?.view('s-1') ?? null, null);
   await store.close();
 });
+
+t.test('a full disk has room again when snapshots of its replicas are dropped', async (t) => {
+  const faulty = new FaultyFiles({ seed: 1, punches: true });
+  const clock = new FakeClock();
+  const store = await openStore('/disk', faulty.process(), { bootId: faulty.bootId, clock });
+  const replica = (await store.createReplica(identity)) as DiskReplica;
+  await write(replica, 0, 16 * chunkBytes, 1);
+  await snapshot(replica, 's-1');
+  await write(replica, 0, 16 * chunkBytes, 2);
+  await flush(replica);
+  // somebody else has taken the rest
+  faulty.capacityBytes = faulty.usedBytes();
+  await t.rejects(write(replica, 20 * chunkBytes, chunkBytes, 3), { code: 'NO_SPACE' });
+  const fence = (): Promise<void> =>
+    call((done) => {
+      replica.fence(2, done);
+    });
+  await t.rejects(fence(), { code: 'NO_SPACE' });
+  await call((done) => {
+    replica.dropSnapshot('s-1', done);
+  });
+  await until(() => replica.space().snapshotBytes === 0);
+  await until(() => replica.lineage.supply.dirty === 0);
+  clock.advance(2_000);
+  await fence();
+  await write(replica, 20 * chunkBytes, chunkBytes, 3);
+  t.equal(replica.failure, null);
+  await store.close();
+});

@@ -369,7 +369,10 @@ export class DiskReplica implements ReplicaStore {
   }
 
   dropSnapshot(id: SnapshotId, done: StoreDone): void {
-    if (!this.#calls.refused(done)) this.#calls.answer(this.#snapshots.drop(id), done);
+    if (this.#calls.refused(done, true)) return;
+    // the freed slots are to be emptied, also when that had found no room before
+    if (this.#failure.isFull) this.#parts.lineage.supply.resume();
+    this.#calls.answer(this.#snapshots.drop(id), done, true);
   }
 
   rollback(id: SnapshotId, done: StoreDone): void {
@@ -403,8 +406,7 @@ export class DiskReplica implements ReplicaStore {
    * promised fits again; for more chunks it has no room then, and says so (`freeChunks`).
    */
   #returnIfRoom(): void {
-    const isFull = this.#failure.error?.code === 'NO_SPACE';
-    if (!isFull || !this.#calls.idle) return;
+    if (!this.#failure.isFull || !this.#calls.idle) return;
     if (!this.#parts.space.keepsItsPromises()) return;
     this.#failure.endLackOfSpace();
     this.#parts.lineage.supply.resume();

@@ -40,9 +40,12 @@ export class ReplicaCalls {
     return new StorError('ABORTED', `disk ${this.#parts.diskId} is closed`);
   }
 
-  /** Answers the call when nothing may be asked any more. */
-  refused(done: StoreDone): boolean {
-    const error = this.#parts.failure.error ?? (this.#closed ? this.closedError() : null);
+  /**
+   * Answers the call when nothing may be asked any more. One that `frees` room is for a replica whose
+   * disk is full, too: nothing else makes it whole again.
+   */
+  refused(done: StoreDone, frees = false): boolean {
+    const error = this.#errorFor(frees) ?? (this.#closed ? this.closedError() : null);
     if (error) answerLater(done, error);
     return error !== null;
   }
@@ -88,13 +91,18 @@ export class ReplicaCalls {
     call.done(error);
   }
 
+  #errorFor(frees: boolean): StorError | null {
+    const { failure } = this.#parts;
+    return frees && failure.isFull ? null : failure.error;
+  }
+
   /** Answers with the outcome of work that needs no place in the order. */
-  answer(work: Promise<void>, done: StoreDone): void {
+  answer(work: Promise<void>, done: StoreDone, frees = false): void {
     const { failure } = this.#parts;
     const counted = this.counted(done);
     work.then(
       () => {
-        counted(failure.error);
+        counted(this.#errorFor(frees));
       },
       (cause: unknown) => {
         counted(failure.read(cause));

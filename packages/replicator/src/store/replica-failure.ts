@@ -31,7 +31,7 @@ export class ReplicaFailure {
    * was there: that failure is not recorded, and ends when there is room (`endLackOfSpace`).
    */
   write(cause: unknown): StorError {
-    if (this.#error && !this.#isFull) return this.#error;
+    if (this.#error && !this.isFull) return this.#error;
     if (cause instanceof StorError && cause.code !== 'NO_SPACE') {
       // the journal failed, and with it the disk: recorded by whoever saw it
       return (this.#error = cause);
@@ -49,7 +49,7 @@ export class ReplicaFailure {
 
   /** Only when nothing is under way: what failed was told to whoever asked for it. */
   endLackOfSpace(): void {
-    if (this.#isFull) this.#error = null;
+    if (this.isFull) this.#error = null;
   }
 
   /**
@@ -57,7 +57,7 @@ export class ReplicaFailure {
    * no room, whose failure would end by itself.
    */
   sync(cause: unknown): StorError {
-    if (this.#error && !this.#isFull) return this.#error;
+    if (this.#error && !this.isFull) return this.#error;
     if (cause instanceof StorError) return (this.#error = cause);
     return this.#forGood('fdatasync', cause);
   }
@@ -71,11 +71,12 @@ export class ReplicaFailure {
 
   /** Another replica whose slots lie in the same files has failed for good. */
   shared(reason: string, cause: unknown): void {
-    if (this.#error && !this.#isFull) return;
+    if (this.#error && !this.isFull) return;
     this.#set(reason, cause);
   }
 
-  get #isFull(): boolean {
+  /** A write found the file system full. */
+  get isFull(): boolean {
     return this.#error?.code === 'NO_SPACE';
   }
 
