@@ -73,9 +73,14 @@ function setUp(): { cluster: SimCluster; frozen: Frozen[]; reader: FailoverSnaps
     return each;
   });
   const { lane, clock } = cluster.node(2);
-  const snapshot = { volumeId: 'v-1', segment: 0, snapshotId: wanted };
+  const snapshot = { volumeId: 'v-1', segment: 0, snapshotId: wanted, offsetBytes: 0 };
   const sources = [0, 1].map((node) => {
-    const address = { nodeId: `n-${node}`, host: 'sim', port: cluster.node(node).port };
+    const address = {
+      nodeId: `n-${node}`,
+      diskId: `d-${node}`,
+      host: 'sim',
+      port: cluster.node(node).port,
+    };
     return lane!.snapshotSource({ replicaId: `r-${node}`, ...address }, snapshot);
   });
   const reader = new FailoverSnapshotReader({ sources, sizeBytes, clock, logger: silentLogger });
@@ -149,6 +154,8 @@ t.test('a bad block, a dead node, a dropped snapshot: the other replica answers'
   const eight = await read(cluster, reader, 0, 8 * blockBytes);
   t.ok(eight.equals(first.truth.subarray(0, 8 * blockBytes)));
   t.ok(second.reads > 0);
+  const { disks } = cluster.node(2).lane!.integrity();
+  t.same(disks, [{ diskId: 'd-0', found: 1, repaired: 0 }], 'a scrub is to repair it there');
   cluster.kill(0);
   const whole = await read(cluster, reader, 0, sizeBytes);
   t.ok(whole.equals(first.truth));

@@ -31,6 +31,7 @@ class FakeReader implements ReplicaSnapshotReader {
   failure: ErrorCode | null = null;
   opens = 0;
   closes = 0;
+  readonly noted: string[] = [];
 
   constructor(replicaId: string, truth: Buffer) {
     this.replicaId = replicaId;
@@ -97,6 +98,14 @@ class FakeReader implements ReplicaSnapshotReader {
     this.closes += 1;
   }
 
+  noteFound(offset: number): void {
+    this.noted.push(`found ${offset}`);
+  }
+
+  noteRepaired(offset: number, from: string): void {
+    this.noted.push(`repaired ${offset} from ${from}`);
+  }
+
   #error(code: ErrorCode): StorError {
     return new StorError(code, `${this.replicaId} says ${code}`);
   }
@@ -148,6 +157,9 @@ t.test('blocks come from whichever replica has them, and are repaired elsewhere'
       const again = await read(reader, offset, length);
       t.ok(truth.subarray(offset, offset + length).equals(again));
       t.equal(reader.repaired, reader.found, 'each was written anew');
+      const noted = fakes.flatMap((fake) => fake.noted);
+      t.equal(noted.filter((note) => note.startsWith('found')).length, reader.found);
+      t.equal(noted.filter((note) => note.startsWith('repaired')).length, reader.repaired);
       const asked = fakes[0]!;
       for (let block = first; block < first + length / blockBytes; block++) {
         t.notOk(asked.bad.has(block), 'the replica that is asked first is whole there');
@@ -262,6 +274,7 @@ t.test('a local snapshot tells changes only of snapshots that are ready', async 
   changedChunks.add(2);
   const replica: SnapshotReplica = {
     replicaId: 'r-0',
+    failure: null,
     snapshots: () =>
       [...states].map(([snapshotId, state]) => ({
         snapshotId,
@@ -295,4 +308,24 @@ t.test('a local snapshot tells changes only of snapshots that are ready', async 
   await t.rejects(changed('s-x'), { code: 'NOT_FOUND' });
   states.delete('s-b');
   await t.rejects(changed('s-a'), { code: 'NOT_FOUND' });
+});
+
+t.test('a replica that has failed is no reason to call each block bad', async (t) => {
+  const error = new StorError('DISK_FAILED', 'its disk has failed');
+  const replica = {
+    replicaId: 'r-0',
+    failure: null as StorError | null,
+    snapshots: () => [{ snapshotId: 's-a', state: 'ready' }],
+    view: () => ({
+      snapshotId: 's-a',
+      sizeBytes,
+      read: (_at: number, _length: number, _target: unknown, _start: number, done: StoreDone) => {
+        done(error);
+      },
+    }),
+  };
+  const reader = LocalSnapshotReader.open(replica as unknown as SnapshotReplica, 's-a');
+  await t.rejects(read(reader, 0, blockBytes), { code: 'DISK_FAILED' });
+  replica.failure = error;
+  await t.rejects(read(reader, 0, blockBytes), { code: 'UNAVAILABLE' });
 });

@@ -28,7 +28,13 @@ export interface SnapshotExportsOptions {
   /** how a replica's snapshot is read, here or on another node */
   source: (
     replica: SnapshotReplicaAddress,
-    snapshot: { volumeId: string; segment: number; snapshotId: string; sizeBytes: number },
+    snapshot: {
+      volumeId: string;
+      segment: number;
+      snapshotId: string;
+      sizeBytes: number;
+      offsetBytes: number;
+    },
   ) => SnapshotSource;
 }
 
@@ -145,17 +151,18 @@ export class SnapshotExports {
   }
 
   #segmentReader(
-    { volumeId, snapshotId }: SnapshotExport,
+    { volumeId, snapshotId, segmentBytes }: SnapshotExport,
     segment: number,
     sizeBytes: number,
     replicas: readonly SnapshotReplicaAddress[],
   ): FailoverSnapshotReader {
     const { nodeId, clock, logger, source } = this.#options;
+    const snapshot = { volumeId, segment, snapshotId };
     const isHere = (replica: SnapshotReplicaAddress): number => (replica.nodeId === nodeId ? 0 : 1);
     const ordered = [...replicas].sort((a, b) => isHere(a) - isHere(b));
     return new FailoverSnapshotReader({
       sources: ordered.map((replica) =>
-        source(replica, { volumeId, segment, snapshotId, sizeBytes }),
+        source(replica, { ...snapshot, sizeBytes, offsetBytes: segment * segmentBytes }),
       ),
       sizeBytes,
       clock,

@@ -4,6 +4,9 @@ import type { Clock } from '@stor/runtime';
 import type { ReplicatorControl } from '../replicator-ports.ts';
 import type { Member } from './member.ts';
 
+/** A replica, and where it lies. */
+type Place = Pick<Member, 'replicaId' | 'diskId' | 'nodeId'>;
+
 /** What happens to the same replica within this time becomes one message (ms). */
 const gatherMs = 1_000;
 
@@ -36,25 +39,25 @@ export class IntegrityLog {
   }
 
   /** A block of the member does not verify, or cannot be read. */
-  found(volumeId: string, member: Member, offset: number): void {
+  found(volumeId: string, member: Place, offset: number): void {
     this.#of(member).found += 1;
     const message = `the block at byte ${offset} of the replica on disk ${member.diskId} of ${member.nodeId} does not match its checksum or cannot be read`;
     this.#note(volumeId, member, 'bad-block-found', message);
   }
 
-  repaired(volumeId: string, member: Member, offset: number, from: string): void {
+  repaired(volumeId: string, member: Place, offset: number, from: string): void {
     this.#of(member).repaired += 1;
     const message = `the block at byte ${offset} of the replica on ${member.nodeId} was written again from replica ${from}`;
     this.#note(volumeId, member, 'bad-block-repaired', message);
   }
 
-  kept(volumeId: string, member: Member, offset: number): void {
+  kept(volumeId: string, member: Place, offset: number): void {
     const message = `the block at byte ${offset} of the replica on disk ${member.diskId} of ${member.nodeId} is bad, and no other replica in sync has it: reads of it fail until it is written`;
     this.#note(volumeId, member, 'bad-block-kept', message);
   }
 
   /** A write of the volume was refused: the member has no room for a new chunk. */
-  noSpace(volumeId: string, { diskId, nodeId }: Member): void {
+  noSpace(volumeId: string, { diskId, nodeId }: Place): void {
     this.#gather({
       type: 'warning',
       reason: 'volume-no-space',
@@ -74,7 +77,7 @@ export class IntegrityLog {
     });
   }
 
-  #of({ diskId }: Member): { found: number; repaired: number } {
+  #of({ diskId }: Place): { found: number; repaired: number } {
     let counts = this.#disks.get(diskId);
     if (!counts) {
       counts = { found: 0, repaired: 0 };
@@ -85,7 +88,7 @@ export class IntegrityLog {
 
   #note(
     volumeId: string,
-    { replicaId }: Member,
+    { replicaId }: Place,
     reason: 'bad-block-found' | 'bad-block-repaired' | 'bad-block-kept',
     message: string,
   ): void {

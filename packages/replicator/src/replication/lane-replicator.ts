@@ -152,14 +152,24 @@ export class LaneReplicator {
     for (const volume of this.#primaries.values()) volume.peerMoved(nodeId, host, port);
   }
 
-  /** How a snapshot of a replica is read: on a disk of this lane, or over a link. */
+  /**
+   * How a snapshot of a replica is read: on a disk of this lane, or over a link. `offsetBytes`: where
+   * its segment begins in the volume.
+   */
   snapshotSource(
-    replica: { replicaId: string; nodeId: string; host: string; port: number },
-    snapshot: { volumeId: string; segment: number; snapshotId: string },
+    replica: { replicaId: string; nodeId: string; diskId: string; host: string; port: number },
+    snapshot: { volumeId: string; segment: number; snapshotId: string; offsetBytes: number },
   ): SnapshotSource {
     const { replicaId } = replica;
+    const { volumeId, offsetBytes } = snapshot;
     return {
       replicaId,
+      noteFound: (offset) => {
+        this.#integrity.found(volumeId, replica, offsetBytes + offset);
+      },
+      noteRepaired: (offset, from) => {
+        this.#integrity.repaired(volumeId, replica, offsetBytes + offset, from);
+      },
       open: async () => {
         const store = this.#replica(replicaId);
         if (store) return LocalSnapshotReader.of(store, snapshot.snapshotId);

@@ -19,6 +19,10 @@ export interface SnapshotSource {
   readonly replicaId: ReplicaId;
   /** NOT_FOUND: it does not have it. UNAVAILABLE and all else: it may be asked again later. */
   open(): Promise<ReplicaSnapshotReader>;
+  /** The block there does not match its checksum, or cannot be read. */
+  noteFound?(offset: number): void;
+  /** It was written anew, with the bytes of that replica. */
+  noteRepaired?(offset: number, from: ReplicaId): void;
 }
 
 export interface FailoverReaderOptions {
@@ -153,7 +157,7 @@ export class FailoverSnapshotReader implements SnapshotReader {
       (reader, place) => {
         reader.read(offset, length, target, start, (error) => {
           if (!error) {
-            if (length === blockBytes) this.#repair(bad, offset, target, start);
+            if (length === blockBytes) this.#repair(bad, place, offset, target, start);
             done(null);
           } else if (!hasCode(error, 'CHECKSUM_MISMATCH', 'DISK_FAILED')) {
             this.#next(place, error, bad, (tried, why) => {
@@ -195,11 +199,12 @@ export class FailoverSnapshotReader implements SnapshotReader {
 
   #noteBad(place: Place, offset: number, error: StorError): void {
     const { replicaId } = place.source;
+    place.source.noteFound?.(offset);
     const what = { replica: replicaId, offset, error: error.message };
     this.#options.logger.warn(what, 'a replica could not give a block of a snapshot');
   }
 
-  #repair(bad: Set<Place>, offset: number, target: Uint8Array, start: number): void {
+  #repair(bad: Set<Place>, good: Place, offset: number, target: Uint8Array, start: number): void {
     for (const { reader, source } of bad) {
       const key = `${source.replicaId} ${offset}`;
       if (!reader || this.#repairing.has(key) || this.#repairing.size >= maxRepairs) continue;
@@ -214,6 +219,7 @@ export class FailoverSnapshotReader implements SnapshotReader {
           this.#options.logger.warn(what, 'a bad block of a snapshot could not be repaired');
         } else {
           this.repaired += 1;
+          source.noteRepaired?.(offset, good.source.replicaId);
           this.#options.logger.warn({ replica, offset }, 'a bad block of a snapshot was repaired');
         }
       });

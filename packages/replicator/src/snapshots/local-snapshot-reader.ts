@@ -11,6 +11,8 @@ import type { DirtyDone, ExtentsDone, ReplicaSnapshotReader } from './snapshot-r
 /** What is needed of a replica. */
 export type SnapshotReplica = Pick<SnapshotStore, 'snapshots' | 'view' | 'changedChunks'> & {
   readonly replicaId: ReplicaId;
+  /** why it gives nothing at all; null: nothing of it has failed */
+  readonly failure: StorError | null;
 };
 
 /**
@@ -47,7 +49,13 @@ export class LocalSnapshotReader implements ReplicaSnapshotReader {
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
-    this.#view.read(offset, length, target, start, done);
+    this.#view.read(offset, length, target, start, (error) => {
+      const { failure } = this.#replica;
+      // no verdict on the blocks that were asked for: another replica is read instead
+      done(
+        error && failure ? new StorError('UNAVAILABLE', failure.message, { cause: error }) : error,
+      );
+    });
   }
 
   extents(offset: number, length: number, limit: number, done: ExtentsDone): void {
