@@ -1,4 +1,4 @@
-import type { SaveBatch } from '../../packages/raft-ts/src/index.ts';
+import { membershipOf, type SaveBatch } from '../../packages/raft-ts/src/index.ts';
 import type { SeededRandom } from '../../packages/runtime/src/testing/index.ts';
 
 /** Bytes are made from numbers on both sides, so that orders stay small. */
@@ -17,7 +17,7 @@ export type RaftOrder =
       snapshotTerm: number;
     };
 
-const voters = ['a', 'b', 'c'];
+const membership = membershipOf(['a', 'b', 'c']);
 
 function dataOf(index: number, term: number, length: number): Uint8Array {
   // not compressible, so that LevelDB has to write it
@@ -34,7 +34,7 @@ export function batchOf(order: Exclude<RaftOrder, { op: 'open' }>): SaveBatch {
   if (order.op === 'begin') {
     return {
       hardState: { term: 0, vote: null, commit: 0 },
-      snapshot: { index: 0, term: 0, voters, data: new Uint8Array() },
+      snapshot: { index: 0, term: 0, membership, data: new Uint8Array() },
       log: { type: 'reset', position: { index: 0, term: 0 } },
       entries: [],
     };
@@ -43,7 +43,7 @@ export function batchOf(order: Exclude<RaftOrder, { op: 'open' }>): SaveBatch {
   const position = { index: snapshot, term: snapshotTerm };
   return {
     hardState: { term, vote: 'a', commit },
-    snapshot: snapshot > 0 ? { ...position, voters, data: dataOf(snapshot, 0, 20_000) } : null,
+    snapshot: snapshot > 0 ? { ...position, membership, data: dataOf(snapshot, 0, 20_000) } : null,
     log: snapshot > 0 ? { type: 'compact', position } : { type: 'keep' },
     entries: Array.from({ length: count }, (_, i) => ({
       ...{ index: first + i, term, type: 'normal' as const },

@@ -6,6 +6,8 @@ export type RaftErrorCode =
   | 'OUTCOME_UNKNOWN'
   /** A bound on work in flight was reached; nothing happened. Try again later. */
   | 'TOO_BUSY'
+  /** Another change of members, or a transfer of leadership, is under way; nothing happened. */
+  | 'CHANGE_PENDING'
   /** The caller gave up before anything happened. */
   | 'ABORTED'
   /** The node is closed, or stopped by a fault; nothing happened. */

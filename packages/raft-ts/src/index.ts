@@ -10,6 +10,12 @@ export {
   maxVoters,
   type RaftLimits,
 } from './core/limits.ts';
+export {
+  describeMembership,
+  membershipOf,
+  type MemberChange,
+  type Membership,
+} from './core/membership.ts';
 export { encodeMessages, decodeMessages } from './core/codec.ts';
 export { RawNode, type Ready, type RaftStatus, type PeerProgress } from './core/raw-node.ts';
 export type { CoreConfig } from './core/raft-state.ts';

@@ -1,4 +1,5 @@
 import { applyToExtent } from './core/log-extent.ts';
+import { membershipOf } from './core/membership.ts';
 import {
   verifyStoredState,
   type RaftStorage,
@@ -28,7 +29,7 @@ export class MemoryRaftStorage implements RaftStorage {
 export function applyBatch(state: StoredState | null, batch: SaveBatch): StoredState {
   const before: StoredState = state ?? {
     hardState: { term: 0, vote: null, commit: 0 },
-    snapshot: { index: 0, term: 0, voters: [], data: new Uint8Array() },
+    snapshot: { index: 0, term: 0, membership: membershipOf([]), data: new Uint8Array() },
     start: { index: 0, term: 0 },
     entries: [],
   };

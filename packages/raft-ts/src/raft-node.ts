@@ -1,9 +1,11 @@
 import { defaultLimits, maxSnapshotBytes, type RaftLimits } from './core/limits.ts';
+import { membershipOf, type MemberChange, type Membership } from './core/membership.ts';
 import { batchOf, RawNode, type Ready, type RaftStatus } from './core/raw-node.ts';
 import type { StoredState } from './core/storage.ts';
 import type { Entry, PeerId, RaftMessage, Snapshot } from './core/types.ts';
 import { RaftError } from './errors.ts';
 import { AppliedWaiters } from './applied-waiters.ts';
+import { MembershipChanges } from './membership-changes.ts';
 import { PendingReads } from './pending-reads.ts';
 import { Proposals, type Proposed } from './proposals.ts';
 import {
@@ -25,6 +27,7 @@ export class RaftNode {
   readonly #proposals: Proposals;
   readonly #reads: PendingReads;
   readonly #applied: AppliedWaiters;
+  readonly #changes = new MembershipChanges();
   readonly #roleListeners = new Set<(status: RaftStatus) => void>();
   #lastStatus: RaftStatus;
   #save: Promise<void> | null = null;
@@ -46,7 +49,6 @@ export class RaftNode {
     this.#raw = new RawNode(
       {
         id: settings.id,
-        voters: stored.snapshot.voters,
         electionTicks: settings.electionTicks,
         heartbeatTicks: settings.heartbeatTicks ?? 1,
         limits,
@@ -70,24 +72,33 @@ export class RaftNode {
   static async open(options: RaftNodeOptions): Promise<RaftNode> {
     const settings = checkOptions(options);
     const stored = (await settings.storage.load()) ?? (await createState(settings));
-    const { voters } = stored.snapshot;
-    if ([...voters].sort().join() !== [...settings.initialVoters].sort().join()) {
-      const fields = { stored: voters, given: settings.initialVoters };
-      settings.logger?.warn(fields, 'the stored voters count, not the ones given');
-    }
     const limits = { ...defaultLimits, ...settings.limits };
     const node = new RaftNode(settings, stored, limits);
-    node.#start(voters.length === 1);
+    node.#start();
     if (node.#failure) throw node.#failure;
     return node;
   }
 
-  #start(alone: boolean): void {
+  #start(): void {
     this.#tickDueMs = this.#settings.clock.monotonicMs() + this.#settings.tickMs;
     this.#scheduleTick();
-    // Nobody else could be elected, so there is nothing to wait for.
-    if (alone) this.#raw.campaign();
+    // what is known to be committed is applied first, and with it the members that hold now
     this.#pump();
+    this.#warnOfOtherVoters();
+    const { voters, outgoing } = this.#raw.membership;
+    // Nobody else could be elected, so there is nothing to wait for.
+    if (new Set([...voters, ...outgoing]).size === 1) this.#raw.campaign();
+    this.#pump();
+  }
+
+  #warnOfOtherVoters(): void {
+    const { initialVoters, logger } = this.#settings;
+    const { voters } = this.#raw.membership;
+    if ([...voters].sort().join() === [...initialVoters].sort().join()) return;
+    logger?.warn(
+      { stored: voters, given: initialVoters },
+      'the stored voters count, not the ones given',
+    );
   }
 
   /** A node that has stopped follows nobody and leads nobody, whatever it was. */
@@ -118,6 +129,29 @@ export class RaftNode {
     const promise = this.#reads.add(this.#raw, options.signal);
     this.#queuePump();
     return promise;
+  }
+
+  /**
+   * Changes the members, and resolves with the membership when the change is complete. All changes
+   * take effect at once, by a joint membership when more than one voter is concerned. A new voter
+   * is a learner until it has caught up, however long that takes (give a signal). A repetition of
+   * what is done already resolves. Leader only; a leader may remove itself, and leads no more then.
+   * Errors: NOT_LEADER, CHANGE_PENDING, INVALID_ARGUMENT, CLOSED (nothing happened); ABORTED (new
+   * voters were added as learners, no more); OUTCOME_UNKNOWN (look at `members()`, and repeat).
+   */
+  changeMembership(
+    changes: MemberChange[],
+    options: { signal?: AbortSignal } = {},
+  ): Promise<Membership> {
+    if (this.#stopped) return Promise.reject(this.#stopped);
+    const promise = this.#changes.change(this.#raw, changes, options.signal);
+    this.#queuePump();
+    return promise;
+  }
+
+  /** The members by the newest change in this member's log, which may not be committed yet. */
+  members(): Membership {
+    return structuredClone(this.#raw.membership);
   }
 
   /** Messages from the network, as decoded. Those for somebody else are ignored. */
@@ -214,6 +248,7 @@ export class RaftNode {
         this.#send(this.#raw.takeMessages());
         this.#apply();
         this.#reads.confirm(this.#raw);
+        this.#changes.proceed(this.#raw);
         this.#noticeRole();
       } while (this.#stopped === null && this.#beginSave());
     });
@@ -275,7 +310,7 @@ export class RaftNode {
   }
 
   #dueSnapshot(): Snapshot | null {
-    const { appliedIndex, voters } = this.#raw.status;
+    const { appliedIndex } = this.#raw.status;
     const { snapshotEntries, limits, stateMachine, logger } = this.#settings;
     const logBytes = limits?.snapshotLogBytes ?? defaultLimits.snapshotLogBytes;
     if (appliedIndex < this.#nextSnapshotIndex && this.#appliedBytes < logBytes) return null;
@@ -290,7 +325,12 @@ export class RaftNode {
       logger?.error(fields, 'the state is too large for a log snapshot: the log is not compacted');
       return null;
     }
-    return { index: appliedIndex, term, voters, data };
+    return {
+      index: appliedIndex,
+      term,
+      membership: this.#raw.log.membershipAt(appliedIndex),
+      data,
+    };
   }
 
   #send(messages: RaftMessage[]): void {
@@ -320,6 +360,7 @@ export class RaftNode {
     if (last.role === 'leader' && (status.role !== 'leader' || status.term !== last.term)) {
       this.#proposals.leadershipLost(this.#raw);
       this.#reads.leadershipLost(this.#raw);
+      this.#changes.leadershipLost(this.#raw);
     }
     const { role, term, leaderId } = status;
     this.#settings.logger?.info({ raftId: this.id, role, term, leaderId }, 'Raft role');
@@ -363,6 +404,7 @@ export class RaftNode {
     this.#cancelTick();
     this.#proposals.stop(reason);
     this.#reads.stop(reason);
+    this.#changes.stop(reason);
     this.#applied.stop(reason);
     // who acts for the leader must hear that this one leads no more
     this.#noticeRole();
@@ -374,7 +416,12 @@ export class RaftNode {
 async function createState(settings: Settings): Promise<StoredState> {
   const state: StoredState = {
     hardState: { term: 0, vote: null, commit: 0 },
-    snapshot: { index: 0, term: 0, voters: settings.initialVoters, data: new Uint8Array() },
+    snapshot: {
+      index: 0,
+      term: 0,
+      membership: membershipOf(settings.initialVoters),
+      data: new Uint8Array(),
+    },
     start: { index: 0, term: 0 },
     entries: [],
   };
@@ -387,15 +434,8 @@ async function createState(settings: Settings): Promise<StoredState> {
   return state;
 }
 
-/** Only normal entries reach the state machine; a configuration that we cannot follow stops us. */
+/** Only normal entries reach the state machine; the core has applied changes of members itself. */
 function applyEntries(machine: RaftStateMachine, entries: Entry[], proposals: Proposals): void {
-  const config = entries.find((entry) => entry.type === 'config');
-  if (config) {
-    throw new RaftError(
-      'UNSUPPORTED_FORMAT',
-      `entry ${config.index} changes the members, which this version cannot do`,
-    );
-  }
   const normal = entries.filter((entry) => entry.type === 'normal');
   if (normal.length === 0) return;
   const results = machine.apply(normal);

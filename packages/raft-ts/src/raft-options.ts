@@ -38,7 +38,10 @@ export interface RaftLogger {
 
 export interface RaftNodeOptions {
   id: PeerId;
-  /** The voters of a new cluster, the same on each; later the stored ones count. */
+  /**
+   * The voters of a new cluster, the same on each; later the stored members count. Empty for a
+   * member that joins a cluster: it takes part in nothing until a leader that has added it writes.
+   */
   initialVoters: PeerId[];
   /** Stays the caller's: closed by the caller, after the node. */
   storage: RaftStorage;
@@ -85,7 +88,9 @@ export function checkOptions(options: RaftNodeOptions): Settings {
   if (id === '' || initialVoters.includes('')) refuse('a member needs a name');
   if (new Set(initialVoters).size !== initialVoters.length) refuse('a voter is named twice');
   if (initialVoters.length > maxVoters) refuse(`more than ${maxVoters} voters`);
-  if (!initialVoters.includes(id)) refuse(`${id} is not among the voters`);
+  if (initialVoters.length > 0 && !initialVoters.includes(id)) {
+    refuse(`${id} is not among the voters`);
+  }
   if (!(tickMs > 0)) refuse('tickMs must be positive');
   if (electionTicks <= heartbeatTicks) refuse('electionTicks must be more than heartbeatTicks');
   if (snapshotEntries < 1) refuse('snapshotEntries must be positive');

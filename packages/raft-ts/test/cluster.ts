@@ -95,7 +95,7 @@ export class Cluster {
       stateMachine: machine,
       transport: this.network.transport(id),
       clock: this.clock,
-      random: () => (this.#ids.indexOf(id) + 0.5) / this.#ids.length,
+      random: () => ((id.charCodeAt(0) - 97 + 0.5) / 5) % 1,
       onFatal: (error) => fatal.push(error),
       ...this.#options,
       ...options,
@@ -147,7 +147,7 @@ export class Cluster {
         const status = other.status();
         return status.leaderId === node.id && status.term === term;
       });
-      return role === 'leader' && followers.length * 2 > this.#ids.length;
+      return role === 'leader' && followers.length * 2 > node.members().voters.length;
     });
   }
 
@@ -166,6 +166,17 @@ export class Cluster {
       await new Promise((resolve) => setImmediate(resolve));
     }
     throw new Error(`it never came to be: ${what}`);
+  }
+
+  /** Lets time pass until the promise settles. */
+  async during<T>(promise: Promise<T>): Promise<T> {
+    let isSettled = false;
+    const settle = () => {
+      isSettled = true;
+    };
+    promise.then(settle, settle);
+    await this.until('a promise that settles', () => isSettled);
+    return promise;
   }
 
   untilLeader(): Promise<Member> {

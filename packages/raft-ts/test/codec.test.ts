@@ -1,11 +1,28 @@
 import fc from 'fast-check';
 import t from 'tap';
-import { decodeMessages, encodeMessages, RaftError, type RaftMessage } from '../src/index.ts';
+import {
+  decodeMessages,
+  encodeMessages,
+  membershipOf,
+  RaftError,
+  type RaftMessage,
+} from '../src/index.ts';
 
 const number = fc.oneof(fc.nat(3), fc.maxSafeNat());
 const id = fc.string({ maxLength: 6, unit: 'grapheme' });
 const data = fc.uint8Array({ maxLength: 60 });
 const envelope = { from: id, to: id, term: number };
+const members = fc.array(id, { maxLength: 3 });
+const membership = fc.oneof(
+  members.map((voters) => ({ ...membershipOf([]), voters })),
+  fc.record({
+    voters: members,
+    outgoing: members,
+    learners: members,
+    learnersNext: members,
+    autoLeave: fc.boolean(),
+  }),
+);
 const entryContent = fc.record({
   type: fc.constantFrom('normal' as const, 'empty' as const, 'config' as const),
   data,
@@ -64,7 +81,7 @@ const message: fc.Arbitrary<RaftMessage> = fc.oneof(
     snapshot: fc.record({
       index: number,
       term: number,
-      voters: fc.array(id, { maxLength: 5 }),
+      membership,
       data,
     }),
   }),
@@ -140,7 +157,7 @@ t.test('a length is checked before anything is allocated', async (t) => {
       from: 'a',
       to: 'b',
       term: 1,
-      snapshot: { index: 1, term: 1, voters: [], data: Buffer.from('x') },
+      snapshot: { index: 1, term: 1, membership: membershipOf([]), data: Buffer.from('x') },
     },
   ]);
   // the length of the data is in front of its only byte

@@ -3,7 +3,13 @@ import t from 'tap';
 import { committedIndex, voteResult } from '../src/core/quorum.ts';
 import { RaftLog } from '../src/core/raft-log.ts';
 import { Inflights } from '../src/core/inflights.ts';
-import { defaultLimits, RawNode, type Entry, type RaftMessage } from '../src/index.ts';
+import {
+  defaultLimits,
+  membershipOf,
+  RawNode,
+  type Entry,
+  type RaftMessage,
+} from '../src/index.ts';
 
 const ids = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
 
@@ -82,7 +88,7 @@ const terms = fc
   .map((list) => list.sort((a, b) => a - b));
 
 function logOf(list: number[]): RaftLog {
-  const snapshot = { index: 0, term: 0, voters: ['a'], data: new Uint8Array() };
+  const snapshot = { index: 0, term: 0, membership: membershipOf(['a']), data: new Uint8Array() };
   const entries = list.map((term, i): Entry => {
     return { index: i + 1, term, type: 'normal', data: new Uint8Array() };
   });
@@ -146,7 +152,6 @@ function answers(list: number[], commit: number, message: RaftMessage): RaftMess
   const raw = new RawNode(
     {
       id: 'b',
-      voters: ['a', 'b', 'c'],
       electionTicks: 3,
       heartbeatTicks: 1,
       random: () => 0,
@@ -154,7 +159,12 @@ function answers(list: number[], commit: number, message: RaftMessage): RaftMess
     },
     {
       hardState: { term: 3, vote: null, commit },
-      snapshot: { index: 0, term: 0, voters: ['a', 'b', 'c'], data: new Uint8Array() },
+      snapshot: {
+        index: 0,
+        term: 0,
+        membership: membershipOf(['a', 'b', 'c']),
+        data: new Uint8Array(),
+      },
       start: { index: 0, term: 0 },
       entries,
       commit,
@@ -190,16 +200,22 @@ t.test('an append that overlaps the committed part is answered with it', async (
 });
 
 t.test('a snapshot of what the log holds already only moves the commit index', async (t) => {
-  const snapshot = { index: 3, term: 1, voters: ['a', 'b', 'c'], data: new Uint8Array() };
+  const snapshot = {
+    index: 3,
+    term: 1,
+    membership: membershipOf(['a', 'b', 'c']),
+    data: new Uint8Array(),
+  };
   t.match(answers([1, 1, 1, 1], 1, { ...fromLeader, type: 'snapshot', snapshot }), [
     { type: 'appendResponse', rejected: false, index: 3 },
   ]);
 });
 
-t.test('a snapshot that does not name this member is not taken', async (t) => {
-  const snapshot = { index: 9, term: 2, voters: ['a', 'c'], data: new Uint8Array() };
+t.test('a snapshot of before this member was added is taken', async (t) => {
+  const membership = membershipOf(['a', 'c']);
+  const snapshot = { index: 9, term: 2, membership, data: new Uint8Array() };
   t.match(answers([1, 1, 1, 1], 1, { ...fromLeader, type: 'snapshot', snapshot }), [
-    { type: 'appendResponse', rejected: false, index: 1 },
+    { type: 'appendResponse', rejected: false, index: 9 },
   ]);
 });
 
@@ -208,7 +224,6 @@ t.test('two leaders of one term stop who notices', async (t) => {
   const raw = new RawNode(
     {
       id: 'b',
-      voters: ['a', 'b', 'c'],
       electionTicks: 3,
       heartbeatTicks: 1,
       random: () => 0,
@@ -216,7 +231,12 @@ t.test('two leaders of one term stop who notices', async (t) => {
     },
     {
       hardState: { term: 3, vote: null, commit: 0 },
-      snapshot: { index: 0, term: 0, voters: ['a', 'b', 'c'], data: new Uint8Array() },
+      snapshot: {
+        index: 0,
+        term: 0,
+        membership: membershipOf(['a', 'b', 'c']),
+        data: new Uint8Array(),
+      },
       start: { index: 0, term: 0 },
       entries: [],
       commit: 0,

@@ -1,6 +1,12 @@
 import fc from 'fast-check';
 import t from 'tap';
-import { LevelRaftStorage, openLevelLog, type KeyValueLog, type SaveBatch } from '../src/index.ts';
+import {
+  LevelRaftStorage,
+  membershipOf,
+  openLevelLog,
+  type KeyValueLog,
+  type SaveBatch,
+} from '../src/index.ts';
 import {
   keyValueLogSuite,
   MemoryKeyValueDisk,
@@ -112,7 +118,7 @@ t.test('a write of the model fails when told to, and stops the Raft storage', as
   disk.failWrite = () => 'EIO';
   const batch: SaveBatch = {
     hardState: { term: 1, vote: 'a', commit: 0 },
-    snapshot: { index: 0, term: 0, voters: ['a'], data: new Uint8Array() },
+    snapshot: { index: 0, term: 0, membership: membershipOf(['a']), data: new Uint8Array() },
     log: { type: 'reset', position: { index: 0, term: 0 } },
     entries: [],
   };

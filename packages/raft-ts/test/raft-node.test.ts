@@ -1,5 +1,11 @@
 import t from 'tap';
-import { MemoryRaftStorage, RaftNode, type RaftMessage, type SaveBatch } from '../src/index.ts';
+import {
+  membershipOf,
+  MemoryRaftStorage,
+  RaftNode,
+  type RaftMessage,
+  type SaveBatch,
+} from '../src/index.ts';
 import { ManualClock } from '../src/testing/index.ts';
 import { bytes, Cluster, ListMachine } from './cluster.ts';
 
@@ -409,7 +415,7 @@ t.test('the stored voters count, and bad options are refused', async (t) => {
 t.test('a state machine that cannot restore keeps the node from opening', async (t) => {
   const storage = new MemoryRaftStorage({
     hardState: { term: 1, vote: 'a', commit: 5 },
-    snapshot: { index: 5, term: 1, voters: ['a'], data: bytes('not JSON') },
+    snapshot: { index: 5, term: 1, membership: membershipOf(['a']), data: bytes('not JSON') },
     start: { index: 5, term: 1 },
     entries: [],
   });

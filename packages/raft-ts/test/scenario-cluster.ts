@@ -1,7 +1,14 @@
 import { batchOf, RawNode, type Ready } from '../src/core/raw-node.ts';
+import { decodeMembership, describeMembership } from '../src/core/membership.ts';
 import { verifyStoredState } from '../src/core/storage.ts';
 import { applyBatch } from '../src/memory-storage.ts';
-import { defaultLimits, type Entry, type RaftMessage, type StoredState } from '../src/index.ts';
+import {
+  defaultLimits,
+  membershipOf,
+  type Entry,
+  type RaftMessage,
+  type StoredState,
+} from '../src/index.ts';
 
 interface Member {
   raw: RawNode;
@@ -36,11 +43,26 @@ export class ScenarioCluster {
     for (const id of this.#voters) {
       this.#boot(id, {
         hardState: { term: 0, vote: null, commit: 0 },
-        snapshot: { index: 0, term: 0, voters: this.#voters, data: new Uint8Array() },
+        snapshot: {
+          index: 0,
+          term: 0,
+          membership: membershipOf(this.#voters),
+          data: new Uint8Array(),
+        },
         start: { index: 0, term: 0 },
         entries: [],
       });
     }
+  }
+
+  addJoining(id: string): void {
+    this.#voters = [...this.#voters, id];
+    this.#boot(id, {
+      hardState: { term: 0, vote: null, commit: 0 },
+      snapshot: { index: 0, term: 0, membership: membershipOf([]), data: new Uint8Array() },
+      start: { index: 0, term: 0 },
+      entries: [],
+    });
   }
 
   /** As if this log had come about by an earlier life; terms are those of entries 1, 2, … */
@@ -57,7 +79,6 @@ export class ScenarioCluster {
     const raw = new RawNode(
       {
         id,
-        voters: disk.snapshot.voters,
         electionTicks: 3,
         heartbeatTicks: 1,
         random: () => 0,
@@ -130,10 +151,11 @@ export class ScenarioCluster {
   compact(id: string, keepEntries: number): void {
     const member = this.#member(id);
     const { raw } = member;
-    const { appliedIndex, voters } = raw.status;
+    const { appliedIndex } = raw.status;
+    const membership = raw.log.membershipAt(appliedIndex);
     const term = raw.log.termAt(appliedIndex) ?? 0;
     const data = Buffer.from(JSON.stringify(member.items));
-    const snapshot = { index: appliedIndex, term, voters, data };
+    const snapshot = { index: appliedIndex, term, membership, data };
     const start = raw.compactionPoint(keepEntries);
     const ready = raw.ready(true);
     member.disk = applyBatch(member.disk, batchOf(ready, { snapshot, start }));
@@ -201,6 +223,12 @@ export class ScenarioCluster {
     throw new Error('it does not come to rest');
   }
 
+  members(id: string): void {
+    const { raw } = this.#member(id);
+    const isCommitted = raw.membershipCommitted ? '' : ' (not committed)';
+    this.out.push(`${id}: ${describeMembership(raw.membership)}${isCommitted}`);
+  }
+
   log(id: string): void {
     const { log } = this.#member(id).raw;
     this.out.push(`begins after ${log.firstIndex - 1}, committed ${log.committed}`);
@@ -236,6 +264,9 @@ export class ScenarioCluster {
 }
 
 function describeEntry({ index, term, type, data }: Entry): string {
+  if (type === 'config') {
+    return `${index}/${term} members ${describeMembership(decodeMembership(data))}`;
+  }
   const content = type === 'normal' ? `"${Buffer.from(data).toString()}"` : type;
   return `${index}/${term} ${content}`;
 }

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { RaftError } from '../src/index.ts';
+import { RaftError, type MemberChange } from '../src/index.ts';
 import { ScenarioCluster } from './scenario-cluster.ts';
 
 /**
@@ -12,6 +12,9 @@ import { ScenarioCluster } from './scenario-cluster.ts';
  *   set-log ID TERM,TERM,… term=T commit=C  an earlier life
  *   limit NAME=N                            before add-nodes: see RaftLimits
  *   campaign ID | tick ID [N] | propose ID TEXT… | read ID
+ *   add-joining ID                          a member with an empty log and no membership
+ *   change ID [+ID] [~ID] [-ID] [joint]     voters, learners, who leaves; by the leader ID
+ *   members ID…
  *   tick-stabilize ID N                     N times: a tick, then silence
  *   deliver [from=ID] [to=ID] [type=T]      what waits now, in order
  *   drop [from=ID] [to=ID] [type=T]
@@ -48,6 +51,18 @@ function execute(cluster: ScenarioCluster, line: string): void {
       for (const [name, value] of Object.entries(options)) {
         Object.assign(cluster.limits, { [name]: Number(value) });
       }
+    },
+    'add-joining': () => cluster.addJoining(id),
+    change: () => {
+      const types = { '+': 'addVoter', '~': 'addLearner', '-': 'remove' } as const;
+      const changes = plain.slice(1).flatMap((word) => {
+        const type = types[word[0] as keyof typeof types] as MemberChange['type'] | undefined;
+        return type ? [{ type, id: word.slice(1) }] : [];
+      });
+      cluster.input(id, (raw) => raw.proposeChange(changes, plain.includes('joint')));
+    },
+    members: () => {
+      for (const each of plain) cluster.members(each);
     },
     campaign: () => cluster.input(id, (raw) => raw.campaign()),
     tick: () => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import type { Entry, RawNode, StoredState } from '../src/index.ts';
+import { jointVoteResult } from '../src/core/quorum.ts';
+import type { Entry, Membership, RawNode, StoredState } from '../src/index.ts';
 
 /** One member as the checker sees it. */
 export interface Observed {
@@ -13,7 +14,6 @@ export interface Observed {
  * check throws with the name of the property that broke.
  */
 export class Checker {
-  readonly #voters: number;
   readonly #leaders = new Map<number, string>();
   /** by index and term: content, and the term before it */
   readonly #entries = new Map<string, string>();
@@ -22,22 +22,22 @@ export class Checker {
   readonly #commitIndex = new Map<string, number>();
   /** by member, since its last start */
   readonly #checked = new Map<string, WeakSet<Entry>>();
+  /** by member: what was in force when it was last looked at */
+  readonly #membership = new Map<string, Membership>();
   leaderCount = 0;
-
-  constructor(voters: number) {
-    this.#voters = voters;
-  }
 
   /** After anything that `node` did. */
   check(node: Observed, all: Observed[]): void {
     this.#logMatching(node);
     this.#electionSafety(node);
     this.#commits(node, all);
+    this.#membership.set(node.id, node.raw.membership);
   }
 
   restarted(node: Observed): void {
     this.#commitIndex.delete(node.id);
     this.#checked.delete(node.id);
+    this.#membership.delete(node.id);
   }
 
   /** State machine safety: all apply the same entries in the same order, without a gap. */
@@ -102,14 +102,20 @@ export class Checker {
     for (let index = this.committed.length; index <= commit; index++) {
       const [entry] = raw.log.entriesFrom(index, 1);
       assert.ok(entry);
-      const holders = all.filter(({ disk }) => holds(disk, entry));
+      const holders = all.filter(({ disk }) => holds(disk, entry)).map((each) => each.id);
+      // it was counted by the members of then; a change of them may have been applied since
+      const then = [this.#membership.get(id) ?? raw.membership, raw.membership];
       assert.ok(
-        holders.length * 2 > this.#voters,
-        `entry ${index} is committed and on ${holders.length} of ${this.#voters} disks`,
+        then.some((membership) => isQuorum(membership, holders)),
+        `entry ${index} is committed and on the disks of ${holders.join()} only`,
       );
       this.committed.push(entry);
     }
   }
+}
+
+function isQuorum(membership: Membership, ids: string[]): boolean {
+  return jointVoteResult(membership, new Map(ids.map((id) => [id, true]))) === 'won';
 }
 
 function holds(disk: StoredState, entry: Entry): boolean {

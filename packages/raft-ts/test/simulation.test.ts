@@ -16,17 +16,33 @@ function run(options: SimulationOptions): Simulation {
   return simulation;
 }
 
-for (const members of [3, 5]) {
-  t.test(`${members} members keep every promise of Raft`, async (t) => {
-    const total = { leaders: 0, crashes: 0, snapshots: 0, reads: 0, committed: 0 };
+for (const { members, spares } of [{ members: 3 }, { members: 5 }, { members: 3, spares: 3 }]) {
+  const which = spares ? `${members} of ${members + spares}, changing,` : `${members} members`;
+  t.test(`${which} keep every promise of Raft`, async (t) => {
+    const total = {
+      leaders: 0,
+      crashes: 0,
+      snapshots: 0,
+      reads: 0,
+      committed: 0,
+      changes: 0,
+      joint: 0,
+    };
     const range = only ? [Number(only)] : Array.from({ length: seeds }, (_, i) => firstSeed + i);
     for (const seed of range) {
-      const simulation = run({ seed, members, steps: members * 500 });
+      const simulation = run({
+        seed,
+        members,
+        ...(spares && { spares }),
+        steps: (members + (spares ?? 0)) * 500,
+      });
       total.leaders += simulation.checker.leaderCount;
       total.committed += simulation.checker.committed.length;
       total.crashes += simulation.stats.crashes;
       total.snapshots += simulation.stats.snapshots;
       total.reads += simulation.stats.reads;
+      total.changes += simulation.stats.changes;
+      total.joint += simulation.stats.joint;
     }
     t.comment(`${range.length} seeds`, total);
     // the runs are worth something: things really happened
@@ -35,17 +51,26 @@ for (const members of [3, 5]) {
     t.ok(total.crashes > range.length, 'members crashed');
     t.ok(total.snapshots > range.length, 'snapshots were taken from disks and leaders');
     t.ok(total.reads > range.length, 'reads were confirmed');
+    if (spares) t.ok(total.changes > range.length, 'members changed');
+    if (spares) t.ok(total.joint > range.length / 4, 'members changed by joint memberships');
     t.ok(total.committed > 20 * range.length, 'entries were committed');
   });
 }
 
 t.test('the checker notices a broken rule', async (t) => {
-  const rules = ['answerBeforeSave', 'forgetVote', 'forgetTail', 'staleReads'] as const;
+  const rules = [
+    'answerBeforeSave',
+    'forgetVote',
+    'forgetTail',
+    'staleReads',
+    'skipJoint',
+  ] as const;
   for (const sabotage of rules) {
     let caught = 0;
     for (let seed = 1; caught === 0 && seed <= 300; seed++) {
       try {
-        new Simulation({ seed, members: 3, steps: 1500, sabotage }).run();
+        const spares = sabotage === 'skipJoint' ? { spares: 3 } : {};
+        new Simulation({ seed, members: 3, ...spares, steps: 1500, sabotage }).run();
       } catch {
         caught = seed;
       }

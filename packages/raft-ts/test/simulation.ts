@@ -1,11 +1,21 @@
 import assert from 'node:assert/strict';
 import { batchOf, RawNode, type Ready } from '../src/core/raw-node.ts';
+import {
+  decodeMembership,
+  describeMembership,
+  encodeMembership,
+  everyMember,
+  left,
+  type MemberChange,
+} from '../src/core/membership.ts';
 import { verifyStoredState } from '../src/core/storage.ts';
 import { applyBatch } from '../src/memory-storage.ts';
 import {
   decodeMessages,
   defaultLimits,
   encodeMessages,
+  membershipOf,
+  RaftError,
   type RaftMessage,
   type SaveBatch,
   type Snapshot,
@@ -22,10 +32,13 @@ import { Checker, type Observed } from './simulation-checker.ts';
  */
 export interface SimulationOptions {
   seed: number;
+  /** voters at first */
   members: number;
+  /** more that may be added, and all may be removed: the members change (default 0: they do not) */
+  spares?: number;
   steps: number;
   /** Breaks a rule on purpose, to see that the checker would notice. */
-  sabotage?: 'answerBeforeSave' | 'forgetVote' | 'forgetTail' | 'staleReads';
+  sabotage?: 'answerBeforeSave' | 'forgetVote' | 'forgetTail' | 'staleReads' | 'skipJoint';
 }
 
 interface Save {
@@ -57,20 +70,26 @@ export class Simulation {
   readonly #slow = new Set<string>();
   #proposed = 0;
   #context = 0;
-  stats = { crashes: 0, snapshots: 0, reads: 0, proposals: 0 };
+  stats = { crashes: 0, snapshots: 0, reads: 0, proposals: 0, changes: 0, joint: 0 };
 
   constructor(options: SimulationOptions) {
     this.#options = options;
     this.#random = seededRandom(options.seed);
-    this.#ids = Array.from({ length: options.members }, (_, i) => `n${i + 1}`);
-    this.checker = new Checker(options.members);
+    const count = options.members + (options.spares ?? 0);
+    this.#ids = Array.from({ length: count }, (_, i) => `n${i + 1}`);
+    this.checker = new Checker();
     const disk: StoredState = {
       hardState: { term: 0, vote: null, commit: 0 },
-      snapshot: { index: 0, term: 0, voters: this.#ids, data: new Uint8Array() },
+      snapshot: { index: 0, term: 0, membership: membershipOf([]), data: new Uint8Array() },
       start: { index: 0, term: 0 },
       entries: [],
     };
-    this.#members = this.#ids.map((id) => this.#boot(id, disk));
+    const first = membershipOf(this.#ids.slice(0, options.members));
+    this.#members = this.#ids.map((id) => {
+      // who joins later begins with nothing
+      const membership = first.voters.includes(id) ? first : membershipOf([]);
+      return this.#boot(id, { ...disk, snapshot: { ...disk.snapshot, membership } });
+    });
   }
 
   run(): void {
@@ -83,7 +102,6 @@ export class Simulation {
     const raw = new RawNode(
       {
         id,
-        voters: disk.snapshot.voters,
         electionTicks,
         heartbeatTicks: 1,
         random: this.#random,
@@ -114,7 +132,8 @@ export class Simulation {
     else if (dice < 98.5) this.#crashOrRestart(member, 0.3);
     else if (dice < 99) this.#cut();
     else if (dice < 99.6) this.#mend();
-    else input((raw) => raw.campaign());
+    else if (dice < 99.8 || !this.#options.spares) input((raw) => raw.campaign());
+    if (this.#options.spares && this.#random() < 0.1) this.#changeMembers();
   }
 
   #input(member: Member, input: (raw: RawNode) => void): void {
@@ -178,6 +197,8 @@ export class Simulation {
     }
     this.checker.check(member, this.#members);
     for (let entries = raw.takeCommitted(); entries.length > 0; entries = raw.takeCommitted()) {
+      // a change of members among them may have let more be committed
+      this.checker.check(member, this.#members);
       this.checker.applied(member.id, entries, member.applied);
       for (const { data, index } of entries) {
         member.applied = index;
@@ -238,6 +259,44 @@ export class Simulation {
     });
   }
 
+  #changeMembers(): void {
+    if (this.#options.spares === undefined) return;
+    const leader = this.#pick(this.#leaders());
+    if (!leader) return;
+    const count = 1 + Math.floor(this.#random() * 3);
+    const changes = Array.from({ length: count }, (): MemberChange => {
+      const type = this.#pick<MemberChange['type']>([
+        'addVoter',
+        'addVoter',
+        'addLearner',
+        'remove',
+      ]);
+      return { type: type ?? 'remove', id: this.#pick(this.#ids) ?? '' };
+    });
+    this.#input(leader, (raw) => {
+      this.#tryChange(raw, changes);
+    });
+  }
+
+  #tryChange(raw: RawNode, changes: MemberChange[]): void {
+    let index: number;
+    try {
+      index = raw.proposeChange(changes, this.#random() < 0.2);
+    } catch (error) {
+      if (error instanceof RaftError && error.code !== 'INTERNAL') return;
+      throw error;
+    }
+    this.stats.changes++;
+    const [entry] = raw.log.entriesFrom(index, 1);
+    assert.ok(entry);
+    const next = decodeMembership(entry.data);
+    if (next.outgoing.length > 0) this.stats.joint++;
+    if (this.#options.sabotage !== 'skipJoint') return;
+    // the leader, and who gets the entry, goes by the end of the joint membership at once
+    entry.data = encodeMembership(left(next));
+    Object.assign(raw.membership, left(next));
+  }
+
   #read(): void {
     const leader = this.#pick(this.#leaders());
     if (!leader) return;
@@ -262,7 +321,7 @@ export class Simulation {
     const snapshot: Snapshot = {
       index: member.applied,
       term,
-      voters: this.#ids,
+      membership: raw.log.membershipAt(member.applied),
       data: text.encode(member.state),
     };
     const start = raw.compactionPoint(Math.floor(this.#random() * 4));
@@ -330,10 +389,28 @@ export class Simulation {
         this.#finishSave(member);
       }
       for (let n = this.#network.length * 2; n > 0; n--) this.#deliver();
-      if (this.#proposed === proposed && round > 20) this.#propose();
+      // again and again: a leader that is deposed right then may lose one
+      if (round % 100 === 21) this.#propose();
       if (this.#proposed > proposed && this.#converged()) return;
     }
     assert.fail('the healed cluster did not become equal');
+  }
+
+  /** For the message of a failure. */
+  peek(): string {
+    const lines = this.#members.map(({ raw, applied, up, state }) => {
+      const { id, role, term, commitIndex } = raw.status;
+      const members = describeMembership(raw.membership);
+      return `${id} ${up ? role : 'down'} term ${term} log ${raw.log.firstIndex}-${raw.log.lastIndex} committed ${commitIndex} applied ${applied} state ${state}: ${members}`;
+    });
+    return lines.join('\n');
+  }
+
+  /** Those who are members in the end. */
+  #current(): Member[] {
+    const [leader] = this.#leaders().sort((a, b) => b.raw.status.term - a.raw.status.term);
+    const ids = leader ? everyMember(leader.raw.membership) : [];
+    return this.#members.filter(({ id }) => ids.includes(id));
   }
 
   #converged(): boolean {
@@ -342,8 +419,10 @@ export class Simulation {
     const isOurs = tail !== undefined && new TextDecoder().decode(tail.data) !== '';
     return (
       isOurs &&
-      this.#members.every(({ applied, state }) => {
-        return applied === last && state === this.#members[0]?.state;
+      this.#current().length > 0 &&
+      this.#current().every(({ raw, applied, state }) => {
+        const isSame = state === this.#current()[0]?.state;
+        return applied === last && isSame && raw.membership.outgoing.length === 0;
       })
     );
   }

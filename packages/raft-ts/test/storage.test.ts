@@ -1,6 +1,11 @@
 import { Level } from 'level';
 import t from 'tap';
-import { LevelRaftStorage, MemoryRaftStorage, type RaftStorage } from '../src/index.ts';
+import {
+  LevelRaftStorage,
+  membershipOf,
+  MemoryRaftStorage,
+  type RaftStorage,
+} from '../src/index.ts';
 import { storageSuite } from '../src/testing/index.ts';
 
 t.test('memory', async (t) => {
@@ -43,7 +48,7 @@ async function damaged(
   await storage.load();
   await storage.save({
     hardState: { term: 1, vote: 'a', commit: 2 },
-    snapshot: { index: 0, term: 0, voters: ['a'], data: new Uint8Array() },
+    snapshot: { index: 0, term: 0, membership: membershipOf(['a']), data: new Uint8Array() },
     log: { type: 'reset', position: { index: 0, term: 0 } },
     entries: [1, 2, 3, 4].map((index) => ({ index, term: 1, type: 'normal', data: data('x') })),
   });

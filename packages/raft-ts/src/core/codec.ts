@@ -7,6 +7,7 @@ import {
   maxSnapshotBytes,
   maxVoters,
 } from './limits.ts';
+import { membershipOf, readMembership, writeMembership, type Membership } from './membership.ts';
 import type { Entry, RaftMessage, Snapshot } from './types.ts';
 
 /**
@@ -188,19 +189,47 @@ export function readEntryContent(reader: BytesReader): Pick<Entry, 'type' | 'dat
 export function writeSnapshot(writer: BytesWriter, snapshot: Snapshot): void {
   writer.u53(snapshot.index);
   writer.u53(snapshot.term);
-  writer.u8(snapshot.voters.length);
-  for (const voter of snapshot.voters) writer.text(voter);
+  writeSnapshotMembers(writer, snapshot.membership);
   writer.bytes(snapshot.data);
+}
+
+/** In front of a membership that is not plain voters; a count of voters is never so high. */
+const fullMembership = 255;
+
+/** Plain voters are written as a list, as before there were learners. */
+function writeSnapshotMembers(writer: BytesWriter, membership: Membership): void {
+  const { voters, outgoing, learners, learnersNext, autoLeave } = membership;
+  if (outgoing.length + learners.length + learnersNext.length > 0 || autoLeave) {
+    writer.u8(fullMembership);
+    writeMembership(writer, membership);
+    return;
+  }
+  writer.u8(voters.length);
+  for (const voter of voters) writer.text(voter);
+}
+
+function readSnapshotMembers(reader: BytesReader): Membership {
+  const count = reader.u8();
+  if (count === fullMembership) return readFullMembership(reader);
+  if (count > maxVoters) reader.fail(`${count} voters`);
+  const voters: string[] = [];
+  for (let i = 0; i < count; i++) voters.push(reader.text());
+  return { ...membershipOf([]), voters };
+}
+
+function readFullMembership(reader: BytesReader): Membership {
+  const membership = readMembership(reader);
+  const { outgoing, learners, learnersNext, autoLeave } = membership;
+  const isFull = outgoing.length + learners.length + learnersNext.length > 0 || autoLeave;
+  if (!isFull) reader.fail('a membership in the longer form that fits the shorter one');
+  return membership;
 }
 
 export function readSnapshot(reader: BytesReader): Snapshot {
   const index = reader.u53();
   const term = reader.u53();
-  const count = reader.u8();
-  if (count > maxVoters) reader.fail(`${count} voters`);
-  const voters: string[] = [];
-  for (let i = 0; i < count; i++) voters.push(reader.text());
+  const membership = readSnapshotMembers(reader);
   const data = reader.bytes();
   if (data.length > maxSnapshotBytes) reader.fail(`a snapshot of ${data.length} bytes`);
-  return { index, term, voters, data };
+  return { index, term, membership, data };
 }

@@ -25,6 +25,7 @@ export function handleAppend(state: RaftState, message: AppendRequest): void {
   }
   const last = log.appendAfter(message.previousIndex, message.previousTerm, message.entries);
   if (last !== null) {
+    state.followMembership();
     log.commitTo(Math.min(message.commit, last));
     acknowledge(state, message.from, last);
     return;
@@ -60,9 +61,10 @@ export function handleSnapshot(state: RaftState, message: SnapshotRequest): void
     if (log.matches(snapshot.index, snapshot.term)) {
       // the log has it all: no need to start again from the snapshot
       log.commitTo(snapshot.index);
-    } else if (snapshot.voters.includes(state.id)) {
+    } else {
+      // it may be of before this member was added: the entries behind it add it
       log.restore(snapshot);
-      state.tracker.setVoters(snapshot.voters, log.lastIndex);
+      state.followMembership();
     }
   }
   acknowledge(state, message.from, log.committed);

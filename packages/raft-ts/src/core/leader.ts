@@ -3,6 +3,7 @@ import { entryOverheadBytes, maxProposalBytes } from './limits.ts';
 import { notLeader } from './not-leader.ts';
 import type { Progress } from './progress.ts';
 import type { RaftState } from './raft-state.ts';
+import { settleMembership } from './reconfigure.ts';
 import { advanceCommit, broadcastAppend, broadcastHeartbeat, sendAppend } from './replication.ts';
 import type { AppendResponse, HeartbeatResponse } from './types.ts';
 
@@ -117,6 +118,8 @@ function handleAcknowledgement(
   if (advanceCommit(state)) {
     beginEarlyReads(state);
     broadcastAppend(state);
+    settleMembership(state);
+    if (state.role !== 'leader') return;
   } else if (message.from !== state.id && (wasPaused || mayTellCommit(state, progress))) {
     sendAppend(state, message.from, true);
   }

@@ -19,6 +19,8 @@ export interface RaftLimits {
   applyBytes: number;
   /** Log kept in memory and on disk after a log snapshot, for followers that lag. */
   trailingBytes: number;
+  /** A learner that lags by no more than this may become a voter. */
+  promotionLagBytes: number;
   /** A log snapshot is taken when this much was applied since the last one. */
   snapshotLogBytes: number;
 }
@@ -32,6 +34,7 @@ export const defaultLimits: Readonly<RaftLimits> = {
   pendingWaits: 10_000,
   applyBytes: 1 << 20,
   trailingBytes: 8 << 20,
+  promotionLagBytes: 1 << 20,
   snapshotLogBytes: 64 << 20,
 };
 
@@ -46,6 +49,7 @@ export const maxFrameMessages = 65_535;
 /** Entries in one append; more go in the next. */
 export const maxAppendEntries = 65_535;
 export const maxPeerIdBytes = 255;
+/** Voters and learners together. */
 export const maxVoters = 63;
 
 /** What an entry costs besides its data; so that empty ones are bounded too. */

@@ -1,5 +1,6 @@
 import { invariant } from '../errors.ts';
 import { entryOverheadBytes, maxAppendEntries } from './limits.ts';
+import { decodeMembership, type Membership } from './membership.ts';
 import type { Entry, LogPosition, Snapshot } from './types.ts';
 
 export function entryBytes(entry: Entry): number {
@@ -30,6 +31,8 @@ export class RaftLog {
   #committed: number;
   #saved: number;
   #applied: number;
+  /** the memberships in the log, oldest first; the first is that of the snapshot */
+  #memberships: { index: number; membership: Membership }[];
 
   constructor(loaded: LoadedLog) {
     this.#entries = loaded.entries.slice();
@@ -39,6 +42,8 @@ export class RaftLog {
     this.#committed = Math.max(loaded.commit, loaded.snapshot.index);
     this.#applied = loaded.snapshot.index;
     this.#unappliedSnapshot = loaded.snapshot.index > 0;
+    this.#memberships = [{ index: loaded.snapshot.index, membership: loaded.snapshot.membership }];
+    this.#noteMemberships(loaded.entries);
     invariant(this.#start.index <= this.#snapshot.index, 'the log begins after its snapshot');
     invariant(this.#committed <= this.lastIndex, 'the commit index is beyond the log');
   }
@@ -63,6 +68,34 @@ export class RaftLog {
   }
   get snapshot(): Snapshot {
     return this.#snapshot;
+  }
+
+  /** The newest in the log, committed or not: the one in force. */
+  get membership(): Membership {
+    return this.#newestMembership.membership;
+  }
+  /** The index of the entry or snapshot that it came with. */
+  get membershipIndex(): number {
+    return this.#newestMembership.index;
+  }
+  get #newestMembership(): { index: number; membership: Membership } {
+    const newest = this.#memberships.at(-1);
+    invariant(newest !== undefined, 'no membership is known');
+    return newest;
+  }
+
+  /** The one that the log up to `index`, not before the snapshot, tells of. */
+  membershipAt(index: number): Membership {
+    const known = this.#memberships.findLast((each) => each.index <= index);
+    invariant(known !== undefined, `the membership at index ${index} is not known`);
+    return known.membership;
+  }
+
+  #noteMemberships(entries: Entry[]): void {
+    for (const { index, type, data } of entries) {
+      if (type !== 'config' || index <= this.#snapshot.index) continue;
+      this.#memberships.push({ index, membership: decodeMembership(data) });
+    }
   }
 
   /** Undefined for what is compacted away or not there yet. */
@@ -113,6 +146,7 @@ export class RaftLog {
       invariant(entry.term >= this.lastTerm, `entry ${entry.index} has a lower term`);
       this.#entries.push(entry);
     }
+    this.#noteMemberships(entries);
   }
 
   /**
@@ -136,6 +170,7 @@ export class RaftLog {
     if (index > this.lastIndex) return;
     this.#entries.length = index - this.firstIndex;
     this.#saved = Math.min(this.#saved, index - 1);
+    this.#memberships = this.#memberships.filter((each) => each.index < index);
   }
 
   /**
@@ -174,6 +209,7 @@ export class RaftLog {
     this.#entries = [];
     this.#start = { index: snapshot.index, term: snapshot.term };
     this.#snapshot = snapshot;
+    this.#memberships = [{ index: snapshot.index, membership: snapshot.membership }];
     this.#unsavedSnapshot = true;
     this.#unappliedSnapshot = true;
     this.#committed = snapshot.index;
@@ -224,6 +260,10 @@ export class RaftLog {
     invariant(snapshot.index <= this.#applied, 'a snapshot of what is not applied');
     if (snapshot.index < this.#snapshot.index) return;
     this.#snapshot = snapshot;
+    this.#memberships = [
+      { index: snapshot.index, membership: snapshot.membership },
+      ...this.#memberships.filter(({ index }) => index > snapshot.index),
+    ];
     if (start.index <= this.#start.index) return;
     invariant(start.index <= snapshot.index, 'the log would begin after its snapshot');
     invariant(this.matches(start.index, start.term), 'the log would begin at another entry');

@@ -1,4 +1,5 @@
 import type { RaftLimits } from './limits.ts';
+import { isVoter } from './membership.ts';
 import type { RaftLog } from './raft-log.ts';
 import { ReadOnly } from './read-only.ts';
 import { Tracker } from './tracker.ts';
@@ -6,7 +7,6 @@ import type { Entry, HardState, PeerId, RaftMessage, ReadState, Role } from './t
 
 export interface CoreConfig {
   id: PeerId;
-  voters: PeerId[];
   electionTicks: number;
   heartbeatTicks: number;
   limits: RaftLimits;
@@ -61,7 +61,7 @@ export class RaftState {
     this.#random = config.random;
     this.term = hardState.term;
     this.vote = hardState.vote;
-    this.tracker = new Tracker(config.voters, config.limits);
+    this.tracker = new Tracker(log.membership, config.limits);
     this.becomeFollower(this.term, null);
   }
 
@@ -70,7 +70,11 @@ export class RaftState {
   }
 
   get promotable(): boolean {
-    return this.tracker.voters.has(this.id) && this.log.unsavedSnapshot() === null;
+    const { log, id } = this;
+    // Who is removed by a change that may not be committed may be the only one that has it: then
+    // no other can win, and it must (thesis, section 4.2.2).
+    const mayStand = isVoter(log.membership, id) || isVoter(log.membershipAt(log.committed), id);
+    return mayStand && log.unsavedSnapshot() === null;
   }
 
   get snapshotPatienceTicks(): number {
@@ -130,6 +134,7 @@ export class RaftState {
       contents.map(({ type, data }, i) => ({ index: first + i, term: this.term, type, data })),
     );
     this.uncommittedBytes += this.log.bytesBetween(first - 1, this.log.lastIndex);
+    this.followMembership();
     this.send({
       type: 'appendResponse',
       from: this.id,
@@ -140,6 +145,12 @@ export class RaftState {
       hintIndex: 0,
       hintTerm: 0,
     });
+  }
+
+  /** The log was changed: the newest membership in it is in force from now on. */
+  followMembership(): void {
+    if (this.tracker.membership === this.log.membership) return;
+    this.tracker.setMembership(this.log.membership, this.log.lastIndex);
   }
 
   #reset(term: number): void {

@@ -1,9 +1,11 @@
 import { invariant } from '../errors.ts';
 import { campaign } from './election.ts';
 import { propose, readIndex } from './leader.ts';
+import type { MemberChange, Membership } from './membership.ts';
 import { step, tick } from './raft-core.ts';
 import { RaftLog, type LoadedLog } from './raft-log.ts';
 import { RaftState, type CoreConfig } from './raft-state.ts';
+import { checkChange, isCaughtUp, proposeChange } from './reconfigure.ts';
 import type { SaveBatch } from './storage.ts';
 import type {
   Entry,
@@ -40,6 +42,7 @@ export interface RaftStatus {
   leaderId: PeerId | null;
   commitIndex: number;
   appliedIndex: number;
+  /** of the membership in force; of a joint one its incoming half */
   voters: PeerId[];
 }
 
@@ -95,6 +98,37 @@ export class RawNode {
     return this.#state.log.lastIndex - proposals.length + 1;
   }
 
+  /**
+   * Appends a change of members; returns its index. It is in force at once, and lasts when it is
+   * committed; when it was joint, a second entry that leaves it follows by itself. Leader only. Throws NOT_LEADER,
+   * CHANGE_PENDING or INVALID_ARGUMENT, and then nothing happened. With `joint` also a change that
+   * one step could make goes through a joint membership.
+   */
+  proposeChange(changes: MemberChange[], joint = false): number {
+    proposeChange(this.#state, changes, joint);
+    return this.#state.log.membershipIndex;
+  }
+
+  /** Throws what `proposeChange` would throw, but for what new voters lack; changes nothing. */
+  checkChange(changes: MemberChange[]): void {
+    checkChange(this.#state, changes);
+  }
+
+  /** The newest in the log: the one in force, committed or not. */
+  get membership(): Membership {
+    return this.#state.log.membership;
+  }
+
+  /** It is known to be committed: no change is under way. */
+  get membershipCommitted(): boolean {
+    return this.#state.log.membershipIndex <= this.#state.log.committed;
+  }
+
+  /** Leader: this member has so much of the log that it may become a voter. */
+  isCaughtUp(id: PeerId): boolean {
+    return isCaughtUp(this.#state, id);
+  }
+
   /** Begins a round of heartbeats; the answer comes in `takeReads()`. `context` must rise. */
   readIndex(context: number): void {
     invariant(context > this.#state.readOnly.newestContext, 'read contexts must rise');
@@ -110,7 +144,7 @@ export class RawNode {
       leaderId: state.leaderId,
       commitIndex: state.log.committed,
       appliedIndex: state.log.applied,
-      voters: [...state.tracker.voters],
+      voters: [...state.tracker.membership.voters],
     };
   }
 

@@ -1,3 +1,5 @@
+import type { Membership } from './membership.ts';
+
 /** Name of a member; unique in the cluster and never given to another member. */
 export type PeerId = string;
 
@@ -10,7 +12,7 @@ export interface Entry {
   term: number;
   /**
    * `normal` carries a proposal; `empty` opens a leader's term, so that it may commit what it
-   * inherited; `config` is reserved for membership change.
+   * inherited; `config` carries a whole `Membership`, in force when the entry is appended.
    */
   type: 'normal' | 'empty' | 'config';
   data: Uint8Array;
@@ -30,9 +32,9 @@ export interface LogPosition {
   term: number;
 }
 
-/** The state machine after `index`, and the voters of that time. */
+/** The state machine after `index`, and the members of that time. */
 export interface Snapshot extends LogPosition {
-  voters: PeerId[];
+  membership: Membership;
   data: Uint8Array;
 }
 

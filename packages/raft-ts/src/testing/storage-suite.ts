@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { membershipOf } from '../core/membership.ts';
 import type { RaftStorage, SaveBatch, StoredState } from '../core/storage.ts';
 import type { Entry } from '../core/types.ts';
 import { RaftError } from '../errors.ts';
@@ -27,7 +28,7 @@ function entries(first: number, ...terms: number[]): Entry[] {
 }
 
 function snapshotAt(index: number, term: number) {
-  return { index, term, voters: ['a', 'b', 'c'], data: bytes(`state ${index}`) };
+  return { index, term, membership: membershipOf(['a', 'b', 'c']), data: bytes(`state ${index}`) };
 }
 
 function batch(changes: Partial<SaveBatch>): SaveBatch {
@@ -36,7 +37,12 @@ function batch(changes: Partial<SaveBatch>): SaveBatch {
 
 const creation = batch({
   hardState: { term: 0, vote: null, commit: 0 },
-  snapshot: { index: 0, term: 0, voters: ['a', 'b', 'c'], data: new Uint8Array() },
+  snapshot: {
+    index: 0,
+    term: 0,
+    membership: membershipOf(['a', 'b', 'c']),
+    data: new Uint8Array(),
+  },
   log: { type: 'reset', position: { index: 0, term: 0 } },
 });
 
