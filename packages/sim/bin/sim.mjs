@@ -1,5 +1,6 @@
 // pnpm sim [--seeds N] [--first-seed N] [--minutes N] [--jobs N] [--world agents|lanes]
-//          [--mutation NAME] [--replay SEED] [--dense] [--scrub] [--verbose]
+//          [--mutation NAME] [--replay SEED] [--dense] [--scrub] [--snapshots]
+//          [--verbose]
 // Runs whole clusters from seeds, and says which seed broke which promise.
 
 import { spawnSync } from 'node:child_process';
@@ -21,6 +22,7 @@ const { values } = parseArgs({
     replay: { type: 'string' },
     dense: { type: 'boolean', default: false },
     scrub: { type: 'boolean', default: false },
+    snapshots: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },
 });
@@ -50,6 +52,7 @@ function runOptions(seed) {
     minutes: Number(values.minutes),
     ...(values.dense ? { dense: true } : {}),
     ...(values.scrub ? { scrub: true } : {}),
+    ...(values.snapshots ? { snapshots: true } : {}),
     ...(values.world ? { world: values.world } : {}),
   };
 }
@@ -90,7 +93,8 @@ function tell({ seed, violations }) {
   }
   const world = values.world ? ` --world ${values.world}` : '';
   const mutation = values.mutation ? ` --mutation ${values.mutation}` : '';
-  const more = `${values.dense ? ' --dense' : ''}${values.scrub ? ' --scrub' : ''}`;
+  const flags = ['dense', 'scrub', 'snapshots'].filter((flag) => values[flag]);
+  const more = flags.map((flag) => ` --${flag}`).join('');
   process.stdout.write(
     `  again: pnpm sim --replay ${seed} --minutes ${values.minutes}${world}${mutation}${more} --verbose\n`,
   );

@@ -65,6 +65,15 @@ t.test(
   },
 );
 
+t.test('snapshots beside every fault are of one moment, and the same everywhere', async (t) => {
+  const few = ['--seeds', '3', '--minutes', '2', '--jobs', '2', '--first-seed', '9202'];
+  const { status, output } = await run('packages/sim/bin/sim.mjs', [...few, '--snapshots']);
+  t.equal(status, 0, output);
+  t.match(output, /snapshot-ready/);
+  t.match(output, /snapshot-group/);
+  t.match(output, /snapshot-export/);
+});
+
 t.test('every mutation still fits the sources', (t) => {
   if (!hasPatch(t)) {
     t.end();

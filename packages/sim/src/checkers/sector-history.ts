@@ -18,6 +18,21 @@ interface Write {
 
 const never = Infinity;
 
+/** Moments between two positions in the run's order, both left out. */
+export interface Span {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** What was known of a time that ended with a loss of memory, or with a rollback. */
+interface Era {
+  readonly span: Span;
+  readonly writes: ReadonlyMap<number, Write>;
+  readonly zeros: readonly Write[];
+  readonly candidates: ReadonlySet<number>;
+  readonly initial: number | null;
+}
+
 /**
  * What one sector may hold. Every write but zeros has a value of its own, so linearizability is
  * decided exactly (Gibbons and Korach 1997): the operations of each value span a zone; no two forward
@@ -35,6 +50,7 @@ export class SectorHistory {
   #candidates: Set<number> = new Set([0]);
   #initial: number | null = 0;
   #eraAt = -1;
+  readonly #past: Era[] = [];
 
   /** `value` 0 writes zeros. */
   started(value: number, at: number, fua: boolean, isWhole: boolean): Write {
@@ -143,6 +159,33 @@ export class SectorHistory {
       if (write.acknowledgedAt === never) open.push(write);
       if (survives(write.minEndAt)) candidates.add(write.value);
     }
+    this.#begin(at, candidates, open);
+    return problem;
+  }
+
+  /** The moments in `within` at which the sector may have held the value, in order. */
+  heldIn(value: number, within: Span): Span[] {
+    const spans: Span[] = [];
+    for (const era of [...this.#past, this.#now()]) {
+      const from = Math.max(within.from, era.span.from);
+      const to = Math.min(within.to, era.span.to);
+      if (from < to) spans.push(...heldInEra(era, value, { from, to }));
+    }
+    return spans;
+  }
+
+  #now(): Era {
+    return {
+      span: { from: this.#eraAt, to: never },
+      writes: this.#writes,
+      zeros: this.#zeros,
+      candidates: this.#candidates,
+      initial: this.#initial,
+    };
+  }
+
+  #begin(at: number, candidates: Set<number>, open: readonly Write[]): void {
+    this.#past.push({ ...this.#now(), span: { from: this.#eraAt, to: at } });
     this.#candidates = candidates;
     this.#initial = candidates.size === 1 ? ([...candidates][0] ?? null) : null;
     this.#eraAt = at;
@@ -150,7 +193,6 @@ export class SectorHistory {
     this.#zeros = [];
     // a request that is not answered may still be sent again, or arrive late
     for (const write of open) this.#carryOver(write);
-    return problem;
   }
 
   #carryOver(write: Write): void {
@@ -181,6 +223,48 @@ export class SectorHistory {
     yield* this.#writes.values();
     yield* this.#zeros;
   }
+}
+
+/** Each write of the value from its begin on, until another one that came after it was surely over. */
+function heldInEra(era: Era, value: number, within: Span): Span[] {
+  const all = [...era.writes.values(), ...era.zeros];
+  const spans: Span[] = [];
+  const add = (from: number, after: (other: Write) => boolean): void => {
+    let { to } = within;
+    for (const other of all) if (after(other)) to = Math.min(to, other.minEndAt);
+    if (Math.max(from, within.from) < to) spans.push({ from: Math.max(from, within.from), to });
+  };
+  for (const write of all) {
+    if (write.value === value) add(write.startAt, (other) => other.startAt > write.minEndAt);
+  }
+  const mayBegin = era.initial === null ? era.candidates.has(value) : era.initial === value;
+  if (mayBegin) add(era.span.from, () => true);
+  return joined(spans);
+}
+
+/** In order, and one where they meet. */
+function joined(spans: readonly Span[]): Span[] {
+  const result: Span[] = [];
+  for (const span of [...spans].sort((a, b) => a.from - b.from)) {
+    const last = result[result.length - 1];
+    if (last && span.from <= last.to) {
+      result[result.length - 1] = { from: last.from, to: Math.max(last.to, span.to) };
+    } else result.push(span);
+  }
+  return result;
+}
+
+/** The moments that are in both; each in order. */
+export function common(some: readonly Span[], others: readonly Span[]): Span[] {
+  const result: Span[] = [];
+  for (const one of some) {
+    for (const other of others) {
+      const from = Math.max(one.from, other.from);
+      const to = Math.min(one.to, other.to);
+      if (from < to) result.push({ from, to });
+    }
+  }
+  return result;
 }
 
 export type SectorWrite = Write;

@@ -1,11 +1,12 @@
 import { blockBytes } from '@stor/protocol';
 
-import { SectorHistory, type SectorWrite } from './sector-history.ts';
+import { SectorHistory, common, type SectorWrite, type Span } from './sector-history.ts';
 
 export const sectorBytes = 512;
 /** One mistake shows in many sectors. */
 const maxProblems = 10;
 const sectorsPerBlock = blockBytes / sectorBytes;
+const zeroBlock = Buffer.alloc(blockBytes);
 
 /** A write under way: what it does to each sector. */
 export interface WriteToken {
@@ -20,14 +21,15 @@ export class VolumeHistory {
   readonly #sectors = new Map<number, SectorHistory>();
   readonly #problems: string[] = [];
   readonly #onProblem: (problem: string) => void;
-  #clock = 0;
+  readonly #clock: { at: number };
   #value = 0;
   #flushedAt = -1;
   #eras = 0;
 
-  /** `onProblem` hears of each as soon as it is seen. */
-  constructor(onProblem: (problem: string) => void = () => {}) {
+  /** `onProblem` hears of each as soon as it is seen. Volumes that are compared share a clock. */
+  constructor(onProblem: (problem: string) => void = () => {}, clock = { at: 0 }) {
     this.#onProblem = onProblem;
+    this.#clock = clock;
   }
 
   get problems(): readonly string[] {
@@ -42,7 +44,7 @@ export class VolumeHistory {
   }
 
   now(): number {
-    return ++this.#clock;
+    return ++this.#clock.at;
   }
 
   /** A write of a value of its own, or of zeros, to sectors [from, to). */
@@ -97,6 +99,37 @@ export class VolumeHistory {
     }
   }
 
+  /**
+   * The moments in `within` at which the whole volume may have been this image, by value of each
+   * sector; or which sector leaves none.
+   */
+  heldIn(image: Uint32Array, within: Span): Span[] | string {
+    let moments: Span[] = [within];
+    for (const [sector, value] of image.entries()) {
+      const history = this.#sectors.get(sector);
+      if (!history) {
+        if (value !== 0) return `sector ${sector} holds ${value} and was never written`;
+        continue;
+      }
+      const spans = history.heldIn(value, within);
+      const before = moments;
+      moments = common(moments, spans);
+      if (moments.length === 0) {
+        const where = spans.length === 0 ? '' : ` at ${textOf(spans)} only, others at`;
+        return `sector ${sector} did not hold ${value}${where} ${textOf(before)}`;
+      }
+    }
+    return moments;
+  }
+
+  /** The image, of some moment in `within`, was seen. */
+  seen(image: Uint32Array, { from, to }: Span): void {
+    for (const [sector, history] of this.#sectors) {
+      const problem = history.read(image[sector] ?? 0, from, to);
+      if (problem) this.#fault(`in a snapshot, sector ${sector} ${problem}`);
+    }
+  }
+
   /** No member kept what was not flushed. */
   memoryLost(): void {
     this.#eras += 1;
@@ -142,6 +175,26 @@ export function payloadOf(from: number, to: number, value: number): Buffer {
     for (let done = 8; done < sectorBytes; done *= 2) bytes.copyWithin(at + done, at, at + done);
   }
   return bytes;
+}
+
+/** The value of each sector; or which one is no sector that a client wrote. */
+export function imageOf(bytes: Buffer): Uint32Array | string {
+  const image = new Uint32Array(Math.floor(bytes.length / sectorBytes));
+  for (let sector = 0; sector < image.length; sector += sectorsPerBlock) {
+    const at = sector * sectorBytes;
+    const block = bytes.subarray(at, at + blockBytes);
+    if (block.equals(zeroBlock)) continue;
+    for (let i = 0; i < sectorsPerBlock && sector + i < image.length; i++) {
+      const value = valueOf(bytes, at + i * sectorBytes, sector + i);
+      if (value === null) return `sector ${sector + i} is torn, damaged or of another place`;
+      image[sector + i] = value;
+    }
+  }
+  return image;
+}
+
+function textOf(spans: readonly Span[]): string {
+  return spans.map(({ from, to }) => `${from}-${to}`).join(', ');
 }
 
 function valueOf(bytes: Buffer, at: number, sector: number): number | null {

@@ -20,6 +20,8 @@ export interface AgentBackupParts {
   logPath: string;
   voters: string[];
   volumesPrefix: string;
+  /** equal as long as no snapshot was taken or deleted */
+  snapshots: () => string;
 }
 
 interface Backup {
@@ -29,6 +31,7 @@ interface Backup {
   items: KeyValue[];
   /** by name */
   volumes: Map<string, VolumeRecord>;
+  snapshots: string;
 }
 
 /**
@@ -46,6 +49,7 @@ export class AgentBackups implements ControlBackups {
   async take(): Promise<boolean> {
     const store = this.#parts.store();
     if (!store) return false;
+    const snapshots = this.#parts.snapshots();
     const { revision, items } = await store.list('', { local: true });
     const { term, appliedIndex: index } = store.status();
     // leases end with the processes that hold them
@@ -56,13 +60,14 @@ export class AgentBackups implements ControlBackups {
       const record = recordOf(item);
       volumes.set(record.metadata.name, record);
     }
-    this.#backup = { term, index, revision, items: kept, volumes };
+    this.#backup = { term, index, revision, items: kept, volumes, snapshots };
     return true;
   }
 
   isUsable(): boolean {
     const { records } = this.#parts;
     const volumes = this.#backup?.volumes;
+    if (this.#backup?.snapshots !== this.#parts.snapshots()) return false;
     return [...records].every(([name, { record }]) => {
       const old = volumes?.get(name);
       return old !== undefined && placesOf(old) === placesOf(record);

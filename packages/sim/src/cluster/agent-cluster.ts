@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events';
 
+import type { ClusterStore } from '@stor/control-plane';
 import { SocketRpcTransport } from '@stor/control-plane/testing';
 import { StorError, loadServices, type RpcOutcome, type VolumeRecord } from '@stor/protocol';
 import { Agent, type AgentConfig, type Platform } from '@stor/node-agent';
@@ -13,19 +14,22 @@ import { HostClock, ProcessClock } from '../world/process-clock.ts';
 import { simLogger, type LogSink } from '../world/sim-logger.ts';
 import { SimScheduler } from '../world/scheduler.ts';
 import { AgentBackups, type KnownRecords } from './agent-backups.ts';
-import { viewOf, type ClusterOptions } from './lane-cluster.ts';
+import type { ClusterOptions } from './lane-cluster.ts';
 import { NbdLink } from './nbd-link.ts';
+import { viewOf } from './replica-view.ts';
 import {
   operatorHost,
   peersPort,
   type ClientLink,
   type CommittedSet,
   type ControlBackups,
+  type KnownSnapshot,
   type ReplicaView,
   type SimCluster,
   type SimVolume,
 } from './sim-cluster.ts';
 import { SimNode } from './sim-node.ts';
+import { SnapshotTable, type SnapshotRow } from './snapshot-table.ts';
 
 const clusterId = 'c-0000000000000001';
 const ports = { api: 1, peers: peersPort, nbd: 3 };
@@ -34,6 +38,7 @@ const diskOptions = { journalBytes: 24 * 4096, reserveBytes: 1024 * 1024, sumsCa
 /** Many checkpoints in little time, so that faults meet them. */
 const checkpointPace = { everyMs: 3_000, restSeconds: 2, minMs: 1_000 };
 const volumesPrefix = '/stor/volumes/';
+const snapshotsPrefix = '/stor/snapshots/';
 const dataDir = '/data';
 const logPath = `${dataDir}/raft/log`;
 
@@ -52,6 +57,7 @@ export class AgentCluster implements SimCluster {
   readonly volumes: SimVolume[];
   readonly diskPath = '/data/disks/d1';
   onCommitted: (set: CommittedSet) => void = () => {};
+  onSnapshot: (snapshot: KnownSnapshot) => void = () => {};
   onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
   onEnded: (node: number, how: 'kill' | 'power') => void = () => {};
   readonly #options: ClusterOptions;
@@ -61,6 +67,10 @@ export class AgentCluster implements SimCluster {
   readonly #log: LogSink;
   /** newest record of each volume that any node has applied, by name */
   readonly #records: KnownRecords = new Map();
+  readonly #snapshots = new SnapshotTable((row) => {
+    const volume = this.#nameOf(row.volumeId);
+    if (volume !== null) this.onSnapshot(knownOf(row, volume));
+  });
   readonly #nodeOf = new Map<string, number>();
   readonly #operatorClock: ProcessClock;
   #services: Awaited<ReturnType<typeof loadServices>> | null = null;
@@ -83,6 +93,7 @@ export class AgentCluster implements SimCluster {
       logPath,
       voters: this.nodes.map(({ index }) => nodeIdOf(index)),
       volumesPrefix,
+      snapshots: () => this.#snapshots.fingerprint,
     });
   }
 
@@ -103,7 +114,7 @@ export class AgentCluster implements SimCluster {
         name,
         sizeBytes,
         replicas,
-        labels: {},
+        labels: this.#options.labels ?? {},
         ...(replacementWaitMs === undefined ? {} : { policy: { replacementWaitMs } }),
         requestId: name,
       });
@@ -260,6 +271,7 @@ export class AgentCluster implements SimCluster {
       network,
       random,
       seed: seed * 31 + index,
+      punches: seed % 2 === 0,
       clockRate: 1 + (random.next() - 0.5) * 0.02,
       boot: (each, clock) => this.#boot(each, clock),
       ended: (each, how) => {
@@ -387,9 +399,30 @@ export class AgentCluster implements SimCluster {
     if (!store) return;
     const { revision, items } = await store.list(volumesPrefix, { local: true });
     for (const { value, modRevision } of items) this.#learn(value, modRevision);
+    void this.#watchSnapshots(store);
     for await (const events of store.watch(volumesPrefix, revision, this.#never.signal)) {
       for (const event of events) if (event.value) this.#learn(event.value, event.revision);
     }
+  }
+
+  async #watchSnapshots(store: ClusterStore): Promise<void> {
+    const { revision, items } = await store.list(snapshotsPrefix, { local: true });
+    this.#snapshots.listed(items, revision);
+    for await (const events of store.watch(snapshotsPrefix, revision, this.#never.signal)) {
+      for (const { key, value, revision: at } of events) this.#snapshots.learn(key, value, at);
+    }
+  }
+
+  #nameOf(volumeId: string): string | null {
+    for (const { record } of this.#records.values()) {
+      if (record.metadata.id === volumeId) return record.metadata.name;
+    }
+    return null;
+  }
+
+  snapshotsOf(volume: SimVolume): KnownSnapshot[] {
+    const id = this.#record(volume)?.metadata.id ?? '';
+    return this.#snapshots.of(id).map((row) => knownOf(row, volume.name));
   }
 
   /** every store that is ever watched listens to it */
@@ -418,6 +451,11 @@ export class AgentCluster implements SimCluster {
       this.onServing(record.metadata.name, epoch, this.scheduler.nowMs - tookMs * 1.05 - 1);
     }
   }
+}
+
+function knownOf(row: SnapshotRow, volume: string): KnownSnapshot {
+  const { id, name, state, sizeBytes, groupId } = row;
+  return { id, volume, name, state, sizeBytes, groupId };
 }
 
 function nodeIdOf(index: number): string {

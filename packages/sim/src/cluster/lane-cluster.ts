@@ -1,10 +1,9 @@
-import { StorError, autoDetachMs, blockBytes, type AttachmentGrant } from '@stor/protocol';
+import { StorError, autoDetachMs, type AttachmentGrant } from '@stor/protocol';
 import {
   LaneReplicator,
   openDiskStore,
   type DiskStore,
   type PrimaryVolume,
-  type ReplicaStore,
 } from '@stor/replicator';
 import type { Random } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
@@ -20,10 +19,12 @@ import {
   type ClientLink,
   type CommittedSet,
   type ControlBackups,
+  type KnownSnapshot,
   type ReplicaView,
   type SimCluster,
   type SimVolume,
 } from './sim-cluster.ts';
+import { viewOf } from './replica-view.ts';
 import { SimNode } from './sim-node.ts';
 
 const clusterId = 'c-0000000000000001';
@@ -50,6 +51,8 @@ export interface ClusterOptions {
   seed: number;
   nodes: number;
   volumes: SimVolume[];
+  /** of each volume, where there are labels @default none */
+  labels?: Record<string, string>;
   log: LogSink;
 }
 
@@ -64,6 +67,7 @@ export class LaneCluster implements SimCluster {
   readonly control: ControlModel;
   readonly backups: ControlBackups;
   onCommitted: (set: CommittedSet) => void = () => {};
+  onSnapshot: (snapshot: KnownSnapshot) => void = () => {};
   onServing: (volume: string, epoch: number, grantedMs: number) => void = () => {};
   onEnded: (node: number, how: 'kill' | 'power') => void = () => {};
   readonly #options: ClusterOptions;
@@ -91,6 +95,7 @@ export class LaneCluster implements SimCluster {
           network: this.network,
           random: this.random,
           seed: options.seed * 31 + index,
+          punches: options.seed % 2 === 0,
           clockRate: 1 + (this.random.next() - 0.5) * 0.02,
           boot: (node, clock) => this.#boot(node, clock),
           ended: (node, how) => {
@@ -159,6 +164,11 @@ export class LaneCluster implements SimCluster {
   committed(volume: SimVolume): CommittedSet {
     const { id, epoch, setRevision, inSync } = this.control.volume(volume.name);
     return { volume: id, epoch, setRevision, inSync };
+  }
+
+  /** Its model of the control plane has none. */
+  snapshotsOf(): KnownSnapshot[] {
+    return [];
   }
 
   controlLinks(node: number): [string, string][] {
@@ -460,35 +470,4 @@ export class LaneCluster implements SimCluster {
 
 function replicaId(volume: string, node: number): string {
   return `r-${volume}-${node}`;
-}
-
-export function viewOf(
-  store: ReplicaStore,
-  node: number,
-  clock: ProcessClock,
-  scheduler: SimScheduler,
-): ReplicaView {
-  return {
-    replicaId: store.replicaId,
-    node,
-    failed: store.failure?.message ?? null,
-    marks: store.marks(),
-    highestEpoch: store.highestEpoch,
-    setRevision: store.setView?.setRevision ?? 0,
-    keptMemory: store.keptMemory,
-    content: () =>
-      new Promise((resolve) => {
-        const sizeBytes = Math.ceil(store.sizeBytes / blockBytes) * blockBytes;
-        const bytes = Buffer.alloc(sizeBytes);
-        const valid = new Uint8Array(sizeBytes / blockBytes);
-        const watch = (): void => {
-          if (clock.dead) resolve(null);
-          else scheduler.at(1_000, watch);
-        };
-        watch();
-        store.readUnverified(0, sizeBytes, bytes, 0, valid, (error) => {
-          resolve(error ? null : { bytes, valid });
-        });
-      }),
-  };
 }

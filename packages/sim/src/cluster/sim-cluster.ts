@@ -51,6 +51,24 @@ export interface CommittedSet {
   inSync: readonly string[];
 }
 
+/** What the control plane has committed of one snapshot. */
+export interface KnownSnapshot {
+  id: string;
+  volume: string;
+  /** '' when it is a hidden one */
+  name: string;
+  /** gone: there is no record of it any more */
+  state: 'creating' | 'ready' | 'deleting' | 'gone';
+  sizeBytes: number;
+  groupId: string;
+}
+
+/** Every byte of an image, and which blocks match their checksum (1: it does). */
+export interface ImageContent {
+  bytes: Buffer;
+  valid: Uint8Array;
+}
+
 /** One replica where it lies, for the checkers. */
 export interface ReplicaView {
   replicaId: string;
@@ -61,8 +79,12 @@ export interface ReplicaView {
   /** of the last set that it recorded; 0: none */
   setRevision: number;
   keptMemory: boolean;
-  /** Every byte, and which blocks match their checksum. Null when it cannot be read now. */
-  content(): Promise<{ bytes: Buffer; valid: Uint8Array } | null>;
+  /** Null when it cannot be read now. */
+  content(): Promise<ImageContent | null>;
+  /** in the order in which they were taken */
+  snapshots: readonly { id: string; state: 'prepared' | 'ready' | 'incomplete' }[];
+  /** Null when it cannot be read now, or is not there. */
+  snapshot(id: string): Promise<ImageContent | null>;
 }
 
 /** What an operator keeps of the control plane; at most one copy. */
@@ -101,6 +123,10 @@ export interface SimCluster {
   committed(volume: SimVolume): CommittedSet;
   /** Called at each commit of a set, in order. */
   onCommitted: (set: CommittedSet) => void;
+  /** as far as any node has applied it; in the order in which they were made */
+  snapshotsOf(volume: SimVolume): KnownSnapshot[];
+  /** Called when a snapshot is in another state, in the event in which the first node applies it. */
+  onSnapshot: (snapshot: KnownSnapshot) => void;
   /** Called when a primary begins to serve under a grant of the time `grantedMs`. */
   onServing: (volume: string, epoch: number, grantedMs: number) => void;
   /** Called when the processes of a node have ended. */

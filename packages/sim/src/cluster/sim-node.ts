@@ -16,6 +16,8 @@ export interface SimNodeParts {
   network: SimNetwork;
   random: Random;
   seed: number;
+  /** holes can be punched in its files */
+  punches: boolean;
   clockRate: number;
   /** Starts the processes of the node on a clock of their own; what it throws ends them. */
   boot: (node: SimNode, clock: ProcessClock) => Promise<void>;
@@ -50,7 +52,7 @@ export class SimNode {
     this.hostClock = new HostClock(parts.scheduler, parts.clockRate);
     this.clock = new ProcessClock(this.hostClock);
     this.clock.kill();
-    this.files = new FaultyFiles({ seed: parts.seed });
+    this.files = new FaultyFiles({ seed: parts.seed, punches: parts.punches });
   }
 
   /** A process runs, or is stopped by SIGSTOP. */

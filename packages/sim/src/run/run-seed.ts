@@ -3,6 +3,7 @@ import { SeededRandom } from '@stor/runtime/testing';
 import { compareReplicas } from '../checkers/compare-replicas.ts';
 import { MemoryJudge } from '../checkers/memory-judge.ts';
 import { MetadataWatch } from '../checkers/metadata-watch.ts';
+import { SnapshotChecker } from '../checkers/snapshot-checker.ts';
 import { StepCounter } from '../checkers/step-counter.ts';
 import { VolumeHistory } from '../checkers/volume-history.ts';
 import { AgentCluster } from '../cluster/agent-cluster.ts';
@@ -11,11 +12,13 @@ import type { SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
 import { rotOneByte } from '../faults/bit-rot.ts';
 import { planFaults, type Fault } from '../faults/fault-plan.ts';
 import { FaultRunner } from '../faults/fault-runner.ts';
-import { FaultScene, type FaultLoad } from '../faults/fault-scene.ts';
+import { FaultScene } from '../faults/fault-scene.ts';
 import type { LogSink } from '../world/sim-logger.ts';
-import type { Request } from '../workload/choose-request.ts';
+import { loadOf, type VolumeRun } from './volume-run.ts';
 import { EventStorm } from '../world/scheduler.ts';
 import { Scrubbing } from './scrubbing.ts';
+import { Snapshotting, groupLabels } from './snapshotting.ts';
+import { UnderWay } from '../workload/under-way.ts';
 import { VolumeClient, ioOf, type ClientCounts } from '../workload/volume-client.ts';
 
 export interface SeedOptions {
@@ -27,6 +30,8 @@ export interface SeedOptions {
   dense?: boolean;
   /** scrubs beside the faults, of whole agents @default false */
   scrub?: boolean;
+  /** snapshots are taken and deleted beside the faults, of whole agents @default false */
+  snapshots?: boolean;
   /** instead of those of the seed */
   faults?: Fault[];
   /** every log line of the cluster */
@@ -69,14 +74,6 @@ const replacementWaitMs = 12_000;
 /** One mistake shows in many places. */
 const maxViolations = 20;
 
-interface VolumeRun {
-  volume: SimVolume;
-  history: VolumeHistory;
-  judge: MemoryJudge;
-  clients: VolumeClient[];
-  preferred: number;
-}
-
 /** One cluster from one seed: load, faults, healing, and every checker. */
 export class SeedRun {
   readonly #options: SeedOptions;
@@ -101,6 +98,9 @@ export class SeedRun {
   readonly #faults: FaultScene;
   readonly #watch: MetadataWatch;
   readonly #scrubbing: Scrubbing | null;
+  readonly #snapshots: { checker: SnapshotChecker; orders: Snapshotting } | null;
+  /** positions in the run's order, of all volumes */
+  readonly #moments = { at: 0 };
   #fail: () => void = () => {};
   readonly #failed = new Promise<void>((resolve) => {
     this.#fail = resolve;
@@ -123,7 +123,8 @@ export class SeedRun {
       const isSoon = replicas < nodes && this.#pick(3) > 0;
       volumes.push(isSoon ? { ...volume, replacementWaitMs } : volume);
     }
-    const parts = { seed: options.seed, nodes, volumes, log: this.#log };
+    const labels = options.snapshots === true ? groupLabels : {};
+    const parts = { seed: options.seed, nodes, volumes, labels, log: this.#log };
     this.#cluster = options.world === 'lanes' ? new LaneCluster(parts) : new AgentCluster(parts);
     const hosts: string[] = [];
     for (const volume of volumes) this.#addVolume(volume, hosts);
@@ -131,9 +132,10 @@ export class SeedRun {
     this.#faults = new FaultScene({
       cluster: this.#cluster,
       judges: new Map(this.#volumes.map(({ volume, judge }) => [volume.name, judge])),
-      load: this.#load(hosts),
+      load: loadOf(this.#volumes, hosts),
       say: (text) => this.#say(text),
     });
+    this.#snapshots = options.snapshots === true ? this.#snapshotter() : null;
     this.#scrubbing = options.scrub === true ? this.#scrubber() : null;
     this.#watch = new MetadataWatch(this.#cluster, (detail) => this.#violation('metadata', detail));
   }
@@ -184,6 +186,7 @@ export class SeedRun {
     for (const { clients } of this.#volumes) for (const client of clients) client.start();
     const { minutes, faults } = this.#options;
     void this.#scrubbing?.run();
+    void this.#snapshots?.orders.run();
     const runner = new FaultRunner(this.#faults);
     await this.#suffer(runner, minutes, faults);
     const isEnough = (): boolean => this.#counts.ios >= minutes * minIosPerMinute;
@@ -193,6 +196,8 @@ export class SeedRun {
     await runner.heal();
     if (!(await this.#heals())) return;
     this.#scrubbing?.end();
+    await this.#snapshots?.orders.end();
+    if (this.#violations.length > 0) return;
     await this.#finish();
   }
 
@@ -281,12 +286,17 @@ export class SeedRun {
     for (const client of this.#allClients()) {
       if (!(await client.stop())) this.#violation('progress', 'a request was never answered');
     }
+    await this.#snapshots?.checker.inTheEnd('in the end');
     if (this.#violations.length > 0) return;
     await this.#scrubbing?.inTheEnd(
       (volume) => new Set(this.#volumes.find((each) => each.volume === volume)?.history.touched()),
     );
     await this.#rot();
     await this.#readAll('in the end');
+    for (const { volume } of this.#volumes) {
+      const holder = cluster.holderOf(volume);
+      if (holder >= 0) await this.#snapshots?.checker.readThrough('reader', holder, volume);
+    }
     for (const { clients, history } of this.#volumes) {
       const at = history.now();
       if ((await clients[0]?.once(ioOf('flush', 0, 0, null))) === 'done') history.flushed(at);
@@ -302,6 +312,7 @@ export class SeedRun {
       if (why) this.#violation('liveness', `${volume.name} after the last power cut: ${why}`);
     }
     await this.#compare(false);
+    await this.#snapshots?.checker.inTheEnd('after the last power cut');
     for (const { history } of this.#volumes) history.finish();
   }
 
@@ -369,6 +380,22 @@ export class SeedRun {
     });
   }
 
+  #snapshotter(): { checker: SnapshotChecker; orders: Snapshotting } {
+    const violation = (checker: string, detail: string): void => this.#violation(checker, detail);
+    const checker = new SnapshotChecker({
+      cluster: this.#cluster,
+      histories: new Map(this.#volumes.map(({ volume, history }) => [volume.name, history])),
+      violation,
+      count: (what) => this.#faults.count(what),
+    });
+    this.#cluster.onSnapshot = (snapshot) => checker.changed(snapshot);
+    const { seed } = this.#options;
+    return {
+      checker,
+      orders: new Snapshotting({ scene: this.#faults, checker, seed, violation }),
+    };
+  }
+
   #allClients(): VolumeClient[] {
     return this.#volumes.flatMap(({ clients }) => clients);
   }
@@ -376,15 +403,15 @@ export class SeedRun {
   #addVolume(volume: SimVolume, hosts: string[]): void {
     const history = new VolumeHistory((problem) => {
       this.#violation('linearizable', `${volume.name}: ${problem}`);
-    });
+    }, this.#moments);
     const judge = new MemoryJudge(() => {
       this.#say(`${volume.name}: no member kept its memory`);
       history.memoryLost();
     });
     const run: VolumeRun = { volume, history, judge, clients: [], preferred: 0 };
     run.preferred = this.#pick(this.#cluster.nodes.length);
-    // What a reconnecting client sends again takes effect twice. Nobody else may write there between,
-    // as nobody would whose file system has a request under way: so it is its volume's only writer.
+    // a reconnecting client is its volume's only writer; plain ones keep out of each other's way
+    const underWay = new UnderWay();
     const reconnects = this.#pick(3) > 0;
     const count = this.#options.dense === true ? 2 : 1 + this.#pick(2);
     for (let i = 0; i < count; i++) {
@@ -404,6 +431,7 @@ export class SeedRun {
           say: this.#options.log ? (text) => this.#say(text) : null,
           problem: (detail) => this.#violation('no-error', `${volume.name}: ${detail}`),
           preferred: () => run.preferred,
+          underWay,
         }),
       );
     }
@@ -418,56 +446,6 @@ export class SeedRun {
       client.slowness = loops / loopsAtFullPace;
       client.burstPauseMs = loops * burstPauseMs;
     }
-  }
-
-  #load(clientHosts: string[]): FaultLoad {
-    return {
-      clientHosts,
-      move: (volume, node) => this.#move(volume, node),
-      split: (...order) => this.#split(...order),
-      burst: (ms) => {
-        for (const client of this.#allClients()) client.burst(ms);
-      },
-      hush: (ms) => {
-        for (const client of this.#allClients()) client.hush(ms);
-      },
-      look: (ms) => {
-        for (const client of this.#allClients()) client.lookOnly(ms);
-      },
-      change: (ms) => {
-        for (const client of this.#allClients()) client.changeOnly(ms);
-      },
-      sweep: async (volume) => {
-        await this.#volumes.find((each) => each.volume === volume)?.clients[0]?.sweep();
-      },
-      ask: (volume, requests) => this.#ask(volume, requests),
-      borders: (ms, kind) => {
-        for (const client of this.#allClients()) client.borders(ms, kind);
-      },
-    };
-  }
-
-  async #ask(volume: SimVolume, requests: readonly Request[]): Promise<void> {
-    // the first one may always write
-    const [client] = this.#volumes.find((each) => each.volume === volume)?.clients ?? [];
-    if (client) await Promise.all(requests.map((request) => client.ask(request)));
-  }
-
-  #split(volume: SimVolume, node: number, forMs: number, bothWrite = false): string | null {
-    const run = this.#volumes.find((each) => each.volume === volume);
-    const [mover, ...others] = run?.clients ?? [];
-    if (!run || !mover || others.length === 0) return null;
-    run.preferred = node;
-    if (!bothWrite) for (const other of others) other.lookOnly(forMs);
-    mover.leave();
-    return mover.host;
-  }
-
-  #move(volume: SimVolume, node: number): void {
-    const run = this.#volumes.find((each) => each.volume === volume);
-    if (!run) return;
-    run.preferred = node;
-    for (const client of run.clients) client.leave();
   }
 
   #pick(count: number): number {

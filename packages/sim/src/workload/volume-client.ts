@@ -4,6 +4,7 @@ import type { Random } from '@stor/runtime';
 import { payloadOf, sectorBytes, type VolumeHistory } from '../checkers/volume-history.ts';
 import type { ClientLink, Io, IoOutcome, SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
 import { chooseAtBorder, chooseRequest, type Request } from './choose-request.ts';
+import type { UnderWay } from './under-way.ts';
 
 export interface ClientCounts {
   ios: number;
@@ -38,11 +39,15 @@ export interface VolumeClientOptions {
   say: ((text: string) => void) | null;
   /** which node all clients of the volume try first */
   preferred: () => number;
+  /** changes of all clients of the volume that are not answered */
+  underWay: UnderWay;
 }
 
 /** A pause between two rounds of addresses (ms). */
 const retryMinMs = 100;
 const retrySpreadMs = 400;
+/** A node that relays finds out within this that the client of a request has gone (ms). */
+const lostMs = 30_000;
 
 /**
  * A client as a reconnecting NBD client is: it finds the node that serves its volume, sends again
@@ -234,10 +239,17 @@ export class VolumeClient {
     if (this.#options.readsOnly || onlyLooks)
       await this.#read(request.from, Math.max(request.to, request.from + 8));
     else if (request.kind === 'flush') await this.#flush();
-    else if (request.kind !== 'read') await this.#change(request);
-    else if (nowMs < this.#changeUntilMs) await this.#change({ ...request, kind: 'write' });
+    else if (request.kind !== 'read') await this.#changeOrRead(request);
+    else if (nowMs < this.#changeUntilMs) await this.#changeOrRead({ ...request, kind: 'write' });
     else await this.#read(request.from, request.to);
     void history;
+  }
+
+  /** Where another client's change is not answered, nobody changes anything: see `UnderWay`. */
+  async #changeOrRead(request: Request): Promise<void> {
+    const { from, to } = request;
+    if (!this.#options.underWay.isFree(this, from, to)) await this.#read(from, to);
+    else await this.#change(request);
   }
 
   async #flush(): Promise<void> {
@@ -266,6 +278,9 @@ export class VolumeClient {
   async #change(request: Request): Promise<void> {
     const { counts, history, random } = this.#options;
     const { kind, from, to, fua } = request;
+    const { underWay, cluster } = this.#options;
+    while (!underWay.isFree(this, from, to)) await cluster.scheduler.sleep(5);
+    const end = underWay.begin(this, from, to);
     const isZero = kind !== 'write';
     // a trim leaves what is no whole block as it is
     const first = kind === 'trim' ? Math.min(to, Math.ceil(from / 8) * 8) : from;
@@ -278,6 +293,9 @@ export class VolumeClient {
     say?.(`${host} ${kind} ${token.value} sectors ${first}-${last} begins`);
     const outcome = await this.#untilAnswered(io, random.next() < 0.85);
     say?.(`${host} ${kind} ${token.value} sectors ${first}-${last} ${JSON.stringify(outcome)}`);
+    // the node that had it may not know yet that its client has gone
+    if (outcome === 'done') end();
+    else cluster.scheduler.at(lostMs, end);
     if (outcome !== 'done') return;
     if (kind === 'write') counts.writes += 1;
     else if (kind === 'zero') counts.zeroes += 1;
