@@ -383,7 +383,9 @@ export class SnapshotScenario {
 
   async #tryRollback(volume: PrimaryVolume, id: SnapshotId): Promise<boolean> {
     const over = condition(this.#cluster, () => this.#volume !== volume).then(() => false);
-    const done = volume.rollback(id).then(
+    // the primary may not have heard yet that it is recorded
+    const rolledBack = volume.confirmSnapshot(id).then(() => volume.rollback(id));
+    const done = rolledBack.then(
       () => true,
       () => false,
     );
