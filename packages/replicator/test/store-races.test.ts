@@ -10,6 +10,7 @@ import {
   blocksOf,
   call,
   chunkBytes,
+  Failures,
   flush,
   identity,
   openStore,
@@ -201,4 +202,49 @@ t.test('a full disk has room again when snapshots of its replicas are dropped', 
   await write(replica, 20 * chunkBytes, chunkBytes, 3);
   t.equal(replica.failure, null);
   await store.close();
+});
+
+t.test('an order whose table cannot be made larger', async (t) => {
+  const orders: Record<string, (replica: ReplicaStore) => Promise<void>> = {
+    layers: async (replica) => {
+      for (let n = 0; n < 200; n++) {
+        await call((done) => {
+          replica.takeSnapshot(`s-${n}`, 1, 'prepared', done);
+        });
+      }
+    },
+    regions: (replica) =>
+      call((done) => {
+        snapshotsOf(replica)?.resize(16 * 2 ** 30, done);
+      }),
+  };
+  for (const [table, order] of Object.entries(orders)) {
+    for (const [operation, code] of [
+      ['write', 'ENOSPC'],
+      ['write', 'EIO'],
+      ['datasync', 'EIO'],
+    ] as const) {
+      const faulty = new FaultyFiles({ seed: 1 });
+      const failures = new Failures();
+      const bootId = faulty.bootId;
+      const store = await openStore('/disk', faulty.process(), { failures, bootId });
+      const replica = await store.createReplica(identity);
+      await write(replica, 0, chunkBytes, 1);
+      faulty.hook = (what, path) => (what === operation && path.endsWith(table) ? code : null);
+      const outcome = await order(replica).catch((error: unknown) => error);
+      faulty.hook = () => null;
+      const what = `${operation} of ${table}: ${code}`;
+      if (code === 'ENOSPC') {
+        t.match(outcome, { code: 'NO_SPACE' }, what);
+        t.equal(replica.failure, null, `${what}: nothing is lost`);
+        await order(replica);
+      } else {
+        // the next sync of the table would be told that all is well
+        t.match(outcome, { code: 'DISK_FAILED' }, what);
+        t.match(replica.failure, { code: 'DISK_FAILED' }, what);
+        t.equal(failures.all.length, 1, `${what}: it is recorded`);
+      }
+      await store.close();
+    }
+  }
 });

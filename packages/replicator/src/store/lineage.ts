@@ -131,7 +131,14 @@ export class Lineage {
     // places are used again, so there are never more than the layers and those on their way
     const places = this.tables.freePlace() + 64;
     const pages = Math.floor(places / layerEntriesPerPage) + 1;
-    await this.#parts.files?.layers.ensure(pages, this.#parts.pool);
+    try {
+      await this.#parts.files?.layers.ensure(pages, this.#parts.pool);
+    } catch (error) {
+      // whoever writes the table at the next checkpoint would be told that all is well (I7)
+      const isFull = error instanceof Error && (error as NodeJS.ErrnoException).code === 'ENOSPC';
+      if (!isFull) this.#parts.failed(error, 'write');
+      throw error;
+    }
   }
 
   /** Each group stays in one record: it takes effect as a whole or not at all. */

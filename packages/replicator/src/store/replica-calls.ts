@@ -3,7 +3,11 @@ import { CallOrder, type OrderedCall } from '../core/store/call-order.ts';
 import type { StoreDone } from '../replica-store.ts';
 import { isRefusal, type ReplicaFailure } from './replica-failure.ts';
 
+/** What has failed when a call has. */
+type CallKind = 'read' | 'write' | 'order';
+
 interface SlowCall extends OrderedCall {
+  kind: CallKind;
   run(): Promise<void>;
   done: StoreDone;
 }
@@ -57,18 +61,19 @@ export class ReplicaCalls {
     writes: boolean,
     done: StoreDone,
     run: () => Promise<void>,
+    kind: CallKind = writes ? 'write' : 'read',
   ): void {
     if (this.refused(done)) return;
     const call: SlowCall = {
-      ...{ from, to, writes, id: 0, blockers: 0, done, run },
+      ...{ from, to, writes, id: 0, blockers: 0, done, run, kind },
       start: () => void this.#run(call),
     };
     this.order.add(call);
   }
 
-  /** In order with every other call; those that only read go on unless this one `writes`. */
+  /** An order, in turn with every other call; those that only read go on unless this one `writes`. */
   submitWhole(writes: boolean, done: StoreDone, run: () => Promise<void>): void {
-    this.submit(0, Infinity, writes, done, run);
+    this.submit(0, Infinity, writes, done, run, 'order');
   }
 
   async #run(call: SlowCall): Promise<void> {
@@ -79,8 +84,8 @@ export class ReplicaCalls {
         await call.run();
         error = failure.error;
       } catch (cause) {
-        const fails = call.writes && !isRefusal(cause);
-        error = fails ? failure.write(cause) : failure.read(cause);
+        const { kind } = call;
+        error = kind === 'write' && isRefusal(cause) ? cause : failure[kind](cause);
       }
     } else {
       await Promise.resolve();
@@ -96,7 +101,7 @@ export class ReplicaCalls {
     return frees && failure.isFull ? null : failure.error;
   }
 
-  /** Answers with the outcome of work that needs no place in the order. */
+  /** Answers with the outcome of an order that needs no place among the calls. */
   answer(work: Promise<void>, done: StoreDone, frees = false): void {
     const { failure } = this.#parts;
     const counted = this.counted(done);
@@ -105,7 +110,7 @@ export class ReplicaCalls {
         counted(this.#errorFor(frees));
       },
       (cause: unknown) => {
-        counted(failure.read(cause));
+        counted(failure.order(cause));
       },
     );
   }

@@ -62,6 +62,20 @@ export class ReplicaFailure {
     return this.#forGood('fdatasync', cause);
   }
 
+  /**
+   * An order (about snapshots, the size) failed. One that found no room for its tables was not carried
+   * out, and nothing is lost. Any other error of a table fails the replica: the next sync of that
+   * file would be told that all is well (I7).
+   */
+  order(cause: unknown): StorError {
+    if (cause instanceof StorError) return cause;
+    if (codeOf(cause) === 'ENOSPC') {
+      const what = `replica ${this.#replicaId} on disk ${this.#diskId} has no room for its tables: free space on the disk`;
+      return new StorError('NO_SPACE', what, { cause });
+    }
+    return this.write(cause);
+  }
+
   /** A failed read fails the call, not the replica: another member may repair the block. */
   read(cause: unknown): StorError {
     if (cause instanceof StorError) return cause;
