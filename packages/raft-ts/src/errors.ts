@@ -8,6 +8,8 @@ export type RaftErrorCode =
   | 'TOO_BUSY'
   /** Another change of members, or a transfer of leadership, is under way; nothing happened. */
   | 'CHANGE_PENDING'
+  /** What was waited for did not happen in its time; it may still. */
+  | 'TIMED_OUT'
   /** The caller gave up before anything happened. */
   | 'ABORTED'
   /** The node is closed, or stopped by a fault; nothing happened. */

@@ -5,21 +5,39 @@ import { RaftError } from './errors.ts';
 
 type Read = Pending<number>;
 
+/** What a lease read needs to know of time. */
+export interface LeaseTerms {
+  monotonicMs: () => number;
+  /** how long a lease holds from when its round of heartbeats began; 0: there is none */
+  leaseMs: number;
+}
+
+/** A round of heartbeats: when it began, and among whom. */
+interface Round {
+  reads: Set<Read>;
+  beganMs: number;
+  term: number;
+  membershipIndex: number;
+}
+
 /**
  * Reads of this node. Those of one turn share one round of heartbeats, which begins after all of
  * them; then they wait until what it confirmed is applied.
  */
 export class PendingReads {
   readonly #maxReads: number;
+  readonly #lease: LeaseTerms;
+  #leaseRound: Round | null = null;
   #queued = new Set<Read>();
   /** by context of their round */
-  #confirming = new Map<number, Set<Read>>();
+  #confirming = new Map<number, Round>();
   #confirmed: { index: number; reads: Set<Read> }[] = [];
   #lastContext = 0;
   #count = 0;
 
-  constructor(maxReads: number) {
+  constructor(maxReads: number, lease: LeaseTerms) {
     this.#maxReads = maxReads;
+    this.#lease = lease;
   }
 
   add(raw: RawNode, signal: AbortSignal | undefined): Promise<number> {
@@ -37,10 +55,23 @@ export class PendingReads {
     return read.promise;
   }
 
+  /**
+   * The commit index, if a round of heartbeats was confirmed so lately that no other leader can
+   * have been elected since: who answered it gives no vote for `leaseMs` after it began. Else null.
+   */
+  leaseIndex(raw: RawNode): number | null {
+    const round = this.#leaseRound;
+    if (!round || !raw.leaseHolds || raw.status.term !== round.term) return null;
+    // after two changes of members the majorities need not overlap any more
+    if (raw.log.membershipIndex !== round.membershipIndex) return null;
+    if (this.#lease.monotonicMs() - round.beganMs >= this.#lease.leaseMs) return null;
+    return raw.status.commitIndex;
+  }
+
   #forget(read: Read): void {
     const sets = [
       this.#queued,
-      ...this.#confirming.values(),
+      ...[...this.#confirming.values()].map(({ reads }) => reads),
       ...this.#confirmed.map(({ reads }) => reads),
     ];
     for (const set of sets) if (set.delete(read)) this.#count--;
@@ -56,15 +87,22 @@ export class PendingReads {
       return;
     }
     const context = ++this.#lastContext;
-    this.#confirming.set(context, reads);
+    this.#confirming.set(context, {
+      reads,
+      beganMs: this.#lease.monotonicMs(),
+      term: raw.status.term,
+      membershipIndex: raw.log.membershipIndex,
+    });
     raw.readIndex(context);
   }
 
   confirm(raw: RawNode): void {
     for (const { context, index } of raw.takeReads()) {
-      const reads = this.#confirming.get(context);
+      const round = this.#confirming.get(context);
       this.#confirming.delete(context);
-      if (reads) this.#confirmed.push({ index, reads });
+      if (!round) continue;
+      this.#leaseRound = round;
+      this.#confirmed.push({ index, reads: round.reads });
     }
     const { appliedIndex } = raw.status;
     // indexes rise with contexts
@@ -88,7 +126,8 @@ export class PendingReads {
   }
 
   #rejectUnconfirmed(error: RaftError): void {
-    for (const reads of [this.#queued, ...this.#confirming.values()]) this.#reject(reads, error);
+    this.#reject(this.#queued, error);
+    for (const { reads } of this.#confirming.values()) this.#reject(reads, error);
     this.#queued = new Set();
     this.#confirming.clear();
   }

@@ -5,6 +5,7 @@ import type { StoredState } from './core/storage.ts';
 import type { Entry, PeerId, RaftMessage, Snapshot } from './core/types.ts';
 import { RaftError } from './errors.ts';
 import { AppliedWaiters } from './applied-waiters.ts';
+import { LeaderTransfers } from './leader-transfers.ts';
 import { MembershipChanges } from './membership-changes.ts';
 import { PendingReads } from './pending-reads.ts';
 import { Proposals, type Proposed } from './proposals.ts';
@@ -28,6 +29,7 @@ export class RaftNode {
   readonly #reads: PendingReads;
   readonly #applied: AppliedWaiters;
   readonly #changes = new MembershipChanges();
+  readonly #transfers = new LeaderTransfers();
   readonly #roleListeners = new Set<(status: RaftStatus) => void>();
   #lastStatus: RaftStatus;
   #save: Promise<void> | null = null;
@@ -51,13 +53,17 @@ export class RaftNode {
         id: settings.id,
         electionTicks: settings.electionTicks,
         heartbeatTicks: settings.heartbeatTicks ?? 1,
+        voteHoldTicks: settings.leaseClockDrift === undefined ? 0 : settings.electionTicks,
         limits,
         random: settings.random,
       },
       { ...stored, commit: stored.hardState.commit },
     );
     this.#proposals = new Proposals(limits);
-    this.#reads = new PendingReads(limits.pendingReads);
+    this.#reads = new PendingReads(limits.pendingReads, {
+      monotonicMs: () => settings.clock.monotonicMs(),
+      leaseMs: leaseMs(settings),
+    });
     this.#applied = new AppliedWaiters(limits.pendingWaits, (error) => {
       settings.logger?.error({ error }, 'a listener for applied entries threw');
     });
@@ -122,10 +128,21 @@ export class RaftNode {
   /**
    * An index such that a read of the state machine, once that is applied, sees every write that
    * was committed before this call; resolves when it is applied. Leadership is confirmed by a
-   * quorum round begun after the call. Errors: NOT_LEADER, TOO_BUSY, ABORTED, CLOSED.
+   * quorum round begun after the call. With `lease` a round that was confirmed within the lease is
+   * enough, so most reads send nothing; it is as good only while no clock drifts by more than
+   * `leaseClockDrift`, without which it is refused. Errors: NOT_LEADER, TOO_BUSY, ABORTED, CLOSED,
+   * INVALID_ARGUMENT.
    */
-  readIndex(options: { signal?: AbortSignal } = {}): Promise<number> {
+  readIndex(options: { signal?: AbortSignal; lease?: boolean } = {}): Promise<number> {
     if (this.#stopped) return Promise.reject(this.#stopped);
+    if (options.lease) {
+      if (this.#settings.leaseClockDrift === undefined) {
+        const reason = 'a lease read needs leaseClockDrift, the bound that it relies on';
+        return Promise.reject(new RaftError('INVALID_ARGUMENT', reason));
+      }
+      const index = this.#reads.leaseIndex(this.#raw);
+      if (index !== null) return this.waitApplied(index, options).then(() => index);
+    }
     const promise = this.#reads.add(this.#raw, options.signal);
     this.#queuePump();
     return promise;
@@ -147,6 +164,24 @@ export class RaftNode {
     const promise = this.#changes.change(this.#raw, changes, options.signal);
     this.#queuePump();
     return promise;
+  }
+
+  /**
+   * Hands leadership to another voter, and resolves when this member follows another leader. No
+   * proposal is accepted meanwhile (TOO_BUSY). Errors: NOT_LEADER, CHANGE_PENDING,
+   * INVALID_ARGUMENT, CLOSED; TIMED_OUT (after an election timeout this member leads on; the other
+   * may still be elected a little later).
+   */
+  transferLeadership(to: PeerId): Promise<void> {
+    if (this.#stopped) return Promise.reject(this.#stopped);
+    try {
+      this.#raw.transferLeadership(to);
+    } catch (error) {
+      if (error instanceof RaftError && error.code !== 'INTERNAL') return Promise.reject(error);
+      throw error;
+    }
+    this.#queuePump();
+    return this.#transfers.wait(to);
   }
 
   /** The members by the newest change in this member's log, which may not be committed yet. */
@@ -249,6 +284,7 @@ export class RaftNode {
         this.#apply();
         this.#reads.confirm(this.#raw);
         this.#changes.proceed(this.#raw);
+        this.#transfers.proceed(this.#raw);
         this.#noticeRole();
       } while (this.#stopped === null && this.#beginSave());
     });
@@ -405,11 +441,21 @@ export class RaftNode {
     this.#proposals.stop(reason);
     this.#reads.stop(reason);
     this.#changes.stop(reason);
+    this.#transfers.stop(reason);
     this.#applied.stop(reason);
     // who acts for the leader must hear that this one leads no more
     this.#noticeRole();
     this.#roleListeners.clear();
   }
+}
+
+/**
+ * Who heard a heartbeat gives no vote for `electionTicks` of its ticks, of which the first may come
+ * at once, and one more early after a late one. Its clock may be faster than ours by the drift.
+ */
+function leaseMs({ electionTicks, tickMs, leaseClockDrift }: Settings): number {
+  if (leaseClockDrift === undefined) return 0;
+  return Math.max(0, electionTicks - 2) * tickMs * (1 - leaseClockDrift);
 }
 
 /** A new member: its voters are durable before it says its first word. */

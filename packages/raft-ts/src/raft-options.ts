@@ -60,6 +60,12 @@ export interface RaftNodeOptions {
   snapshotEntries?: number;
   /** Entries kept after a log snapshot for followers that lag. @default a tenth of the above */
   trailingEntries?: number;
+  /**
+   * Allows lease reads, and bounds how much faster any member's monotonic clock may run than
+   * another's: 0.01 is one percent. Must be the same on every member. With a clock beyond it a lease
+   * read may miss the newest writes. @default lease reads are refused
+   */
+  leaseClockDrift?: number;
   limits?: Partial<RaftLimits>;
   logger?: RaftLogger;
   /** The node has stopped for good; nothing is sent any more. Called once. */
@@ -93,6 +99,8 @@ export function checkOptions(options: RaftNodeOptions): Settings {
   }
   if (!(tickMs > 0)) refuse('tickMs must be positive');
   if (electionTicks <= heartbeatTicks) refuse('electionTicks must be more than heartbeatTicks');
+  const { leaseClockDrift = 0 } = options;
+  if (!(leaseClockDrift >= 0 && leaseClockDrift < 1)) refuse('leaseClockDrift is not below 1');
   if (snapshotEntries < 1) refuse('snapshotEntries must be positive');
   return { ...options, tickMs, electionTicks, heartbeatTicks, snapshotEntries, trailingEntries };
 }

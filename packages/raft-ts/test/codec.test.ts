@@ -54,7 +54,16 @@ const message: fc.Arbitrary<RaftMessage> = fc.oneof(
     type: fc.constantFrom('vote' as const, 'preVote' as const),
     lastIndex: number,
     lastTerm: number,
+    isTransfer: fc.constant(false),
   }),
+  fc.record({
+    ...envelope,
+    type: fc.constant('vote' as const),
+    lastIndex: number,
+    lastTerm: number,
+    isTransfer: fc.constant(true),
+  }),
+  fc.record({ ...envelope, type: fc.constant('timeoutNow' as const) }),
   fc.record({
     ...envelope,
     type: fc.constantFrom('voteResponse' as const, 'preVoteResponse' as const),

@@ -290,7 +290,7 @@ function describeBody(message: RaftMessage): string {
   switch (message.type) {
     case 'vote':
     case 'preVote':
-      return `, log ends ${message.lastIndex}/${message.lastTerm}`;
+      return `, log ends ${message.lastIndex}/${message.lastTerm}${message.isTransfer ? ', transfer' : ''}`;
     case 'voteResponse':
     case 'preVoteResponse':
       return message.rejected ? ', no' : ', yes';
@@ -309,6 +309,8 @@ function describeBody(message: RaftMessage): string {
       return readOf(message.readContext);
     case 'snapshot':
       return `, at ${message.snapshot.index}/${message.snapshot.term}`;
+    case 'timeoutNow':
+      return '';
   }
 }
 

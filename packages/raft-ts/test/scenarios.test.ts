@@ -14,6 +14,7 @@ import { ScenarioCluster } from './scenario-cluster.ts';
  *   campaign ID | tick ID [N] | propose ID TEXT… | read ID
  *   add-joining ID                          a member with an empty log and no membership
  *   change ID [+ID] [~ID] [-ID] [joint]     voters, learners, who leaves; by the leader ID
+ *   transfer ID ID                          from the first, which leads, to the second
  *   members ID…
  *   tick-stabilize ID N                     N times: a tick, then silence
  *   deliver [from=ID] [to=ID] [type=T]      what waits now, in order
@@ -61,6 +62,7 @@ function execute(cluster: ScenarioCluster, line: string): void {
       });
       cluster.input(id, (raw) => raw.proposeChange(changes, plain.includes('joint')));
     },
+    transfer: () => cluster.input(id, (raw) => raw.transferLeadership(plain[1] ?? '')),
     members: () => {
       for (const each of plain) cluster.members(each);
     },

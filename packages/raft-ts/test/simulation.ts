@@ -70,7 +70,7 @@ export class Simulation {
   readonly #slow = new Set<string>();
   #proposed = 0;
   #context = 0;
-  stats = { crashes: 0, snapshots: 0, reads: 0, proposals: 0, changes: 0, joint: 0 };
+  stats = { crashes: 0, snapshots: 0, reads: 0, proposals: 0, changes: 0, joint: 0, transfers: 0 };
 
   constructor(options: SimulationOptions) {
     this.#options = options;
@@ -133,7 +133,9 @@ export class Simulation {
     else if (dice < 99) this.#cut();
     else if (dice < 99.6) this.#mend();
     else if (dice < 99.8 || !this.#options.spares) input((raw) => raw.campaign());
-    if (this.#options.spares && this.#random() < 0.1) this.#changeMembers();
+    const often = this.#options.sabotage === 'skipJoint' ? 0.4 : 0.1;
+    if (this.#options.spares && this.#random() < often) this.#changeMembers();
+    if (this.#random() < 0.004) this.#transfer();
   }
 
   #input(member: Member, input: (raw: RawNode) => void): void {
@@ -255,7 +257,7 @@ export class Simulation {
     const count = 1 + Math.floor(this.#random() * 3);
     const group = Array.from({ length: count }, () => text.encode(`p${this.#proposed++}`));
     this.#input(leader, (raw) => {
-      raw.propose(group);
+      if (raw.transferee === null) raw.propose(group);
     });
   }
 
@@ -275,6 +277,16 @@ export class Simulation {
     });
     this.#input(leader, (raw) => {
       this.#tryChange(raw, changes);
+    });
+  }
+
+  #transfer(): void {
+    const leader = this.#pick(this.#leaders());
+    const to = this.#pick(leader?.raw.membership.voters ?? []);
+    if (!leader || to === undefined || to === leader.id || leader.raw.transferee !== null) return;
+    this.stats.transfers++;
+    this.#input(leader, (raw) => {
+      raw.transferLeadership(to);
     });
   }
 

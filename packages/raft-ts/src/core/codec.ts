@@ -28,6 +28,8 @@ const messageTypes = [
   'heartbeat',
   'heartbeatResponse',
   'snapshot',
+  'timeoutNow',
+  'transferVote',
 ] as const;
 const entryTypes = ['normal', 'empty', 'config'] as const;
 
@@ -74,7 +76,9 @@ export function decodeMessages(bytes: Uint8Array): RaftMessage[] {
 }
 
 function writeMessage(writer: BytesWriter, message: RaftMessage): void {
-  writer.u8(messageTypes.indexOf(message.type));
+  const isTransfer = message.type === 'vote' && message.isTransfer;
+  // a number of its own, so that a plain vote stays as it was
+  writer.u8(messageTypes.indexOf(isTransfer ? 'transferVote' : message.type));
   writer.text(message.from);
   writer.text(message.to);
   writer.u53(message.term);
@@ -113,6 +117,8 @@ function writeMessage(writer: BytesWriter, message: RaftMessage): void {
       return;
     case 'snapshot':
       writeSnapshot(writer, message.snapshot);
+      return;
+    case 'timeoutNow':
   }
 }
 
@@ -123,7 +129,11 @@ function readMessage(reader: BytesReader): RaftMessage {
   switch (type) {
     case 'vote':
     case 'preVote':
-      return { ...envelope, type, lastIndex: reader.u53(), lastTerm: reader.u53() };
+    case 'transferVote': {
+      const isTransfer = type === 'transferVote';
+      const last = { lastIndex: reader.u53(), lastTerm: reader.u53() };
+      return { ...envelope, type: isTransfer ? 'vote' : type, ...last, isTransfer };
+    }
     case 'voteResponse':
     case 'preVoteResponse':
       return { ...envelope, type, rejected: reader.flag() };
@@ -149,6 +159,8 @@ function readMessage(reader: BytesReader): RaftMessage {
       return { ...envelope, type, readContext: reader.u53() };
     case 'snapshot':
       return { ...envelope, type, snapshot: readSnapshot(reader) };
+    case 'timeoutNow':
+      return { ...envelope, type };
   }
 }
 

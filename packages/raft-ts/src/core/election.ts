@@ -13,7 +13,14 @@ export function campaign(state: RaftState): void {
   askForVotes(state, 'preVote');
 }
 
-function askForVotes(state: RaftState, type: 'preVote' | 'vote'): void {
+/** The leader hands over: no pre-vote, and the lease of votes does not hold against it. */
+export function campaignForTransfer(state: RaftState): void {
+  if (!state.promotable || state.role === 'leader') return;
+  state.becomeCandidate();
+  askForVotes(state, 'vote', true);
+}
+
+function askForVotes(state: RaftState, type: 'preVote' | 'vote', isTransfer = false): void {
   const term = type === 'preVote' ? state.term + 1 : state.term;
   for (const to of state.tracker.voters) {
     const envelope = { from: state.id, to, term };
@@ -22,7 +29,7 @@ function askForVotes(state: RaftState, type: 'preVote' | 'vote'): void {
       state.send({ ...envelope, type: `${type}Response`, rejected: false });
     } else {
       const { lastIndex, lastTerm } = state.log;
-      state.send({ ...envelope, type, lastIndex, lastTerm });
+      state.send({ ...envelope, type, lastIndex, lastTerm, isTransfer });
     }
   }
 }
@@ -32,11 +39,10 @@ function askForVotes(state: RaftState, type: 'preVote' | 'vote'): void {
  * election, whatever its term, so one confused member cannot depose a leader that works.
  */
 export function refusesVoteByLease(state: RaftState, message: RaftMessage): boolean {
-  return (
-    (message.type === 'vote' || message.type === 'preVote') &&
-    state.leaderId !== null &&
-    state.electionElapsed < state.electionTicks
-  );
+  if (message.type !== 'vote' && message.type !== 'preVote') return false;
+  if (message.isTransfer) return false;
+  if (state.voteHoldTicks > 0) return true;
+  return state.leaderId !== null && state.electionElapsed < state.electionTicks;
 }
 
 export function handleVoteRequest(state: RaftState, message: VoteRequest): void {

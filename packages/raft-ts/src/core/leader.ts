@@ -5,11 +5,15 @@ import type { Progress } from './progress.ts';
 import type { RaftState } from './raft-state.ts';
 import { settleMembership } from './reconfigure.ts';
 import { advanceCommit, broadcastAppend, broadcastHeartbeat, sendAppend } from './replication.ts';
-import type { AppendResponse, HeartbeatResponse } from './types.ts';
+import type { AppendResponse, HeartbeatResponse, PeerId } from './types.ts';
 
 /** What a leader does with time, proposals, reads, and its followers' answers. */
 
 export function tickLeader(state: RaftState): void {
+  if (state.transferee !== null && ++state.transferElapsed >= state.electionTicks) {
+    // it cannot, or was not heard: this leader goes on
+    state.transferee = null;
+  }
   state.heartbeatElapsed++;
   state.electionElapsed++;
   if (state.electionElapsed >= state.electionTicks) {
@@ -34,6 +38,9 @@ export function tickLeader(state: RaftState): void {
 /** Appends proposals as one group. Throws NOT_LEADER, TOO_BUSY, INVALID_ARGUMENT: nothing happened. */
 export function propose(state: RaftState, proposals: Uint8Array[]): void {
   if (state.role !== 'leader') throw notLeader(state);
+  if (state.transferee !== null) {
+    throw new RaftError('TOO_BUSY', `leadership is being handed to ${state.transferee}`);
+  }
   const bytes = proposals.reduce((sum, data) => sum + data.length + entryOverheadBytes, 0);
   if (proposals.some((data) => data.length > maxProposalBytes)) {
     throw new RaftError('INVALID_ARGUMENT', `a proposal is larger than ${maxProposalBytes} bytes`);
@@ -50,6 +57,34 @@ export function propose(state: RaftState, proposals: Uint8Array[]): void {
   }
   state.appendOwn(proposals.map((data) => ({ type: 'normal', data })));
   broadcastAppend(state);
+}
+
+/**
+ * Begins to hand over. While it lasts, no longer than an election timeout, nothing is proposed, so
+ * that the other can have all of the log. Throws NOT_LEADER, CHANGE_PENDING, INVALID_ARGUMENT.
+ */
+export function transferLeadership(state: RaftState, to: PeerId): void {
+  if (state.role !== 'leader') throw notLeader(state);
+  if (state.transferee === to) return;
+  if (state.transferee !== null) {
+    throw new RaftError('CHANGE_PENDING', `leadership is being handed to ${state.transferee}`);
+  }
+  const progress = state.tracker.progress(to);
+  if (!progress || to === state.id || !state.tracker.membership.voters.includes(to)) {
+    throw new RaftError('INVALID_ARGUMENT', `${to} is not another voter`);
+  }
+  state.transferee = to;
+  state.transferElapsed = 0;
+  if (!finishTransfer(state, to, progress)) sendAppend(state, to, true);
+}
+
+/** As soon as it has all of the log. */
+function finishTransfer(state: RaftState, to: PeerId, progress: Progress): boolean {
+  if (state.transferee !== to || progress.match < state.log.lastIndex) return false;
+  // the word may arrive late, even after we gave up: no lease holds in this term any more
+  state.leaseBroken = true;
+  state.send({ type: 'timeoutNow', from: state.id, to, term: state.term });
+  return true;
 }
 
 /** Asks for the commit index as of now; `context` rises from call to call. Throws NOT_LEADER. */
@@ -125,6 +160,7 @@ function handleAcknowledgement(
   }
   if (message.from === state.id) return;
   while (sendAppend(state, message.from, false));
+  finishTransfer(state, message.from, progress);
 }
 
 function mayTellCommit(state: RaftState, progress: Progress): boolean {

@@ -1,5 +1,11 @@
 import { invariant } from '../errors.ts';
-import { campaign, handleVoteRequest, handleVoteResponse, refusesVoteByLease } from './election.ts';
+import {
+  campaign,
+  campaignForTransfer,
+  handleVoteRequest,
+  handleVoteResponse,
+  refusesVoteByLease,
+} from './election.ts';
 import { handleAppend, handleHeartbeat, handleSnapshot } from './follower.ts';
 import { handleAppendResponse, handleHeartbeatResponse, tickLeader } from './leader.ts';
 import type { RaftState } from './raft-state.ts';
@@ -7,6 +13,7 @@ import type { PeerId, RaftMessage } from './types.ts';
 
 /** One step of time. */
 export function tick(state: RaftState): void {
+  if (state.voteHoldTicks > 0) state.voteHoldTicks--;
   if (state.role === 'leader') {
     tickLeader(state);
     return;
@@ -53,6 +60,9 @@ export function step(state: RaftState, message: RaftMessage): void {
       return;
     case 'heartbeatResponse':
       if (state.role === 'leader') handleHeartbeatResponse(state, message);
+      return;
+    case 'timeoutNow':
+      if (state.role === 'follower' && state.leaderId === message.from) campaignForTransfer(state);
   }
 }
 
@@ -77,6 +87,9 @@ function settleHigherTerm(state: RaftState, message: RaftMessage): boolean {
     case 'heartbeatResponse':
       state.becomeFollower(message.term, null);
       return true;
+    case 'timeoutNow':
+      // a leader that was not heard in its term has not been followed either
+      return false;
   }
 }
 

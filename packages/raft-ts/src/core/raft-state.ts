@@ -9,6 +9,11 @@ export interface CoreConfig {
   id: PeerId;
   electionTicks: number;
   heartbeatTicks: number;
+  /**
+   * No vote is given for so many ticks after the start: a lease of votes that was given before a
+   * restart is kept. Needed for lease reads only. @default 0
+   */
+  voteHoldTicks?: number;
   limits: RaftLimits;
   /** uniform in [0, 1): spreads election timeouts, so that members do not stand at once */
   random: () => number;
@@ -30,6 +35,8 @@ export class RaftState {
   readonly limits: RaftLimits;
   readonly #random: () => number;
 
+  /** ticks left in which no vote is given */
+  voteHoldTicks: number;
   role: Role = 'follower';
   term: number;
   vote: PeerId | null;
@@ -42,6 +49,11 @@ export class RaftState {
   /** the first index of the leader's own term; reads wait until it is committed */
   termStartIndex = 0;
   uncommittedBytes = 0;
+  /** leader: whom it hands over to; no proposal is accepted meanwhile */
+  transferee: PeerId | null = null;
+  transferElapsed = 0;
+  /** leader: in this term somebody may stand against the lease of votes */
+  leaseBroken = false;
 
   readonly readOnly = new ReadOnly();
   /** contexts that came before the leader's first commit */
@@ -58,6 +70,7 @@ export class RaftState {
     this.electionTicks = config.electionTicks;
     this.heartbeatTicks = config.heartbeatTicks;
     this.limits = config.limits;
+    this.voteHoldTicks = config.voteHoldTicks ?? 0;
     this.#random = config.random;
     this.term = hardState.term;
     this.vote = hardState.vote;
@@ -87,6 +100,7 @@ export class RaftState {
       case 'heartbeat':
       case 'heartbeatResponse':
       case 'snapshot':
+      case 'timeoutNow':
         this.messages.push(message);
         return;
       case 'vote':
@@ -168,6 +182,8 @@ export class RaftState {
     this.readStates = [];
     this.uncommittedBytes = 0;
     this.termStartIndex = 0;
+    this.transferee = null;
+    this.leaseBroken = false;
   }
 
   #drawElectionTimeout(): void {

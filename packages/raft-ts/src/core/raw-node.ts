@@ -1,6 +1,6 @@
 import { invariant } from '../errors.ts';
 import { campaign } from './election.ts';
-import { propose, readIndex } from './leader.ts';
+import { propose, readIndex, transferLeadership } from './leader.ts';
 import type { MemberChange, Membership } from './membership.ts';
 import { step, tick } from './raft-core.ts';
 import { RaftLog, type LoadedLog } from './raft-log.ts';
@@ -107,6 +107,25 @@ export class RawNode {
   proposeChange(changes: MemberChange[], joint = false): number {
     proposeChange(this.#state, changes, joint);
     return this.#state.log.membershipIndex;
+  }
+
+  /**
+   * Hands leadership to another voter, which stands for election once it has all of the log. Given
+   * up after an election timeout; until then no proposal is accepted. Leader only. Throws
+   * NOT_LEADER, CHANGE_PENDING (to somebody else already) or INVALID_ARGUMENT.
+   */
+  transferLeadership(to: PeerId): void {
+    transferLeadership(this.#state, to);
+  }
+
+  /** Whom leadership is being handed to. */
+  get transferee(): PeerId | null {
+    return this.#state.transferee;
+  }
+
+  /** Leader: nobody can have been asked in this term to stand against the lease of votes. */
+  get leaseHolds(): boolean {
+    return this.#state.role === 'leader' && !this.#state.leaseBroken;
   }
 
   /** Throws what `proposeChange` would throw, but for what new voters lack; changes nothing. */

@@ -41,6 +41,9 @@ export function proposeChange(state: RaftState, changes: MemberChange[], joint =
 /** The membership after the change, which may be proposed now. Throws what `proposeChange` throws. */
 export function checkChange(state: RaftState, changes: MemberChange[], joint = false): Membership {
   if (state.role !== 'leader') throw notLeader(state);
+  if (state.transferee !== null) {
+    throw new RaftError('CHANGE_PENDING', `leadership is being handed to ${state.transferee}`);
+  }
   const { log } = state;
   if (log.membershipIndex > log.committed || isJoint(log.membership)) {
     throw new RaftError('CHANGE_PENDING', 'an earlier change of members is not finished');

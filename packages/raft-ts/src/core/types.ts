@@ -51,6 +51,8 @@ export interface VoteRequest extends Envelope {
   type: 'vote' | 'preVote';
   lastIndex: number;
   lastTerm: number;
+  /** of a vote: the leader wants it so, and no lease of votes holds against it */
+  isTransfer: boolean;
 }
 
 export interface VoteResponse extends Envelope {
@@ -93,6 +95,11 @@ export interface SnapshotRequest extends Envelope {
   snapshot: Snapshot;
 }
 
+/** A leader hands over: stand for election at once. */
+export interface TimeoutNow extends Envelope {
+  type: 'timeoutNow';
+}
+
 /** What members say to each other. Any of it may be lost, repeated, delayed or reordered. */
 export type RaftMessage =
   | VoteRequest
@@ -101,7 +108,8 @@ export type RaftMessage =
   | AppendResponse
   | Heartbeat
   | HeartbeatResponse
-  | SnapshotRequest;
+  | SnapshotRequest
+  | TimeoutNow;
 
 /** A read whose leadership was confirmed: serve it once `index` is applied. */
 export interface ReadState {
