@@ -5,6 +5,7 @@ import { FakeClock, FaultyFiles } from '@stor/runtime/testing';
 import { ReplicaTables } from '../src/core/store/replica-tables.ts';
 import type { ReplicaStore } from '../src/index.ts';
 import type { DiskReplica } from '../src/store/disk-replica.ts';
+import { maxFreedWaitMs } from '../src/store/slot-supply.ts';
 import {
   blockBytes,
   call,
@@ -214,6 +215,37 @@ t.test('space: what is live, what snapshots hold, what is on its way back', asyn
   const found = again.replica(identity.replicaId);
   while (found?.space().snapshotBytes !== 0) await new Promise((resolve) => setImmediate(resolve));
   t.equal(found.space().allocatedBytes, 3 * chunkBytes, 'the rest came free in the background');
+  await again.close();
+});
+
+t.test('a few freed slots are given back to the file system after a while', async (t) => {
+  const files = new FaultyFiles({ seed: 1, punches: true });
+  const clock = new FakeClock();
+  const options = { bootId: files.bootId, clock };
+  const store = await openStore('/disk', files.process(), options);
+  const replica = (await store.createReplica(identity)) as DiskReplica;
+  await write(replica, 0, 4 * chunkBytes, 1);
+  await call((done) => {
+    replica.zero(0, 3 * chunkBytes, false, done);
+  });
+  t.equal(replica.space().reclaimableBytes, 3 * chunkBytes, 'they wait for more');
+  clock.advance(maxFreedWaitMs);
+  while (replica.space().reclaimableBytes > 0) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  t.equal((await store.usage()).usedBytes < 2 * chunkBytes, true, 'the file system has it');
+  await call((done) => {
+    replica.zero(3 * chunkBytes, chunkBytes, false, done);
+  });
+  await store.close();
+  // what waited when the disk was closed
+  const again = await openStore('/disk', files.process(), options);
+  const found = again.replica(identity.replicaId);
+  t.ok((found?.space().reclaimableBytes ?? 0) >= chunkBytes);
+  clock.advance(maxFreedWaitMs);
+  while (found?.space().reclaimableBytes !== 0) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
   await again.close();
 });
 

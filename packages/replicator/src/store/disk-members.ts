@@ -63,6 +63,7 @@ export class DiskMembers {
         journal: this.#parts.journal,
         pool: this.#parts.pool,
         space: this.#parts.space,
+        clock: this.#parts.open.clock,
       },
       sumsCache: this.#parts.sumsCache,
       maxRecordNumbers: this.#parts.maxRecordNumbers,

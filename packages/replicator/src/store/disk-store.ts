@@ -160,7 +160,11 @@ export class DirectoryDiskStore implements DiskStore {
     } catch (error) {
       throw this.#failDisk('opening', error);
     }
-    for (const { janitor } of this.#members.homes.values()) janitor.kick();
+    for (const { janitor, lineage } of this.#members.homes.values()) {
+      const members = this.#members.of(lineage.number);
+      if (members.every(({ failure }) => failure.error === null)) lineage.supply.begin();
+      janitor.kick();
+    }
     const replicas = this.#members.all.size;
     const fields = { diskId: this.diskId, path: this.path, replicas, suspect: previous.suspect };
     open.logger.info(fields, 'disk is open');

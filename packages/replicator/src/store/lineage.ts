@@ -1,3 +1,4 @@
+import type { Clock } from '@stor/runtime';
 import type { SumsCache } from '../core/store/block-cache.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
 import type { LineageTables } from '../core/store/lineage-tables.ts';
@@ -21,6 +22,7 @@ export interface LineageParts {
   pool: IoPool;
   sumsCache: SumsCache;
   space: SpaceAccount;
+  clock: Clock;
   /** numbers in one journal record */
   maxRecordNumbers: number;
   /** a write or sync of its own failed */
@@ -51,6 +53,7 @@ export class Lineage {
       files: this.slots,
       space: parts.space,
       inFlight: this.inFlight,
+      clock: parts.clock,
       failed: parts.failed,
     });
     tables.freed = (slot, wasHole) => {

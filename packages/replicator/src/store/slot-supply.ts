@@ -1,4 +1,5 @@
 import { blocksPerChunk, StorError } from '@stor/protocol';
+import type { Clock } from '@stor/runtime';
 import { maxSlots } from '../core/store/format.ts';
 import type { SlotAllocator } from '../core/store/slot-allocator.ts';
 import type { InFlight } from './in-flight.ts';
@@ -9,6 +10,8 @@ import type { SpaceAccount } from './space-account.ts';
 const cleanBatch = 16;
 /** Slots given back to the file system in one go. */
 const punchBatch = 128;
+/** A few freed slots wait this long for more, then they are given back all the same (ms). */
+export const maxFreedWaitMs = 5_000;
 /** With so many freed slots new chunks wait for them, so that the file need not grow (256 MiB). */
 const maxRecyclable = 1024;
 
@@ -26,7 +29,10 @@ export class SlotSupply {
   readonly #files: SlotFiles;
   readonly #space: SpaceAccount;
   readonly #inFlight: InFlight;
+  readonly #clock: Clock;
   readonly #failed: (cause: unknown, step: CleanStep) => void;
+  /** ends the wait of freed slots; null when none wait */
+  #endWait: (() => void) | null = null;
   #cleaning: Promise<void> | null = null;
   /** closing, or zeroing failed */
   #stopped = false;
@@ -37,6 +43,7 @@ export class SlotSupply {
     files: SlotFiles;
     space: SpaceAccount;
     inFlight: InFlight;
+    clock: Clock;
     /** emptying slots failed, which is a failed write or sync of the lineage */
     failed: (cause: unknown, step: CleanStep) => void;
   }) {
@@ -44,7 +51,13 @@ export class SlotSupply {
     this.#files = options.files;
     this.#space = options.space;
     this.#inFlight = options.inFlight;
+    this.#clock = options.clock;
     this.#failed = options.failed;
+  }
+
+  /** The disk is open: what was freed before is given back. */
+  begin(): void {
+    if (this.#files.canPunch) this.#cleanAhead();
   }
 
   get highWater(): number {
@@ -113,21 +126,33 @@ export class SlotSupply {
 
   #cleanAhead(): void {
     if (this.#files.canPunch) {
-      // a sync for each batch: a few slots wait until there are more, or until they are needed
+      // a sync for each batch: a few slots wait for more, for a while, or until they are needed
       if (this.#slots.dirtyCount >= cleanBatch) void this.#clean();
+      else if (this.#slots.dirtyCount > 0) this.#cleanLater();
     } else if (this.#slots.cleanCount < cleanBatch) void this.#clean();
+  }
+
+  #cleanLater(): void {
+    if (this.#stopped || this.#cleaning) return;
+    this.#endWait ??= this.#clock.after(maxFreedWaitMs, () => {
+      this.#endWait = null;
+      if (this.#slots.dirtyCount > 0) void this.#clean();
+    });
   }
 
   /** No zeroing begins after this; resolves when none is under way. */
   async stop(): Promise<void> {
     this.#closing = true;
     this.#stopped = true;
+    this.#endWait?.();
+    this.#endWait = null;
     await this.#cleaning;
   }
 
   /** Zeroing may be tried again: it had failed for lack of space, and there is some. */
   resume(): void {
     this.#stopped = this.#closing;
+    this.#cleanAhead();
   }
 
   #clean(): Promise<void> {
