@@ -493,6 +493,44 @@ t.test('extents say what takes space', async (t) => {
   }
 });
 
+t.test('a chunk that is trimmed in pieces gives its space back', async (t) => {
+  const cluster = new SimCluster({ seed: 3, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  const allocated = (chunk: number): boolean[] =>
+    cluster.states.map((state) => state.allocated.has(chunk));
+  const piece = chunkBytes / 4;
+  const trim = (offset: number): Promise<StorError | null> =>
+    cluster.wait(request(volume, 'trim', offset, piece, null));
+  for (const chunk of [1, 2, 3]) {
+    const full = Buffer.alloc(chunkBytes, 9);
+    t.equal(
+      await cluster.wait(request(volume, 'write', chunk * chunkBytes, chunkBytes, full)),
+      null,
+    );
+  }
+  for (const at of [2, 0, 3, 1]) t.equal(await trim(chunkBytes + at * piece), null);
+  // the last piece and a write at once: what is written stays
+  for (const at of [2, 0, 3]) t.equal(await trim(2 * chunkBytes + at * piece), null);
+  const last = request(volume, 'trim', 2 * chunkBytes + piece, piece, null);
+  const written = request(volume, 'write', 2 * chunkBytes, blockBytes, block(5));
+  t.equal(await cluster.wait(last), null);
+  t.equal(await cluster.wait(written), null);
+  // one piece was written again before the last was trimmed
+  for (const at of [2, 0, 3]) t.equal(await trim(3 * chunkBytes + at * piece), null);
+  t.equal(await write(cluster, volume, 3 * chunkBytes, 6), null);
+  t.equal(await trim(3 * chunkBytes + piece), null);
+  await cluster.run(1_000);
+  t.strictSame(allocated(1), [false, false, false]);
+  t.strictSame(allocated(3), [true, true, true]);
+  t.same(await read(cluster, volume, 2 * chunkBytes), block(5));
+  t.same(await read(cluster, volume, 3 * chunkBytes), block(6));
+  t.same(await read(cluster, volume, 2 * chunkBytes + blockBytes), block(0));
+  equalReplicas(t, cluster);
+  t.equal(await write(cluster, volume, chunkBytes, 8), null);
+  t.strictSame(allocated(1), [true, true, true]);
+  equalReplicas(t, cluster);
+});
+
 t.test('what is being trimmed is no hole until every replica has trimmed it', async (t) => {
   const cluster = new SimCluster({ seed: 17, sizeBytes });
   const volume = await cluster.wait(cluster.attach(0));

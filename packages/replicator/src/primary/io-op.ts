@@ -45,6 +45,8 @@ export class IoOp implements LockOwner {
   /** a call of the local store is under way and may use `bytes` */
   localRunning = false;
   localChunks = 0;
+  /** the engine's own: frees a chunk that is trimmed in parts, if it still is when this is sent */
+  freesChunk = -1;
   /** a member was asked for the room that it needs, and has none */
   roomRefused = false;
   /** decided; kept only until the local store is done with the bytes */
@@ -131,6 +133,7 @@ export class IoOp implements LockOwner {
     this.answerLater = false;
     this.localChunks = 0;
     this.roomRefused = false;
+    this.freesChunk = -1;
     this.completed = false;
     this.failure = null;
   }

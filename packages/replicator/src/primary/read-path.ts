@@ -42,6 +42,16 @@ export class ReadPath implements SegmentPart {
     this.#segment = segment;
   }
 
+  /** Reads a settled range at once where the local store can; false: call `read`. */
+  readInline(offset: number, length: number, target: Uint8Array, start: number): boolean {
+    const segment = this.#segment;
+    if (!segment.localIsInSync || !segment.leased) return false;
+    if (offset % blockBytes !== 0 || length % blockBytes !== 0) return false;
+    const session = segment.local?.session;
+    if (!session?.alive || !segment.lock.isReadable(offset, offset + length)) return false;
+    return session.store.readInline(offset, length, target, start);
+  }
+
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
     this.#try({ offset, length, target, start, bad: new Set(), error: null, done });
   }

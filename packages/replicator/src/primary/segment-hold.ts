@@ -76,6 +76,11 @@ export class SegmentHold implements SegmentPart {
     return { heldMs, intact };
   }
 
+  /** The live image is becoming another one: what was known of its blocks is over. */
+  imageReplaced(): void {
+    this.#writes.trimmed.clear();
+  }
+
   /** From now on the hold lasts until `unpin`. */
   pin(token: string): void {
     if (this.#hold?.token === token) this.#hold.isPinned = true;

@@ -284,6 +284,7 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
     hold.pin(token);
     try {
       const changing = await this.#changing(members, snapshotId);
+      hold.imageReplaced();
       // all have ended one way or the other before clients' writes go on
       const ended = await Promise.allSettled(
         members.map((member) =>

@@ -3,6 +3,7 @@ import { StorError, blockBytes } from '@stor/protocol';
 import type { BlockRequest, Extent } from '../block-device.ts';
 import { extentsOf } from './allocated-extents.ts';
 import { BlockRepair } from './block-repair.ts';
+import { freeTrimmed } from './free-trimmed.ts';
 import { HeldRequests } from './held-requests.ts';
 import { FlushRounds } from './flush-rounds.ts';
 import type { ForegroundProbe } from './foreground-probe.ts';
@@ -72,6 +73,11 @@ export class VolumeIo implements SegmentPart {
       noSpace: (member) => {
         this.noSpaceWrites += 1;
         log.noSpace(segment.options.volumeId, member);
+      },
+      trimmed: (chunk) => {
+        freeTrimmed(segment, chunk, (offset, length, done) => {
+          this.#writeAll(offset, length, null, done, chunk);
+        });
       },
       recycle: (op) => {
         this.#recycle(op);
@@ -229,13 +235,8 @@ export class VolumeIo implements SegmentPart {
   }
 
   readInline(offset: number, length: number, target: Uint8Array, start: number): boolean {
-    const segment = this.#segment;
-    if (!segment.localIsInSync || this.#failure || !segment.leased) return false;
-    if (offset % blockBytes !== 0 || length % blockBytes !== 0) return false;
-    const session = segment.local?.session;
-    if (!session?.alive || this.settler.blocks(offset, length)) return false;
-    if (!segment.lock.isReadable(offset, offset + length)) return false;
-    const isRead = session.store.readInline(offset, length, target, start);
+    if (this.#failure || this.settler.blocks(offset, length)) return false;
+    const isRead = this.reads.readInline(offset, length, target, start);
     if (isRead && this.probe) this.probe.sawInline = true;
     return isRead;
   }
@@ -442,13 +443,20 @@ export class VolumeIo implements SegmentPart {
   }
 
   /** A settle's own write: its range is locked by the settler. */
-  #writeAll(offset: number, length: number, bytes: Uint8Array | null, done: Done): void {
+  #writeAll(
+    offset: number,
+    length: number,
+    bytes: Uint8Array | null,
+    done: Done,
+    freesChunk = -1,
+  ): void {
     const op = this.#take(bytes ? 'write' : 'zero', offset, length, null);
     op.bytes = bytes;
     op.start = 0;
     op.ownsBytes = true;
     op.internalDone = done;
     op.isOwn = true;
+    op.freesChunk = freesChunk;
     if (this.#failure) this.#fail(op);
     else this.writes.start(op);
   }

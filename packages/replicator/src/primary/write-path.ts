@@ -9,6 +9,7 @@ import {
 import { crc32 } from '@stor/runtime';
 
 import type { SpaceOp } from '../core/replication/member-space.ts';
+import { TrimmedChunks } from '../core/replication/trimmed-chunks.ts';
 import { maxUnackedBytesPerMember } from '../replication/limits.ts';
 import { PendingOps, type IoOp } from './io-op.ts';
 import type { Member } from './member.ts';
@@ -25,6 +26,8 @@ export interface WriteHooks {
   refusal(): StorError;
   /** A write was refused, because the member has no room for the chunks that it needs. */
   noSpace(member: Member): void;
+  /** All of the chunk was trimmed, in parts. */
+  trimmed(chunk: number): void;
   /** Nothing uses the op any more. */
   recycle(op: IoOp): void;
 }
@@ -36,6 +39,8 @@ export interface WriteHooks {
 export class WritePath implements SegmentPart {
   readonly #segment: Segment;
   readonly #hooks: WriteHooks;
+  /** what clients have trimmed in parts of chunks */
+  readonly trimmed = new TrimmedChunks();
   readonly #pending = new PendingOps();
   /** ops that hold their range and wait until writes may start */
   #held: IoOp[] = [];
@@ -228,6 +233,11 @@ export class WritePath implements SegmentPart {
 
   #issue(op: IoOp): void {
     const segment = this.#segment;
+    if (op.freesChunk >= 0 && !this.trimmed.isComplete(op.freesChunk, segment.sizeBytes)) {
+      // written since, or rolled back
+      this.#finish(op, null);
+      return;
+    }
     if (this.#askForRoom(op)) return;
     const full = this.#spendSpace(op);
     if (full) {
@@ -243,6 +253,7 @@ export class WritePath implements SegmentPart {
     if (op.kind === 'write') this.#sum(op);
     if (segment.targets.length > 0) this.#send(op);
     this.#noteAllocation(op);
+    this.#noteTrims(op);
     this.#pending.append(op);
     if (segment.localIsTarget) this.#issueLocal(op);
     if (segment.required.length === 0) this.pump();
@@ -393,6 +404,27 @@ export class WritePath implements SegmentPart {
       if (chunks > 0) member.credits.spend(this.#segment.sequence + 1, chunks);
     }
     return null;
+  }
+
+  #noteTrims(op: IoOp): void {
+    const { sizeBytes, targets, local } = this.#segment;
+    const { trimmed } = this;
+    const { offset, length, freesChunk } = op;
+    if (op.kind === 'write' || op.keepAllocated) {
+      trimmed.written(offset, length);
+      return;
+    }
+    if (freesChunk >= 0) {
+      trimmed.freed(freesChunk);
+      return;
+    }
+    const isAllocated = (chunk: number): boolean =>
+      local?.allocated?.has(chunk) === true ||
+      targets.some((member) => member.allocated?.has(chunk) !== false);
+    for (const chunk of trimmed.zeroed(offset, length, sizeBytes)) {
+      if (isAllocated(chunk)) this.#hooks.trimmed(chunk);
+      else trimmed.freed(chunk);
+    }
   }
 
   /** A member that is being filled must not make the volume full: it goes. False for others. */

@@ -55,13 +55,24 @@ export class MemberSpace {
     for (let chunk = first; chunk <= last; chunk++) {
       if (this.#keepsData(op, chunk)) {
         this.#allocated.add(chunk);
-        this.#owned.add(chunk);
+        // zeros up to the end of the replica may free its last chunk, though that is not whole
+        if (op.kind === 'write' || op.keepAllocated || !this.#isLast(chunk)) this.#owned.add(chunk);
+        else this.#disown(chunk);
       } else if (isWhole(op, chunk)) {
         this.#allocated.delete(chunk);
         this.#owned.delete(chunk);
         this.#version += 1;
       }
     }
+  }
+
+  #isLast(chunk: number): boolean {
+    return chunk === this.#allocated.size - 1;
+  }
+
+  #disown(chunk: number): void {
+    this.#owned.delete(chunk);
+    this.#version += 1;
   }
 
   /** A snapshot got the chunk: the live image has it too, where it grew from there. */
