@@ -141,8 +141,10 @@ export interface ReplicaSpace {
  * - release: `intact` says whether the hold had lasted until now; if not, what was prepared is void
  * - seal: what was prepared has all its bytes durable on every in-sync replica
  * - confirm, drop: on every replica that can be reached; for an unknown id there is nothing to do
- * - rollback: the volume becomes what it was; FAILED_PRECONDITION while clients are connected
- *   unless `force`
+ * - rollback: the volume becomes what it was, as its record asks at `version` under `id`. Clients wait
+ *   until the record does not name it any more. FAILED_PRECONDITION while clients are connected unless
+ *   `force`. An error whose details say `untouched` has changed nothing, and nothing will change under
+ *   that id. ABORTED: it is over
  * - resize: every in-sync replica becomes so large; the volume follows when its record says so
  * - changes: what differs between two images (chunks); '' as `from` is an empty one, as `to` the
  *   live one; at most `limit` extents that begin at `offset` or later
@@ -154,7 +156,7 @@ export type PrimaryOrder =
   | { type: 'prepare'; token: string; snapshotId: SnapshotId }
   | { type: 'release'; token: string }
   | { type: 'seal' | 'confirm' | 'drop'; snapshotId: SnapshotId }
-  | { type: 'rollback'; snapshotId: SnapshotId; force: boolean }
+  | { type: 'rollback'; id: string; version: number; snapshotId: SnapshotId; force: boolean }
   | { type: 'resize'; sizeBytes: number }
   | { type: 'changes'; from: string; to: string; offset: number; limit: number };
 

@@ -259,7 +259,26 @@ export interface VolumeRecord {
     segments: SegmentStatus[];
     /** a larger size is under way; absent: none is */
     growth?: VolumeGrowth;
+    /** a rollback is under way; absent: none is */
+    rollback?: VolumeRollback;
   };
+}
+
+/**
+ * `volume rollback` between its first change and its last one. As long as it is recorded no client is
+ * served, and whoever leads has it carried out: so clients see the volume before it or after it, and
+ * never some of both.
+ */
+export interface VolumeRollback {
+  /** of this order: another one for the same snapshot has another id */
+  id: string;
+  snapshotId: SnapshotId;
+  /** what the volume was before; '': that was not kept */
+  safetyId: SnapshotId;
+  /** also while clients are connected */
+  force: boolean;
+  /** by the wall clock */
+  sinceMs: number;
 }
 
 /**
@@ -487,6 +506,8 @@ export interface VolumeSettings {
   /** wanted number of replicas: what the failure mode counts from */
   replicas: number;
   policy: VolumePolicy;
+  /** It is being rolled back: no client is served before this is gone. Absent: it is not. */
+  rollback?: { id: string };
   /**
    * The volume's snapshots. In a grant the list is complete: what a replica holds as prepared and
    * that is not `ready` here never became one. Later lists may be older than a snapshot that this

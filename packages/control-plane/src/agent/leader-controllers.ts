@@ -1,5 +1,5 @@
 import { makeId, StorError } from '@stor/protocol';
-import type { ReplicaId } from '@stor/protocol';
+import type { NodeId, ReplicaId } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
 import { wantNowhere } from '../core/controllers/attachment-rules.ts';
@@ -28,6 +28,8 @@ import type { StateCache } from '../resources/state-cache.ts';
 import type { AgentPeers } from './agent-peers.ts';
 import { SnapshotRecords } from './snapshot-records.ts';
 import type { EventLog } from './event-log.ts';
+import { PrimaryAccess } from '../api/primary-access.ts';
+import { VolumeRollbacks } from '../api/volume-rollbacks.ts';
 
 /** The controllers look at least this often (ms), besides at each change. */
 const lookMs = 1_000;
@@ -64,6 +66,7 @@ export class LeaderControllers {
   readonly #cache: StateCache;
   readonly #peers: AgentPeers;
   readonly #events: EventLog;
+  readonly #rollbacks: VolumeRollbacks;
   readonly #clock: Clock;
   readonly #random: Random;
   readonly #logger: Logger;
@@ -76,12 +79,14 @@ export class LeaderControllers {
   #round: Promise<void> | null = null;
   #again = false;
   #closed = false;
+  readonly #closing = new AbortController();
 
   constructor(options: {
     store: ClusterStore;
     cache: StateCache;
     peers: AgentPeers;
     events: EventLog;
+    nodeId: NodeId;
     clock: Clock;
     random: Random;
     logger: Logger;
@@ -91,6 +96,8 @@ export class LeaderControllers {
     this.#cache = options.cache;
     this.#peers = options.peers;
     this.#events = options.events;
+    const access = new PrimaryAccess(options);
+    this.#rollbacks = new VolumeRollbacks({ ...options, access });
     this.#clock = options.clock;
     this.#random = options.random;
     this.#logger = options.logger;
@@ -107,6 +114,7 @@ export class LeaderControllers {
 
   async close(): Promise<void> {
     this.#closed = true;
+    this.#closing.abort();
     for (const undo of this.#undo) undo();
     this.#lead(false);
     await this.#round;
@@ -207,29 +215,49 @@ export class LeaderControllers {
       case 'finish-delete':
         await this.#finishDelete(action);
         return;
+      case 'resume-rollback': {
+        const { volumeId } = action;
+        this.#ask(
+          `rollback ${volumeId}`,
+          (signal) => this.#rollbacks.resume(volumeId, signal),
+          (error) => {
+            this.#logger.warn({ volumeId, error }, 'a rollback is not finished yet, will retry');
+          },
+        );
+        return;
+      }
       case 'ask-attach': {
         const { volumeId, nodeId, mode, onlyIfWanted } = action;
-        const key = `${volumeId} ${nodeId}`;
-        if (this.#asking.has(key)) return;
-        this.#logger.info({ volumeId, nodeId, mode }, 'asking a node to attach');
-        // an attachment takes seconds: the round goes on
-        const asking = this.#peers
-          .at(nodeId)
-          .attachHere({ volumeId, mode, onlyIfWanted })
-          .then(
-            () => {},
-            (error: unknown) => {
-              const { message } = StorError.from(error);
-              this.#logger.warn({ volumeId, nodeId, error: message }, 'the node did not attach');
-            },
-          )
-          .then(() => {
-            this.#asking.delete(key);
-          });
-        this.#asking.set(key, asking);
+        this.#ask(
+          `${volumeId} ${nodeId}`,
+          async () => {
+            this.#logger.info({ volumeId, nodeId, mode }, 'asking a node to attach');
+            await this.#peers.at(nodeId).attachHere({ volumeId, mode, onlyIfWanted });
+          },
+          (error) => {
+            this.#logger.warn({ volumeId, nodeId, error }, 'the node did not attach');
+          },
+        );
         return;
       }
     }
+  }
+
+  /** What takes seconds: the round goes on meanwhile, and the same is not begun twice. */
+  #ask(
+    key: string,
+    run: (signal: AbortSignal) => Promise<void>,
+    failed: (message: string) => void,
+  ): void {
+    if (this.#asking.has(key)) return;
+    const asking = run(this.#closing.signal)
+      .catch((error: unknown) => {
+        failed(StorError.from(error).message);
+      })
+      .then(() => {
+        this.#asking.delete(key);
+      });
+    this.#asking.set(key, asking);
   }
 
   async #changeReplicas(volume: Versioned<StoredVolume>, change: ReplicaChange): Promise<void> {

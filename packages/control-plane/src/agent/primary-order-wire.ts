@@ -16,6 +16,8 @@ export interface WireOrder {
   offset: number;
   limit: number;
   sizeBytes: number;
+  id: string;
+  version: number;
 }
 
 export function encodedOrder(volumeId: VolumeId, epoch: number, order: PrimaryOrder): object {
@@ -41,7 +43,7 @@ export function decodedOrder(wire: WireOrder): PrimaryOrder {
     case 'drop':
       return { type, snapshotId };
     case 'rollback':
-      return { type, snapshotId, force };
+      return { type, id: wire.id, version: wire.version, snapshotId, force };
     case 'resize':
       return { type, sizeBytes: wire.sizeBytes };
     case 'changes':

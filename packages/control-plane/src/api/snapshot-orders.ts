@@ -1,7 +1,6 @@
 import {
   checkLabels,
   checkSnapshotName,
-  hasCode,
   joinSnapshotName,
   maxSnapshotGroup,
   StorError,
@@ -12,15 +11,17 @@ import type { AgentPeers } from '../agent/agent-peers.ts';
 import { SnapshotRecords } from '../agent/snapshot-records.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { describeSnapshot } from '../core/volume/describe-snapshot.ts';
+import { checkNotNeeded } from '../core/volume/rollback-rules.ts';
 import { deletingSnapshot, isSelected } from '../core/volume/snapshot-rules.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
-import { readSnapshots, readState } from '../resources/find.ts';
+import { readSnapshots, readState, readVolume } from '../resources/find.ts';
 import { pause } from '../resources/pause.ts';
 import type { SnapshotRecord } from '../resources/records.ts';
 import type { PrimaryAccess, PrimaryHandle } from './primary-access.ts';
 import { readSoon } from './read-soon.ts';
 import type { SnapshotService } from './snapshot-service.ts';
 import type { SnapshotTaker } from './snapshot-taker.ts';
+import type { VolumeRollbacks } from './volume-rollbacks.ts';
 
 /** How long a repeated order waits for the one that it repeats (ms), and how often it looks. */
 const repeatWaitMs = 25_000;
@@ -44,6 +45,7 @@ export class SnapshotOrders {
   readonly #records: SnapshotRecords;
   readonly #access: PrimaryAccess;
   readonly #taker: SnapshotTaker;
+  readonly #rollbacks: VolumeRollbacks;
   readonly #snapshots: SnapshotService;
   readonly #peers: AgentPeers;
   readonly #clock: Clock;
@@ -53,6 +55,7 @@ export class SnapshotOrders {
     store: ClusterStore;
     access: PrimaryAccess;
     taker: SnapshotTaker;
+    rollbacks: VolumeRollbacks;
     snapshots: SnapshotService;
     peers: AgentPeers;
     clock: Clock;
@@ -62,6 +65,7 @@ export class SnapshotOrders {
     this.#records = new SnapshotRecords(options.store);
     this.#access = options.access;
     this.#taker = options.taker;
+    this.#rollbacks = options.rollbacks;
     this.#snapshots = options.snapshots;
     this.#peers = options.peers;
     this.#clock = options.clock;
@@ -96,8 +100,14 @@ export class SnapshotOrders {
     const { volume, snapshot } = await this.#snapshots.find(name);
     const { id, volumeId, state } = snapshot.value;
     if (state === 'deleting') return;
-    await this.#records.change([{ id, volumeId }], (record) => deletingSnapshot(record, ''));
     const full = joinSnapshotName(volume.value.metadata.name, snapshot.value.name);
+    await this.#records.change(
+      [{ id, volumeId }],
+      (record) => deletingSnapshot(record, ''),
+      (now) => {
+        checkNotNeeded(now, id, full);
+      },
+    );
     this.#logger.info({ snapshot: full, id }, 'snapshot deleted');
   }
 
@@ -146,28 +156,42 @@ export class SnapshotOrders {
       [volumeId],
       async (primaries) => {
         const primary = onlyOne(primaries);
-        // so that nothing is taken for an order that is refused; the primary itself looks again
-        if (!request.force) await this.#checkUnused(primary);
-        await primary.orderWhenReady({ type: 'confirm', snapshotId }, signal);
-        const safety = request.safetySnapshot ? await this.#safety(primary, signal) : null;
-        const order = { type: 'rollback' as const, snapshotId, force: request.force };
-        let isFirst = true;
+        const present = (await readVolume(this.#store, volumeId))?.value.status.rollback;
+        const safety = present
+          ? (known.get(present.safetyId)?.value ?? null)
+          : await this.#prepareRollback(primary, { ...request, snapshotId }, signal);
+        const wanted = { snapshotId, safetyId: safety?.id ?? '', force: request.force };
+        let isRecorded = false;
         try {
-          await primary.order(order).catch(async (error: unknown) => {
-            if (!hasCode(error, 'UNAVAILABLE')) throw error;
-            // it may have been carried out in part
-            isFirst = false;
-            await primary.orderWhenReady(order, signal);
-          });
+          const volume = await this.#rollbacks.begin(primary, wanted);
+          isRecorded = true;
+          await this.#rollbacks.drive(primary, volume, signal);
         } catch (error) {
-          const isRefused = isFirst && hasCode(error, 'FAILED_PRECONDITION', 'NOT_FOUND');
-          throw await this.#notRolledBack(StorError.from(error), primary, safety, isRefused);
+          const known = StorError.from(error);
+          const isRefused = !isRecorded || known.details['untouched'] === 'true';
+          // one that is under way goes on, and needs what was before it
+          const own = present ? null : safety;
+          throw isRefused
+            ? await this.#refused(known, own)
+            : goesOn(known, name, safety && joinSnapshotName(name, safety.name));
         }
-        this.#logger.info({ volume: name, snapshot: request.snapshot }, 'volume rolled back');
         return { volumeId, safetySnapshot: safety ? joinSnapshotName(name, safety.name) : '' };
       },
       signal,
     );
+  }
+
+  /** What is done before anything changes; the safety snapshot, or null when none is wanted. */
+  async #prepareRollback(
+    primary: PrimaryHandle,
+    request: { snapshotId: SnapshotId; force: boolean; safetySnapshot: boolean },
+    signal: AbortSignal | undefined,
+  ): Promise<SnapshotRecord | null> {
+    // so that nothing is taken for an order that is refused; the primary itself looks again
+    if (!request.force) await this.#checkUnused(primary);
+    const { snapshotId } = request;
+    await primary.orderWhenReady({ type: 'confirm', snapshotId }, signal);
+    return request.safetySnapshot ? this.#safety(primary, signal) : null;
   }
 
   async #checkUnused({ volumeId, name, nodeId }: PrimaryHandle): Promise<void> {
@@ -198,25 +222,13 @@ export class SnapshotOrders {
     }
   }
 
-  /** What was certainly refused leaves no safety snapshot behind. */
-  async #notRolledBack(
-    error: StorError,
-    { volumeId, name }: PrimaryHandle,
-    safety: SnapshotRecord | null,
-    isRefused: boolean,
-  ): Promise<StorError> {
-    if (!safety) return error;
-    if (isRefused) {
-      const ref = [{ volumeId, id: safety.id }];
+  /** The same error; what was certainly refused leaves no safety snapshot behind. */
+  async #refused(error: StorError, safety: SnapshotRecord | null): Promise<StorError> {
+    if (safety) {
+      const ref = [{ volumeId: safety.volumeId, id: safety.id }];
       await this.#records.change(ref, (record) => deletingSnapshot(record, 'not needed'));
-      return error;
     }
-    const kept = joinSnapshotName(name, safety.name);
-    return new StorError(
-      error.code,
-      `${error.message}; what volume ${name} was before is kept as ${kept}`,
-      { cause: error, details: { ...error.details } },
-    );
+    return error;
   }
 
   /** The ready snapshots of an order that was given before with the same id; null: there are none. */
@@ -319,6 +331,16 @@ function onlyOne(primaries: readonly PrimaryHandle[]): PrimaryHandle {
   const [primary] = primaries;
   if (!primary) throw new StorError('INTERNAL', 'there is no primary');
   return primary;
+}
+
+/** Something may have changed: the leader finishes what is recorded. */
+function goesOn(error: StorError, name: string, safety: string | null): StorError {
+  const kept = safety === null ? '' : `; what it was before is kept as ${safety}`;
+  return new StorError(
+    'UNAVAILABLE',
+    `the rollback of volume ${name} is not finished: ${error.message}. It goes on by itself, and clients wait until it is over: see "storctl volume inspect ${name}"${kept}`,
+    { cause: error },
+  );
 }
 
 function inUse(name: string, connections: number): StorError {

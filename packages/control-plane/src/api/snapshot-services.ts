@@ -9,6 +9,7 @@ import type { ReplicaSpaces } from './replica-spaces.ts';
 import { SnapshotOrders } from './snapshot-orders.ts';
 import { SnapshotService } from './snapshot-service.ts';
 import { SnapshotTaker } from './snapshot-taker.ts';
+import { VolumeRollbacks } from './volume-rollbacks.ts';
 import type { VolumeService } from './volume-service.ts';
 
 export interface SnapshotServiceParts {
@@ -33,7 +34,8 @@ export function snapshotServices(parts: SnapshotServiceParts): {
   const access = new PrimaryAccess(parts);
   const taker = new SnapshotTaker({ ...parts, access });
   const snapshots = new SnapshotService(parts);
-  const snapshotOrders = new SnapshotOrders({ ...parts, access, taker, snapshots });
+  const rollbacks = new VolumeRollbacks({ ...parts, access });
+  const snapshotOrders = new SnapshotOrders({ ...parts, access, taker, rollbacks, snapshots });
   const clones = new CloneService({ ...parts, access, taker, snapshots });
   return { snapshots, snapshotOrders, clones, access };
 }

@@ -5,6 +5,7 @@ import { SnapshotRecords } from '../agent/snapshot-records.ts';
 import type { SnapshotRef } from '../agent/snapshot-records.ts';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
 import { checkChangeable } from '../core/volume/change-volume.ts';
+import { checkNotRollingBack } from '../core/volume/rollback-rules.ts';
 import {
   checkSnapshotCount,
   deletingSnapshot,
@@ -167,6 +168,7 @@ export class SnapshotTaker {
       const volume = await readVolume(this.#store, id, { local: volumes.length > 0 });
       if (!volume) throw new StorError('NOT_FOUND', `volume ${id} was deleted meanwhile`);
       checkChangeable(volume.value);
+      checkNotRollingBack(volume.value);
       volumes.push(volume);
     }
     return volumes;

@@ -182,6 +182,15 @@ const volumeSchema = z.looseObject({
         segments: z.array(segmentSchema),
       })
       .optional(),
+    rollback: z
+      .looseObject({
+        id: z.string(),
+        snapshotId: z.string(),
+        safetyId: z.string(),
+        force: z.boolean(),
+        sinceMs: z.number(),
+      })
+      .optional(),
   }),
   requestId: z.string().default(''),
   trash: z.looseObject({ deletedAtMs: z.number(), keptUntilMs: z.number() }).optional(),

@@ -181,22 +181,50 @@ export class FakeAgent implements AgentPort {
         for (const { snapshots } of this.membersOf(volumeId)) snapshots.delete(order.snapshotId);
         return answer;
       case 'rollback':
-        if (held.connections > 0 && !order.force)
-          throw new StorError('FAILED_PRECONDITION', 'clients are connected');
-        for (const member of this.membersOf(volumeId)) {
-          const known = member.snapshots.get(order.snapshotId);
-          if (!known) throw new StorError('NOT_FOUND', `no snapshot ${order.snapshotId}`);
-          member.image = known.image;
-        }
+        this.#rollBack(held, order);
         return answer;
       case 'changes':
         return { ...answer, extents: this.#changes(volumeId, order) };
     }
   }
 
+  /** As the real one: clients wait until the record does not name it any more. */
+  #rollBack(
+    held: { grant: AttachmentGrant; connections: number },
+    { id, snapshotId, force }: PrimaryOrder & { type: 'rollback' },
+  ): void {
+    const { volumeId } = held.grant;
+    const isTouched = this.#touched.has(volumeId);
+    const refusal = (code: 'FAILED_PRECONDITION' | 'NOT_FOUND', message: string): StorError =>
+      new StorError(code, message, isTouched ? {} : { details: { untouched: 'true' } });
+    if (held.connections > 0 && !force && !isTouched)
+      throw refusal('FAILED_PRECONDITION', 'clients are connected');
+    const members = this.membersOf(volumeId);
+    const [lacking] = members.filter(({ snapshots }) => !snapshots.has(snapshotId));
+    if (lacking) throw refusal('NOT_FOUND', `no snapshot ${snapshotId}`);
+    held.grant = { ...held.grant, rollback: { id } };
+    this.#touched.add(volumeId);
+    for (const [at, member] of members.entries()) {
+      member.image = member.snapshots.get(snapshotId)?.image ?? '';
+      this.onRolledBack(at, member);
+    }
+  }
+
+  /** runs after each replica that a rollback has changed; what it throws ends the rollback there */
+  onRolledBack: (at: number, replica: FakeReplica) => void = () => {};
+  /** volumes of which some replicas may have been rolled back, and others not */
+  readonly #touched = new Set<VolumeId>();
+
+  /** A client's read through this primary: what each replica would answer; null while it is held. */
+  read(volumeId: VolumeId): string[] | null {
+    if (this.attached.get(volumeId)?.grant.rollback !== undefined) return null;
+    return this.membersOf(volumeId).map(({ image }) => image);
+  }
+
   /** A client's write through this primary; waits for nobody, so it is refused while it is held. */
   write(volumeId: VolumeId, image: string): boolean {
     if (this.holds.has(volumeId) || !this.attached.has(volumeId)) return false;
+    if (this.attached.get(volumeId)?.grant.rollback !== undefined) return false;
     for (const member of this.membersOf(volumeId)) member.image = image;
     return true;
   }
@@ -255,6 +283,7 @@ export class FakeAgent implements AgentPort {
     // like the real one, which serves under the grant it has and takes only the mode of a second
     const begun = held?.grant.epoch === grant.epoch ? { ...held.grant, mode: grant.mode } : grant;
     this.attached.set(grant.volumeId, { grant: begun, connections: held?.connections ?? 0 });
+    if (begun === grant && grant.rollback) this.#touched.add(grant.volumeId);
     if (begun === grant) this.#settleSnapshots(grant.volumeId, grant, true);
     await this.#keepInSync(grant.volumeId);
   }
@@ -297,7 +326,9 @@ export class FakeAgent implements AgentPort {
       const own = known.find((each) => each.index === segment.index);
       return own ? { ...segment, inSync: own.inSync, setRevision: own.setRevision } : segment;
     });
-    held.grant = { ...held.grant, ...settings, segments };
+    const { rollback: _over, ...kept } = held.grant;
+    held.grant = { ...kept, ...settings, segments };
+    if (!settings.rollback) this.#touched.delete(settings.volumeId);
     this.#settleSnapshots(settings.volumeId, settings, false);
     await this.#keepInSync(settings.volumeId);
   }

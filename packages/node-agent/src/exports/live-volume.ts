@@ -1,6 +1,7 @@
 import type { LiveVolume } from '@stor/control-plane';
 import type { PrimaryVolume } from '@stor/replicator';
 import type { PrimaryEntry } from './primaries.ts';
+import { rollingBackReason } from './rollback-gate.ts';
 
 /**
  * What a primary says of itself, for the control plane and the metrics. `starting` is the one of
@@ -14,11 +15,12 @@ export function liveVolume(
   const known = (entry.primary ?? seen.starting)?.status();
   const status = known?.epoch === entry.grant.epoch ? known : undefined;
   const segments = status?.segments ?? [];
+  const isHeld = entry.gate.isClosed && status?.state === 'serving';
   return {
     volumeId: entry.grant.volumeId,
     epoch: entry.grant.epoch,
-    state: entry.ending ? 'stopping' : (status?.state ?? 'activating'),
-    reason: status?.reason ?? '',
+    state: entry.ending ? 'stopping' : isHeld ? 'holding' : (status?.state ?? 'activating'),
+    reason: isHeld ? rollingBackReason : (status?.reason ?? ''),
     stateAgeMs: status?.stateAgeMs ?? nowMs - entry.sinceMs,
     connections: entry.users.size,
     ...(entry.primary ? { sizeBytes: entry.primary.sizeBytes } : {}),

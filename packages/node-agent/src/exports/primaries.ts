@@ -15,6 +15,7 @@ import { EndedEpochs } from './ended-epochs.ts';
 import { liveVolume } from './live-volume.ts';
 import { carryOut } from './primary-orders.ts';
 import { RecentNames } from './recent-names.ts';
+import { RollbackGate, rollingBackReason } from './rollback-gate.ts';
 import { membersOf, watchRepair } from './watch-repair.ts';
 import { within } from './within.ts';
 
@@ -44,9 +45,9 @@ const detachedMs = 10_000;
 export interface PrimaryUser {
   /** The volume may not be used any longer: what has begun is answered, then the connection ends. */
   revoke(reason: StorError): void;
-  /** The volume is about to be handed over: nothing begins from now on. */
-  hold(): void;
-  /** It was not: go on. */
+  /** The volume is about to be handed over, or rolled back: nothing begins from now on. */
+  hold(reason?: string): void;
+  /** It was not handed over, or the rollback is over: go on. */
   resume(): void;
   /** It was: find the new primary. */
   move(): void;
@@ -65,8 +66,8 @@ export interface PrimaryEntry {
   readonly waiting: Set<PrimaryUser>;
   /** orders that are being carried out: as long as there are some it is not idle */
   orders: number;
-  /** while it is rolled back nobody new is served; never rejects */
-  rollingBack: Promise<void> | null;
+  /** closed while it is rolled back: nobody is served */
+  readonly gate: RollbackGate;
   /** while it is being given over to another node; rejects when it stays here */
   handingOver: Promise<void> | null;
   /** set from the moment on which nobody new is accepted */
@@ -169,7 +170,7 @@ export class Primaries {
     if (gone.aborted) onGone();
     try {
       const primary = await entry.serving;
-      while (entry.rollingBack && !entry.ending) await entry.rollingBack;
+      while (entry.gate.isClosed && !entry.ending) await entry.gate.opened;
       // its end may have begun while this waited, or in this turn before this could be told
       if (entry.ending) {
         throw new StorError('UNAVAILABLE', `volume ${entry.grant.name} is being detached`);
@@ -234,6 +235,7 @@ export class Primaries {
     const entry = this.#entries.get(volumeId);
     if (!entry || entry.grant.epoch !== epoch) return 'gone';
     if (!entry.ending) {
+      if (entry.gate.isClosed) throw rollingBack(entry);
       entry.handingOver ??= this.#handOver(entry).finally(() => {
         entry.handingOver = null;
       });
@@ -262,8 +264,13 @@ export class Primaries {
     entry.cancelTimer();
     try {
       const primary = await entry.serving;
-      if (order.type !== 'rollback') return await carryOut(primary, order);
-      await this.#rollBack(entry, primary, order);
+      if (order.type !== 'rollback') {
+        if (entry.gate.isClosed && !duringRollback.has(order.type)) throw rollingBack(entry);
+        return await carryOut(primary, order);
+      }
+      await entry.gate.carryOut(primary, order, () =>
+        [...entry.users].filter((user) => !entry.waiting.has(user)),
+      );
       return { pausedMs: 0, intact: true, extents: [] };
     } finally {
       entry.orders -= 1;
@@ -271,25 +278,10 @@ export class Primaries {
     }
   }
 
-  /** Who comes meanwhile waits: a client must not see some of the old bytes and some of the new. */
-  async #rollBack(
-    entry: PrimaryEntry,
-    primary: PrimaryVolume,
-    { snapshotId, force }: PrimaryOrder & { type: 'rollback' },
-  ): Promise<void> {
-    while (entry.rollingBack) await entry.rollingBack;
-    if (entry.users.size > 0 && !force) {
-      throw new StorError(
-        'FAILED_PRECONDITION',
-        `a client is connected to volume ${entry.grant.name}: disconnect it first, or give --force`,
-      );
-    }
-    const work = primary.rollback(snapshotId);
-    const over = (): void => {
-      entry.rollingBack = null;
-    };
-    entry.rollingBack = work.then(over, over);
-    await work;
+  /** See AgentPort.updateVolume. */
+  updateVolume(settings: VolumeSettings): void {
+    const entry = this.#entries.get(settings.volumeId);
+    if (entry?.grant.epoch === settings.epoch) entry.gate.update(settings);
   }
 
   liveVolumes(): LiveVolume[] {
@@ -344,7 +336,7 @@ export class Primaries {
       users: new Set(),
       waiting: new Set(),
       orders: 0,
-      rollingBack: null,
+      gate: new RollbackGate(grant, this.#clock),
       handingOver: null,
       ending: null,
       abort,
@@ -461,6 +453,7 @@ export class Primaries {
     const { volumeId, epoch, name } = entry.grant;
     this.#logger.info({ volume: name, epoch, reason }, 'giving the attachment back');
     entry.cancelTimer();
+    entry.gate.end();
     this.#endedEpochs.note(volumeId, epoch);
     const why = new StorError('UNAVAILABLE', `volume ${name} is not served here: ${reason}`);
     for (const user of [...entry.users]) if (!entry.waiting.has(user)) user.revoke(why);
@@ -488,6 +481,14 @@ export class Primaries {
       return false;
     });
   }
+}
+
+/** Orders that do not depend on what the volume holds, or let go of it. */
+const duringRollback: ReadonlySet<PrimaryOrder['type']> = new Set(['confirm', 'drop', 'release']);
+
+function rollingBack({ grant }: PrimaryEntry): StorError {
+  const text = `volume ${grant.name} cannot be used now: ${rollingBackReason}`;
+  return new StorError('UNAVAILABLE', text);
 }
 
 function stopping(): StorError {

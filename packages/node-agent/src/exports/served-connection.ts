@@ -233,9 +233,12 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
     for (const listener of this.#listeners) listener();
   }
 
-  hold(): void {
+  hold(reason = 'it is handed over to another node'): void {
     if (this.isDirect) {
-      this.revoke(new StorError('ABORTED', `volume ${this.name} is handed over to another node`));
+      // the node that relays keeps the requests, and comes back
+      this.revoke(
+        new StorError('ABORTED', `volume ${this.name} is not served here now: ${reason}`),
+      );
       return;
     }
     this.#held = true;

@@ -152,6 +152,7 @@ export class VolumeExports implements NbdExports {
   /** See AgentPort.updateVolume. */
   updateVolume(settings: VolumeSettings): void {
     this.#options.host.updateVolume(settings);
+    this.#primaries.updateVolume(settings);
   }
 
   /** See AgentPort.scrub. */

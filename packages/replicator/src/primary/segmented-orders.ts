@@ -1,4 +1,4 @@
-import { StorError, type SnapshotId, type VolumeSettings } from '@stor/protocol';
+import { StorError, hasCode, type SnapshotId, type VolumeSettings } from '@stor/protocol';
 
 import type { BlockDevice } from '../block-device.ts';
 import { rollbackHoldMs } from '../replication/limits.ts';
@@ -85,7 +85,7 @@ export class SegmentedOrders implements SnapshotOrders {
       throw new StorError('FAILED_PRECONDITION', message);
     }
     const grown = this.#segments.filter((_, index) => !this.#has(index, snapshotId));
-    let isRolledBack = false;
+    let isTouched = grown.length > 0;
     try {
       await this.#all(async (segment) => {
         if (grown.includes(segment)) await emptied(segment);
@@ -93,12 +93,16 @@ export class SegmentedOrders implements SnapshotOrders {
       if (!options) await this.hold({ token, holdMs: rollbackHoldMs });
       await this.#all(async (segment, index) => {
         if (!this.#has(index, snapshotId)) return;
-        await segment.rollback(snapshotId, { token });
-        isRolledBack = true;
+        await segment.rollback(snapshotId, { token }).catch((error: unknown) => {
+          // all else than a refusal may have come in the middle
+          if (!hasCode(error, 'NOT_FOUND', 'FAILED_PRECONDITION')) isTouched = true;
+          throw error;
+        });
+        isTouched = true;
       });
     } catch (error) {
       // one segment refuses, but another one is not any more what it was
-      throw isRolledBack || grown.length > 0 ? halfRolledBack(snapshotId, error) : error;
+      throw isTouched ? halfRolledBack(snapshotId, error) : error;
     } finally {
       if (!options) this.release(token);
     }

@@ -18,6 +18,7 @@ import type { AbsenceNote, Now } from './absence.ts';
 import { holderLives } from './attachment-rules.ts';
 import { countFills, ReplicaKeeper } from './replica-keeper.ts';
 import type { ReplicaChange } from './replica-keeper.ts';
+import { RollbackKeeper } from './rollback-keeper.ts';
 import { SnapshotKeeper } from './snapshot-keeper.ts';
 import type { SnapshotAction } from './snapshot-keeper.ts';
 import { TrashKeeper } from './trash-keeper.ts';
@@ -46,6 +47,8 @@ export type Action =
     }
   | { type: 'mark-failed'; volume: Versioned<StoredVolume>; record: StoredVolume }
   | SnapshotAction
+  /** whoever began a rollback has not finished it */
+  | { type: 'resume-rollback'; volumeId: VolumeId }
   | { type: 'empty-trash'; volume: Versioned<StoredVolume> }
   | { type: 'finish-delete'; volume: Versioned<StoredVolume>; replicaIds: ReplicaId[] }
   | { type: 'change-replicas'; volume: Versioned<StoredVolume>; change: ReplicaChange }
@@ -75,6 +78,7 @@ export class Controllers {
   readonly #wanted = new WantedAttachments();
   readonly #scrubs = new ScrubPlanner();
   readonly #snapshots = new SnapshotKeeper();
+  readonly #rollbacks = new RollbackKeeper();
   readonly #trash = new TrashKeeper();
   readonly #absence = new Absence();
   readonly #keeper = new ReplicaKeeper(this.#absence);
@@ -113,6 +117,8 @@ export class Controllers {
       if (action) actions.push(action);
     }
     actions.push(...this.#snapshots.plan(state, nowMs));
+    for (const volumeId of this.#rollbacks.plan(state, nowMs))
+      actions.push({ type: 'resume-rollback', volumeId });
     for (const volume of this.#trash.due(state, now)) actions.push({ type: 'empty-trash', volume });
     for (const volume of state.deleted.values()) {
       const replicas = [...replicasOf(volume.value), ...removedOf(volume.value)];

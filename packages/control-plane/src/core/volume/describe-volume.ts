@@ -1,4 +1,4 @@
-import { formatByteSize, membersNeeded, segmentBytesOf } from '@stor/protocol';
+import { formatByteSize, joinSnapshotName, membersNeeded, segmentBytesOf } from '@stor/protocol';
 import type {
   Attachment,
   NodeId,
@@ -116,6 +116,7 @@ function healthOf(
   if (phase === 'creating' || phase === 'deleting') return phase;
   const { replicas: wanted, policy } = volume.spec;
   const count = countInSync(volume, replicas);
+  if (volume.status.rollback) return count === 0 ? 'unavailable' : 'suspended';
   if (live && heldStates.has(live.state)) return 'suspended';
   if (live?.state === 'activating' && live.stateAgeMs >= slowActivationMs) return 'unavailable';
   if (count >= wanted) return 'healthy';
@@ -179,7 +180,7 @@ function messageOf(
   const inSync = countInSync(volume, replicas);
   const count = `${inSync} of ${volume.spec.replicas} replicas in sync${where}`;
   const head = health === 'creating' ? 'being created' : count;
-  const held = heldText(volume, health, live);
+  const held = heldText(volume, health, live, state);
   const notServing = serving && held === '' ? [`not serving: ${serving}`] : [];
   const added = volume.status.message === '' ? [] : [volume.status.message];
   const why = [...(held === '' ? [] : [held]), ...troubles, ...full, ...notServing, ...added].join(
@@ -204,8 +205,14 @@ function fullDisks(volume: StoredVolume, live: LiveVolume | null, state: Cluster
 }
 
 /** What happens to I/O while too few replicas are in sync; '' when it goes on. */
-function heldText(volume: StoredVolume, health: VolumeHealth, live: LiveVolume | null): string {
+function heldText(
+  volume: StoredVolume,
+  health: VolumeHealth,
+  live: LiveVolume | null,
+  state: ClusterState,
+): string {
   if (health !== 'suspended') return '';
+  if (volume.status.rollback) return rollbackText(volume, live, state);
   if (live) {
     const what = live.state === 'failing' ? 'writes get errors' : 'I/O is held';
     return live.reason === '' ? what : `${what}: ${live.reason}`;
@@ -214,6 +221,19 @@ function heldText(volume: StoredVolume, health: VolumeHealth, live: LiveVolume |
   const needed = membersNeeded(policy.failureMode, replicas);
   const what = policy.onLoss === 'error' ? 'writes would get errors' : 'writes would be held';
   return `${what}, because failure mode ${policy.failureMode} needs ${needed}`;
+}
+
+/** Clients wait, whoever is primary, until the record says that it is over. */
+function rollbackText(volume: StoredVolume, live: LiveVolume | null, state: ClusterState): string {
+  const { metadata, status } = volume;
+  const { snapshotId = '', safetyId = '' } = status.rollback ?? {};
+  const nameOf = (id: string): string => {
+    const known = snapshotsOf(state, metadata.id).find(({ value }) => value.id === id);
+    return joinSnapshotName(metadata.name, known?.value.name ?? id);
+  };
+  const kept = safetyId === '' ? '' : ` (what it was before is kept as ${nameOf(safetyId)})`;
+  const why = live && live.state !== 'serving' && live.reason !== '' ? `; ${live.reason}` : '';
+  return `I/O is held while it is rolled back to ${nameOf(snapshotId)}, which goes on by itself${kept}${why}`;
 }
 
 function describePrimary(attachment: Attachment, state: ClusterState): Volume['status']['primary'] {

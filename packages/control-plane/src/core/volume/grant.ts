@@ -32,6 +32,7 @@ export function settingsOf(
     sizeBytes: spec.sizeBytes,
     replicas: spec.replicas,
     policy: spec.policy,
+    ...(status.rollback ? { rollback: { id: status.rollback.id } } : {}),
     snapshots: snapshotsOf(state, metadata.id).map(({ value }) => ({
       id: value.id,
       state: snapshotPhase(value),

@@ -18,6 +18,7 @@ import { diskUses, unused } from '../placement/disk-use.ts';
 import type { Place } from '../placement/place-replicas.ts';
 import { withAllSegments } from '../placement/place-segments.ts';
 import { checkChangeable } from './change-volume.ts';
+import { checkNotRollingBack } from './rollback-rules.ts';
 
 /**
  * `volume resize` as changes of the record: `begun` places the segments that are added, `done` takes
@@ -71,6 +72,7 @@ export function growthBegun(
   context: GrowthContext,
 ): StoredVolume | null {
   checkChangeable(record);
+  checkNotRollingBack(record);
   const sizeBytes = checkNewSize(record, wantedBytes);
   const { metadata, status } = record;
   // said from now on: for older records it follows from the size that they had
