@@ -357,3 +357,123 @@ t.test('a replica does not take over the failure of the one before it on its nod
     [],
   );
 });
+
+/** Puts a second replica on a node and marks the one that was there to go, as an evacuation does. */
+async function moveWithin(
+  cluster: SimCluster,
+  volume: PrimaryVolume,
+  node: number,
+  between: () => Promise<void> = async () => {},
+): Promise<void> {
+  const added = cluster.addReplica(node);
+  cluster.control.leaving.add(`r-${node}`);
+  cluster.push();
+  await between();
+  for (let i = 0; i < 40; i++) {
+    const bytes = block(60 + i);
+    await cluster.wait(request(volume, 'write', (i % 16) * chunkBytes, blockBytes, bytes));
+  }
+  const isDone = (): boolean =>
+    cluster.control.inSync.includes(added) && !cluster.control.inSync.includes(`r-${node}`);
+  if (!(await cluster.until(isDone, 120_000))) throw new Error(`${added} has not taken its place`);
+}
+
+for (const [where, node] of [
+  ['another node', 2],
+  ["the primary's node", 0],
+] as const) {
+  t.test(`a replica moves to another disk of ${where}, and the set never shrinks`, async (t) => {
+    const { cluster, volume } = await begin({});
+    await moveWithin(cluster, volume, node);
+    t.ok(
+      cluster.control.history.every(({ inSync }) => inSync.length >= 3),
+      'the old one leaves after the new one has joined',
+    );
+    t.ok(
+      cluster.control.history.some(({ inSync }) => inSync.length === 4),
+      'for a moment both are members',
+    );
+    t.same(cluster.removeLeft(), [`r-${node}`]);
+    cluster.push();
+    await cluster.run(1_000);
+    t.equal(await cluster.wait(request(volume, 'write', 0, blockBytes, block(9))), null);
+    equalReplicas(t, cluster);
+    t.equal(await read(cluster, volume, 0), 9);
+    // the next primary has the one that stayed as its local replica
+    await cluster.wait(volume.stop());
+    const next = await cluster.wait(cluster.attach(node));
+    t.equal(await read(cluster, next, 0), 9);
+    t.same(cluster.control.inSync.slice().sort(), expectedAfter(node));
+  });
+}
+
+function expectedAfter(node: number): string[] {
+  return ['r-0', 'r-1', 'r-2', 'r-3'].filter((id) => id !== `r-${node}`);
+}
+
+for (let seed = 1; seed <= seeds; seed++) {
+  t.test(`seed ${seed}: the node dies while a replica moves between its disks`, async (t) => {
+    for (const [primary, node] of [
+      [0, 2],
+      [0, 0],
+    ] as const) {
+      const { cluster, volume } = await begin({ seed }, primary);
+      let serving = volume;
+      const delayMs = new SeededRandom(seed).next() * 1_500;
+      await moveWithinWithDeath(cluster, primary, node, delayMs, (next) => {
+        serving = next;
+      });
+      cluster.removeLeft();
+      cluster.push();
+      await cluster.run(1_000);
+      t.equal(await cluster.wait(request(serving, 'write', 0, blockBytes, block(77))), null);
+      equalReplicas(t, cluster);
+      for (let i = 1; i < 8; i++) t.equal(await read(cluster, serving, i * chunkBytes), i + 1);
+    }
+  });
+}
+
+async function moveWithinWithDeath(
+  cluster: SimCluster,
+  primary: number,
+  node: number,
+  delayMs: number,
+  served: (volume: PrimaryVolume) => void,
+): Promise<void> {
+  const added = cluster.addReplica(node);
+  cluster.push();
+  await cluster.run(delayMs);
+  cluster.control.leaving.add(`r-${node}`);
+  cluster.push();
+  cluster.kill(node);
+  await cluster.run(4_000);
+  cluster.start(node);
+  if (node === primary) served(await cluster.wait(cluster.attach(primary)));
+  const isDone = async (): Promise<boolean> => {
+    const { inSync } = cluster.control;
+    if (inSync.includes(added) && !inSync.includes(`r-${node}`)) return true;
+    cluster.push();
+    return false;
+  };
+  for (let i = 0; i < 200; i++) {
+    if (await isDone()) return;
+    await cluster.run(500);
+  }
+  throw new Error(`${added} has not taken the place of r-${node}`);
+}
+
+t.test('two replicas on one node are one to the failure mode', async (t) => {
+  const { cluster, volume } = await begin({ nodes: 3, replicaNodes: 2 });
+  cluster.control.policy.failureMode = 'threshold=2';
+  const beside = cluster.addReplica(0);
+  cluster.push();
+  t.ok(await cluster.until(() => cluster.control.inSync.includes(beside), 60_000));
+  cluster.kill(1);
+  t.ok(await cluster.until(() => !cluster.control.inSync.includes('r-1'), 60_000));
+  t.equal(cluster.control.inSync.length, 2, 'two members are left, both on node 0');
+  await cluster.run(1_000);
+  t.equal(volume.status().state, 'holding', 'they die together, so a write needs another node');
+  t.match(volume.status().reason, /1 of 2 replicas is in sync/);
+  cluster.start(1);
+  t.ok(await cluster.until(() => volume.status().state === 'serving', 60_000));
+});

@@ -11,6 +11,13 @@ type Event =
   | { type: 'join'; id: number };
 
 const ids = ['a', 'b', 'c', 'd', 'e'];
+/** d is on another disk of c's node, e of a's */
+const nodes: Readonly<Record<string, string>> = { a: 'A', b: 'B', c: 'C', d: 'C', e: 'A' };
+const nodeOf = (id: string): string => nodes[id] ?? id;
+
+function nodesOf(members: readonly string[]): Set<string> {
+  return new Set(members.map(nodeOf));
+}
 
 const event: fc.Arbitrary<Event> = fc.oneof(
   fc.record({
@@ -40,7 +47,7 @@ class Model {
     if (given.type === 'mark') {
       this.leaving = new Set(given.leaving.map((index) => ids[index] ?? ''));
       this.replicas = given.replicas;
-      membership.setLeaving(this.leaving, given.replicas);
+      membership.setLeaving(this.leaving, given.replicas, nodeOf);
     } else if (given.type === 'lose') {
       const id = ids[given.id] ?? '';
       membership.lost(id);
@@ -78,7 +85,10 @@ class Model {
           (each) => !membership.isAway(each) && !this.leaving.has(each),
         );
         if (!this.leaving.has(id)) this.problem = `${id} was proposed out for nothing`;
-        if (staying.length < this.replicas) this.problem = `${id} went too early`;
+        const stayOn = nodesOf(staying);
+        if (stayOn.size < this.replicas && !stayOn.has(nodeOf(id))) {
+          this.problem = `${id} went too early`;
+        }
       }
       for (const id of membership.committed) {
         if (!membership.required().includes(id)) this.problem = `${id} is not needed any more`;
@@ -102,7 +112,10 @@ t.test('a member that is to go goes when enough others are in sync, never before
       if (membership.suspended) return;
       const inSync = membership.committed.filter((id) => !membership.isAway(id));
       const staying = inSync.filter((id) => !leaving.has(id));
-      if (staying.length >= replicas && staying.length < inSync.length) {
+      const stayOn = nodesOf(staying);
+      const isLeft = (id: string): boolean =>
+        leaving.has(id) && (stayOn.size >= replicas || stayOn.has(nodeOf(id)));
+      if (inSync.some(isLeft)) {
         throw new Error(`${inSync.join()} while ${[...leaving].join()} should be gone`);
       }
     }),

@@ -10,14 +10,24 @@ export type ConnectPeer = (
   signal: AbortSignal,
 ) => Promise<StreamSocket>;
 
-/** One connection per lane of another node, shared by all volumes that this lane is primary of. */
+interface Live {
+  connection: PeerConnection;
+  link: number;
+}
+
+/**
+ * Connections to the lanes of other nodes, shared by all volumes that this lane is primary of. There is
+ * one to each, link 0. While a segment has two replicas on one node, the second is reached over link 1:
+ * what goes to all members is encoded once, with one channel number, and on one connection that number
+ * could mean only one of them.
+ */
 export class PeerDirectory {
   readonly #own: { clusterId: string; nodeId: string; agentInstance: string };
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #connect: ConnectPeer;
   readonly #outbox: Outbox;
-  readonly #live = new Map<string, PeerConnection>();
+  readonly #live = new Map<string, Live>();
   readonly #connecting = new Map<string, Promise<PeerConnection>>();
   readonly #abort = new AbortController();
 
@@ -36,13 +46,13 @@ export class PeerDirectory {
   }
 
   /** The live connection to that address, or a new one. UNAVAILABLE, PROTOCOL, FOREIGN_DATA. */
-  get(nodeId: string, host: string, port: number): Promise<PeerConnection> {
-    const key = `${nodeId} ${host}:${port}`;
+  get(nodeId: string, host: string, port: number, link = 0): Promise<PeerConnection> {
+    const key = `${addressKey(nodeId, host, port)}${link}`;
     const live = this.#live.get(key);
-    if (live) return Promise.resolve(live);
+    if (live) return Promise.resolve(live.connection);
     const under = this.#connecting.get(key);
     if (under) return under;
-    const started = this.#open(key, nodeId, host, port).finally(() => {
+    const started = this.#open({ key, nodeId, host, port, link }).finally(() => {
       this.#connecting.delete(key);
     });
     this.#connecting.set(key, started);
@@ -50,13 +60,20 @@ export class PeerDirectory {
   }
 
   tick(): void {
-    for (const connection of [...this.#live.values()]) connection.tick();
+    for (const { connection, link } of [...this.#live.values()]) {
+      connection.tick();
+      // whoever gets a connection has its channel on it before the next tick
+      if (link > 0 && connection.channelCount === 0 && !connection.over) {
+        connection.destroy('no second replica is on that node any more');
+      }
+    }
   }
 
   /** Connections to another address of this node are of a former life of it. */
   forgetOthers(nodeId: string, host: string, port: number): void {
-    for (const [key, connection] of [...this.#live]) {
-      if (connection.nodeId === nodeId && key !== `${nodeId} ${host}:${port}`) {
+    const address = addressKey(nodeId, host, port);
+    for (const [key, { connection }] of [...this.#live]) {
+      if (connection.nodeId === nodeId && !key.startsWith(address)) {
         connection.destroy(`${nodeId} has moved to ${host}:${port}`);
       }
     }
@@ -64,10 +81,19 @@ export class PeerDirectory {
 
   close(): void {
     this.#abort.abort();
-    for (const connection of [...this.#live.values()]) connection.destroy('this lane is closing');
+    for (const { connection } of [...this.#live.values()]) {
+      connection.destroy('this lane is closing');
+    }
   }
 
-  async #open(key: string, nodeId: string, host: string, port: number): Promise<PeerConnection> {
+  async #open(to: {
+    key: string;
+    nodeId: string;
+    host: string;
+    port: number;
+    link: number;
+  }): Promise<PeerConnection> {
+    const { key, nodeId, host, port, link } = to;
     let socket: StreamSocket;
     try {
       socket = await this.#connect(host, port, this.#abort.signal);
@@ -83,12 +109,16 @@ export class PeerDirectory {
     }
     if (socket.destroyed) throw new StorError('UNAVAILABLE', `${nodeId} closed the connection`);
     const connection = new PeerConnection(socket, nodeId, this.#clock, this.#outbox, () => {
-      if (this.#live.get(key) === connection) this.#live.delete(key);
+      if (this.#live.get(key)?.connection === connection) this.#live.delete(key);
       this.#logger.info({ peer: nodeId, reason: connection.over?.message }, 'peer link ended');
     });
-    this.#live.set(key, connection);
-    this.#logger.info({ peer: nodeId, host, port }, 'peer link is up');
+    this.#live.set(key, { connection, link });
+    this.#logger.info({ peer: nodeId, host, port, link }, 'peer link is up');
     connection.ping(this.#clock.monotonicMs());
     return connection;
   }
+}
+
+function addressKey(nodeId: string, host: string, port: number): string {
+  return `${nodeId} ${host}:${port} `;
 }

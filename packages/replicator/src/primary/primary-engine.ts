@@ -486,8 +486,8 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
   }
 
   get #isWhole(): boolean {
-    const { membership, settings } = this.#segment;
-    return (membership?.inSyncCount ?? 0) >= settings.replicas;
+    const { inSyncNodes, settings } = this.#segment;
+    return inSyncNodes >= settings.replicas;
   }
 
   #memberState(member: Member): PrimaryStatus['segments'][0]['members'][0]['state'] {

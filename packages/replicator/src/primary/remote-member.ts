@@ -46,6 +46,8 @@ export interface RemoteMemberOptions {
   sizeBytes: number;
   epoch: number;
   channel: number;
+  /** which connection to its node: another member of the segment there has the same channel number */
+  link: number;
   /** Members that follow one another on a channel must not take each other's answers for theirs. */
   firstRequest: number;
   clock: Clock;
@@ -60,6 +62,7 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
   readonly nodeId: string;
   readonly diskId: string;
   readonly isLocal = false;
+  readonly link: number;
   readonly credits = new SpaceCredits();
   answer: OpenAnswer | null = null;
   ackedSequence = 0;
@@ -88,6 +91,7 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
     this.replicaId = replica.id;
     this.nodeId = replica.nodeId;
     this.diskId = replica.diskId;
+    this.link = options.link;
     this.#host = replica.host;
     this.#port = replica.port;
   }
@@ -117,7 +121,7 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
     this.#cancelTimer = null;
     this.#phase = 'opening';
     const { directory } = this.#options;
-    directory.get(this.nodeId, this.#host, this.#port).then(
+    directory.get(this.nodeId, this.#host, this.#port, this.link).then(
       (connection) => {
         this.#openOn(connection);
       },

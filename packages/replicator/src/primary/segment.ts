@@ -43,6 +43,8 @@ export interface SegmentOptions {
   readonly sizeBytes: number;
   /** where the segment begins in the volume (bytes): what is told to people counts from there */
   readonly offsetBytes: number;
+  /** of this primary */
+  readonly nodeId: string;
   readonly channel: number;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -50,7 +52,7 @@ export interface SegmentOptions {
   readonly control: ReplicatorControl;
   /** what the volume is served under to begin with; `update` changes it */
   readonly settings: VolumeSettings;
-  /** A member for a replica: the local one when it lies on a disk of this lane. */
+  /** A member for a replica: the local one when it lies on a disk of this lane and none is yet. */
   readonly memberOf: (replica: GrantedReplica, segment: Segment) => RemoteMember | LocalMember;
   /** A newer primary or set exists: stop (I2, I4). */
   readonly superseded: (reason: StorError) => void;
@@ -314,14 +316,14 @@ export class Segment implements MemberEvents {
   /** A slow member leaves by policy: never one that acknowledgements need (failure row 10). */
   isTooSlow(member: Member, oldestMs: number): boolean {
     if (this.stopped || oldestMs <= memberStallMs) return false;
-    const others = this.sources().filter((each) => each !== member).length;
+    const others = this.sources().filter((each) => each !== member);
     return isGivenUp({
       oldestMs,
       limitMs: memberStallMs,
       longLimitMs: memberLongStallMs,
       isInSync: this.isInSync(member),
       isLocal: member.isLocal,
-      others,
+      others: this.#nodesOf(others.map(({ replicaId }) => replicaId)),
       needed: this.membersNeeded,
     });
   }
@@ -370,7 +372,7 @@ export class Segment implements MemberEvents {
       (segment) => segment.index === this.options.index,
     )?.replicas;
     this.#granted = new Map((replicas ?? []).map((replica) => [replica.id, replica]));
-    for (const replica of this.#granted.values()) {
+    for (const replica of this.#inOrder()) {
       const member = this.members.find((each) => each.replicaId === replica.id);
       if (!member) this.#add(replica);
       else this.remotes.find((each) => each === member)?.moved(replica.host, replica.port);
@@ -378,27 +380,53 @@ export class Segment implements MemberEvents {
     this.#setLeaving();
   }
 
+  /** Those of the recorded set first: of two on this node the one that can be read is the local one. */
+  #inOrder(): GrantedReplica[] {
+    const { segments } = this.settings;
+    const inSync = segments.find(({ index }) => index === this.options.index)?.inSync ?? [];
+    const rank = ({ id }: GrantedReplica): number => (inSync.includes(id) ? 0 : 1);
+    return [...this.#granted.values()].sort((a, b) => rank(a) - rank(b));
+  }
+
   #setLeaving(): void {
     const leaving = [...this.#granted.values()].filter((replica) => replica.leaving);
     this.membership?.setLeaving(
       leaving.map((replica) => replica.id),
       this.settings.replicas,
+      (id) => this.#nodeOf(id),
     );
+  }
+
+  #nodeOf(replicaId: string): string {
+    const member = this.members.find((each) => each.replicaId === replicaId);
+    return this.#granted.get(replicaId)?.nodeId ?? member?.nodeId ?? replicaId;
+  }
+
+  /** On how many nodes these lie: two on one node die together, so they count as one. */
+  #nodesOf(replicaIds: readonly string[]): number {
+    return new Set(replicaIds.map((id) => this.#nodeOf(id))).size;
+  }
+
+  /** Nodes that have an in-sync replica that is not away. */
+  get inSyncNodes(): number {
+    return this.#nodesOf(this.membership?.inSync ?? []);
+  }
+
+  /** The lowest link to that node which no member of this segment uses. */
+  freeLink(nodeId: string): number {
+    const used = this.remotes.flatMap((each) => (each.nodeId === nodeId ? [each.link] : []));
+    let link = 0;
+    while (used.includes(link)) link += 1;
+    return link;
   }
 
   #add(replica: GrantedReplica): void {
     if (replica.failed) return;
-    const other = this.members.find((each) => each.nodeId === replica.nodeId);
-    if (other && !this.#isReplaceable(other, replica)) return;
-    if (other) this.#remove(other);
+    if (this.local && this.#isReplaceable(this.local, replica)) this.#remove(this.local);
     const member = this.options.memberOf(replica, this);
-    if (member.isLocal) {
-      this.local = member;
-      this.members = [member, ...this.members];
-    } else {
-      this.remotes = [...this.remotes, member];
-      this.members = [...this.members, member];
-    }
+    if (member.isLocal) this.local = member;
+    else this.remotes = [...this.remotes, member];
+    this.members = [...this.members, member].sort((a, b) => this.#distance(a) - this.#distance(b));
     if (this.#isStarted) member.start();
   }
 
@@ -416,13 +444,18 @@ export class Segment implements MemberEvents {
     }
   }
 
+  #distance(member: Member): number {
+    if (member.isLocal) return 0;
+    return member.nodeId === this.options.nodeId ? 1 : 2;
+  }
+
   /**
-   * Two members on one connection would share a channel, so a node has one of them. A newer replica
-   * takes the place of one that nobody needs and that does not answer: its disk is gone, and the
-   * other was placed beside it.
+   * A newer replica on this node becomes the local one in place of one that nobody needs and that does
+   * not answer: its disk is gone, and the other was placed beside it.
    */
   #isReplaceable(member: Member, newer: GrantedReplica): boolean {
-    if (member.isOpen || this.membership?.required().includes(member.replicaId) !== false) {
+    if (newer.nodeId !== member.nodeId || member.isOpen) return false;
+    if (this.membership?.required().includes(member.replicaId) !== false) {
       return false;
     }
     const order = [...this.#granted.keys()];
@@ -443,8 +476,8 @@ export class Segment implements MemberEvents {
   #view(): MembersView {
     const { membership } = this;
     return {
-      committed: membership?.committed.length ?? 0,
-      inSync: membership?.inSyncCount ?? 0,
+      committed: this.#nodesOf(membership?.committed ?? []),
+      inSync: this.inSyncNodes,
       changing: membership?.holding ?? true,
       allAway: membership?.suspended ?? false,
     };

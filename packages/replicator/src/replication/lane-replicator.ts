@@ -228,6 +228,7 @@ export class LaneReplicator {
       epoch,
       sizeBytes,
       offsetBytes: index * segmentBytesOf(grant),
+      nodeId: this.#own.nodeId,
       channel,
       clock,
       logger: logger.child({ volume: volumeId, segment: index, epoch }),
@@ -241,10 +242,14 @@ export class LaneReplicator {
         this.#report(volumeId, member, error);
       },
       memberOf: (replica, events) => {
-        // on another lane of this node it is reached like any other peer
-        if (this.#replica(replica.id)) return this.#localMember(replica, epoch, events);
+        // On another lane of this node it is reached like any other peer, and so is a second one on
+        // this lane: while a replica moves from disk to disk.
+        if (!events.local && this.#replica(replica.id)) {
+          return this.#localMember(replica, epoch, events);
+        }
         return new RemoteMember({
           replica,
+          link: events.freeLink(replica.nodeId),
           volumeId,
           segment: index,
           sizeBytes,

@@ -23,10 +23,14 @@ export class LiveChanges {
     const { control, states, places, nodes } = this.#cluster;
     const dice = this.#random.next();
     if (dice < 0.25) {
-      const free = nodes.map((_node, index) => index).filter((index) => !places.includes(index));
+      // now and then beside one on the same node, as when a disk is emptied onto its neighbour
+      const isBeside = this.#random.next() < 0.3;
+      const free = nodes
+        .map((_node, index) => index)
+        .filter((index) => places.includes(index) === isBeside);
       const index = free[this.#below(free.length)];
       if (index !== undefined && states.length < maxStates) {
-        this.#count('add');
+        this.#count(isBeside ? 'add-beside' : 'add');
         this.#cluster.addReplica(index);
         control.replicas = 1 + this.#below(3);
       }
@@ -51,13 +55,14 @@ export class LiveChanges {
 
   /** What the volume is to end with: three replicas at most, no requests held. */
   heal(): void {
-    const { control, states } = this.#cluster;
+    const { control, states, places } = this.#cluster;
     control.policy = { ...control.policy, failureMode: 'alwayson', onLoss: 'suspend' };
     control.policy.ioTimeoutMs = 0;
     const whole = states.filter(({ failure }) => failure === null);
     const staying = whole.filter(({ identity }) => !control.leaving.has(identity.replicaId));
     if (staying.length === 0) control.leaving.clear();
-    control.replicas = Math.max(1, Math.min(3, staying.length));
+    const nodes = new Set(staying.map((state) => places[states.indexOf(state)]));
+    control.replicas = Math.max(1, Math.min(3, nodes.size));
     this.settle();
   }
 

@@ -27,6 +27,7 @@ export class Membership {
   /** marked by the control plane: they go when enough others are in sync */
   #leaving: ReadonlySet<string> = new Set();
   #replicas = 1;
+  #nodeOf: (id: string) => string = (id) => id;
   readonly #joining = new Set<string>();
   readonly #candidates = new Set<string>();
 
@@ -73,17 +74,23 @@ export class Membership {
   }
 
   /** Members that are not away. */
-  get inSyncCount(): number {
-    return this.#committed.filter((id) => !this.#away.has(id)).length;
+  get inSync(): readonly string[] {
+    return this.#committed.filter((id) => !this.#away.has(id));
   }
 
   /**
-   * The control plane wants `replicas` replicas and these of them gone. A member among them stays a
-   * member as before until that many others are in sync; then it is proposed out like any (I4).
+   * The control plane wants replicas on `replicas` nodes and these of them gone. A member among them
+   * stays a member as before until those that stay lie on so many nodes, or one of them on its own node:
+   * that one has taken its place. Then it is proposed out like any (I4).
    */
-  setLeaving(leaving: Iterable<string>, replicas: number): void {
+  setLeaving(
+    leaving: Iterable<string>,
+    replicas: number,
+    nodeOf: (id: string) => string = (id) => id,
+  ): void {
     this.#leaving = new Set(leaving);
     this.#replicas = Math.max(1, replicas);
+    this.#nodeOf = nodeOf;
   }
 
   isAway(id: string): boolean {
@@ -221,10 +228,12 @@ export class Membership {
     const kept = this.#committed.filter((id) => !this.#away.has(id));
     if (kept.length === 0) return [];
     const added = [...this.#candidates].filter((id) => !kept.includes(id));
+    // newcomers count once they are committed, not before; two on one node count as one
     const staying = kept.filter((id) => !this.#leaving.has(id));
-    // newcomers count once they are committed, not before
-    const released = staying.length >= this.#replicas;
-    return [...(released ? staying : kept), ...added];
+    const nodes = new Set(staying.map(this.#nodeOf));
+    const isReleased = (id: string): boolean =>
+      this.#leaving.has(id) && (nodes.size >= this.#replicas || nodes.has(this.#nodeOf(id)));
+    return [...kept.filter((id) => !isReleased(id)), ...added];
   }
 
   /** The set to propose, or null when the committed one is right or nobody is left. */
