@@ -3,6 +3,8 @@ import t from 'tap';
 import { ReplicaWorld } from './replica-world.ts';
 import type { WorldEvent } from './replica-world.ts';
 
+/** Set STOR_RUNS to try more. */
+const numRuns = Number(process.env['STOR_RUNS'] ?? 300);
 const index = fc.nat({ max: 20 });
 
 const event: fc.Arbitrary<WorldEvent> = fc.oneof(
@@ -13,7 +15,7 @@ const event: fc.Arbitrary<WorldEvent> = fc.oneof(
     weight: 1,
     arbitrary: fc.record({ type: fc.constant('fail-creations' as const), node: index }),
   },
-  { weight: 1, arbitrary: fc.record({ type: fc.constant('lose-disk' as const), node: index }) },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('lose-disk' as const), disk: index }) },
   { weight: 5, arbitrary: fc.record({ type: fc.constant('primary' as const), volume: index }) },
   { weight: 3, arbitrary: fc.record({ type: fc.constant('write' as const), volume: index }) },
   {
@@ -52,7 +54,7 @@ const event: fc.Arbitrary<WorldEvent> = fc.oneof(
     weight: 2,
     arbitrary: fc.record({
       type: fc.constant('drain' as const),
-      node: index,
+      disk: index,
       wanted: fc.boolean(),
     }),
   },
@@ -70,9 +72,10 @@ t.test('whatever happens, no member is deleted, and in the end all is as wanted'
       fc.integer({ min: 3, max: 6 }),
       fc.array(fc.integer({ min: 1, max: 3 }), { minLength: 1, maxLength: 3 }),
       fc.array(event, { maxLength: 120, size: 'max' }),
-      (nodes, counts, events) => {
+      fc.integer({ min: 0, max: 1 }),
+      (nodes, counts, events, moreDisks) => {
         const volumes = counts.map((replicas, i) => ({ name: `v${i}`, replicas }));
-        const world = new ReplicaWorld(nodes, volumes);
+        const world = new ReplicaWorld(nodes, volumes, moreDisks);
         for (const each of events) world.run(each);
         const wrong = world.settle();
         for (const [what, times] of Object.entries(world.counts)) {
@@ -81,9 +84,11 @@ t.test('whatever happens, no member is deleted, and in the end all is as wanted'
         if (wrong.length > 0) throw new Error(wrong.join('; '));
       },
     ),
-    { numRuns: 300 },
+    { numRuns },
   );
   t.comment(totals);
+  t.ok((totals['placed beside'] ?? 0) > 0, 'on another disk of the same node');
+  t.ok((totals['succeeded on its node'] ?? 0) > 0);
   for (const purpose of ['replacement', 'update', 'move']) {
     t.ok((totals[`another replica (${purpose})`] ?? 0) > 0, purpose);
   }

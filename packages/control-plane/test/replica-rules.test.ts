@@ -11,11 +11,13 @@ import {
   placeBackoffMs,
 } from '../src/core/controllers/replica-keeper.ts';
 import { shedSurplus, takeBack } from '../src/core/controllers/replica-rules.ts';
-import { updatedVolume } from '../src/core/volume/change-volume.ts';
+import { planEvacuation } from '../src/core/disk/plan-evacuation.ts';
+import { movedReplica, updatedVolume } from '../src/core/volume/change-volume.ts';
+import { countInSync, describeVolume } from '../src/core/volume/describe-volume.ts';
 import type { ClusterState } from '../src/resources/cluster-state.ts';
 import type { StoredVolume } from '../src/resources/records.ts';
 import { apply, planAt } from './plan-at.ts';
-import { clusterOf, put, setUp, volumeOn } from './volume-fixture.ts';
+import { addDisk, clusterOf, gib, put, setUp, volumeOn } from './volume-fixture.ts';
 
 const minuteMs = 60_000;
 const waitMs = 10 * minuteMs;
@@ -268,4 +270,118 @@ t.test('a count that goes up takes back what was about to go', async (t) => {
       ['r-c', false],
     ],
   );
+});
+
+/** Three nodes or more with two disks each, `d-a` and `e-a` of node a. */
+function pairsOf(names: string[], free: Record<string, number> = {}): ClusterState {
+  const state = clusterOf(Object.fromEntries(names.map((name) => [name, {}])));
+  for (const name of names) addDisk(state, name, `e-${name}`);
+  for (const [id, freeGib] of Object.entries(free)) {
+    const disk = state.disks.get(id);
+    if (disk) disk.value.freeBytes = freeGib * gib;
+  }
+  return state;
+}
+
+function evacuate(state: ClusterState, diskId: string): void {
+  const disk = state.disks.get(diskId);
+  if (disk) disk.value.evacuate = true;
+}
+
+t.test('a replica on a disk to be emptied moves to where most is free', async (t) => {
+  const placeOf = (state: ClusterState): string => {
+    put(state, volumeOn(['a', 'b', 'c']));
+    evacuate(state, 'd-c');
+    const plan = planEvacuation(state, 'd-c');
+    t.same(plan.blocked, []);
+    run(new Controllers(), state, 0);
+    const [made] = added(state);
+    t.equal(made?.purpose, 'move');
+    t.equal(state.disks.get(made?.diskId ?? '')?.value.path, plan.moves[0]?.toDisk, 'as planned');
+    return made?.diskId ?? '';
+  };
+  t.equal(placeOf(pairsOf(['a', 'b', 'c'])), 'e-c', 'there is no other node');
+  t.equal(placeOf(pairsOf(['a', 'b', 'c', 'x'])), 'e-c', 'no worse than another node');
+  t.equal(placeOf(pairsOf(['a', 'b', 'c', 'x'], { 'd-x': 70 })), 'd-x', 'another node has more');
+  t.equal(placeOf(pairsOf(['a', 'b', 'c', 'x'], { 'e-c': 1 })), 'd-x');
+});
+
+t.test('a lost replica is rebuilt on another node, on its own when there is none', async (t) => {
+  const placeOf = (state: ClusterState): VolumeReplica | undefined => {
+    put(state, volumeOn(['a', 'b', 'c'], { inSync: ['a', 'b'], of: { c: { state: 'failed' } } }));
+    run(new Controllers(), state, 0);
+    return added(state)[0];
+  };
+  const spread = placeOf(pairsOf(['a', 'b', 'c', 'x'], { 'd-x': 20, 'e-x': 10 }));
+  t.match(spread, { diskId: 'd-x', purpose: 'replacement' }, 'though the own node has more room');
+  t.match(placeOf(pairsOf(['a', 'b', 'c'])), { diskId: 'e-c', purpose: 'replacement' });
+  const alone = placeOf(clusterOf({ a: {}, b: {}, c: {} }));
+  t.equal(alone, undefined, 'never beside one that stays');
+});
+
+t.test('two replicas on one node count as one, and the old one leaves last', async (t) => {
+  const state = pairsOf(['a', 'b', 'c']);
+  put(state, volumeOn(['a', 'b', 'c']));
+  evacuate(state, 'd-c');
+  const controllers = new Controllers();
+  run(controllers, state, 0, 1);
+  const [made] = added(state);
+  report(state, made?.id ?? '', 'ready');
+  run(controllers, state, 2, 3, 4);
+  const leaving = (): string[] =>
+    statusOf(state).segments.flatMap(({ replicas }) =>
+      replicas.flatMap(({ id, leaving: goes }) => (goes === true ? [id] : [])),
+    );
+  t.same(leaving(), [], 'nothing leaves before the new one is in sync');
+  const join = (id: string, isIn: boolean): void => {
+    const [segment] = statusOf(state).segments;
+    if (!segment) return;
+    segment.inSync = segment.inSync.filter((each) => each !== id);
+    if (isIn) segment.inSync.push(id);
+  };
+  const inSync = (): number => {
+    const volume = state.volumes.get('v-db');
+    if (!volume) return -1;
+    const { status } = describeVolume(volume, state, null, 'a');
+    return countInSync(volume.value, status.replicas);
+  };
+  join(made?.id ?? '', true);
+  t.equal(inSync(), 3, 'four members, three nodes');
+  // another node's replica is away: the new one still takes the place of its neighbour
+  join('r-b', false);
+  t.equal(inSync(), 2);
+  run(controllers, state, 5);
+  t.same(leaving(), ['r-c']);
+  run(controllers, state, 6, 7, 8);
+  t.same(leaving(), ['r-c'], 'it is not taken back for the one that is missing');
+  join('r-c', false);
+  run(controllers, state, 9, 10);
+  const [segment] = statusOf(state).segments;
+  t.same(
+    segment?.replicas.map(({ id }) => id),
+    ['r-a', 'r-b', made?.id],
+  );
+  t.match(segment?.removed, [{ id: 'r-c', diskId: 'd-c' }]);
+});
+
+t.test('a replica is moved to another disk of its node by order', async (t) => {
+  const state = pairsOf(['a', 'b', 'c']);
+  const volume = volumeOn(['a', 'b', 'c']);
+  put(state, volume);
+  const context = { state, wallMs: 0, newReplicaId: () => 'r-new' };
+  const move = (replica: string, nodeId: string, disk: string): string => {
+    try {
+      const [segment] = movedReplica(volume, { replica, nodeId, disk }, context)?.status
+        .segments ?? [undefined];
+      const made = segment?.replicas.find(({ id }) => id === 'r-new');
+      const left = segment?.replicas.filter((each) => each.leaving).map(({ id }) => id);
+      return `${made?.diskId ?? ''} for ${left?.join() ?? ''}`;
+    } catch (error) {
+      return error instanceof Error ? error.message : String(error);
+    }
+  };
+  t.equal(move('c', 'c', ''), 'e-c for r-c');
+  t.equal(move('c', 'c', 'e-c'), 'e-c for r-c');
+  t.match(move('c', 'c', 'd-c'), /disk \/disk\/c of node c cannot take the replica/);
+  t.match(move('c', 'b', ''), /node b has a replica of volume db already \(r-b\)/);
 });

@@ -6,11 +6,12 @@ import { movedReplica, updatedVolume } from '../src/core/volume/change-volume.ts
 import type { ClusterState } from '../src/resources/cluster-state.ts';
 import type { StoredVolume } from '../src/resources/records.ts';
 import { apply } from './plan-at.ts';
-import { addNode, clusterOf, put, setUp, volumeOn } from './volume-fixture.ts';
+import { addDisk, addNode, clusterOf, put, setUp, volumeOn } from './volume-fixture.ts';
 
 export type WorldEvent =
-  | { type: 'down' | 'up' | 'reconcile' | 'fail-creations' | 'lose-disk'; node: number }
-  | { type: 'drain'; node: number; wanted: boolean }
+  | { type: 'down' | 'up' | 'reconcile' | 'fail-creations'; node: number }
+  | { type: 'lose-disk'; disk: number }
+  | { type: 'drain'; disk: number; wanted: boolean }
   | { type: 'primary' | 'write'; volume: number }
   | { type: 'count'; volume: number; replicas: number }
   | { type: 'move'; volume: number; replica: number; node: number }
@@ -22,6 +23,7 @@ export type WorldEvent =
 interface Copy {
   volumeId: string;
   nodeId: string;
+  diskId: string;
   /** writes that it has */
   version: number;
 }
@@ -34,6 +36,7 @@ interface Copy {
 export class ReplicaWorld {
   readonly state: ClusterState;
   readonly nodes: string[];
+  readonly disks: string[];
   readonly copies = new Map<string, Copy>();
   readonly versions = new Map<string, number>();
   readonly counts: Record<string, number> = {};
@@ -46,17 +49,26 @@ export class ReplicaWorld {
   readonly #broken = new Set<string>();
   readonly #down = new Set<string>();
 
-  constructor(nodes: number, volumes: { name: string; replicas: number }[]) {
+  constructor(
+    nodes: number,
+    volumes: { name: string; replicas: number }[],
+    /** those after the first, on each node */
+    moreDisks = 0,
+  ) {
     this.nodes = Array.from({ length: nodes }, (_, i) => `n${i}`);
     this.state = clusterOf(Object.fromEntries(this.nodes.map((id) => [id, {}])));
+    for (let i = 0; i < moreDisks; i++) {
+      for (const id of this.nodes) addDisk(this.state, id, `e${i}-${id}`);
+    }
+    this.disks = [...this.state.disks.keys()];
     volumes.forEach(({ name, replicas }, i) => {
       const on = this.nodes.map((_, j) => this.nodes[(i + j) % nodes] ?? '').slice(0, replicas);
       const record = volumeOn(on, { name, policy: { replacementWaitMs: 60_000 } });
       put(this.state, record);
       this.versions.set(record.metadata.id, 0);
       for (const replica of record.status.segments[0]?.replicas ?? []) {
-        const { id, nodeId } = replica;
-        this.copies.set(id, { volumeId: record.metadata.id, nodeId, version: 0 });
+        const { id, nodeId, diskId } = replica;
+        this.copies.set(id, { volumeId: record.metadata.id, nodeId, diskId, version: 0 });
       }
     });
   }
@@ -77,10 +89,10 @@ export class ReplicaWorld {
         this.#refusing.add(this.#node(event.node));
         break;
       case 'lose-disk':
-        this.#loseDisk(this.#node(event.node));
+        this.#loseDisk(this.#disk(event.disk));
         break;
       case 'drain':
-        this.#drain(this.#node(event.node), event.wanted);
+        this.#drain(this.#disk(event.disk), event.wanted);
         break;
       case 'primary':
         this.#primary(this.#volume(event.volume));
@@ -126,13 +138,14 @@ export class ReplicaWorld {
     for (const { value } of this.state.volumes.values()) {
       for (const segment of value.status.segments) {
         const able = segment.replicas.filter(({ state }) => state === 'ready');
+        const on = new Set(able.map(({ nodeId }) => nodeId));
         const wanted = Math.min(value.spec.replicas, this.#usable(value));
         const isIn = able.every(({ id }) => segment.inSync.includes(id));
-        if (able.length < wanted)
-          wrong.push(`${value.metadata.name} has ${able.length} of ${wanted}`);
+        if (on.size < wanted) wrong.push(`${value.metadata.name} is on ${on.size} of ${wanted}`);
         if (able.length > value.spec.replicas) wrong.push(`${value.metadata.name} has too many`);
+        if (able.length > on.size) wrong.push(`${value.metadata.name} has two on one node`);
         const canMove = this.#usable(value, true) >= value.spec.replicas;
-        const stuck = able.filter(({ nodeId }) => this.#isDrained(nodeId));
+        const stuck = able.filter(({ diskId }) => this.#isDrained(diskId));
         if (canMove && stuck.length > 0) wrong.push(`${value.metadata.name} did not move away`);
         if (!isIn) wrong.push(`${value.metadata.name} is not in sync`);
         if (segment.replicas.some((r) => r.leaving === true)) wrong.push('somebody is leaving');
@@ -149,33 +162,28 @@ export class ReplicaWorld {
     return wrong;
   }
 
-  #drain(node: string, evacuate: boolean): void {
-    const disk = this.state.disks.get(`d-${node}`);
+  #drain(diskId: string, evacuate: boolean): void {
+    const disk = this.state.disks.get(diskId);
     if (!disk) return;
     const { modRevision, value } = disk;
-    this.state.disks.set(`d-${node}`, {
-      value: { ...value, evacuate },
-      modRevision: modRevision + 1,
-    });
+    this.state.disks.set(diskId, { value: { ...value, evacuate }, modRevision: modRevision + 1 });
   }
 
-  #isDrained(node: string): boolean {
-    return this.state.disks.get(`d-${node}`)?.value.evacuate === true;
+  #isDrained(diskId: string): boolean {
+    return this.state.disks.get(diskId)?.value.evacuate === true;
   }
 
-  /** Nodes that hold, or could take, a replica of the volume. */
+  /** Nodes with a disk that holds, or could take, a replica of the volume. */
   #usable(volume: StoredVolume, butDrained = false): number {
-    const failed = new Set(
-      volume.status.segments.flatMap((s) =>
-        s.replicas.flatMap((r) => (r.state === 'failed' ? [r.nodeId] : [])),
-      ),
-    );
-    const online = this.nodes.filter(
-      (id) => this.state.disks.get(`d-${id}`)?.value.state === 'online',
-    );
-    const holds = new Set(volume.status.segments.flatMap((s) => s.replicas.map((r) => r.nodeId)));
-    const able = online.filter((id) => !failed.has(id));
-    return able.filter((id) => !this.#isDrained(id) || (!butDrained && holds.has(id))).length;
+    const replicas = volume.status.segments.flatMap((s) => s.replicas);
+    const isAble = (diskId: string): boolean => {
+      const there = replicas.filter((r) => r.diskId === diskId);
+      if (this.state.disks.get(diskId)?.value.state !== 'online') return false;
+      if (there.some((r) => r.state === 'failed')) return false;
+      return !this.#isDrained(diskId) || (!butDrained && there.length > 0);
+    };
+    const able = this.disks.filter(isAble);
+    return new Set(able.map((id) => this.state.disks.get(id)?.value.nodeId)).size;
   }
 
   #plan(): Action[] {
@@ -225,11 +233,30 @@ export class ReplicaWorld {
       const marked = now.replicas.filter(
         (r) => r.leaving === true && old.replicas.some((o) => o.id === r.id && o.leaving !== true),
       );
+      this.#checkAdded(old, now, isLate);
       // a node that went down since the look is no change of the record: the primary waits then
       if (marked.length === 0 || isLate) return;
       const stay = now.replicas.filter((r) => r.leaving !== true && this.#isGood(now, r));
-      if (stay.length < after.spec.replicas) throw new Error('too few stay');
+      const on = new Set(stay.map(({ nodeId }) => nodeId));
+      const isSucceeded = marked.every(({ nodeId }) => on.has(nodeId));
+      if (isSucceeded && marked.length > 0) this.#count('succeeded on its node');
+      if (on.size < after.spec.replicas && !isSucceeded) throw new Error('too few stay');
     });
+  }
+
+  /** A second one on a node is there in place of one that is lost, or whose disk is to be emptied. */
+  #checkAdded(old: SegmentStatus, now: SegmentStatus, isLate: boolean): void {
+    for (const added of now.replicas) {
+      if (old.replicas.some(({ id }) => id === added.id)) continue;
+      const others = old.replicas.filter((r) => r.state !== 'failed');
+      if (others.some(({ diskId }) => diskId === added.diskId)) throw new Error('two on one disk');
+      const beside = others.filter((r) => r.nodeId === added.nodeId && r.leaving !== true);
+      if (beside.length === 0) continue;
+      this.#count('placed beside');
+      if (isLate) continue;
+      const isGoing = beside.every((r) => this.#isDrained(r.diskId) || !this.copies.has(r.id));
+      if (!isGoing) throw new Error('two of one volume on one node');
+    }
   }
 
   #isGood(segment: SegmentStatus, replica: VolumeReplica): boolean {
@@ -267,8 +294,8 @@ export class ReplicaWorld {
             throw new Error(`member ${member} of ${name} was deleted`);
           if (copy && copy.version !== this.versions.get(id)) throw new Error(`${member} is old`);
         }
-        const nodes = replicas.filter((r) => r.state !== 'failed').map((r) => r.nodeId);
-        if (new Set(nodes).size !== nodes.length) throw new Error(`two of ${name} on one node`);
+        const disks = replicas.filter((r) => r.state !== 'failed').map((r) => r.diskId);
+        if (new Set(disks).size !== disks.length) throw new Error(`two of ${name} on one disk`);
       }
     }
   }
@@ -288,36 +315,36 @@ export class ReplicaWorld {
   }
 
   /** A disk breaks for good, unless it has the only copy of something. */
-  #loseDisk(node: string): void {
-    const disk = this.state.disks.get(`d-${node}`);
+  #loseDisk(diskId: string): void {
+    const disk = this.state.disks.get(diskId);
     if (!disk || disk.value.state !== 'online') return;
     for (const { value } of this.state.volumes.values()) {
       const members = value.status.segments.flatMap(({ inSync }) => inSync);
       const others = members.filter(
-        (id) => this.copies.has(id) && this.copies.get(id)?.nodeId !== node,
+        (id) => this.copies.has(id) && this.copies.get(id)?.diskId !== diskId,
       );
       if (others.length === 0) return;
     }
     const value = { ...disk.value, state: 'failed' };
-    this.state.disks.set(`d-${node}`, { value, modRevision: disk.modRevision + 1 });
+    this.state.disks.set(diskId, { value, modRevision: disk.modRevision + 1 });
     for (const [id, copy] of this.copies) {
-      if (copy.nodeId !== node) continue;
+      if (copy.diskId !== diskId) continue;
       this.copies.delete(id);
       this.#broken.add(id);
-      this.#report(id, copy.volumeId, node, 'failed');
+      this.#report(id, copy.volumeId, copy.nodeId, 'failed');
     }
   }
 
   #reconcile(node: string): void {
     if (this.#down.has(node)) return;
-    const isOnline = this.state.disks.get(`d-${node}`)?.value.state === 'online';
     for (const { value } of this.state.volumes.values()) {
       const volumeId = value.metadata.id;
       for (const segment of value.status.segments) {
-        for (const { id, nodeId, state } of segment.replicas) {
+        for (const { id, nodeId, diskId, state } of segment.replicas) {
           if (nodeId !== node || state !== 'creating' || this.state.reports.has(id)) continue;
+          const isOnline = this.state.disks.get(diskId)?.value.state === 'online';
           const fails = this.#refusing.has(node) || !isOnline;
-          if (!fails) this.copies.set(id, { volumeId, nodeId, version: -1 });
+          if (!fails) this.copies.set(id, { volumeId, nodeId, diskId, version: -1 });
           this.#report(id, volumeId, node, fails ? 'failed' : 'ready');
         }
         for (const { id, nodeId } of segment.removed ?? []) {
@@ -349,8 +376,11 @@ export class ReplicaWorld {
     const all = [...sources, ...fills];
     const stay = all.filter((r) => r.leaving !== true);
     const ready = segment.replicas.filter((r) => r.leaving !== true && r.state === 'ready');
-    const mayGo = stay.length > 0 && stay.length >= Math.min(volume.spec.replicas, ready.length);
-    const inSync = (mayGo ? stay : all).map(({ id }) => id);
+    const on = new Set(stay.map((r) => r.nodeId));
+    const able = new Set(ready.map((r) => r.nodeId));
+    const mayGo = stay.length > 0 && on.size >= Math.min(volume.spec.replicas, able.size);
+    const kept = all.filter((r) => r.leaving !== true || !(mayGo || on.has(r.nodeId)));
+    const inSync = kept.map(({ id }) => id);
     const version = this.versions.get(volumeId) ?? 0;
     if (!sources.some(({ id }) => this.copies.get(id)?.version === version)) {
       throw new Error('the newest writes are gone');
@@ -427,6 +457,10 @@ export class ReplicaWorld {
 
   #node(index: number): string {
     return this.nodes[index % this.nodes.length] ?? '';
+  }
+
+  #disk(index: number): string {
+    return this.disks[index % this.disks.length] ?? '';
   }
 
   #volume(index: number): string {

@@ -3,7 +3,7 @@ import type { Attachment, VolumePolicy, VolumeReplica } from '@stor/protocol';
 import type { LiveReplica, LiveVolume } from '../src/agent-port.ts';
 import { emptyState } from '../src/resources/cluster-state.ts';
 import type { ClusterState } from '../src/resources/cluster-state.ts';
-import type { StoredVolume } from '../src/resources/records.ts';
+import type { DiskRecord, StoredVolume } from '../src/resources/records.ts';
 
 export const gib = 2 ** 30;
 const addresses = { api: 'h:1', http: 'h:2', peers: ['h:3'], nbd: ['h:4'], nbdUnix: [] };
@@ -40,19 +40,30 @@ export function addNode(state: ClusterState, id: string, facts: NodeFacts = {}):
   if (up) setUp(state, id);
   if (facts.noDisk === true) return;
   const { message = '', ...rest } = disk;
-  state.disks.set(`d-${id}`, {
+  addDisk(state, id, `d-${id}`, { freeBytes, message, ...rest });
+}
+
+/** One more disk of a node. */
+export function addDisk(
+  state: ClusterState,
+  nodeId: string,
+  diskId: string,
+  facts: Partial<DiskRecord> = {},
+): void {
+  state.disks.set(diskId, {
     modRevision: 1,
     value: {
-      id: `d-${id}`,
-      nodeId: id,
-      path: `/disk/${id}`,
+      id: diskId,
+      nodeId,
+      path: `/disk/${diskId.startsWith('d-') ? diskId.slice(2) : diskId}`,
       tag: '',
       createdAtMs: 0,
+      state: 'online',
+      message: '',
       capacityBytes: 100 * gib,
       usedBytes: 0,
-      freeBytes,
-      message,
-      ...rest,
+      freeBytes: 50 * gib,
+      ...facts,
     },
   });
 }

@@ -191,7 +191,12 @@ function addCluster(cluster: ClusterView, node: string, add: Add): void {
     for (const state of volumeStates) {
       add('stor_volume_state', { volume: name, state }, volume.status.health === state ? 1 : 0);
     }
-    const inSync = volume.status.replicas.filter((replica) => replica.state === 'in-sync').length;
+    // a node that has two for a while, because one moves to another disk, counts once
+    const inSync = new Set(
+      volume.status.replicas.flatMap(({ state, nodeId, segment }) =>
+        state === 'in-sync' ? [`${nodeId} ${segment}`] : [],
+      ),
+    ).size;
     add('stor_volume_replicas', { volume: name, insync: 'true' }, inSync);
     add(
       'stor_volume_replicas',

@@ -23,7 +23,9 @@ export function addMoveCommands(volume: Command, run: RunAction): void {
     .requiredOption('--to <node>', 'node (name or id), or NODE/DISK with a disk (id or path)')
     .option('--segment <index>', 'which of several replicas on that node', parseSegment)
     .option('--no-wait', 'return at once instead of when the replica has moved')
-    .description('move a replica to another node: a new one is filled, then the old one leaves')
+    .description(
+      'move a replica to another node or disk: a new one is filled, then the old one leaves',
+    )
     .addHelpText(
       'after',
       `
@@ -32,6 +34,7 @@ The volume is served meanwhile and never has fewer replicas in sync than before.
 Examples:
   storctl volume move db n2 --to n4
   storctl volume move db r-0123456789abcdef --to n4//mnt/nvme1
+  storctl volume move db n2 --to n2//mnt/nvme1      # another disk of the same node
   storctl volume move archive n2 --segment 3 --to n4`,
     )
     .action(async (name: string, replica: string, options: MoveOptions, command: Command) =>
@@ -73,10 +76,13 @@ async function moveReplica(
     call,
   );
   const volumeName = volume.metadata.name;
+  const isSameNode = from.nodeId === target.nodeId;
+  const where = isSameNode ? `another disk of ${target.node}` : target.node;
   if (!wait || print.forPeople) {
+    const old = isSameNode ? 'the old one' : `the one on ${from.node}`;
     print.changed(
       moving,
-      `volume ${volumeName}: the replica on ${from.node} moves to ${target.node}\nnext: a new replica on ${target.node} is filled, then the one on ${from.node} leaves`,
+      `volume ${volumeName}: the replica on ${from.node} moves to ${where}\nnext: a new replica on ${where} is filled, then ${old} leaves`,
     );
   }
   if (!wait) return;
@@ -90,7 +96,7 @@ async function moveReplica(
     );
     return isThere && !status.replicas.some(({ id }) => id === from.id);
   });
-  print.changed(done, `volume ${volumeName} has the replica on ${target.node} now`);
+  print.changed(done, `volume ${volumeName} has the replica on ${where} now`);
 }
 
 function findReplica(volume: Volume, replica: string, segment: number | undefined): Replica {

@@ -13,12 +13,17 @@ export function bySegment({ status }: Pick<Volume, 'status'>): Replica[][] {
   return segments.size === 0 ? [[]] : [...segments.values()];
 }
 
-/** How many replicas are `good` in the segment that has fewest: what the volume can count on. */
+/**
+ * On how many nodes replicas are `good` in the segment that has fewest: what the volume can count on. A
+ * node that has two for a while, because one moves to another disk, counts once.
+ */
 export function leastReplicas(
   volume: Pick<Volume, 'status'>,
   good: (replica: Replica) => boolean,
 ): number {
-  return Math.min(...bySegment(volume).map((replicas) => replicas.filter(good).length));
+  const nodes = (replicas: Replica[]): number =>
+    new Set(replicas.filter(good).map(({ nodeId }) => nodeId)).size;
+  return Math.min(...bySegment(volume).map(nodes));
 }
 
 /** Names of the nodes that hold replicas, each once, in the order of the replicas. */

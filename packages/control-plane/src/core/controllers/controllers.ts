@@ -17,6 +17,7 @@ import { Absence } from './absence.ts';
 import type { AbsenceNote, Now } from './absence.ts';
 import { holderLives } from './attachment-rules.ts';
 import { countFills, ReplicaKeeper } from './replica-keeper.ts';
+import { nodesOf } from './replica-sites.ts';
 import type { ReplicaChange } from './replica-keeper.ts';
 import { RollbackKeeper } from './rollback-keeper.ts';
 import { SnapshotKeeper } from './snapshot-keeper.ts';
@@ -284,11 +285,16 @@ function repairer(state: ClusterState, volume: StoredVolume, tries: number): Nod
   return null;
 }
 
-/** A primary would take a leaving member out of the set: enough of those that stay are in it. */
+/**
+ * A primary would take a leaving member out of the set: enough of those that stay are in it, or one of
+ * them on its own node.
+ */
 function canLeave(segment: SegmentStatus, sources: VolumeReplica[], wanted: number): boolean {
   const { replicas, inSync } = segment;
-  if (!replicas.some((r) => r.leaving === true && inSync.includes(r.id))) return false;
+  const leaving = replicas.filter((r) => r.leaving === true && inSync.includes(r.id));
+  if (leaving.length === 0) return false;
   const stay = replicas.filter((r) => r.leaving !== true && r.state === 'ready');
   const good = sources.filter((r) => r.leaving !== true);
-  return good.length > 0 && good.length >= Math.min(wanted, stay.length);
+  if (leaving.some(({ nodeId }) => good.some((r) => r.nodeId === nodeId))) return true;
+  return good.length > 0 && nodesOf(good) >= Math.min(wanted, nodesOf(stay));
 }

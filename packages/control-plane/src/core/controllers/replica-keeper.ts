@@ -1,21 +1,28 @@
-import type { DiskId, NodeId, ReplicaId, SegmentStatus, VolumeId } from '@stor/protocol';
+import type {
+  DiskId,
+  NodeId,
+  ReplicaId,
+  SegmentStatus,
+  VolumeId,
+  VolumeReplica,
+} from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 import { needOf, placeAnother } from '../placement/place-replicas.ts';
 import type { Absence, Now } from './absence.ts';
+import { sitesOf } from './replica-sites.ts';
 import {
   addReplica,
   dropLeaving,
   failedCreations,
-  failedDisks,
   forgetRemoved,
   isGood,
   lacks,
+  liesOnDraining,
   settleCreations,
   shedSurplus,
   takeBack,
-  takenNodes,
 } from './replica-rules.ts';
 import type { CreationFailure, ReplicaFacts } from './replica-rules.ts';
 
@@ -203,13 +210,17 @@ export class ReplicaKeeper {
     if (lack.purpose === 'replacement' && fills.replacements >= maxReplacements) return null;
     const trouble = this.#troubles.get(metadata.id);
     if (trouble && now.monotonicMs < trouble.notBeforeMs) return null;
-    const taken = takenNodes(segment, facts.state);
+    const isReplaced = (replica: VolumeReplica): boolean =>
+      facts.isLost(replica) || liesOnDraining(replica, facts);
+    const sites = sitesOf(segment, facts.state, lack.purpose === 'update' ? undefined : isReplaced);
     for (const [nodeId, count] of fills.onNode) {
-      if (count >= maxFillsPerNode && !taken.has(nodeId)) taken.set(nodeId, 'is filling others');
+      if (count >= maxFillsPerNode && !sites.taken.has(nodeId)) {
+        sites.taken.set(nodeId, 'is filling others');
+      }
     }
-    const avoid = new Map([...this.#avoided(metadata.id, now), ...failedDisks(segment)]);
+    for (const [diskId, why] of this.#avoided(metadata.id, now)) sites.avoid.set(diskId, why);
     const need = needOf(facts.state, facts.volume, segment, 'repair');
-    const { place } = placeAnother(facts.state, taken, avoid, need);
+    const { place } = placeAnother(facts.state, sites, need, lack.purpose);
     if (!place) return null;
     if (lack.purpose === 'replacement') fills.replacements += 1;
     noteFill(fills, place.nodeId);

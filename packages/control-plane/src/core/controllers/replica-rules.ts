@@ -1,9 +1,10 @@
-import type { DiskId, NodeId, ReplicaId, SegmentStatus, VolumeReplica } from '@stor/protocol';
+import type { DiskId, ReplicaId, SegmentStatus, VolumeReplica } from '@stor/protocol';
 import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
 import { isDraining } from '../placement/disk-room.ts';
 import type { Place } from '../placement/place-replicas.ts';
+import { nodesOf } from './replica-sites.ts';
 
 /**
  * The rules by which the replicas of a volume come and go while it is in use. Each is a change of
@@ -33,29 +34,6 @@ export function isGood(
 
 export function staying(segment: SegmentStatus): VolumeReplica[] {
   return segment.replicas.filter((replica) => replica.leaving !== true);
-}
-
-/**
- * Nodes that hold something of the segment, also what they are still to delete, and why not. One
- * whose replica failed may take another on another disk: in a small cluster there is no other node.
- */
-export function takenNodes(segment: SegmentStatus, state: ClusterState): Map<NodeId, string> {
-  const taken = new Map<NodeId, string>();
-  for (const { nodeId, diskId } of segment.removed ?? []) {
-    // on a disk that is gone it stays for good, which must not keep the node from taking another
-    if (state.disks.get(diskId)?.value.state !== 'online') continue;
-    taken.set(nodeId, 'is still deleting an older one');
-  }
-  for (const { nodeId, state } of segment.replicas) {
-    if (state !== 'failed') taken.set(nodeId, 'has one already');
-  }
-  return taken;
-}
-
-/** Disks on which a replica of the segment failed, and why they take no other. */
-export function failedDisks(segment: SegmentStatus): Map<DiskId, string> {
-  const failed = segment.replicas.filter(({ state }) => state === 'failed');
-  return new Map(failed.map(({ diskId }) => [diskId, 'has only the disk on which one failed']));
 }
 
 /** A replica that is being made could not be, or took too long; why, in words. */
@@ -131,7 +109,7 @@ export interface Lack {
 }
 
 /**
- * Whether another replica should be placed: fewer stay than are wanted, or some of those that stay
+ * Whether another replica should be placed: those that stay lie on fewer nodes than are wanted, or some
  * are lost, or lie on a disk that is to be emptied. Null while nothing could fill it.
  */
 export function lacks(segment: SegmentStatus, facts: ReplicaFacts): Lack | null {
@@ -139,10 +117,10 @@ export function lacks(segment: SegmentStatus, facts: ReplicaFacts): Lack | null 
   const wanted = facts.volume.spec.replicas;
   const able = stay.filter((replica) => !facts.isLost(replica));
   const settled = able.filter((replica) => !liesOnDraining(replica, facts));
-  if (settled.length >= wanted) return null;
+  if (nodesOf(settled) >= wanted) return null;
   if (!segment.replicas.some((replica) => isGood(segment, replica, facts))) return null;
-  if (stay.length < wanted) return { purpose: 'update' };
-  return { purpose: able.length < wanted ? 'replacement' : 'move' };
+  if (nodesOf(stay) < wanted) return { purpose: 'update' };
+  return { purpose: nodesOf(able) < wanted ? 'replacement' : 'move' };
 }
 
 /** Its disk had errors, or an operator wants it empty. */
@@ -156,9 +134,10 @@ export function liesOnDraining(replica: VolumeReplica, { state }: ReplicaFacts):
  */
 export function takeBack(segment: SegmentStatus, facts: ReplicaFacts): SegmentStatus | null {
   const able = staying(segment).filter((replica) => !facts.isLost(replica));
-  if (able.length >= facts.volume.spec.replicas) return null;
+  if (nodesOf(able) >= facts.volume.spec.replicas) return null;
+  const isTaken = ({ nodeId }: VolumeReplica): boolean => able.some((r) => r.nodeId === nodeId);
   const kept = segment.replicas.find(
-    (replica) => replica.leaving === true && isGood(segment, replica, facts),
+    (replica) => replica.leaving === true && isGood(segment, replica, facts) && !isTaken(replica),
   );
   if (!kept) return null;
   const replicas = segment.replicas.map((replica) =>
@@ -178,19 +157,21 @@ export function addReplica(
 
 /**
  * Marks one replica as leaving when more stay than are wanted and enough of them are good without
- * it. Those that are worth least go first; among equals the newest, so that what was there stays.
+ * it, or when a good one on another disk of its node has taken its place. Those that are worth least go first; among equals the newest, so that what was there stays.
  * What is filled in place of one on a disk that is to be emptied is no surplus: the latter goes.
  */
 export function shedSurplus(segment: SegmentStatus, facts: ReplicaFacts): SegmentStatus | null {
   const stay = staying(segment);
   const wanted = facts.volume.spec.replicas;
-  if (stay.length <= wanted) return null;
   const kept = stay.filter((replica) => !liesOnDraining(replica, facts));
   const good = stay.filter((replica) => isGood(segment, replica, facts));
   const candidates = stay.filter((replica) => {
-    if (kept.includes(replica) && kept.length <= wanted) return false;
-    const left = good.includes(replica) ? good.length - 1 : good.length;
-    return left >= wanted;
+    const others = good.filter((other) => other !== replica && other.nodeId === replica.nodeId);
+    // the one on a disk that is to be emptied succeeds nobody who stays
+    if (others.some((other) => kept.includes(other) || !kept.includes(replica))) return true;
+    if (nodesOf(stay) <= wanted) return false;
+    if (kept.includes(replica) && nodesOf(kept) <= wanted) return false;
+    return nodesOf(good.filter((other) => other !== replica)) >= wanted;
   });
   const worth = (replica: VolumeReplica): number => worthOf(segment, replica, facts);
   candidates.sort((a, b) => worth(a) - worth(b) || (b.placedAtMs ?? 0) - (a.placedAtMs ?? 0));

@@ -4,6 +4,7 @@ import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 import { keptVolumes, reportedBytes } from '../placement/disk-use.ts';
+import { nodesOf } from '../controllers/replica-sites.ts';
 import { placedSegments, segmentSizeOf } from '../volume/segment-size.ts';
 
 export interface PlacedReplica {
@@ -46,16 +47,17 @@ export function leftoversOn(
   return found;
 }
 
-/** In-sync replicas of the segment on other disks that work, on nodes that are up. */
+/** Nodes that are up and have an in-sync replica of the segment on another disk that works. */
 export function otherCopies(state: ClusterState, { segment, replica }: PlacedReplica): number {
-  return segment.replicas.filter(
+  const copies = segment.replicas.filter(
     (other) =>
       other.diskId !== replica.diskId &&
       other.state === 'ready' &&
       segment.inSync.includes(other.id) &&
       isUp(state, other.nodeId) &&
       state.disks.get(other.diskId)?.value.state === 'online',
-  ).length;
+  );
+  return nodesOf(copies);
 }
 
 export function viewReplica(state: ClusterState, placed: PlacedReplica): DiskReplicaView {

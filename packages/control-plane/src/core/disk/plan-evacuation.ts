@@ -2,7 +2,8 @@ import type { DiskId, EvacuationPlan } from '@stor/protocol';
 import { nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
-import { addReplica, failedDisks, staying, takenNodes } from '../controllers/replica-rules.ts';
+import { addReplica, staying } from '../controllers/replica-rules.ts';
+import { isGoing, nodesOf, sitesOf } from '../controllers/replica-sites.ts';
 import { needOf, placeAnother } from '../placement/place-replicas.ts';
 import { replicasOn } from './disk-replicas.ts';
 import type { PlacedReplica } from './disk-replicas.ts';
@@ -29,8 +30,9 @@ export function planEvacuation(state: ClusterState, diskId: DiskId): Omit<Evacua
     const { name } = now.metadata;
     const what = { volume: name, replicaId: placed.replica.id, segment: segment.index };
     const need = needOf(world, now, segment, 'repair');
-    const avoid = new Map([...failedDisks(segment), [diskId, 'has only the disk itself']]);
-    const { place, refusals } = placeAnother(world, takenNodes(segment, world), avoid, need);
+    const sites = sitesOf(segment, world, (each) => isGoing(world, each));
+    sites.avoid.set(diskId, 'has only the disk itself');
+    const { place, refusals } = placeAnother(world, sites, need, 'move');
     if (!place) {
       plan.blocked.push({ ...what, reason: refusals.join('; ') });
       continue;
@@ -53,7 +55,7 @@ function needsPlace(state: ClusterState, { volume, segment, replica }: PlacedRep
     const disk: DiskRecord | undefined = state.disks.get(other.diskId)?.value;
     return other.state !== 'failed' && disk?.evacuate !== true && disk?.trouble === undefined;
   });
-  return kept.length < volume.spec.replicas;
+  return nodesOf(kept) < volume.spec.replicas;
 }
 
 /** A copy of the state in which the disk is being evacuated; volumes may be replaced in it. */

@@ -97,13 +97,16 @@ function judgeDisk(
   return refusalOf(disk, uses.get(disk.id) ?? unused, need, settingsOf(state));
 }
 
+/** It has more free, or about as much. */
+function isAsFree({ score, capacityBytes }: Candidate, other: Candidate): boolean {
+  return other.score - score <= nearShare * Math.min(capacityBytes, other.capacityBytes);
+}
+
 /** The freest disk; of those that are about as free the one with the least promised. */
 function bestOf(candidates: readonly Candidate[]): Candidate | null {
   const [freest] = [...candidates].sort((a, b) => b.score - a.score);
   if (!freest) return null;
-  const near = candidates.filter(({ score, capacityBytes }) => {
-    return freest.score - score <= nearShare * Math.min(capacityBytes, freest.capacityBytes);
-  });
+  const near = candidates.filter((candidate) => isAsFree(candidate, freest));
   near.sort(
     (a, b) =>
       a.use.provisionedBytes - b.use.provisionedBytes ||
@@ -152,20 +155,30 @@ export function placeReplicas(
   return places;
 }
 
+/** Where a replica may go, as far as the segment's other replicas decide it; see `sitesOf`. */
+export interface AllowedSites {
+  taken: ReadonlyMap<NodeId, string>;
+  beside: ReadonlySet<NodeId>;
+  avoid: AvoidedDisks;
+}
+
 /**
- * Chooses a disk for one more replica of a segment, on a node that has none of it: `taken` says why
- * for each node that is out of the question. Same order as at creation; null with the reasons, node by node, when there is none.
+ * Chooses a disk for one more replica of a segment. One that replaces a lost one goes to a node that
+ * has none when there is such a node: that keeps copies apart should the lost one come back. One that
+ * moves off a disk goes where most is free, and stays on its node when that is no worse. Same order as
+ * at creation; null with the reasons, node by node, when there is none.
  */
 export function placeAnother(
   state: ClusterState,
-  taken: ReadonlyMap<NodeId, string>,
-  avoid: AvoidedDisks = noDisks,
+  sites: AllowedSites,
   need: DiskNeed = anyNeed,
+  purpose: 'replacement' | 'update' | 'move' = 'replacement',
 ): { place: Place; refusals: [] } | { place: null; refusals: string[]; noSpace: boolean } {
+  const { taken, beside, avoid } = sites;
   const judging = { state, need, uses: diskUses(state), avoid };
   const refusals: string[] = [];
   let noSpace = false;
-  const fit: Candidate[] = [];
+  const fit: { apart: Candidate[]; beside: Candidate[] } = { apart: [], beside: [] };
   const nodes = [...state.nodes.values()].map((node) => node.value);
   nodes.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
   for (const node of nodes) {
@@ -177,11 +190,14 @@ export function placeAnother(
       noSpace ||= verdict.noSpace;
       continue;
     }
-    fit.push(verdict.place);
+    fit[beside.has(node.id) ? 'beside' : 'apart'].push(verdict.place);
   }
-  const best = bestOf(fit);
-  if (!best) return { place: null, refusals, noSpace };
-  return { place: { nodeId: best.nodeId, diskId: best.diskId }, refusals: [] };
+  const apart = bestOf(fit.apart);
+  const neighbour = bestOf(fit.beside);
+  const stays = neighbour && (!apart || (purpose === 'move' && isAsFree(neighbour, apart)));
+  const chosen = stays ? neighbour : apart;
+  if (!chosen) return { place: null, refusals, noSpace };
+  return { place: { nodeId: chosen.nodeId, diskId: chosen.diskId }, refusals: [] };
 }
 
 /** Whether a replica may go to this node, and to which of its disks; else why not. */

@@ -3,13 +3,8 @@ import type { NodeId, ReplicaId, SegmentStatus, VolumePolicy, VolumeReplica } fr
 import { nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
-import {
-  addReplica,
-  failedDisks,
-  isGood,
-  staying,
-  takenNodes,
-} from '../controllers/replica-rules.ts';
+import { addReplica, isGood, staying } from '../controllers/replica-rules.ts';
+import { nodesOf, sitesOf } from '../controllers/replica-sites.ts';
 import { settingsOf } from '../placement/cluster-limits.ts';
 import { refusalOf } from '../placement/disk-room.ts';
 import type { DiskNeed } from '../placement/disk-room.ts';
@@ -89,7 +84,7 @@ function grown(
   const { state, wallMs } = context;
   const wanted = record.spec.replicas;
   let now = segment;
-  while (staying(now).length < wanted) {
+  while (nodesOf(staying(now)) < wanted) {
     // one that is about to go and is still whole stays instead: that costs no copy
     const facts = { state, volume: record, isLost: () => false };
     const kept = now.replicas.find((r) => r.leaving === true && isGood(now, r, facts));
@@ -99,9 +94,9 @@ function grown(
       continue;
     }
     const need = needOf(state, record, now, 'new');
-    const found = placeAnother(state, takenNodes(now, state), failedDisks(now), need);
+    const found = placeAnother(state, sitesOf(now, state), need, 'update');
     if (!found.place) {
-      const lacking = wanted - staying(now).length;
+      const lacking = wanted - nodesOf(staying(now));
       throw new StorError(
         found.noSpace ? 'NO_SPACE' : 'FAILED_PRECONDITION',
         `volume ${record.metadata.name} cannot have ${wanted} replicas: no node can take ${lacking === 1 ? 'the one' : `the ${lacking}`} that it lacks: ${found.refusals.join('; ')}`,
@@ -122,7 +117,7 @@ export interface ReplicaMove {
 }
 
 /**
- * The record with a replica on `move.nodeId` to be filled and the moved one to leave after that;
+ * The record with a replica on `move.nodeId`, which may be the node of the moved one, to be filled and the moved one to leave after that;
  * null when that move is under way already. NOT_FOUND, FAILED_PRECONDITION, NO_SPACE.
  */
 export function movedReplica(
@@ -134,23 +129,19 @@ export function movedReplica(
   const { state } = context;
   const { segment, from } = onlyReplica(record, move.replica, state);
   const target = nodeName(state, move.nodeId);
-  const there = segment.replicas.find((replica) => replica.nodeId === move.nodeId);
+  const there = segment.replicas.filter(({ nodeId }) => nodeId === move.nodeId);
   if (from.leaving === true) {
-    if (there?.purpose === 'move' && there.leaving !== true) return null;
+    if (there.some((r) => r.purpose === 'move' && r.leaving !== true)) return null;
     throw precondition(`replica ${from.id} of volume ${record.metadata.name} is leaving already`);
   }
-  if (there && there.state !== 'failed') {
+  const other = there.find((replica) => replica !== from && replica.state !== 'failed');
+  if (other) {
     throw precondition(
-      `node ${target} has a replica of volume ${record.metadata.name} already (${there.id}): choose another node`,
-    );
-  }
-  if (!there && takenNodes(segment, state).has(move.nodeId)) {
-    throw precondition(
-      `node ${target} is still deleting an older replica of volume ${record.metadata.name}: try again in a moment`,
+      `node ${target} has a replica of volume ${record.metadata.name} already (${other.id}): choose another node`,
     );
   }
   const need = needOf(state, record, segment, 'repair');
-  const place = placeFor(move, context, failedDisks(segment), need);
+  const place = placeFor(move, context, sitesOf(segment, state).avoid, need);
   const leaving = {
     ...segment,
     replicas: segment.replicas.map((r) => (r === from ? { ...r, leaving: true } : r)),
@@ -259,7 +250,9 @@ function checkDisk(disk: DiskRecord, node: string, avoid: AvoidedDisks): void {
     const why = message === '' ? '' : ` (${message})`;
     throw precondition(`disk ${path} of node ${node} is ${state}${why}`);
   }
-  if (avoid.has(id)) throw precondition(`a replica failed on disk ${path} of node ${node}`);
+  const avoided = avoid.get(id);
+  if (avoided === undefined) return;
+  throw precondition(`disk ${path} of node ${node} cannot take the replica: the node ${avoided}`);
 }
 
 function noReplica(record: StoredVolume, name: string, state: ClusterState): StorError {

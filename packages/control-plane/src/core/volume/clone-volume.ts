@@ -125,10 +125,12 @@ function clonedSegment(
   }
   // those that are about to leave the source last: their disks may be emptied
   able.sort((a, b) => Number(a.leaving === true) - Number(b.leaving === true));
+  // a node may have two for a while: one of them is enough
+  const apart = able.filter((r, at) => able.findIndex(({ nodeId }) => nodeId === r.nodeId) === at);
   return {
     index: segment.index,
     setRevision: 0,
-    replicas: able.slice(0, source.spec.replicas).map(({ id, nodeId, diskId }) => ({
+    replicas: apart.slice(0, source.spec.replicas).map(({ id, nodeId, diskId }) => ({
       id: newReplicaId(),
       nodeId,
       diskId,

@@ -8,6 +8,7 @@ import type {
   VolumeReplica,
 } from '@stor/protocol';
 import type { LiveVolume } from '../../agent-port.ts';
+import { nodesOf } from '../controllers/replica-sites.ts';
 import { isUp, nodeName, snapshotsOf, withNodeNames } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
@@ -94,11 +95,14 @@ function describeReplica(
   };
 }
 
-/** Replicas in sync on nodes that are up, of the segment that has fewest. */
+/**
+ * Nodes that are up and have a replica in sync, of the segment that has fewest: while a replica moves
+ * from disk to disk its node has two, which count as one.
+ */
 export function countInSync(volume: StoredVolume, replicas: ReplicaView[]): number {
   const good = new Set(replicas.filter((r) => r.state === 'in-sync').map((r) => r.id));
   const { segments } = volume.status;
-  const counts = segments.map((s) => s.replicas.filter((r) => good.has(r.id)).length);
+  const counts = segments.map((s) => nodesOf(s.replicas.filter((r) => good.has(r.id))));
   return counts.length === 0 ? 0 : Math.min(...counts);
 }
 

@@ -4,7 +4,7 @@ import type { LiveReplica } from '../../agent-port.ts';
 import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import { countFills, maxFillsPerNode, maxReplacements } from '../controllers/replica-keeper.ts';
-import { failedDisks, takenNodes } from '../controllers/replica-rules.ts';
+import { isGoing, sitesOf } from '../controllers/replica-sites.ts';
 import { isDraining } from '../placement/disk-room.ts';
 import { needOf, placeAnother } from '../placement/place-replicas.ts';
 import { noSpaceText } from './describe-volume.ts';
@@ -181,14 +181,16 @@ export function hasSource(segment: SegmentStatus, state: ClusterState): boolean 
 function placeText(
   sight: VolumeSight,
   segment: SegmentStatus,
+  purpose: 'replacement' | 'move' = 'replacement',
 ): { place: string | null; reason: string } {
   const { state } = sight;
-  const taken = takenNodes(segment, state);
+  const sites = sitesOf(segment, state, (replica) => isGoing(state, replica));
+  const { taken } = sites;
   for (const [nodeId, count] of countFills(state, sight.nowWallMs).onNode) {
     if (count >= maxFillsPerNode && !taken.has(nodeId)) taken.set(nodeId, 'is filling others');
   }
   const need = needOf(state, sight.volume.value, segment, 'repair');
-  const found = placeAnother(state, taken, failedDisks(segment), need);
+  const found = placeAnother(state, sites, need, purpose);
   if (found.place) return { place: nodeName(state, found.place.nodeId), reason: '' };
   return { place: null, reason: found.refusals.join('; ') };
 }
@@ -275,7 +277,7 @@ function drainingText(
   const why = disk.trouble ?? 'it is being evacuated';
   const what = `the replica on node ${node} moves away from disk ${disk.path}: ${why}`;
   const isFilled = segment.replicas.some((r) => r.purpose === 'move' && r.leaving !== true);
-  const { place, reason } = placeText(sight, segment);
+  const { place, reason } = placeText(sight, segment, 'move');
   return place === null && !isFilled
     ? [`${what}; at present no node can take it: ${reason}`]
     : [what];
