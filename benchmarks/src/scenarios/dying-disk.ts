@@ -33,16 +33,26 @@ export interface DyingDisk {
   removed: boolean;
 }
 
+export interface DyingDiskOptions {
+  /** the device is one of the primary's own node */
+  onPrimary: boolean;
+  /**
+   * where there is a spare disk: on the third node, of two replicas; or beside the dying one, of three
+   * replicas on three nodes
+   */
+  spare: 'third-node' | 'same-node';
+}
+
 /**
- * The raw device under one of two replicas dies while a client writes: its file is cut off, or every
- * request gets an error. The replica is rebuilt on the third node's disk. `onPrimary`: the device is
- * the one of the primary's own node. The cluster must have three nodes.
+ * The raw device under one replica dies while a client writes: its file is cut off, or every request
+ * gets an error. The replica is rebuilt on the spare disk. The cluster must have three nodes.
  */
 export async function killDisk(
   cluster: TestCluster,
   fault: DiskFault,
-  options: { onPrimary: boolean },
+  options: DyingDiskOptions,
 ): Promise<DyingDisk> {
+  const isBeside = options.spare === 'same-node';
   const disks: LoopDisk[] = [];
   const backing = fault === 'errors' ? 'nbdfuse' : 'file';
   try {
@@ -54,16 +64,24 @@ export async function killDisk(
         ...(name === 'n2' ? { backing } : {}),
       });
       disks.push(disk);
-      // the third one comes after the volume, which so gets the first two
-      if (name !== 'n3') await cluster.must('disk', 'add', name, disk.device, '--tag', tag);
+      // a spare third one comes after the volume, which so gets the first two
+      if (isBeside || name !== 'n3')
+        await cluster.must('disk', 'add', name, disk.device, '--tag', tag);
     }
-    const [, dying, spare] = disks;
+    const dying = disks[1];
+    const replicas = isBeside ? 3 : 2;
+    if (isBeside) {
+      const dir = join(cluster.dir, 'devices');
+      disks.push(await LoopDisk.create({ dir, name: 'n2-spare', sizeBytes: deviceBytes }));
+    }
+    const spare = disks.at(-1);
     if (!dying || !spare) throw new Error('no devices');
-    const size = ['--size', String(volumeBytes), '--replicas', '2', '--disk-tag', tag];
+    const size = ['--size', String(volumeBytes), '--disk-tag', tag, '--replicas', `${replicas}`];
     // one replica is enough to go on with: what is shown here is the rebuild
     await cluster.must('volume', 'create', volumeName, ...size, '--failure-mode', 'alwayson');
-    await cluster.must('disk', 'add', 'n3', spare.device, '--tag', tag);
-    return await underLoad(cluster, dying, options.onPrimary ? 1 : 0);
+    const spareNode = isBeside ? 'n2' : 'n3';
+    await cluster.must('disk', 'add', spareNode, spare.device, '--tag', tag);
+    return await underLoad(cluster, dying, { primary: options.onPrimary ? 1 : 0, replicas });
   } finally {
     await unmountBelow(cluster.dir);
     for (const disk of disks) await disk.close();
@@ -73,7 +91,7 @@ export async function killDisk(
 async function underLoad(
   cluster: TestCluster,
   dying: LoopDisk,
-  primary: number,
+  { primary, replicas }: { primary: number; replicas: number },
 ): Promise<DyingDisk> {
   const logPath = join(cluster.dir, 'writes.log');
   const writer = new WriterProcess({
@@ -91,7 +109,7 @@ async function underLoad(
     const before = await diskOf(cluster, dying.device);
     await dying.break();
     const brokenMs = performance.now();
-    const volume = await rebuilt(cluster, before.metadata.id);
+    const volume = await rebuilt(cluster, before.metadata.id, replicas);
     const rebuiltMs = performance.now() - brokenMs;
     const acknowledged = writer.acknowledged;
     await waitFor('writes to go on', () => writer.acknowledged >= acknowledged + writesAfter);
@@ -109,7 +127,7 @@ async function underLoad(
   }
 }
 
-function rebuilt(cluster: TestCluster, diskId: string): Promise<Volume> {
+function rebuilt(cluster: TestCluster, diskId: string, wanted: number): Promise<Volume> {
   return waitFor(
     'the replica to be rebuilt elsewhere',
     async () => {
@@ -117,7 +135,7 @@ function rebuilt(cluster: TestCluster, diskId: string): Promise<Volume> {
       const { health, message, replicas } = volume.status;
       const inSync = replicas.filter(({ state }) => state === 'in-sync');
       const isAway = replicas.every((replica) => replica.diskId !== diskId);
-      if (health === 'healthy' && inSync.length === 2 && isAway) return volume;
+      if (health === 'healthy' && inSync.length === wanted && isAway) return volume;
       throw new Error(`${health} (${message}) ${JSON.stringify(replicas)}`);
     },
     { deadlineMs: maxRebuiltMs, intervalMs: 200 },

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Disk } from '@stor/protocol';
 import { NbdClient } from 'nbd-client-js';
 import type { TestCluster } from '../harness/test-cluster.ts';
 import { readReplica, type ReplicaFacts } from '../replica-reader/read-replica.ts';
@@ -43,7 +44,7 @@ export async function readReplicasOf(
 ): Promise<Map<string, ReadVolume>> {
   const served: (Pick<ReadVolume, 'servedHash' | 'segmentHashes'> & {
     volume: string;
-    places: { id: string; node: string; segment: number }[];
+    places: { id: string; node: string; segment: number; diskId: string }[];
   })[] = [];
   for (const volume of volumes) {
     const { spec, status } = await cluster.waitHealth(volume, 'healthy');
@@ -58,14 +59,17 @@ export async function readReplicasOf(
     }
     served.push({ volume, servedHash, segmentHashes, places: status.replicas });
   }
+  const disks = JSON.parse(await cluster.must('disk', 'ls', '-o', 'json')) as Disk[];
+  const paths = new Map(disks.map(({ metadata, spec }) => [metadata.id, spec.path]));
   await cluster.stop();
   const result = new Map<string, ReadVolume>();
   for (const { volume, servedHash, segmentHashes, places } of served) {
     const replicas: StoppedReplica[] = [];
-    for (const { id, node, segment } of places) {
+    for (const { id, node, segment, diskId } of places) {
       const agent = cluster.agent(cluster.indexOfNode(node));
+      const path = paths.get(diskId) ?? join(agent.dataDir, 'disks/d1');
       const imagePath = join(imageDir, `${volume}-${segment}-${node}.img`);
-      const facts = readReplica(join(agent.dataDir, 'disks/d1'), id, imagePath);
+      const facts = readReplica(path, id, imagePath);
       const contentHash = await hashImage(imagePath);
       replicas.push({ ...facts, node, segment, imagePath, contentHash });
     }

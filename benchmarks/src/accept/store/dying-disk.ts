@@ -21,6 +21,7 @@ export async function dyingDisk(stage: StoreStage): Promise<void> {
     const dir = join(stage.dir, String(index));
     await onLoopback({ ...stage, dir }, { nodes: 3 }, async (cluster) => {
       const { rebuiltMs, disk, writer, verified, removed } = await killDisk(cluster, fault, {
+        spare: 'third-node',
         onPrimary,
       });
       report.add(
