@@ -35,7 +35,8 @@ for (const [where, victim] of [
   t.test(`a disk of ${where} is emptied onto its neighbour`, async (t) => {
     const cluster = await startCluster(t);
     const image = join(cluster.dir, 'image');
-    writeFileSync(image, randomBytes(sizeBytes));
+    const rest = randomBytes(sizeBytes - writtenBytes);
+    writeFileSync(image, Buffer.concat([Buffer.alloc(writtenBytes), rest]));
     await cluster.must('volume', 'create', 'db', '--size', String(sizeBytes));
     await cluster.must('volume', 'import', 'db', image);
     for (const name of ['n1', 'n2', 'n3']) {
