@@ -446,3 +446,11 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
     return new StorError('UNAVAILABLE', `${this.nodeId} is not connected`);
   }
 }
+
+/** The lowest link to that node which none of these members of one segment uses. */
+export function freeLink(members: readonly RemoteMember[], nodeId: string): number {
+  const used = members.flatMap((each) => (each.nodeId === nodeId ? [each.link] : []));
+  let link = 0;
+  while (used.includes(link)) link += 1;
+  return link;
+}

@@ -28,6 +28,7 @@ import {
   proposeTimeoutMs,
 } from '../replication/limits.ts';
 import type { ReplicatorControl } from '../replicator-ports.ts';
+import { GrantedReplicas } from './granted-replicas.ts';
 import type { LocalMember } from './local-member.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
 import type { RemoteMember } from './remote-member.ts';
@@ -110,7 +111,7 @@ export class Segment implements MemberEvents {
   /** replicas whose disk does not keep what is written: never filled again by this primary (I7) */
   readonly distrusted = new Set<string>();
   #isStarted = false;
-  #granted = new Map<string, GrantedReplica>();
+  #granted: GrantedReplicas;
   #progress: () => void = () => {};
   #advancing = false;
 
@@ -119,6 +120,7 @@ export class Segment implements MemberEvents {
     this.settings = options.settings;
     this.sizeBytes = options.sizeBytes;
     this.regionUse = new RegionUse(options.sizeBytes);
+    this.#granted = new GrantedReplicas(null, options.index);
     this.#applySettings();
   }
 
@@ -138,7 +140,7 @@ export class Segment implements MemberEvents {
 
   /** Replicas that the record knows to have failed for good: they have no member and never answer. */
   get knownFailed(): string[] {
-    return [...this.#granted.values()].filter(({ failed }) => failed).map(({ id }) => id);
+    return this.#granted.failed;
   }
 
   /** A request may be answered while its write is still under way. */
@@ -157,15 +159,7 @@ export class Segment implements MemberEvents {
   /** A replica for people: where it is, and why it does not answer. */
   describe(replicaId: string): string {
     const member = this.members.find((each) => each.replicaId === replicaId);
-    const granted = this.#granted.get(replicaId);
-    const where = granted
-      ? `${replicaId} on ${granted.nodeId}`
-      : `${replicaId}, which has no record`;
-    if (granted?.failed || member?.answer?.failure) return `${where} (failed)`;
-    if (!member || member.isOpen) return where;
-    const error = this.lastErrors.get(replicaId);
-    const isGone = error?.code === 'NOT_FOUND';
-    return `${where} (${isGone ? 'the node has no such replica: its disk is not open there, or it is gone' : 'does not answer'})`;
+    return this.#granted.describe(replicaId, member, this.lastErrors.get(replicaId));
   }
 
   /** Policy and replicas as the record has them now; the caller has checked epoch and version. */
@@ -368,11 +362,8 @@ export class Segment implements MemberEvents {
 
   /** Takes in what the record has now; members that it has no more go when nobody needs them. */
   #applySettings(): void {
-    const replicas = this.settings.segments.find(
-      (segment) => segment.index === this.options.index,
-    )?.replicas;
-    this.#granted = new Map((replicas ?? []).map((replica) => [replica.id, replica]));
-    for (const replica of this.#inOrder()) {
+    this.#granted = new GrantedReplicas(this.settings, this.options.index);
+    for (const replica of this.#granted.inOrder) {
       const member = this.members.find((each) => each.replicaId === replica.id);
       if (!member) this.#add(replica);
       else this.remotes.find((each) => each === member)?.moved(replica.host, replica.port);
@@ -380,21 +371,9 @@ export class Segment implements MemberEvents {
     this.#setLeaving();
   }
 
-  /** Those of the recorded set first: of two on this node the one that can be read is the local one. */
-  #inOrder(): GrantedReplica[] {
-    const { segments } = this.settings;
-    const inSync = segments.find(({ index }) => index === this.options.index)?.inSync ?? [];
-    const rank = ({ id }: GrantedReplica): number => (inSync.includes(id) ? 0 : 1);
-    return [...this.#granted.values()].sort((a, b) => rank(a) - rank(b));
-  }
-
   #setLeaving(): void {
-    const leaving = [...this.#granted.values()].filter((replica) => replica.leaving);
-    this.membership?.setLeaving(
-      leaving.map((replica) => replica.id),
-      this.settings.replicas,
-      (id) => this.#nodeOf(id),
-    );
+    const { leaving } = this.#granted;
+    this.membership?.setLeaving(leaving, this.settings.replicas, (id) => this.#nodeOf(id));
   }
 
   #nodeOf(replicaId: string): string {
@@ -410,14 +389,6 @@ export class Segment implements MemberEvents {
   /** Nodes that have an in-sync replica that is not away. */
   get inSyncNodes(): number {
     return this.#nodesOf(this.membership?.inSync ?? []);
-  }
-
-  /** The lowest link to that node which no member of this segment uses. */
-  freeLink(nodeId: string): number {
-    const used = this.remotes.flatMap((each) => (each.nodeId === nodeId ? [each.link] : []));
-    let link = 0;
-    while (used.includes(link)) link += 1;
-    return link;
   }
 
   #add(replica: GrantedReplica): void {
@@ -439,7 +410,7 @@ export class Segment implements MemberEvents {
     const gone = this.members.filter(isGone);
     if (gone.length === 0) return;
     for (const member of gone) this.#remove(member);
-    for (const replica of this.#granted.values()) {
+    for (const replica of this.#granted.inOrder) {
       if (!this.members.some((each) => each.replicaId === replica.id)) this.#add(replica);
     }
   }
@@ -458,8 +429,7 @@ export class Segment implements MemberEvents {
     if (this.membership?.required().includes(member.replicaId) !== false) {
       return false;
     }
-    const order = [...this.#granted.keys()];
-    return order.indexOf(newer.id) > order.indexOf(member.replicaId);
+    return this.#granted.isNewer(newer.id, member.replicaId);
   }
 
   #remove(member: Member): void {

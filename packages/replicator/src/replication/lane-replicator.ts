@@ -14,7 +14,7 @@ import { IntegrityLog, type IntegrityCounters } from '../primary/integrity-log.t
 import { LocalMember } from '../primary/local-member.ts';
 import { PrimaryEngine } from '../primary/primary-engine.ts';
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
-import { RemoteMember } from '../primary/remote-member.ts';
+import { RemoteMember, freeLink } from '../primary/remote-member.ts';
 import { Segment } from '../primary/segment.ts';
 import { SegmentedVolume } from '../primary/segmented-volume.ts';
 import type { DiskStore, ReplicaStore } from '../replica-store.ts';
@@ -249,7 +249,7 @@ export class LaneReplicator {
         }
         return new RemoteMember({
           replica,
-          link: events.freeLink(replica.nodeId),
+          link: freeLink(events.remotes, replica.nodeId),
           volumeId,
           segment: index,
           sizeBytes,
