@@ -1,7 +1,7 @@
 import type { DiskId, SegmentStatus, VolumeReplica } from '@stor/protocol';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
-import { placedSegments, segmentSizeOf } from '../volume/segment-size.ts';
+import { placedSegments, promisedSizeOf } from '../volume/segment-size.ts';
 
 /** What the records say of the replicas on one disk. */
 export interface DiskUse {
@@ -28,7 +28,7 @@ export function diskUses(state: ClusterState): Map<DiskId, DiskUse> {
       for (const replica of segment.replicas) {
         const use = uses.get(replica.diskId) ?? { ...unused };
         use.replicas += 1;
-        use.provisionedBytes += segmentSizeOf(value, segment.index);
+        use.provisionedBytes += promisedSizeOf(value, segment.index);
         use.comingBytes += comingBytes(state, segment, replica, expected);
         uses.set(replica.diskId, use);
       }

@@ -8,11 +8,15 @@ import {
   StorError,
 } from '@stor/protocol';
 import type { ReplicaId, SegmentStatus, VolumeId, VolumePolicy } from '@stor/protocol';
-import { isUp } from '../../resources/cluster-state.ts';
+import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { SnapshotRecord, StoredVolume } from '../../resources/records.ts';
+import { settingsOf } from '../placement/cluster-limits.ts';
+import { refusalOf } from '../placement/disk-room.ts';
+import { diskUses, unused } from '../placement/disk-use.ts';
 import { placeReplicas } from '../placement/place-replicas.ts';
 import { withAllSegments } from '../placement/place-segments.ts';
+import { segmentSizeOf } from './segment-size.ts';
 
 export interface CloneOrder {
   name: string;
@@ -43,7 +47,8 @@ export function cloneSize(wantedBytes: number, sourceBytes: number): number {
 /**
  * The record of a clone that is being created: its replicas lie beside those of the source that are
  * in sync and so have the snapshot, because chunks are shared within a disk. When these are fewer
- * than wanted the others are filled later, as after any loss. UNAVAILABLE when there is none.
+ * than wanted the others are filled later, as after any loss. UNAVAILABLE when there is none, NO_SPACE
+ * when these disks may not be promised as much as it may come to hold.
  */
 export function cloneRecord(
   source: StoredVolume,
@@ -61,6 +66,9 @@ export function cloneRecord(
   const segmentBytes = segmentBytesOf(source.spec);
   const { attachTo: _attachTo, ...spec } = source.spec;
   const count = segmentCount(snapshot.sizeBytes, segmentBytes);
+  const cloned = source.status.segments
+    .filter(({ index }) => index < count)
+    .map((segment) => clonedSegment(segment, source, snapshot, { state, newReplicaId }));
   const record: StoredVolume = {
     metadata: {
       id: context.volumeId,
@@ -81,9 +89,7 @@ export function cloneRecord(
       epoch: 0,
       attachment: null,
       cleanRelease: true,
-      segments: source.status.segments
-        .filter(({ index }) => index < count)
-        .map((segment) => clonedSegment(segment, source, snapshot, { state, newReplicaId })),
+      segments: cloned,
     },
     requestId: order.requestId,
     failure: null,
@@ -94,6 +100,7 @@ export function cloneRecord(
       snapshot: snapshot.name,
     },
   };
+  checkLimits(record, source, state);
   const tag = source.spec.diskTag ?? '';
   return withAllSegments(
     record,
@@ -102,6 +109,33 @@ export function cloneRecord(
       placeReplicas(now, replicas, { kind: 'new', sizeBytes: bytes, fillBytes: 0, tag }),
     newReplicaId,
   );
+}
+
+/**
+ * A clone takes nothing at first, but may come to hold as much as any volume of its size: its disks
+ * must be allowed to promise that, and have room, as for a volume that is created.
+ */
+function checkLimits(clone: StoredVolume, source: StoredVolume, state: ClusterState): void {
+  const uses = diskUses(state);
+  for (const { index, replicas } of clone.status.segments) {
+    const sizeBytes = segmentSizeOf(clone, index);
+    for (const { diskId, nodeId } of replicas) {
+      const disk = state.disks.get(diskId)?.value;
+      if (!disk) continue;
+      const use = uses.get(diskId) ?? unused;
+      const need = { kind: 'new' as const, sizeBytes, fillBytes: 0, tag: '' };
+      const refusal = refusalOf(disk, use, need, settingsOf(state));
+      if (refusal?.noSpace === true) {
+        throw new StorError(
+          'NO_SPACE',
+          `volume ${source.metadata.name} cannot be cloned with ${formatByteSize(clone.spec.sizeBytes)}: node ${nodeName(state, nodeId)}, where a clone must lie beside its source, ${refusal.reason}; delete volumes, move the source, or change the limits ("storctl pool set")`,
+        );
+      }
+      // several segments may lie on one disk
+      const provisionedBytes = use.provisionedBytes + sizeBytes;
+      uses.set(diskId, { ...use, provisionedBytes });
+    }
+  }
 }
 
 function clonedSegment(

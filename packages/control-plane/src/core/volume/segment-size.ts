@@ -12,6 +12,15 @@ export function segmentSizeOf(
   return segmentSizeBytes(sizeBytes, segmentBytesOf(spec), index);
 }
 
+/** What each replica of segment `index` is promised: a growth that is under way counts already. */
+export function promisedSizeOf(
+  { spec, status }: Pick<StoredVolume, 'spec' | 'status'>,
+  index: number,
+): number {
+  const sizeBytes = status.growth?.sizeBytes ?? spec.sizeBytes;
+  return segmentSizeBytes(sizeBytes, segmentBytesOf(spec), index);
+}
+
 /** The segments of the volume, and those that are being added: all that have replicas on disks. */
 export function placedSegments({ status }: Pick<StoredVolume, 'status'>): SegmentStatus[] {
   return status.growth ? [...status.segments, ...status.growth.segments] : status.segments;
