@@ -6,6 +6,7 @@ import type { WritePath } from './write-path.ts';
 interface Hold {
   readonly token: string;
   readonly sinceMs: number;
+  readonly holdMs: number;
   readonly cancelTimer: () => void;
   /** while it waits for what was started */
   waiting: { resolve: () => void; reject: (error: StorError) => void } | null;
@@ -58,18 +59,21 @@ export class SegmentHold implements SegmentPart {
         this.#timeIsOver(holdMs);
       });
       const waiting = { resolve, reject };
-      this.#hold = { token, sinceMs, cancelTimer, waiting, isPinned: false, isLate: false };
+      this.#hold = { token, sinceMs, holdMs, cancelTimer, waiting, isPinned: false, isLate: false };
       this.#segment.isHeld = true;
       this.#look();
     });
   }
 
-  /** Whether the hold had lasted until now, and for how long. */
+  /**
+   * Whether the hold had lasted until now, and for how long. One that was longer than it may be is as
+   * good as broken: in a process that is short of time the timer comes late.
+   */
   release(token: string): { heldMs: number; intact: boolean } {
     const hold = this.#hold;
     if (hold?.token !== token) return { heldMs: 0, intact: false };
     const heldMs = this.#segment.options.clock.monotonicMs() - hold.sinceMs;
-    const intact = hold.waiting === null;
+    const intact = hold.waiting === null && heldMs <= hold.holdMs;
     this.#end(hold);
     hold.waiting?.reject(new StorError('ABORTED', 'the hold was given up'));
     if (!intact) this.onBroken(token);
