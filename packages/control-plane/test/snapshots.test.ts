@@ -249,7 +249,7 @@ t.test('a pause that would be too long is tried again, and then reported', async
   slow = 100;
   t.match(
     await codeOf(take(all, '', 'y', { selector: label })),
-    /^TIMEOUT: no snapshot of .*: it would have paused I\/O for more than 100 ms, 4 times \(volume log could not be held/,
+    /^TIMEOUT: no snapshot of .*: it would have paused I\/O for more than 100 ms, 6 times \(volume log could not be held/,
   );
   for (const agent of agents) {
     agent.onOrder = ({ type }) => {
@@ -429,6 +429,47 @@ t.test('snapshots of a volume that is deleted for good are forgotten', async (t)
   await rig.during(client.deleteVolume({ name: 'db', keepMs: 0 }));
   await rig.until(async () => (await keysLeft(rig)).length === 0);
   t.same((await client.listSnapshots({ volume: '' })).snapshots, []);
+});
+
+t.test('snapshots that had one name after another are forgotten with their volume', async (t) => {
+  const all = await opened(t);
+  const { rig, client } = all;
+  // a replica that keeps what it has, so that the first record is still there
+  rig.node(2).agent.dropSnapshots = async () => {
+    throw new StorError('UNAVAILABLE', 'not now');
+  };
+  await take(all, 'db', 'monday');
+  await rig.during(client.deleteSnapshot({ name: 'db@monday' }));
+  await take(all, 'db', 'monday');
+  t.equal((await keysLeft(rig)).length, 3, 'two records and one name');
+  await rig.during(client.deleteVolume({ name: 'db', keepMs: 0 }));
+  await rig.until(async () => (await keysLeft(rig)).length === 0);
+});
+
+t.test('each node notes once what all its replicas have dropped', async (t) => {
+  const all = await opened(t);
+  const { rig, client } = all;
+  const segments = 64;
+  const shape = { sizeBytes: gib, segmentBytes: gib / segments };
+  await rig.during(client.createVolume({ name: 'wide', ...shape, replicas: 3, labels: {} }));
+  const [taken] = (await take(all, 'wide', 'monday')).snapshots;
+  const { id = '' } = taken?.metadata ?? {};
+  const store = rig.cluster.store(rig.node(0).id);
+  const { revision } = await store.list(snapshotsPrefix);
+  const stop = new AbortController();
+  const changes: string[] = [];
+  const watching = (async () => {
+    for await (const events of store.watch(snapshotsPrefix, revision, stop.signal)) {
+      for (const { type, key } of events) if (key.endsWith(id)) changes.push(type);
+    }
+  })();
+  await rig.during(client.deleteSnapshot({ name: id }));
+  await rig.until(async () => (await keysLeft(rig)).length === 0);
+  stop.abort();
+  await watching;
+  t.equal(changes.at(-1), 'delete');
+  // one says that it is being deleted, and one comes from each node
+  t.ok(changes.length <= 2 + 3, `${changes.length} changes for ${segments * 3} replicas`);
 });
 
 t.test('a volume whose record cannot be read keeps its snapshots', async (t) => {

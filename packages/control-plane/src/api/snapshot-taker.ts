@@ -23,8 +23,13 @@ import type { StateCache } from '../resources/state-cache.ts';
 import { maxConflicts, tooManyConflicts } from '../agent/volume-records.ts';
 import type { PrimaryAccess, PrimaryHandle } from './primary-access.ts';
 
-/** How often a snapshot is tried when its pause would be too long, or its primary changes. */
+/** How often a snapshot is tried when its primary changes. */
 const maxTries = 4;
+/**
+ * How often when its pause would be too long: each try costs clients one pause, and on a machine whose
+ * disks are busy for seconds the last ones come after that (some 6 s with the waits below).
+ */
+const maxSlowTries = 6;
 /** What was busy gets so long until the next try (ms), twice as long each time. */
 const retryWaitMs = 250;
 const maxRetryWaitMs = 2_000;
@@ -99,7 +104,7 @@ export class SnapshotTaker {
         const { code, message, details } = StorError.from(error);
         const waitMs = Math.min(retryWaitMs * 2 ** (tries - 1), maxRetryWaitMs);
         const isSlow = code === 'TIMEOUT';
-        if (isSlow && (tries >= maxTries || signal?.aborted === true))
+        if (isSlow && (tries >= maxSlowTries || signal?.aborted === true))
           throw tooSlow(primaries, tries, message);
         // a primary that has only just begun makes replicas equal first, or finds them
         const mayGetReady = code === 'UNAVAILABLE' && details['unreachable'] === undefined;
