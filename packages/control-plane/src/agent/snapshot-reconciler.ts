@@ -12,8 +12,16 @@ import type { SnapshotRef } from './snapshot-records.ts';
 
 /** A replica that could not drop is asked again after this (ms): nobody waits for it. */
 const retryMs = 10_000;
-/** Snapshots that a replica is asked to drop at once, and records changed in one transaction. */
+/** Snapshots that a replica is asked to drop at once. */
 const batch = 64;
+/**
+ * Replicas that drop at the same time: their disks make it durable together, and it is noted for all of
+ * them at once. Each replica of a volume is named in one record, so notes of single ones get in each
+ * other's way, on this node and with those of others.
+ */
+const replicasAtOnce = 256;
+/** Records changed in one transaction: with the ids of 1,280 replicas each has some 30 KiB. */
+const recordsAtOnce = 32;
 /** Other nodes report of the same snapshots at the same moment. */
 const maxConflicts = 10;
 
@@ -82,14 +90,15 @@ export class SnapshotReconciler {
     for (const [volumeId, table] of state.snapshots) {
       const deleting = [...table.values()].filter(({ value }) => value.state === 'deleting');
       if (deleting.length === 0) continue;
+      const left = deleting.map(({ value }) => ({ id: value.id, by: new Set(value.dropped) }));
       const segments = state.volumes.get(volumeId)?.value.status.segments ?? [];
       for (const { id: replicaId, nodeId, diskId, state: at } of segments.flatMap(
         (segment) => segment.replicas,
       )) {
         if (nodeId !== this.#nodeId || at !== 'ready') continue;
         if (nowMs < (this.#notBeforeMs.get(replicaId) ?? 0)) continue;
-        const mine = deleting.filter(({ value }) => !value.dropped.includes(replicaId));
-        const snapshots = mine.slice(0, batch).map(({ value }) => ({ volumeId, id: value.id }));
+        const mine = left.filter(({ by }) => !by.has(replicaId));
+        const snapshots = mine.slice(0, batch).map(({ id }) => ({ volumeId, id }));
         if (snapshots.length > 0) drops.push({ diskId, replicaId, snapshots });
       }
     }
@@ -99,29 +108,61 @@ export class SnapshotReconciler {
   /** True when something was dropped and noted. */
   async #dropAll(drops: readonly Drop[]): Promise<boolean> {
     let isProgress = false;
-    for (const { diskId, replicaId, snapshots } of drops) {
+    for (let at = 0; at < drops.length; at += replicasAtOnce) {
+      const dropped: Drop[] = [];
+      const dropping = drops.slice(at, at + replicasAtOnce).map(async (drop) => {
+        const { diskId, replicaId, snapshots } = drop;
+        try {
+          const ids: SnapshotId[] = snapshots.map(({ id }) => id);
+          await this.#agent.dropSnapshots(diskId, replicaId, ids);
+          dropped.push(drop);
+        } catch (error) {
+          this.#later([drop], error);
+        }
+      });
+      await Promise.all(dropping);
+      if (dropped.length === 0) continue;
       try {
-        const ids: SnapshotId[] = snapshots.map(({ id }) => id);
-        await this.#agent.dropSnapshots(diskId, replicaId, ids);
-        await this.#note(replicaId, snapshots);
-        this.#notBeforeMs.delete(replicaId);
+        await this.#note(dropped);
+        for (const { replicaId } of dropped) this.#notBeforeMs.delete(replicaId);
         isProgress = true;
       } catch (error) {
-        const { message } = StorError.from(error);
-        this.#logger.warn({ replicaId, error: message }, 'snapshots not dropped, will retry');
-        this.#notBeforeMs.set(replicaId, this.#clock.monotonicMs() + retryMs);
+        this.#later(dropped, error);
       }
     }
     return isProgress;
   }
 
-  async #note(replicaId: ReplicaId, snapshots: readonly SnapshotRef[]): Promise<void> {
+  #later(drops: readonly Drop[], error: unknown): void {
+    const { message } = StorError.from(error);
+    const replicaIds = drops.map(({ replicaId }) => replicaId);
+    this.#logger.warn({ replicaIds, error: message }, 'snapshots not dropped, will retry');
+    const notBeforeMs = this.#clock.monotonicMs() + retryMs;
+    for (const id of replicaIds) this.#notBeforeMs.set(id, notBeforeMs);
+  }
+
+  async #note(dropped: readonly Drop[]): Promise<void> {
+    const bySnapshot = new Map<SnapshotId, { ref: SnapshotRef; replicas: ReplicaId[] }>();
+    for (const { replicaId, snapshots } of dropped) {
+      for (const ref of snapshots) {
+        const note = bySnapshot.get(ref.id) ?? { ref, replicas: [] };
+        note.replicas.push(replicaId);
+        bySnapshot.set(ref.id, note);
+      }
+    }
+    const notes = [...bySnapshot.values()];
+    for (let at = 0; at < notes.length; at += recordsAtOnce) {
+      await this.#write(notes.slice(at, at + recordsAtOnce));
+    }
+  }
+
+  async #write(notes: readonly { ref: SnapshotRef; replicas: ReplicaId[] }[]): Promise<void> {
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const compare: Compare[] = [];
       const operations: Operation[] = [];
-      for (const ref of snapshots) {
-        const known = await this.#records.read(ref, compare.length > 0);
-        const record = known && droppedFrom(known.value, [replicaId]);
+      for (const [index, { ref, replicas }] of notes.entries()) {
+        const known = await this.#records.read(ref, index > 0);
+        const record = known && droppedFrom(known.value, replicas);
         if (!known || !record) continue;
         const key = snapshotKey(ref.volumeId, ref.id);
         compare.push({ key, modRevision: known.modRevision });

@@ -59,7 +59,8 @@ export function droppedFrom(
   replicas: readonly ReplicaId[],
 ): SnapshotRecord | null {
   if (record.state !== 'deleting') return null;
-  const more = replicas.filter((id) => !record.dropped.includes(id));
+  const known = new Set(record.dropped);
+  const more = replicas.filter((id) => !known.has(id));
   return more.length === 0 ? null : { ...record, dropped: [...record.dropped, ...more] };
 }
 
@@ -73,10 +74,11 @@ export function isDropped(
   volume: StoredVolume,
   { dropped }: SnapshotRecord,
 ): boolean {
+  const by = new Set(dropped);
   return volume.status.segments.every(({ replicas, inSync }) =>
     replicas.every(
       ({ id, nodeId, state: at }) =>
-        at !== 'ready' || dropped.includes(id) || !(inSync.includes(id) || isUp(state, nodeId)),
+        at !== 'ready' || by.has(id) || !(inSync.includes(id) || isUp(state, nodeId)),
     ),
   );
 }
