@@ -309,12 +309,15 @@ export class LeaderControllers {
     snapshots,
     withNames,
   }: Action & { type: 'forget-snapshots' }): Promise<void> {
-    const operations = snapshots.flatMap(({ value }): Operation[] => {
-      const { volumeId, id, name } = value;
-      const record: Operation = { type: 'delete', key: snapshotKey(volumeId, id) };
-      if (!withNames || name === '') return [record];
-      return [record, { type: 'delete', key: snapshotNameKey(volumeId, name) }];
+    const operations = snapshots.map(({ value }): Operation => {
+      return { type: 'delete', key: snapshotKey(value.volumeId, value.id) };
     });
+    // a name may have had a snapshot that failed, or was deleted, before the one that has it
+    const names = new Set<string>();
+    for (const { value } of withNames ? snapshots : []) {
+      if (value.name !== '') names.add(snapshotNameKey(value.volumeId, value.name));
+    }
+    for (const key of names) operations.push({ type: 'delete', key });
     const compare = snapshots.map(({ value, modRevision }) => {
       return { key: snapshotKey(value.volumeId, value.id), modRevision };
     });
