@@ -50,6 +50,53 @@ async function readView(replica: ReplicaStore, id: string, chunk: number): Promi
   return target[0] ?? -1;
 }
 
+t.test('the table of layers grows while no write is held', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  const failures = new Failures();
+  // a journal that needs no checkpoint, which writes to the table too
+  const store = await openStore('/disk', files.process(), {
+    ...{ failures, bootId: files.bootId, clock: new FakeClock() },
+    options: { journalBytes: 1024 * 4096 },
+  });
+  const replica = await store.createReplica(identity);
+  let isTaking = false;
+  const grown: boolean[] = [];
+  files.hook = (op, file) => {
+    if (op === 'datasync' && /layers$/.test(file)) grown.push(isTaking);
+    return null;
+  };
+  for (let i = 0; i < 100; i++) {
+    isTaking = true;
+    await take(replica, `s-${i}`);
+    isTaking = false;
+    await confirm(replica, `s-${i}`);
+  }
+  t.ok(grown.length > 0, 'it has grown');
+  t.notOk(grown.includes(true), 'and no snapshot had to wait for that');
+
+  // lack of room for the next ones fails nothing
+  files.hook = (op, file) => (op === 'write' && /layers$/.test(file) ? 'ENOSPC' : null);
+  for (let i = 100; i < 170; i++) {
+    await take(replica, `s-${i}`);
+    await confirm(replica, `s-${i}`);
+  }
+  t.equal(replica.failure, null);
+  t.same(failures.all, []);
+  // a sync that failed may have lost pages of a checkpoint, too (I7)
+  files.hook = (op, file) => (op === 'datasync' && /layers$/.test(file) ? 'EIO' : null);
+  const ended = (async () => {
+    for (let i = 170; i < 300; i++) {
+      await take(replica, `s-${i}`);
+      await confirm(replica, `s-${i}`);
+    }
+  })();
+  await t.rejects(ended, { code: 'DISK_FAILED', message: /EIO/ });
+  t.match(failures.all, [{ replicaId: identity.replicaId, reason: /EIO/ }]);
+  await t.rejects(write(replica, 0, blockBytes, 1), { code: 'DISK_FAILED' });
+  files.hook = () => null;
+  await store.close();
+});
+
 t.test('a region that is being written keeps its mark', async (t) => {
   const tables = new ReplicaTables(1, 1, identity);
   tables.apply({ type: 'mark', replica: 1, regions: Uint32Array.of(0, 1, 2) });

@@ -138,6 +138,8 @@ export class DiskSnapshots {
     if (!layer) throw this.#notFound(id);
     if (layer.state === 'ready') return this.#settled();
     await this.#change([{ place: layer.place, layer: { ...layer, state: 'ready' } }]);
+    // here no write is held
+    await this.#lineage.growInGoodTime();
   }
 
   async drop(id: SnapshotId): Promise<void> {

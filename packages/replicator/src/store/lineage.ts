@@ -9,9 +9,10 @@ import { InFlight } from './in-flight.ts';
 import type { IoPool } from './io-pool.ts';
 import type { Journal } from './journal.ts';
 import type { LineageFiles } from './lineage-directory.ts';
+import { type FailedStep, isLackOfSpace } from './replica-failure.ts';
 import { SlotFiles } from './slot-files.ts';
 import { missingFiles, slotsOf } from './slot-inventory.ts';
-import { type CleanStep, SlotSupply } from './slot-supply.ts';
+import { SlotSupply } from './slot-supply.ts';
 import type { SpaceAccount } from './space-account.ts';
 
 export interface LineageParts {
@@ -26,8 +27,13 @@ export interface LineageParts {
   /** numbers in one journal record */
   maxRecordNumbers: number;
   /** a write or sync of its own failed */
-  failed: (cause: unknown, step: CleanStep) => void;
+  failed: (cause: unknown, step: FailedStep) => void;
 }
+
+/** Layers that may be on their way at once. */
+const layersAhead = 64;
+/** A table that has room for fewer than these grows in good time: taking a snapshot holds writes. */
+const layersInGoodTime = layersAhead + 32;
 
 /** Slot, chunk and word: one entry of a `slots` record. */
 export type SlotEntry = readonly [slot: number, chunk: number, word: number];
@@ -126,21 +132,26 @@ export class Lineage {
     let last = 0;
     for (const slot of slots) last = Math.max(last, slot);
     const pages = Math.floor(last / slotEntriesPerPage) + 1;
-    await this.#parts.files?.slots.ensure(pages, this.#parts.pool);
+    await this.#parts.files?.slots.ensure(pages, this.#parts.pool, this.#parts.failed);
   }
 
-  /** Room for one more layer in its table. */
-  async ensureLayer(): Promise<void> {
+  /** Room for one more layer in its table, and for `ahead` more that may be on their way. */
+  async ensureLayer(ahead = layersAhead): Promise<void> {
     // places are used again, so there are never more than the layers and those on their way
-    const places = this.tables.freePlace() + 64;
+    const places = this.tables.freePlace() + ahead;
     const pages = Math.floor(places / layerEntriesPerPage) + 1;
+    await this.#parts.files?.layers.ensure(pages, this.#parts.pool, this.#parts.failed);
+  }
+
+  /**
+   * Makes room for the layers of the next snapshots, when nobody waits for it: all segments of a volume
+   * run short of it at the same time. Lack of space is for the next one to tell that needs it.
+   */
+  async growInGoodTime(): Promise<void> {
     try {
-      await this.#parts.files?.layers.ensure(pages, this.#parts.pool);
-    } catch (error) {
-      // whoever writes the table at the next checkpoint would be told that all is well (I7)
-      const isFull = error instanceof Error && (error as NodeJS.ErrnoException).code === 'ENOSPC';
-      if (!isFull) this.#parts.failed(error, 'write');
-      throw error;
+      await this.ensureLayer(layersInGoodTime);
+    } catch (cause) {
+      if (!isLackOfSpace(cause)) throw cause;
     }
   }
 

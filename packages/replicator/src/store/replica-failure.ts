@@ -1,5 +1,8 @@
 import { type DiskId, type ReplicaId, StorError } from '@stor/protocol';
 
+/** What failed: of a sync also others' bytes may be lost, whatever the error says (I7). */
+export type FailedStep = 'write' | 'sync';
+
 /** Why a replica takes no more calls; set once, and recorded outside the disk before that (I7). */
 export class ReplicaFailure {
   readonly #replicaId: ReplicaId;
@@ -36,7 +39,7 @@ export class ReplicaFailure {
       // the journal failed, and with it the disk: recorded by whoever saw it
       return (this.#error = cause);
     }
-    if (cause instanceof StorError || codeOf(cause) === 'ENOSPC') {
+    if (isLackOfSpace(cause)) {
       this.#error ??= new StorError(
         'NO_SPACE',
         `replica ${this.#replicaId} on disk ${this.#diskId} cannot take a write: the disk is full; free space on it or move replicas away`,
@@ -69,7 +72,8 @@ export class ReplicaFailure {
    */
   order(cause: unknown): StorError {
     if (cause instanceof StorError) return cause;
-    if (codeOf(cause) === 'ENOSPC') {
+    if (this.#error && !this.isFull) return this.#error;
+    if (isLackOfSpace(cause)) {
       const what = `replica ${this.#replicaId} on disk ${this.#diskId} has no room for its tables: free space on the disk`;
       return new StorError('NO_SPACE', what, { cause });
     }
@@ -111,8 +115,9 @@ export class ReplicaFailure {
   }
 }
 
-function codeOf(cause: unknown): string | undefined {
-  return cause instanceof Error ? (cause as NodeJS.ErrnoException).code : undefined;
+export function isLackOfSpace(cause: unknown): boolean {
+  if (cause instanceof StorError) return cause.code === 'NO_SPACE';
+  return cause instanceof Error && (cause as NodeJS.ErrnoException).code === 'ENOSPC';
 }
 
 function text(cause: unknown): string {

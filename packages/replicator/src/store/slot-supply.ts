@@ -3,6 +3,7 @@ import type { Clock } from '@stor/runtime';
 import { maxSlots } from '../core/store/format.ts';
 import type { SlotAllocator } from '../core/store/slot-allocator.ts';
 import type { InFlight } from './in-flight.ts';
+import type { FailedStep } from './replica-failure.ts';
 import type { SlotFiles } from './slot-files.ts';
 import type { SpaceAccount } from './space-account.ts';
 
@@ -14,9 +15,6 @@ const punchBatch = 128;
 export const maxFreedWaitMs = 5_000;
 /** With so many freed slots new chunks wait for them, so that the file need not grow (256 MiB). */
 const maxRecyclable = 1024;
-
-/** What failed: of a sync also others' bytes may be lost, whatever the error says (I7). */
-export type CleanStep = 'write' | 'sync';
 
 /**
  * Gives out slots that read as zeros: emptied ones first, then new ones. Freed slots are emptied in
@@ -30,7 +28,7 @@ export class SlotSupply {
   readonly #space: SpaceAccount;
   readonly #inFlight: InFlight;
   readonly #clock: Clock;
-  readonly #failed: (cause: unknown, step: CleanStep) => void;
+  readonly #failed: (cause: unknown, step: FailedStep) => void;
   /** ends the wait of freed slots; null when none wait */
   #endWait: (() => void) | null = null;
   #cleaning: Promise<void> | null = null;
@@ -45,7 +43,7 @@ export class SlotSupply {
     inFlight: InFlight;
     clock: Clock;
     /** emptying slots failed, which is a failed write or sync of the lineage */
-    failed: (cause: unknown, step: CleanStep) => void;
+    failed: (cause: unknown, step: FailedStep) => void;
   }) {
     this.#slots = options.slots;
     this.#files = options.files;
@@ -170,7 +168,7 @@ export class SlotSupply {
     const batch = this.#slots.takeDirty(this.#files.canPunch ? punchBatch : cleanBatch);
     if (batch.length === 0) return;
     let punched: boolean;
-    let step: CleanStep = 'write';
+    let step: FailedStep = 'write';
     try {
       await this.#inFlight.settled();
       punched = await this.#files.punch(batch);

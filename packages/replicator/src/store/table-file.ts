@@ -3,6 +3,7 @@ import { crc32, type Files, type OpenFile, preallocate } from '@stor/runtime';
 import { isZero, unitBytes } from '../core/store/format.ts';
 import { pageCopies, pageLsn, pagePairBytes, type PagedTable } from '../core/store/table-page.ts';
 import type { IoPool } from './io-pool.ts';
+import { type FailedStep, isLackOfSpace } from './replica-failure.ts';
 
 /** Pages read, or made and written, at once: what the event loop does in well under 1 ms. */
 const batchPages = 128;
@@ -48,24 +49,43 @@ export class TableFile {
     return this.#pages;
   }
 
-  /** Makes room for the pages below `pages`, durably, before any record that needs them. */
-  async ensure(pages: number, pool: IoPool): Promise<void> {
+  /**
+   * Makes room for the pages below `pages`, durably, before any record that needs them. `failed` hears
+   * of a write or sync that failed, before anything else (I7): a sync may have lost pages of others, and
+   * a later one would not say so. Lack of space in a write loses nothing, and is only thrown.
+   */
+  async ensure(
+    pages: number,
+    pool: IoPool,
+    failed: (cause: unknown, step: FailedStep) => void = () => {},
+  ): Promise<void> {
     while (this.#pages < pages) {
-      this.#growing ??= this.#grow(pages, pool).finally(() => {
+      this.#growing ??= this.#grow(pages, pool, failed).finally(() => {
         this.#growing = null;
       });
       await this.#growing;
     }
   }
 
-  async #grow(pages: number, pool: IoPool): Promise<void> {
+  async #grow(
+    pages: number,
+    pool: IoPool,
+    failed: (cause: unknown, step: FailedStep) => void,
+  ): Promise<void> {
     const wanted = Math.max(pages, this.#pages + Math.min(this.#pages, maxGrowPages));
     const zeros = new Uint8Array(Math.min(64, wanted - this.#pages) * pagePairBytes);
     const end = wanted * pagePairBytes;
-    for (let at = this.#pages * pagePairBytes; at < end; at += zeros.length) {
-      await pool.write(this.#file, zeros, 0, Math.min(zeros.length, end - at), at);
+    let step: FailedStep = 'write';
+    try {
+      for (let at = this.#pages * pagePairBytes; at < end; at += zeros.length) {
+        await pool.write(this.#file, zeros, 0, Math.min(zeros.length, end - at), at);
+      }
+      step = 'sync';
+      await pool.datasync(this.#file);
+    } catch (cause) {
+      if (step === 'sync' || !isLackOfSpace(cause)) failed(cause, step);
+      throw cause;
     }
-    await pool.datasync(this.#file);
     this.#pages = wanted;
   }
 
