@@ -6,6 +6,7 @@ import {
   type VolumeSettings,
 } from '@stor/protocol';
 
+import { activateAll } from './activate-all.ts';
 import type { MakeSegment, SegmentPrimary } from './segmented-volume.ts';
 
 /** What a volume must become before it may show a larger size. */
@@ -77,7 +78,7 @@ export class SegmentGrowth {
 
   async #activate(): Promise<void> {
     try {
-      await Promise.all(this.added.map((engine) => engine.activate(this.#abort.signal)));
+      await activateAll(this.added, this.#abort.signal).served;
       this.#isServing = true;
     } catch (error) {
       this.end(StorError.from(error));

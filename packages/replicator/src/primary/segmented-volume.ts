@@ -11,6 +11,7 @@ import {
 
 import type { BlockRequest, Extent } from '../block-device.ts';
 import type { PrimaryStatus } from '../replicator-ports.ts';
+import { activateAll } from './activate-all.ts';
 import { OrderedVolume } from './ordered-volume.ts';
 import type { PrimaryVolume } from './primary-volume.ts';
 import { mergeStatus } from './merged-status.ts';
@@ -151,10 +152,10 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
 
   /** Resolves when every segment serves. STALE_EPOCH, UNAVAILABLE, ABORTED. */
   async activate(signal: AbortSignal): Promise<void> {
-    const tries = this.#engines.map((engine) => engine.activate(signal));
+    const { served, settled } = activateAll(this.#engines, signal);
     // one that fails is over, which ends the others: nobody waits for long
-    await Promise.allSettled(tries);
-    if (!this.#over) await Promise.all(tries);
+    await settled;
+    if (!this.#over) await served;
     if (this.#over) throw this.#over;
     if (this.#state !== 'activating') throw this.#refusal();
     this.#state = 'serving';
