@@ -1,4 +1,3 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import type { NbdClient } from 'nbd-client-js';
 import { AckLog, ackLogKinds, readAckLog } from './ack-log.ts';
 import { replayAckLog } from './ack-history.ts';
@@ -61,6 +60,8 @@ export class VerifyingWriter {
   #broken = false;
   #flushing = false;
   #flushedAt = 0;
+  /** ends the waits of those who keep to the rate */
+  readonly #waiting = new Set<() => void>();
   readonly summary: WriterSummary = {
     ended: 'done',
     issued: 0,
@@ -114,7 +115,13 @@ export class VerifyingWriter {
       if (!client) throw new Error('no connection given');
       return this.#work(client);
     });
+    // one listener for all of them: there may be dozens, and other writers with the same signal
+    const wake = (): void => {
+      for (const each of [...this.#waiting]) each();
+    };
+    signal.addEventListener('abort', wake, { once: true });
     await Promise.all(workers);
+    signal.removeEventListener('abort', wake);
     this.#log.close();
     this.summary.elapsedMs = performance.now() - this.#startedMs;
     Object.assign(this.summary, this.progress());
@@ -204,7 +211,16 @@ export class VerifyingWriter {
     if (rate === 0) return;
     const dueMs = this.#startedMs + (this.summary.issued * 1_000) / rate;
     const waitMs = dueMs - performance.now();
-    if (waitMs > 1) await delay(waitMs, undefined, { signal }).catch(() => undefined);
+    if (waitMs <= 1 || signal.aborted) return;
+    await new Promise<void>((resolve) => {
+      const done = (): void => {
+        clearTimeout(timer);
+        this.#waiting.delete(done);
+        resolve();
+      };
+      const timer = setTimeout(done, waitMs);
+      this.#waiting.add(done);
+    });
   }
 
   #fail(error: unknown): void {
