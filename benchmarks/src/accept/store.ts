@@ -10,6 +10,7 @@ import { segments } from './store/segments.ts';
 import { dyingDisk } from './store/dying-disk.ts';
 import { snapshots } from './store/snapshots.ts';
 import { startUp } from './store/start-up.ts';
+import { wideVolumes } from './store/wide-volumes.ts';
 import type { StoreStage } from './store/stage.ts';
 
 /** One line each; a part that needs what the machine has not throws with what is missing. */
@@ -21,6 +22,7 @@ const parts: Record<string, (stage: StoreStage) => Promise<void>> = {
   'dying-disk': dyingDisk,
   snapshots,
   checksums,
+  wide: wideVolumes,
 };
 
 const { positionals, values } = parseArgs({
