@@ -1,5 +1,5 @@
 import { makeId, StorError } from '@stor/protocol';
-import type { NodeId, ReplicaId } from '@stor/protocol';
+import type { NodeId, ReplicaId, VolumeId } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
 import { wantNowhere } from '../core/controllers/attachment-rules.ts';
@@ -7,7 +7,7 @@ import type { AbsenceNote } from '../core/controllers/absence.ts';
 import { Controllers } from '../core/controllers/controllers.ts';
 import type { Action } from '../core/controllers/controllers.ts';
 import { deletingSnapshot } from '../core/volume/snapshot-rules.ts';
-import { emptyingOf } from '../core/volume/trash-rules.ts';
+import { agedInTrash, emptyingOf } from '../core/volume/trash-rules.ts';
 import type { ReplicaChange } from '../core/controllers/replica-keeper.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
@@ -212,20 +212,15 @@ export class LeaderControllers {
         await this.#store.transact(emptyingOf(action.volume));
         return;
       }
+      case 'note-trash-age':
+        await this.#store.transact(agedInTrash(action.volume, action.agedMs));
+        return;
       case 'finish-delete':
         await this.#finishDelete(action);
         return;
-      case 'resume-rollback': {
-        const { volumeId } = action;
-        this.#ask(
-          `rollback ${volumeId}`,
-          (signal) => this.#rollbacks.resume(volumeId, signal),
-          (error) => {
-            this.#logger.warn({ volumeId, error }, 'a rollback is not finished yet, will retry');
-          },
-        );
+      case 'resume-rollback':
+        this.#resumeRollback(action.volumeId);
         return;
-      }
       case 'ask-attach': {
         const { volumeId, nodeId, mode, onlyIfWanted } = action;
         this.#ask(
@@ -241,6 +236,16 @@ export class LeaderControllers {
         return;
       }
     }
+  }
+
+  #resumeRollback(volumeId: VolumeId): void {
+    this.#ask(
+      `rollback ${volumeId}`,
+      (signal) => this.#rollbacks.resume(volumeId, signal),
+      (error) => {
+        this.#logger.warn({ volumeId, error }, 'a rollback is not finished yet, will retry');
+      },
+    );
   }
 
   /** What takes seconds: the round goes on meanwhile, and the same is not begun twice. */

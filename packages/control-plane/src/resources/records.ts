@@ -193,7 +193,13 @@ const volumeSchema = z.looseObject({
       .optional(),
   }),
   requestId: z.string().default(''),
-  trash: z.looseObject({ deletedAtMs: z.number(), keptUntilMs: z.number() }).optional(),
+  trash: z
+    .looseObject({
+      deletedAtMs: z.number(),
+      keptUntilMs: z.number(),
+      agedMs: z.number().optional(),
+    })
+    .optional(),
   origin: z
     .looseObject({
       volumeId: z.string(),
@@ -332,8 +338,11 @@ export interface ReplicaReport {
 export interface StoredVolume extends VolumeRecord {
   /** chosen by the client that created it; a repeated request finds its volume by it */
   requestId: string;
-  /** while it is in the trash: since when, and until when it is kept, by the wall clock */
-  trash?: { deletedAtMs: number; keptUntilMs: number };
+  /**
+   * While it is in the trash: since when, and until when it is kept at least, by the wall clock; and how
+   * much of that time leaders have counted.
+   */
+  trash?: { deletedAtMs: number; keptUntilMs: number; agedMs?: number };
   /** what it is a clone of, as it was named then; `snapshot` '': of the live volume */
   origin?: VolumeOrigin;
   /** why a creation was rolled back; null for a volume that was deleted by its owner */

@@ -12,6 +12,8 @@ export class FakeClock implements Clock {
   #order = 0;
   #timers: Timer[] = [];
   #turn: (() => void)[] = [];
+  /** how far the wall clock is ahead (ms): set it to make that clock jump */
+  wallAheadMs = 0;
 
   constructor(startMs = 1_000_000) {
     this.#nowMs = startMs;
@@ -22,7 +24,7 @@ export class FakeClock implements Clock {
   }
 
   wallMs(): number {
-    return this.#nowMs;
+    return this.#nowMs + this.wallAheadMs;
   }
 
   after(delayMs: number, fn: () => void): () => void {

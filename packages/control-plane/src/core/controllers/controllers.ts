@@ -23,6 +23,7 @@ import { RollbackKeeper } from './rollback-keeper.ts';
 import { SnapshotKeeper } from './snapshot-keeper.ts';
 import type { SnapshotAction } from './snapshot-keeper.ts';
 import { TrashKeeper } from './trash-keeper.ts';
+import type { TrashAction } from './trash-keeper.ts';
 import { WantedAttachments } from './wanted-attachments.ts';
 
 /** A creation that is not finished after this is rolled back (ms, from when a leader first saw it). */
@@ -50,7 +51,7 @@ export type Action =
   | SnapshotAction
   /** whoever began a rollback has not finished it */
   | { type: 'resume-rollback'; volumeId: VolumeId }
-  | { type: 'empty-trash'; volume: Versioned<StoredVolume> }
+  | TrashAction
   | { type: 'finish-delete'; volume: Versioned<StoredVolume>; replicaIds: ReplicaId[] }
   | { type: 'change-replicas'; volume: Versioned<StoredVolume>; change: ReplicaChange }
   | { type: 'note-absence'; note: AbsenceNote }
@@ -120,7 +121,7 @@ export class Controllers {
     actions.push(...this.#snapshots.plan(state, nowMs));
     for (const volumeId of this.#rollbacks.plan(state, nowMs))
       actions.push({ type: 'resume-rollback', volumeId });
-    for (const volume of this.#trash.due(state, now)) actions.push({ type: 'empty-trash', volume });
+    actions.push(...this.#trash.plan(state, nowMs));
     for (const volume of state.deleted.values()) {
       const replicas = [...replicasOf(volume.value), ...removedOf(volume.value)];
       const replicaIds = replicas.map((r) => r.id);

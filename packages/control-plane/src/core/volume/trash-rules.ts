@@ -56,6 +56,17 @@ export function undeletionOf(volume: Versioned<StoredVolume>, name: string): Tra
   };
 }
 
+/** Records how much of its time in the trash is over (ms). */
+export function agedInTrash(volume: Versioned<StoredVolume>, agedMs: number): Transaction {
+  const { trash, metadata } = volume.value;
+  const key = trashKey(metadata.id);
+  const record = { ...volume.value, ...(trash ? { trash: { ...trash, agedMs } } : {}) };
+  return {
+    compare: [{ key, modRevision: volume.modRevision }],
+    operations: [{ type: 'put', key, value: encodeRecord(record) }],
+  };
+}
+
 /** Deletes a volume in the trash for good: its nodes delete the replicas. */
 export function emptyingOf(volume: Versioned<StoredVolume>): Transaction {
   const { id } = volume.value.metadata;
