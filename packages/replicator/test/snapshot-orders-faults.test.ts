@@ -193,6 +193,38 @@ t.test('a rollback that one replica refuses is not called refused', async (t) =>
   equalReplicas(t, cluster);
 });
 
+t.test(
+  'a primary that is handed over in a rollback does not call its replicas equal',
+  async (t) => {
+    const cluster = new SimCluster({ seed: 8, sizeBytes });
+    cluster.control.snapshots = new Map();
+    const volume = await cluster.wait(cluster.attach(0));
+    await write(cluster, volume, 0, 1);
+    await seal(cluster, volume, 1);
+    await cluster.wait(volume.confirmSnapshot(idOf(1)));
+    await write(cluster, volume, 0, 2);
+    // one of them cannot, which is known too late
+    const store = cluster.store(1);
+    const rollback = store.rollback.bind(store);
+    store.rollback = (_id, done) => {
+      cluster.scheduler.at(50, () => {
+        done(new StorError('NO_SPACE', 'no room for another layer'));
+      });
+    };
+    const rolledBack = failureOf(cluster.wait(volume.rollback(idOf(1))));
+    await cluster.until(() => cluster.states[0]?.bytes[0] === 1, 1_000);
+    await cluster.wait(volume.stop({ checkpoint: false }));
+    t.equal(await rolledBack, 'UNAVAILABLE');
+    await cluster.run(1_000);
+    store.rollback = rollback;
+    t.equal(cluster.states[1]?.bytes[0], 2);
+    await cluster.wait(cluster.attach(2));
+    t.ok(await inSync(cluster, 3));
+    await cluster.run(10_000);
+    equalReplicas(t, cluster);
+  },
+);
+
 t.test('a rollback that one segment refuses is not called refused', async (t) => {
   const segmentBytes = 4 * 1024 * 1024;
   const cluster = new SimCluster({ seed: 6, sizeBytes, segmentBytes });

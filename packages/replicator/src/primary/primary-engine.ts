@@ -405,6 +405,7 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
   #areEqual(): boolean {
     const { membership } = this.#segment;
     if (this.#over || this.#state !== 'stopping' || membership?.stable !== true) return false;
+    if (this.#hold.isPinned) return false;
     const isOpen = (id: string): boolean =>
       this.#segment.members.some((member) => member.replicaId === id && member.isOpen);
     return this.#io.isIdle && !this.#io.settler.active && membership.required().every(isOpen);

@@ -45,6 +45,11 @@ export class SegmentHold implements SegmentPart {
     return this.#hold?.token === token && this.#hold.waiting === null;
   }
 
+  /** An order changes what the members hold, one after the other. */
+  get isPinned(): boolean {
+    return this.#hold?.isPinned === true;
+  }
+
   /** TIMEOUT, FAILED_PRECONDITION. */
   hold(token: string, holdMs: number): Promise<void> {
     const { clock } = this.#segment.options;
