@@ -107,6 +107,12 @@ export interface LiveVolume {
   replicas: LiveReplica[];
 }
 
+export interface SnapshotDrop {
+  id: SnapshotId;
+  /** the records never called it ready: it is dropped only if it is not ready here either */
+  neverReady: boolean;
+}
+
 /** What takes place on a replica of this node. */
 export interface NewReplica {
   replicaId: ReplicaId;
@@ -196,10 +202,11 @@ export interface AgentPort {
   /** Becomes primary under this grant; resolves when the volume serves. */
   attach(grant: AttachmentGrant): Promise<void>;
   /**
-   * Durable when resolved; a snapshot that is not there is dropped already. NOT_FOUND: the replica
-   * or its disk is not there now, so nobody knows what it has.
+   * Durable when resolved; a snapshot that is not there is dropped already. Returns those that it keeps:
+   * they were never to have become ready, and are. NOT_FOUND: the replica or its disk is not there
+   * now, so nobody knows what it has.
    */
-  dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void>;
+  dropSnapshots(diskId: DiskId, replicaId: ReplicaId, drops: SnapshotDrop[]): Promise<SnapshotId[]>;
   /** Of the replicas of these volumes that lie on this node. */
   replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]>;
   /** STALE_EPOCH when this node is not primary of (volume, epoch); else as the order says. */

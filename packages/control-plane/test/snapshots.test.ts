@@ -2,7 +2,8 @@ import { StorError } from '@stor/protocol';
 import type { ApiClient, Snapshot } from '@stor/protocol';
 import t, { type Test } from 'tap';
 import { hiddenPatienceMs, takePatienceMs } from '../src/core/controllers/snapshot-keeper.ts';
-import { snapshotsPrefix, volumeKey } from '../src/resources/keys.ts';
+import { snapshotKey, snapshotsPrefix, volumeKey } from '../src/resources/keys.ts';
+import { decodeSnapshot, encodeRecord } from '../src/resources/records.ts';
 import type { FakeAgent } from '../src/testing/fake-agent.ts';
 import { Rig } from './control-plane-rig.ts';
 import type { RigNode } from './control-plane-rig.ts';
@@ -338,6 +339,28 @@ t.test('what a dead node left behind is given up by the leader', async (t) => {
     replicasOf(rig, id).filter((r) => rig.node(2).agent.replicaList.get(r.replicaId) !== r);
   await rig.until(() => alive().every(({ snapshots }) => snapshots.size === 0));
   t.ok(hiddenPatienceMs > takePatienceMs);
+});
+
+t.test('records from before a snapshot was ready do not delete it', async (t) => {
+  const all = await opened(t);
+  const { rig, ids } = all;
+  const id = ids['db'] ?? '';
+  const [monday] = (await take(all, 'db', 'monday')).snapshots;
+  const snapshotId = monday?.metadata.id ?? '';
+  const isWhole = (): boolean =>
+    replicasOf(rig, id).every(({ snapshots }) => snapshots.get(snapshotId)?.state === 'ready');
+  await rig.until(isWhole);
+  // the records of a backup that was made while it was taken
+  const store = rig.cluster.store(rig.node(0).id);
+  const key = snapshotKey(id, snapshotId);
+  const item = await store.get(key);
+  const record = decodeSnapshot(key, item?.value ?? new Uint8Array());
+  const value = encodeRecord({ ...record, state: 'creating' });
+  await store.transact({ compare: [], operations: [{ type: 'put', key, value }] });
+  await rig.until(async () => (await store.get(key)) === null);
+  t.ok(isWhole(), 'given up, forgotten, and kept by all');
+  await rig.during(all.client.attachVolume({ name: 'db', node: 'n2' }));
+  t.ok(isWhole(), 'by a new primary too');
 });
 
 t.test('roll back', async (t) => {

@@ -8,6 +8,7 @@ import type {
   PrimaryAnswer,
   PrimaryOrder,
   ReplicaSpace,
+  SnapshotDrop,
 } from '@stor/control-plane';
 import type {
   AttachmentGrant,
@@ -55,8 +56,12 @@ export class NodePort implements AgentPort {
     return this.#lane.createReplica(diskId, replica);
   }
 
-  dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void> {
-    return this.#lane.dropSnapshots(diskId, replicaId, ids);
+  dropSnapshots(
+    diskId: DiskId,
+    replicaId: ReplicaId,
+    drops: SnapshotDrop[],
+  ): Promise<SnapshotId[]> {
+    return this.#lane.dropSnapshots(diskId, replicaId, drops);
   }
 
   replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]> {

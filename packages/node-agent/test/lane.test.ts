@@ -4,6 +4,7 @@ import t from 'tap';
 import { silentLogger, systemClock } from '@stor/runtime';
 import type { LaneOptions, MainMethods } from '../src/lane/lane-protocol.ts';
 import { Lane } from '../src/lane/lane.ts';
+import type { ReplicaStore } from '@stor/replicator';
 
 function openLane(dataDir: string): Lane {
   const options: LaneOptions = {
@@ -91,9 +92,40 @@ t.test('snapshots of a replica that cannot be found are not called dropped', asy
   await lane.openDisk({ diskId: 'd-1', path: join(dataDir, 'a'), tag: '', create: true });
   await lane.openDisk({ diskId: 'd-2', path: join(dataDir, 'b'), tag: '', create: false });
   await lane.createReplica('d-1', replica);
-  await lane.dropSnapshots('d-1', 'r-1', ['s-0000000000000001']);
+  const drops = [{ id: 's-0000000000000001', neverReady: false }];
+  await lane.dropSnapshots('d-1', 'r-1', drops);
   const unknown = { code: 'NOT_FOUND', message: /no replica r-0 on disk d-1 of node n1/ };
-  await t.rejects(lane.dropSnapshots('d-1', 'r-0', ['s-0000000000000001']), unknown);
+  await t.rejects(lane.dropSnapshots('d-1', 'r-0', drops), unknown);
   const notOpen = { code: 'NOT_FOUND', message: /no disk d-2/ };
-  await t.rejects(lane.dropSnapshots('d-2', 'r-2', ['s-0000000000000001']), notOpen);
+  await t.rejects(lane.dropSnapshots('d-2', 'r-2', drops), notOpen);
+});
+
+t.test('a snapshot that is ready is not dropped as one that never was', async (t) => {
+  const dataDir = t.testdir({ a: {} });
+  const lane = openLane(dataDir);
+  t.teardown(() => lane.close());
+  await lane.openDisk({ diskId: 'd-1', path: join(dataDir, 'a'), tag: '', create: true });
+  await lane.createReplica('d-1', replica);
+  const store = lane.stores[0]?.replica('r-1');
+  if (!store) throw new Error('no replica');
+  const asked = (step: (done: Parameters<ReplicaStore['dropSnapshot']>[1]) => void) =>
+    new Promise<void>((resolve, reject) => {
+      step((error) => {
+        if (error) reject(error);
+        else resolve();
+      });
+    });
+  const [first, second] = ['s-0000000000000001', 's-0000000000000002'];
+  for (const id of [first, second])
+    await asked((done) => {
+      store.takeSnapshot(id, 1, 'prepared', done);
+    });
+  await asked((done) => {
+    store.confirmSnapshot(first, done);
+  });
+  const drops = [first, second].map((id) => ({ id, neverReady: true }));
+  t.same(await lane.dropSnapshots('d-1', 'r-1', drops), [first]);
+  t.match(store.snapshots(), [{ snapshotId: first, state: 'ready' }]);
+  t.same(await lane.dropSnapshots('d-1', 'r-1', [{ id: first, neverReady: false }]), []);
+  t.same(store.snapshots(), []);
 });

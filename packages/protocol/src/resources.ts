@@ -515,7 +515,8 @@ export interface VolumeSettings {
    */
   snapshots?: {
     id: SnapshotId;
-    state: SnapshotPhase;
+    /** abandoned: deleted, and never ready by the records; a replica that has it ready keeps it */
+    state: SnapshotPhase | 'abandoned';
     /** of the volume when it was taken: segments behind it do not have it. Absent: not known */
     sizeBytes?: number;
   }[];

@@ -1,7 +1,7 @@
 import { StorError } from '@stor/protocol';
 import type { DiskId, NodeId, ReplicaId, SnapshotId } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
-import type { AgentPort } from '../agent-port.ts';
+import type { AgentPort, SnapshotDrop } from '../agent-port.ts';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
 import { droppedFrom } from '../core/volume/snapshot-rules.ts';
 import { snapshotKey } from '../resources/keys.ts';
@@ -25,10 +25,13 @@ const recordsAtOnce = 32;
 /** Other nodes report of the same snapshots at the same moment. */
 const maxConflicts = 10;
 
+const orphansText =
+  'snapshots are ready that the records never called so: they are kept, and no record knows them';
+
 interface Drop {
   diskId: DiskId;
   replicaId: ReplicaId;
-  snapshots: SnapshotRef[];
+  snapshots: (SnapshotRef & SnapshotDrop)[];
 }
 
 /**
@@ -90,7 +93,10 @@ export class SnapshotReconciler {
     for (const [volumeId, table] of state.snapshots) {
       const deleting = [...table.values()].filter(({ value }) => value.state === 'deleting');
       if (deleting.length === 0) continue;
-      const left = deleting.map(({ value }) => ({ id: value.id, by: new Set(value.dropped) }));
+      const left = deleting.map(({ value }) => ({
+        drop: { volumeId, id: value.id, neverReady: value.neverReady ?? false },
+        by: new Set(value.dropped),
+      }));
       const segments = state.volumes.get(volumeId)?.value.status.segments ?? [];
       for (const { id: replicaId, nodeId, diskId, state: at } of segments.flatMap(
         (segment) => segment.replicas,
@@ -98,7 +104,7 @@ export class SnapshotReconciler {
         if (nodeId !== this.#nodeId || at !== 'ready') continue;
         if (nowMs < (this.#notBeforeMs.get(replicaId) ?? 0)) continue;
         const mine = left.filter(({ by }) => !by.has(replicaId));
-        const snapshots = mine.slice(0, batch).map(({ id }) => ({ volumeId, id }));
+        const snapshots = mine.slice(0, batch).map(({ drop }) => drop);
         if (snapshots.length > 0) drops.push({ diskId, replicaId, snapshots });
       }
     }
@@ -113,8 +119,9 @@ export class SnapshotReconciler {
       const dropping = drops.slice(at, at + replicasAtOnce).map(async (drop) => {
         const { diskId, replicaId, snapshots } = drop;
         try {
-          const ids: SnapshotId[] = snapshots.map(({ id }) => id);
-          await this.#agent.dropSnapshots(diskId, replicaId, ids);
+          const drops = snapshots.map(({ id, neverReady }) => ({ id, neverReady }));
+          const kept = await this.#agent.dropSnapshots(diskId, replicaId, drops);
+          if (kept.length > 0) this.#logger.warn({ replicaId, kept }, orphansText);
           dropped.push(drop);
         } catch (error) {
           this.#later([drop], error);

@@ -102,6 +102,7 @@ const snapshotSchema = z.looseObject({
   requestId: z.string().default(''),
   isHidden: z.boolean().default(false),
   dropped: z.array(z.string()).default([]),
+  neverReady: z.boolean().optional(),
 });
 
 /** Every field may be missing: what a record does not say has its default. */
@@ -367,8 +368,13 @@ export interface SnapshotRecord {
   requestId: string;
   /** taken for a clone of a live volume: it has no name, is not shown, and goes when that is made */
   isHidden: boolean;
-  /** while `deleting`: the replicas that do not have it any more */
+  /** while `deleting`: the replicas that do not have it any more, or keep it as an orphan */
   dropped: ReplicaId[];
+  /**
+   * While `deleting`: no record ever called it ready. A replica that has it ready proves that the records
+   * are older than the data, and keeps it.
+   */
+  neverReady?: boolean;
 }
 
 export function encodeRecord(record: object): Uint8Array {

@@ -22,6 +22,7 @@ import type {
   PrimaryAnswer,
   PrimaryOrder,
   ReplicaSpace,
+  SnapshotDrop,
 } from '../agent-port.ts';
 
 interface FakeReplica {
@@ -114,8 +115,17 @@ export class FakeAgent implements AgentPort {
     this.replicaList.set(replicaId, made);
   }
 
-  async dropSnapshots(_diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void> {
-    for (const id of ids) this.replicaList.get(replicaId)?.snapshots.delete(id);
+  async dropSnapshots(
+    _diskId: DiskId,
+    replicaId: ReplicaId,
+    drops: SnapshotDrop[],
+  ): Promise<SnapshotId[]> {
+    const snapshots = this.replicaList.get(replicaId)?.snapshots;
+    const isKept = ({ id, neverReady }: SnapshotDrop): boolean =>
+      neverReady && snapshots?.get(id)?.state === 'ready';
+    const kept = drops.filter(isKept).map(({ id }) => id);
+    for (const { id } of drops) if (!kept.includes(id)) snapshots?.delete(id);
+    return kept;
   }
 
   async replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]> {
@@ -264,7 +274,8 @@ export class FakeAgent implements AgentPort {
       for (const [id, snapshot] of snapshots) {
         const state = states.get(id);
         if (state === 'ready') snapshot.state = 'ready';
-        else if (state === 'deleting' || isComplete) snapshots.delete(id);
+        else if (state === 'deleting') snapshots.delete(id);
+        else if (isComplete && snapshot.state !== 'ready') snapshots.delete(id);
       }
     }
   }

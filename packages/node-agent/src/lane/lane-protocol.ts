@@ -7,6 +7,7 @@ import type {
   PrimaryAnswer,
   PrimaryOrder,
   ReplicaSpace,
+  SnapshotDrop,
 } from '@stor/control-plane';
 import type {
   AttachmentGrant,
@@ -101,7 +102,7 @@ export interface LaneMethods {
   closeDisk(diskId: DiskId, lost: boolean): Promise<void>;
   disks(): Promise<AgentDisk[]>;
   createReplica(diskId: DiskId, replica: NewReplica): Promise<void>;
-  dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void>;
+  dropSnapshots(diskId: DiskId, replicaId: ReplicaId, drops: SnapshotDrop[]): Promise<SnapshotId[]>;
   replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]>;
   orderPrimary(volumeId: VolumeId, epoch: number, order: PrimaryOrder): Promise<PrimaryAnswer>;
   deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void>;

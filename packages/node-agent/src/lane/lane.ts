@@ -6,6 +6,7 @@ import type {
   PrimaryAnswer,
   PrimaryOrder,
   ReplicaSpace,
+  SnapshotDrop,
 } from '@stor/control-plane';
 import {
   StorError,
@@ -233,7 +234,11 @@ export class Lane implements LaneMethods {
     await this.#store(diskId).createReplica(identity, cloneOf ? { cloneOf } : {});
   }
 
-  async dropSnapshots(diskId: DiskId, replicaId: ReplicaId, ids: SnapshotId[]): Promise<void> {
+  async dropSnapshots(
+    diskId: DiskId,
+    replicaId: ReplicaId,
+    drops: SnapshotDrop[],
+  ): Promise<SnapshotId[]> {
     const replica = this.#store(diskId).replica(replicaId);
     const snapshots = replica ? snapshotsOf(replica) : null;
     // It may only be out of sight, on a disk that failed to open all of it: whoever forgot the order
@@ -242,7 +247,13 @@ export class Lane implements LaneMethods {
       const where = `disk ${diskId} of node ${this.#options.nodeName}`;
       throw new StorError('NOT_FOUND', `there is no replica ${replicaId} on ${where}`);
     }
-    for (const id of ids) {
+    const kept: SnapshotId[] = [];
+    for (const { id, neverReady } of drops) {
+      const known = neverReady && snapshots.snapshots().find((each) => each.snapshotId === id);
+      if (known && known.state === 'ready') {
+        kept.push(id);
+        continue;
+      }
       await new Promise<void>((resolve, reject) => {
         snapshots.dropSnapshot(id, (error) => {
           if (error) reject(error);
@@ -250,6 +261,7 @@ export class Lane implements LaneMethods {
         });
       });
     }
+    return kept;
   }
 
   async replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]> {

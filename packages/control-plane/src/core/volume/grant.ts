@@ -35,7 +35,8 @@ export function settingsOf(
     ...(status.rollback ? { rollback: { id: status.rollback.id } } : {}),
     snapshots: snapshotsOf(state, metadata.id).map(({ value }) => ({
       id: value.id,
-      state: snapshotPhase(value),
+      // replicas that have it ready keep it
+      state: value.state === 'deleting' && value.neverReady ? 'abandoned' : snapshotPhase(value),
       sizeBytes: value.sizeBytes,
     })),
     segments: status.segments.map((segment) => ({

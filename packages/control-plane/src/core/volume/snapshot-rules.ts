@@ -50,7 +50,9 @@ export function readySnapshot(
 
 /** Null when it is being deleted already. */
 export function deletingSnapshot(record: SnapshotRecord, message: string): SnapshotRecord | null {
-  return record.state === 'deleting' ? null : { ...record, state: 'deleting', message };
+  if (record.state === 'deleting') return null;
+  const deleting = { ...record, state: 'deleting', message };
+  return record.state === 'ready' ? deleting : { ...deleting, neverReady: true };
 }
 
 /** Null when there is nothing to note. */
