@@ -15,12 +15,14 @@ const volumeBytes = 1024 * MiB;
 /** at the start of each volume, written before the disk is full and checked afterwards */
 const ownBytes = 16 * MiB;
 const pieceBytes = MiB;
+const chunkBytes = 256 * 1024;
 /** From space being freed to the first write that takes some again (ms). */
 const returnTargetMs = 10_000;
 
 /**
  * A disk is filled to the brim by two volumes at once; then by somebody else, to the last byte. No
- * client sees anything but ENOSPC, no replica is lost to the first, all return from the second,
+ * client sees anything but ENOSPC, no replica is lost to the first, all return from the second, a snapshot
+ * makes overwrites need room too until it is deleted,
  * and writes go on by themselves when there is room.
  */
 export async function brim(stage: StoreStage): Promise<void> {
@@ -78,6 +80,7 @@ async function fillAndReturn(
   report.add(`${kind}: overwriting and reading at the brim`, 'verified', 'no error', true);
 
   await returnsByTrim(stage, cluster, kind, small);
+  await snapshotAtTheBrim(stage, cluster, kind, volumes);
   await fillByOthers(stage, cluster, kind, small, volumes);
   await returnsByDelete(stage, cluster, kind, small);
   const same = cluster.agents.every((agent, at) => agent.running && agent.pid === pids[at]);
@@ -123,6 +126,60 @@ function fill(cluster: TestCluster, dir: string, name: string, node: number): Pr
       refill_buffers: '1',
     },
   });
+}
+
+/**
+ * With a snapshot an overwrite needs a new chunk, and there is none: ENOSPC to the client, and nothing
+ * else. Without the snapshot the volume's chunks are its own again.
+ */
+async function snapshotAtTheBrim(
+  stage: StoreStage,
+  cluster: TestCluster,
+  kind: string,
+  volumes: readonly string[],
+): Promise<void> {
+  const { report, dir } = stage;
+  const full = await fill(cluster, dir, 'a', 1);
+  if (full.error !== enospc) throw new Error(describeResult(full.command));
+  await cluster.must('snapshot', 'create', 'a@brim');
+  const client = await NbdClient.connect({ uri: cluster.unixUri(0, 'a') });
+  const overwritten = await overwrite(client);
+  report.add(
+    `${kind}: overwriting what a snapshot holds, at the brim`,
+    overwritten,
+    'ENOSPC',
+    overwritten === 'ENOSPC',
+  );
+  await client.read(0, ownBytes);
+  await checkWhole(stage, cluster, kind, 'that a snapshot keeps at the brim', volumes);
+  await cluster.must('snapshot', 'rm', 'a@brim', '-y');
+  const beganMs = performance.now();
+  await waitFor(
+    'overwrites once the snapshot is gone',
+    async () => ((await overwrite(client)) === 'done' ? true : null),
+    { deadlineMs: 60_000, intervalMs: 50 },
+  );
+  const tookMs = performance.now() - beganMs;
+  await client.disconnect();
+  report.add(
+    `${kind}: the snapshot deleted, then overwriting`,
+    `${Math.round(tookMs)} ms`,
+    `< ${returnTargetMs} ms`,
+    tookMs < returnTargetMs,
+  );
+  await verifiedWrites(cluster, dir, 'a', 'randwrite');
+}
+
+/** Overwrites a block of each chunk of the volume's own range: `done`, or the error's name. */
+async function overwrite(client: NbdClient): Promise<string> {
+  const block = Buffer.alloc(4096, 0xa5);
+  try {
+    for (let at = 0; at < ownBytes; at += chunkBytes) await client.write(at, block);
+    return 'done';
+  } catch (error) {
+    if (error instanceof NbdError) return error.errnoName;
+    throw error;
+  }
 }
 
 /** Every replica is in sync, and none left on the way. */
