@@ -57,13 +57,16 @@ export interface ReplicaView {
   zero(offset: number, length: number, done: StoreDone): void;
 }
 
-/** Bytes of disk space that one replica takes, each counted once. */
+/**
+ * Bytes of disk space that count with one replica. What a clone shares with its source on a disk counts
+ * once, so over the replicas of a disk they add up to what is there.
+ */
 export interface ReplicaSpace {
-  /** what the live image reads as data */
+  /** what its live image reads as data, and that of no older replica that it shares with */
   allocatedBytes: number;
-  /** held by snapshots, or by what clones grew from, and not part of the live image */
+  /** held by its snapshots, and in no live image; what a deleted source left counts with the oldest */
   snapshotBytes: number;
-  /** freed, and not yet given back to the file system */
+  /** freed, and not yet given back to the file system; of those that share chunks, with the oldest */
   reclaimableBytes: number;
 }
 

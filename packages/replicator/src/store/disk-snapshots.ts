@@ -3,6 +3,7 @@ import { Bitmap } from '../core/replication/bitmap.ts';
 import type { LayerImage } from '../core/store/layer-image.ts';
 import { type Layer, maxSnapshotIdLength } from '../core/store/layer-table.ts';
 import { hidden } from '../core/store/lineage-tables.ts';
+import { spaceShares } from '../core/store/space-share.ts';
 import type { ReplicaTables } from '../core/store/replica-tables.ts';
 import type { ReplicaSnapshot, ReplicaSpace } from '../replica-snapshots.ts';
 import type { StoreDone } from '../replica-store.ts';
@@ -272,29 +273,15 @@ export class DiskSnapshots {
 
   space(): ReplicaSpace {
     const { tables, supply } = this.#lineage;
-    const allocatedBytes = this.#parts.live.allocatedChunks * chunkBytes;
-    // what no view shows any more is freed in a moment
-    let leaving = 0;
-    for (const layer of tables.layers.layers.values()) {
-      const isDead = layer.kind === 'hidden' && tables.layers.childCount(layer.place) === 0;
-      if (isDead) leaving += tables.dataSlotsOf(layer.place);
-    }
-    const isFirst = Math.min(...tables.live.keys()) === this.#tables.number;
-    const shown = new Set<number>();
-    let live = this.#parts.live.allocatedChunks;
-    if (tables.live.size > 1) {
-      for (const image of tables.live.values()) {
-        for (const slotPlusOne of image.slotOf) if (slotPlusOne > 0) shown.add(slotPlusOne);
-      }
-      live = shown.size;
-    }
-    // counted once: with the oldest replica of a lineage that has several
-    const held = isFirst ? Math.max(0, tables.dataCount - leaving - live) : 0;
-    const reclaimable = isFirst ? supply.dirty + leaving : 0;
+    const share = spaceShares(tables).get(this.#tables.number);
+    const { live, held, leaving } = share ?? { live: 0, held: 0, leaving: 0 };
+    // nobody knows any more whose these were
+    const isOldest = Math.min(...tables.live.keys()) === this.#tables.number;
+    const freed = isOldest ? supply.dirty : 0;
     return {
-      allocatedBytes,
+      allocatedBytes: live * chunkBytes,
       snapshotBytes: held * chunkBytes,
-      reclaimableBytes: reclaimable * chunkBytes,
+      reclaimableBytes: (freed + leaving) * chunkBytes,
     };
   }
 

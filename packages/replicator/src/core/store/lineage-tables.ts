@@ -41,6 +41,8 @@ export class LineageTables {
   cameLate: () => void = () => {};
   /** grows whenever a layer changes */
   layerChanges = 0;
+  /** grows whenever a slot does */
+  slotChanges = 0;
   holeCount = 0;
   dataCount = 0;
 
@@ -178,6 +180,7 @@ export class LineageTables {
     const chunkBefore = slots.chunks[slot] ?? 0;
     const copy = this.pending.get(slot);
     if (wordBefore === word && (chunkBefore === chunk || word === 0)) return;
+    this.slotChanges += 1;
     if (wordBefore !== 0) {
       this.#count(wordBefore, -1);
       this.pending.delete(slot);
@@ -336,6 +339,7 @@ export class LineageTables {
 
   /** Counts anew what pages brought in, past `setSlot`. */
   recount(): void {
+    this.slotChanges += 1;
     this.#dataOf.clear();
     this.#holesOf.clear();
     this.holeCount = this.dataCount = 0;
