@@ -194,7 +194,10 @@ export interface AgentPort {
    * while replicas lie on it; `lost`: it failed or cannot be found, and is forgotten all the same.
    */
   removeDisk(diskId: DiskId, lost: boolean): Promise<void>;
-  /** Durable when resolved. NO_SPACE, DISK_FAILED, NOT_FOUND (disk, or what it is a clone of). */
+  /**
+   * Durable when resolved. NO_SPACE, DISK_FAILED, NOT_FOUND (disk, or what it is a clone of),
+   * FAILED_PRECONDITION: what it is a clone of is not ready yet.
+   */
   createReplica(diskId: DiskId, replica: NewReplica): Promise<void>;
   deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void>;
   /** replicas that lie on the disks of this node */

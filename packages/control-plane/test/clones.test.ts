@@ -69,6 +69,34 @@ t.test('a clone of a snapshot lies beside the replicas of its source', async (t)
   t.match((await client.getVolume({ name: 'copy' })).status.origin, { volume: 'db' });
 });
 
+t.test('a clone waits for a source that is not confirmed on its disk yet', async (t) => {
+  const { rig, id, agent, clone, images } = await opened(t);
+  const source = [...rig.node(1).agent.replicaList.values()].find((each) => each.volumeId === id);
+  const lose = (): void => {
+    for (const snapshot of source?.snapshots.values() ?? []) snapshot.state = 'prepared';
+  };
+  // the word of the primary has not arrived there
+  const create = rig.node(1).agent.createReplica.bind(rig.node(1).agent);
+  let tries = 0;
+  rig.node(1).agent.createReplica = (diskId, replica) => {
+    if (++tries < 4) lose();
+    else for (const snapshot of source?.snapshots.values() ?? []) snapshot.state = 'ready';
+    return create(diskId, replica);
+  };
+  const copy = await clone({});
+  t.same(images(copy.metadata.id), ['one', 'one', 'one']);
+  t.equal(tries, 4);
+  // but not for ever
+  tries = -1_000_000;
+  const sinceMs = rig.clock.monotonicMs();
+  t.match(
+    await codeOf(clone({ name: 'other' })),
+    /the snapshot is prepared: wait until it is ready/,
+  );
+  t.ok(rig.clock.monotonicMs() - sinceMs < 30_000);
+  t.ok(agent.attached.has(id));
+});
+
 t.test('a clone of a live volume is made of a hidden snapshot, which goes', async (t) => {
   const { rig, client, clone, images } = await opened(t);
   const copy = await clone({ snapshot: '', sizeBytes: 2 * gib });

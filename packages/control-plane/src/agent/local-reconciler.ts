@@ -18,6 +18,11 @@ const maxWorkPerDisk = 16;
 /** What failed is tried again after this (ms): a client waits for creations, nobody for deletions. */
 const createRetryMs = 1_000;
 const deleteRetryMs = 10_000;
+/**
+ * A clone whose source on its disk is not known as ready yet waits so long for it (ms): who takes it has
+ * told the primary, and the word may be on its way. The caller of the clone waits longer than that.
+ */
+const cloneSourceWaitMs = 8_000;
 
 interface LocalReplica {
   volume: StoredVolume;
@@ -43,6 +48,8 @@ export class LocalReconciler {
   /** reads of records that are under way: replicas that are created together share one */
   readonly #reads = new Map<VolumeId, ReturnType<typeof readVolume>>();
   readonly #notBeforeMs = new Map<ReplicaId, number>();
+  /** clones that wait for their source */
+  readonly #waitingSinceMs = new Map<ReplicaId, number>();
   #orphans = new Set<ReplicaId>();
   /** replicas that were not on their disks at the last look */
   #missing = new Set<ReplicaId>();
@@ -253,10 +260,21 @@ export class LocalReconciler {
       await this.#agent.createReplica(replica.diskId, what);
       this.#replicasChanged();
     } catch (error) {
+      if (cloneOf && this.#mayWait(replica.id, error)) throw error;
+      this.#waitingSinceMs.delete(replica.id);
       await this.#report(volume, replica, 'failed', StorError.from(error));
       return;
     }
+    this.#waitingSinceMs.delete(replica.id);
     await this.#report(volume, replica, 'ready', null);
+  }
+
+  #mayWait(replicaId: ReplicaId, error: unknown): boolean {
+    if (StorError.from(error).code !== 'FAILED_PRECONDITION') return false;
+    const nowMs = this.#clock.monotonicMs();
+    const sinceMs = this.#waitingSinceMs.get(replicaId) ?? nowMs;
+    this.#waitingSinceMs.set(replicaId, sinceMs);
+    return nowMs - sinceMs < cloneSourceWaitMs;
   }
 
   /**

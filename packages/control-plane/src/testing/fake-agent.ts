@@ -107,7 +107,12 @@ export class FakeAgent implements AgentPort {
     const { replicaId, volumeId, segment, sizeBytes, cloneOf } = replica;
     const source = cloneOf && this.replicaList.get(cloneOf.replicaId);
     const origin = cloneOf && source?.snapshots.get(cloneOf.snapshotId);
-    if (cloneOf && (origin?.state !== 'ready' || source?.diskId !== diskId)) {
+    if (cloneOf && origin?.state === 'prepared')
+      throw new StorError(
+        'FAILED_PRECONDITION',
+        'the snapshot is prepared: wait until it is ready',
+      );
+    if (cloneOf && (!origin || source?.diskId !== diskId)) {
       throw new StorError('NOT_FOUND', `no snapshot ${cloneOf.snapshotId} on disk ${diskId}`);
     }
     const image = origin?.image ?? '';
