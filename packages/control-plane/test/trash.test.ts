@@ -167,3 +167,58 @@ t.test('time in the trash is counted over changes of leader', (t) => {
   t.ok(countedMs >= dayMs / 2 - 2 * trashNoteMs && countedMs <= dayMs / 2 + 60_000);
   t.end();
 });
+
+t.test('a node that was away deletes what was deleted for good meanwhile', async (t) => {
+  const rig = await Rig.open();
+  t.teardown(() => rig.close());
+  const client = rig.client();
+  const snapshot = { volume: 'db', selector: {}, name: 's', labels: {} };
+  for (const how of ['keep 0', 'trash empty']) {
+    await rig.during(client.createVolume({ name: 'db', sizeBytes: 4096, replicas: 3, labels: {} }));
+    await rig.during(client.createSnapshot(snapshot));
+    const away = rig.node(2);
+    await rig.kill(away);
+    if (how === 'keep 0') await rig.during(client.deleteVolume({ name: 'db', keepMs: 0 }));
+    else {
+      await rig.during(client.deleteVolume({ name: 'db' }));
+      await rig.during(client.emptyTrash({ name: 'db' }));
+    }
+    const left = (): number[] => rig.nodes.map(({ agent }) => agent.replicaList.size);
+    await rig.until(() => left()[0] === 0 && left()[1] === 0);
+    t.equal(left()[2], 1, 'it is there, with its snapshots');
+    rig.nodes[2] = await rig.start(2, away.agent);
+    await rig.until(() => left()[2] === 0);
+    await rig.until(async () => {
+      const { items } = await rig.cluster.store(rig.node(0).id).list('/stor/');
+      return items.every(({ key }) => !/deleted|trash|snapshot|replica-status/.test(key));
+    });
+    t.pass(how);
+  }
+});
+
+t.test('an undelete when the time is just over brings all of it back, or nothing', async (t) => {
+  const rig = await Rig.open();
+  t.teardown(() => rig.close());
+  const client = rig.client();
+  const keepMs = 5_000;
+  const outcomes = new Set<string>();
+  for (let early = 0; early < 12; early++) {
+    const name = `v${early}`;
+    await rig.during(client.createVolume({ name, sizeBytes: 4096, replicas: 1, labels: {} }));
+    await rig.during(client.createSnapshot({ volume: name, selector: {}, name: 's', labels: {} }));
+    await rig.during(client.deleteVolume({ name, keepMs }));
+    const untilMs = rig.clock.monotonicMs() + keepMs - 600 + early * 150;
+    await rig.until(() => rig.clock.monotonicMs() >= untilMs);
+    const outcome = await codeOf(rig.during(client.undeleteVolume({ name, newName: '' })));
+    outcomes.add(outcome.split(':')[0] ?? '');
+    for (let turns = 0; turns < 200; turns++) await rig.turn();
+    const replicas = rig.nodes.flatMap(({ agent }) => [...agent.replicaList.values()]);
+    if (outcome === 'no error') {
+      t.equal((await client.listSnapshots({ volume: name })).snapshots.length, 1);
+      t.equal(replicas[0]?.snapshots.size, 1);
+      await rig.during(client.deleteVolume({ name, keepMs: 0 }));
+    }
+    await rig.until(() => rig.nodes.every(({ agent }) => agent.replicaList.size === 0));
+  }
+  t.same([...outcomes].sort(), ['NOT_FOUND', 'no error'], 'both sides of the border were met');
+});
