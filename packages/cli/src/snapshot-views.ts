@@ -45,6 +45,11 @@ function ownText({ status }: Snapshot): string {
   return status.ownBytes === null ? '' : formatByteSize(status.ownBytes);
 }
 
+/** Leaders count the time themselves, and may come to its end a little later. */
+function goesIn(leftMs: number): string {
+  return leftMs <= 0 ? 'soon' : formatAge(leftMs);
+}
+
 export function trashColumns(nowMs: number): Column<TrashedVolume>[] {
   return [
     { title: 'NAME', cell: ({ metadata }) => metadata.name },
@@ -57,7 +62,7 @@ export function trashColumns(nowMs: number): Column<TrashedVolume>[] {
     },
     { title: 'SNAPSHOTS', cell: ({ status }) => `${status.snapshots}`, right: true },
     { title: 'DELETED', cell: ({ status }) => `${formatAge(nowMs - status.deletedAtMs)} ago` },
-    { title: 'GOES IN', cell: ({ status }) => formatAge(status.keptUntilMs - nowMs) },
+    { title: 'GOES IN', cell: ({ status }) => goesIn(status.keptUntilMs - nowMs) },
     { title: 'ID', cell: ({ metadata }) => metadata.id },
     { title: 'NODES', cell: ({ status }) => status.nodes.join(','), wide: true },
     { title: 'LABELS', cell: ({ metadata }) => formatLabels(metadata.labels), wide: true },

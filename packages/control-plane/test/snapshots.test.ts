@@ -98,6 +98,14 @@ t.test('a snapshot of a volume in use', async (t) => {
   t.match(await codeOf(take(all, 'db', 'a b')), /^INVALID_ARGUMENT: snapshot name/);
   t.match(await codeOf(take(all, 'none', 'x')), /^NOT_FOUND: there is no volume "none"/);
   t.match(await codeOf(take(all, '', 'x')), /^INVALID_ARGUMENT: name one volume/);
+  t.match(
+    await codeOf(client.getSnapshot({ name: 'none@x' })),
+    /^NOT_FOUND: there is no volume "none"/,
+  );
+  t.match(
+    await codeOf(client.getSnapshot({ name: 'db@x' })),
+    /^NOT_FOUND: there is no snapshot "db@x"/,
+  );
 });
 
 t.test('a volume that is attached nowhere is attached for the order', async (t) => {

@@ -60,6 +60,10 @@ export class SnapshotService {
     const state = await readSoon((options) => readState(this.#store, options));
     const found = split ? inVolume(state, split) : byId(state, name);
     if (found) return found;
+    if (split && !volumeOf(state, split.volume)) {
+      const volume = JSON.stringify(split.volume.slice(0, 128));
+      throw new StorError('NOT_FOUND', `there is no volume ${volume}: see "storctl volume ls"`);
+    }
     const text = JSON.stringify(name.slice(0, 257));
     const advice = split ? `see "storctl snapshot ls"` : `write VOLUME@SNAPSHOT, as in db@monday`;
     throw new StorError('NOT_FOUND', `there is no snapshot ${text}: ${advice}`);
@@ -81,10 +85,9 @@ function inVolume(
   state: ClusterState,
   wanted: { volume: string; snapshot: string },
 ): FoundSnapshot | null {
-  const volumeId = state.names.get(wanted.volume)?.value ?? wanted.volume;
-  const volume = state.volumes.get(volumeId);
+  const volume = volumeOf(state, wanted.volume);
   if (!volume) return null;
-  const all = snapshotsOf(state, volumeId).filter(({ value }) => !value.isHidden);
+  const all = snapshotsOf(state, volume.value.metadata.id).filter(({ value }) => !value.isHidden);
   // the name of one that is being deleted is free, and may be taken by another
   const named = all.filter(({ value }) => value.name === wanted.snapshot);
   const snapshot =
@@ -92,6 +95,11 @@ function inVolume(
     named[0] ??
     all.find(({ value }) => value.id === wanted.snapshot);
   return snapshot ? { volume, snapshot } : null;
+}
+
+/** By name or id. */
+function volumeOf(state: ClusterState, nameOrId: string): Versioned<StoredVolume> | undefined {
+  return state.volumes.get(state.names.get(nameOrId)?.value ?? nameOrId);
 }
 
 function byId(state: ClusterState, id: string): FoundSnapshot | null {
