@@ -42,6 +42,10 @@ function drop(replica: ReplicaStore, id: string): Promise<void> {
   });
 }
 
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
 async function readView(replica: ReplicaStore, id: string, chunk: number): Promise<number> {
   const target = Buffer.alloc(blockBytes, 0xee);
   await call((done) => {
@@ -260,7 +264,7 @@ t.test('space: what is live, what snapshots hold, what is on its way back', asyn
   await store.close();
   const again = await open(files);
   const found = again.replica(identity.replicaId);
-  while (found?.space().snapshotBytes !== 0) await new Promise((resolve) => setImmediate(resolve));
+  while (found?.space().snapshotBytes !== 0) await turn();
   t.equal(found.space().allocatedBytes, 3 * chunkBytes, 'the rest came free in the background');
   await again.close();
 });
@@ -294,6 +298,35 @@ t.test('a few freed slots are given back to the file system after a while', asyn
     await new Promise((resolve) => setImmediate(resolve));
   }
   await again.close();
+});
+
+t.test('a freed slot is not emptied under a read that found it before', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  const store = await open(files);
+  const replica = await store.createReplica(identity);
+  await write(replica, 0, 2 * blockBytes, 1);
+  await take(replica, 's-1');
+  await confirm(replica, 's-1');
+  const { defer } = files;
+  const held: (() => void)[] = [];
+  files.defer = (step, operation) => {
+    if (operation === 'read') held.push(step);
+    else defer(step, operation);
+  };
+  const reading = read(replica, 0, blockBytes);
+  while (held.length === 0) await turn();
+  files.defer = defer;
+  await write(replica, blockBytes, blockBytes, 2);
+  await flush(replica);
+  await drop(replica, 's-1');
+  // the old slot belongs to nobody now
+  for (let i = 0; i < 500; i++) await turn();
+  t.equal(replica.space().reclaimableBytes, chunkBytes, 'it waits for the read');
+  for (const step of held) step();
+  t.same(new Set(await reading), new Set([1]), 'not zeros with a checksum that fits');
+  while (replica.space().reclaimableBytes > 0) await turn();
+  t.same((await read(replica, 0, blockBytes))[0], 1);
+  await store.close();
 });
 
 t.test('an incomplete snapshot is filled; then it does not change any more', async (t) => {
