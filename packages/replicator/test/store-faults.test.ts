@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import t from 'tap';
 import { chunksPerRegion, regionBytes, StorError } from '@stor/protocol';
-import { crc32 } from '@stor/runtime';
+import { crc32, type OpenFile } from '@stor/runtime';
 import { FakeClock, FaultyFiles } from '@stor/runtime/testing';
 import { CallOrder, type OrderedCall } from '../src/core/store/call-order.ts';
 import { ColdReads, HotBlocks } from '../src/core/store/block-cache.ts';
@@ -19,6 +19,8 @@ import {
 } from '../src/core/store/journal-record.ts';
 import type { Layer } from '../src/core/store/layer-table.ts';
 import { runsOf } from '../src/core/store/runs.ts';
+import { FileSync } from '../src/store/file-sync.ts';
+import { IoPool } from '../src/store/io-pool.ts';
 import {
   blockBytes,
   blocksOf,
@@ -101,6 +103,85 @@ for (const { what, operation, path, disk } of failing) {
     await store.close();
   });
 }
+
+t.test(
+  'a failed fdatasync is recorded at once, whatever else its flush waits for (I7)',
+  async (t) => {
+    const files = world();
+    const failures = new Failures();
+    const store = await open(files, failures);
+    const replica = await store.createReplica(identity);
+    await write(replica, 0, blockBytes, 1);
+    await flush(replica);
+    await write(replica, 0, blockBytes, 2);
+    files.hook = (op, file) => (op === 'datasync' && file.endsWith('/data') ? 'EIO' : null);
+    const { defer } = files;
+    const held: (() => void)[] = [];
+    let syncs = 0;
+    // data first, then their checksums, which take long
+    files.defer = (step, operation) => {
+      if (operation === 'datasync' && ++syncs === 2) held.push(step);
+      else defer(step, operation);
+    };
+    const flushing = flush(replica);
+    let ended = false;
+    const failed = t.rejects(flushing, { code: 'DISK_FAILED' }).then(() => (ended = true));
+    // a process that is killed now would believe the disk when it opens it again
+    while (failures.all.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    t.notOk(ended);
+    for (const step of held) step();
+    await failed;
+    t.equal(failures.all.length, 1);
+    await store.close();
+  },
+);
+
+t.test('a replica that cannot be made or removed as it should is no raw error', async (t) => {
+  for (const operation of ['rename', 'syncDirectory', 'makeDirectory'] as const) {
+    const files = world();
+    const failures = new Failures();
+    let store = await open(files, failures);
+    const replica = await store.createReplica(identity);
+    await write(replica, 0, blockBytes, 1);
+    files.hook = (op) => (op === operation ? 'EIO' : null);
+    const made = store.createReplica({ ...identity, replicaId: 'r-2' });
+    await t.rejects(made, { code: 'DISK_FAILED' });
+    if (operation !== 'makeDirectory') {
+      await t.rejects(store.deleteReplica(identity.replicaId), { code: 'DISK_FAILED' });
+    }
+    files.hook = () => null;
+    await store.close();
+    store = await open(files);
+    const ids = store.replicas().map(({ replicaId }) => replicaId);
+    for (const id of ids) t.equal(store.replica(id)?.failure, null);
+    await store.close();
+  }
+});
+
+t.test('of syncs that overlap each one knows when another one failed (I7)', async (t) => {
+  const calls: ((error: Error | null) => void)[] = [];
+  const file = { datasync: (done: (error: Error | null) => void) => calls.push(done) };
+  const syncs = new FileSync(file as unknown as OpenFile, new IoPool(4));
+  const ended: string[] = [];
+  const begin = (name: string): Promise<void> =>
+    syncs.sync().then(
+      () => void ended.push(`${name} well`),
+      (error: unknown) => void ended.push(`${name} ${(error as Error).message}`),
+    );
+  const alone = begin('a');
+  calls[0]?.(null);
+  await alone;
+  const both = [begin('b'), begin('c')];
+  calls[1]?.(null);
+  await new Promise((resolve) => setImmediate(resolve));
+  t.same(ended, ['a well'], 'the other one may be told what was lost');
+  calls[2]?.(new Error('EIO'));
+  await Promise.all(both);
+  const later = begin('d');
+  calls[3]?.(null);
+  await later;
+  t.same(ended.sort(), ['a well', 'b EIO', 'c EIO', 'd EIO']);
+});
 
 t.test('an inline write that fails is recorded before it throws', async (t) => {
   const files = world();

@@ -334,13 +334,15 @@ export class DirectoryDiskStore implements DiskStore {
     if (isLast) this.#members.homes.delete(home.lineage.number);
     await this.#checkpoint;
     member.regionFile?.close();
-    removeDirectoryOf(files, this.#replicasPath, id);
-    if (!isLast) {
-      home.janitor.kick();
-      return;
+    if (isLast) home.lineage.close();
+    else home.janitor.kick();
+    try {
+      removeDirectoryOf(files, this.#replicasPath, id);
+      if (isLast) removeDirectoryOf(files, this.#lineagesPath, home.lineage.folder);
+    } catch (error) {
+      // the journal says that it is gone; only the next opening can bring the names in line
+      throw this.#failDisk('removing a replica', error);
     }
-    home.lineage.close();
-    removeDirectoryOf(files, this.#lineagesPath, home.lineage.folder);
     this.#deletingFolders.delete(home.lineage.folder);
   }
 

@@ -21,6 +21,8 @@ const firstImageBytes = 64 * 1024;
 export class ImageFiles {
   readonly #files: [OpenFile, OpenFile];
   #serial: number;
+  /** a sync that failed: the kernel says so once, and the next one would hide what is lost (I7) */
+  #failed: Error | null = null;
 
   private constructor(files: [OpenFile, OpenFile], serial: number) {
     this.#files = files;
@@ -66,8 +68,17 @@ export class ImageFiles {
       const { sizeBytes } = file.size();
       if (sizeBytes >= needed) continue;
       preallocate(file, sizeBytes, Math.ceil(needed / firstImageBytes) * firstImageBytes);
-      file.datasyncSync();
+      try {
+        file.datasyncSync();
+      } catch (error) {
+        throw this.#syncFailed(error);
+      }
     }
+  }
+
+  #syncFailed(error: unknown): Error {
+    this.#failed ??= error instanceof Error ? error : new Error(String(error));
+    return this.#failed;
   }
 
   async write(content: Omit<StoreImage, 'serial'>): Promise<void> {
@@ -76,7 +87,8 @@ export class ImageFiles {
       file.writeSync(bytes, 0, bytes.length, 0);
       await new Promise<void>((resolve, reject) => {
         file.datasync((error) => {
-          if (error) reject(error);
+          if (error) this.#syncFailed(error);
+          if (this.#failed) reject(this.#failed);
           else resolve();
         });
       });

@@ -53,7 +53,12 @@ export class Lineage {
     this.#parts = parts;
     this.tables = parts.tables;
     const { files, tables } = parts;
-    this.slots = new SlotFiles(files ?? missingFiles, tables.number, parts.sumsCache, parts.pool);
+    const { sumsCache, pool } = parts;
+    const syncFailed = (error: Error): void => {
+      parts.failed(error, 'sync');
+    };
+    const open = files ?? missingFiles;
+    this.slots = new SlotFiles(open, tables.number, sumsCache, pool, syncFailed);
     this.supply = new SlotSupply({
       slots: files ? slotsOf(tables.slots, files) : new SlotAllocator(0, []),
       files: this.slots,

@@ -96,8 +96,12 @@ export function dropNewReplica(
   identity: ReplicaIdentity,
   origin: Origin,
 ): void {
-  removeDirectoryOf(files, replicas, identity.replicaId + creatingSuffix);
-  if (!origin.home) removeDirectoryOf(files, lineages, origin.folder + creatingSuffix);
+  try {
+    removeDirectoryOf(files, replicas, identity.replicaId + creatingSuffix);
+    if (!origin.home) removeDirectoryOf(files, lineages, origin.folder + creatingSuffix);
+  } catch {
+    // what is left bears a name that does not count: the next attempt, or opening, removes it
+  }
 }
 
 function creationError(disk: string, identity: ReplicaIdentity, error: unknown): StorError {

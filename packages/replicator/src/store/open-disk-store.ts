@@ -65,6 +65,22 @@ export const defaultJournalBytes = 8 * 1024 * 1024;
  * DISK_FAILED: it cannot be read, or a failure of the whole disk was recorded earlier (I7).
  */
 export async function openDiskStore(open: OpenDiskStore): Promise<DiskStore> {
+  try {
+    lookAt(open);
+    const lock = await takeLock(open.files, open.path);
+    try {
+      return await openLocked(open, lock);
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+  } catch (error) {
+    throw systemError(open.path, error);
+  }
+}
+
+/** Refuses what is not ours before anything of it is touched. */
+function lookAt(open: OpenDiskStore): void {
   const { files } = open;
   if (open.create) makeDurableDirectory(files, path.resolve(open.path));
   if (!files.exists(open.path) || (!open.create && readIdentity(files, open.path) === null)) {
@@ -76,20 +92,13 @@ export async function openDiskStore(open: OpenDiskStore): Promise<DiskStore> {
   const before = readIdentity(files, open.path);
   if (before) checkIdentity(open.path, before, open.expect);
   else checkEmpty(files, open.path);
-  const lock = await takeLock(files, open.path);
-  try {
-    return await openLocked(open, lock);
-  } catch (error) {
-    await lock.release();
-    throw systemError(open.path, error);
-  }
 }
 
 async function takeLock(files: Files, directory: string): Promise<DirectoryLock> {
   try {
     return await files.lock(directory);
   } catch (error) {
-    if (!(error instanceof DirectoryLockedError)) throw systemError(directory, error);
+    if (!(error instanceof DirectoryLockedError)) throw error;
     throw new StorError(
       'IN_USE',
       `disk ${directory} is in use by process ${error.pid}: stop that agent first, or give this one another directory`,

@@ -2,6 +2,7 @@ import { blockBytes, blocksPerChunk } from '@stor/protocol';
 import { crc32, type OpenFile } from '@stor/runtime';
 import type { SumsCache } from '../core/store/block-cache.ts';
 import { slotBytes, slotSumsBytes, sumBytes, zeroBlockCrc } from '../core/store/format.ts';
+import { FileSync } from './file-sync.ts';
 import type { IoPool } from './io-pool.ts';
 
 if (new Uint8Array(new Uint32Array([1]).buffer)[0] !== 1) {
@@ -33,6 +34,7 @@ export class SlotFiles {
   /** the file system, or the host, cannot */
   #cannotPunch = false;
   #syncing: Promise<void> | null = null;
+  readonly #syncs: readonly FileSync[];
   #scratch = new Uint32Array(blocksPerChunk);
   #scratchBytes = new Uint8Array(this.#scratch.buffer);
   /** sums pages that this process has touched: writing 4 bytes there reads nothing from disk */
@@ -43,12 +45,14 @@ export class SlotFiles {
     lineage: number,
     cache: SumsCache,
     pool: IoPool,
+    syncFailed: (error: Error) => void,
   ) {
     this.data = files.data;
     this.sums = files.sums;
     this.#lineage = lineage;
     this.#cache = cache;
     this.#pool = pool;
+    this.#syncs = [this.data, this.sums].map((file) => new FileSync(file, pool, syncFailed));
   }
 
   isWarm(slot: number): boolean {
@@ -281,7 +285,7 @@ export class SlotFiles {
     while (this.#syncing) await this.#syncing;
     if (!this.dirty) return;
     this.dirty = false;
-    this.#syncing = this.syncNow();
+    this.#syncing = this.#sync((file) => file.sync());
     try {
       await this.#syncing;
     } finally {
@@ -289,12 +293,13 @@ export class SlotFiles {
     }
   }
 
-  /** As `sync`, whatever another sync under way may have covered. */
-  async syncNow(): Promise<void> {
-    const results = await Promise.allSettled([
-      this.#pool.datasync(this.data),
-      this.#pool.datasync(this.sums),
-    ]);
+  /** As `sync`, whatever another sync under way may have covered; for work that nobody is told of. */
+  syncNow(): Promise<void> {
+    return this.#sync((file) => file.syncOwn());
+  }
+
+  async #sync(sync: (file: FileSync) => Promise<void>): Promise<void> {
+    const results = await Promise.allSettled(this.#syncs.map(sync));
     for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
 
