@@ -10,6 +10,17 @@ interface Range {
   count: number;
 }
 
+/** Some operations on some file fail, from the one after `skip` others on. */
+export interface Fault {
+  operation:
+    'open' | 'create' | 'read' | 'write' | 'datasync' | 'punch' | 'rename' | 'syncDirectory';
+  code: 'EIO' | 'ENOSPC';
+  /** part of the file's path */
+  file: string;
+  skip: number;
+  times: number;
+}
+
 export type SnapshotCommand = On &
   (
     | ({ kind: 'write'; inline: boolean } & Range)
@@ -23,6 +34,7 @@ export type SnapshotCommand = On &
     | { kind: 'resize'; blocks: number }
     | { kind: 'reopen' | 'kill' | 'power' | 'room' }
     | { kind: 'full'; chunks: number }
+    | ({ kind: 'fault' } & Fault)
     | {
         kind: 'crash';
         after: number;
@@ -49,6 +61,27 @@ function one<T extends object>(
 const is = <T extends string>(kind: T): fc.Arbitrary<T> => fc.constant(kind);
 const crash = { after: fc.integer({ min: 1, max: 60 }), power: fc.boolean() };
 
+const fault = {
+  operation: fc.constantFrom<Fault['operation']>(
+    ...(['read', 'read', 'read', 'write', 'write', 'datasync', 'datasync', 'punch'] as const),
+    ...(['open', 'create', 'rename', 'syncDirectory'] as const),
+  ),
+  code: fc.constantFrom<Fault['code']>('EIO', 'EIO', 'ENOSPC'),
+  file: fc.constantFrom(
+    '',
+    'data',
+    'data',
+    'sums',
+    'slots',
+    'layers',
+    'regions',
+    'journal',
+    'image',
+  ),
+  skip: fc.nat(3),
+  times: fc.constantFrom(1, 1, 2, 70),
+};
+
 export const snapshotCommand: fc.Arbitrary<SnapshotCommand> = fc.oneof(
   one(20, { kind: is('write'), ...small, inline: fc.boolean() }),
   one(4, { kind: is('write'), ...whole, inline: fc.constant(false) }),
@@ -74,4 +107,5 @@ export const snapshotCommand: fc.Arbitrary<SnapshotCommand> = fc.oneof(
   one(5, { kind: is('crash'), ...crash, again: fc.option(fc.record(crash)) }),
   one(1, { kind: is('full'), chunks: fc.nat(3) }),
   one(2, { kind: is('room') }),
+  one(5, { kind: is('fault'), ...fault }),
 );

@@ -8,7 +8,7 @@ import { FakeClock, FaultyFiles } from '@stor/runtime/testing';
 import type { DiskStore, Generation, ReplicaStore, SetView, StoreDone } from '../src/index.ts';
 import { compareGenerations, noGeneration, openDiskStore } from '../src/index.ts';
 import type { ReplicaSnapshot, ReplicaView } from '../src/replica-snapshots.ts';
-import type { SnapshotCommand } from './snapshots-commands.ts';
+import type { Fault, SnapshotCommand } from './snapshots-commands.ts';
 import { allowedOf, anything, type Entry, fill, Image, valueOf } from './snapshots-model.ts';
 
 const blocksInChunk = chunkBytes / blockBytes;
@@ -115,6 +115,13 @@ export class SnapshotsRun {
   #full = false;
   /** a call found no room: what that left of it is asked of a process that opens the disk anew */
   #refused = false;
+  /** an operation on a file has failed since the last opening: calls may, and the replica with them */
+  #faulted = false;
+  /** something failed for good: it must refuse everything, and holds what it has promised */
+  #broken = false;
+  #opening = false;
+  /** blocks may have been lost where the disk could not read them: they never verify as others */
+  #unreadable = false;
 
   readonly #replicas = new Map<string, Replica>();
   #seq = 0;
@@ -126,6 +133,8 @@ export class SnapshotsRun {
   /** calls and crashes that had an effect */
   steps = 0;
   crashes = 0;
+  /** file operations that were made to fail */
+  faults = 0;
 
   constructor(seed: number, breakage: Breakage = (files) => files) {
     this.#world = new FaultyFiles({ seed, punches: seed % 2 === 0 });
@@ -141,10 +150,9 @@ export class SnapshotsRun {
       this.#check(this.#errors.length === 0, this.#errors[0] ?? '');
     }
     this.#world.cancelCrash();
-    await this.#settle();
+    await this.#lookAtAll();
     if (!this.#alive.now) await this.#recover();
     this.#check(this.#errors.length === 0, this.#errors[0] ?? '');
-    if (!this.#full) await this.#verify('clean', false);
     this.#world.kill();
     this.#alive.now = false;
     await this.#recover();
@@ -178,14 +186,23 @@ export class SnapshotsRun {
       bootId: this.#world.bootId,
       failures: {
         record: ({ reason }) => {
-          if (alive.now) this.#errors.push(`a failure was recorded: ${reason}`);
+          if (!alive.now) return;
+          if (this.#faulted) this.#broken = true;
+          else this.#errors.push(`a failure was recorded: ${reason}`);
         },
         failuresOf: () => [],
       },
       options: { journalBytes: 16 * 4096, reserveBytes: 0 },
     });
-    const store = await this.#race(opened);
-    if (!store) return;
+    this.#opening = true;
+    const store = await this.#race(opened).catch((error: unknown) => {
+      if (!this.#mayFail(error)) throw error;
+      this.#broken = true;
+      return null;
+    });
+    this.#opening = false;
+    if (alive.now && this.#broken) this.#losePower();
+    if (!store || !alive.now) return;
     this.#store = store;
     if (after === 'none') await this.#create('r-1', new Image(firstBlocks, null), null);
     else this.#take(store);
@@ -221,6 +238,8 @@ export class SnapshotsRun {
 
   async #recover(): Promise<void> {
     this.crashes += 1;
+    // what has failed for good is not opened again as if it had not: what it promised must be there
+    if (this.#broken) this.#world.powerLoss();
     this.#room();
     for (;;) {
       this.#pending = [];
@@ -239,17 +258,86 @@ export class SnapshotsRun {
     }
   }
 
-  /** There is room on the disk again. */
+  /** There is room on the disk again, and it works. */
   #room(): void {
     this.#world.capacityBytes = Infinity;
-    this.#full = false;
-    this.#refused = false;
+    this.#world.hook = () => null;
+    this.#full = this.#refused = false;
+    this.#faulted = this.#broken = false;
+  }
+
+  #losePower(): void {
+    this.#world.powerLoss();
+    this.#alive.now = false;
+  }
+
+  /** From now on some operations fail. */
+  #arm(fault: Fault): void {
+    let { skip, times } = fault;
+    this.#world.hook = (operation, path) => {
+      if (operation !== fault.operation || !path.includes(fault.file) || times === 0) return null;
+      // tables that cannot be read when a disk is opened are damaged for good: store-faults.test.ts
+      if (operation === 'read' && !/(data|sums)$/.test(path)) return null;
+      const isTable = /(slots|layers|regions)$/.test(path);
+      if (this.#opening && (operation === 'open' || isTable)) return null;
+      if (skip > 0) {
+        skip -= 1;
+        return null;
+      }
+      times -= 1;
+      this.faults += 1;
+      this.#faulted = true;
+      if (operation === 'read') this.#unreadable = true;
+      return operation === 'read' ? 'EIO' : fault.code;
+    };
+  }
+
+  /** Whether a call may fail so. It may have had its effect all the same: the next opening shows. */
+  #mayFail(error: unknown): boolean {
+    const { code } = error as { code?: string };
+    if (code === 'NO_SPACE' && (this.#full || this.#faulted)) this.#refused = true;
+    else if (code === 'DISK_FAILED' && this.#faulted) this.#broken = true;
+    else return false;
+    return true;
+  }
+
+  /** A replica that has failed for good answers nothing any more as if it had not. */
+  async #refuses(): Promise<void> {
+    this.#world.cancelCrash();
+    for (const { id, store } of this.#replicas.values()) {
+      if (store?.failure?.code !== 'DISK_FAILED') continue;
+      const target = new Uint8Array(blockBytes);
+      const sums = Uint32Array.of(crc32(target));
+      const calls: Record<string, (done: StoreDone) => void> = {
+        read: (done) => {
+          if (store.readInline(0, blockBytes, target, 0)) done(null);
+          else store.read(0, blockBytes, target, 0, done);
+        },
+        write: (done) => {
+          store.write(0, blockBytes, target, 0, sums, 0, done);
+        },
+        flush: (done) => {
+          store.flush(done);
+        },
+        take: (done) => {
+          store.takeSnapshot('s-refused', this.#epoch, 'prepared', done);
+        },
+      };
+      for (const [name, make] of Object.entries(calls)) {
+        const answered = await this.#call(make).then(
+          () => true,
+          () => false,
+        );
+        this.#check(!answered, `${id} has failed and answers a ${name}`);
+      }
+    }
   }
 
   // Checking
 
   /** Everything that the disk promises, against what the model allows. */
   async #verify(after: After, opened: boolean): Promise<void> {
+    this.#world.hook = () => null;
     for (const replica of this.#replicas.values()) {
       if (opened) this.#verifyFacts(replica, after);
       this.#verifyList(replica, opened);
@@ -371,6 +459,10 @@ export class SnapshotsRun {
       });
       this.#check(bad.problem === null, bad.problem ?? '');
       if (bad.blocks.length === 0) continue;
+      if (snapshot.ready && this.#unreadable) {
+        for (const block of bad.blocks) await this.#mend(snapshot, view, block);
+        continue;
+      }
       this.#check(!snapshot.ready, `${snapshot.id} is ready and has bad blocks`);
       // as a primary does with what it prepared and did not commit
       await this.#dropNow(replica, snapshot);
@@ -438,7 +530,8 @@ export class SnapshotsRun {
         const allowed = allowedOf(entries, after);
         const values = allowed.map((entry) => entry.value);
         const said = `${where}: block ${first + i} after ${after} holds ${value ?? 'a mixture'}, allowed ${values.join(', ')}, ${isMarked ? 'marked' : 'unmarked'}, ${valid[i] === 1 ? 'verifies' : 'does not verify'}`;
-        const known = !values.includes(anything);
+        // a block that could not be read when it was copied says so
+        const known = !values.includes(anything) && !(valid[i] !== 1 && this.#unreadable);
         const right = value !== null && values.includes(value);
         if (valid[i] === 1) {
           if (known && !right) return { problem: said, blocks, traces };
@@ -447,7 +540,7 @@ export class SnapshotsRun {
           if (known && after === 'kill' && !right) return { problem: said, blocks, traces };
           blocks.push(first + i);
         }
-        const sure = !entries.some((entry) => entry.value === anything);
+        const sure = known && !entries.some((entry) => entry.value === anything);
         if (sure && after !== 'clean') {
           const settled = Math.max(
             0,
@@ -521,6 +614,23 @@ export class SnapshotsRun {
     await this.#call((done) => replica.store?.flush(done));
   }
 
+  /** Another replica has the block of a ready snapshot (I9). */
+  async #mend({ id, image }: Snapshot, view: ReplicaView, block: number): Promise<void> {
+    const value = image.latest(block);
+    if (value === anything) return;
+    const bytes = new Uint8Array(blockBytes);
+    fill(bytes, 0, blockBytes, value);
+    const [offset, sums] = [block * blockBytes, Uint32Array.of(crc32(bytes))];
+    await this.#call((done) => {
+      view.write(offset, blockBytes, bytes, 0, sums, 0, done);
+    });
+    bytes.fill(0xee);
+    await this.#call((done) => {
+      view.read(offset, blockBytes, bytes, 0, done);
+    });
+    this.#check(valueOf(bytes, 0, blockBytes) === value, `${id}: block ${block} is not mended`);
+  }
+
   /** Without snapshots and clones nothing may be left of them, and all space comes back. */
   async #emptied(): Promise<void> {
     for (const replica of [...this.#replicas.values()]) {
@@ -573,12 +683,9 @@ export class SnapshotsRun {
         if (alive.now) acked();
       },
       (error: unknown) => {
-        if (!alive.now) return;
+        if (!alive.now || this.#mayFail(error)) return;
         const { code } = error as { code?: string };
-        // it may have had its effect all the same: the next opening shows
-        if (this.#full && code === 'NO_SPACE') {
-          this.#refused = true;
-        } else if (code === 'STALE_EPOCH' && isStale()) stale();
+        if (code === 'STALE_EPOCH' && isStale()) stale();
         else this.#errors.push(`a call failed: ${String(error)}`);
       },
     );
@@ -589,13 +696,29 @@ export class SnapshotsRun {
     if (!this.#alive.now) return;
     await this.#race(Promise.all(this.#pending));
     this.#pending = [];
-    if (!this.#alive.now || !this.#full) return;
-    for (const { store } of this.#replicas.values()) {
-      if (store?.failure?.code === 'NO_SPACE') this.#refused = true;
+    if (!this.#alive.now || !(this.#full || this.#faulted)) return;
+    for (const { store } of this.#replicas.values())
+      if (store?.failure) this.#mayFail(store.failure);
+    if (this.#broken) {
+      await this.#refuses();
+      this.#losePower();
+    } else if (this.#refused) {
+      this.#world.kill();
+      this.#alive.now = false;
     }
-    if (!this.#refused) return;
-    this.#world.kill();
-    this.#alive.now = false;
+  }
+
+  /** Settles, and verifies what is there if the disk has room for it. */
+  async #lookAtAll(): Promise<void> {
+    await this.#settle();
+    if (!this.#alive.now || this.#full) return;
+    try {
+      await this.#race(this.#verify('clean', false));
+    } catch (error) {
+      // what failed in the background is told to the next call
+      if (!this.#mayFail(error)) throw error;
+      await this.#settle();
+    }
   }
 
   /** Settles, then makes one call and waits for it; false: the process crashed. */
@@ -667,15 +790,17 @@ export class SnapshotsRun {
         this.#clock.advance(2_000);
         break;
       case 'verify':
-        await this.#settle();
-        if (this.#alive.now && !this.#full) await this.#race(this.#verify('clean', false));
+        await this.#lookAtAll();
+        break;
+      case 'fault':
+        this.#arm(command);
         break;
       default:
         if (replica) await this.#doOn(replica, command);
     }
     // pooled calls get a chance to run now and then
     if (this.#value % 3 === 0) await new Promise((resolve) => setImmediate(resolve));
-    if (this.#refused) await this.#settle();
+    if (this.#refused || this.#broken) await this.#settle();
   }
 
   async #doOn(replica: Replica, command: SnapshotCommand): Promise<void> {
@@ -767,9 +892,7 @@ export class SnapshotsRun {
           return;
         }
       } catch (error) {
-        if (!alive.now) return;
-        if (!this.#full || (error as { code?: string }).code !== 'NO_SPACE') throw error;
-        this.#refused = true;
+        if (alive.now && !this.#mayFail(error)) throw error;
         return;
       }
     }
@@ -837,7 +960,10 @@ export class SnapshotsRun {
     this.#pending.push(
       call.then(judge, (error: unknown) => {
         if (!alive.now || snapshot?.dropping === true) return;
-        if (this.#full && (error as { code?: string }).code === 'NO_SPACE') return;
+        const { code } = error as { code?: string };
+        if (code === 'NO_SPACE' && (this.#full || this.#faulted)) return;
+        if (code === 'DISK_FAILED' && this.#faulted) return;
+        if (code === 'CHECKSUM_MISMATCH' && this.#unreadable) return;
         // what lies below was being filled, which may be seen half done
         if (expected.some((_, i) => this.#expected(image, first + i) === null)) return;
         this.#errors.push(`a read failed: ${String(error)}`);
@@ -849,9 +975,10 @@ export class SnapshotsRun {
   #expected(image: Image, block: number): number[] | null {
     const entries = image.blocks.get(block);
     if (!entries) return [0];
-    const values = this.#full
-      ? allowedOf(entries, 'kill').map(({ value }) => value)
-      : [entries.at(-1)?.value ?? 0];
+    const values =
+      this.#full || this.#faulted
+        ? allowedOf(entries, 'kill').map(({ value }) => value)
+        : [entries.at(-1)?.value ?? 0];
     return values.includes(anything) ? null : values;
   }
 
@@ -926,9 +1053,7 @@ export class SnapshotsRun {
     try {
       await this.#race(call);
     } catch (error) {
-      const { code } = error as { code?: string };
-      if (!(this.#full && code === 'NO_SPACE')) throw error;
-      this.#refused = true;
+      if (!this.#mayFail(error)) throw error;
       return;
     }
     if (!this.#alive.now) return;
@@ -962,19 +1087,21 @@ export class SnapshotsRun {
     try {
       await this.#create(`r-${this.#ids + 1}`, live, [replica, snapshot]);
     } catch (error) {
-      const { code } = error as { code?: string };
-      if (!(this.#full && code === 'NO_SPACE')) throw error;
-      this.#refused = true;
+      if (!this.#mayFail(error)) throw error;
     }
   }
 
   async #remove(replica: Replica): Promise<void> {
     if (this.#replicas.size < 2) return;
-    const ended = await this.#alone(() => {
-      replica.deleting = true;
-      return this.#store?.deleteReplica(replica.id) ?? Promise.resolve();
-    });
-    if (ended) this.#replicas.delete(replica.id);
+    try {
+      const ended = await this.#alone(() => {
+        replica.deleting = true;
+        return this.#store?.deleteReplica(replica.id) ?? Promise.resolve();
+      });
+      if (ended) this.#replicas.delete(replica.id);
+    } catch (error) {
+      if (!this.#mayFail(error)) throw error;
+    }
   }
 
   #resize(replica: Replica, blocks: number): void {
@@ -1133,10 +1260,15 @@ export class SnapshotsRun {
   async #reopen(): Promise<void> {
     await this.#settle();
     if (!this.#alive.now) return;
-    this.#room();
+    this.#world.capacityBytes = Infinity;
+    this.#full = false;
     this.#maybeClean = true;
     await this.#race(this.#store?.close() ?? Promise.resolve());
     if (!this.#alive.now) return;
+    if (this.#broken) {
+      this.#losePower();
+      return;
+    }
     for (const replica of this.#replicas.values()) replica.beginFlush(this.#seq)();
     await this.#open('clean');
     if (!this.#alive.now) return;

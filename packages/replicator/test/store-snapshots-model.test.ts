@@ -16,7 +16,7 @@ const wantedSteps = Number(process.env['STOR_STEPS'] ?? 3_000);
 const { STOR_SEED: seed, STOR_PATH: path } = process.env;
 
 t.test('images are what they must be, whatever happens', async (t) => {
-  let [steps, crashes, runs] = [0, 0, 0];
+  let [steps, crashes, faults, runs] = [0, 0, 0, 0];
   await fc.assert(
     fc.asyncProperty(
       fc.integer({ min: 1, max: 2 ** 31 - 1 }),
@@ -26,6 +26,7 @@ t.test('images are what they must be, whatever happens', async (t) => {
         await run.run(commands);
         steps += run.steps;
         crashes += run.crashes;
+        faults += run.faults;
         runs += 1;
         if (wantedSteps > 1e5 && runs % 1000 === 0) t.comment(`${steps} steps, ${crashes} crashes`);
       },
@@ -39,7 +40,7 @@ t.test('images are what they must be, whatever happens', async (t) => {
       ...(path === undefined ? {} : { path }),
     },
   );
-  t.pass(`${steps} steps, ${crashes} crashes, ${runs} runs`);
+  t.pass(`${steps} steps, ${crashes} crashes, ${faults} failed operations, ${runs} runs`);
 });
 
 const at = { replica: 0, chunk: 2, count: 1 };
