@@ -197,6 +197,32 @@ async function crashIn(
  * One byte of any unit of the metadata rots. Whatever is found then is right, or said to be broken: the last
  * frame alone cannot be told from one that was torn.
  */
+t.test('a power cut while folders get other names loses none', async (t) => {
+  const { bootId, replicas } = expectedOf('clean');
+  const whole = worldOf('clean');
+  const before = whole.operations;
+  const names: number[] = [];
+  whole.hook = (operation, file) => {
+    if (operation === 'rename' && /^\/disk\/replicas(\.2)?$/.test(file)) {
+      names.push(whole.operations - before + 1);
+    }
+    return null;
+  };
+  await (await open(whole.process(), '/disk', bootId)).close();
+  t.equal(names.length, 2, 'the old folder, then the new one');
+  const [first = 0, second = 0] = names;
+  for (let at = first; at <= second + 2; at++) {
+    for (let seed = 7_919; seed <= 7_919 * 12; seed += 7_919) {
+      const world = worldOf('clean', seed);
+      await crashIn(world, at, 'power', bootId);
+      world.cancelCrash();
+      const store = await open(world.process(), '/disk', world.bootId);
+      t.same(withoutMemory(await factsOf(store)), withoutMemory(replicas));
+      await store.close();
+    }
+  }
+});
+
 t.test('rotten metadata never say something else', async (t) => {
   const { bootId, replicas } = expectedOf('killed');
   const right = new Map(

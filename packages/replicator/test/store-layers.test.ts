@@ -1,9 +1,9 @@
 /** Snapshots and clones of the disk store, one thing at a time. */
 import t from 'tap';
-import { chunksPerRegion } from '@stor/protocol';
+import { chunksPerRegion, regionBytes } from '@stor/protocol';
 import { FakeClock, FaultyFiles } from '@stor/runtime/testing';
 import { ReplicaTables } from '../src/core/store/replica-tables.ts';
-import type { ReplicaStore } from '../src/index.ts';
+import type { DiskStore, ReplicaStore } from '../src/index.ts';
 import type { DiskReplica } from '../src/store/disk-replica.ts';
 import { maxFreedWaitMs } from '../src/store/slot-supply.ts';
 import {
@@ -22,6 +22,12 @@ function open(files: FaultyFiles, failures = new Failures()): ReturnType<typeof 
   return openStore('/disk', files.process(), {
     ...{ failures, bootId: files.bootId, clock: new FakeClock() },
   });
+}
+
+function replicaOf(store: DiskStore): ReplicaStore {
+  const found = store.replica(identity.replicaId);
+  if (!found) throw new Error('the replica is gone');
+  return found;
 }
 
 function take(replica: ReplicaStore, id: string): Promise<void> {
@@ -298,6 +304,114 @@ t.test('a few freed slots are given back to the file system after a while', asyn
     await new Promise((resolve) => setImmediate(resolve));
   }
   await again.close();
+});
+
+t.test('a snapshot that is confirmed outlives a power cut', async (t) => {
+  for (let seed = 1; seed <= 12; seed++) {
+    const files = new FaultyFiles({ seed });
+    const store = await open(files);
+    const replica = await store.createReplica(identity);
+    for (let chunk = 0; chunk < 4; chunk++) await write(replica, chunk * chunkBytes, chunkBytes, 1);
+    await take(replica, 's-1');
+    await write(replica, 0, blockBytes, 2);
+    await take(replica, 's-2');
+    // the store flushes by itself, whoever has not
+    await confirm(replica, 's-2');
+    files.powerLoss();
+    const again = await open(files);
+    const found = replicaOf(again);
+    t.equal(found.snapshots().at(-1)?.state, 'ready');
+    t.equal(await readView(found, 's-2', 0), 2);
+    for (let chunk = 1; chunk < 4; chunk++) t.equal(await readView(found, 's-2', chunk), 1);
+    await again.close();
+  }
+});
+
+t.test('a rollback marks what it changes, and nothing else', async (t) => {
+  const files = new FaultyFiles({ seed: 1 });
+  const store = await open(files);
+  const sizeBytes = 4 * regionBytes;
+  const replica = await store.createReplica({ ...identity, sizeBytes });
+  for (let region = 0; region < 4; region++) {
+    await write(replica, region * regionBytes, blockBytes, 1);
+  }
+  await take(replica, 's-1');
+  await confirm(replica, 's-1');
+  await write(replica, regionBytes, blockBytes, 2);
+  await call((done) => {
+    replica.zero(3 * regionBytes, chunkBytes, false, done);
+  });
+  replica.cutMarks();
+  await call((done) => {
+    replica.retireMarks({ epoch: 1, n: 1 }, done);
+  });
+  t.same(replica.marks(), []);
+  await call((done) => {
+    replica.rollback('s-1', done);
+  });
+  t.same(replica.marks(), [1, 3]);
+  files.kill();
+  const again = await open(files);
+  const found = replicaOf(again);
+  t.same(found.marks(), [1, 3]);
+  t.same(found.regionsChangedSince({ epoch: 1, n: 1 }), [1, 3]);
+  for (let region = 0; region < 4; region++) {
+    t.equal((await read(found, region * regionBytes, blockBytes))[0], 1);
+  }
+  await again.close();
+});
+
+t.test('a copy that is made while a flush is under way is not final with it', async (t) => {
+  for (let seed = 1; seed <= 12; seed++) {
+    const files = new FaultyFiles({ seed });
+    const store = await open(files);
+    const replica = await store.createReplica(identity);
+    await write(replica, 0, chunkBytes, 1);
+    await take(replica, 's-1');
+    await confirm(replica, 's-1');
+    await write(replica, chunkBytes, blockBytes, 1);
+    await write(replica, chunkBytes, blockBytes, 2);
+    const { defer } = files;
+    const held: (() => void)[] = [];
+    // data and checksums; not the journal
+    files.defer = (step, operation) => {
+      if (operation === 'datasync' && held.length < 2) held.push(step);
+      else defer(step, operation);
+    };
+    const flushing = flush(replica);
+    while (held.length < 2) await turn();
+    await write(replica, 0, blockBytes, 2);
+    files.defer = defer;
+    for (const step of held) step();
+    await flushing;
+    files.powerLoss();
+    const again = await open(files);
+    const found = replicaOf(again);
+    const bytes = await read(found, 0, chunkBytes);
+    t.same([...new Set(bytes)], [1], 'it is again what lies below');
+    await again.close();
+  }
+});
+
+t.test('a freed slot is empty for good before it is another chunk', async (t) => {
+  for (let seed = 1; seed <= 12; seed++) {
+    const files = new FaultyFiles({ seed });
+    const store = await open(files);
+    const replica = await store.createReplica(identity);
+    await write(replica, 0, chunkBytes, 1);
+    await flush(replica);
+    await call((done) => {
+      replica.zero(0, chunkBytes, false, done);
+    });
+    while (replica.space().reclaimableBytes > 0) await turn();
+    await write(replica, 5 * chunkBytes, blockBytes, 2);
+    files.powerLoss();
+    const again = await open(files);
+    const found = replicaOf(again);
+    const rest = await read(found, 5 * chunkBytes + blockBytes, chunkBytes - blockBytes);
+    t.same([...new Set(rest)], [0], 'nothing of the chunk that was trimmed');
+    await again.close();
+  }
 });
 
 t.test('a freed slot is not emptied under a read that found it before', async (t) => {
