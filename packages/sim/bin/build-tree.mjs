@@ -66,11 +66,29 @@ export function buildTree(target, patches = [], copied = packages, from = checko
   return join(target, 'packages/sim/dist/src');
 }
 
-function copyPackage(name, root, target) {
+/** Adds the tests of one package, ready to be run by plain node: see `compiledTest`. */
+export function addTests(target, name, from = checkoutRoot) {
+  copyPackage(name, from, target, ['test']);
+  const folder = join(target, 'packages', name);
+  for (const file of sourcesOf(join(folder, 'test'))) transpile(folder, file);
+  const fixtures = join(folder, 'test/fixtures');
+  if (existsSync(fixtures)) {
+    cpSync(fixtures, join(folder, 'dist/test/fixtures'), { recursive: true, force: true });
+  }
+}
+
+/** Where `addTests` has put a test (`packages/NAME/test/...ts`). */
+export function compiledTest(target, test) {
+  const [, name, file] = /^packages\/([\w-]+)\/(test\/.+)\.ts$/.exec(test) ?? [];
+  if (!name) throw new Error(`${test} is no test of a package`);
+  return { name, path: join(target, 'packages', name, 'dist', `${file}.js`) };
+}
+
+function copyPackage(name, root, target, parts = ['package.json', 'src', 'proto', 'node_modules']) {
   const from = join(root, 'packages', name);
   const to = join(target, 'packages', name);
   mkdirSync(to, { recursive: true });
-  for (const part of ['package.json', 'src', 'proto', 'node_modules']) {
+  for (const part of parts) {
     if (!existsSync(join(from, part))) continue;
     cpSync(join(from, part), join(to, part), {
       recursive: true,
@@ -82,7 +100,8 @@ function copyPackage(name, root, target) {
 
 function applyPatch(target, patch) {
   try {
-    execFileSync('patch', ['-p1', '--fuzz=3', '--no-backup-if-mismatch', '-s', '-i', patch], {
+    // exactly: elsewhere it would break something, and another rule than it says
+    execFileSync('patch', ['-p1', '--fuzz=0', '--no-backup-if-mismatch', '-s', '-i', patch], {
       cwd: target,
       stdio: 'pipe',
     });

@@ -1,17 +1,21 @@
-// node packages/sim/bin/mutations.mjs [--only NAME,...] [--seeds 200] [--minutes 3] [--jobs N]
-// Applies each mutation to a copy of the sources and runs seeds until a checker finds it; then the
-// same seed without the patch, which must be clean. A patch nobody finds means a simulator too weak.
+// node packages/sim/bin/mutations.mjs [--only NAME,...] [--by seeds|tests] [--seeds 200]
+//      [--minutes 3] [--jobs N]
+// Applies each mutation to a copy of the sources and lets its hunter look for it: the simulator, seed
+// by seed until a checker finds it, or the test file that the patch names. Then the same without the
+// patch, which must be clean. A patch nobody finds means a simulator, or a test, too weak.
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { buildTree, checkoutRoot } from './build-tree.mjs';
+import { addTests, buildTree, checkoutRoot, compiledTest } from './build-tree.mjs';
 import { runPool } from './pool.mjs';
+import { runTest, stopTests } from './run-test.mjs';
 
 const { values } = parseArgs({
   options: {
     only: { type: 'string' },
+    by: { type: 'string' },
     seeds: { type: 'string', default: '200' },
     'first-seed': { type: 'string', default: '1' },
     minutes: { type: 'string', default: '3' },
@@ -21,58 +25,97 @@ const { values } = parseArgs({
 
 const folder = join(checkoutRoot, 'packages/sim/mutations');
 const work = mkdtempSync(join(tmpdir(), 'stor-mutations-'));
-process.on('SIGINT', () => {
-  rmSync(work, { recursive: true, force: true });
-  process.exit(130);
-});
+for (const signal of ['SIGINT', 'SIGTERM']) {
+  process.on(signal, () => {
+    stopTests();
+    rmSync(work, { recursive: true, force: true });
+    process.exit(130);
+  });
+}
 const only = values.only?.split(',');
-const names = readdirSync(folder)
+const mutations = readdirSync(folder)
   .filter((file) => file.endsWith('.patch'))
-  .map((file) => file.slice(0, -'.patch'.length))
-  .filter((name) => !only || only.includes(name));
-/** seeds that the unpatched sources passed, by world and number */
+  .map((file) => mutationOf(file.slice(0, -'.patch'.length)))
+  .filter(({ name }) => !only || only.includes(name))
+  .filter(({ test }) => !values.by || values.by === (test ? 'tests' : 'seeds'));
+/** what the unpatched sources passed: seeds by world and number, and test files */
 const clean = new Map();
 const rows = [];
 try {
   buildTree(join(work, 'clean'));
-  for (const name of names) {
-    const row = await hunt(name);
-    rows.push(row);
-    process.stdout.write(`${line(row)}\n`);
-    rmSync(join(work, name), { recursive: true, force: true });
-  }
+  for (const { test } of mutations) if (test) await passesTest(test);
+  const byTests = mutations.filter(({ test }) => test);
+  // a test runs in one process, a hunt by seeds in as many as there are jobs
+  await Promise.all(Array.from({ length: Number(values.jobs) }, () => huntAll(byTests)));
+  await huntAll(mutations.filter(({ test }) => !test));
 } finally {
   rmSync(work, { recursive: true, force: true });
 }
-const missed = rows.filter((row) => row.seed === null || !row.isClean);
+const missed = rows.filter((row) => row.by === null || !row.isClean);
 process.stdout.write(`${rows.length} mutations, ${rows.length - missed.length} caught\n`);
 process.exitCode = missed.length > 0 ? 1 : 0;
 
 /**
- * Small clusters under many faults; a patch with a line `world: lanes` is hunted on lanes, one with
- * `scrub: true` beside scrubs.
+ * What the lines before the patch say. `test: FILE`: that test must fail. Else it is hunted by seeds:
+ * small clusters under many faults; with `world: lanes` on lanes, with `scrub: true` beside scrubs.
  */
-function optionsOf(name) {
+function mutationOf(name) {
   const text = readFileSync(join(folder, `${name}.patch`), 'utf8');
-  const world = /^world: (\w+)$/m.exec(text)?.[1];
-  const scrub = /^scrub: true$/m.test(text);
-  return {
+  const head = text.slice(0, text.indexOf('\n--- '));
+  const test = /^test: (\S+)$/m.exec(head)?.[1] ?? null;
+  const world = /^world: (\w+)$/m.exec(head)?.[1];
+  const options = {
     minutes: Number(values.minutes),
     dense: true,
     ...(world ? { world } : {}),
-    ...(scrub ? { scrub } : {}),
+    ...(/^scrub: true$/m.test(head) ? { scrub: true } : {}),
   };
+  return { name, test, options };
 }
 
-async function hunt(name) {
+async function huntAll(left) {
+  for (let mutation = left.shift(); mutation; mutation = left.shift()) {
+    const row = { name: mutation.name, ...(await hunt(mutation)) };
+    rows.push(row);
+    process.stdout.write(`${line(row)}\n`);
+    rmSync(join(work, mutation.name), { recursive: true, force: true });
+  }
+}
+
+/** `by`: what found it, or null. */
+async function hunt({ name, test, options }) {
   const tree = join(work, name);
   try {
     // from the sources as they were when this began, whatever is edited meanwhile
     buildTree(tree, [join(folder, `${name}.patch`)], undefined, join(work, 'clean'));
   } catch (error) {
-    return { name, seed: null, detail: String(error), isClean: true };
+    return { by: null, detail: String(error), isClean: true };
   }
-  const options = optionsOf(name);
+  return test ? huntByTest(tree, test) : huntBySeeds(tree, options);
+}
+
+async function huntByTest(tree, test) {
+  const { name, path } = compiledTest(tree, test);
+  const tests = `packages/${name}/dist/test`;
+  cpSync(join(work, 'clean', tests), join(tree, tests), { recursive: true });
+  const failure = await runTest(path);
+  if (!failure) return { by: null, detail: `${test} passes`, isClean: true };
+  return { by: test, detail: failure, isClean: await passesTest(test) };
+}
+
+async function passesTest(test) {
+  if (!clean.has(test)) {
+    const tree = join(work, 'clean');
+    const { name, path } = compiledTest(tree, test);
+    addTests(tree, name);
+    const failure = await runTest(path);
+    if (failure) process.stdout.write(`${test} fails WITHOUT any patch: ${failure}\n`);
+    clean.set(test, failure === null);
+  }
+  return clean.get(test);
+}
+
+async function huntBySeeds(tree, options) {
   const last = Number(values['first-seed']) + Number(values.seeds) - 1;
   let seed = Number(values['first-seed']);
   let caught = null;
@@ -86,13 +129,13 @@ async function hunt(name) {
       return 'enough';
     },
   });
-  if (!caught) return { name, seed: null, detail: `not in ${values.seeds} seeds`, isClean: true };
-  const isClean = await passes(options, caught.seed);
+  if (!caught) return { by: null, detail: `not in ${values.seeds} seeds`, isClean: true };
+  const isClean = await passesSeed(options, caught.seed);
   const [{ checker, detail }] = caught.violations;
-  return { name, seed: caught.seed, checker, detail, isClean };
+  return { by: `seed ${String(caught.seed).padStart(4)}  ${checker}`, detail, isClean };
 }
 
-async function passes(options, seed) {
+async function passesSeed(options, seed) {
   const key = JSON.stringify({ ...options, seed });
   if (!clean.has(key)) {
     let left = { ...options, seed };
@@ -112,8 +155,8 @@ async function passes(options, seed) {
   return clean.get(key);
 }
 
-function line({ name, seed, checker, detail, isClean }) {
-  if (seed === null) return `${name.padEnd(40)} NOT CAUGHT  ${detail}`;
-  const without = isClean ? '' : '; the seed fails WITHOUT the patch too';
-  return `${name.padEnd(40)} seed ${String(seed).padStart(4)}  ${checker}${without}  ${detail.slice(0, 90)}`;
+function line({ name, by, detail, isClean }) {
+  if (by === null) return `${name.padEnd(40)} NOT CAUGHT  ${detail}`;
+  const without = isClean ? '' : '; it fails WITHOUT the patch too';
+  return `${name.padEnd(40)} ${by}${without}  ${detail.slice(0, 90)}`;
 }
