@@ -163,4 +163,14 @@ t.test('a snapshot from before a growth has no part in what was added', async (t
   await cluster.wait(volume.rollback(idOf(2)));
   t.same(await read(cluster, volume, added), [7, 7]);
   t.same(await read(cluster, volume, boundary), [2, 2]);
+  // one that cannot be done takes nothing away
+  for (const node of [0, 1, 2, 3]) {
+    for (const replica of cluster.node(node).disk?.replicas() ?? []) {
+      if (replica.segment < 3) replica.dropSnapshot(idOf(1), () => {});
+    }
+  }
+  await cluster.run(1_000);
+  await t.rejects(cluster.wait(volume.rollback(idOf(1))), { code: /NOT_FOUND|UNAVAILABLE/ });
+  t.same(await read(cluster, volume, added), [7, 7]);
+  t.same(await read(cluster, volume, boundary), [2, 2]);
 });

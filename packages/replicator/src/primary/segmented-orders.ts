@@ -85,11 +85,8 @@ export class SegmentedOrders implements SnapshotOrders {
       throw new StorError('FAILED_PRECONDITION', message);
     }
     const grown = this.#segments.filter((_, index) => !this.#has(index, snapshotId));
-    let isTouched = grown.length > 0;
+    let isTouched = false;
     try {
-      await this.#all(async (segment) => {
-        if (grown.includes(segment)) await emptied(segment);
-      });
       if (!options) await this.hold({ token, holdMs: rollbackHoldMs });
       await this.#all(async (segment, index) => {
         if (!this.#has(index, snapshotId)) return;
@@ -99,6 +96,11 @@ export class SegmentedOrders implements SnapshotOrders {
           throw error;
         });
         isTouched = true;
+      });
+      // only now, and not under the hold: one that is refused leaves everything as it was
+      if (!options) this.release(token);
+      await this.#all(async (segment) => {
+        if (grown.includes(segment)) await emptied(segment);
       });
     } catch (error) {
       // one segment refuses, but another one is not any more what it was
