@@ -1,6 +1,7 @@
 import type { LayerChange, Layer } from '../core/store/layer-table.ts';
 import { maxLayerChanges } from '../core/store/journal-record.ts';
 import { pendingFlag } from '../core/store/slot-table.ts';
+import { SlotIndex } from '../core/store/slot-index.ts';
 import { isHole, layerOf, type Lineage, type SlotEntry } from './lineage.ts';
 
 /** Slots looked at in one turn: a few hundred microseconds. */
@@ -52,6 +53,7 @@ export class LayerJanitor {
     this.#wanted = true;
     if (this.#stopped || this.#running) return;
     this.#running = this.#run().finally(() => {
+      this.#parts.lineage.tables.index = null;
       this.#running = null;
     });
   }
@@ -75,6 +77,8 @@ export class LayerJanitor {
     while (this.#wanted && !this.#over) {
       this.#wanted = false;
       await this.#parts.pause();
+      if (!this.#next()) continue;
+      await this.#makeIndex();
       for (let task = this.#next(); task && !this.#over; task = this.#next()) {
         try {
           await this.#do(task);
@@ -84,6 +88,24 @@ export class LayerJanitor {
         }
       }
     }
+  }
+
+  /** One look at all slots; from then on a layer costs what it holds. */
+  async #makeIndex(): Promise<void> {
+    const { tables } = this.#parts.lineage;
+    const { slots } = tables;
+    const index = new SlotIndex(slots);
+    // what changes meanwhile is added as it comes
+    tables.index = index;
+    for (let first = 0; first < slots.end && !this.#over; first += scanSlots) {
+      index.scan(first, Math.min(slots.end, first + scanSlots));
+      await this.#parts.pause();
+    }
+  }
+
+  /** Slots of a layer, as records that are durable have it. */
+  #slotsOf(place: number): number[] {
+    return this.#parts.lineage.tables.index?.of(place) ?? [];
   }
 
   /** Layers nearest to the root first: what is merged below need not be looked at twice above. */
@@ -176,11 +198,15 @@ export class LayerJanitor {
   async #finalChunksOf(place: number): Promise<Set<number>> {
     const { slots } = this.#parts.lineage.tables;
     const found = new Set<number>();
-    await this.#scan((slot) => {
-      const word = slots.words[slot] ?? 0;
-      if (layerOf(word) === place && (word & pendingFlag) === 0) found.add(slots.chunks[slot] ?? 0);
-      return false;
-    });
+    const all = this.#slotsOf(place);
+    for (let at = 0; at < all.length && !this.#over; at += scanSlots) {
+      for (const slot of all.slice(at, at + scanSlots)) {
+        const word = slots.words[slot] ?? 0;
+        const isFinal = layerOf(word) === place && (word & pendingFlag) === 0;
+        if (isFinal) found.add(slots.chunks[slot] ?? 0);
+      }
+      await this.#parts.pause();
+    }
     return found;
   }
 
@@ -189,15 +215,15 @@ export class LayerJanitor {
     const { lineage } = this.#parts;
     const { tables } = lineage;
     if (tables.dataSlotsOf(place) + tables.holesOf(place) === 0) return;
-    await this.#batches((slot) => {
+    await this.#batches(place, (slot) => {
       const word = tables.plannedWord(slot);
       const chunk = tables.plannedChunk(slot);
       return word !== 0 && test(word, chunk) ? [slot, chunk, 0] : null;
     });
   }
 
-  /** Goes through all slots; those that `change` names are changed, a batch at a time. */
-  async #batches(change: (slot: number) => SlotEntry | null): Promise<void> {
+  /** Goes through a layer's slots; those that `change` names are changed, a batch at a time. */
+  async #batches(place: number, change: (slot: number) => SlotEntry | null): Promise<void> {
     const { lineage } = this.#parts;
     let batch: SlotEntry[][] = [];
     const leave = async (): Promise<void> => {
@@ -205,25 +231,16 @@ export class LayerJanitor {
       batch = [];
       if (groups.length > 0) await lineage.durable(lineage.appendSlots(groups));
     };
-    const { slots } = lineage.tables;
-    for (let slot = 0; slot < slots.end && !this.#over;) {
-      const end = Math.min(slots.end, slot + scanSlots);
-      for (; slot < end && batch.length < batchSlots; slot++) {
-        const entry = change(slot);
+    const slots = this.#slotsOf(place);
+    for (let at = 0; at < slots.length && !this.#over;) {
+      const end = Math.min(slots.length, at + scanSlots);
+      for (; at < end && batch.length < batchSlots; at++) {
+        const entry = change(slots[at] ?? 0);
         if (entry) batch.push([entry]);
       }
       // in the turn in which it was decided
       if (batch.length > 0) await leave();
       else await this.#parts.pause();
-    }
-  }
-
-  async #scan(visit: (slot: number) => boolean): Promise<void> {
-    const { slots } = this.#parts.lineage.tables;
-    for (let first = 0; first < slots.end && !this.#over; first += scanSlots) {
-      const end = Math.min(slots.end, first + scanSlots);
-      for (let slot = first; slot < end; slot++) visit(slot);
-      await this.#parts.pause();
     }
   }
 
@@ -239,7 +256,7 @@ export class LayerJanitor {
     const up =
       sizeOf(lower) === 0 || sizeOf(upper) > sizeOf(lower) || children.length + 1 > maxLayerChanges;
     const [from, into] = up ? [lower, upper] : [upper, lower];
-    await this.#batches((slot) => {
+    await this.#batches(from.place, (slot) => {
       const word = tables.plannedWord(slot);
       if (word === 0 || layerOf(word) !== from.place) return null;
       return [slot, tables.plannedChunk(slot), word - from.place + into.place];

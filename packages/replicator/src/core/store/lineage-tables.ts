@@ -2,6 +2,7 @@ import type { SnapshotId } from '@stor/protocol';
 import type { JournalRecord } from './journal-record.ts';
 import { LayerImage } from './layer-image.ts';
 import { type Layer, type LayerChange, LayerTable } from './layer-table.ts';
+import type { SlotIndex } from './slot-index.ts';
 import { holeFlag, layerMask, pendingFlag, SlotTable } from './slot-table.ts';
 
 /** A slot that a record has freed. */
@@ -41,7 +42,9 @@ export class LineageTables {
   cameLate: () => void = () => {};
   /** grows whenever a layer changes */
   layerChanges = 0;
-  /** grows whenever a slot does */
+  /** kept while somebody needs it */
+  index: SlotIndex | null = null;
+  /** grows whenever a slot changes */
   slotChanges = 0;
   holeCount = 0;
   dataCount = 0;
@@ -188,6 +191,8 @@ export class LineageTables {
       if (word === 0 || chunk !== chunkBefore) this.#hide(slot, chunkBefore);
     }
     slots.set(slot, chunk, word);
+    const hasMoved = ((wordBefore ^ word) & layerMask) !== 0;
+    if (word !== 0 && hasMoved) this.index?.add(word & layerMask, slot);
     if (word !== 0) {
       this.#count(word, 1);
       if ((word & pendingFlag) !== 0) this.pending.set(slot, copy ?? (this.#lastCopy += 1));
