@@ -151,9 +151,13 @@ t.test('what is in the trash lies on disks too', async (t) => {
   });
   t.match(
     await said(client.evacuateDisk({ disk })),
-    /^NO_SPACE: .*volume db: it is in the trash.*storctl trash empty db/,
+    /^NO_SPACE: .*volume db: it is of volume db in the trash.*storctl trash empty db/,
   );
-  t.match(await said(client.removeDisk({ disk })), /^FAILED_PRECONDITION: .*replicas of db/);
+  t.match(
+    await said(client.removeDisk({ disk })),
+    /^FAILED_PRECONDITION: .*a replica of volume db in the trash.*"storctl trash empty db".*"storctl volume undelete db"/,
+    'both ways out are named',
+  );
   await client.emptyTrash({ name: '' });
   await rig.until(async () => (await said(client.removeDisk({ disk }))) === 'done');
 });

@@ -168,8 +168,9 @@ export class Lane implements LaneMethods {
       return await this.#describe(disk);
     } catch (error) {
       // A disk that failed or is not mounted must not take the node's other disks down; one that
-      // is not ours, or is in use, is a mistake to be mended before the agent runs.
-      if (entry.create || !hasCode(error, 'DISK_FAILED', 'NOT_FOUND')) throw error;
+      // is not ours, or is in use, is a mistake to be mended before the agent runs. One whose file
+      // system has no room even for opening it comes back at a start with room.
+      if (entry.create || !hasCode(error, 'DISK_FAILED', 'NOT_FOUND', 'NO_SPACE')) throw error;
       this.#logger.error({ disk: entry.path, error: error.message }, 'disk not opened');
       const isLost = this.#failures
         .failuresOf(entry.diskId)

@@ -1,5 +1,5 @@
 import path from 'node:path';
-import { type ClusterId, type DiskId, type NodeId, StorError } from '@stor/protocol';
+import { type ClusterId, type DiskId, type NodeId, StorError, hasCode } from '@stor/protocol';
 import {
   type Clock,
   DirectoryLockedError,
@@ -26,6 +26,7 @@ import { ImageFiles, imageNames } from './image-files.ts';
 import { Journal } from './journal.ts';
 import { journalNames, minJournalBytes, openJournals } from './journal-files.ts';
 import { recover } from './recovery.ts';
+import { StartReserve } from './start-reserve.ts';
 
 export interface DiskStoreOptions {
   /** size of each of the two journal files; fixed when the disk is created @default 8 MiB */
@@ -62,14 +63,28 @@ export const defaultJournalBytes = 8 * 1024 * 1024;
  *
  * NOT_FOUND: no Stor disk there and `create` is not given. FOREIGN_DATA: another cluster's, node's
  * or a newer format's disk, or a directory with other content. IN_USE: another process holds it.
- * DISK_FAILED: it cannot be read, or a failure of the whole disk was recorded earlier (I7).
+ * DISK_FAILED: it cannot be read, or a failure of the whole disk was recorded earlier (I7). NO_SPACE: its
+ * file system has not even the room that opening takes.
  */
 export async function openDiskStore(open: OpenDiskStore): Promise<DiskStore> {
+  const reserve = new StartReserve(open.files, path.resolve(open.path));
+  try {
+    return await lookAndOpen(open, reserve);
+  } catch (error) {
+    if (!hasCode(error, 'NO_SPACE') || !reserve.release()) throw error;
+    open.logger.warn({ disk: open.path }, 'the file system is full: the disk uses its reserve');
+    return await lookAndOpen(open, reserve);
+  }
+}
+
+async function lookAndOpen(open: OpenDiskStore, reserve: StartReserve): Promise<DiskStore> {
   try {
     lookAt(open);
     const lock = await takeLock(open.files, open.path);
     try {
-      return await openLocked(open, lock);
+      const store = await openLocked(open, lock);
+      reserve.layBy();
+      return store;
     } catch (error) {
       await lock.release();
       throw error;

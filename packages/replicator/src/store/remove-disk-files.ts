@@ -3,6 +3,7 @@ import type { Files } from '@stor/runtime';
 import { identityName } from './disk-identity.ts';
 import { imageNames } from './image-files.ts';
 import { journalNames } from './journal-files.ts';
+import { startReserveName } from './start-reserve.ts';
 
 /** Where replicas and their data lie. */
 const folderNames = ['replicas', 'lineages'] as const;
@@ -21,7 +22,8 @@ export function removeDiskFiles(files: Files, directory: string): void {
   files.remove(path.join(directory, 'initialised'));
   files.syncDirectory(directory);
   for (const folder of folders) files.removeDirectory(folder);
-  for (const name of [...journalNames, ...imageNames]) files.remove(path.join(directory, name));
+  const names = [...journalNames, ...imageNames, startReserveName];
+  for (const name of names) files.remove(path.join(directory, name));
   files.remove(path.join(directory, identityName));
   files.syncDirectory(directory);
 }

@@ -2,7 +2,7 @@ import { StorError } from '@stor/protocol';
 import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { DiskRecord } from '../../resources/records.ts';
-import { leftoversOn, replicasOn } from './disk-replicas.ts';
+import { leftoversOn, replicasOn, trashText } from './disk-replicas.ts';
 import { fullName } from './find-disk.ts';
 
 /** What lies on a disk is named up to this number. */
@@ -14,7 +14,12 @@ const namedReplicas = 5;
  */
 export function checkRemoval(state: ClusterState, disk: DiskRecord, lost: boolean): void {
   const name = fullName(disk, state);
-  const held = replicasOn(state, disk.id);
+  const all = replicasOn(state, disk.id);
+  const held = all.filter(({ volume }) => !state.trash.has(volume.metadata.id));
+  const trashed = all.find(({ volume }) => state.trash.has(volume.metadata.id));
+  if (held.length === 0 && trashed) {
+    throw precondition(`disk ${name} has a replica of ${trashText(state, trashed.volume)}`);
+  }
   if (held.length > 0) {
     const volumes = [...new Set(held.map(({ volume }) => volume.metadata.name))];
     const shown = volumes.slice(0, namedReplicas).join(', ');

@@ -60,6 +60,14 @@ export function otherCopies(state: ClusterState, { segment, replica }: PlacedRep
   return nodesOf(copies);
 }
 
+/** A volume in the trash, where nothing is moved, and the two ways to get it off a disk. */
+export function trashText(state: ClusterState, { metadata }: StoredVolume): string {
+  const { id, name } = metadata;
+  const named = [...state.trash.values()].filter(({ value }) => value.metadata.name === name);
+  const said = named.length === 1 ? name : id;
+  return `volume ${name} in the trash, which is not moved: delete it for good with "storctl trash empty ${said}", or bring it back with "storctl volume undelete ${said}" and evacuate the disk then`;
+}
+
 export function viewReplica(state: ClusterState, placed: PlacedReplica): DiskReplicaView {
   const { volume, segment, replica } = placed;
   const { id, state: at, leaving } = replica;

@@ -5,7 +5,7 @@ import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
 import { addReplica, staying } from '../controllers/replica-rules.ts';
 import { isGoing, nodesOf, sitesOf } from '../controllers/replica-sites.ts';
 import { needOf, placeAnother } from '../placement/place-replicas.ts';
-import { replicasOn } from './disk-replicas.ts';
+import { replicasOn, trashText } from './disk-replicas.ts';
 import type { PlacedReplica } from './disk-replicas.ts';
 
 /**
@@ -20,7 +20,7 @@ export function planEvacuation(state: ClusterState, diskId: DiskId): Omit<Evacua
     if (world.trash.has(volume.metadata.id)) {
       const { name } = volume.metadata;
       const what = { volume: name, replicaId: replica.id, segment: placed.segment.index };
-      const reason = `it is in the trash, where nothing is moved: "storctl trash empty ${name}" or "storctl volume undelete ${name}"`;
+      const reason = `it is of ${trashText(state, volume)}`;
       plan.blocked.push({ ...what, reason });
       continue;
     }
