@@ -24,6 +24,8 @@ export function removeDiskFiles(files: Files, directory: string): void {
   for (const folder of folders) files.removeDirectory(folder);
   const names = [...journalNames, ...imageNames, startReserveName];
   for (const name of names) files.remove(path.join(directory, name));
+  // whose it was goes last for a power cut too: without it the rest would be somebody else's files
+  files.syncDirectory(directory);
   files.remove(path.join(directory, identityName));
   files.syncDirectory(directory);
 }
