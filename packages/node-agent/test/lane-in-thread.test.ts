@@ -2,6 +2,7 @@ import { silentLogger } from '@stor/runtime';
 import { FakeClock, FaultyFiles, MemoryNetwork } from '@stor/runtime/testing';
 import t from 'tap';
 import type { LaneOptions, MainMethods } from '../src/index.ts';
+import { diskProbeMs } from '../src/lane/lane.ts';
 import { startLaneInThread } from '../src/testing/index.ts';
 
 const options: LaneOptions = {
@@ -74,4 +75,45 @@ t.test('a lane that is killed answers nobody, and the agent hears of it', async 
   lane.kill();
   await t.rejects(waiting, { code: 'INTERNAL', message: /killed/ });
   t.same(deaths, ['lane 0 ended: killed']);
+});
+
+t.test('a disk that dies while nobody uses it is noticed and reported', async (t) => {
+  const clock = new FakeClock();
+  const host = new MemoryNetwork({ clock }).host('n1');
+  const files = new FaultyFiles({ seed: 1 });
+  const machine = { files: files.process(), network: host };
+  machine.files.makeDirectory('/data');
+  const reported: { diskId: string; replicaId: string | null; reason: string }[] = [];
+  const main = {
+    reportFailure: async (failure: (typeof reported)[number]) => {
+      reported.push(failure);
+    },
+  } as unknown as MainMethods;
+  const lane = startLaneInThread(options, main, { clock, logger: silentLogger, machine });
+  const pass = async (until: () => boolean, ms: number): Promise<void> => {
+    for (let i = 0; i < ms && !until(); i += 100) {
+      clock.advance(100);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  };
+  const done = async <T>(promise: Promise<T>): Promise<T> => {
+    let isOver = false;
+    void promise.then(() => (isOver = true));
+    await pass(() => isOver, 10_000);
+    return promise;
+  };
+  const diskId = 'd-0000000000000001';
+  await done(lane.methods.openDisk({ diskId, path: '/disk', tag: '', create: true }));
+  await pass(() => false, 3 * diskProbeMs);
+  t.equal((await done(lane.methods.disks()))[0]?.state, 'online');
+  t.same(reported, []);
+  files.hook = (_operation, path) => (path.startsWith('/disk') ? 'EIO' : null);
+  await pass(() => reported.length > 0, 3 * diskProbeMs);
+  t.match(reported, [{ diskId, replicaId: null, reason: /probe failed: .*EIO/ }]);
+  t.match((await done(lane.methods.disks()))[0], { state: 'failed', isLost: true });
+  t.match(machine.files.list('/data'), ['failures.jsonl'], 'noted outside the disk');
+  await pass(() => false, 3 * diskProbeMs);
+  t.equal(reported.length, 1, 'told once');
+  files.hook = () => null;
+  await done(lane.close());
 });

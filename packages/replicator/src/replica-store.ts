@@ -193,6 +193,11 @@ export interface DiskStore {
   /** Deletes a replica and gives its space back; an unknown id is done already. */
   deleteReplica(id: ReplicaId): Promise<void>;
   usage(): Promise<DiskUsage>;
+  /**
+   * Asks a disk on which nothing was made durable since the last call whether it still works. Rejects with
+   * DISK_FAILED when an error of this ended it, as one of its journal does (I7).
+   */
+  probe(): Promise<void>;
   /** Makes everything durable, notes a clean stop, releases the lock. Works twice. */
   close(): Promise<void>;
 }

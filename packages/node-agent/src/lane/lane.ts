@@ -54,6 +54,8 @@ import type {
 } from './lane-protocol.ts';
 import { replicaSpaces } from './replica-space.ts';
 
+/** A disk on which nothing was made durable for this is asked whether it still works (ms). */
+export const diskProbeMs = 30_000;
 /** A peer that does not take a connection in this time is tried again later (ms). */
 const peerConnectTimeoutMs = 1_000;
 
@@ -92,6 +94,7 @@ export class Lane implements LaneMethods {
   #peers: Listener | null = null;
   #nbd: NbdServer | null = null;
   #closing: Promise<void> | null = null;
+  #cancelProbe: () => void;
 
   constructor(
     options: LaneOptions,
@@ -136,7 +139,18 @@ export class Lane implements LaneMethods {
       allocatedBytesOf: (volumeId) => this.#allocatedBytes(volumeId),
       snapshotSource: (replica, snapshot) => this.#replicator.snapshotSource(replica, snapshot),
     });
+    this.#cancelProbe = clock.after(diskProbeMs, this.#probe);
   }
+
+  readonly #probe = (): void => {
+    this.#cancelProbe = this.#clock.after(diskProbeMs, this.#probe);
+    for (const store of this.stores) {
+      store.probe().catch((error: unknown) => {
+        const reason = StorError.from(error).message;
+        this.#report({ diskId: store.diskId, replicaId: null, reason });
+      });
+    }
+  };
 
   async listen(): Promise<{ peersPort: number; nbdPort: number }> {
     const { host, peersPort, nbdPort, nbdUnixPath } = this.#options;
@@ -348,6 +362,7 @@ export class Lane implements LaneMethods {
   }
 
   async #closeOnce(): Promise<void> {
+    this.#cancelProbe();
     await this.#exports.close();
     await this.#nbd?.close();
     await this.#replicator.close();

@@ -14,6 +14,7 @@ import type {
   ReplicaStore,
 } from '../replica-store.ts';
 import type { DiskIdentity } from './disk-identity.ts';
+import { DiskProbe } from './disk-probe.ts';
 import { DiskMembers, type Member, stopHome } from './disk-members.ts';
 import type { DiskReplica } from './disk-replica.ts';
 import type { ImageFiles } from './image-files.ts';
@@ -70,6 +71,7 @@ export class DirectoryDiskStore implements DiskStore {
   readonly #journalBytes: number;
   readonly #pool: IoPool;
   readonly #space: SpaceAccount;
+  readonly #probe: DiskProbe;
   #nextReplicaNumber: number;
   #nextLineageNumber: number;
   #failure: StorError | null = null;
@@ -86,6 +88,7 @@ export class DirectoryDiskStore implements DiskStore {
     this.#replicasPath = path.join(open.path, 'replicas');
     this.#lineagesPath = path.join(open.path, 'lineages');
     this.#pool = new IoPool(options.maxPooledCalls ?? defaultPooledCalls);
+    this.#probe = new DiskProbe(open.files, open.path, this.#pool);
     this.#nextReplicaNumber = recovered.nextReplicaNumber;
     this.#nextLineageNumber = recovered.nextLineageNumber;
     this.#journalBytes = Math.min(...parts.journals.map((file) => file.size().sizeBytes));
@@ -351,6 +354,13 @@ export class DirectoryDiskStore implements DiskStore {
     return this.#space.usage();
   }
 
+  async probe(): Promise<void> {
+    if (this.#failure || this.#closing) return;
+    await this.#probe.run().catch((error: unknown) => {
+      if (!this.#closing) throw this.#failDisk('probe', error);
+    });
+  }
+
   /** One at a time; a full journal file that one does not cover asks for another. */
   #startCheckpoint(): void {
     this.#checkpointWanted = true;
@@ -437,6 +447,7 @@ export class DirectoryDiskStore implements DiskStore {
     const members = [...this.#members.all.values()];
     await Promise.all(members.map(({ replica }) => replica.drain()));
     await Promise.all([...this.#members.homes.values()].map(stopHome));
+    await this.#probe.over();
     for (const { replica } of members) {
       // a failure is recorded and stays with the replica
       if (replica.failure?.code !== 'DISK_FAILED') await replica.finalSync().catch(() => {});
@@ -457,6 +468,7 @@ export class DirectoryDiskStore implements DiskStore {
   /** Nothing may be under way. */
   closeFiles(): void {
     this.#members.closeFiles();
+    this.#probe.close();
     for (const file of this.#parts.journals) file.close();
     this.#parts.imageFiles.close();
   }

@@ -14,6 +14,8 @@ const writePieceBytes = 64 * 1024;
 export class IoPool {
   readonly #maxCalls: number;
   #running = 0;
+  /** files that were made durable since the start */
+  syncs = 0;
   readonly #waiting: (() => void)[] = [];
 
   constructor(maxCalls: number) {
@@ -57,7 +59,10 @@ export class IoPool {
     return new Promise((resolve, reject) => {
       file.datasync((error) => {
         if (error) reject(error);
-        else resolve();
+        else {
+          this.syncs += 1;
+          resolve();
+        }
       });
     });
   }

@@ -1,6 +1,7 @@
 import path from 'node:path';
 import type { Files } from '@stor/runtime';
 import { identityName } from './disk-identity.ts';
+import { probeName } from './disk-probe.ts';
 import { imageNames } from './image-files.ts';
 import { journalNames } from './journal-files.ts';
 import { startReserveName } from './start-reserve.ts';
@@ -22,7 +23,7 @@ export function removeDiskFiles(files: Files, directory: string): void {
   files.remove(path.join(directory, 'initialised'));
   files.syncDirectory(directory);
   for (const folder of folders) files.removeDirectory(folder);
-  const names = [...journalNames, ...imageNames, startReserveName];
+  const names = [...journalNames, ...imageNames, startReserveName, probeName];
   for (const name of names) files.remove(path.join(directory, name));
   // whose it was goes last for a power cut too: without it the rest would be somebody else's files
   files.syncDirectory(directory);

@@ -46,6 +46,9 @@ export class MemoryDiskStore implements DiskStore {
     const freeBytes = capacityBytes - usedBytes;
     return Promise.resolve({ capacityBytes, usedBytes, freeBytes, reservedBytes: 0 });
   }
+  probe(): Promise<void> {
+    return Promise.resolve();
+  }
   close(): Promise<void> {
     for (const { state } of this.#replicas.values()) {
       state.unflushed.clear();
