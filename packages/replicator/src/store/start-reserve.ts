@@ -25,11 +25,11 @@ export class StartReserve {
     return path.join(this.#directory, startReserveName);
   }
 
-  /** False when there was none: nothing is gained. */
+  /** False when there was none, or it cannot be removed: nothing is gained. */
   release(): boolean {
     if (!this.#files.exists(this.#file)) return false;
-    this.#files.remove(this.#file);
-    return true;
+    this.#giveUp();
+    return !this.#files.exists(this.#file);
   }
 
   /** Makes it whole when there is plenty of room. A failure is none of the disk's: it is tried again. */
