@@ -40,6 +40,11 @@ class FakeLogs {
         }
         this.kept.push(...names);
       },
+      readMarks: async () => [null, null],
+      writeMark: async (slot) => {
+        if (this.failure) throw this.failure;
+        this.kept.push(`mark ${slot}`);
+      },
       close: async () => {
         this.closes += 1;
       },

@@ -22,6 +22,8 @@ export type RaftErrorCode =
   | 'UNSUPPORTED_FORMAT'
   /** Another process holds the store. */
   | 'IN_USE'
+  /** The store has no room left; what is on it is as good as before. */
+  | 'DISK_FULL'
   /** The store could not read or write. */
   | 'STORAGE_FAILED'
   /** An invariant of the algorithm is broken: the node stops rather than go on. */

@@ -23,6 +23,7 @@ export type { RaftStorage, SaveBatch, StoredState } from './core/storage.ts';
 export { MemoryRaftStorage } from './memory-storage.ts';
 export { LevelRaftStorage } from './level-storage.ts';
 export type * from './key-value-log.ts';
+export { maxMarkBytes } from './key-value-log.ts';
 export { openLevelLog } from './level-log.ts';
 export { RaftNode } from './raft-node.ts';
 export type {

@@ -19,9 +19,19 @@ export interface KeyValueLog {
   range(range: KeyValueRange): AsyncIterable<readonly [Uint8Array, Uint8Array]>;
   /** `sync`: durable when resolved. An empty batch syncs nothing. */
   batch(operations: readonly KeyValueOperation[], options: { sync: boolean }): Promise<void>;
+  /**
+   * Two small records apart from the log, on which nothing that happens to it has any influence;
+   * null for one that was never written, or was torn. What is in them is the caller's to check.
+   */
+  readMarks(): Promise<(Uint8Array | null)[]>;
+  /** Replaces one of the two, at most `maxMarkBytes`; durable when resolved, and torn at worst. */
+  writeMark(slot: 0 | 1, bytes: Uint8Array): Promise<void>;
   /** Waits for batches under way. */
   close(): Promise<void>;
 }
+
+/** What one mark can hold: within a sector of every disk. */
+export const maxMarkBytes = 508;
 
 export interface KeyValueRange {
   /** default: from the first key */

@@ -2,14 +2,25 @@ import { mkdir, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { Level } from 'level';
 import { RaftError } from './errors.ts';
+import { MarkFile } from './mark-file.ts';
 import type { KeyValueLog, KeyValueOperation, KeyValueRange } from './key-value-log.ts';
 
 /** `KeyValueLog` on LevelDB. */
 class LevelLog implements KeyValueLog {
   readonly #db: Level<Uint8Array, Uint8Array>;
+  readonly #marks: MarkFile;
 
-  constructor(db: Level<Uint8Array, Uint8Array>) {
+  constructor(db: Level<Uint8Array, Uint8Array>, marks: MarkFile) {
     this.#db = db;
+    this.#marks = marks;
+  }
+
+  readMarks(): Promise<(Uint8Array | null)[]> {
+    return this.#marks.read();
+  }
+
+  writeMark(slot: 0 | 1, bytes: Uint8Array): Promise<void> {
+    return this.#marks.write(slot, bytes);
   }
 
   getMany(keys: readonly Uint8Array[]): Promise<(Uint8Array | undefined)[]> {
@@ -24,8 +35,9 @@ class LevelLog implements KeyValueLog {
     return this.#db.batch([...operations], options);
   }
 
-  close(): Promise<void> {
-    return this.#db.close();
+  async close(): Promise<void> {
+    await this.#db.close();
+    await this.#marks.close();
   }
 }
 
@@ -41,13 +53,14 @@ export async function openLevelLog(path: string): Promise<KeyValueLog> {
   }
   try {
     // A new directory that a power cut takes away would be a member that forgot its vote.
+    const marks = await MarkFile.open(path);
     await syncDirectory(path);
     await syncDirectory(dirname(path));
+    return new LevelLog(db, marks);
   } catch (error) {
     await db.close();
     throw asRaftError(error, `the Raft store in ${path} cannot be opened`);
   }
-  return new LevelLog(db);
 }
 
 async function syncDirectory(path: string): Promise<void> {
@@ -73,10 +86,18 @@ function openError(path: string, error: unknown): RaftError {
   return asRaftError(error, `the Raft store in ${path} cannot be opened`);
 }
 
-/** An error of the store as ours: CORRUPT or STORAGE_FAILED. */
+/** LevelDB tells the system's reason only in words. */
+function isFull(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  if ('code' in error && (error.code === 'ENOSPC' || error.code === 'EDQUOT')) return true;
+  return /No space left on device|ENOSPC/.test(error.message) || isFull(error.cause);
+}
+
+/** An error of the store as ours: CORRUPT, DISK_FULL or STORAGE_FAILED. */
 export function asRaftError(error: unknown, what: string): RaftError {
   if (error instanceof RaftError) return error;
-  const code = levelCode(error) === 'LEVEL_CORRUPTION' ? 'CORRUPT' : 'STORAGE_FAILED';
+  const isCorrupt = levelCode(error) === 'LEVEL_CORRUPTION';
+  const code = isCorrupt ? 'CORRUPT' : isFull(error) ? 'DISK_FULL' : 'STORAGE_FAILED';
   const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
   const reason = cause instanceof Error ? cause.message : String(cause);
   return new RaftError(code, `${what}: ${reason}`, { cause: error });

@@ -1,66 +1,71 @@
-import { crc32 } from 'node:zlib';
-import { BytesReader, BytesWriter } from './core/bytes.ts';
-import { readEntryContent, readSnapshot, writeEntryContent, writeSnapshot } from './core/codec.ts';
 import { applyToExtent, type ExtentChange } from './core/log-extent.ts';
-import {
-  verifyStoredState,
-  type RaftStorage,
-  type SaveBatch,
-  type StoredState,
-} from './core/storage.ts';
-import type { Entry, HardState, LogPosition, Snapshot } from './core/types.ts';
+import type { RaftStorage, SaveBatch, StoredState } from './core/storage.ts';
+import type { HardState, LogPosition } from './core/types.ts';
 import { RaftError } from './errors.ts';
-import type {
-  KeyValueLog,
-  KeyValueOperation,
-  KeyValueRange,
-  OpenKeyValueLog,
-} from './key-value-log.ts';
+import type { KeyValueLog, KeyValueOperation, OpenKeyValueLog } from './key-value-log.ts';
 import { asRaftError, openLevelLog } from './level-log.ts';
+import {
+  decodeMark,
+  encodeEntry,
+  encodeHardState,
+  encodeMark,
+  encodeSequence,
+  encodeSnapshot,
+  encodeStart,
+  entryKey,
+  keys,
+  type Mark,
+} from './level-records.ts';
+import { hasAny, readStore, type Found } from './level-recovery.ts';
 
 /**
  * The log, the hard state and the newest snapshot in one LevelDB, or what `KeyValueLog` models it
  * with. Keys:
  *
- *   f            format of the store, '1'
+ *   f            format of the store, '2'; '1' had no mark, and becomes '2' when it is loaded
  *   h            hard state
  *   s            newest snapshot
  *   b            position after which the log begins
+ *   q            number of the save
  *   e<index>     one entry; 8 bytes big-endian, so keys sort as indexes
  *
- * Each value begins with a CRC-32 over its key and the rest, as LevelDB checks its own blocks only
- * when asked and knows nothing of a value under the wrong key. An entry also holds the term of the
- * one before it: LevelDB skips a damaged piece of its own log at recovery, and if that held a
- * replaced end of our log, the old end would fit by its indexes, but not by these terms.
- * Every save is one synced batch, so a crash leaves all of it or nothing.
+ * An entry also holds the term of the one before it: LevelDB skips a damaged piece of its own log at
+ * recovery, and if that held a replaced end of our log, the old end would fit by its indexes, but
+ * not by these terms. Every save is one synced batch, so a crash leaves all of it or nothing.
+ *
+ * LevelDB also drops a damaged end of its own log in silence. So after the batch, and before anybody
+ * is told, a mark of it is synced to a place apart: the number of the save, term and vote, and where
+ * the log ends. `level-recovery.ts` compares.
  */
-const format = '1';
-const text = new TextEncoder();
-const keys = {
-  format: text.encode('f'),
-  hardState: text.encode('h'),
-  snapshot: text.encode('s'),
-  start: text.encode('b'),
-};
-const entryPrefix = 'e'.charCodeAt(0);
+const format: string = '2';
+const oldFormat: string = '1';
 
 export class LevelRaftStorage implements RaftStorage {
   readonly #db: KeyValueLog;
+  readonly #path: string;
   #start: LogPosition = { index: 0, term: 0 };
   /** term of each stored entry, from start.index + 1 on */
   #terms: number[] = [];
+  #hardState: HardState = { term: 0, vote: null, commit: 0 };
+  /** of the newest save */
+  #sequence = 0;
+  #recoverTo: LogPosition | null = null;
+  /** the one that holds the newest mark */
+  #markSlot: 0 | 1 = 0;
+  #lossReason: string | null = null;
   #loaded = false;
   #failure: RaftError | null = null;
   #saving: Promise<void> = Promise.resolve();
   #closed: Promise<void> | null = null;
 
-  private constructor(db: KeyValueLog) {
+  private constructor(db: KeyValueLog, path: string) {
     this.#db = db;
+    this.#path = path;
   }
 
   /**
-   * Opens or creates the store in the directory `path`, on LevelDB or what `openLog` opens. Errors: IN_USE (another process has it),
-   * CORRUPT, UNSUPPORTED_FORMAT, STORAGE_FAILED.
+   * Opens or creates the store in the directory `path`, on LevelDB or what `openLog` opens. Errors:
+   * IN_USE (another process has it), CORRUPT, UNSUPPORTED_FORMAT, DISK_FULL, STORAGE_FAILED.
    */
   static async open(
     path: string,
@@ -73,47 +78,95 @@ export class LevelRaftStorage implements RaftStorage {
       await db.close();
       throw asRaftError(error, `the Raft store in ${path} cannot be opened`);
     }
-    return new LevelRaftStorage(db);
+    return new LevelRaftStorage(db, path);
+  }
+
+  /** What was damaged or missing when it was loaded, for people; null: nothing. */
+  get lossReason(): string | null {
+    return this.#lossReason;
   }
 
   async load(): Promise<StoredState | null> {
     try {
-      const state = await this.#read();
+      const isOld = (await formatOf(this.#db)) === oldFormat;
+      const newest = isOld ? null : newestMark(await this.#db.readMarks());
+      const mark = newest?.mark ?? null;
+      this.#markSlot = newest?.slot ?? 0;
+      if (!isOld && !mark) {
+        throw new RaftError(
+          'CORRUPT',
+          `the mark of what was acknowledged is lost in ${this.#path}: whether the Raft log is ` +
+            'whole cannot be known, so this member has to be replaced',
+        );
+      }
+      const found = await readStore(this.#db, mark);
+      if (found) await this.#takeOver(found, mark);
+      else if (isOld) await this.#convert(emptyMark);
       this.#loaded = true;
-      return state;
+      return found?.state ?? null;
     } catch (error) {
       throw asRaftError(error, 'the Raft store cannot be read');
     }
   }
 
-  async #read(): Promise<StoredState | null> {
-    const db = this.#db;
-    const records = await db.getMany([keys.hardState, keys.snapshot, keys.start]);
-    const [hardStateBytes, snapshotBytes, startBytes] = records;
-    const entryRange = { gt: Uint8Array.of(entryPrefix), lt: Uint8Array.of(entryPrefix + 1) };
-    if (!hardStateBytes || !snapshotBytes || !startBytes) {
-      const hasEntries = await hasAny(db, entryRange);
-      if (records.every((record) => record === undefined) && !hasEntries) return null;
-      throw new RaftError(
-        'CORRUPT',
-        'the stored Raft log is damaged: its hard state, snapshot or beginning is missing',
-      );
+  async #takeOver(found: Found, mark: Mark | null): Promise<void> {
+    const { state, sequence, reason, needsRepair } = found;
+    this.#start = state.start;
+    this.#terms = state.entries.map((entry) => entry.term);
+    this.#hardState = state.hardState;
+    this.#sequence = sequence;
+    this.#recoverTo = state.recoverTo ?? null;
+    this.#lossReason = reason;
+    if (!mark) await this.#convert(this.#mark(sequence));
+    else if (needsRepair) await this.#repair(found, mark);
+  }
+
+  /** The mark is on the disk before the format that relies on it. */
+  async #convert(mark: Mark): Promise<void> {
+    for (let slot = 0; slot < 2; slot++) await this.#writeMark(mark);
+    const sequence = encodeSequence(mark.sequence);
+    await this.#db.batch(
+      [
+        { type: 'put', key: keys.sequence, value: sequence },
+        { type: 'put', key: keys.format, value: new TextEncoder().encode(format) },
+      ],
+      { sync: true },
+    );
+  }
+
+  /**
+   * Writes what `load` says. That this member recovers is marked first: a crash in between must not
+   * leave a store that looks whole.
+   */
+  async #repair({ state, cut }: Found, mark: Mark): Promise<void> {
+    const { term, vote } = state.hardState;
+    const sequence = this.#sequence + 1;
+    if (this.#recoverTo) {
+      await this.#writeMark({ ...mark, sequence, term, vote, recoverTo: this.#recoverTo });
     }
-    const hardState = decodeHardState(hardStateBytes);
-    const snapshot = decodeSnapshot(snapshotBytes);
-    const start = decodeStart(startBytes);
-    const entries: Entry[] = [];
-    let previousTerm = start.term;
-    for await (const [key, value] of db.range(entryRange)) {
-      const entry = decodeEntry(key, value, previousTerm);
-      entries.push(entry);
-      previousTerm = entry.term;
-    }
-    const state = { hardState, snapshot, start, entries };
-    verifyStoredState(state);
-    this.#start = start;
-    this.#terms = entries.map((entry) => entry.term);
-    return state;
+    this.#sequence = sequence + 1;
+    const operations: KeyValueOperation[] = cut.map((key) => ({ type: 'del', key }));
+    operations.push(
+      { type: 'put', key: keys.hardState, value: encodeHardState(state.hardState) },
+      { type: 'put', key: keys.start, value: encodeStart(state.start) },
+      { type: 'put', key: keys.sequence, value: encodeSequence(this.#sequence) },
+    );
+    await this.#db.batch(operations, { sync: true });
+    await this.#writeMark(this.#mark(this.#sequence));
+  }
+
+  #mark(sequence: number): Mark {
+    const { term, vote } = this.#hardState;
+    const index = this.#start.index + this.#terms.length;
+    const last = { index, term: this.#terms.at(-1) ?? this.#start.term };
+    return { sequence, term, vote, last, recoverTo: this.#recoverTo };
+  }
+
+  /** Into the slot that does not hold the mark before it. */
+  async #writeMark(mark: Mark): Promise<void> {
+    const slot = this.#markSlot === 0 ? 1 : 0;
+    await this.#db.writeMark(slot, encodeMark(mark));
+    this.#markSlot = slot;
   }
 
   save(batch: SaveBatch): Promise<void> {
@@ -129,9 +182,16 @@ export class LevelRaftStorage implements RaftStorage {
       if (!this.#loaded) throw new RaftError('INTERNAL', 'the Raft store was not loaded');
       const { change, terms, operations } = this.#plan(batch);
       // An empty batch would sync nothing, and a caller that asks for nothing waits for nothing.
-      if (operations.length > 0) await this.#db.batch(operations, { sync: true });
+      if (operations.length === 0 && !batch.recovered) return;
+      const sequence = this.#sequence + 1;
+      operations.push({ type: 'put', key: keys.sequence, value: encodeSequence(sequence) });
+      await this.#db.batch(operations, { sync: true });
+      this.#sequence = sequence;
       this.#terms = terms;
       this.#start = change.start;
+      this.#hardState = batch.hardState ?? this.#hardState;
+      if (batch.recovered) this.#recoverTo = null;
+      await this.#writeMark(this.#mark(sequence));
     } catch (error) {
       // What is on the disk now is unknown: one failed sync may have dropped what it was to write.
       this.#failure = asRaftError(error, 'the Raft store cannot be written');
@@ -178,128 +238,58 @@ export class LevelRaftStorage implements RaftStorage {
   }
 }
 
-function entryKey(index: number): Uint8Array {
-  const writer = new BytesWriter(9);
-  writer.u8(entryPrefix);
-  writer.u53(index);
-  return writer.finish();
-}
+const emptyMark: Mark = {
+  sequence: 0,
+  term: 0,
+  vote: null,
+  last: { index: 0, term: 0 },
+  recoverTo: null,
+};
 
-/** The value with the checksum of key and value before it. */
-function seal(key: Uint8Array, write: (writer: BytesWriter) => void, sizeHint = 64): Uint8Array {
-  const writer = new BytesWriter(sizeHint + 4);
-  writer.u32(0);
-  write(writer);
-  const value = writer.finish();
-  const view = new DataView(value.buffer, value.byteOffset, value.byteLength);
-  view.setUint32(0, crc32(value.subarray(4), crc32(key)));
-  return value;
-}
-
-function unseal(key: Uint8Array, value: Uint8Array, what: string): BytesReader {
-  const reader = new BytesReader(value, what);
-  const expected = reader.u32();
-  const actual = crc32(value.subarray(4), crc32(key));
-  if (actual !== expected) {
-    reader.fail(`checksum ${hex(actual)} instead of ${hex(expected)}`);
+/** Of the two the newer one that is whole: the other is of the save before, or was torn. */
+function newestMark(slots: (Uint8Array | null)[]): { mark: Mark; slot: 0 | 1 } | null {
+  let newest: { mark: Mark; slot: 0 | 1 } | null = null;
+  for (const slot of [0, 1] as const) {
+    const bytes = slots[slot];
+    if (!bytes) continue;
+    let mark: Mark;
+    try {
+      mark = decodeMark(bytes);
+    } catch (error) {
+      if (error instanceof RaftError && error.code === 'CORRUPT') continue;
+      throw error;
+    }
+    if (!newest || mark.sequence >= newest.mark.sequence) newest = { mark, slot };
   }
-  return reader;
+  return newest;
 }
 
-function hex(value: number): string {
-  return value.toString(16).padStart(8, '0');
-}
-
-function encodeHardState(hardState: HardState): Uint8Array {
-  return seal(keys.hardState, (writer) => {
-    writer.u53(hardState.term);
-    writer.u53(hardState.commit);
-    writer.text(hardState.vote ?? '');
-  });
-}
-
-function decodeHardState(value: Uint8Array): HardState {
-  const reader = unseal(keys.hardState, value, 'the stored hard state');
-  const term = reader.u53();
-  const commit = reader.u53();
-  const vote = reader.text();
-  reader.expectEnd();
-  return { term, commit, vote: vote === '' ? null : vote };
-}
-
-function encodeSnapshot(snapshot: Snapshot): Uint8Array {
-  const write = (writer: BytesWriter) => {
-    writeSnapshot(writer, snapshot);
-  };
-  return seal(keys.snapshot, write, snapshot.data.length + 1024);
-}
-
-function decodeSnapshot(value: Uint8Array): Snapshot {
-  const reader = unseal(keys.snapshot, value, 'the stored snapshot');
-  const snapshot = readSnapshot(reader);
-  reader.expectEnd();
-  return snapshot;
-}
-
-function encodeStart(start: LogPosition): Uint8Array {
-  return seal(keys.start, (writer) => {
-    writer.u53(start.index);
-    writer.u53(start.term);
-  });
-}
-
-function decodeStart(value: Uint8Array): LogPosition {
-  const reader = unseal(keys.start, value, 'the stored beginning of the log');
-  const start = { index: reader.u53(), term: reader.u53() };
-  reader.expectEnd();
-  return start;
-}
-
-function encodeEntry(entry: Entry, previousTerm: number): Uint8Array {
-  const write = (writer: BytesWriter) => {
-    writer.u53(entry.term);
-    writer.u53(previousTerm);
-    writeEntryContent(writer, entry);
-  };
-  return seal(entryKey(entry.index), write, entry.data.length + 32);
-}
-
-function decodeEntry(key: Uint8Array, value: Uint8Array, previousTerm: number): Entry {
-  const keyReader = new BytesReader(key, 'the key of a stored entry');
-  keyReader.u8();
-  const index = keyReader.u53();
-  keyReader.expectEnd();
-  const reader = unseal(key, value, `stored entry ${index}`);
-  const term = reader.u53();
-  const expected = reader.u53();
-  if (expected !== previousTerm) {
-    reader.fail(`the entry before it should be of term ${expected} and is of term ${previousTerm}`);
-  }
-  const content = readEntryContent(reader);
-  reader.expectEnd();
-  return { index, term, ...content };
+async function formatOf(db: KeyValueLog): Promise<string | null> {
+  const [found] = await db.getMany([keys.format]);
+  return found ? new TextDecoder().decode(found) : null;
 }
 
 async function checkFormat(db: KeyValueLog, path: string): Promise<void> {
-  const [found] = await db.getMany([keys.format]);
-  if (found === undefined) {
-    if (await hasAny(db, {})) {
-      throw new RaftError('CORRUPT', `the Raft store in ${path} has lost its format mark`);
-    }
-    const mark = { type: 'put', key: keys.format, value: text.encode(format) } as const;
-    await db.batch([mark], { sync: true });
-    return;
-  }
-  const name = new TextDecoder().decode(found);
-  if (name !== format) {
+  const name = await formatOf(db);
+  if (name === format || name === oldFormat) return;
+  if (name !== null) {
     throw new RaftError(
       'UNSUPPORTED_FORMAT',
       `the Raft store in ${path} has format '${name}', this version knows '${format}'`,
     );
   }
-}
-
-async function hasAny(db: KeyValueLog, range: KeyValueRange): Promise<boolean> {
-  for await (const entry of db.range({ ...range, limit: 1 })) return entry.length > 0;
-  return false;
+  const newest = newestMark(await db.readMarks());
+  if (await hasAny(db, {})) {
+    throw new RaftError('CORRUPT', `the Raft store in ${path} has lost its format mark`);
+  }
+  if (newest && newest.mark.sequence > 0) {
+    throw new RaftError(
+      'CORRUPT',
+      `the Raft store in ${path} is empty, but save ${newest.mark.sequence} was acknowledged: the log is ` +
+        'lost, and this member has to be replaced',
+    );
+  }
+  for (const slot of [0, 1] as const) await db.writeMark(slot, encodeMark(emptyMark));
+  const value = new TextEncoder().encode(format);
+  await db.batch([{ type: 'put', key: keys.format, value }], { sync: true });
 }

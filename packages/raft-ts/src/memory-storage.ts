@@ -45,5 +45,6 @@ export function applyBatch(state: StoredState | null, batch: SaveBatch): StoredS
     snapshot: batch.snapshot ?? before.snapshot,
     start: change.start,
     entries: [...head, ...batch.entries],
+    ...(before.recoverTo && !batch.recovered ? { recoverTo: before.recoverTo } : {}),
   };
 }

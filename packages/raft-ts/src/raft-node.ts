@@ -80,8 +80,10 @@ export class RaftNode {
     const stored = (await settings.storage.load()) ?? (await createState(settings));
     const limits = { ...defaultLimits, ...settings.limits };
     const node = new RaftNode(settings, stored, limits);
+    node.#checkRecoverable();
     node.#start();
     if (node.#failure) throw node.#failure;
+    node.#warnOfRecovery();
     return node;
   }
 
@@ -105,6 +107,37 @@ export class RaftNode {
       { stored: voters, given: initialVoters },
       'the stored voters count, not the ones given',
     );
+  }
+
+  /** Alone there is nobody who could bring back what is lost. */
+  #checkRecoverable(): void {
+    const { voters, outgoing } = this.#raw.membership;
+    if (!this.#raw.recoverTo || new Set([...voters, ...outgoing]).size > 1) return;
+    throw new RaftError(
+      'CORRUPT',
+      `the Raft log of ${this.id} has lost entries up to ${this.#raw.recoverTo.index}, and it is ` +
+        'the only voter: restore a backup',
+    );
+  }
+
+  #warnOfRecovery(): void {
+    const { recoverTo } = this.#raw;
+    if (!recoverTo) return;
+    const fields = { raftId: this.id, recoverTo };
+    const what =
+      'the Raft log has lost what was acknowledged: no vote until a leader brings it back';
+    this.#settings.logger?.error(fields, what);
+  }
+
+  /**
+   * - `recovering`: its store has lost entries that it had acknowledged; it gives no vote and does
+   *   not stand until a leader has brought its log so far again. That ends by itself.
+   * - `failed`: stopped for good by a fault, which `error` tells, for example DISK_FULL.
+   */
+  health(): { state: 'ok' | 'recovering' | 'failed' | 'closed'; error: RaftError | null } {
+    if (this.#failure) return { state: 'failed', error: this.#failure };
+    if (this.#stopped) return { state: 'closed', error: null };
+    return { state: this.#raw.recoverTo ? 'recovering' : 'ok', error: null };
   }
 
   /** A node that has stopped follows nobody and leads nobody, whatever it was. */

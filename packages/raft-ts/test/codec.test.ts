@@ -76,6 +76,16 @@ const message: fc.Arbitrary<RaftMessage> = fc.oneof(
     index: number,
     hintIndex: number,
     hintTerm: number,
+    isRecovering: fc.constant(false),
+  }),
+  fc.record({
+    ...envelope,
+    type: fc.constant('appendResponse' as const),
+    rejected: fc.constant(true),
+    index: number,
+    hintIndex: number,
+    hintTerm: number,
+    isRecovering: fc.constant(true),
   }),
   fc.record({
     ...envelope,

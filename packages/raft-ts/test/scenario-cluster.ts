@@ -148,6 +148,21 @@ export class ScenarioCluster {
     this.#boot(id, this.#member(id).disk);
   }
 
+  /** The store forgets its last entries, and knows it. */
+  lose(id: string, count: number): void {
+    const { disk } = this.#member(id);
+    const recoverTo = disk.entries.at(-1) ?? disk.start;
+    const entries = disk.entries.slice(0, -count);
+    const commit = Math.min(disk.hardState.commit, disk.start.index + entries.length);
+    const { index, term } = recoverTo;
+    this.#boot(id, {
+      ...disk,
+      entries,
+      hardState: { ...disk.hardState, commit },
+      recoverTo: { index, term },
+    });
+  }
+
   compact(id: string, keepEntries: number): void {
     const member = this.#member(id);
     const { raw } = member;
@@ -271,13 +286,15 @@ function describeEntry({ index, term, type, data }: Entry): string {
   return `${index}/${term} ${content}`;
 }
 
-function describeSave({ hardState, snapshot, entries }: Ready): string {
+function describeSave(ready: Ready): string {
+  const { hardState, snapshot, entries } = ready;
   const parts: string[] = [];
   if (hardState) {
     const { term, vote, commit } = hardState;
     parts.push(`term ${term} vote ${vote ?? 'nobody'} commit ${commit}`);
   }
   if (snapshot) parts.push(`a snapshot at ${snapshot.index}`);
+  if (ready.recovered) parts.push('it has recovered');
   if (entries.length > 0) parts.push(`[${entries.map(describeEntry).join(', ')}]`);
   return parts.join(', ');
 }
@@ -301,7 +318,7 @@ function describeBody(message: RaftMessage): string {
     }
     case 'appendResponse':
       return message.rejected
-        ? `, rejects ${message.index}, hint ${message.hintIndex}/${message.hintTerm}`
+        ? `, ${message.isRecovering ? 'recovers and ' : ''}rejects ${message.index}, hint ${message.hintIndex}/${message.hintTerm}`
         : `, has ${message.index}`;
     case 'heartbeat':
       return `, commit ${message.commit}${readOf(message.readContext)}`;

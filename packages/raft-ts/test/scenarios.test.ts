@@ -22,6 +22,7 @@ import { ScenarioCluster } from './scenario-cluster.ts';
  *   stabilize [ID…]                         deliver among these until there is silence
  *   hold-saves ID | finish-saves ID         a slow disk
  *   restart ID                              what was not saved is lost
+ *   lose ID COUNT                           so many last entries, which it had acknowledged
  *   compact ID keep=N
  *   raft-log ID | status [ID…] | disk ID | items ID | network
  *
@@ -86,6 +87,7 @@ function execute(cluster: ScenarioCluster, line: string): void {
     'hold-saves': () => cluster.holdSaves(id),
     'finish-saves': () => cluster.finishSaves(id),
     restart: () => cluster.restart(id),
+    lose: () => cluster.lose(id, Number(plain[1])),
     compact: () => cluster.compact(id, Number(options['keep'])),
     'raft-log': () => cluster.log(id),
     status: () => {

@@ -7,6 +7,8 @@ export interface Observed {
   id: string;
   raw: RawNode;
   disk: StoredState;
+  /** what the disk had before it lost some of it, until that is recovered */
+  lost: StoredState | null;
 }
 
 /**
@@ -102,7 +104,10 @@ export class Checker {
     for (let index = this.committed.length; index <= commit; index++) {
       const [entry] = raw.log.entriesFrom(index, 1);
       assert.ok(entry);
-      const holders = all.filter(({ disk }) => holds(disk, entry)).map((each) => each.id);
+      // an acknowledgement was true even if the disk has lost the entry since
+      const holders = all
+        .filter(({ disk, lost }) => holds(disk, entry) || (lost !== null && holds(lost, entry)))
+        .map((each) => each.id);
       // it was counted by the members of then; a change of them may have been applied since
       const then = [this.#membership.get(id) ?? raw.membership, raw.membership];
       assert.ok(

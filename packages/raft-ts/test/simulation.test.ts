@@ -27,6 +27,7 @@ for (const { members, spares } of [{ members: 3 }, { members: 5 }, { members: 3,
       committed: 0,
       changes: 0,
       joint: 0,
+      losses: 0,
     };
     const range = only ? [Number(only)] : Array.from({ length: seeds }, (_, i) => firstSeed + i);
     for (const seed of range) {
@@ -41,6 +42,7 @@ for (const { members, spares } of [{ members: 3 }, { members: 5 }, { members: 3,
       total.crashes += simulation.stats.crashes;
       total.snapshots += simulation.stats.snapshots;
       total.reads += simulation.stats.reads;
+      total.losses += simulation.stats.losses;
       total.changes += simulation.stats.changes;
       total.joint += simulation.stats.joint;
     }
@@ -51,6 +53,7 @@ for (const { members, spares } of [{ members: 3 }, { members: 5 }, { members: 3,
     t.ok(total.crashes > range.length, 'members crashed');
     t.ok(total.snapshots > range.length, 'snapshots were taken from disks and leaders');
     t.ok(total.reads > range.length, 'reads were confirmed');
+    if (!spares) t.ok(total.losses > range.length / 2, 'disks lost what was acknowledged');
     if (spares) t.ok(total.changes > range.length, 'members changed');
     if (spares) t.ok(total.joint > range.length / 4, 'members changed by joint memberships');
     t.ok(total.committed > 20 * range.length, 'entries were committed');
@@ -64,10 +67,11 @@ t.test('the checker notices a broken rule', async (t) => {
     'forgetTail',
     'staleReads',
     'skipJoint',
+    'voteWithLoss',
   ] as const;
   for (const sabotage of rules) {
     let caught = 0;
-    for (let seed = 1; caught === 0 && seed <= 300; seed++) {
+    for (let seed = 1; caught === 0 && seed <= 1000; seed++) {
       try {
         const spares = sabotage === 'skipJoint' ? { spares: 3 } : {};
         new Simulation({ seed, members: 3, ...spares, steps: 1500, sabotage }).run();

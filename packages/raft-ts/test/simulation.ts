@@ -38,7 +38,8 @@ export interface SimulationOptions {
   spares?: number;
   steps: number;
   /** Breaks a rule on purpose, to see that the checker would notice. */
-  sabotage?: 'answerBeforeSave' | 'forgetVote' | 'forgetTail' | 'staleReads' | 'skipJoint';
+  sabotage?:
+    'answerBeforeSave' | 'forgetVote' | 'forgetTail' | 'staleReads' | 'skipJoint' | 'voteWithLoss';
 }
 
 interface Save {
@@ -70,7 +71,16 @@ export class Simulation {
   readonly #slow = new Set<string>();
   #proposed = 0;
   #context = 0;
-  stats = { crashes: 0, snapshots: 0, reads: 0, proposals: 0, changes: 0, joint: 0, transfers: 0 };
+  stats = {
+    crashes: 0,
+    snapshots: 0,
+    reads: 0,
+    proposals: 0,
+    changes: 0,
+    joint: 0,
+    transfers: 0,
+    losses: 0,
+  };
 
   constructor(options: SimulationOptions) {
     this.#options = options;
@@ -109,7 +119,17 @@ export class Simulation {
       },
       { ...disk, commit: disk.hardState.commit },
     );
-    return { id, raw, disk, save: null, up: true, applied: 0, state: '', reads: new Map() };
+    return {
+      id,
+      raw,
+      disk,
+      save: null,
+      up: true,
+      applied: 0,
+      state: '',
+      reads: new Map(),
+      lost: null,
+    };
   }
 
   #pick<T>(list: T[]): T | undefined {
@@ -136,6 +156,8 @@ export class Simulation {
     const often = this.#options.sabotage === 'skipJoint' ? 0.4 : 0.1;
     if (this.#options.spares && this.#random() < often) this.#changeMembers();
     if (this.#random() < 0.004) this.#transfer();
+    // two that stand at once, and one that votes, crashes and votes again
+    if (this.#options.sabotage === 'forgetVote' && this.#random() < 0.05) this.#rivals();
   }
 
   #input(member: Member, input: (raw: RawNode) => void): void {
@@ -174,6 +196,7 @@ export class Simulation {
     this.checker.saved(member.disk, disk);
     verifyStoredState(disk);
     member.disk = disk;
+    if (!disk.recoverTo) member.lost = null;
   }
 
   #finishSave(member: Member): void {
@@ -280,6 +303,13 @@ export class Simulation {
     });
   }
 
+  #rivals(): void {
+    for (const each of this.#members) {
+      if (this.#random() < 0.7) this.#input(each, (raw) => raw.campaign());
+      else this.#crashOrRestart(each, 0.8);
+    }
+  }
+
   #transfer(): void {
     const leader = this.#pick(this.#leaders());
     const to = this.#pick(leader?.raw.membership.voters ?? []);
@@ -351,7 +381,8 @@ export class Simulation {
       member.up = false;
       return;
     }
-    const { disk } = member;
+    this.#loseEntries(member);
+    const { disk, lost } = member;
     const { sabotage } = this.#options;
     if (sabotage === 'forgetVote') disk.hardState = { ...disk.hardState, vote: null };
     if (sabotage === 'forgetTail' && disk.entries.length > 0) {
@@ -362,9 +393,30 @@ export class Simulation {
         Object.assign(disk, { entries, hardState: { ...disk.hardState, commit } });
       }
     }
-    Object.assign(member, this.#boot(member.id, disk));
+    Object.assign(member, this.#boot(member.id, disk), { lost });
     this.checker.restarted(member);
     this.#pump(member);
+  }
+
+  /** A disk forgets its end, which it notices; one at a time, else there may be no way back. */
+  #loseEntries(member: Member): void {
+    const { disk } = member;
+    const isSafe =
+      this.#members.every((each) => each.lost === null) &&
+      !this.#options.spares &&
+      this.#options.sabotage !== 'forgetVote';
+    if (!isSafe || this.#random() < 0.7) return;
+    const afterSnapshot = disk.start.index + disk.entries.length - disk.snapshot.index;
+    const count = Math.floor(this.#random() * (afterSnapshot + 1));
+    if (count === 0) return;
+    this.stats.losses++;
+    const { index, term } = disk.entries.at(-1) ?? disk.start;
+    const entries = disk.entries.slice(0, -count);
+    const commit = Math.min(disk.hardState.commit, disk.start.index + entries.length);
+    member.lost = disk;
+    const recoverTo =
+      this.#options.sabotage === 'voteWithLoss' ? {} : { recoverTo: { index, term } };
+    member.disk = { ...disk, entries, hardState: { ...disk.hardState, commit }, ...recoverTo };
   }
 
   /** A random cut, or a leader alone, whose clock may be slow: it goes on to believe in itself. */

@@ -1,3 +1,4 @@
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { Level } from 'level';
 import t from 'tap';
 import {
@@ -79,38 +80,17 @@ async function flip(db: Level<string, Uint8Array>, key: string, at: number): Pro
   await db.put(key, value);
 }
 
-t.test('damage is named, never mended by forgetting', async (t) => {
+t.test('what is damaged beyond recovery is named', async (t) => {
   const cases: [string, RegExp, (db: Level<string, Uint8Array>) => Promise<void>][] = [
-    [
-      'a flipped bit in an entry',
-      /stored entry 3 is damaged.*checksum/,
-      (db) => flip(db, entryKey(3), 20),
-    ],
-    [
-      'a flipped bit in a checksum',
-      /stored entry 1 is damaged.*checksum/,
-      (db) => flip(db, entryKey(1), 0),
-    ],
-    ['a flipped bit in the hard state', /stored hard state is damaged/, (db) => flip(db, 'h', 8)],
     ['a flipped bit in the snapshot', /stored snapshot is damaged/, (db) => flip(db, 's', 8)],
     [
       'a flipped bit in the beginning',
       /stored beginning of the log is damaged/,
       (db) => flip(db, 'b', 8),
     ],
-    ['a missing entry', /entry 2 is missing, entry 3 follows/, (db) => db.del(entryKey(2))],
-    [
-      'an entry under another key',
-      /stored entry 2 is damaged.*checksum/,
-      async (db) => db.put(entryKey(2), await db.get(entryKey(3))),
-    ],
-    [
-      'a lost end that was committed',
-      /ends at entry 1, but entry 2 was committed/,
-      (db) => db.batch([2, 3, 4].map((i) => ({ type: 'del', key: entryKey(i) }))),
-    ],
-    ['a missing hard state', /hard state, snapshot or beginning is missing/, (db) => db.del('h')],
+    ['a missing snapshot', /hard state, snapshot or beginning is missing/, (db) => db.del('s')],
     ['a missing format', /lost its format mark/, (db) => db.del('f')],
+    ['an empty log', /is empty, but save 1 was acknowledged/, (db) => db.clear()],
   ];
   for (const [name, message, damage] of cases) {
     await t.test(name, async (t) => {
@@ -121,6 +101,142 @@ t.test('damage is named, never mended by forgetting', async (t) => {
       };
       await t.rejects(read(), { code: 'CORRUPT', message });
       await (storage as LevelRaftStorage | null)?.close();
+    });
+  }
+});
+
+t.test('lost entries that were acknowledged make a member that recovers', async (t) => {
+  const acknowledged = { index: 4, term: 1 };
+  const cases: [string, number, RegExp, (db: Level<string, Uint8Array>) => Promise<void>][] = [
+    ['a flipped bit', 2, /stored entry 3 is damaged.*checksum/, (db) => flip(db, entryKey(3), 20)],
+    ['a flipped checksum', 0, /stored entry 1 is damaged/, (db) => flip(db, entryKey(1), 0)],
+    ['a missing entry', 1, /entry 2 is missing, entry 3 follows/, (db) => db.del(entryKey(2))],
+    [
+      'an entry under another key',
+      1,
+      /stored entry 2 is damaged.*checksum/,
+      async (db) => db.put(entryKey(2), await db.get(entryKey(3))),
+    ],
+    [
+      'a lost end',
+      1,
+      /ends at entry 1, but entry 4 was there/,
+      (db) => db.batch([2, 3, 4].map((i) => ({ type: 'del', key: entryKey(i) }))),
+    ],
+    ['no number of the save', 4, /as of save 0, but save 1 was acknowledged/, (db) => db.del('q')],
+  ];
+  for (const [name, kept, reason, damage] of cases) {
+    await t.test(name, async (t) => {
+      const path = t.testdir();
+      // the second time it is loaded from what the first has written
+      let storage = await damaged(path, damage);
+      for (let round = 0; round < 2; round++) {
+        const state = await storage.load();
+        t.equal(state?.entries.length, kept);
+        t.same(state?.recoverTo, acknowledged);
+        t.match(state?.hardState, { term: 1, vote: 'a' });
+        if (round === 0) t.match(storage.lossReason, reason);
+        else t.equal(storage.lossReason, null, 'and is remembered');
+        await storage.close();
+        storage = await LevelRaftStorage.open(path);
+      }
+      await storage.load();
+      const rest = [1, 2, 3, 4].slice(kept);
+      await storage.save({
+        hardState: null,
+        snapshot: null,
+        log: { type: 'keep' },
+        entries: rest.map((index) => ({ index, term: 1, type: 'normal', data: data('x') })),
+        recovered: true,
+      });
+      await storage.close();
+      storage = await LevelRaftStorage.open(path);
+      const healed = await storage.load();
+      t.notOk(healed?.recoverTo);
+      t.equal(healed?.entries.length, 4);
+      await storage.close();
+    });
+  }
+});
+
+t.test('a vote is known from the mark when the hard state is damaged', async (t) => {
+  const storage = await damaged(t.testdir(), (db) => flip(db, 'h', 8));
+  const state = await storage.load();
+  t.same(state?.hardState, { term: 1, vote: 'a', commit: 0 });
+  t.equal(state?.entries.length, 4);
+  t.notOk(state?.recoverTo, 'no entry is lost');
+  await storage.close();
+});
+
+t.test('without a mark nothing can be said', async (t) => {
+  const path = t.testdir();
+  await (await damaged(path, () => Promise.resolve())).close();
+  await writeFile(`${path}/ACKNOWLEDGED`, new Uint8Array(1024));
+  const storage = await LevelRaftStorage.open(path);
+  await t.rejects(storage.load(), { code: 'CORRUPT', message: /the mark .* is lost/ });
+  await storage.close();
+});
+
+t.test('LevelDB drops the end of its own log in silence: the mark knows', async (t) => {
+  const path = t.testdir();
+  const storage = await LevelRaftStorage.open(path);
+  await storage.load();
+  const entry = (index: number) => ({ index, term: 1, type: 'normal', data: data('x') }) as const;
+  await storage.save({
+    hardState: { term: 1, vote: 'a', commit: 0 },
+    snapshot: { index: 0, term: 0, membership: membershipOf(['a', 'b', 'c']), data: data('') },
+    log: { type: 'reset', position: { index: 0, term: 0 } },
+    entries: [entry(1), entry(2)],
+  });
+  const keep = { snapshot: null, log: { type: 'keep' } } as const;
+  await storage.save({ ...keep, hardState: null, entries: [entry(3)] });
+  await storage.save({
+    ...keep,
+    hardState: { term: 2, vote: 'c', commit: 1 },
+    entries: [entry(4)],
+  });
+  await storage.close();
+  // the newest record of its newest log, of which nobody would ever hear
+  const [log] = (await readdir(path))
+    .filter((name) => name.endsWith('.log'))
+    .sort()
+    .reverse();
+  const bytes = await readFile(`${path}/${log ?? ''}`);
+  bytes[bytes.length - 3] = (bytes[bytes.length - 3] ?? 0) ^ 1;
+  await writeFile(`${path}/${log ?? ''}`, bytes);
+  const again = await LevelRaftStorage.open(path);
+  const state = await again.load();
+  t.same(state?.recoverTo, { index: 4, term: 1 });
+  t.match(state?.hardState, { term: 2, vote: 'c' }, 'and the vote that was in it');
+  t.match(
+    state?.entries.map(({ index }) => index),
+    [1, 2, 3],
+  );
+  t.match(again.lossReason, /as of save 2, but save 3 was acknowledged/);
+  await again.close();
+});
+
+t.test('a store of format 1 is taken over when it is whole, and refused when not', async (t) => {
+  for (const isWhole of [true, false]) {
+    const path = t.testdir();
+    const storage = await damaged(path, async (db) => {
+      await db.del('q');
+      await db.put('f', data('1'));
+      if (!isWhole) await flip(db, entryKey(3), 20);
+    });
+    if (!isWhole) {
+      await t.rejects(storage.load(), { code: 'CORRUPT', message: /stored entry 3 is damaged/ });
+      await storage.close();
+      continue;
+    }
+    t.equal((await storage.load())?.entries.length, 4);
+    await storage.close();
+    const again = await LevelRaftStorage.open(path);
+    const state = await again.load();
+    t.equal(state?.entries.length, 4);
+    t.notOk(state?.recoverTo);
+    await raw(path, again, async (db) => {
+      t.same(await db.get('f'), data('2'));
     });
   }
 });
@@ -142,10 +258,10 @@ t.test('a replacement of the log’s end that LevelDB skipped is noticed by the 
     for (const i of [0, 1]) await db.put(entryKey(3 + i), stale[i] ?? data(''));
   });
   const last = await LevelRaftStorage.open(path);
-  await t.rejects(last.load(), {
-    code: 'CORRUPT',
-    message: /stored entry 5 .* before it should be of term 2 and is of term 1/,
-  });
+  const state = await last.load();
+  t.match(last.lossReason, /before entry 5 should be of term 2 and is of term 1/);
+  t.same(state?.entries, [], 'how much is old cannot be seen');
+  t.same(state?.recoverTo, { index: 5, term: 2 });
   await last.close();
 });
 
@@ -159,8 +275,8 @@ t.test('a store is open once', async (t) => {
 });
 
 t.test('a newer format is refused', async (t) => {
-  const opening = damaged(t.testdir(), (db) => db.put('f', data('2')));
-  await t.rejects(opening, { code: 'UNSUPPORTED_FORMAT', message: /format '2'/ });
+  const opening = damaged(t.testdir(), (db) => db.put('f', data('3')));
+  await t.rejects(opening, { code: 'UNSUPPORTED_FORMAT', message: /format '3'/ });
 });
 
 t.test('after a failed save no other is made', async (t) => {

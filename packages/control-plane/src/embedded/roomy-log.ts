@@ -66,18 +66,27 @@ export class RoomyLog implements KeyValueLog {
 
   /** One after the other: one that is tried again must not come behind a later one. */
   batch(operations: readonly KeyValueOperation[], options: { sync: boolean }): Promise<void> {
-    const done = this.#working.then(() => this.#batch(operations, options));
+    return this.#inTurn(() => this.#log.batch(operations, options));
+  }
+
+  readMarks(): Promise<(Uint8Array | null)[]> {
+    return this.#log.readMarks();
+  }
+
+  writeMark(slot: 0 | 1, bytes: Uint8Array): Promise<void> {
+    return this.#inTurn(() => this.#log.writeMark(slot, bytes));
+  }
+
+  #inTurn(write: () => Promise<void>): Promise<void> {
+    const done = this.#working.then(() => this.#untilThereIsRoom(write));
     this.#working = done.catch(() => {});
     return done;
   }
 
-  async #batch(
-    operations: readonly KeyValueOperation[],
-    options: { sync: boolean },
-  ): Promise<void> {
+  async #untilThereIsRoom(write: () => Promise<void>): Promise<void> {
     for (;;) {
       try {
-        await this.#log.batch(operations, options);
+        await write();
         break;
       } catch (error) {
         if (!isFull(error)) throw error;

@@ -103,7 +103,8 @@ function writeMessage(writer: BytesWriter, message: RaftMessage): void {
       }
       return;
     case 'appendResponse':
-      writer.u8(message.rejected ? 1 : 0);
+      // 2 is of a member that recovers; others were written so before there were such
+      writer.u8(message.rejected ? (message.isRecovering ? 2 : 1) : 0);
       writer.u53(message.index);
       writer.u53(message.hintIndex);
       writer.u53(message.hintTerm);
@@ -144,15 +145,19 @@ function readMessage(reader: BytesReader): RaftMessage {
       const entries = readEntries(reader, previousIndex, previousTerm, envelope.term);
       return { ...envelope, type, previousIndex, previousTerm, commit, entries };
     }
-    case 'appendResponse':
+    case 'appendResponse': {
+      const answer = reader.u8();
+      if (answer > 2) reader.fail(`answer ${answer} is not known`);
       return {
         ...envelope,
         type,
-        rejected: reader.flag(),
+        rejected: answer > 0,
         index: reader.u53(),
         hintIndex: reader.u53(),
         hintTerm: reader.u53(),
+        isRecovering: answer === 2,
       };
+    }
     case 'heartbeat':
       return { ...envelope, type, commit: reader.u53(), readContext: reader.u53() };
     case 'heartbeatResponse':

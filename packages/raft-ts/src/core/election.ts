@@ -51,7 +51,8 @@ export function handleVoteRequest(state: RaftState, message: VoteRequest): void 
     state.vote === message.from ||
     (state.vote === null && state.leaderId === null) ||
     (message.type === 'preVote' && message.term > state.term);
-  const granted = mayVote && state.log.isUpToDate(message.lastIndex, message.lastTerm);
+  const mayKnow = state.recoverTo === null;
+  const granted = mayVote && mayKnow && state.log.isUpToDate(message.lastIndex, message.lastTerm);
   // a granted pre-vote speaks of the term that would begin, every other answer of the present one
   const term = granted ? message.term : state.term;
   state.send({ type, from: state.id, to: message.from, term, rejected: !granted });

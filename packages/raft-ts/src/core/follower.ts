@@ -1,5 +1,5 @@
 import type { RaftState } from './raft-state.ts';
-import type { AppendRequest, Heartbeat, PeerId, SnapshotRequest } from './types.ts';
+import type { AppendRequest, Heartbeat, LogPosition, PeerId, SnapshotRequest } from './types.ts';
 
 /** What a member does with the word of its term's leader. */
 
@@ -13,6 +13,22 @@ function acknowledge(state: RaftState, to: PeerId, index: number): void {
     index,
     hintIndex: 0,
     hintTerm: 0,
+    isRecovering: false,
+  });
+}
+
+/** `index` is what was refused; the hint is the highest index at which the logs might agree. */
+function reject(state: RaftState, to: PeerId, index: number, hint: LogPosition): void {
+  state.send({
+    type: 'appendResponse',
+    from: state.id,
+    to,
+    term: state.term,
+    rejected: true,
+    index,
+    hintIndex: hint.index,
+    hintTerm: hint.term,
+    isRecovering: state.recoverTo !== null,
   });
 }
 
@@ -27,24 +43,22 @@ export function handleAppend(state: RaftState, message: AppendRequest): void {
   if (last !== null) {
     state.followMembership();
     log.commitTo(Math.min(message.commit, last));
+    state.matchedLeader(last);
     acknowledge(state, message.from, last);
     return;
   }
   const hint = log.findConflictByTerm(message.previousIndex, message.previousTerm);
-  state.send({
-    type: 'appendResponse',
-    from: state.id,
-    to: message.from,
-    term: state.term,
-    rejected: true,
-    index: message.previousIndex,
-    hintIndex: hint.index,
-    hintTerm: hint.term,
-  });
+  reject(state, message.from, message.previousIndex, hint);
 }
 
 export function handleHeartbeat(state: RaftState, message: Heartbeat): void {
-  state.log.commitTo(message.commit);
+  const { log } = state;
+  if (state.recoverTo === null) {
+    log.commitTo(message.commit);
+  } else if (message.commit > log.committed) {
+    // the leader counts on what was acknowledged here and is lost: it has to begin anew
+    reject(state, message.from, message.commit, { index: log.committed, term: 0 });
+  }
   state.send({
     type: 'heartbeatResponse',
     from: state.id,
@@ -67,5 +81,6 @@ export function handleSnapshot(state: RaftState, message: SnapshotRequest): void
       state.followMembership();
     }
   }
+  state.matchedLeader(log.committed);
   acknowledge(state, message.from, log.committed);
 }

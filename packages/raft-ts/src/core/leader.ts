@@ -128,6 +128,11 @@ function handleRejection(state: RaftState, message: AppendResponse, progress: Pr
     message.hintTerm > 0
       ? state.log.findConflictByTerm(message.hintIndex, message.hintTerm).index
       : message.hintIndex;
+  if (message.isRecovering && progress.match > probe) {
+    progress.forget(Math.min(probe, state.log.lastIndex));
+    sendAppend(state, message.from, true);
+    return;
+  }
   if (!progress.reject(message.index, probe)) return;
   if (progress.state === 'replicate') progress.becomeProbe();
   sendAppend(state, message.from, true);

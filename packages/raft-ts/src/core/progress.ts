@@ -50,6 +50,13 @@ export class Progress {
     this.#reset('probe');
   }
 
+  /** The follower has lost what it had acknowledged; up to `hint` the logs might agree. */
+  forget(hint: number): void {
+    this.match = 0;
+    this.next = hint + 1;
+    this.#reset('probe');
+  }
+
   becomeReplicate(): void {
     this.next = this.match + 1;
     this.#reset('replicate');

@@ -108,6 +108,7 @@ function answerLowerTerm(state: RaftState, message: RaftMessage): void {
       index: 0,
       hintIndex: 0,
       hintTerm: 0,
+      isRecovering: false,
     });
   } else if (message.type === 'preVote') {
     state.send({ ...envelope, type: 'preVoteResponse', rejected: true });

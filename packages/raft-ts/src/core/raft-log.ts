@@ -13,6 +13,8 @@ export interface LoadedLog {
   start: LogPosition;
   entries: Entry[];
   commit: number;
+  /** see StoredState */
+  recoverTo?: LogPosition;
 }
 
 /**

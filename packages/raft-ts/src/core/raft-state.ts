@@ -2,8 +2,17 @@ import type { RaftLimits } from './limits.ts';
 import { isVoter } from './membership.ts';
 import type { RaftLog } from './raft-log.ts';
 import { ReadOnly } from './read-only.ts';
+import { reaches } from './storage.ts';
 import { Tracker } from './tracker.ts';
-import type { Entry, HardState, PeerId, RaftMessage, ReadState, Role } from './types.ts';
+import type {
+  Entry,
+  HardState,
+  LogPosition,
+  PeerId,
+  RaftMessage,
+  ReadState,
+  Role,
+} from './types.ts';
 
 export interface CoreConfig {
   id: PeerId;
@@ -37,6 +46,10 @@ export class RaftState {
 
   /** ticks left in which no vote is given */
   voteHoldTicks: number;
+  /** acknowledged and lost up to here: see StoredState; null: nothing */
+  recoverTo: LogPosition | null;
+  /** the log equals a leader's so far that it is as new again as what was lost, once it is saved */
+  recoveryDue = false;
   role: Role = 'follower';
   term: number;
   vote: PeerId | null;
@@ -64,12 +77,18 @@ export class RaftState {
   /** promises what is being saved: leaves after the save; those to itself are its own votes */
   messagesAfterSave: RaftMessage[] = [];
 
-  constructor(config: CoreConfig, log: RaftLog, hardState: HardState) {
+  constructor(
+    config: CoreConfig,
+    log: RaftLog,
+    hardState: HardState,
+    recoverTo: LogPosition | null = null,
+  ) {
     this.id = config.id;
     this.log = log;
     this.electionTicks = config.electionTicks;
     this.heartbeatTicks = config.heartbeatTicks;
     this.limits = config.limits;
+    this.recoverTo = recoverTo;
     this.voteHoldTicks = config.voteHoldTicks ?? 0;
     this.#random = config.random;
     this.term = hardState.term;
@@ -87,7 +106,7 @@ export class RaftState {
     // Who is removed by a change that may not be committed may be the only one that has it: then
     // no other can win, and it must (thesis, section 4.2.2).
     const mayStand = isVoter(log.membership, id) || isVoter(log.membershipAt(log.committed), id);
-    return mayStand && log.unsavedSnapshot() === null;
+    return mayStand && log.unsavedSnapshot() === null && this.recoverTo === null;
   }
 
   get snapshotPatienceTicks(): number {
@@ -158,6 +177,7 @@ export class RaftState {
       index: this.log.lastIndex,
       hintIndex: 0,
       hintTerm: 0,
+      isRecovering: false,
     });
   }
 
@@ -165,6 +185,13 @@ export class RaftState {
   followMembership(): void {
     if (this.tracker.membership === this.log.membership) return;
     this.tracker.setMembership(this.log.membership, this.log.lastIndex);
+  }
+
+  /** The log up to `index` equals that of the present leader. */
+  matchedLeader(index: number): void {
+    const term = this.log.termAt(index);
+    if (this.recoverTo === null || term === undefined) return;
+    if (reaches({ index, term }, this.recoverTo)) this.recoveryDue = true;
   }
 
   #reset(term: number): void {

@@ -33,6 +33,8 @@ export interface Ready {
   /** replace everything stored from the first one's index on */
   entries: Entry[];
   messagesAfterSave: RaftMessage[];
+  /** see SaveBatch */
+  recovered: boolean;
 }
 
 export interface RaftStatus {
@@ -70,6 +72,7 @@ export class RawNode {
       config,
       new RaftLog({ ...loaded, commit: loaded.hardState.commit }),
       loaded.hardState,
+      loaded.recoverTo ?? null,
     );
   }
 
@@ -126,6 +129,11 @@ export class RawNode {
   /** Leader: nobody can have been asked in this term to stand against the lease of votes. */
   get leaseHolds(): boolean {
     return this.#state.role === 'leader' && !this.#state.leaseBroken;
+  }
+
+  /** What this member acknowledged and has lost; it gives no vote before its log is so far again. */
+  get recoverTo(): LogPosition | null {
+    return this.#state.recoverTo;
   }
 
   /** Throws what `proposeChange` would throw, but for what new voters lack; changes nothing. */
@@ -250,7 +258,9 @@ export class RawNode {
       snapshot,
       entries,
       messagesAfterSave: this.#state.messagesAfterSave,
+      recovered: this.#state.recoveryDue,
     };
+    this.#state.recoveryDue = false;
     this.#state.messagesAfterSave = [];
     this.#saving = ready;
     return ready;
@@ -258,7 +268,8 @@ export class RawNode {
 
   /** Nothing in it needs the store: `saved` may be called at once. */
   static needsNoWrite(ready: Ready): boolean {
-    return ready.hardState === null && ready.snapshot === null && ready.entries.length === 0;
+    const { hardState, snapshot, entries, recovered } = ready;
+    return hardState === null && snapshot === null && entries.length === 0 && !recovered;
   }
 
   /** The Ready is durable. Returns the messages to send now. */
@@ -266,6 +277,7 @@ export class RawNode {
     invariant(this.#saving === ready, 'saved what was not given out');
     this.#saving = null;
     const { id, log } = this.#state;
+    if (ready.recovered) this.#state.recoverTo = null;
     if (ready.hardState) this.#savedHardState = ready.hardState;
     if (ready.snapshot) log.snapshotSaved(ready.snapshot.index);
     const last = ready.entries.at(-1);
@@ -312,12 +324,13 @@ export function batchOf(
   compaction: { snapshot: Snapshot; start: LogPosition } | null,
 ): SaveBatch {
   const { hardState, snapshot, entries } = ready;
+  const recovered = ready.recovered ? { recovered: true } : {};
   if (compaction) {
     invariant(snapshot === null, 'a snapshot of our own beside a newer one of a leader');
     const log = { type: 'compact', position: compaction.start } as const;
-    return { hardState, snapshot: compaction.snapshot, log, entries };
+    return { hardState, snapshot: compaction.snapshot, log, entries, ...recovered };
   }
-  if (!snapshot) return { hardState, snapshot, log: { type: 'keep' }, entries };
+  if (!snapshot) return { hardState, snapshot, log: { type: 'keep' }, entries, ...recovered };
   const position = { index: snapshot.index, term: snapshot.term };
-  return { hardState, snapshot, log: { type: 'reset', position }, entries };
+  return { hardState, snapshot, log: { type: 'reset', position }, entries, ...recovered };
 }

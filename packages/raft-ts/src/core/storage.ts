@@ -9,6 +9,12 @@ export interface StoredState {
   /** the log begins after this position, which is not after the snapshot's */
   start: LogPosition;
   entries: Entry[];
+  /**
+   * The store has lost what this member had acknowledged, up to here. Until a leader has brought
+   * the log so far again the member must give no vote and not stand: with its help somebody could
+   * be elected who lacks what was committed (Alagappan et al., FAST '18).
+   */
+  recoverTo?: LogPosition;
 }
 
 /** One atomic, synced write. */
@@ -24,14 +30,21 @@ export interface SaveBatch {
   log: { type: 'keep' } | { type: 'compact' | 'reset'; position: LogPosition };
   /** contiguous; they replace everything from the first one's index on */
   entries: Entry[];
+  /** with this batch the log is as far again as `recoverTo` */
+  recovered?: boolean;
+}
+
+/** Is the log up to `a` as new as the one up to `b` was? As in elections: by term, then index. */
+export function reaches(a: LogPosition, b: LogPosition): boolean {
+  return a.term > b.term || (a.term === b.term && a.index >= b.index);
 }
 
 /** Where a member remembers. All implementations pass `storageSuite` of `raft-ts/testing`. */
 export interface RaftStorage {
   /**
-   * All there is; null when nothing was ever saved. Throws CORRUPT, naming what is damaged, when it
-   * is not exactly what was saved: a log is never cut to what can still be read, as what is
-   * missing may have been acknowledged.
+   * All there is; null when nothing was ever saved. What was never acknowledged may be missing.
+   * When acknowledged entries are, the rest comes with `recoverTo`, or, when too much is missing
+   * even for that, it throws CORRUPT, naming what is damaged.
    */
   load(): Promise<StoredState | null>;
   /**

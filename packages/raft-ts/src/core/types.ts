@@ -76,6 +76,8 @@ export interface AppendResponse extends Envelope {
   /** rejected: the highest index at which the logs might agree, and its term here (0: unknown) */
   hintIndex: number;
   hintTerm: number;
+  /** rejected: it has lost what it acknowledged; what the leader knows of it is void */
+  isRecovering: boolean;
 }
 
 export interface Heartbeat extends Envelope {

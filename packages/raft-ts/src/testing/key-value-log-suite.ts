@@ -1,5 +1,10 @@
 import assert from 'node:assert/strict';
-import type { KeyValueLog, KeyValueOperation, KeyValueRange } from '../key-value-log.ts';
+import {
+  maxMarkBytes,
+  type KeyValueLog,
+  type KeyValueOperation,
+  type KeyValueRange,
+} from '../key-value-log.ts';
 
 /**
  * What every KeyValueLog does. `open` opens the store of the test, which is empty at first, and is
@@ -103,6 +108,21 @@ export const keyValueLogSuite: KeyValueLogTest[] = [
       const again = await open();
       assert.deepEqual(await entries(again), [[[1], [1]]]);
       await again.close();
+    },
+  },
+  {
+    name: 'has two marks apart from the log, which hold what was written last',
+    run: async (open) => {
+      let log = await open();
+      assert.deepEqual(await log.readMarks(), [null, null]);
+      await log.writeMark(1, bytes(1, 2, 3));
+      await log.writeMark(0, new Uint8Array(maxMarkBytes).fill(7));
+      await log.writeMark(1, bytes(4));
+      assert.deepEqual(await entries(log), [], 'they are no entries');
+      await log.close();
+      log = await open();
+      assert.deepEqual(await log.readMarks(), [new Uint8Array(maxMarkBytes).fill(7), bytes(4)]);
+      await log.close();
     },
   },
   {

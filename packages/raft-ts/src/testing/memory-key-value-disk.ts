@@ -17,6 +17,8 @@ interface Store {
   durable: Content;
   unsynced: Batch[];
   pending: PendingBatch[];
+  /** durable as soon as written */
+  marks: [Uint8Array | null, Uint8Array | null];
   openBy: number | null;
 }
 
@@ -72,7 +74,14 @@ export class MemoryKeyValueDisk {
   readonly open = async (path: string): Promise<KeyValueLog> => {
     let store = this.#stores.get(path);
     if (!store) {
-      store = { now: new Map(), durable: new Map(), unsynced: [], pending: [], openBy: null };
+      store = {
+        now: new Map(),
+        durable: new Map(),
+        unsynced: [],
+        pending: [],
+        openBy: null,
+        marks: [null, null],
+      };
       this.#stores.set(path, store);
     }
     if (store.openBy !== null) {
@@ -106,7 +115,41 @@ export class MemoryKeyValueDisk {
     }
   }
 
+  /** Damage: removes or replaces a value, as it were behind the back of the store. */
+  damage(path: string, key: Uint8Array, value: Uint8Array | null): void {
+    const store = this.#stores.get(path);
+    for (const content of store ? [store.now, store.durable] : []) {
+      if (value) content.set(textOf(key), value);
+      else content.delete(textOf(key));
+    }
+  }
+
+  /** What is there, to be put back by `rewind`. */
+  copy(path: string): ReadonlyMap<string, Uint8Array> {
+    return new Map(this.#stores.get(path)?.now);
+  }
+
+  /** Damage: the store falls back to what it was, its marks do not. */
+  rewind(path: string, content: ReadonlyMap<string, Uint8Array>): void {
+    const store = this.#stores.get(path);
+    if (!store) return;
+    store.now = new Map(content);
+    store.durable = new Map(content);
+    store.unsynced = [];
+  }
+
   // What follows is for MemoryKeyValueLog.
+
+  async writeMark(store: Store, path: string, slot: 0 | 1, bytes: Uint8Array): Promise<void> {
+    const process = this.#process;
+    await new Promise<void>((resolve) => {
+      this.#schedule(resolve);
+    });
+    if (!this.isAlive(process)) return never();
+    const fault = this.failWrite(path);
+    if (fault !== null) throw new RaftError('STORAGE_FAILED', fault);
+    store.marks[slot] = Uint8Array.from(bytes);
+  }
 
   isAlive(process: number): boolean {
     return process === this.#process;
@@ -201,6 +244,16 @@ class MemoryKeyValueLog implements KeyValueLog {
     });
     this.#underWay = written.catch(() => {});
     return written;
+  }
+
+  async readMarks(): Promise<(Uint8Array | null)[]> {
+    await this.#enter();
+    return this.#store.marks.map((mark) => mark && Uint8Array.from(mark));
+  }
+
+  async writeMark(slot: 0 | 1, bytes: Uint8Array): Promise<void> {
+    await this.#enter();
+    await this.#disk.writeMark(this.#store, this.#path, slot, bytes);
   }
 
   async close(): Promise<void> {
