@@ -326,6 +326,12 @@ function describeBody(message: RaftMessage): string {
       return readOf(message.readContext);
     case 'snapshot':
       return `, at ${message.snapshot.index}/${message.snapshot.term}`;
+    case 'snapshotChunk': {
+      const { snapshotIndex, snapshotTerm, offset, data, totalBytes } = message;
+      return `, at ${snapshotIndex}/${snapshotTerm}, bytes ${offset}-${offset + data.length} of ${totalBytes}`;
+    }
+    case 'snapshotChunkResponse':
+      return `, at ${message.snapshotIndex}/${message.snapshotTerm}, next ${message.nextOffset}`;
     case 'timeoutNow':
       return '';
   }

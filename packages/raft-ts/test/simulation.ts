@@ -115,7 +115,13 @@ export class Simulation {
         electionTicks,
         heartbeatTicks: 1,
         random: this.#random,
-        limits: { ...defaultLimits, appendBytes: 80, inflightMessages: 3, trailingBytes: 200 },
+        limits: {
+          ...defaultLimits,
+          appendBytes: 80,
+          inflightMessages: 3,
+          trailingBytes: 200,
+          snapshotChunkBytes: 3,
+        },
       },
       { ...disk, commit: disk.hardState.commit },
     );

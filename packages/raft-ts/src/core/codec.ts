@@ -30,6 +30,8 @@ const messageTypes = [
   'snapshot',
   'timeoutNow',
   'transferVote',
+  'snapshotChunk',
+  'snapshotChunkResponse',
 ] as const;
 const entryTypes = ['normal', 'empty', 'config'] as const;
 
@@ -53,6 +55,7 @@ function sizeHint(message: RaftMessage): number {
   if (message.type === 'append') {
     return message.entries.reduce((sum, entry) => sum + entry.data.length + 24, 128);
   }
+  if (message.type === 'snapshotChunk') return message.data.length + 1024;
   return message.type === 'snapshot' ? message.snapshot.data.length + 1024 : 128;
 }
 
@@ -119,6 +122,20 @@ function writeMessage(writer: BytesWriter, message: RaftMessage): void {
     case 'snapshot':
       writeSnapshot(writer, message.snapshot);
       return;
+    case 'snapshotChunk':
+      writer.u53(message.snapshotIndex);
+      writer.u53(message.snapshotTerm);
+      writeMembership(writer, message.membership);
+      writer.u53(message.totalBytes);
+      writer.u53(message.offset);
+      writer.bytes(message.data);
+      writer.u32(message.checksum);
+      return;
+    case 'snapshotChunkResponse':
+      writer.u53(message.snapshotIndex);
+      writer.u53(message.snapshotTerm);
+      writer.u53(message.nextOffset);
+      return;
     case 'timeoutNow':
   }
 }
@@ -166,6 +183,26 @@ function readMessage(reader: BytesReader): RaftMessage {
       return { ...envelope, type, snapshot: readSnapshot(reader) };
     case 'timeoutNow':
       return { ...envelope, type };
+    case 'snapshotChunk':
+      return {
+        ...envelope,
+        type,
+        snapshotIndex: reader.u53(),
+        snapshotTerm: reader.u53(),
+        membership: readMembership(reader),
+        totalBytes: reader.u53(),
+        offset: reader.u53(),
+        data: reader.bytes(),
+        checksum: reader.u32(),
+      };
+    case 'snapshotChunkResponse':
+      return {
+        ...envelope,
+        type,
+        snapshotIndex: reader.u53(),
+        snapshotTerm: reader.u53(),
+        nextOffset: reader.u53(),
+      };
   }
 }
 

@@ -1,5 +1,13 @@
 import type { RaftState } from './raft-state.ts';
-import type { AppendRequest, Heartbeat, LogPosition, PeerId, SnapshotRequest } from './types.ts';
+import type {
+  AppendRequest,
+  Heartbeat,
+  LogPosition,
+  PeerId,
+  Snapshot,
+  SnapshotChunk,
+  SnapshotRequest,
+} from './types.ts';
 
 /** What a member does with the word of its term's leader. */
 
@@ -69,8 +77,32 @@ export function handleHeartbeat(state: RaftState, message: Heartbeat): void {
 }
 
 export function handleSnapshot(state: RaftState, message: SnapshotRequest): void {
+  takeSnapshot(state, message.from, message.snapshot);
+}
+
+/** A piece of a snapshot: answered at once with how far it is complete, and the last one as a whole. */
+export function handleSnapshotChunk(state: RaftState, message: SnapshotChunk): void {
+  const { snapshotIndex, snapshotTerm, from } = message;
+  if (snapshotIndex <= state.log.committed) {
+    // what it tells is here already
+    state.assembly.clear();
+    acknowledge(state, from, state.log.committed);
+    return;
+  }
+  const { nextOffset, snapshot } = state.assembly.add(message);
+  const envelope = { from: state.id, to: from, term: state.term };
+  state.send({
+    ...envelope,
+    type: 'snapshotChunkResponse',
+    snapshotIndex,
+    snapshotTerm,
+    nextOffset,
+  });
+  if (snapshot) takeSnapshot(state, from, snapshot);
+}
+
+function takeSnapshot(state: RaftState, from: PeerId, snapshot: Snapshot): void {
   const { log } = state;
-  const { snapshot } = message;
   if (snapshot.index > log.committed) {
     if (log.matches(snapshot.index, snapshot.term)) {
       // the log has it all: no need to start again from the snapshot
@@ -82,5 +114,5 @@ export function handleSnapshot(state: RaftState, message: SnapshotRequest): void
     }
   }
   state.matchedLeader(log.committed);
-  acknowledge(state, message.from, log.committed);
+  acknowledge(state, from, log.committed);
 }

@@ -4,8 +4,14 @@ import { notLeader } from './not-leader.ts';
 import type { Progress } from './progress.ts';
 import type { RaftState } from './raft-state.ts';
 import { settleMembership } from './reconfigure.ts';
-import { advanceCommit, broadcastAppend, broadcastHeartbeat, sendAppend } from './replication.ts';
-import type { AppendResponse, HeartbeatResponse, PeerId } from './types.ts';
+import {
+  advanceCommit,
+  broadcastAppend,
+  broadcastHeartbeat,
+  sendAppend,
+  sendChunks,
+} from './replication.ts';
+import type { AppendResponse, HeartbeatResponse, PeerId, SnapshotChunkResponse } from './types.ts';
 
 /** What a leader does with time, proposals, reads, and its followers' answers. */
 
@@ -24,8 +30,9 @@ export function tickLeader(state: RaftState): void {
       return;
     }
   }
-  for (const [, progress] of state.tracker.entries()) {
+  for (const [id, progress] of state.tracker.entries()) {
     if (progress.state !== 'snapshot') continue;
+    if (progress.transfer?.tick()) sendChunks(state, id, progress);
     // No word for so long: the snapshot or its answer was lost. A probe finds out which.
     if (++progress.snapshotTicks >= state.snapshotPatienceTicks) progress.becomeProbe();
   }
@@ -178,6 +185,19 @@ function beginEarlyReads(state: RaftState): void {
   state.earlyReads = [];
   for (const context of contexts) beginRead(state, context);
   broadcastHeartbeat(state);
+}
+
+/** What the follower has of the snapshot: the next chunks leave. */
+export function handleChunkResponse(state: RaftState, message: SnapshotChunkResponse): void {
+  const progress = state.tracker.progress(message.from);
+  if (!progress) return;
+  progress.recentActive = true;
+  const { transfer } = progress;
+  const { index, term } = transfer?.snapshot ?? { index: 0, term: 0 };
+  if (!transfer || message.snapshotIndex !== index || message.snapshotTerm !== term) return;
+  if (!transfer.acknowledge(message.nextOffset)) return;
+  progress.snapshotTicks = 0;
+  sendChunks(state, message.from, progress);
 }
 
 export function handleHeartbeatResponse(state: RaftState, message: HeartbeatResponse): void {

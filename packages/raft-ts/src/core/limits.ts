@@ -9,6 +9,10 @@ export interface RaftLimits {
   inflightMessages: number;
   /** Bytes of entries under way to one follower. */
   inflightBytes: number;
+  /** Bytes of a log snapshot in one message. */
+  snapshotChunkBytes: number;
+  /** Chunks of a log snapshot under way to one follower. */
+  snapshotChunks: number;
   /** Proposals accepted and not yet committed, on the leader: memory if a quorum is away. */
   uncommittedBytes: number;
   /** Reads waiting for a round of heartbeats. */
@@ -29,6 +33,8 @@ export const defaultLimits: Readonly<RaftLimits> = {
   appendBytes: 1 << 20,
   inflightMessages: 256,
   inflightBytes: 8 << 20,
+  snapshotChunkBytes: 256 << 10,
+  snapshotChunks: 4,
   uncommittedBytes: 32 << 20,
   pendingReads: 10_000,
   pendingWaits: 10_000,
@@ -40,7 +46,7 @@ export const defaultLimits: Readonly<RaftLimits> = {
 
 /** One proposal. */
 export const maxProposalBytes = 8 << 20;
-/** One log snapshot travels in one message. */
+/** One log snapshot, which is in memory as a whole while it is made, kept and taken. */
 export const maxSnapshotBytes = 64 << 20;
 /** One encoded batch of messages: a snapshot, a window of appends, and room for headers. */
 export const maxFrameBytes = 96 << 20;

@@ -1,4 +1,5 @@
 import type { Inflights } from './inflights.ts';
+import type { SnapshotTransfer } from './snapshot-transfer.ts';
 
 export type ProgressState = 'probe' | 'replicate' | 'snapshot';
 
@@ -21,7 +22,9 @@ export class Progress {
   next: number;
   /** index of the snapshot under way, in state `snapshot` */
   pendingSnapshot = 0;
-  /** ticks in state `snapshot` */
+  /** the snapshot under way, in state `snapshot` */
+  transfer: SnapshotTransfer | null = null;
+  /** ticks in state `snapshot` without any progress */
   snapshotTicks = 0;
   /** highest commit index told to the follower */
   sentCommit = 0;
@@ -62,8 +65,10 @@ export class Progress {
     this.#reset('replicate');
   }
 
-  becomeSnapshot(index: number): void {
+  becomeSnapshot(transfer: SnapshotTransfer): void {
+    const { index } = transfer.snapshot;
     this.#reset('snapshot');
+    this.transfer = transfer;
     this.pendingSnapshot = index;
     this.next = index + 1;
     this.sentCommit = index;
@@ -114,6 +119,7 @@ export class Progress {
     this.state = state;
     this.paused = false;
     this.pendingSnapshot = 0;
+    this.transfer = null;
     this.snapshotTicks = 0;
     this.sentCommit = Math.min(this.sentCommit, this.next - 1);
     this.inflights.reset();

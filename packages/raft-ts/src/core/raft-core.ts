@@ -6,8 +6,13 @@ import {
   handleVoteResponse,
   refusesVoteByLease,
 } from './election.ts';
-import { handleAppend, handleHeartbeat, handleSnapshot } from './follower.ts';
-import { handleAppendResponse, handleHeartbeatResponse, tickLeader } from './leader.ts';
+import { handleAppend, handleHeartbeat, handleSnapshot, handleSnapshotChunk } from './follower.ts';
+import {
+  handleAppendResponse,
+  handleChunkResponse,
+  handleHeartbeatResponse,
+  tickLeader,
+} from './leader.ts';
 import type { RaftState } from './raft-state.ts';
 import type { PeerId, RaftMessage } from './types.ts';
 
@@ -55,6 +60,13 @@ export function step(state: RaftState, message: RaftMessage): void {
       followLeader(state, message.from);
       handleSnapshot(state, message);
       return;
+    case 'snapshotChunk':
+      followLeader(state, message.from);
+      handleSnapshotChunk(state, message);
+      return;
+    case 'snapshotChunkResponse':
+      if (state.role === 'leader') handleChunkResponse(state, message);
+      return;
     case 'appendResponse':
       if (state.role === 'leader') handleAppendResponse(state, message);
       return;
@@ -79,12 +91,14 @@ function settleHigherTerm(state: RaftState, message: RaftMessage): boolean {
     case 'append':
     case 'heartbeat':
     case 'snapshot':
+    case 'snapshotChunk':
       state.becomeFollower(message.term, message.from);
       return true;
     case 'vote':
     case 'voteResponse':
     case 'appendResponse':
     case 'heartbeatResponse':
+    case 'snapshotChunkResponse':
       state.becomeFollower(message.term, null);
       return true;
     case 'timeoutNow':
@@ -100,7 +114,7 @@ function settleHigherTerm(state: RaftState, message: RaftMessage): boolean {
  */
 function answerLowerTerm(state: RaftState, message: RaftMessage): void {
   const envelope = { from: state.id, to: message.from, term: state.term };
-  if (message.type === 'append' || message.type === 'heartbeat' || message.type === 'snapshot') {
+  if (speaksForLeader(message)) {
     state.send({
       ...envelope,
       type: 'appendResponse',
@@ -113,6 +127,10 @@ function answerLowerTerm(state: RaftState, message: RaftMessage): void {
   } else if (message.type === 'preVote') {
     state.send({ ...envelope, type: 'preVoteResponse', rejected: true });
   }
+}
+
+function speaksForLeader({ type }: RaftMessage): boolean {
+  return ['append', 'heartbeat', 'snapshot', 'snapshotChunk'].includes(type);
 }
 
 /**

@@ -2,6 +2,7 @@ import type { RaftLimits } from './limits.ts';
 import { isVoter } from './membership.ts';
 import type { RaftLog } from './raft-log.ts';
 import { ReadOnly } from './read-only.ts';
+import { SnapshotAssembly } from './snapshot-transfer.ts';
 import { reaches } from './storage.ts';
 import { Tracker } from './tracker.ts';
 import type {
@@ -68,6 +69,8 @@ export class RaftState {
   /** leader: in this term somebody may stand against the lease of votes */
   leaseBroken = false;
 
+  /** follower: a snapshot that comes in chunks */
+  readonly assembly = new SnapshotAssembly();
   readonly readOnly = new ReadOnly();
   /** contexts that came before the leader's first commit */
   earlyReads: number[] = [];
@@ -120,6 +123,8 @@ export class RaftState {
       case 'heartbeatResponse':
       case 'snapshot':
       case 'timeoutNow':
+      case 'snapshotChunk':
+      case 'snapshotChunkResponse':
         this.messages.push(message);
         return;
       case 'vote':

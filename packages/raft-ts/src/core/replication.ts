@@ -1,6 +1,7 @@
 import { entryBytes } from './raft-log.ts';
 import type { Progress } from './progress.ts';
 import type { RaftState } from './raft-state.ts';
+import { SnapshotTransfer } from './snapshot-transfer.ts';
 import type { PeerId } from './types.ts';
 
 /** What a leader sends, and what it commits. */
@@ -38,10 +39,19 @@ export function sendAppend(state: RaftState, to: PeerId, evenIfEmpty: boolean): 
 /** Only to who answers: a snapshot to a dead member would be built and lost again and again. */
 function sendSnapshot(state: RaftState, to: PeerId, progress: Progress): boolean {
   if (!progress.recentActive) return false;
-  const snapshot = state.log.snapshot;
-  progress.becomeSnapshot(snapshot.index);
-  state.send({ type: 'snapshot', from: state.id, to, term: state.term, snapshot });
+  const { snapshotChunkBytes: chunkBytes, snapshotChunks: window } = state.limits;
+  const patienceTicks = state.electionTicks;
+  const options = { chunkBytes, window, patienceTicks };
+  progress.becomeSnapshot(new SnapshotTransfer(state.log.snapshot, options));
+  sendChunks(state, to, progress);
   return true;
+}
+
+/** As many as the window lets. */
+export function sendChunks(state: RaftState, to: PeerId, progress: Progress): void {
+  for (const chunk of progress.transfer?.take() ?? []) {
+    state.send({ type: 'snapshotChunk', from: state.id, to, term: state.term, ...chunk });
+  }
 }
 
 /** To every follower at least one append, as it carries the commit index, then what the window lets. */

@@ -92,9 +92,32 @@ export interface HeartbeatResponse extends Envelope {
   readContext: number;
 }
 
+/** A log snapshot in one message, as members before there were chunks send it. */
 export interface SnapshotRequest extends Envelope {
   type: 'snapshot';
   snapshot: Snapshot;
+}
+
+/** A piece of a log snapshot. */
+export interface SnapshotChunk extends Envelope {
+  type: 'snapshotChunk';
+  snapshotIndex: number;
+  snapshotTerm: number;
+  membership: Membership;
+  /** of the whole snapshot */
+  totalBytes: number;
+  offset: number;
+  data: Uint8Array;
+  /** CRC-32 of the snapshot up to the end of this chunk */
+  checksum: number;
+}
+
+export interface SnapshotChunkResponse extends Envelope {
+  type: 'snapshotChunkResponse';
+  snapshotIndex: number;
+  snapshotTerm: number;
+  /** all bytes in front of it are there; it promises nothing about the disk */
+  nextOffset: number;
 }
 
 /** A leader hands over: stand for election at once. */
@@ -111,7 +134,9 @@ export type RaftMessage =
   | Heartbeat
   | HeartbeatResponse
   | SnapshotRequest
-  | TimeoutNow;
+  | TimeoutNow
+  | SnapshotChunk
+  | SnapshotChunkResponse;
 
 /** A read whose leadership was confirmed: serve it once `index` is applied. */
 export interface ReadState {
