@@ -10,7 +10,7 @@ export function snapshotColumns(nowMs: number): Column<Snapshot>[] {
     { title: 'SIZE', cell: ({ spec }) => formatByteSize(spec.sizeBytes), right: true },
     { title: 'OWN', cell: ownText, right: true },
     { title: 'STATE', cell: ({ status }) => status.state },
-    { title: 'AGE', cell: ({ metadata }) => formatAge(nowMs - metadata.createdAtMs) },
+    { title: 'AGE', cell: (snapshot) => ageText(snapshot, nowMs) },
     { title: 'LABELS', cell: ({ metadata }) => formatLabels(metadata.labels) },
     { title: 'ID', cell: ({ metadata }) => metadata.id, wide: true },
     { title: 'TAKEN', cell: ({ metadata }) => formatTime(metadata.createdAtMs), wide: true },
@@ -34,6 +34,11 @@ export function snapshotSheet(snapshot: Snapshot): string {
     ['Group', spec.groupId],
     ['Labels', formatLabels(metadata.labels)],
   ]);
+}
+
+/** Nobody knows when an orphan was taken. */
+function ageText({ metadata, status }: Snapshot, nowMs: number): string {
+  return status.state === 'orphan' ? '-' : formatAge(nowMs - metadata.createdAtMs);
 }
 
 /** `3.5 ms` */

@@ -133,8 +133,8 @@ export interface ReplicaSpace {
   snapshotBytes: number;
   /** freed, and not yet given back to the file system */
   reclaimableBytes: number;
-  /** what deleting each would free */
-  snapshots: { id: SnapshotId; ownBytes: number }[];
+  /** `ownBytes`: what deleting it would free; `state`: prepared, ready, incomplete */
+  snapshots: { id: SnapshotId; ownBytes: number; state: string; sizeBytes: number }[];
 }
 
 /**

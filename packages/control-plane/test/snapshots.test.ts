@@ -2,7 +2,7 @@ import { StorError } from '@stor/protocol';
 import type { ApiClient, Snapshot } from '@stor/protocol';
 import t, { type Test } from 'tap';
 import { hiddenPatienceMs, takePatienceMs } from '../src/core/controllers/snapshot-keeper.ts';
-import { snapshotKey, snapshotsPrefix, volumeKey } from '../src/resources/keys.ts';
+import { snapshotKey, snapshotNameKey, snapshotsPrefix, volumeKey } from '../src/resources/keys.ts';
 import { decodeSnapshot, encodeRecord } from '../src/resources/records.ts';
 import type { FakeAgent } from '../src/testing/fake-agent.ts';
 import { Rig } from './control-plane-rig.ts';
@@ -369,6 +369,48 @@ t.test('records from before a snapshot was ready do not delete it', async (t) =>
   t.ok(isWhole(), 'given up, forgotten, and kept by all');
   await rig.during(all.client.attachVolume({ name: 'db', node: 'n2' }));
   t.ok(isWhole(), 'by a new primary too');
+
+  // people see it, and take it over or delete it
+  const { client } = all;
+  const orphans = async (volume: string): Promise<Snapshot[]> =>
+    (await client.listSnapshots({ volume, orphans: true })).snapshots;
+  const full = `db@${snapshotId}`;
+  t.match(await orphans('db'), [
+    { metadata: { name: full }, spec: { sizeBytes: gib }, status: { state: 'orphan' } },
+  ]);
+  t.same(await orphans(''), await orphans('db'));
+  t.same((await client.listSnapshots({ volume: 'db' })).snapshots, []);
+  t.match(await client.getSnapshot({ name: full }), { status: { state: 'orphan' } });
+  await take(all, 'db', 'taken');
+  const adopt = (name: string, newName: string) =>
+    codeOf(rig.during(client.adoptSnapshot({ name, newName })));
+  t.match(await adopt(full, 'taken'), /^ALREADY_EXISTS: there is a snapshot db@taken already/);
+  t.match(await adopt(full, 'a b'), /^INVALID_ARGUMENT/);
+  t.match(await adopt('db@s-0000000000000000', 'x'), /^NOT_FOUND: there is no orphan/);
+  const [first] = replicasOf(rig, id);
+  const copy = first?.snapshots.get(snapshotId);
+  first?.snapshots.delete(snapshotId);
+  t.match(
+    await adopt(full, 'monday'),
+    /^FAILED_PRECONDITION: not every in-sync replica of volume db/,
+  );
+  if (copy) first?.snapshots.set(snapshotId, copy);
+  t.equal(await adopt(full, 'monday'), 'no error');
+  t.match(await client.getSnapshot({ name: 'db@monday' }), {
+    metadata: { id: snapshotId },
+    status: { state: 'ready' },
+  });
+  t.same(await orphans(''), []);
+  t.match(await adopt(full, 'again'), /^NOT_FOUND/);
+  // forgotten once more
+  const gone = [key, snapshotNameKey(id, 'monday')];
+  const operations = gone.map((each) => ({ type: 'delete' as const, key: each }));
+  await store.transact({ compare: [], operations });
+  await rig.until(async () => (await orphans('db')).length === 1);
+  await rig.during(client.deleteSnapshot({ name: full }));
+  await rig.until(() => replicasOf(rig, id).every(({ snapshots }) => !snapshots.has(snapshotId)));
+  await rig.until(async () => (await store.get(key)) === null);
+  t.match(await codeOf(client.deleteSnapshot({ name: full })), /^NOT_FOUND: there is no snapshot/);
 });
 
 t.test('roll back', async (t) => {

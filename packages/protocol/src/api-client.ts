@@ -52,6 +52,7 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   listSnapshots: 'read',
   createSnapshot: 'repeatable',
   deleteSnapshot: 'once',
+  adoptSnapshot: 'once',
   diffSnapshots: 'read',
   rollbackVolume: 'once',
   cloneVolume: 'repeatable',

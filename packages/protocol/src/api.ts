@@ -285,9 +285,18 @@ export interface StorApi {
   ): Promise<Volume>;
   /** Of one volume (name or id), or of all (`volume` ''); oldest first. NOT_FOUND. */
   listSnapshots(
-    request: { volume: string },
+    /** `orphans`: only those that replicas have and no record knows */
+    request: { volume: string; orphans?: boolean },
     options?: CallOptions,
   ): Promise<{ snapshots: Snapshot[] }>;
+  /**
+   * Takes over an orphan (`name`: VOLUME@ID) under a name. FAILED_PRECONDITION unless every in-sync
+   * replica says that it has it; ALREADY_EXISTS, NOT_FOUND.
+   */
+  adoptSnapshot(
+    request: { name: string; newName: string },
+    options?: CallOptions,
+  ): Promise<Snapshot>;
   /** `name`: `db@monday`, or the id. NOT_FOUND */
   getSnapshot(request: { name: string }, options?: CallOptions): Promise<Snapshot>;
   /** Attaches until detach on `node` ('' = the answering node). NOT_FOUND, ATTACHED_ELSEWHERE. */

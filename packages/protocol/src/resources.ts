@@ -313,7 +313,8 @@ export interface Snapshot {
   status: {
     /** name of the volume */
     volume: string;
-    state: SnapshotPhase;
+    /** orphan: replicas have it ready, and no record knows it; its name is its id */
+    state: SnapshotPhase | 'orphan';
     /** why it is being deleted, or empty */
     message: string;
     /** for how long clients were paused when it was taken (ms) */

@@ -14,6 +14,7 @@ type SnapshotMethod =
   | 'getSnapshot'
   | 'createSnapshot'
   | 'deleteSnapshot'
+  | 'adoptSnapshot'
   | 'diffSnapshots'
   | 'rollbackVolume'
   | 'cloneVolume'
@@ -29,6 +30,7 @@ export function snapshotCalls(
   const listSnapshots = call('listSnapshots');
   const getSnapshot = call('getSnapshot');
   const createSnapshot = call('createSnapshot');
+  const adoptSnapshot = call('adoptSnapshot');
   const cloneVolume = call('cloneVolume');
   const diffSnapshots = call('diffSnapshots');
   const listTrash = call('listTrash');
@@ -46,6 +48,8 @@ export function snapshotCalls(
       return { snapshots: snapshots.map(decodedSnapshot) };
     },
     deleteSnapshot: call('deleteSnapshot'),
+    adoptSnapshot: async (request, callOptions) =>
+      decodedSnapshot(await adoptSnapshot(request, callOptions)),
     diffSnapshots: async (request, callOptions) => {
       const diff = await diffSnapshots(request, callOptions);
       return { ...diff, nextOffset: diff.nextOffset ?? null };

@@ -18,6 +18,7 @@ export function addSnapshotCommands(program: Command, run: RunAction): void {
   addDiffCommand(snapshot, run);
   addPruneCommand(snapshot, run);
   addRemove(snapshot, run);
+  addAdopt(snapshot, run);
 }
 
 interface CreateOptions {
@@ -96,20 +97,26 @@ function addViews(snapshot: Command, run: RunAction): void {
     .command('ls')
     .alias('list')
     .argument('[volume]', 'name or id (default: all volumes)')
+    .option('--orphans', 'only those that replicas have and the cluster does not know')
     .description('list snapshots, oldest first')
     .addHelpText(
       'after',
       `
 OWN is what only this snapshot holds on each replica: what removing it would free. Bytes that several
 snapshots share are freed with the last of them ("storctl volume inspect" shows the sum).
+Orphans are what a control plane does not know that was put back to an older state: take them over with
+"storctl snapshot adopt", or remove them.
 
 Examples:
   storctl snapshot ls
   storctl snapshot ls db -o wide`,
     )
-    .action(async (volume: string | undefined, _options: object, command: Command) =>
+    .action(async (volume: string | undefined, options: { orphans?: true }, command: Command) =>
       run(command.optsWithGlobals(), async ({ api, print, call, nowMs }) => {
-        const { snapshots } = await api.listSnapshots({ volume: volume ?? '' }, call);
+        const { snapshots } = await api.listSnapshots(
+          { volume: volume ?? '', orphans: options.orphans ?? false },
+          call,
+        );
         print.list(snapshots, snapshotColumns(nowMs));
       }),
     );
@@ -122,6 +129,28 @@ Examples:
       run(command.optsWithGlobals(), async ({ api, print, call }) => {
         const found = await api.getSnapshot({ name }, call);
         print.one(found, snapshotSheet(found));
+      }),
+    );
+}
+
+function addAdopt(snapshot: Command, run: RunAction): void {
+  snapshot
+    .command('adopt')
+    .argument('<orphan>', 'VOLUME@ID, as "storctl snapshot ls --orphans" shows it')
+    .argument('<name>', 'its name from now on')
+    .description('take over a snapshot that replicas have and the cluster does not know')
+    .addHelpText(
+      'after',
+      `
+Every in-sync replica must have it.
+
+Examples:
+  storctl snapshot adopt db@s-0123456789abcdef monday`,
+    )
+    .action(async (name: string, newName: string, _options: object, command: Command) =>
+      run(command.optsWithGlobals(), async ({ api, print, call }) => {
+        const found = await api.adoptSnapshot({ name, newName: newName.replace(/^.*@/, '') }, call);
+        print.changed(found, `${name} is snapshot ${found.metadata.name} now`);
       }),
     );
 }
@@ -167,8 +196,10 @@ export async function removeAll(
   snapshots: readonly Snapshot[],
 ): Promise<void> {
   const done: { name: string; deleted: true }[] = [];
-  for (const { metadata } of snapshots) {
-    await api.deleteSnapshot({ name: metadata.id }, call);
+  for (const { metadata, status } of snapshots) {
+    // an orphan is known by its volume only
+    const isOrphan = status.state === 'orphan';
+    await api.deleteSnapshot({ name: isOrphan ? metadata.name : metadata.id }, call);
     const { name } = metadata;
     done.push({ name, deleted: true });
     if (print.forPeople) print.facts({}, `snapshot ${name} deleted\n`);

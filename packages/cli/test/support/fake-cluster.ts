@@ -344,6 +344,12 @@ export class FakeCluster {
         this.snapshots = this.snapshots.filter((other) => other !== snapshot);
         return {};
       }),
+      adoptSnapshot: call('adoptSnapshot', ({ name, newName }) => {
+        const snapshot = this.snapshot(name);
+        snapshot.metadata.name = `${snapshot.status.volume}@${newName}`;
+        snapshot.status = { ...snapshot.status, state: 'ready', message: '' };
+        return snapshot;
+      }),
       diffSnapshots: call('diffSnapshots', ({ volume, from, to, offset = 0 }) => {
         this.volume(volume);
         for (const each of [from, to]) if (each !== '') this.snapshot(`${volume}@${each}`);

@@ -30,6 +30,20 @@ export class ReplicaSpaces {
     volumes: readonly StoredVolume[],
     state: ClusterState,
   ): Promise<Map<VolumeId, VolumeSpace>> {
+    const byReplica = await this.said(volumes, state);
+    const found = new Map<VolumeId, VolumeSpace>();
+    for (const volume of volumes) {
+      const space = spaceOf(volume, byReplica);
+      if (space) found.set(volume.metadata.id, space);
+    }
+    return found;
+  }
+
+  /** What each replica says of itself; those of nodes that do not answer soon are left out. */
+  async said(
+    volumes: readonly StoredVolume[],
+    state: ClusterState,
+  ): Promise<Map<ReplicaId, ReplicaSpace>> {
     const wanted = new Map<NodeId, Set<VolumeId>>();
     for (const { metadata, status } of volumes) {
       for (const { nodeId } of status.segments.flatMap((segment) => segment.replicas)) {
@@ -52,13 +66,7 @@ export class ReplicaSpaces {
         }
       }),
     );
-    const byReplica = new Map(said.flat().map((each) => [each.replicaId, each]));
-    const found = new Map<VolumeId, VolumeSpace>();
-    for (const volume of volumes) {
-      const space = spaceOf(volume, byReplica);
-      if (space) found.set(volume.metadata.id, space);
-    }
-    return found;
+    return new Map(said.flat().map((each) => [each.replicaId, each]));
   }
 }
 

@@ -7,6 +7,7 @@ import { CloneService } from './clone-service.ts';
 import { PrimaryAccess } from './primary-access.ts';
 import type { ReplicaSpaces } from './replica-spaces.ts';
 import { SnapshotOrders } from './snapshot-orders.ts';
+import { SnapshotOrphans } from './snapshot-orphans.ts';
 import { SnapshotService } from './snapshot-service.ts';
 import { SnapshotTaker } from './snapshot-taker.ts';
 import { VolumeRollbacks } from './volume-rollbacks.ts';
@@ -28,14 +29,16 @@ export interface SnapshotServiceParts {
 export function snapshotServices(parts: SnapshotServiceParts): {
   snapshots: SnapshotService;
   snapshotOrders: SnapshotOrders;
+  orphans: SnapshotOrphans;
   clones: CloneService;
   access: PrimaryAccess;
 } {
   const access = new PrimaryAccess(parts);
   const taker = new SnapshotTaker({ ...parts, access });
   const snapshots = new SnapshotService(parts);
+  const orphans = new SnapshotOrphans(parts);
   const rollbacks = new VolumeRollbacks({ ...parts, access });
   const snapshotOrders = new SnapshotOrders({ ...parts, access, taker, rollbacks, snapshots });
   const clones = new CloneService({ ...parts, access, taker, snapshots });
-  return { snapshots, snapshotOrders, clones, access };
+  return { snapshots, snapshotOrders, orphans, clones, access };
 }

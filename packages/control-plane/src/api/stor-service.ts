@@ -14,6 +14,7 @@ import type { DiskService } from './disk-service.ts';
 import { findNode } from './find-node.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
 import type { CreateSnapshotRequest, SnapshotOrders } from './snapshot-orders.ts';
+import type { SnapshotOrphans } from './snapshot-orphans.ts';
 import type { SnapshotService } from './snapshot-service.ts';
 import type { ScrubService } from './scrub-service.ts';
 import type { CloneService, CloneVolumeRequest } from './clone-service.ts';
@@ -39,6 +40,7 @@ interface StorServiceOptions {
   insight: VolumeInsight;
   snapshots: SnapshotService;
   snapshotOrders: SnapshotOrders;
+  orphans: SnapshotOrphans;
   clones: CloneService;
   trash: TrashService;
   events: EventLog;
@@ -50,7 +52,7 @@ interface StorServiceOptions {
 /** The service `stor.v1.Stor`: every call of `StorApi`, answered by any node. */
 export function storService(options: StorServiceOptions): Record<keyof StorApi, UnaryMethod> {
   const { volumes, changes, primaries, insight, disks } = options;
-  const { snapshots, snapshotOrders, clones, trash } = options;
+  const { snapshots, snapshotOrders, orphans, clones, trash } = options;
   return {
     getClusterStatus: () => clusterStatus(options),
     listNodes: async () => ({ nodes: await listNodes(options) }),
@@ -78,9 +80,14 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
       snapshots: await snapshotOrders.create(request, signal),
     }),
     deleteSnapshot: async ({ name }: Request<'deleteSnapshot'>) => {
-      await snapshotOrders.delete(name);
+      await orphans.insteadOf(
+        name,
+        () => snapshotOrders.delete(name),
+        () => orphans.delete(name),
+      );
       return {};
     },
+    adoptSnapshot: ({ name, newName }: Request<'adoptSnapshot'>) => orphans.adopt(name, newName),
     diffSnapshots: (request: Request<'diffSnapshots'>, { signal }: CallContext) =>
       snapshotOrders.diff(request, signal),
     cloneVolume: (request: CloneVolumeRequest, { signal }: CallContext) =>
@@ -104,10 +111,15 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     listRebuilds: async ({ name }: Request<'listRebuilds'>) => ({
       rebuilds: await insight.rebuilds(name),
     }),
-    listSnapshots: async ({ volume }: Request<'listSnapshots'>) => ({
-      snapshots: await snapshots.list(volume),
+    listSnapshots: async ({ volume, orphans: isOrphans }: Request<'listSnapshots'>) => ({
+      snapshots: await (isOrphans ? orphans : snapshots).list(volume),
     }),
-    getSnapshot: ({ name }: Request<'getSnapshot'>) => snapshots.get(name),
+    getSnapshot: ({ name }: Request<'getSnapshot'>) =>
+      orphans.insteadOf(
+        name,
+        () => snapshots.get(name),
+        () => orphans.get(name),
+      ),
     startScrub: ({ volume }: Request<'startScrub'>) => options.scrubs.start(volume),
     pauseScrub: ({ volume, paused }: Request<'pauseScrub'>) => options.scrubs.pause(volume, paused),
     stopScrub: ({ volume }: Request<'stopScrub'>) => options.scrubs.stop(volume),

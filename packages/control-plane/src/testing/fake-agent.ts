@@ -136,13 +136,18 @@ export class FakeAgent implements AgentPort {
   async replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]> {
     return [...this.replicaList.values()]
       .filter(({ volumeId }) => volumeIds.includes(volumeId))
-      .map(({ replicaId, volumeId, snapshots }) => ({
+      .map(({ replicaId, volumeId, snapshots, sizeBytes }) => ({
         replicaId,
         volumeId,
         allocatedBytes: 4096,
         snapshotBytes: 1024 * snapshots.size,
         reclaimableBytes: 512,
-        snapshots: [...snapshots.keys()].map((id) => ({ id, ownBytes: 1024 })),
+        snapshots: [...snapshots].map(([id, { state }]) => ({
+          id,
+          ownBytes: 1024,
+          state,
+          sizeBytes,
+        })),
       }));
   }
 

@@ -18,8 +18,8 @@ function spaceOf(replica: ReplicaStore): ReplicaSpace {
   const { replicaId, volumeId, allocatedBytes } = replica;
   const known = snapshotsOf(replica);
   const space = known?.space() ?? { allocatedBytes, snapshotBytes: 0, reclaimableBytes: 0 };
-  const snapshots = known?.snapshots().map(({ snapshotId, ownBytes }) => {
-    return { id: snapshotId, ownBytes };
+  const snapshots = known?.snapshots().map(({ snapshotId, ownBytes, state, sizeBytes }) => {
+    return { id: snapshotId, ownBytes, state, sizeBytes };
   });
   return { replicaId, volumeId, ...space, snapshots: snapshots ?? [] };
 }
