@@ -6,9 +6,9 @@ import type { ClusterStore } from '../cluster-store.ts';
 import { placedSegments, segmentSizeOf } from '../core/volume/segment-size.ts';
 import { readVolume } from '../resources/find.ts';
 import { replicaReportKey } from '../resources/keys.ts';
-import { decodeReplicaReport, encodeRecord } from '../resources/records.ts';
-import type { ReplicaReport, StoredVolume } from '../resources/records.ts';
+import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { ReplicaReports } from './replica-reports.ts';
 
 /**
  * Replicas of one disk that are created or deleted at once: a volume may have hundreds of segments,
@@ -39,6 +39,7 @@ export class LocalReconciler {
   readonly #store: ClusterStore;
   readonly #cache: StateCache;
   readonly #agent: AgentPort;
+  readonly #reports: ReplicaReports;
   readonly #nodeId: NodeId;
   readonly #clock: Clock;
   readonly #logger: Logger;
@@ -71,6 +72,7 @@ export class LocalReconciler {
     this.#store = options.store;
     this.#cache = options.cache;
     this.#agent = options.agent;
+    this.#reports = new ReplicaReports(options.store);
     this.#nodeId = options.nodeId;
     this.#clock = options.clock;
     this.#logger = options.logger;
@@ -86,6 +88,8 @@ export class LocalReconciler {
   /** Starts what the state asks for; returns at once. */
   reconcile(): void {
     const { state } = this.#cache;
+    const nowMs = this.#clock.monotonicMs();
+    for (const [id, atMs] of this.#notBeforeMs) if (atMs <= nowMs) this.#notBeforeMs.delete(id);
     for (const local of this.#mine(state.volumes.values())) {
       const { state: wanted, id } = local.replica;
       const report = state.reports.get(id)?.value;
@@ -326,7 +330,9 @@ export class LocalReconciler {
     await this.#agent.deleteReplica(diskId, id);
     this.#replicasChanged();
     await this.#report(volume, replica, 'deleted', null);
-    this.#notBeforeMs.delete(id);
+    // What is seen here may be older for a moment: a second report could come after the leader has
+    // finished with the first one, and would stay for ever.
+    this.#notBeforeMs.set(id, this.#clock.monotonicMs() + deleteRetryMs);
     this.#logger.info({ replicaId: id, volume: volume.metadata.name }, 'replica deleted');
   }
 
@@ -336,25 +342,14 @@ export class LocalReconciler {
     state: 'ready' | 'failed' | 'deleted',
     error: StorError | null,
   ): Promise<void> {
-    const key = replicaReportKey(replica.id);
-    const item = await this.#store.get(key);
-    const known = item ? decodeReplicaReport(item.key, item.value) : null;
-    // failed is for good, and nothing follows deleted
-    if (known?.state === 'deleted' || (known?.state === 'failed' && state !== 'deleted')) return;
-    const report: ReplicaReport = {
+    await this.#reports.write({
       replicaId: replica.id,
       volumeId: volume.metadata.id,
       nodeId: replica.nodeId,
       state,
       code: error?.code ?? '',
       message: error?.message ?? '',
-    };
-    const { succeeded } = await this.#store.transact({
-      compare: [{ key, modRevision: item?.modRevision ?? 0 }],
-      operations: [{ type: 'put', key, value: encodeRecord(report) }],
     });
-    if (!succeeded)
-      throw new StorError('CONFLICT', `the report of ${replica.id} changed meanwhile`);
   }
 }
 
