@@ -108,6 +108,26 @@ t.test('rm asks on a terminal and removes what it asked about', async (t) => {
   t.equal(cluster.trash.length, 1);
 });
 
+t.test('an orphan is adopted under a name, and removed by its volume and id', async (t) => {
+  const cluster = new FakeCluster();
+  await run(cluster, ['volume', 'create', 'db', '--size', '1GiB']);
+  for (const name of ['a', 'b']) {
+    await run(cluster, ['snapshot', 'create', `db@${name}`]);
+    const snapshot = cluster.snapshot(`db@${name}`);
+    snapshot.metadata.name = `db@${snapshot.metadata.id}`;
+    snapshot.status.state = 'orphan';
+  }
+  const [first = '', second = ''] = cluster.snapshots.map(({ metadata }) => metadata.name);
+  t.match((await run(cluster, ['snapshot', 'ls', '--orphans'])).stdout, /orphan +- /);
+  const adopted = await run(cluster, ['snapshot', 'adopt', first, 'monday']);
+  t.equal(adopted.stdout, `${first} is snapshot db@monday now\n`);
+  t.equal((await run(cluster, ['snapshot', 'rm', second, '-y'])).exitCode, 0);
+  t.same(
+    cluster.snapshots.map(({ metadata }) => metadata.name),
+    ['db@monday'],
+  );
+});
+
 t.test('snapshots and the trash are removed after a question too', async (t) => {
   const cluster = new FakeCluster();
   await run(cluster, ['volume', 'create', 'db', '--size', '1GiB']);
