@@ -118,6 +118,20 @@ t.test('an export that is not the same any more ends everything', async (t) => {
   }
 });
 
+t.test(
+  'an export that has grown is the same, and keeps the size that it was opened with',
+  async (t) => {
+    const { client, servers } = await connected(t, 1);
+    const [server] = servers as [FakeNbdServer];
+    const { sizeBytes } = client;
+    server.sizeBytes *= 2;
+    server.drop();
+    await client.write(0, block);
+    t.equal(client.sizeBytes, sizeBytes);
+    await t.rejects(client.write(sizeBytes, block), { code: 'INVALID_ARGUMENT' });
+  },
+);
+
 t.test('an export that nobody knows any more ends everything', async (t) => {
   const { client, servers } = await connected(t, 2);
   for (const server of servers) {
