@@ -12,3 +12,13 @@ t.test('one seed gives one run, to the byte', async (t) => {
   const other = await new SeedRun({ ...options, seed: 12 }).run();
   t.not(other.hash, first.hash, 'another seed is another run');
 });
+
+t.test('also with snapshots, rollbacks and growth', async (t) => {
+  const options = { seed: 7, minutes: 0.25, dense: true, snapshots: true };
+  const first = await new SeedRun(options).run();
+  const second = await new SeedRun(options).run();
+  t.strictSame(first.violations, []);
+  t.equal(second.hash, first.hash);
+  t.equal(second.events, first.events);
+  t.strictSame(second.faults, first.faults);
+});

@@ -88,3 +88,25 @@ t.test('bytes are told by sector, and damage is seen', (t) => {
   t.match(imageOf(bytes), /sector 9 is torn/);
   t.end();
 });
+
+t.test('a rollback is one moment for all sectors, and what it brings back may be read', (t) => {
+  const it = new VolumeHistory();
+  const writes = [it.begin(0, 1, false, false), it.begin(1, 2, false, false)];
+  for (const write of writes) it.acknowledged(write);
+  const [one = 0, two = 0] = writes.map(({ value }) => value);
+  const later = it.begin(0, 2, false, false);
+  it.acknowledged(later);
+  const fromAt = it.now();
+  const within = { from: it.now(), to: it.now() };
+  it.became(image(one, two), fromAt);
+  t.type(it.heldIn(image(later.value, later.value), within), Array, 'not yet');
+  t.type(it.heldIn(image(one, two), within), Array, 'already');
+  t.match(it.heldIn(image(one, later.value), within), /did not hold/, 'never half');
+  it.read(0, 1, payloadOf(0, 1, one), it.now());
+  it.acknowledged(it.begin(1, 2, false, false));
+  it.finish();
+  t.strictSame(it.problems, []);
+  it.read(0, 1, payloadOf(0, 1, later.value), it.now());
+  t.match(it.problems, [/none of what it may hold/]);
+  t.end();
+});

@@ -26,7 +26,9 @@ export interface Span {
 
 /** What was known of a time that ended with a loss of memory, or with a rollback. */
 interface Era {
-  readonly span: Span;
+  /** it began between these */
+  readonly fromAt: number;
+  readonly at: number;
   readonly writes: ReadonlyMap<number, Write>;
   readonly zeros: readonly Write[];
   readonly candidates: ReadonlySet<number>;
@@ -50,6 +52,7 @@ export class SectorHistory {
   #candidates: Set<number> = new Set([0]);
   #initial: number | null = 0;
   #eraAt = -1;
+  #eraFromAt = -1;
   readonly #past: Era[] = [];
 
   /** `value` 0 writes zeros. */
@@ -163,20 +166,39 @@ export class SectorHistory {
     return problem;
   }
 
-  /** The moments in `within` at which the sector may have held the value, in order. */
-  heldIn(value: number, within: Span): Span[] {
+  /**
+   * Everything became this value, durably, at some moment from `fromAt` until now; nobody had a request
+   * under way then. Returns what was wrong until now.
+   */
+  became(value: number, fromAt: number, at: number): string | null {
+    const problem = this.check();
+    const open = [...this.#all()].filter((write) => write.acknowledgedAt === never);
+    this.#begin(at, new Set([value]), open, fromAt);
+    return problem;
+  }
+
+  /**
+   * The moments in `within` at which the sector may have held the value, in order. `isEarly`: whatever
+   * became another image at some moment did so at the first one possible, else at the last.
+   */
+  heldIn(value: number, within: Span, isEarly: boolean): Span[] {
+    const eras = [...this.#past, this.#now()];
     const spans: Span[] = [];
-    for (const era of [...this.#past, this.#now()]) {
-      const from = Math.max(within.from, era.span.from);
-      const to = Math.min(within.to, era.span.to);
-      if (from < to) spans.push(...heldInEra(era, value, { from, to }));
+    // the last one first: a rollback may have been done before a loss of memory that was seen earlier
+    let endAt = within.to;
+    for (const era of eras.reverse()) {
+      const begin = isEarly ? era.fromAt : era.at;
+      const from = Math.max(within.from, begin);
+      if (from < endAt) spans.unshift(...heldInEra(era, value, begin, { from, to: endAt }));
+      endAt = Math.min(endAt, begin);
     }
     return spans;
   }
 
   #now(): Era {
     return {
-      span: { from: this.#eraAt, to: never },
+      fromAt: this.#eraFromAt,
+      at: this.#eraAt,
       writes: this.#writes,
       zeros: this.#zeros,
       candidates: this.#candidates,
@@ -184,10 +206,11 @@ export class SectorHistory {
     };
   }
 
-  #begin(at: number, candidates: Set<number>, open: readonly Write[]): void {
-    this.#past.push({ ...this.#now(), span: { from: this.#eraAt, to: at } });
+  #begin(at: number, candidates: Set<number>, open: readonly Write[], fromAt = at): void {
+    this.#past.push(this.#now());
     this.#candidates = candidates;
     this.#initial = candidates.size === 1 ? ([...candidates][0] ?? null) : null;
+    this.#eraFromAt = fromAt;
     this.#eraAt = at;
     this.#writes = new Map();
     this.#zeros = [];
@@ -226,7 +249,7 @@ export class SectorHistory {
 }
 
 /** Each write of the value from its begin on, until another one that came after it was surely over. */
-function heldInEra(era: Era, value: number, within: Span): Span[] {
+function heldInEra(era: Era, value: number, begin: number, within: Span): Span[] {
   const all = [...era.writes.values(), ...era.zeros];
   const spans: Span[] = [];
   const add = (from: number, after: (other: Write) => boolean): void => {
@@ -238,12 +261,12 @@ function heldInEra(era: Era, value: number, within: Span): Span[] {
     if (write.value === value) add(write.startAt, (other) => other.startAt > write.minEndAt);
   }
   const mayBegin = era.initial === null ? era.candidates.has(value) : era.initial === value;
-  if (mayBegin) add(era.span.from, () => true);
+  if (mayBegin) add(begin, () => true);
   return joined(spans);
 }
 
 /** In order, and one where they meet. */
-function joined(spans: readonly Span[]): Span[] {
+export function joined(spans: readonly Span[]): Span[] {
   const result: Span[] = [];
   for (const span of [...spans].sort((a, b) => a.from - b.from)) {
     const last = result[result.length - 1];

@@ -19,6 +19,9 @@ const settleMs = 60_000;
 /** A request of a client that reads a whole snapshot (bytes). */
 const readBytes = 1024 * 1024;
 
+/** How the name of one begins that a rollback takes first. */
+const safetyName = 'before-rollback';
+
 interface Snapshot extends KnownSnapshot {
   /** the image was frozen between the order and the moment in which its record said ready */
   cut: Span;
@@ -46,6 +49,8 @@ export class SnapshotChecker {
   readonly #ordered = new Map<string, number>();
   readonly #snapshots = new Map<string, Snapshot>();
   readonly #mayGo = new Set<string>();
+  /** volumes that may have become another image: nothing new is judged before that is known */
+  readonly #unsure = new Set<string>();
 
   constructor(options: SnapshotCheckerOptions) {
     this.#options = options;
@@ -61,6 +66,18 @@ export class SnapshotChecker {
     this.#mayGo.add(`${volume}@${name}`);
   }
 
+  /** Somebody is about to order a rollback: it may take a snapshot first, and delete that again. */
+  rollsBack(volume: string): void {
+    this.ordered(volume, safetyName);
+    this.mayGo(volume, safetyName);
+    this.#unsure.add(volume);
+  }
+
+  /** Its history says what came of that. */
+  rolledBack(volume: string): void {
+    this.#unsure.delete(volume);
+  }
+
   /** Those that are ready, and of which the content is known. */
   known(volume: string): { name: string; image: Uint32Array; sizeBytes: number }[] {
     const all = [...this.#snapshots.values()].filter((each) => each.volume === volume);
@@ -72,14 +89,14 @@ export class SnapshotChecker {
   changed(now: KnownSnapshot): void {
     const known = this.#snapshots.get(now.id);
     if (known) {
-      const full = `${known.volume}@${known.name}`;
+      const full = orderOf(known);
       if (known.state === 'ready' && now.state !== 'ready' && !this.#mayGo.has(full)) {
         this.#violation(`${full} (${now.id}) is ${now.state}, and nobody deleted it`);
       }
       known.state = now.state;
     } else if (now.state === 'ready') {
       this.#options.count('snapshot-ready');
-      const full = `${now.volume}@${now.name}`;
+      const full = orderOf(now);
       const to = this.#history(now.volume).now();
       const cut = { from: this.#ordered.get(full) ?? -1, to };
       const snapshot = { ...now, cut, image: null, moments: null };
@@ -188,6 +205,7 @@ export class SnapshotChecker {
     if (!isReady || replica.failed !== null) return false;
     const content = await replica.snapshot(snapshot.id);
     if (!content || snapshot.state !== 'ready') return false;
+    if (!snapshot.image && this.#unsure.has(snapshot.volume)) return false;
     this.#options.count('snapshot-read');
     const problem = this.#compare(snapshot, content);
     if (problem !== null) {
@@ -246,6 +264,11 @@ export class SnapshotChecker {
   #violation(detail: string): void {
     this.#options.violation('snapshot', detail);
   }
+}
+
+/** What was ordered when it was taken. */
+function orderOf({ volume, name }: KnownSnapshot): string {
+  return `${volume}@${name.startsWith(safetyName) ? safetyName : name}`;
 }
 
 function textOf({ volume, name, id }: Snapshot): string {

@@ -1,6 +1,6 @@
 import { blockBytes } from '@stor/protocol';
 
-import { SectorHistory, common, type SectorWrite, type Span } from './sector-history.ts';
+import { SectorHistory, common, joined, type SectorWrite, type Span } from './sector-history.ts';
 
 export const sectorBytes = 512;
 /** One mistake shows in many sectors. */
@@ -104,6 +104,14 @@ export class VolumeHistory {
    * sector; or which sector leaves none.
    */
   heldIn(image: Uint32Array, within: Span): Span[] | string {
+    // a rollback took place at one moment for all sectors
+    const late = this.#heldIn(image, within, false);
+    const early = this.#heldIn(image, within, true);
+    if (typeof late === 'string') return early;
+    return typeof early === 'string' ? late : joined([...late, ...early]);
+  }
+
+  #heldIn(image: Uint32Array, within: Span, isEarly: boolean): Span[] | string {
     let moments: Span[] = [within];
     for (const [sector, value] of image.entries()) {
       const history = this.#sectors.get(sector);
@@ -111,7 +119,7 @@ export class VolumeHistory {
         if (value !== 0) return `sector ${sector} holds ${value} and was never written`;
         continue;
       }
-      const spans = history.heldIn(value, within);
+      const spans = history.heldIn(value, within, isEarly);
       const before = moments;
       moments = common(moments, spans);
       if (moments.length === 0) {
@@ -127,6 +135,16 @@ export class VolumeHistory {
     for (const [sector, history] of this.#sectors) {
       const problem = history.read(image[sector] ?? 0, from, to);
       if (problem) this.#fault(`in a snapshot, sector ${sector} ${problem}`);
+    }
+  }
+
+  /** The whole volume became this image, durably, at some moment since `fromAt`; nobody used it then. */
+  became(image: Uint32Array, fromAt: number): void {
+    const at = this.now();
+    for (const [sector, value] of image.entries()) if (value !== 0) this.#sector(sector);
+    for (const [sector, history] of this.#sectors) {
+      const problem = history.became(image[sector] ?? 0, fromAt, at);
+      if (problem) this.#fault(`sector ${sector}: ${problem}`);
     }
   }
 

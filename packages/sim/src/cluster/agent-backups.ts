@@ -124,9 +124,9 @@ function recordOf({ value }: KeyValue): VolumeRecord {
   return JSON.parse(Buffer.from(value).toString()) as VolumeRecord;
 }
 
-function placesOf({ status }: VolumeRecord): string {
+function placesOf({ spec, status }: VolumeRecord): string {
   const places = status.segments.map(({ replicas }) =>
     replicas.map(({ id, nodeId, state }) => [id, nodeId, state]),
   );
-  return JSON.stringify([status.phase, places]);
+  return JSON.stringify([status.phase, spec.sizeBytes, places]);
 }

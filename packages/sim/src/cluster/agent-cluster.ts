@@ -137,14 +137,25 @@ export class AgentCluster implements SimCluster {
   }
 
   async order(method: string, request: object, asked?: number): Promise<boolean> {
+    return (await this.tryOrder(method, request, asked)) === null;
+  }
+
+  async tryOrder(method: string, request: object, asked?: number): Promise<StorError | null> {
     const first = asked ?? Math.floor(this.random.next() * this.nodes.length);
+    let last = new StorError('UNAVAILABLE', 'nobody was asked');
     for (let i = 0; i < this.nodes.length; i++) {
       const outcome = await this.#call((first + i) % this.nodes.length, method, request);
-      if (outcome.type === 'answered') return true;
+      if (outcome.type === 'answered') return null;
+      last =
+        outcome.type === 'refused' ? outcome.error : new StorError('UNAVAILABLE', outcome.type);
       // a refusal is an answer too
-      if (outcome.type === 'refused' && outcome.error.code !== 'UNAVAILABLE') return false;
+      if (last.code !== 'UNAVAILABLE') return last;
     }
-    return false;
+    return last;
+  }
+
+  sizeOf(volume: SimVolume): number {
+    return this.#record(volume)?.spec.sizeBytes ?? volume.sizeBytes;
   }
 
   async #call(node: number, method: string, request: object): Promise<RpcOutcome> {

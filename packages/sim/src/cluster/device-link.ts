@@ -26,6 +26,10 @@ export class DeviceLink implements ClientLink {
     this.#closed = closed;
   }
 
+  get sizeBytes(): number {
+    return this.#volume.sizeBytes;
+  }
+
   submit(io: Io): Promise<IoOutcome> {
     if (!this.isOpen) return Promise.resolve('lost');
     return new Promise((resolve) => {

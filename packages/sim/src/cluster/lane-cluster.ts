@@ -228,6 +228,14 @@ export class LaneCluster implements SimCluster {
     return Promise.resolve(false);
   }
 
+  tryOrder(): Promise<StorError | null> {
+    return Promise.resolve(new StorError('UNAVAILABLE', 'there is no API'));
+  }
+
+  sizeOf(volume: SimVolume): number {
+    return volume.sizeBytes;
+  }
+
   async detach(volume: SimVolume): Promise<boolean> {
     const holder = this.holderOf(volume);
     const process = this.#processes.get(holder);

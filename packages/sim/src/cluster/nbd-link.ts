@@ -66,6 +66,10 @@ export class NbdLink implements ClientLink {
     }
   }
 
+  get sizeBytes(): number {
+    return this.#client.sizeBytes;
+  }
+
   close(): void {
     this.isOpen = false;
     void this.#client.close();

@@ -1,3 +1,4 @@
+import type { StorError } from '@stor/protocol';
 import type { Random } from '@stor/runtime';
 
 import type { SimNetwork } from '../world/network.ts';
@@ -11,7 +12,8 @@ export const operatorHost = 'operator';
 
 export interface SimVolume {
   readonly name: string;
-  readonly sizeBytes: number;
+  /** it may grow */
+  sizeBytes: number;
   /** wanted replicas */
   readonly replicas: number;
   /** until a replica that is away is replaced; @default the product's (ms) */
@@ -36,6 +38,8 @@ export type IoOutcome = 'done' | 'lost' | { error: string };
 /** A client's connection to one node for one volume. */
 export interface ClientLink {
   readonly isOpen: boolean;
+  /** of the volume when it was opened */
+  readonly sizeBytes: number;
   /** false: a change that was lost must not be sent again, as nobody knows when it takes effect */
   readonly mayResend: boolean;
   submit(io: Io): Promise<IoOutcome>;
@@ -144,6 +148,10 @@ export interface SimCluster {
    * was not carried out.
    */
   order(method: string, request: object, first?: number): Promise<boolean>;
+  /** As `order`, with what came of it: null when it was carried out. */
+  tryOrder(method: string, request: object): Promise<StorError | null>;
+  /** as the control plane has it */
+  sizeOf(volume: SimVolume): number;
   /** null when the volume is healthy, else why not */
   unhealthy(volume: SimVolume): Promise<string | null>;
   /** Gives the volume back wherever it is attached; false when that did not work. */

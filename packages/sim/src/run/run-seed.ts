@@ -30,7 +30,7 @@ export interface SeedOptions {
   dense?: boolean;
   /** scrubs beside the faults, of whole agents @default false */
   scrub?: boolean;
-  /** snapshots are taken and deleted beside the faults, of whole agents @default false */
+  /** snapshots, rollbacks and growth beside the faults, of whole agents @default false */
   snapshots?: boolean;
   /** instead of those of the seed */
   faults?: Fault[];
@@ -392,7 +392,13 @@ export class SeedRun {
     const { seed } = this.#options;
     return {
       checker,
-      orders: new Snapshotting({ scene: this.#faults, checker, seed, violation }),
+      orders: new Snapshotting({
+        scene: this.#faults,
+        runs: this.#volumes,
+        checker,
+        seed,
+        violation,
+      }),
     };
   }
 

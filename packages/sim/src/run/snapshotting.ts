@@ -1,3 +1,4 @@
+import { regionBytes } from '@stor/protocol';
 import { SeededRandom } from '@stor/runtime/testing';
 
 import type { SnapshotChecker } from '../checkers/snapshot-checker.ts';
@@ -6,6 +7,7 @@ import type { SimNode } from '../cluster/sim-node.ts';
 import { callOf, type FaultCall, type FaultScene, type Noticed } from '../faults/fault-scene.ts';
 import { burstMs } from '../faults/kinds/pace.ts';
 import { cutAllPower, kill, pause, power } from '../faults/kinds/processes.ts';
+import type { VolumeRun } from './volume-run.ts';
 
 /** Between two orders of an operator about snapshots (ms). */
 const minPauseMs = 300;
@@ -17,8 +19,19 @@ const maxKept = 5;
 /** In peace a snapshot is taken within this (ms). */
 const peaceMs = 60_000;
 
+/** Clients of a volume that is to be rolled back come to rest within this, or it is left (ms). */
+const stillMs = 20_000;
+/** An order that must be carried out is given again after this (ms). */
+const againMs = 500;
+/** An order that nobody answered is carried out or forgotten by then (ms). */
+const lateOrderMs = 3_000;
+/** A volume grows by less than this at once, and never beyond so much more than it was made with (bytes). */
+const maxGrowthBytes = regionBytes;
+const maxAddedBytes = 4 * regionBytes;
+
 interface SnapshottingOptions {
   scene: FaultScene;
+  runs: readonly VolumeRun[];
   checker: SnapshotChecker;
   seed: number;
   violation: (checker: string, detail: string) => void;
@@ -26,12 +39,16 @@ interface SnapshottingOptions {
 
 /**
  * Snapshots beside all faults: an operator takes and deletes them, of one volume or of all at one
- * instant, while primaries move and members are lost; often something dies in the middle of it.
+ * instant, rolls volumes back to them and grows volumes, while primaries move and members are lost; often something dies in the middle of it.
  */
 export class Snapshotting {
   readonly #options: SnapshottingOptions;
   readonly #random: SeededRandom;
   readonly #orders = new Set<Promise<void>>();
+  /** the volume is rolled back to them: they are not deleted meanwhile */
+  readonly #pinned = new Set<string>();
+  readonly #rollingBack = new Set<VolumeRun>();
+  readonly #added = new Map<SimVolume, number>();
   #names = 0;
   #isOver = false;
 
@@ -83,6 +100,8 @@ export class Snapshotting {
     if (kept.length >= maxKept || (dice < 0.2 && kept.length > 0)) await this.#delete(volume);
     else if (dice < 0.35) await checker.glance(volume, this.#random.next());
     else if (dice < 0.45 && scene.cluster.volumes.length > 1) await this.#take(null);
+    else if (dice < 0.53) await this.#rollBack(volume);
+    else if (dice < 0.57) await this.#grow(volume);
     else await this.#take(volume);
   }
 
@@ -101,13 +120,78 @@ export class Snapshotting {
 
   async #delete(volume: SimVolume): Promise<void> {
     const { scene, checker } = this.#options;
-    const kept = checker.known(volume.name);
+    const kept = checker.known(volume.name).filter(({ name }) => {
+      return !this.#pinned.has(`${volume.name}@${name}`);
+    });
     const chosen = kept[Math.floor(this.#random.next() * kept.length)];
     if (!chosen) return;
     checker.mayGo(volume.name, chosen.name);
     if (this.#random.next() < 0.5) this.#trouble(volume);
     scene.count('order-snapshot-delete');
     await scene.cluster.order('DeleteSnapshot', { name: `${volume.name}@${chosen.name}` });
+  }
+
+  /** Nobody uses the volume meanwhile; then it is the snapshot. */
+  async #rollBack(volume: SimVolume): Promise<void> {
+    const { scene, checker, runs } = this.#options;
+    const run = runs.find((each) => each.volume === volume);
+    const kept = checker.known(volume.name);
+    const chosen = kept[Math.floor(this.#random.next() * kept.length)];
+    if (!run || !chosen || this.#rollingBack.has(run)) return;
+    const full = `${volume.name}@${chosen.name}`;
+    this.#rollingBack.add(run);
+    this.#pinned.add(full);
+    const still = await Promise.all(run.clients.map((client) => client.hold(stillMs)));
+    if (still.every(Boolean)) {
+      checker.rollsBack(volume.name);
+      const fromAt = run.history.now();
+      this.#trouble(volume);
+      if (await this.#until('RollbackVolume', volume, chosen.name)) {
+        run.history.became(chosen.image, fromAt);
+        scene.count('rollback');
+      }
+      checker.rolledBack(volume.name);
+    }
+    for (const client of run.clients) client.goOn();
+    this.#pinned.delete(full);
+    this.#rollingBack.delete(run);
+  }
+
+  /** False when the snapshot has gone, which only an order that was given before can have done. */
+  async #until(method: string, { name }: SimVolume, snapshot: string): Promise<boolean> {
+    const { cluster } = this.#options.scene;
+    const safetySnapshot = this.#random.next() < 0.3;
+    const request = { name, snapshot, force: false, safetySnapshot };
+    for (let tries = 1; ; tries++) {
+      const error = await cluster.tryOrder(method, request);
+      if (error === null) {
+        // what nobody answered may be carried out once more
+        if (tries > 1) await cluster.scheduler.sleep(lateOrderMs);
+        return true;
+      }
+      if (error.code === 'NOT_FOUND' && tries === 1) return false;
+      await cluster.scheduler.sleep(againMs);
+    }
+  }
+
+  /** Clients see what is added when they connect again. */
+  async #grow(volume: SimVolume): Promise<void> {
+    const { scene, runs } = this.#options;
+    const { cluster } = scene;
+    const added = this.#added.get(volume) ?? 0;
+    const bytes = 4096 * (1 + Math.floor((this.#random.next() * maxGrowthBytes) / 4096));
+    if (added + bytes > maxAddedBytes) return;
+    this.#added.set(volume, added + bytes);
+    this.#trouble(volume);
+    await cluster.order('ResizeVolume', {
+      name: volume.name,
+      sizeBytes: cluster.sizeOf(volume) + bytes,
+    });
+    if (cluster.sizeOf(volume) === volume.sizeBytes) return;
+    scene.count('grown');
+    volume.sizeBytes = cluster.sizeOf(volume);
+    if (this.#random.next() < 0.5) return;
+    for (const client of runs.find((each) => each.volume === volume)?.clients ?? []) client.leave();
   }
 
   /** Often something breaks while the order is carried out, or in the moment in which it is done. */

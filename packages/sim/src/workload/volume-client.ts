@@ -71,6 +71,9 @@ export class VolumeClient {
   #borderUntilMs = 0;
   #borderKind: 'read' | 'write' | 'zero' = 'read';
   #isResting = false;
+  #isHeld = false;
+  /** requests that are begun and not over */
+  #asked = 0;
   #running = 0;
 
   constructor(options: VolumeClientOptions) {
@@ -101,6 +104,20 @@ export class VolumeClient {
   /** Closes the connection; the next request opens one, at the node then preferred. */
   leave(): void {
     this.#link?.close();
+  }
+
+  /** Begins nothing more, and disconnects when all is answered; false when that is not soon. */
+  async hold(withinMs: number): Promise<boolean> {
+    this.#isHeld = true;
+    const { scheduler } = this.#options.cluster;
+    const isStill = await scheduler.until(() => this.#asked === 0, withinMs, 20);
+    if (isStill) this.#link?.close();
+    else this.goOn();
+    return isStill;
+  }
+
+  goOn(): void {
+    this.#isHeld = false;
   }
 
   /** Never rests from now on: liveness is being judged. */
@@ -166,13 +183,23 @@ export class VolumeClient {
     this.#running += 1;
     const each = { fua: false, noHole: false };
     for (let from = 0; from < sectors; from += chunkBytes / sectorBytes) {
-      await this.#change({ kind: 'write', from, to: from + 8, ...each });
+      await this.#swept({ kind: 'write', from, to: from + 8, ...each });
     }
     for (let from = 0; from < sectors; from += regionBytes / sectorBytes) {
       const to = Math.min(sectors, from + regionBytes / sectorBytes);
-      await this.#change({ kind: 'trim', from, to, ...each });
+      await this.#swept({ kind: 'trim', from, to, ...each });
     }
     this.#running -= 1;
+  }
+
+  async #swept(request: Request): Promise<void> {
+    while (this.#isHeld) await this.#options.cluster.scheduler.sleep(50);
+    this.#asked += 1;
+    try {
+      await this.#change(request);
+    } finally {
+      this.#asked -= 1;
+    }
   }
 
   /** Works for some seconds, rests for some, so that regions come to rest and volumes become idle. */
@@ -231,7 +258,18 @@ export class VolumeClient {
   }
 
   async #request(request: Request): Promise<void> {
-    const { counts, history } = this.#options;
+    const { cluster } = this.#options;
+    while (this.#isHeld) await cluster.scheduler.sleep(50);
+    this.#asked += 1;
+    try {
+      await this.#requestNow(request);
+    } finally {
+      this.#asked -= 1;
+    }
+  }
+
+  async #requestNow(request: Request): Promise<void> {
+    const { counts } = this.#options;
     counts.ios += 1;
     if (request.from % 8 !== 0 || request.to % 8 !== 0) counts.unaligned += 1;
     const { nowMs } = this.#options.cluster.scheduler;
@@ -242,7 +280,6 @@ export class VolumeClient {
     else if (request.kind !== 'read') await this.#changeOrRead(request);
     else if (nowMs < this.#changeUntilMs) await this.#changeOrRead({ ...request, kind: 'write' });
     else await this.#read(request.from, request.to);
-    void history;
   }
 
   /** Where another client's change is not answered, nobody changes anything: see `UnderWay`. */
@@ -310,6 +347,12 @@ export class VolumeClient {
     for (;;) {
       const link = await this.#connected();
       if (!link) return 'lost';
+      if (link.sizeBytes < io.offset + io.length) {
+        // the volume has grown since it was opened there
+        link.close();
+        await cluster.scheduler.sleep(200);
+        continue;
+      }
       const outcome = await link.submit(io);
       if (outcome === 'done') this.lastAnswerMs = cluster.scheduler.nowMs;
       else if (outcome !== 'lost') {
