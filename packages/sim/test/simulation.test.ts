@@ -27,7 +27,7 @@ function run(file: string, args: string[]): Promise<{ status: number; output: st
 }
 
 t.test('a bounded set of seeds keeps every promise', async (t) => {
-  const seeds = process.env['STOR_SEEDS'] ?? '8';
+  const seeds = process.env['STOR_SEEDS'] ?? '6';
   const args = [
     '--seeds',
     seeds,
@@ -49,7 +49,7 @@ t.test(
   async (t) => {
     const few = [
       '--seeds',
-      '3',
+      '2',
       '--minutes',
       '2',
       '--dense',
@@ -66,7 +66,7 @@ t.test(
 );
 
 t.test('snapshots beside every fault are of one moment, and the same everywhere', async (t) => {
-  const few = ['--seeds', '3', '--minutes', '2', '--jobs', '2', '--first-seed', '9202'];
+  const few = ['--seeds', '2', '--minutes', '1', '--jobs', '2', '--first-seed', '9202'];
   const { status, output } = await run('packages/sim/bin/sim.mjs', [...few, '--snapshots']);
   t.equal(status, 0, output);
   t.match(output, /snapshot-ready/);
