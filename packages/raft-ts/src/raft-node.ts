@@ -1,20 +1,16 @@
 import { defaultLimits, maxSnapshotBytes, type RaftLimits } from './core/limits.ts';
-import { membershipOf, type MemberChange, type Membership } from './core/membership.ts';
+import type { MemberChange, Membership } from './core/membership.ts';
 import { batchOf, RawNode, type Ready, type RaftStatus } from './core/raw-node.ts';
 import type { StoredState } from './core/storage.ts';
-import type { Entry, PeerId, RaftMessage, Snapshot } from './core/types.ts';
+import type { PeerId, RaftMessage, Snapshot } from './core/types.ts';
 import { RaftError } from './errors.ts';
 import { AppliedWaiters } from './applied-waiters.ts';
 import { LeaderTransfers } from './leader-transfers.ts';
 import { MembershipChanges } from './membership-changes.ts';
+import { applyEntries, createState, leaseMs } from './raft-node-parts.ts';
 import { PendingReads } from './pending-reads.ts';
 import { Proposals, type Proposed } from './proposals.ts';
-import {
-  checkOptions,
-  type RaftNodeOptions,
-  type RaftStateMachine,
-  type Settings,
-} from './raft-options.ts';
+import { checkOptions, type RaftNodeOptions, type Settings } from './raft-options.ts';
 
 /**
  * The driver: feeds the pure core with time, messages and proposals, and carries out what it asks
@@ -480,51 +476,4 @@ export class RaftNode {
     this.#noticeRole();
     this.#roleListeners.clear();
   }
-}
-
-/**
- * Who heard a heartbeat gives no vote for `electionTicks` of its ticks, of which the first may come
- * at once, and one more early after a late one. Its clock may be faster than ours by the drift.
- */
-function leaseMs({ electionTicks, tickMs, leaseClockDrift }: Settings): number {
-  if (leaseClockDrift === undefined) return 0;
-  return Math.max(0, electionTicks - 2) * tickMs * (1 - leaseClockDrift);
-}
-
-/** A new member: its voters are durable before it says its first word. */
-async function createState(settings: Settings): Promise<StoredState> {
-  const state: StoredState = {
-    hardState: { term: 0, vote: null, commit: 0 },
-    snapshot: {
-      index: 0,
-      term: 0,
-      membership: membershipOf(settings.initialVoters),
-      data: new Uint8Array(),
-    },
-    start: { index: 0, term: 0 },
-    entries: [],
-  };
-  await settings.storage.save({
-    hardState: state.hardState,
-    snapshot: state.snapshot,
-    log: { type: 'reset', position: state.start },
-    entries: [],
-  });
-  return state;
-}
-
-/** Only normal entries reach the state machine; the core has applied changes of members itself. */
-function applyEntries(machine: RaftStateMachine, entries: Entry[], proposals: Proposals): void {
-  const normal = entries.filter((entry) => entry.type === 'normal');
-  if (normal.length === 0) return;
-  const results = machine.apply(normal);
-  if (results.length !== normal.length) {
-    throw new RaftError(
-      'INTERNAL',
-      `the state machine gave ${results.length} results for ${normal.length} entries`,
-    );
-  }
-  normal.forEach((entry, i) => {
-    proposals.applied(entry, results[i]);
-  });
 }

@@ -124,6 +124,16 @@ t.test(
   },
 );
 
+t.test('what a former leader began does not keep out an older one of the next', async (t) => {
+  const assembly = new SnapshotAssembly();
+  const [begun] = transferOf(snapshotOf(Buffer.from('newer!'), 9), 2, 9).take();
+  if (!begun) throw new Error('no chunk');
+  assembly.add({ ...envelope, ...begun });
+  const next = transferOf(snapshotOf(Buffer.from('old!'), 3), 2, 9).take();
+  const ends = next.map((chunk) => assembly.add({ ...envelope, ...chunk, term: 3 }).snapshot);
+  t.equal(Buffer.from(ends.at(-1)?.data ?? []).toString(), 'old!');
+});
+
 t.test('a size over the limit is not begun', async (t) => {
   const [chunk] = transferOf(snapshotOf(Buffer.from('x')), 1, 1).take();
   if (!chunk) throw new Error('no chunk');

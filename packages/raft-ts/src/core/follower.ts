@@ -49,6 +49,8 @@ export function handleAppend(state: RaftState, message: AppendRequest): void {
   }
   const last = log.appendAfter(message.previousIndex, message.previousTerm, message.entries);
   if (last !== null) {
+    // the log goes on without a snapshot: what came of one is not kept
+    state.assembly.clear();
     state.followMembership();
     log.commitTo(Math.min(message.commit, last));
     state.matchedLeader(last);

@@ -93,6 +93,8 @@ export class SnapshotTransfer {
 
 /** What a follower has of a snapshot that comes in chunks. At most one, and never more than its size. */
 export class SnapshotAssembly {
+  /** the term of who sent the last chunk of it */
+  #leaderTerm = 0;
   #snapshotIndex = 0;
   #snapshotTerm = 0;
   #totalBytes = 0;
@@ -112,15 +114,16 @@ export class SnapshotAssembly {
       snapshotTerm === this.#snapshotTerm &&
       totalBytes === this.#totalBytes;
     if (!isKnown) {
-      // an old, late one must not end a newer one
-      if (snapshotIndex < this.#snapshotIndex || totalBytes > maxSnapshotBytes) {
-        return { nextOffset: 0, snapshot: null };
-      }
+      // A late one of the same leader must not end its newer one. One of another leader may be older
+      // than what a former leader began: that will never be finished.
+      const isLate = chunk.term === this.#leaderTerm && snapshotIndex < this.#snapshotIndex;
+      if (isLate || totalBytes > maxSnapshotBytes) return { nextOffset: 0, snapshot: null };
       this.clear();
       this.#snapshotIndex = snapshotIndex;
       this.#snapshotTerm = snapshotTerm;
       this.#totalBytes = totalBytes;
     }
+    this.#leaderTerm = chunk.term;
     if (offset !== this.#bytes || offset + data.length > totalBytes) {
       return { nextOffset: this.#bytes, snapshot: null };
     }
