@@ -166,8 +166,10 @@ export class Resyncer implements SegmentPart {
     const { membership, members, stopped } = this.#segment;
     if (stopped || !membership) return;
     for (const { member, phase } of [...this.#filling.values()]) {
-      // it gets no writes yet, so nothing is to be undone
-      if (phase === 'structure' && this.#segment.isLeaving(member)) this.#filling.delete(member);
+      if (phase !== 'structure' || !this.#segment.isLeaving(member)) continue;
+      // it may have been rolled back: should it stay after all, its marks are asked for anew
+      member.drop(new StorError('ABORTED', `replica ${member.replicaId} is to go`));
+      this.#filling.delete(member);
     }
     for (const member of members) {
       if (this.#isWanted(member) && this.#whyNot(member, nowMs) === '') this.#start(member, nowMs);
