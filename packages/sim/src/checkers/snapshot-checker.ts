@@ -51,6 +51,8 @@ export class SnapshotChecker {
   readonly #mayGo = new Set<string>();
   /** volumes that may have become another image: nothing new is judged before that is known */
   readonly #unsure = new Set<string>();
+  /** bytes are going to rot: nobody looks at replicas but `inTheEnd` */
+  #isOver = false;
 
   constructor(options: SnapshotCheckerOptions) {
     this.#options = options;
@@ -117,6 +119,7 @@ export class SnapshotChecker {
   /** When all is healthy: every member has every snapshot, and no other. */
   async inTheEnd(when: string): Promise<void> {
     const { cluster } = this.#options;
+    this.#isOver = true;
     for (const volume of cluster.volumes) {
       let why: string | null = null;
       const isSettled = (): boolean => (why = this.#unsettled(volume)) === null;
@@ -189,6 +192,7 @@ export class SnapshotChecker {
     const { cluster } = this.#options;
     const volume = cluster.volumes.find(({ name }) => name === snapshot.volume);
     for (let tries = 0; volume && tries < lookTries && snapshot.state === 'ready'; tries++) {
+      if (this.#isOver) return;
       const replicas = cluster.replicasOf(volume);
       const first = tries % Math.max(1, replicas.length);
       const replica = replicas[first];
