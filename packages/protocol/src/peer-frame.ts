@@ -362,7 +362,8 @@ export const peerControl = z.discriminatedUnion('op', [
     snapshotId,
     kind: z.enum(['prepared', 'incomplete']),
   }),
-  z.object({ op: z.literal('confirm-snapshot'), snapshotId }),
+  /** how long the snapshot is where it is whole; a copy that was taken later may be longer */
+  z.object({ op: z.literal('confirm-snapshot'), snapshotId, sizeBytes: count.optional() }),
   z.object({ op: z.literal('drop-snapshot'), snapshotId }),
   z.object({ op: z.literal('rollback'), snapshotId }),
   z.object({ op: z.literal('resize'), sizeBytes: count }),

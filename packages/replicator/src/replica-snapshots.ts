@@ -87,8 +87,12 @@ export interface SnapshotStore {
     kind: 'prepared' | 'incomplete',
     done: StoreDone,
   ): void;
-  /** Its bytes are durable and equal on all replicas: it is ready from now on. NOT_FOUND. */
-  confirmSnapshot(id: SnapshotId, done: StoreDone): void;
+  /**
+   * Its bytes are durable and equal on all replicas: it is ready from now on, and no longer than
+   * `sizeBytes`. One that was taken from a replica that has grown since is longer until then; what it
+   * has beyond reads as zeros already. NOT_FOUND.
+   */
+  confirmSnapshot(id: SnapshotId, done: StoreDone, sizeBytes?: number): void;
   /**
    * Gone from `snapshots()`, durably, when done; its space is freed in the background. An unknown
    * id is done already.

@@ -60,6 +60,32 @@ async function readView(replica: ReplicaStore, id: string, chunk: number): Promi
   return target[0] ?? -1;
 }
 
+t.test('a snapshot that was taken late is no longer than where it was taken first', async (t) => {
+  const files = new FaultyFiles({ seed: 5 });
+  let store = await open(files);
+  const replica = await store.createReplica(identity);
+  await write(replica, 0, blockBytes, 7);
+  await call((done) => {
+    replica.takeSnapshot('s-1', 1, 'incomplete', done);
+  });
+  t.equal(replica.view('s-1')?.sizeBytes, identity.sizeBytes);
+  const shorter = identity.sizeBytes - chunkBytes;
+  await call((done) => {
+    replica.confirmSnapshot('s-1', done, shorter);
+  });
+  t.match(replica.snapshots(), [{ state: 'ready', sizeBytes: shorter }]);
+  t.equal(replica.view('s-1')?.sizeBytes, shorter);
+  t.equal(await readView(replica, 's-1', 0), 7);
+  await call((done) => {
+    replica.confirmSnapshot('s-1', done, chunkBytes);
+  });
+  t.match(replica.snapshots(), [{ sizeBytes: shorter }], 'one that is ready stays as it is');
+  await store.close();
+  store = await open(files);
+  t.match(replicaOf(store).snapshots(), [{ state: 'ready', sizeBytes: shorter }]);
+  await store.close();
+});
+
 t.test('the table of layers grows while no write is held', async (t) => {
   const files = new FaultyFiles({ seed: 1 });
   const failures = new Failures();

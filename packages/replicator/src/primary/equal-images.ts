@@ -1,6 +1,6 @@
 import { StorError, type SnapshotId } from '@stor/protocol';
 
-import { findSnapshot } from '../core/replication/snapshot-list.ts';
+import { findSnapshot, snapshotBytes } from '../core/replication/snapshot-list.ts';
 import type { StoreDone } from '../replica-store.ts';
 import type { Member } from './member.ts';
 import type { Segment } from './segment.ts';
@@ -23,7 +23,8 @@ export function confirmImage(
     }
     const source = segment.sources()[0];
     const isReady = source && findSnapshot(source.snapshots, image)?.state === 'ready';
-    if (isReady) member.confirmSnapshot(image, over);
+    const sizeBytes = snapshotBytes([...segment.sources(), member], image);
+    if (isReady) member.confirmSnapshot(image, over, sizeBytes);
     else over(null);
   });
 }

@@ -281,8 +281,9 @@ export class LocalMember implements Member {
     this.space?.frozen();
     store.takeSnapshot(snapshotId, this.#options.epoch, kind, this.#counted(done, true));
   }
-  confirmSnapshot(snapshotId: SnapshotId, done: StoreDone): void {
-    this.#useSnapshots(done)?.confirmSnapshot(snapshotId, this.#counted(done, true));
+  confirmSnapshot(snapshotId: SnapshotId, done: StoreDone, sizeBytes?: number): void {
+    const store = this.#useSnapshots(done);
+    store?.confirmSnapshot(snapshotId, this.#counted(done, true), sizeBytes);
   }
   dropSnapshot(snapshotId: SnapshotId, done: StoreDone): void {
     this.#useSnapshots(done)?.dropSnapshot(snapshotId, this.#counted(done, true));

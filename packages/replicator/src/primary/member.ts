@@ -119,7 +119,7 @@ export interface Member extends MemberImage {
   view(snapshotId: SnapshotId): MemberImage;
   /** Takes effect after what was sent before and ahead of what is sent later; durable when done. */
   takeSnapshot(snapshotId: SnapshotId, kind: 'prepared' | 'incomplete', done: StoreDone): void;
-  confirmSnapshot(snapshotId: SnapshotId, done: StoreDone): void;
+  confirmSnapshot(snapshotId: SnapshotId, done: StoreDone, sizeBytes?: number): void;
   dropSnapshot(snapshotId: SnapshotId, done: StoreDone): void;
   /** Nothing may be sent to it before this is done. */
   rollback(snapshotId: SnapshotId, done: StoreDone): void;

@@ -102,9 +102,9 @@ export abstract class RemoteReplica implements MemberImage {
     });
   }
 
-  confirmSnapshot(snapshotId: SnapshotId, done: StoreDone): void {
-    this.ask({ op: 'confirm-snapshot', snapshotId }, (error) => {
-      if (!error) this.#list.confirmed(snapshotId);
+  confirmSnapshot(snapshotId: SnapshotId, done: StoreDone, sizeBytes?: number): void {
+    this.ask({ op: 'confirm-snapshot', snapshotId, sizeBytes }, (error) => {
+      if (!error) this.#list.confirmed(snapshotId, sizeBytes);
       done(error);
     });
   }

@@ -1,7 +1,7 @@
 import { StorError, chunkBytes, type SnapshotId, type VolumeSettings } from '@stor/protocol';
 
 import type { Bitmap } from '../core/replication/bitmap.ts';
-import { findSnapshot } from '../core/replication/snapshot-list.ts';
+import { findSnapshot, snapshotBytes } from '../core/replication/snapshot-list.ts';
 import { rollbackHoldMs, spaceRefreshMs, spaceRefreshes } from '../replication/limits.ts';
 import type { StoreDone } from '../replica-store.ts';
 import type { FlushRounds } from './flush-rounds.ts';
@@ -130,11 +130,12 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
     this.#checkHeldByAll(snapshotId);
     this.#making.delete(snapshotId);
     this.#known?.set(snapshotId, 'ready');
+    const members = this.#segment.sources();
     await this.#onAll((member, done) => {
       const known = findSnapshot(member.snapshots, snapshotId);
       const isPending = this.#options.filling.isPending(member, snapshotId);
       if (!known || known.state === 'ready' || isPending) done(null);
-      else member.confirmSnapshot(snapshotId, done);
+      else member.confirmSnapshot(snapshotId, done, snapshotBytes(members, snapshotId));
     });
   }
 
@@ -247,7 +248,8 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
           member.dropSnapshot(snapshotId, done);
         } else if (recorded === 'ready' && state !== 'ready') {
           this.#tidying.add(key);
-          member.confirmSnapshot(snapshotId, done);
+          const sizeBytes = snapshotBytes(this.#segment.sources(), snapshotId);
+          member.confirmSnapshot(snapshotId, done, sizeBytes);
         }
       }
     }

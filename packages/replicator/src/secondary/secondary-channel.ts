@@ -394,7 +394,7 @@ export class SecondaryChannel {
         store.takeSnapshot(control.snapshotId, this.session.epoch, control.kind, done);
         return;
       case 'confirm-snapshot':
-        store.confirmSnapshot(control.snapshotId, done);
+        store.confirmSnapshot(control.snapshotId, done, control.sizeBytes);
         return;
       case 'drop-snapshot':
         store.dropSnapshot(control.snapshotId, done);

@@ -361,10 +361,10 @@ export class DiskReplica implements ReplicaStore {
     this.#calls.submitWhole(false, done, () => this.#snapshots.take(id, epoch, kind));
   }
 
-  confirmSnapshot(id: SnapshotId, done: StoreDone): void {
+  confirmSnapshot(id: SnapshotId, done: StoreDone, sizeBytes?: number): void {
     this.flush((error) => {
       if (error) done(error);
-      else this.#calls.answer(this.#snapshots.confirm(id), done);
+      else this.#calls.answer(this.#snapshots.confirm(id, sizeBytes), done);
     });
   }
 

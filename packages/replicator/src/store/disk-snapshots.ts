@@ -132,21 +132,29 @@ export class DiskSnapshots {
     return this.#lineage.durable(this.#parts.calls.journal.lastLsn);
   }
 
-  /** Its data have been synced. */
-  async confirm(id: SnapshotId): Promise<void> {
+  /** Its data have been synced. One that turns out to be shorter is looked at anew from then on. */
+  async confirm(id: SnapshotId, mostBytes = Infinity): Promise<void> {
     await this.#views.get(id)?.idle();
+    const known = this.#planned(id);
+    if (known && known.state !== 'ready' && known.sizeBytes > mostBytes) await this.#leave(id);
     const layer = this.#planned(id);
     if (!layer) throw this.#notFound(id);
     if (layer.state === 'ready') return this.#settled();
-    await this.#change([{ place: layer.place, layer: { ...layer, state: 'ready' } }]);
+    const sizeBytes = Math.min(layer.sizeBytes, mostBytes);
+    await this.#change([{ place: layer.place, layer: { ...layer, state: 'ready', sizeBytes } }]);
     // here no write is held
     await this.#lineage.growInGoodTime();
   }
 
-  async drop(id: SnapshotId): Promise<void> {
+  /** No call is under way on it, and its image is built anew for the next. */
+  async #leave(id: SnapshotId): Promise<void> {
     await this.#views.get(id)?.close();
     this.#views.delete(id);
     this.#forget(id);
+  }
+
+  async drop(id: SnapshotId): Promise<void> {
+    await this.#leave(id);
     const layer = this.#planned(id);
     if (!layer) return this.#settled();
     await this.#change([{ place: layer.place, layer: hidden(layer) }]);

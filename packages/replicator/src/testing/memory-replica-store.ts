@@ -350,9 +350,9 @@ export class MemoryReplicaStore implements ReplicaStore, SnapshotStore {
     };
     this.#order(run, done);
   }
-  confirmSnapshot(id: SnapshotId, done: StoreDone): void {
+  confirmSnapshot(id: SnapshotId, done: StoreDone, sizeBytes?: number): void {
     this.#order(() => {
-      this.state.snapshots.confirm(id);
+      this.state.snapshots.confirm(id, sizeBytes);
     }, done);
   }
   dropSnapshot(id: SnapshotId, done: StoreDone): void {

@@ -28,7 +28,7 @@ interface Layer {
   snapshotId: SnapshotId | null;
   state: SnapshotState;
   readonly epoch: number;
-  readonly sizeBytes: number;
+  sizeBytes: number;
   parent: Layer | null;
   readonly slots: Map<number, Slot>;
 }
@@ -108,9 +108,10 @@ export class MemorySnapshots {
     this.#owned = new Set();
   }
 
-  confirm(snapshotId: SnapshotId): void {
+  confirm(snapshotId: SnapshotId, sizeBytes = Infinity): void {
     const layer = this.#find(snapshotId);
     if (!layer) throw notFound(snapshotId);
+    if (layer.state !== 'ready') layer.sizeBytes = Math.min(layer.sizeBytes, sizeBytes);
     layer.state = 'ready';
   }
 

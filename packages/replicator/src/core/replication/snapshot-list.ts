@@ -27,10 +27,11 @@ export class SnapshotList {
     this.#headParent = snapshotId;
   }
 
-  confirmed(id: SnapshotId): void {
-    this.#snapshots = this.#snapshots.map((each) =>
-      each.snapshotId === id ? { ...each, state: 'ready' } : each,
-    );
+  confirmed(id: SnapshotId, mostBytes = Infinity): void {
+    this.#snapshots = this.#snapshots.map((each) => {
+      if (each.snapshotId !== id || each.state === 'ready') return each;
+      return { ...each, state: 'ready', sizeBytes: Math.min(each.sizeBytes, mostBytes) };
+    });
   }
 
   dropped(id: SnapshotId): void {
@@ -53,4 +54,13 @@ export function findSnapshot(
   id: SnapshotId | null,
 ): ReplicaSnapshot | null {
   return snapshots.find(({ snapshotId }) => snapshotId === id) ?? null;
+}
+
+/** How long a snapshot is: a replica that took it late, when it had grown, has a longer copy. */
+export function snapshotBytes(
+  replicas: readonly { readonly snapshots: readonly ReplicaSnapshot[] }[],
+  id: SnapshotId,
+): number | undefined {
+  const sizes = replicas.flatMap(({ snapshots }) => findSnapshot(snapshots, id)?.sizeBytes ?? []);
+  return sizes.length > 0 ? Math.min(...sizes) : undefined;
 }
