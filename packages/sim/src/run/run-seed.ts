@@ -61,6 +61,8 @@ const mib = 1024 * 1024;
 /** After the last fault: until all volumes are healthy, and every client is answered (ms). */
 const healMs = 180_000;
 const progressMs = 90_000;
+/** A growth whose node died stands in the way of a rollback, and clients rest until that is done (ms). */
+const growthGivenUpMs = 190_000;
 /** Of faults in a dense run. */
 const densePace = 4.5;
 /** So many requests at a time do some 4,000 in ten minutes; more take longer pauses, fewer shorter. */
@@ -250,7 +252,7 @@ export class SeedRun {
     for (const { clients } of this.#volumes) for (const client of clients) client.hurry();
     const isServed = await scheduler.until(
       () => this.#allClients().every((client) => client.lastAnswerMs > healedMs),
-      progressMs,
+      progressMs + (this.#snapshots ? growthGivenUpMs : 0),
       250,
     );
     if (!isServed) {
