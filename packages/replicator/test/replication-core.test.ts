@@ -287,6 +287,9 @@ t.test('decideActivation', async (t) => {
   });
   const recorded = { setRevision: 3, inSync: ['a', 'b'] };
   const rules = {
+    epoch: 10,
+    replicas: ['a', 'b'],
+    restoreGraceOver: true,
     knownFailed: [] as string[],
     lossAccepted: false,
     describe: (id: string) => `${id} on n-${id}`,
@@ -345,6 +348,58 @@ t.test('decideActivation', async (t) => {
   t.equal(decide([answer('b'), answer('a', { setView: view })], true), 'a (control is older)');
   const old = { epoch: 9, setRevision: 2, members: ['b'] };
   t.equal(decide([answer('a', { setView: old }), answer('b')], true), 'a+b');
+});
+
+t.test('decideActivation hears those outside the set, for they may know a newer one', async (t) => {
+  const answer = (replicaId: string, more: Partial<FenceAnswer> = {}): FenceAnswer => ({
+    replicaId,
+    keptMemory: true,
+    failed: false,
+    generation: { epoch: 1, n: 1 },
+    setView: null,
+    drainedEpoch: null,
+    isLocal: false,
+    ...more,
+  });
+  const rules = {
+    epoch: 10,
+    replicas: ['a', 'b', 'c'],
+    graceOver: false,
+    restoreGraceOver: false,
+    knownFailed: [] as string[],
+    lossAccepted: false,
+    describe: (id: string) => id,
+    recoverCommand: 'recover',
+  };
+  const decide = (answers: FenceAnswer[], more: Partial<typeof rules> = {}): string => {
+    const recorded = { setRevision: 3, inSync: ['a'] };
+    const decision = decideActivation(recorded, answers, { ...rules, ...more });
+    if (decision.type === 'wait') return decision.reason;
+    return `${decision.members.join('+')}, next after ${decision.highestRevision}`;
+  };
+  const view = (epoch: number, setRevision: number, ...members: string[]) => ({
+    setView: { epoch, setRevision, members },
+  });
+  const moment = 'giving c a moment to say which set is the newest';
+  const a = answer('a', view(8, 3, 'a'));
+  const b = answer('b', view(7, 2, 'a', 'b'));
+  t.equal(decide([a, b]), moment);
+  t.equal(decide([a, b], { graceOver: true }), 'a, next after 3');
+  t.equal(decide([a, b], { knownFailed: ['c'] }), 'a, next after 3');
+  t.equal(decide([a, b, answer('c')]), 'a, next after 3');
+  t.equal(decide([a, b, answer('c', view(9, 5, 'c'))]), 'c, next after 5');
+  t.equal(decide([{ ...a, keptMemory: false }, b]), moment, 'nor without any memory');
+  // the last primary had the set from the record, and gave it to this one
+  t.equal(decide([{ ...a, drainedEpoch: 9 }]), 'a, next after 3');
+  t.match(decide([{ ...a, drainedEpoch: 8 }]), /giving b, c a moment/, 'a restore raises epochs');
+  // known to be a restore: another replica may remember a set that is newer still
+  const newer = answer('b', view(9, 4, 'b'));
+  t.equal(decide([a, newer], { graceOver: true }), moment);
+  t.equal(decide([a, newer], { graceOver: true, restoreGraceOver: true }), 'b, next after 4');
+  // revisions that went on from a lower one after a restore belong to a later epoch
+  const before = answer('c', view(5, 9, 'c'));
+  t.equal(decide([a, newer, before]), 'b, next after 9');
+  t.equal(decide([a, b, before]), 'a, next after 9');
 });
 
 /** Hashes that differ in their last byte only. */

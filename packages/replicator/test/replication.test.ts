@@ -11,6 +11,7 @@ import t, { type Test } from 'tap';
 
 import type { PrimaryVolume } from '@stor/replicator';
 import { SimCluster, request } from '@stor/replicator/testing';
+import { activationGraceMs } from '../src/replication/limits.ts';
 
 const sizeBytes = 12 * 1024 * 1024;
 const block = (fill: number): Buffer => Buffer.alloc(blockBytes, fill);
@@ -410,6 +411,100 @@ t.test(
     t.same(await read(cluster, await cluster.wait(again), 0), block(3));
   },
 );
+
+/**
+ * The newest set is that of r-1 alone. r-0 was alone in an older one, and was killed before it could
+ * note the newer ones. Backup 1 is from before both sets, backup 2 has what r-0 remembers.
+ */
+async function restored(
+  cluster: SimCluster,
+  backup: number,
+  change: (volume: PrimaryVolume) => Promise<void>,
+): Promise<void> {
+  const { control } = cluster;
+  const volume = await cluster.wait(cluster.attach(2));
+  await write(cluster, volume, 0, 1);
+  cluster.kill(1);
+  await write(cluster, volume, 0, 2);
+  cluster.start(1);
+  await cluster.until(() => control.inSync.length === 2, 20_000);
+  cluster.kill(0);
+  await change(volume);
+  cluster.kill(1);
+  cluster.kill(2);
+  control.inSync = backup === 1 ? ['r-0', 'r-1'] : ['r-0'];
+  control.setRevision = backup;
+  control.epoch += 100;
+  control.cleanRelease = false;
+  cluster.start(2);
+}
+
+t.test('a replica that answers first does not hide a newer set after a restore', async (t) => {
+  for (const backup of [1, 2]) {
+    for (const primary of [0, 1, 2]) {
+      const options = { seed: 41, sizeBytes, nodes: 3, replicaNodes: 2 };
+      const cluster = new SimCluster(options);
+      await restored(cluster, backup, async (volume) => {
+        await write(cluster, volume, 0, 3);
+      });
+      t.same(cluster.states[0]?.setView?.members, ['r-0']);
+      t.same(cluster.states[1]?.setView?.members, ['r-1']);
+      cluster.start(0);
+      cluster.start(1);
+      const later = await cluster.wait(cluster.attach(primary));
+      t.same(await read(cluster, later, 0), block(3), `backup ${backup}, primary ${primary}`);
+      t.ok(await cluster.until(() => cluster.control.inSync.length === 2, 20_000));
+      equalReplicas(t, cluster);
+    }
+  }
+});
+
+t.test('a replica that comes back seconds after a restore is waited for', async (t) => {
+  const cluster = new SimCluster({ seed: 42, sizeBytes, nodes: 3, replicaNodes: 2 });
+  await restored(cluster, 1, async (volume) => {
+    await write(cluster, volume, 0, 3);
+  });
+  cluster.start(0);
+  const attached = cluster.attach(2);
+  await cluster.run(5_000);
+  cluster.start(1);
+  t.same(await read(cluster, await cluster.wait(attached), 0), block(3));
+});
+
+t.test('sets of before a restore stay older than those after it, whoever is back', async (t) => {
+  const cluster = new SimCluster({ seed: 43, sizeBytes, nodes: 3, replicaNodes: 2 });
+  const { control } = cluster;
+  await restored(cluster, 1, async (volume) => {
+    await write(cluster, volume, 0, 3);
+  });
+  // the replica of the newest set is away for too long: what was written after the backup is given up
+  cluster.start(0);
+  const later = await cluster.wait(cluster.attach(2));
+  t.same(await read(cluster, later, 0), block(2));
+  await write(cluster, later, 0, 4);
+  const rememberedRevision = cluster.states[1]?.setView?.setRevision ?? 0;
+  t.ok(control.setRevision < rememberedRevision, 'the other history has come further');
+  cluster.kill(2);
+  for (const node of [1, 2]) cluster.start(node);
+  const last = await cluster.wait(cluster.attach(1));
+  t.same(await read(cluster, last, 0), block(4));
+  t.ok(control.setRevision > rememberedRevision);
+  t.ok(await cluster.until(() => control.inSync.length === 2, 20_000));
+  equalReplicas(t, cluster);
+});
+
+t.test('a handover does not wait for a replica outside the set', async (t) => {
+  const cluster = new SimCluster({ seed: 44, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  cluster.kill(2);
+  await write(cluster, volume, 0, 1);
+  await cluster.wait(volume.stop());
+  await cluster.run(100);
+  cluster.control.released(volume.epoch);
+  const beganMs = cluster.scheduler.nowMs;
+  await cluster.wait(cluster.attach(1));
+  t.ok(cluster.scheduler.nowMs - beganMs < activationGraceMs);
+});
 
 t.test('a stale replica alone is not enough', async (t) => {
   const cluster = new SimCluster({ seed: 14, sizeBytes });

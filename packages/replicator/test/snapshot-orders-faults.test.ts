@@ -225,6 +225,41 @@ t.test(
   },
 );
 
+t.test('a rollback stands when the control plane is restored from a backup', async (t) => {
+  // what the record is put back to: a set before all, or the one that the stale replica remembers
+  for (const backup of [1, 2]) {
+    const cluster = new SimCluster({ seed: 9, sizeBytes, nodes: 3, replicaNodes: 2 });
+    const { control } = cluster;
+    const volume = await cluster.wait(cluster.attach(2));
+    await write(cluster, volume, 0, 1);
+    await seal(cluster, volume, 1);
+    await cluster.wait(volume.confirmSnapshot(idOf(1)));
+    cluster.kill(1);
+    await write(cluster, volume, 0, 2);
+    cluster.start(1);
+    // killed before it can note the set of both
+    t.ok(await cluster.until(() => control.inSync.length === 2, 20_000));
+    cluster.kill(0);
+    t.ok(await inSync(cluster, 1));
+    await cluster.wait(volume.rollback(idOf(1)));
+    cluster.kill(1);
+    cluster.kill(2);
+    t.equal(cluster.states[0]?.bytes[0], 2, 'this one has missed it');
+    t.same(cluster.states[0]?.setView?.members, ['r-0'], 'and remembers that it was alone');
+    control.inSync = backup === 1 ? ['r-0', 'r-1'] : ['r-0'];
+    control.setRevision = backup;
+    control.epoch += 100;
+    control.cleanRelease = false;
+    for (const node of [0, 1, 2]) cluster.start(node);
+    const later = await cluster.wait(cluster.attach(0));
+    const found = Buffer.alloc(blockBytes);
+    t.equal(await cluster.wait(request(later, 'read', 0, blockBytes, found)), null);
+    t.equal(found[0], 1, `backup ${backup}`);
+    t.ok(await inSync(cluster, 2));
+    equalReplicas(t, cluster);
+  }
+});
+
 t.test('a rollback that one segment refuses is not called refused', async (t) => {
   const segmentBytes = 4 * 1024 * 1024;
   const cluster = new SimCluster({ seed: 6, sizeBytes, segmentBytes });

@@ -5,7 +5,7 @@ import {
   type ActivationDecision,
   type FenceAnswer,
 } from '../core/replication/activation.ts';
-import { activationGraceMs, unflushedLossGraceMs } from '../replication/limits.ts';
+import { activationGraceMs, restoreGraceMs, unflushedLossGraceMs } from '../replication/limits.ts';
 import type { Segment } from './segment.ts';
 
 /**
@@ -26,7 +26,10 @@ export function decideMembers(
       const sinceMs = clock.monotonicMs() - beganMs;
       const byPolicy = segment.policy.unflushedLoss === 'accept';
       const decision = decideActivation(recorded, answersOf(segment), {
+        epoch: segment.options.epoch,
+        replicas: segment.members.map(({ replicaId }) => replicaId),
         graceOver: sinceMs >= activationGraceMs,
+        restoreGraceOver: sinceMs >= restoreGraceMs,
         knownFailed: segment.knownFailed,
         lossAccepted:
           (grant.acceptUnflushedLoss && sinceMs >= activationGraceMs) ||
@@ -42,7 +45,8 @@ export function decideMembers(
       segment.onAnswer = () => {};
       resolve(decision);
     };
-    const cancels = [activationGraceMs, unflushedLossGraceMs].map((ms) => clock.after(ms, look));
+    const graces = [activationGraceMs, restoreGraceMs, unflushedLossGraceMs];
+    const cancels = graces.map((ms) => clock.after(ms, look));
     segment.onAnswer = look;
     segment.start();
   });

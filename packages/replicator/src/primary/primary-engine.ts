@@ -308,7 +308,7 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
     const membership = new Membership(
       decision.from.inSync,
       recorded?.setRevision ?? 0,
-      decision.from.setRevision,
+      decision.highestRevision,
     );
     for (const id of decision.from.inSync) {
       if (!decision.members.includes(id)) membership.lost(id);

@@ -37,8 +37,16 @@ export const reconnectMaxMs = 5_000;
 /** A secondary forgets a link on which not even pings come (ms). */
 export const secondaryIdleMs = 10_000;
 
-/** In-sync members that do not answer get this long when another one kept its memory (ms). */
+/**
+ * In-sync members that do not answer get this long when another one kept its memory, and replicas
+ * outside the set, which may remember a newer one (ms).
+ */
 export const activationGraceMs = 1_000;
+/**
+ * When replicas remember a newer set than the control plane has, it was restored from a backup, and
+ * nodes are being started one after the other: another one may remember one that is newer still (ms).
+ */
+export const restoreGraceMs = 10_000;
 /**
  * When none that is reached kept its memory and the policy accepts the loss of unflushed writes, the
  * others still get this long: nodes that lost power together do not come back together (ms).

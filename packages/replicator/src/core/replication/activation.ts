@@ -24,6 +24,8 @@ export type ActivationDecision =
       type: 'go';
       /** the set to judge and shrink from */
       from: RecordedSet;
+      /** the highest set revision that the control plane or any replica knows: the next is above it */
+      highestRevision: number;
       members: string[];
       /** `from` is newer than what the control plane keeps, so it must be told */
       controlIsOlder: boolean;
@@ -37,8 +39,14 @@ export type ActivationDecision =
     };
 
 export interface ActivationRules {
+  /** of the primary that begins */
+  epoch: number;
+  /** all that the control plane has of the segment, in the set or not */
+  replicas: readonly string[];
   /** those that do not answer have had their moment */
   graceOver: boolean;
+  /** ... and the longer one that they get when the control plane is known to have gone back in time */
+  restoreGraceOver: boolean;
   /** recorded as failed for good: they will never answer */
   knownFailed: readonly string[];
   /** somebody agreed to lose what was not flushed and only a replica that is not heard may have */
@@ -51,16 +59,60 @@ export interface ActivationRules {
 
 /**
  * The set that decides: the control plane's, unless a replica served under a newer one (the control
- * plane was restored from a backup): then the newest one any replica remembers.
+ * plane was restored from a backup): then the newest one any replica remembers. Of two that replicas
+ * remember the one of the later epoch is newer, whatever its revision: after a restore that not all
+ * replicas have seen, revisions may have gone on from a lower one.
  */
-export function decidingSet(recorded: RecordedSet, answers: readonly FenceAnswer[]): RecordedSet {
-  let newest = recorded;
+function decidingSet(recorded: RecordedSet, answers: readonly FenceAnswer[]): RecordedSet {
+  let newest: SetView | null = null;
   for (const { setView } of answers) {
-    if (setView && setView.setRevision > newest.setRevision) {
-      newest = { setRevision: setView.setRevision, inSync: setView.members };
-    }
+    if (setView && (!newest || isLater(setView, newest))) newest = setView;
   }
-  return newest;
+  if (!newest || newest.setRevision <= recorded.setRevision) return recorded;
+  return { setRevision: newest.setRevision, inSync: newest.members };
+}
+
+function isLater(a: SetView, b: SetView): boolean {
+  return a.epoch === b.epoch ? a.setRevision > b.setRevision : a.epoch > b.epoch;
+}
+
+/**
+ * What a new primary begins with, when all that the control plane has of the segment have answered, or
+ * had their moment. Those outside the set count for nothing (I3), but for what they remember: the
+ * control plane may have gone back in time, and one of them may have served under a newer set. A replica
+ * that answers first and was alone in an older set would be taken for all there is.
+ */
+export function decideActivation(
+  recorded: RecordedSet,
+  answers: readonly FenceAnswer[],
+  rules: ActivationRules,
+): ActivationDecision {
+  const decision = judgeMembers(recorded, answers, rules);
+  if (decision.type === 'wait') return decision;
+  const silent = rules.replicas.filter(
+    (id) => !answers.some((a) => a.replicaId === id) && !rules.knownFailed.includes(id),
+  );
+  const isOver = decision.controlIsOlder ? rules.restoreGraceOver : rules.graceOver;
+  if (silent.length === 0 || isOver) return decision;
+  if (decision.equal && wasHandedOver(decision.members, answers, rules.epoch)) return decision;
+  return {
+    type: 'wait',
+    reason: `giving ${silent.map(rules.describe).join(', ')} a moment to say which set is the newest`,
+  };
+}
+
+/**
+ * The primary of the epoch just before left all of them in order: nobody can have served since, and it
+ * had the set from the control plane as it is now, for a restore raises epochs.
+ */
+function wasHandedOver(
+  members: readonly string[],
+  answers: readonly FenceAnswer[],
+  epoch: number,
+): boolean {
+  return answers
+    .filter(({ replicaId }) => members.includes(replicaId))
+    .every(({ drainedEpoch }) => drainedEpoch === epoch - 1);
 }
 
 /**
@@ -69,13 +121,16 @@ export function decidingSet(recorded: RecordedSet, answers: readonly FenceAnswer
  * it, all must answer, and one of them becomes the truth: the one with the highest generation. Those
  * that are not heard may be left out only by consent: one of them may have kept its memory.
  */
-export function decideActivation(
+function judgeMembers(
   recorded: RecordedSet,
   answers: readonly FenceAnswer[],
   rules: ActivationRules,
 ): ActivationDecision {
   const from = decidingSet(recorded, answers);
   const controlIsOlder = from !== recorded;
+  const remembered = answers.map(({ setView }) => setView?.setRevision ?? 0);
+  const highestRevision = Math.max(recorded.setRevision, ...remembered);
+  const begin = { type: 'go', from, highestRevision, controlIsOlder } as const;
   const members = answers.filter((answer) => from.inSync.includes(answer.replicaId));
   const whole = members.filter((answer) => !answer.failed);
   const kept = whole.filter((answer) => answer.keptMemory);
@@ -91,7 +146,7 @@ export function decideActivation(
     }
     const ids = kept.map((answer) => answer.replicaId);
     const equal = !controlIsOlder && areEqual(from.inSync, kept);
-    return { type: 'go', from, members: ids, controlIsOlder, unheard: null, equal };
+    return { ...begin, members: ids, unheard: null, equal };
   }
   const missing = unheard.map(rules.describe).join(', ');
   if (unheard.length > 0 && whole.length === 0) {
@@ -109,7 +164,7 @@ export function decideActivation(
   const truth = bestOf(whole);
   if (!truth) return { type: 'wait', reason: 'every in-sync replica has failed' };
   const ids = [truth.replicaId];
-  return { type: 'go', from, members: ids, controlIsOlder, unheard, equal: false };
+  return { ...begin, members: ids, unheard, equal: false };
 }
 
 /**

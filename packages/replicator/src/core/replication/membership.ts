@@ -32,8 +32,9 @@ export class Membership {
   readonly #candidates = new Set<string>();
 
   /**
-   * `setRevision`: what the control plane has. `rememberedRevision`: that of this set as replicas
-   * remember it; when it is higher, the control plane does not have this set (it went back in time).
+   * `setRevision`: what the control plane has. `rememberedRevision`: the highest that a replica
+   * remembers; when it is higher, the control plane went back in time, and does not have this set, or
+   * one of a history that is over.
    */
   constructor(committed: readonly string[], setRevision: number, rememberedRevision = setRevision) {
     this.#committed = [...committed];
