@@ -120,6 +120,8 @@ export class SnapshotsRun {
   /** something failed for good: it must refuse everything, and holds what it has promised */
   #broken = false;
   #opening = false;
+  /** something on the disk refuses for good: nothing more can be learnt */
+  #isOver = false;
   /** blocks may have been lost where the disk could not read them: they never verify as others */
   #unreadable = false;
 
@@ -148,17 +150,24 @@ export class SnapshotsRun {
       await this.#do(command);
       if (!this.#alive.now) await this.#recover();
       this.#check(this.#errors.length === 0, this.#errors[0] ?? '');
+      if (this.#isOver) break;
     }
+    if (!this.#isOver) await this.#end();
+    await this.#store?.close();
+    this.#check(this.#errors.length === 0, this.#errors[0] ?? '');
+  }
+
+  /** All is looked at; then, after one more kill, nothing of snapshots and clones may be left. */
+  async #end(): Promise<void> {
     this.#world.cancelCrash();
     await this.#lookAtAll();
     if (!this.#alive.now) await this.#recover();
     this.#check(this.#errors.length === 0, this.#errors[0] ?? '');
+    if (this.#isOver) return;
     this.#world.kill();
     this.#alive.now = false;
     await this.#recover();
-    await this.#emptied();
-    await this.#store?.close();
-    this.#check(this.#errors.length === 0, this.#errors[0] ?? '');
+    if (!this.#isOver) await this.#emptied();
   }
 
   #check(condition: boolean, message: string): asserts condition {
@@ -253,9 +262,20 @@ export class SnapshotsRun {
       const after = this.#world.bootId === this.#boot ? 'kill' : 'power';
       this.#boot = this.#world.bootId;
       if (after === 'power') for (const one of this.#replicas.values()) one.suspect = true;
+      this.#isOver = this.#refusesForGood();
+      if (this.#isOver) return;
       await this.#verify(after, true);
       return;
     }
+  }
+
+  /**
+   * Copies that closing could not sync: the disk says so itself, whoever has forgotten that a sync
+   * failed, and what it refuses cannot be looked at.
+   */
+  #refusesForGood(): boolean {
+    const failures = [...this.#replicas.values()].map(({ store }) => store?.failure ?? null);
+    return this.faults > 0 && failures.some((one) => one?.message.includes('never synced'));
   }
 
   /** There is room on the disk again, and it works. */
@@ -906,11 +926,14 @@ export class SnapshotsRun {
     this.#seq += 1;
     const entries: Entry[] = [];
     const changed: number[] = [];
+    const all = [...this.#replicas.values()].flatMap(({ snapshots }) => snapshots);
+    const isFilling = all.some((one) => one.filling.size > 0 && live.descendsFrom(one.image));
     for (let i = 0; i < count; i++) {
       const history = live.history(first + i);
       // nothing changes where zeros are known to be, and no mark is owed
       if (history.length === 1 && history[0]?.value === 0) continue;
-      const entry = { value: 0, seq: this.#seq, acked: false };
+      // it may find nothing where a resync fills what lies below just now; that compares it again
+      const entry = { value: isFilling ? anything : 0, seq: this.#seq, acked: false };
       entries.push(entry);
       history.push(entry);
       changed.push(first + i);
