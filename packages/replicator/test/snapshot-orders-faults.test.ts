@@ -260,6 +260,31 @@ t.test('a rollback stands when the control plane is restored from a backup', asy
   }
 });
 
+t.test('a snapshot of before a growth that a replica gets again leaves what grew', async (t) => {
+  const cluster = new SimCluster({ seed: 10, sizeBytes });
+  const volume = await cluster.wait(cluster.attach(0));
+  await write(cluster, volume, 0, 1);
+  await seal(cluster, volume, 1);
+  await cluster.wait(volume.confirmSnapshot(idOf(1)));
+  const larger = sizeBytes + 4 * chunkBytes;
+  await cluster.wait(volume.resize(larger));
+  cluster.recordSize(larger);
+  cluster.push();
+  await cluster.run(1_000);
+  for (let at = sizeBytes; at < larger; at += chunkBytes) await write(cluster, volume, at, 2);
+  await cluster.run(60_000);
+  // its node has dropped the snapshot, the others still have it
+  cluster.store(1).dropSnapshot(idOf(1), () => {});
+  await cluster.run(100);
+  cluster.kill(1);
+  await write(cluster, volume, 0, 3);
+  t.ok(await inSync(cluster, 2));
+  cluster.start(1);
+  t.ok(await inSync(cluster, 3));
+  t.equal(cluster.states[1]?.bytes[sizeBytes], 2);
+  equalReplicas(t, cluster);
+});
+
 t.test('a rollback that one segment refuses is not called refused', async (t) => {
   const segmentBytes = 4 * 1024 * 1024;
   const cluster = new SimCluster({ seed: 6, sizeBytes, segmentBytes });

@@ -1,6 +1,6 @@
-import { StorError, blockBytes, type SnapshotId } from '@stor/protocol';
+import { StorError, blockBytes, chunkBytes, type SnapshotId } from '@stor/protocol';
 
-import type { Bitmap } from '../core/replication/bitmap.ts';
+import { Bitmap } from '../core/replication/bitmap.ts';
 import { add } from '../core/replication/fill-passes.ts';
 import { findSnapshot } from '../core/replication/snapshot-list.ts';
 import {
@@ -97,6 +97,8 @@ export class PassPlanner {
         else this.#failed(filling, error, again);
       } else if (!changed) this.#lookAgain(filling, source, isCurrent, again, done);
       else {
+        // what is cut off shows through in the images that grew from this one
+        passes.begun(tailOf(sizes));
         this.#cutTail(member, image, sizes, (failed) => {
           if (!isCurrent()) return;
           if (failed) this.#failed(filling, failed, again);
@@ -278,6 +280,14 @@ function sizesOf(
   const ours = findSnapshot(source.snapshots, image);
   const theirs = findSnapshot(member.snapshots, image);
   return ours && theirs ? { ours: ours.sizeBytes, theirs: theirs.sizeBytes } : null;
+}
+
+/** Chunks behind the end of the source's image that the member has; the one that the end lies in too. */
+function tailOf({ ours, theirs }: { ours: number; theirs: number }): Bitmap {
+  const tail = new Bitmap(Math.ceil(Math.max(ours, theirs) / chunkBytes));
+  for (let at = ours; at < theirs; at += chunkBytes) tail.add(Math.floor(at / chunkBytes));
+  if (theirs > ours) tail.add(Math.floor((theirs - 1) / chunkBytes));
+  return tail;
 }
 
 function united(all: readonly (Bitmap | null)[]): Bitmap | null {
