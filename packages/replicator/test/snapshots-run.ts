@@ -926,8 +926,7 @@ export class SnapshotsRun {
     this.#seq += 1;
     const entries: Entry[] = [];
     const changed: number[] = [];
-    const all = [...this.#replicas.values()].flatMap(({ snapshots }) => snapshots);
-    const isFilling = all.some((one) => one.filling.size > 0 && live.descendsFrom(one.image));
+    const isFilling = this.#isFilledBelow(live);
     for (let i = 0; i < count; i++) {
       const history = live.history(first + i);
       // nothing changes where zeros are known to be, and no mark is owed
@@ -1158,7 +1157,9 @@ export class SnapshotsRun {
     }
     const [offset, length] = [first * blockBytes, count * blockBytes];
     const { bytes, sums, entries } = this.#payload(count);
-    if (command.zero) for (const entry of entries) entry.value = 0;
+    // a resync fills one image at a time, and what it had begun before is compared once more
+    const zero = this.#isFilledBelow(image) ? anything : 0;
+    if (command.zero) for (const entry of entries) entry.value = zero;
     const changed: number[] = [];
     entries.forEach((entry, i) => {
       const history = image.history(first + i);
@@ -1181,6 +1182,12 @@ export class SnapshotsRun {
         snapshot.filling.delete(seq);
       },
     );
+  }
+
+  /** Zeros that come now may find nothing to free, and what lies below come after them. */
+  #isFilledBelow(image: Image): boolean {
+    const all = [...this.#replicas.values()].flatMap(({ snapshots }) => snapshots);
+    return all.some((one) => one.filling.size > 0 && image.descendsFrom(one.image));
   }
 
   /** What grew from the image may show what was filled in. */
