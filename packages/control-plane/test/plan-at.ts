@@ -70,7 +70,16 @@ export function apply(state: ClusterState, action: Action): void {
       state.deleted.set(value.metadata.id, { value, modRevision: 2 });
       return;
     }
+    case 'note-trash-age': {
+      const { value, modRevision } = action.volume;
+      const trash = value.trash && { ...value.trash, agedMs: action.agedMs };
+      const aged = { ...value, ...(trash ? { trash } : {}) };
+      state.trash.set(value.metadata.id, { value: aged, modRevision: modRevision + 1 });
+      return;
+    }
     case 'ask-attach':
+    case 'resume-rollback':
+      // the primary acts, and the record follows
       return;
   }
 }
