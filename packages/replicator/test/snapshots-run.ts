@@ -125,6 +125,10 @@ export class SnapshotsRun {
   /** blocks may have been lost where the disk could not read them: they never verify as others */
   #unreadable = false;
 
+  /** what is read to be looked at, one chunk at a time */
+  readonly #target = new Uint8Array(chunkBytes);
+  readonly #valid = new Uint8Array(blocksInChunk);
+
   readonly #replicas = new Map<string, Replica>();
   #seq = 0;
   #value = 0;
@@ -538,8 +542,8 @@ export class SnapshotsRun {
       if (!chunksOf.has(chunk) && !reader.isAllocated(chunk)) continue;
       const first = chunk * blocksInChunk;
       const count = Math.min(blocksInChunk, image.sizeBlocks - first);
-      const target = new Uint8Array(count * blockBytes);
-      const valid = new Uint8Array(count);
+      const target = this.#target.subarray(0, count * blockBytes).fill(0);
+      const valid = this.#valid.subarray(0, count).fill(0);
       await this.#call((done) => {
         reader.readUnverified(first * blockBytes, count * blockBytes, target, 0, valid, done);
       });
@@ -549,15 +553,17 @@ export class SnapshotsRun {
         const value = valueOf(target, i * blockBytes, blockBytes);
         const allowed = allowedOf(entries, after);
         const values = allowed.map((entry) => entry.value);
-        const said = `${where}: block ${first + i} after ${after} holds ${value ?? 'a mixture'}, allowed ${values.join(', ')}, ${isMarked ? 'marked' : 'unmarked'}, ${valid[i] === 1 ? 'verifies' : 'does not verify'}`;
+        const said = (): string =>
+          `${where}: block ${first + i} after ${after} holds ${value ?? 'a mixture'}, allowed ${values.join(', ')}, ${isMarked ? 'marked' : 'unmarked'}, ${valid[i] === 1 ? 'verifies' : 'does not verify'}`;
         // a block that could not be read when it was copied says so
         const known = !values.includes(anything) && !(valid[i] !== 1 && this.#unreadable);
         const right = value !== null && values.includes(value);
         if (valid[i] === 1) {
-          if (known && !right) return { problem: said, blocks, traces };
+          if (known && !right) return { problem: said(), blocks, traces };
         } else {
-          if (known && !(allowed.length > 1 && isMarked)) return { problem: said, blocks, traces };
-          if (known && after === 'kill' && !right) return { problem: said, blocks, traces };
+          if (known && !(allowed.length > 1 && isMarked))
+            return { problem: said(), blocks, traces };
+          if (known && after === 'kill' && !right) return { problem: said(), blocks, traces };
           blocks.push(first + i);
         }
         const sure = known && !entries.some((entry) => entry.value === anything);
@@ -570,7 +576,7 @@ export class SnapshotsRun {
             !entries.some((entry, at) => at <= settled && entry.value === value) ||
             entries.some((entry, at) => at > settled && entry.acked);
           if (differs && !isMarked) {
-            return { problem: `it may differ, and has no mark: ${said}`, blocks, traces };
+            return { problem: `it may differ, and has no mark: ${said()}`, blocks, traces };
           }
           const old = entries.some((entry) => entry.acked && entry.value === value);
           const trace = entries.find((entry) => entry.value === value);
