@@ -288,6 +288,10 @@ export class SlotFiles {
     this.#syncing = this.#sync((file) => file.sync());
     try {
       await this.#syncing;
+    } catch (error) {
+      // what it did not make durable is not durable for the next one either
+      this.dirty = true;
+      throw error;
     } finally {
       this.#syncing = null;
     }
