@@ -946,7 +946,8 @@ export class SnapshotsRun {
       const entry = { value: isFilling ? anything : 0, seq: this.#seq, acked: false };
       entries.push(entry);
       history.push(entry);
-      changed.push(first + i);
+      // nor where it may have found nothing
+      if (!isFilling) changed.push(first + i);
     }
     const seq = this.#seq;
     this.#start(
@@ -1177,7 +1178,7 @@ export class SnapshotsRun {
       // nothing changes where zeros are known to be, and no mark is owed
       if (command.zero && history.length === 1 && history[0]?.value === 0) return;
       history.push(entry);
-      changed.push(first + i);
+      if (entry.value !== anything) changed.push(first + i);
     });
     this.#shown(image, first, count);
     const seq = this.#seq;
