@@ -367,6 +367,10 @@ export class SnapshotsRun {
       this.#verifyList(replica, opened);
       await this.#verifyReplica(replica, opened ? after : 'clean');
       if (opened) {
+        // nobody was told, but it may have been done
+        for (const [region, seq] of replica.mustMark) {
+          if (seq <= replica.retireSeq) replica.mustMark.delete(region);
+        }
         replica.retireSeq = -1;
         replica.lastCut = null;
       }

@@ -187,8 +187,9 @@ export class Lineage {
   async sync(): Promise<void> {
     const pending = [...this.tables.pending];
     await this.slots.sync();
-    const lsn = this.appendSlots(this.#finalOf(pending));
-    if (lsn > 0) await this.durable(lsn);
+    this.appendSlots(this.#finalOf(pending));
+    // another sync may have recorded some of them just now, which counts once it is durable
+    if (pending.length > 0) await this.settled();
   }
 
   #finalOf(pending: readonly (readonly [slot: number, copy: number])[]): SlotEntry[][] {
