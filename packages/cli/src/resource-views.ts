@@ -1,6 +1,7 @@
 import { formatByteSize, joinSnapshotName } from '@stor/protocol';
 import type { ClusterStatus, Node, Volume, VolumePolicy } from '@stor/protocol';
 import { formatAge, formatWait } from './core/duration.ts';
+import { intentText, intentWords } from './core/node-words.ts';
 import { failureModeText } from './core/policy-text.ts';
 import { bySegment, leastReplicas, nodesOf } from './core/segment-view.ts';
 import { renderSheet, renderTable, type Column } from './core/table.ts';
@@ -13,7 +14,7 @@ const maxMessageLength = 90;
 export function nodeColumns(nowMs: number): Column<Node>[] {
   return [
     { title: 'NAME', cell: (node) => node.metadata.name },
-    { title: 'STATE', cell: (node) => node.status.state },
+    { title: 'STATE', cell: (node) => [node.status.state, ...intentWords(node)].join(',') },
     { title: 'RAFT', cell: (node) => node.status.raftRole },
     { title: 'API', cell: (node) => node.status.addresses.api },
     { title: 'NBD', cell: (node) => node.status.addresses.nbd.join(',') },
@@ -31,6 +32,7 @@ export function nodeSheet(node: Node): string {
     ['Name', metadata.name],
     ['ID', metadata.id],
     ['State', status.state],
+    ['Wanted', intentText(node, formatTime)],
     ['Raft role', status.raftRole],
     ['API', status.addresses.api],
     ['HTTP', status.addresses.http],

@@ -26,6 +26,7 @@ import { NodeSession } from './agent/node-session.ts';
 import type { NodeIdentity } from './agent/node-session.ts';
 import { OpenCalls, servedMethods } from './api/serve-unary.ts';
 import { DiskService } from './api/disk-service.ts';
+import { NodeService } from './api/node-service.ts';
 import { PrimaryOrders } from './api/primary-orders.ts';
 import { ScrubService } from './api/scrub-service.ts';
 import { ReplicaSpaces } from './api/replica-spaces.ts';
@@ -48,6 +49,7 @@ import type { SnapshotExport } from './core/volume/export-snapshot.ts';
 import { splitAddress } from './core/volume/grant.ts';
 import { nodeName } from './resources/cluster-state.ts';
 import type { ClusterState, Versioned } from './resources/cluster-state.ts';
+import { every } from './resources/every.ts';
 import { findVolume, readSnapshots, readVolume } from './resources/find.ts';
 import { volumeNamesPrefix } from './resources/keys.ts';
 import type { StoredVolume } from './resources/records.ts';
@@ -129,7 +131,8 @@ export class ControlPlane implements ControlPlanePort {
       volumes,
       access: more.access,
     });
-    const orders = { volumes, changes, growth, primaries, insight, disks, ...more };
+    const nodes = new NodeService(options);
+    const orders = { volumes, changes, growth, primaries, insight, disks, nodes, ...more };
     const events = controlPlane.#events;
     const scrubs = new ScrubService({ ...options, events });
     const stor = storService({ store, events, scrubs, ...orders, node, cluster: { id, name } });
@@ -208,10 +211,10 @@ export class ControlPlane implements ControlPlanePort {
         this.#look();
         this.#tellPeers();
       }),
-      this.#every(reconcileMs, () => {
+      every(clock, reconcileMs, () => {
         this.#look();
       }),
-      this.#every(reportMs, () => {
+      every(clock, reportMs, () => {
         this.#report();
       }),
     );
@@ -504,20 +507,5 @@ export class ControlPlane implements ControlPlanePort {
     if (told === this.#peersTold || peers.length === 0) return;
     this.#peersTold = told;
     this.#options.agent.peersChanged(peers);
-  }
-
-  /** Runs `look` now and then; returns the undo. */
-  #every(ms: number, look: () => void): () => void {
-    let cancel = (): void => {};
-    const next = (): void => {
-      cancel = this.#options.clock.after(ms, () => {
-        next();
-        look();
-      });
-    };
-    next();
-    return () => {
-      cancel();
-    };
   }
 }

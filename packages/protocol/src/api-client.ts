@@ -27,6 +27,8 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   listNodes: 'read',
   getNode: 'read',
   labelNode: 'once',
+  // the same order again changes nothing more
+  orderNode: 'repeatable',
   listDisks: 'read',
   addDisk: 'once',
   inspectDisk: 'read',
@@ -116,6 +118,7 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     listNodes: call('listNodes'),
     getNode: call('getNode'),
     labelNode: call('labelNode'),
+    orderNode: call('orderNode'),
     listDisks: call('listDisks'),
     addDisk: call('addDisk'),
     inspectDisk: call('inspectDisk'),

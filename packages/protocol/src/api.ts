@@ -5,6 +5,8 @@ import type {
   DiskInspection,
   EvacuationPlan,
   Node,
+  NodePlan,
+  NodeVerb,
   Pool,
   Rebuild,
   Snapshot,
@@ -38,6 +40,27 @@ export interface StorApi {
     request: { name: string; set: Record<string, string>; remove: string[] },
     options?: CallOptions,
   ): Promise<Node>;
+  /**
+   * Records what an operator wants of a node, which controllers then carry out; returns at once with
+   * what that means now. `plan`: only says it. `force`: also when the plan is not safe. `cancel`: the
+   * verb is taken back, what it has done stays. `forMs`: how long a maintenance lasts.
+   * `resourceVersion`: of the node, when it must not have changed since; 0 or absent: whatever it is.
+   * NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION, CONFLICT, UNSAFE_PLAN.
+   */
+  orderNode(
+    request: {
+      name: string;
+      verb: NodeVerb;
+      plan?: boolean;
+      force?: boolean;
+      cancel?: boolean;
+      forMs?: number;
+      /** of a cordon, for people */
+      reason?: string;
+      resourceVersion?: number;
+    },
+    options?: CallOptions,
+  ): Promise<NodePlan>;
   listDisks(request: Record<string, never>, options?: CallOptions): Promise<{ disks: Disk[] }>;
   /**
    * Gives a directory, or a raw block device, of a node to the cluster. `reserve`: `10%` or `20GiB`

@@ -35,8 +35,10 @@ export const errorCodes = [
   'FOREIGN_DATA',
   /** An address or a lock is held by another process. */
   'IN_USE',
-  /** A plan was refused because it is not safe. */
+  /** What was asked for is not safe, and nobody has confirmed it. */
   'UNSAFE',
+  /** A verb was refused by its own plan: details name what would suffer. */
+  'UNSAFE_PLAN',
   /** A peer or client broke the protocol. */
   'PROTOCOL',
 ] as const;
@@ -98,6 +100,7 @@ export const exitCodeOf: Readonly<Record<ErrorCode, number>> = {
   FOREIGN_DATA: 5,
   IN_USE: 5,
   UNSAFE: 11,
+  UNSAFE_PLAN: 11,
   PROTOCOL: 1,
 };
 
@@ -123,5 +126,6 @@ export const grpcStatusOf: Readonly<Record<ErrorCode, number>> = {
   FOREIGN_DATA: 9,
   IN_USE: 9,
   UNSAFE: 9,
+  UNSAFE_PLAN: 9,
   PROTOCOL: 13,
 };

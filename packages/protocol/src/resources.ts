@@ -4,6 +4,8 @@ export type * from './resources/disk.ts';
 export type * from './resources/event.ts';
 export type * from './resources/metadata.ts';
 export type * from './resources/node.ts';
+export type * from './resources/node-intent.ts';
+export type * from './resources/node-plan.ts';
 export type * from './resources/scrub.ts';
 export type * from './resources/segment-status.ts';
 export type * from './resources/snapshot.ts';

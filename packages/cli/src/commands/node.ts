@@ -3,6 +3,7 @@ import { StorError } from '@stor/protocol';
 import type { RunAction } from '../command-context.ts';
 import { parseLabelChanges } from '../core/label-arguments.ts';
 import { formatLabels, nodeColumns, nodeSheet } from '../resource-views.ts';
+import { addCordonCommands } from './node-cordon.ts';
 
 export function addNodeCommands(program: Command, run: RunAction): void {
   const node = program.command('node').description('hosts that run a Stor agent');
@@ -51,4 +52,5 @@ export function addNodeCommands(program: Command, run: RunAction): void {
         print.changed(labelled, `node ${labelled.metadata.name} labelled: ${labels}`);
       });
     });
+  addCordonCommands(node, run);
 }

@@ -21,6 +21,7 @@ import {
   type VolumeExplanation,
   type VolumePolicy,
 } from '@stor/protocol';
+import { orderFakeNode } from './fake-node.ts';
 import {
   changeReplicas,
   fakeExplanation,
@@ -195,6 +196,7 @@ export class FakeCluster {
         for (const key of remove) Reflect.deleteProperty(node.metadata.labels, key);
         return node;
       }),
+      orderNode: call('orderNode', (request) => orderFakeNode(this.node(request.name), request)),
       listDisks: call('listDisks', () => ({ disks: this.disks })),
       inspectDisk: call('inspectDisk', ({ disk }) => this.inspectDisk(disk)),
       evacuateDisk: call('evacuateDisk', ({ disk, plan, cancel }) => {

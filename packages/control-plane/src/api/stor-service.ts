@@ -12,6 +12,7 @@ import { readSoon } from './read-soon.ts';
 import type { CallContext, UnaryMethod } from './serve-unary.ts';
 import type { DiskService } from './disk-service.ts';
 import { findNode } from './find-node.ts';
+import type { NodeService } from './node-service.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
 import type { CreateSnapshotRequest, SnapshotOrders } from './snapshot-orders.ts';
 import type { SnapshotOrphans } from './snapshot-orphans.ts';
@@ -33,6 +34,7 @@ type Request<M extends keyof StorApi> = Parameters<StorApi[M]>[0];
 interface StorServiceOptions {
   store: ClusterStore;
   disks: DiskService;
+  nodes: NodeService;
   volumes: VolumeService;
   changes: VolumeChanges;
   growth: VolumeGrowthOrders;
@@ -58,6 +60,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     listNodes: async () => ({ nodes: await listNodes(options) }),
     getNode: ({ name }: Request<'getNode'>) => getNode(options, name),
     labelNode: (request: Request<'labelNode'>) => labelNode(options, request),
+    orderNode: (request: Request<'orderNode'>) => options.nodes.order(request),
     listDisks: async () => ({ disks: await disks.list() }),
     addDisk: (request: Request<'addDisk'>) => disks.add(request),
     inspectDisk: ({ disk }: Request<'inspectDisk'>) => disks.inspect(disk),

@@ -1,6 +1,7 @@
 import type {
   ClusterSettings,
   NodeAddresses,
+  NodeIntent,
   ReplicaId,
   ScrubSettings,
   SnapshotId,
@@ -32,6 +33,16 @@ const clusterSchema = z.looseObject({
   createdAtMs: z.number(),
 });
 
+const since = z.looseObject({ sinceMs: z.number() });
+
+const nodeIntent = z.looseObject({
+  cordoned: z.looseObject({ sinceMs: z.number(), reason: z.string() }).optional(),
+  drain: since.optional(),
+  evacuate: since.optional(),
+  maintenance: z.looseObject({ sinceMs: z.number(), untilMs: z.number() }).optional(),
+  decommission: since.optional(),
+});
+
 const nodeSchema = z.looseObject({
   id: z.string(),
   name: z.string(),
@@ -42,6 +53,7 @@ const nodeSchema = z.looseObject({
   bootId: z.string(),
   version: z.string(),
   downSinceMs: z.number().optional(),
+  spec: nodeIntent.optional(),
 });
 
 const nodeLeaseSchema = z.looseObject({
@@ -287,6 +299,8 @@ export interface NodeRecord {
    * is up. It is kept here so that a change of leader does not begin the wait for a replacement anew.
    */
   downSinceMs?: number;
+  /** what an operator wants of it; absent: nothing but that it serves */
+  spec?: NodeIntent;
 }
 
 /** Value of a node's lease key: who holds it. */

@@ -1,5 +1,6 @@
 import type { ClusterId, NodeId } from '../ids.ts';
 import type { Metadata } from './metadata.ts';
+import type { NodeSpec } from './node-intent.ts';
 
 export interface NodeAddresses {
   /** host:port of the gRPC API */
@@ -16,7 +17,7 @@ export interface NodeAddresses {
 
 export interface Node {
   metadata: Metadata;
-  spec: Record<string, never>;
+  spec: NodeSpec;
   status: {
     /** up: holds its node lease */
     state: 'up' | 'down';

@@ -3,6 +3,7 @@ import type { DiskId, NodeId, SegmentStatus } from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
+import { cordonOf } from '../node/node-intent.ts';
 import { settingsOf } from './cluster-limits.ts';
 import { anyNeed, refusalOf } from './disk-room.ts';
 import type { DiskNeed } from './disk-room.ts';
@@ -58,6 +59,8 @@ interface Judging {
 function judgeNode(judging: Judging, nodeId: NodeId): Verdict {
   const { state, uses, avoid } = judging;
   if (!isUp(state, nodeId)) return { reason: 'is down', noSpace: false };
+  const cordon = cordonOf(state.nodes.get(nodeId)?.value);
+  if (cordon !== null) return { reason: cordon, noSpace: false };
   const disks = [...state.disks.values()].map((d) => d.value).filter((d) => d.nodeId === nodeId);
   if (disks.length === 0) return { reason: 'has no disk', noSpace: false };
   const online = disks.filter((disk) => disk.state === 'online');

@@ -23,7 +23,7 @@ export function describeNode(
   const up = isUp(state, id);
   return {
     metadata: { id, name, labels, createdAtMs, resourceVersion: node.modRevision },
-    spec: {},
+    spec: { ...node.value.spec },
     status: {
       state: up ? 'up' : 'down',
       addresses,

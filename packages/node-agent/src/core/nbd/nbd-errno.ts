@@ -27,6 +27,7 @@ export const nbdErrnoOf: Readonly<Record<ErrorCode, number>> = {
   FOREIGN_DATA: errno.EIO,
   IN_USE: errno.EIO,
   UNSAFE: errno.EIO,
+  UNSAFE_PLAN: errno.EIO,
   PROTOCOL: errno.EIO,
 };
 
@@ -51,6 +52,7 @@ export const nbdOptionErrorOf: Readonly<Record<ErrorCode, number>> = {
   ALREADY_EXISTS: optionReplyType.errPolicy,
   NO_SPACE: optionReplyType.errPolicy,
   UNSAFE: optionReplyType.errPolicy,
+  UNSAFE_PLAN: optionReplyType.errPolicy,
   INTERNAL: optionReplyType.errPolicy,
   DISK_FAILED: optionReplyType.errPolicy,
   CHECKSUM_MISMATCH: optionReplyType.errPolicy,

@@ -1,0 +1,51 @@
+import type { NodeIntent } from '@stor/protocol';
+
+/** A node's record, as far as an operator's wishes go. */
+export interface IntendedNode {
+  spec?: NodeIntent;
+}
+
+/** Why the node takes nothing new (`is ...`), or null when it does. */
+export function cordonOf(node: IntendedNode | undefined): string | null {
+  const { cordoned, drain, evacuate, maintenance, decommission } = node?.spec ?? {};
+  if (decommission) return 'is being decommissioned';
+  if (evacuate) return 'is being evacuated';
+  if (drain) return 'is drained';
+  // it is about to go down, or to come back: what is put on it now would be away first
+  if (maintenance) return 'is in maintenance';
+  if (!cordoned) return null;
+  return cordoned.reason === '' ? 'is cordoned' : `is cordoned (${cordoned.reason})`;
+}
+
+/** New replicas may be placed on it. */
+export function takesReplicas(node: IntendedNode | undefined): boolean {
+  return cordonOf(node) === null;
+}
+
+/** Volumes may newly be attached on it; those that are stay. */
+export function takesAttachments(node: IntendedNode | undefined): boolean {
+  return cordonOf(node) === null;
+}
+
+/** Its replicas are not replaced although it is away. `nowMs` is of the wall clock. */
+export function isInMaintenance(node: IntendedNode | undefined, nowMs: number): boolean {
+  const { maintenance } = node?.spec ?? {};
+  return maintenance !== undefined && nowMs < maintenance.untilMs;
+}
+
+/** Its replicas are to move elsewhere. */
+export function isEvacuated(node: IntendedNode | undefined): boolean {
+  return node?.spec?.evacuate !== undefined || node?.spec?.decommission !== undefined;
+}
+
+/** Its attachments are to move elsewhere. */
+export function isDrained(node: IntendedNode | undefined): boolean {
+  return node?.spec?.drain !== undefined || node?.spec?.decommission !== undefined;
+}
+
+/** The record with another wish; a wish of which nothing is left is not written. */
+export function withIntent<N extends IntendedNode>(node: N, intent: NodeIntent): N {
+  const { spec: _spec, ...rest } = node;
+  const isEmpty = Object.values(intent).every((part) => part === undefined);
+  return isEmpty ? (rest as N) : ({ ...rest, spec: intent } as unknown as N);
+}
