@@ -22,6 +22,7 @@ import { joinedSignal } from '../resources/joined-signal.ts';
 import { pause } from '../resources/pause.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { volumesOn } from '../resources/state-index.ts';
 import type { AgentPeers } from './agent-peers.ts';
 import { attachedElsewhere, inUse, notAnswering } from './attached-elsewhere.ts';
 import { HolderCalls, leaseLookMs } from './holder-calls.ts';
@@ -247,7 +248,7 @@ export class Attachments {
     for (const { volumeId, epoch } of await this.#agent.liveVolumes()) live.set(volumeId, epoch);
     const before = this.#unserved;
     this.#unserved = new Map();
-    for (const { value: record } of [...this.#cache.state.volumes.values()]) {
+    for (const { value: record } of volumesOn(this.#cache.state.volumes, this.#nodeId)) {
       const { id } = record.metadata;
       const { attachment } = record.status;
       if (attachment?.nodeId !== this.#nodeId) continue;

@@ -7,7 +7,9 @@ import { placedSegments, segmentSizeOf } from '../core/volume/segment-size.ts';
 import { readVolume } from '../resources/find.ts';
 import { replicaReportKey } from '../resources/keys.ts';
 import type { StoredVolume } from '../resources/records.ts';
+import type { ClusterState } from '../resources/cluster-state.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { volumesOn } from '../resources/state-index.ts';
 import { ReplicaReports } from './replica-reports.ts';
 
 /**
@@ -90,7 +92,7 @@ export class LocalReconciler {
     const { state } = this.#cache;
     const nowMs = this.#clock.monotonicMs();
     for (const [id, atMs] of this.#notBeforeMs) if (atMs <= nowMs) this.#notBeforeMs.delete(id);
-    for (const local of this.#mine(state.volumes.values())) {
+    for (const local of this.#mine(state.volumes)) {
       const { state: wanted, id } = local.replica;
       const report = state.reports.get(id)?.value;
       if (wanted === 'creating' && !report)
@@ -98,7 +100,7 @@ export class LocalReconciler {
       if (wanted === 'removed' && report?.state !== 'deleted')
         this.#start(local, deleteRetryMs, () => this.#deleteRemoved(local));
     }
-    for (const local of this.#mine(state.deleted.values())) {
+    for (const local of this.#mine(state.deleted)) {
       const report = state.reports.get(local.replica.id)?.value;
       if (report?.state === 'deleted') continue;
       this.#start(local, deleteRetryMs, () => this.#deleteWithVolume(local));
@@ -110,9 +112,9 @@ export class LocalReconciler {
     const found = await this.#agent.replicas();
     const { state } = this.#cache;
     const known = new Set<ReplicaId>();
-    for (const { replica } of this.#mine(state.volumes.values())) known.add(replica.id);
-    for (const { replica } of this.#mine(state.deleted.values())) known.add(replica.id);
-    for (const { replica } of this.#mine(state.trash.values())) known.add(replica.id);
+    for (const { replica } of this.#mine(state.volumes)) known.add(replica.id);
+    for (const { replica } of this.#mine(state.deleted)) known.add(replica.id);
+    for (const { replica } of this.#mine(state.trash)) known.add(replica.id);
     const orphans = new Set<ReplicaId>();
     for (const { replicaId, volumeId, diskId } of found) {
       if (known.has(replicaId) || this.#busy.has(replicaId)) continue;
@@ -174,7 +176,7 @@ export class LocalReconciler {
     const present = new Set((await this.#agent.replicas()).map(({ replicaId }) => replicaId));
     const before = this.#missing;
     this.#missing = new Set();
-    for (const { volume, replica } of [...this.#mine(this.#cache.state.volumes.values())]) {
+    for (const { volume, replica } of [...this.#mine(this.#cache.state.volumes)]) {
       const { id, diskId, state } = replica;
       if (state !== 'ready' || !online.has(diskId) || present.has(id)) continue;
       if (this.#busy.has(id) || this.#isKnownFailed(id)) continue;
@@ -197,8 +199,9 @@ export class LocalReconciler {
     await Promise.allSettled(this.#busy.values());
   }
 
-  *#mine(volumes: Iterable<{ value: StoredVolume }>): Iterable<LocalReplica> {
-    for (const { value: volume } of volumes) {
+  /** Replicas of this node: of thousands of volumes, the few that have any here are looked at. */
+  *#mine(volumes: ClusterState['volumes']): Iterable<LocalReplica> {
+    for (const { value: volume } of volumesOn(volumes, this.#nodeId)) {
       for (const segment of placedSegments(volume)) {
         for (const replica of segment.replicas) {
           if (replica.nodeId === this.#nodeId) yield { volume, segment: segment.index, replica };

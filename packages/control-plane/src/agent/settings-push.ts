@@ -6,6 +6,7 @@ import { settingsOf } from '../core/volume/grant.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { volumesOn } from '../resources/state-index.ts';
 
 interface Told {
   /** as it was looked at last: one that is the same object says nothing new */
@@ -49,7 +50,8 @@ export class SettingsPush {
     const peers = JSON.stringify(
       [...state.nodes.values()].map(({ value }) => value.addresses.peers),
     );
-    for (const [id, volume] of state.volumes) {
+    for (const volume of volumesOn(state.volumes, this.#nodeId)) {
+      const { id } = volume.value.metadata;
       const { attachment } = volume.value.status;
       if (attachment?.nodeId !== this.#nodeId) continue;
       if (attachment.agentInstance !== this.#agentInstance) continue;

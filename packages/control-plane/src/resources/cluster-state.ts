@@ -8,8 +8,11 @@ import type {
 } from '@stor/protocol';
 import { StorError } from '@stor/protocol';
 import type { ScrubRecord } from '../core/scrub/scrub-record.ts';
+import { DiskTable } from './disk-table.ts';
 import * as keys from './keys.ts';
 import * as records from './records.ts';
+import { ReportTable } from './report-table.ts';
+import { VolumeTable } from './volume-table.ts';
 
 /** A record and the revision of its last change: what compare-and-set needs. */
 export interface Versioned<T> {
@@ -17,7 +20,10 @@ export interface Versioned<T> {
   modRevision: number;
 }
 
-/** All resources as one member of the store sees them, decoded. */
+/**
+ * All resources as one member of the store sees them, decoded. Tables are maps; those of `emptyState`
+ * keep indexes of themselves, which `state-index.ts` asks.
+ */
 export interface ClusterState {
   revision: number;
   cluster: Versioned<records.ClusterRecord> | null;
@@ -48,12 +54,12 @@ export function emptyState(): ClusterState {
     settings: null,
     nodes: new Map(),
     leases: new Map(),
-    disks: new Map(),
-    volumes: new Map(),
+    disks: new DiskTable(),
+    volumes: new VolumeTable(),
     names: new Map(),
-    trash: new Map(),
-    deleted: new Map(),
-    reports: new Map(),
+    trash: new VolumeTable(),
+    deleted: new VolumeTable(),
+    reports: new ReportTable(),
     scrubs: new Map(),
     scrubSettings: null,
     snapshots: new Map(),
