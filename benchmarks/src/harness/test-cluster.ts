@@ -17,6 +17,8 @@ export interface TestClusterOptions {
   dataDirOf?: (index: number) => string | undefined;
   /** lines added to every config.yaml */
   extraConfig?: string;
+  /** nodes (by index) that get no disk */
+  computeOnly?: number[];
   /** a network namespace for each node, by index; without it all are on loopback */
   netnsOf?: (index: number) => { name: string; address: string };
   /** variables of every agent's environment, beside those of this process */
@@ -73,7 +75,9 @@ export class TestCluster {
       const dataDir = options.dataDirOf?.(index) ?? agent.dataDir;
       writeFileSync(
         agent.configPath,
-        cluster.configOf(index, dataDir) + (options.extraConfig ?? ''),
+        cluster.configOf(index, dataDir) +
+          (options.computeOnly?.includes(index) ? 'autoDisk: false\n' : '') +
+          (options.extraConfig ?? ''),
       );
     });
     return cluster;

@@ -16,6 +16,7 @@ export function nodeColumns(nowMs: number): Column<Node>[] {
     { title: 'NAME', cell: (node) => node.metadata.name },
     { title: 'STATE', cell: (node) => [node.status.state, ...intentWords(node)].join(',') },
     { title: 'RAFT', cell: (node) => node.status.raftRole },
+    { title: 'ROLE', cell: (node) => nodeRole(node) },
     { title: 'API', cell: (node) => node.status.addresses.api },
     { title: 'NBD', cell: (node) => node.status.addresses.nbd.join(',') },
     { title: 'LABELS', cell: (node) => formatLabels(node.metadata.labels) },
@@ -26,6 +27,11 @@ export function nodeColumns(nowMs: number): Column<Node>[] {
   ];
 }
 
+/** A node of an older version does not say it: it has disks. */
+function nodeRole({ status }: Node): string {
+  return status.computeOnly ? 'compute-only' : 'storage';
+}
+
 export function nodeSheet(node: Node): string {
   const { metadata, status } = node;
   return renderSheet([
@@ -34,6 +40,7 @@ export function nodeSheet(node: Node): string {
     ['State', status.state],
     ['Wanted', intentText(node, formatTime)],
     ['Raft role', status.raftRole],
+    ['Role', nodeRole(node)],
     ['API', status.addresses.api],
     ['HTTP', status.addresses.http],
     ['Replication', status.addresses.peers.join(', ')],

@@ -95,7 +95,7 @@ export class Agent {
     const plane = await ControlPlane.open({
       store,
       agent: node,
-      node: await this.#describe(agentInstance),
+      node: await this.#describe(agentInstance, folder),
       clusterId,
       clusterName: this.#config.clusterName,
       clock,
@@ -122,6 +122,7 @@ export class Agent {
       devices,
       random,
       logger: this.#logger,
+      autoDisk: this.#config.autoDisk,
     });
   }
 
@@ -256,7 +257,10 @@ export class Agent {
     });
   }
 
-  async #describe(agentInstance: string): Promise<Parameters<typeof ControlPlane.open>[0]['node']> {
+  async #describe(
+    agentInstance: string,
+    folder: DataFolder,
+  ): Promise<Parameters<typeof ControlPlane.open>[0]['node']> {
     const { listen, nodeId, nodeName, nbdUnixDir } = this.#config;
     return {
       id: nodeId,
@@ -264,6 +268,7 @@ export class Agent {
       agentInstance,
       bootId: this.#platform.bootId(),
       version: agentVersion,
+      computeOnly: folder.disks().length === 0,
       addresses: {
         api: `${listen.host}:${listen.api}`,
         http: `${listen.host}:${listen.http}`,

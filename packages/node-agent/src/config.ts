@@ -28,6 +28,8 @@ const agentConfigSchema = z.strictObject({
   pidFile: z.string().startsWith('/').optional(),
   /** bytes of each disk that replicas may not use; default: the larger of 64 MiB and 1 % */
   diskReserveBytes: z.number().int().nonnegative().optional(),
+  /** make a disk in `dataDir` at the first start; false: the node has those that `disk add` gives it */
+  autoDisk: z.boolean().default(true),
   autoDetachMs: z.number().int().positive().optional(),
   /** listen beyond loopback although nothing is encrypted yet */
   insecureListen: z.boolean().default(false),

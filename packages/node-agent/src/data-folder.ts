@@ -102,6 +102,11 @@ export class DataFolder {
     if (!this.#files.exists(marker)) writeTextFileDurably(this.#files, marker, '');
   }
 
+  /** False until the first disk was noted, and true for ever after: also when all were removed. */
+  get hasHadDisks(): boolean {
+    return this.#files.exists(join(this.path, 'disks.json'));
+  }
+
   disks(): readonly DiskEntry[] {
     return this.#disks;
   }

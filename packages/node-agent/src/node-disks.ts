@@ -16,6 +16,8 @@ export interface NodeDisksOptions {
   devices: BlockDevices | null;
   random: Random;
   logger: Logger;
+  /** make a disk in the data folder when the node has never had one */
+  autoDisk: boolean;
 }
 
 /**
@@ -29,16 +31,19 @@ export class NodeDisks {
     this.#options = options;
   }
 
-  /** Opens what the data folder names; a node without any disk gets the first one in there. */
+  /**
+   * Opens what the data folder names. A node that has never had a disk gets the first one in there,
+   * unless it is to have none; one whose last disk was removed stays without.
+   */
   async open(): Promise<void> {
-    const { lane, folder, random } = this.#options;
+    const { lane, folder, random, autoDisk } = this.#options;
     await this.#dropStrayMounts();
     for (const entry of folder.disks()) {
       const unavailable = await this.#mount(entry);
       const disk = laneDisk(entry, false);
       await lane.openDisk(unavailable === null ? disk : { ...disk, unavailable });
     }
-    if (folder.disks().length > 0) return;
+    if (!autoDisk || folder.hasHadDisks) return;
     // the disk store makes its directory, and makes it durable with those above it
     const diskId = makeId('d', random.bytes(8));
     await this.#create({ diskId, path: join(folder.path, 'disks', 'd1'), tag: '' });

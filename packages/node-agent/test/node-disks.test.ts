@@ -17,6 +17,7 @@ class Host {
   readonly files = new FaultyFiles({ seed: 1 });
   readonly devices: FakeBlockDevices;
   readonly clock = new FakeClock();
+  autoDisk = true;
   #random = new SeededRandom(3);
   lane!: Lane;
   disks!: NodeDisks;
@@ -56,6 +57,7 @@ class Host {
       devices: this.devices,
       random: this.#random,
       logger: silentLogger,
+      autoDisk: this.autoDisk,
     });
     await this.disks.open();
   }
@@ -204,4 +206,26 @@ t.test('a disk that had errors with a replica says so, also after a restart', as
   });
   await host.restart();
   t.match(await seen(), { state: 'online', trouble: /r-1/ });
+});
+
+t.test('the first disk is made once, and only when it is wanted', async (t) => {
+  const host = await started(t);
+  const paths = async (): Promise<string[]> => (await host.lane.disks()).map(({ path }) => path);
+  t.same(await paths(), ['/data/disks/d1']);
+  const [disk] = await host.lane.disks();
+  await host.disks.remove(disk?.diskId ?? '', false);
+  await host.restart();
+  t.same(await paths(), [], 'a node whose last disk was removed stays without');
+
+  const bare = new Host();
+  bare.autoDisk = false;
+  await bare.restart();
+  t.teardown(() => bare.lane.close());
+  t.same(await bare.lane.disks(), []);
+  await bare.disks.add({ path: '/more', tag: '', labels: {}, reserve: '', forceFormat: false });
+  await bare.restart();
+  t.same(
+    (await bare.lane.disks()).map(({ path }) => path),
+    ['/more'],
+  );
 });

@@ -44,7 +44,7 @@ export class ThreadCluster {
   readonly #random: SeededRandom;
   readonly #services: Services;
 
-  constructor(seed: number, services: Services) {
+  constructor(seed: number, services: Services, options: { computeOnly?: number[] } = {}) {
     this.#random = new SeededRandom(seed);
     this.#services = services;
     this.network = new MemoryNetwork({ clock: this.clock });
@@ -67,6 +67,7 @@ export class ThreadCluster {
         listen: { host, api: 10, http: 11, peers: 12, nbd: [nbdPort] },
         members,
         logLevel: 'info',
+        autoDisk: !options.computeOnly?.includes(i),
         insecureListen: true,
       };
       this.nodes.push({ id, host, config, files, logs, sockets: null, lane: null, agent: null });

@@ -348,6 +348,7 @@ t.test('resources survive the wire', async (t) => {
       bootId: text,
       version: text,
       raftRole: text,
+      computeOnly: fc.boolean(),
     }),
   });
   const disks = fc.record({

@@ -57,6 +57,7 @@ export function makeNode(n: number): Node {
       bootId: 'b1',
       version: '0.1.0',
       raftRole: n === 1 ? 'leader' : 'follower',
+      computeOnly: false,
     },
   };
 }

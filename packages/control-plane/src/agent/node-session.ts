@@ -16,6 +16,8 @@ export interface NodeIdentity {
   bootId: string;
   version: string;
   addresses: NodeAddresses;
+  /** it starts without any disk @default false */
+  computeOnly?: boolean;
 }
 
 /** Time for one renewal (ms): two more fit before the lease is over. */
@@ -193,9 +195,11 @@ export class NodeSession {
     const key = nodeKey(id);
     const item = await store.get(key);
     // from now on it is up
-    const { downSinceMs: _downSinceMs, ...known } = item
-      ? decodeNode(item.key, item.value)
-      : { labels: {}, createdAtMs: clock.wallMs() };
+    const {
+      downSinceMs: _downSinceMs,
+      computeOnly: _computeOnly,
+      ...known
+    } = item ? decodeNode(item.key, item.value) : { labels: {}, createdAtMs: clock.wallMs() };
     const record: NodeRecord = {
       ...known,
       id,
@@ -204,6 +208,7 @@ export class NodeSession {
       bootId,
       version,
       addresses,
+      ...(node.computeOnly === true ? { computeOnly: true } : {}),
     };
     const lease = encodeRecord({ agentInstance, bootId, addresses });
     const leaseKey = nodeLeaseKey(id);

@@ -23,6 +23,7 @@ import type { AgentPeers } from '../agent/agent-peers.ts';
 import type { Attachments } from '../agent/attachments.ts';
 import { deletionOf } from '../agent/leader-controllers.ts';
 import type { ClusterStore } from '../cluster-store.ts';
+import { countStorageNodes } from '../core/node/compute-only.ts';
 import { placeReplicas } from '../core/placement/place-replicas.ts';
 import { withAllSegments } from '../core/placement/place-segments.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
@@ -275,7 +276,8 @@ export class VolumeService {
   }
 
   #newRecord(request: CreateVolumeRequest, size: VolumeSize, state: ClusterState): StoredVolume {
-    const replicas = request.replicas || Math.min(defaultReplicas, Math.max(1, state.nodes.size));
+    const usual = Math.min(defaultReplicas, Math.max(1, countStorageNodes(state)));
+    const replicas = request.replicas || usual;
     const tag = request.diskTag ?? '';
     const record: StoredVolume = {
       metadata: {

@@ -54,6 +54,7 @@ const nodeSchema = z.looseObject({
   version: z.string(),
   downSinceMs: z.number().optional(),
   spec: nodeIntent.optional(),
+  computeOnly: z.boolean().optional(),
 });
 
 const nodeLeaseSchema = z.looseObject({
@@ -301,6 +302,8 @@ export interface NodeRecord {
   downSinceMs?: number;
   /** what an operator wants of it; absent: nothing but that it serves */
   spec?: NodeIntent;
+  /** It had no disk when it started last; absent: it had one. It may have been given one since. */
+  computeOnly?: boolean;
 }
 
 /** Value of a node's lease key: who holds it. */

@@ -27,6 +27,8 @@ export interface Node {
     bootId: string;
     version: string;
     raftRole: 'leader' | 'follower' | 'none';
+    /** it has no disk: it attaches and serves volumes whose replicas are on other nodes */
+    computeOnly: boolean;
   };
 }
 

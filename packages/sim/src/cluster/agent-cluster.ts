@@ -365,6 +365,7 @@ export class AgentCluster implements SimCluster {
         api: `${host}:${ports.api}`,
       })),
       logLevel: 'info',
+      autoDisk: true,
       insecureListen: true,
     };
   }

@@ -1,4 +1,5 @@
 import type { ClusterStatus, Node, Pool, Scrub, Volume, VolumeHealth } from '@stor/protocol';
+import { isComputeOnly } from '../node/compute-only.ts';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { NodeRecord } from '../../resources/records.ts';
@@ -31,6 +32,7 @@ export function describeNode(
       bootId: node.value.bootId,
       version: node.value.version,
       raftRole: !up ? 'none' : id === leaderId ? 'leader' : 'follower',
+      computeOnly: isComputeOnly(state, id),
     },
   };
 }
