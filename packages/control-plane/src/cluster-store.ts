@@ -55,6 +55,43 @@ export interface StoreStatus {
   revision: number;
 }
 
+/** One member of a store that has members of its own. */
+export interface StoreMember {
+  id: string;
+  role: 'leader' | 'voter' | 'learner';
+  /** host:port; '' while it is not known */
+  address: string;
+  /** what the leader knows it to have of the log; 0: nothing yet */
+  matchIndex: number;
+  /** entries that it lacks */
+  lagEntries: number;
+  /** it has so much of the log that it may become a voter */
+  isCaughtUp: boolean;
+}
+
+export interface MemberChange {
+  /** `addVoter` promotes a learner, `addLearner` demotes a voter */
+  type: 'addVoter' | 'addLearner' | 'remove';
+  id: string;
+}
+
+/** The members of a store that is replicated by the nodes themselves. */
+export interface StoreMembers {
+  /** Changes when the store is made anew, from a backup or one survivor; '' is the first one. */
+  readonly storeId: string;
+  /** By this member's log, which may lag; nobody is asked. Both empty: it has heard nothing yet. */
+  local(): { voters: string[]; learners: string[] };
+  /** Where members are reached, as far as this one knows. */
+  addresses(): { id: string; address: string }[];
+  /** The leader says how far each is. UNAVAILABLE. */
+  read(options?: StoreCallOptions): Promise<StoreMember[]>;
+  /**
+   * Leader only: changes members; resolves when the change is complete. UNAVAILABLE (nothing
+   * happened), OUTCOME_UNKNOWN, FAILED_PRECONDITION.
+   */
+  change(changes: MemberChange[], signal: AbortSignal): Promise<void>;
+}
+
 /**
  * A small ordered key-value store with transactions, watches and leases; embedded on Raft, later
  * etcd. All calls work on every member. Reads are linearizable unless `local` is asked for.
@@ -85,6 +122,8 @@ export interface ClusterStore {
   /** Ends a lease now: its keys are deleted. */
   revokeLease(leaseId: string, options?: StoreCallOptions): Promise<void>;
   status(): StoreStatus;
+  /** absent when the members are not nodes of ours (etcd) */
+  readonly members?: StoreMembers;
   /**
    * Called with true when this member becomes leader, false when it stops; returns the undo. Not
    * called for how it is at the time of the call: read `status()` for that.

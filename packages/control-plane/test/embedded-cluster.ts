@@ -5,6 +5,10 @@ import { PacedClock } from '@stor/runtime/testing';
 import type { Test } from 'tap';
 import { EmbeddedClusterStore, type EmbeddedStoreOptions } from '../src/embedded/index.ts';
 import { grpcTransport } from '../src/rpc/grpc-transport.ts';
+import type { MemberChange } from '../src/cluster-store.ts';
+import { memberKey } from '../src/resources/keys.ts';
+import type { MemberRecord } from '../src/resources/member-record.ts';
+import { encodeRecord } from '../src/resources/records.ts';
 import type { RpcServer } from '../src/rpc/rpc-transport.ts';
 
 export const tickMs = 20;
@@ -20,7 +24,11 @@ interface Member {
   address: string;
   server: RpcServer | null;
   store: EmbeddedClusterStore | null;
+  /** it came later and knows others only by what it was told: null, it is in the configuration */
+  joined: { id: string; address: string }[] | null;
 }
+
+const placeOf = ({ id, address }: Member): { id: string; address: string } => ({ id, address });
 
 /** Three members on free ports of the loopback address, with folders of their own. */
 export class EmbeddedCluster {
@@ -43,12 +51,55 @@ export class EmbeddedCluster {
     for (let i = 1; i <= size; i++) {
       const server = await grpcTransport().createServer();
       const port = await server.listen('127.0.0.1', 0);
-      cluster.members.push({ id: `n${i}`, address: `127.0.0.1:${port}`, server, store: null });
+      cluster.members.push({
+        id: `n${i}`,
+        address: `127.0.0.1:${port}`,
+        server,
+        store: null,
+        joined: null,
+      });
     }
     t.teardown(() => cluster.close());
     await Promise.all(cluster.members.map((member) => cluster.#openStore(member)));
     await cluster.ready();
     return cluster;
+  }
+
+  /** A new member, that is told where `from` is; a leader still has to add it. */
+  async join(id: string, from: string): Promise<void> {
+    const server = await grpcTransport().createServer();
+    const port = await server.listen('127.0.0.1', 0);
+    const joined = this.store(from).members.addresses();
+    joined.push({ id: from, address: this.#member(from).address });
+    const address = `127.0.0.1:${port}`;
+    const member: Member = { id, address, server, store: null, joined };
+    this.members.push(member);
+    await this.#openStore(member);
+    // what it is told now is not told again at its next start
+    member.joined = [];
+  }
+
+  /** A record of the member, as a join writes it, or of its end. */
+  async record(id: string, more: Partial<MemberRecord> = {}): Promise<void> {
+    const { address } = this.#member(id);
+    const record = { id, name: id, address, addedAtMs: 0, ...more };
+    await this.store(this.leaderId()).transact({
+      compare: [],
+      operations: [{ type: 'put', key: memberKey(id), value: encodeRecord(record) }],
+    });
+  }
+
+  /** Has the leader change the members, whoever it is then, until it is done. */
+  async change(...changes: MemberChange[]): Promise<void> {
+    await until(async () => {
+      const leader = this.stores().find((store) => store.status().isLeader);
+      if (!leader) return false;
+      const done = leader.members.change(changes, AbortSignal.timeout(5_000));
+      return done.then(
+        () => true,
+        () => false,
+      );
+    });
   }
 
   folderOf(id: string): string {
@@ -121,7 +172,10 @@ export class EmbeddedCluster {
     member.store = await EmbeddedClusterStore.open({
       clusterId,
       id: member.id,
-      members: this.members.map(({ id, address }) => ({ id, address })),
+      address: member.address,
+      ...(member.joined
+        ? { members: [], voters: [], known: member.joined }
+        : { members: this.members.filter(({ joined }) => !joined).map(placeOf) }),
       dataPath: this.folderOf(member.id),
       server: member.server as RpcServer,
       clock: this.clock,

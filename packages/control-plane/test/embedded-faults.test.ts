@@ -10,6 +10,9 @@ import { grpcTransport } from '../src/rpc/grpc-transport.ts';
 import { callMetadata, raftServiceDefinition } from '../src/embedded/raft-rpc.ts';
 import { EmbeddedCluster, clusterId, until } from './embedded-cluster.ts';
 
+const metadataOf = (cluster: string, id: string, to: string): Record<string, string> =>
+  callMetadata({ clusterId: cluster, storeId: '', id, address: '' }, to);
+
 const text = (value: string): Uint8Array => new TextEncoder().encode(value);
 const put = (key: string, value: string, leaseId = ''): Operation => {
   return { type: 'put', key, value: text(value), leaseId };
@@ -153,7 +156,7 @@ t.test('a request that is sent again is done once', async (t) => {
     transaction: { compare: [], operations: [put('a', '1')] },
   });
   const from = cluster.followerIds()[0] as string;
-  const metadata = callMetadata(clusterId, from, leader?.id ?? '');
+  const metadata = metadataOf(clusterId, from, leader?.id ?? '');
   const send = async (
     method: string,
     bytes: Uint8Array,
@@ -177,10 +180,12 @@ t.test('a request that is sent again is done once', async (t) => {
 
   const refused = { code: 'PERMISSION_DENIED' };
   const { id } = leader as { id: string };
-  await t.rejects(send('ReadIndex', request, callMetadata('c-other', from, id)), refused);
-  await t.rejects(send('ReadIndex', request, callMetadata(clusterId, from, 'n9')), refused);
-  await t.rejects(send('ReadIndex', request, callMetadata(clusterId, 'n9', id)), refused);
+  await t.rejects(send('ReadIndex', request, metadataOf('c-other', from, id)), refused);
+  await t.rejects(send('ReadIndex', request, metadataOf(clusterId, from, 'n9')), refused);
+  await t.rejects(send('ReadIndex', request, metadataOf(clusterId, 'n9', id)), refused);
   await t.rejects(send('ReadIndex', request, {}), refused);
+  const anew = { clusterId, storeId: 's2', id: from, address: '' };
+  await t.rejects(send('ReadIndex', request, callMetadata(anew, id)), refused);
   await t.rejects(send('Execute', new Uint8Array([1, 2, 3])), { code: 'PROTOCOL' });
   t.ok(cluster.store(id).status().isLeader, 'garbage does no harm');
 });

@@ -67,7 +67,12 @@ t.test('cut off without a word', async (t) => {
     calls += 1;
     return new Promise(() => {});
   };
-  server.addService('raft', { execute: silent, readIndex: silent, renewLease: silent });
+  server.addService('raft', {
+    execute: silent,
+    readIndex: silent,
+    renewLease: silent,
+    members: silent,
+  });
   server.addStream((stream) => {
     stream.accept({ batch: () => {}, closed: () => {} });
   });

@@ -1,6 +1,12 @@
 import { defaultLimits, maxSnapshotBytes, type RaftLimits } from './core/limits.ts';
 import type { MemberChange, Membership } from './core/membership.ts';
-import { batchOf, RawNode, type Ready, type RaftStatus } from './core/raw-node.ts';
+import {
+  batchOf,
+  RawNode,
+  type PeerProgress,
+  type Ready,
+  type RaftStatus,
+} from './core/raw-node.ts';
 import type { StoredState } from './core/storage.ts';
 import type { PeerId, RaftMessage, Snapshot } from './core/types.ts';
 import { RaftError } from './errors.ts';
@@ -98,6 +104,8 @@ export class RaftNode {
   #warnOfOtherVoters(): void {
     const { initialVoters, logger } = this.#settings;
     const { voters } = this.#raw.membership;
+    // none given: the stored ones are what is asked for
+    if (initialVoters.length === 0) return;
     if ([...voters].sort().join() === [...initialVoters].sort().join()) return;
     logger?.warn(
       { stored: voters, given: initialVoters },
@@ -216,6 +224,14 @@ export class RaftNode {
   /** The members by the newest change in this member's log, which may not be committed yet. */
   members(): Membership {
     return structuredClone(this.#raw.membership);
+  }
+
+  /** Leader: what is known of each member's log, its own included; else empty. */
+  peers(): (PeerProgress & { isCaughtUp: boolean })[] {
+    if (this.status().role !== 'leader') return [];
+    return this.#raw.peers().map((peer) => {
+      return { ...peer, isCaughtUp: this.#raw.isCaughtUp(peer.id) };
+    });
   }
 
   /** Messages from the network, as decoded. Those for somebody else are ignored. */

@@ -8,6 +8,7 @@ import type {
   ClusterStore,
   KeyValue,
   StoreCallOptions,
+  StoreMembers,
   StoreStatus,
   Transaction,
   TransactionResult,
@@ -15,7 +16,6 @@ import type {
 } from '../cluster-store.ts';
 import { copyOfItem, watchChanges } from '../cluster-store-watch.ts';
 import { grpcTransport } from '../rpc/grpc-transport.ts';
-import type { RpcChannel, RpcTransport } from '../rpc/rpc-transport.ts';
 import { decodeEnvelope, encodeEnvelope } from '../core/kv/envelope.ts';
 import { countField, textField } from '../core/kv/field.ts';
 import {
@@ -34,15 +34,18 @@ import { CallDeadline } from './call-deadline.ts';
 import { LatencyHistogram } from './latency-histogram.ts';
 import { LeaderCalls } from './leader-calls.ts';
 import { LeaseKeeper } from './lease-keeper.ts';
-import type { PeerLink } from './peer-link.ts';
-import { openLinks, openNode, type EmbeddedStoreOptions, type Failure } from './open-node.ts';
+import { MemberBook } from './member-book.ts';
+import { openNode, type EmbeddedStoreOptions, type Failure } from './open-node.ts';
+import { PeerConnections } from './peer-connections.ts';
 import { fromRaft, fromRaftStorage } from './raft-errors.ts';
 import { levelLogs } from './raft-logs.ts';
-import { callMetadata } from './raft-rpc.ts';
-import { RaftService } from './raft-service.ts';
+import { RaftService, type RaftCallers } from './raft-service.ts';
+import { RecordedMembers } from './recorded-members.ts';
 import { RoomyLog } from './roomy-log.ts';
 import { claimFolder } from './store-identity.ts';
+import { EmbeddedMembers } from './embedded-members.ts';
 import { longLivedController } from '../resources/long-lived.ts';
+import type { MemberRecord } from '../resources/member-record.ts';
 
 /** Calls of this member that wait, without a quorum up to their time limit. */
 const maxCallsUnderWay = 10_000;
@@ -58,8 +61,9 @@ export class EmbeddedClusterStore implements ClusterStore {
   readonly #node: RaftNode;
   readonly #storage: LevelRaftStorage;
   readonly #service: RaftService;
-  readonly #links: Map<string, PeerLink>;
-  readonly #channels = new Map<string, RpcChannel>();
+  readonly #connections: PeerConnections;
+  readonly #recorded: RecordedMembers;
+  readonly #members: EmbeddedMembers;
   readonly #calls: LeaderCalls;
   readonly #leases: LeaseKeeper;
   readonly #latency = new LatencyHistogram();
@@ -79,8 +83,9 @@ export class EmbeddedClusterStore implements ClusterStore {
       node: RaftNode;
       storage: LevelRaftStorage;
       service: RaftService;
-      rpc: RpcTransport;
-      links: Map<string, PeerLink>;
+      book: MemberBook;
+      connections: PeerConnections;
+      storeId: string;
       failure: Failure;
     },
   ) {
@@ -89,17 +94,28 @@ export class EmbeddedClusterStore implements ClusterStore {
     this.#node = parts.node;
     this.#storage = parts.storage;
     this.#service = parts.service;
-    this.#links = parts.links;
+    this.#connections = parts.connections;
     this.#failure = parts.failure;
-    for (const { id, address } of options.members) {
-      if (id === options.id) continue;
-      this.#channels.set(id, parts.rpc.channel(address, 'raft'));
-    }
+    const { machine, node, book, connections, storeId } = parts;
+    this.#recorded = new RecordedMembers({
+      machine,
+      logger: options.logger,
+      changed: (records) => {
+        learnAddresses(records, book);
+      },
+    });
     this.#calls = new LeaderCalls({
       id: options.id,
       leaderId: () => this.#node.status().leaderId,
-      endpoint: (id) => this.#channels.get(id) ?? null,
-      metadata: (to) => callMetadata(options.clusterId, options.id, to),
+      endpoint: (id) => connections.channel(id),
+      metadata: (to) => connections.metadata(to),
+    });
+    this.#members = new EmbeddedMembers({
+      node,
+      book,
+      storeId,
+      run: (call, callOptions) =>
+        this.#call(callOptions, async (deadline) => (await this.#calls.run(call, deadline)).value),
     });
     this.#leases = new LeaseKeeper({
       node: this.#node,
@@ -118,18 +134,22 @@ export class EmbeddedClusterStore implements ClusterStore {
       void this.#leases.close();
       this.#noticeLeadership();
     };
-    this.#service.start({
-      receive: (from, batch) => {
-        this.#receive(from, batch);
+    this.#service.start(
+      {
+        receive: (from, batch) => {
+          this.#receive(from, batch);
+        },
+        execute: async (request) => encodeResult(await this.#execute(request)),
+        readIndex: async () => encodeEnvelope({ index: await this.#readIndexHere() }),
+        renewLease: async (request) => {
+          const { header } = decodeEnvelope(request);
+          await this.#leases.renew(textField(header['leaseId'], 'leaseId'));
+          return encodeEnvelope({});
+        },
+        members: async () => this.#members.answer(),
       },
-      execute: async (request) => encodeResult(await this.#execute(request)),
-      readIndex: async () => encodeEnvelope({ index: await this.#readIndexHere() }),
-      renewLease: async (request) => {
-        const { header } = decodeEnvelope(request);
-        await this.#leases.renew(textField(header['leaseId'], 'leaseId'));
-        return encodeEnvelope({});
-      },
-    });
+      this.#callers(book),
+    );
   }
 
   /**
@@ -138,34 +158,31 @@ export class EmbeddedClusterStore implements ClusterStore {
    * CHECKSUM_MISMATCH; DISK_FAILED.
    */
   static async open(options: EmbeddedStoreOptions): Promise<EmbeddedClusterStore> {
-    const memberIds = new Set(options.members.map(({ id }) => id));
-    if (!memberIds.has(options.id) || memberIds.size !== options.members.length) {
-      throw new StorError(
-        'INVALID_ARGUMENT',
-        `the members of the cluster store must differ and include ${options.id}: ` +
-          options.members.map(({ id }) => id).join(', '),
-      );
-    }
-    const { clusterId, id } = options;
-    claimFolder(options.files ?? systemFiles, options.dataPath, clusterId, id);
-    const logPath = path.join(options.dataPath, 'log');
+    checkMembers(options);
+    const { clusterId, id, dataPath, clock, random, logger, files = systemFiles } = options;
+    const storeId = claimFolder(files, dataPath, { clusterId, id, storeId: options.storeId });
+    const logPath = path.join(dataPath, 'log');
     const storage = await LevelRaftStorage.open(logPath, logOpener(options)).catch(
       (error: unknown) => {
         throw fromRaftStorage(error, logPath);
       },
     );
-    const service = new RaftService({ clusterId, id, memberIds });
-    const rpc = options.rpc ?? grpcTransport();
-    const links = openLinks(options, rpc);
+    const self = { clusterId, storeId, id, address: options.address ?? '' };
+    const service = new RaftService(self);
+    const file = path.join(dataPath, 'members.json');
+    const book = new MemberBook({ files, file, logger, fixed: options.members });
+    book.learn(options.known ?? []);
+    const transport = options.rpc ?? grpcTransport();
+    const connections = new PeerConnections({ self, book, transport, clock, random, logger });
     try {
       service.addTo(options.server);
       const machine = new ClusterStoreMachine();
       const failure: Failure = { error: null, listener: () => {} };
-      const node = await openNode(options, { machine, storage, links, failure });
-      const parts = { machine, node, storage, service, rpc, links, failure };
+      const node = await openNode(options, { machine, storage, connections, failure });
+      const parts = { machine, node, storage, service, book, connections, storeId, failure };
       return new EmbeddedClusterStore(options, parts);
     } catch (error) {
-      for (const link of links.values()) link.close();
+      connections.closeLinks();
       await storage.close();
       throw fromRaftStorage(error, logPath);
     }
@@ -250,6 +267,10 @@ export class EmbeddedClusterStore implements ClusterStore {
     return this.#latency.read();
   }
 
+  get members(): StoreMembers {
+    return this.#members;
+  }
+
   onLeadership(listener: (isLeader: boolean) => void): () => void {
     this.#listeners.add(listener);
     return () => {
@@ -273,8 +294,9 @@ export class EmbeddedClusterStore implements ClusterStore {
     await this.#node.close();
     this.#becomeFollower();
     await this.#leases.close();
-    for (const link of this.#links.values()) link.close();
-    for (const channel of this.#channels.values()) channel.close();
+    this.#recorded.close();
+    this.#connections.closeLinks();
+    this.#connections.closeChannels();
     await Promise.allSettled(this.#underWay);
     await this.#storage.close();
   }
@@ -375,6 +397,20 @@ export class EmbeddedClusterStore implements ClusterStore {
     return result;
   }
 
+  #callers(book: MemberBook): RaftCallers {
+    return {
+      learn: (id, address) => {
+        book.learn([{ id, address }]);
+      },
+      isMember: (id) => {
+        if (this.#members.has(id)) return true;
+        const record = this.#recorded.get(id);
+        return record !== null && record.removedAtMs === undefined;
+      },
+      hasLeft: (id) => this.#recorded.get(id)?.removedAtMs !== undefined && !this.#members.has(id),
+    };
+  }
+
   #receive(from: string, batch: Uint8Array): void {
     const messages = decodeMessages(batch);
     const foreign = messages.find((message) => message.from !== from);
@@ -408,6 +444,25 @@ export class EmbeddedClusterStore implements ClusterStore {
   #notify(isLeader: boolean): void {
     for (const listener of [...this.#listeners]) listener(isLeader);
   }
+}
+
+/** The first voters come from the configuration, or are said; then the configuration may know nobody. */
+function checkMembers({ id, members, voters }: EmbeddedStoreOptions): void {
+  const ids = new Set(members.map((member) => member.id));
+  const first = voters ?? [...ids];
+  const isIn = first.includes(id) || (voters !== undefined && first.length === 0);
+  if (isIn && ids.size === members.length) return;
+  throw new StorError(
+    'INVALID_ARGUMENT',
+    `the members of the cluster store must differ and include ${id}: ` +
+      (voters ?? members.map((member) => member.id)).join(', '),
+  );
+}
+
+/** Members are found where their records say. */
+function learnAddresses(records: ReadonlyMap<string, MemberRecord>, book: MemberBook): void {
+  const stay = [...records.values()].filter(({ removedAtMs }) => removedAtMs === undefined);
+  book.learn(stay.map(({ id, address }) => ({ id, address })));
 }
 
 function stopped(cause: StorError): StorError {

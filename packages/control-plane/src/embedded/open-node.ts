@@ -2,17 +2,31 @@ import type { StorError } from '@stor/protocol';
 import type { Clock, Files, Logger, Random } from '@stor/runtime';
 import { RaftNode, encodeMessages, type RaftStateMachine, type RaftStorage } from 'raft-ts';
 import type { RpcServer, RpcTransport } from '../rpc/rpc-transport.ts';
-import { PeerLink } from './peer-link.ts';
 import { fromRaftStorage } from './raft-errors.ts';
+import type { MemberAddress } from './member-book.ts';
+import type { PeerConnections } from './peer-connections.ts';
 import type { RaftLogs } from './raft-logs.ts';
-import { callMetadata } from './raft-rpc.ts';
 
 export interface EmbeddedStoreOptions {
   clusterId: string;
-  /** of this member; must be among `members` */
+  /** of this member */
   id: string;
-  /** all voters, the same on each member; address is host:port of their server */
-  members: { id: string; address: string }[];
+  /**
+   * Members whose address (host:port of their server) the configuration says. Without `voters` they
+   * are the first voters, the same on each member, and this one is among them.
+   */
+  members: MemberAddress[];
+  /**
+   * The voters of a store that is made now: this member alone; none for a member that joins, or that
+   * goes on with the log it has.
+   */
+  voters?: string[];
+  /** Where this member is called back by others; learned by them. @default only `members` says so */
+  address?: string;
+  /** addresses that were learned when this member joined */
+  known?: MemberAddress[];
+  /** The store that this member has joined; '' is the first one. @default that of the folder */
+  storeId?: string;
   /** a folder of this store's own; made when it is not there */
   dataPath: string;
   /** The store adds its service; the caller makes the server listen, before or after. */
@@ -40,29 +54,13 @@ export interface Failure {
   listener: () => void;
 }
 
-/** One link to each other member; nothing is connected yet. */
-export function openLinks(
-  options: EmbeddedStoreOptions,
-  transport: RpcTransport,
-): Map<string, PeerLink> {
-  const { clock, random, logger, clusterId, id } = options;
-  const peers = options.members.filter((member) => member.id !== id);
-  return new Map(
-    peers.map((peer) => {
-      const metadata = callMetadata(clusterId, id, peer.id);
-      const { address } = peer;
-      return [peer.id, new PeerLink({ address, metadata, clock, random, logger, transport })];
-    }),
-  );
-}
-
 /** Starts the Raft node of this member. Errors: those of raft-ts. */
 export function openNode(
   options: EmbeddedStoreOptions,
   parts: {
     machine: RaftStateMachine;
     storage: RaftStorage;
-    links: Map<string, PeerLink>;
+    connections: PeerConnections;
     failure: Failure;
   },
 ): Promise<RaftNode> {
@@ -70,12 +68,12 @@ export function openNode(
   const { failure } = parts;
   return RaftNode.open({
     id: options.id,
-    initialVoters: options.members.map((member) => member.id),
+    initialVoters: options.voters ?? options.members.map((member) => member.id),
     storage: parts.storage,
     stateMachine: parts.machine,
     transport: {
       send: (to, messages) => {
-        parts.links.get(to)?.send(encodeMessages(messages));
+        parts.connections.send(to, encodeMessages(messages));
       },
     },
     clock: options.clock,

@@ -9,6 +9,7 @@ import { StorError } from '@stor/protocol';
  *   Execute     a command (kv-command.ts) -> its result; only the leader does it
  *   ReadIndex   {} -> { index }: a quorum round begun after the call; only the leader
  *   RenewLease  { leaseId } -> {}; only the leader
+ *   Members     {} -> { members }: how far each of them is; only the leader
  */
 const serviceName = 'stor.internal.v1.Raft';
 export const sendPath = `/${serviceName}/Send`;
@@ -35,25 +36,39 @@ export const raftServiceDefinition: ServiceDefinition = {
   Execute: method('Execute', false),
   ReadIndex: method('ReadIndex', false),
   RenewLease: method('RenewLease', false),
+  Members: method('Members', false),
 };
 
+/** Who calls. */
+export interface CallerIdentity {
+  clusterId: string;
+  /** changes when the cluster's store is made anew, from a backup or one survivor; '' at first */
+  storeId: string;
+  id: string;
+  /** host:port at which it is called back; '' when only configurations say so */
+  address: string;
+}
+
 /** Metadata of every call: as of the agents' other calls, and the member that calls. */
-export function callMetadata(
-  clusterId: string,
-  from: string,
-  to: string,
-): { 'stor-cluster-id': string; 'stor-node-id': string; 'stor-from-id': string } {
-  return { 'stor-cluster-id': clusterId, 'stor-node-id': to, 'stor-from-id': from };
+export function callMetadata(self: CallerIdentity, to: string): Record<string, string> {
+  return {
+    'stor-cluster-id': self.clusterId,
+    'stor-node-id': to,
+    'stor-from-id': self.id,
+    ...(self.storeId === '' ? {} : { 'stor-store-id': self.storeId }),
+    ...(self.address === '' ? {} : { 'stor-from-address': self.address }),
+  };
 }
 
 /**
- * PERMISSION_DENIED unless the call is of a member of this cluster and meant for this member: a
- * port may have been given to another process since. Returns the calling member.
+ * PERMISSION_DENIED unless the call is of this cluster and store, and meant for this member: a port
+ * may have been given to another process since, and a member from before the store was made anew has
+ * another truth. Whether the caller is a member is not asked here. Returns who calls.
  */
 export function checkCaller(
   call: { header(name: string): string },
-  self: { clusterId: string; id: string; memberIds: ReadonlySet<string> },
-): string {
+  self: CallerIdentity,
+): { id: string; address: string } {
   const clusterId = call.header('stor-cluster-id');
   if (clusterId !== self.clusterId) {
     throw new StorError(
@@ -65,9 +80,13 @@ export function checkCaller(
   if (to !== self.id) {
     throw new StorError('PERMISSION_DENIED', `this is member ${self.id}, the call is for ${to}`);
   }
-  const from = call.header('stor-from-id');
-  if (!self.memberIds.has(from)) {
-    throw new StorError('PERMISSION_DENIED', `${from || 'the caller'} is no member of the cluster`);
+  const id = call.header('stor-from-id');
+  const storeId = call.header('stor-store-id');
+  if (storeId !== self.storeId) {
+    throw new StorError(
+      'PERMISSION_DENIED',
+      `the cluster store was made anew: ${id} has its part of ${storeId || 'the first one'}, this is a member of ${self.storeId || 'the first one'}; let the one that is behind join again with --discard-store`,
+    );
   }
-  return from;
+  return { id, address: call.header('stor-from-address') };
 }

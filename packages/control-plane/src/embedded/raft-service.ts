@@ -1,6 +1,6 @@
 import { StorError } from '@stor/protocol';
 import type { IncomingStream, RpcContext, RpcMethod, RpcServer } from '../rpc/rpc-transport.ts';
-import { checkCaller } from './raft-rpc.ts';
+import { checkCaller, type CallerIdentity } from './raft-rpc.ts';
 
 type Bytes = Uint8Array;
 
@@ -11,16 +11,31 @@ export interface RaftServiceHandlers {
   execute(request: Bytes): Promise<Bytes>;
   readIndex(request: Bytes): Promise<Bytes>;
   renewLease(request: Bytes): Promise<Bytes>;
+  members(request: Bytes): Promise<Bytes>;
+}
+
+/** Who may call. */
+export interface RaftCallers {
+  /** A caller says where it is called back. */
+  learn(id: string, address: string): void;
+  /** May it have commands done here? Only members may. */
+  isMember(id: string): boolean;
+  /**
+   * It was a member and is none any more. Messages of Raft are taken from everybody else: a member
+   * that was added while this one was away must get this one's vote before this one knows of it.
+   */
+  hasLeft(id: string): boolean;
 }
 
 /** The member's side of the calls in `raft-rpc.ts`. */
 export class RaftService {
-  readonly #self: { clusterId: string; id: string; memberIds: ReadonlySet<string> };
+  readonly #self: CallerIdentity;
   #handlers: RaftServiceHandlers | null = null;
+  #callers: RaftCallers | null = null;
   /** the open stream of each peer */
   readonly #streams = new Map<string, IncomingStream>();
 
-  constructor(self: { clusterId: string; id: string; memberIds: ReadonlySet<string> }) {
+  constructor(self: CallerIdentity) {
     this.#self = self;
   }
 
@@ -30,14 +45,16 @@ export class RaftService {
       execute: this.#unary((handlers, request) => handlers.execute(request)),
       readIndex: this.#unary((handlers, request) => handlers.readIndex(request)),
       renewLease: this.#unary((handlers, request) => handlers.renewLease(request)),
+      members: this.#unary((handlers, request) => handlers.members(request)),
     });
     server.addStream((stream) => {
       this.#take(stream);
     });
   }
 
-  start(handlers: RaftServiceHandlers): void {
+  start(handlers: RaftServiceHandlers, callers: RaftCallers): void {
     this.#handlers = handlers;
+    this.#callers = callers;
   }
 
   /** Ends the streams of the others, so that the server can shut down. */
@@ -52,15 +69,23 @@ export class RaftService {
     return new StorError('UNAVAILABLE', `the cluster store of member ${this.#self.id} is not open`);
   }
 
-  #enter(call: Pick<RpcContext, 'header'>): { from: string; handlers: RaftServiceHandlers } {
-    const from = checkCaller(call, this.#self);
-    if (!this.#handlers) throw this.#stopped();
-    return { from, handlers: this.#handlers };
+  #enter(call: Pick<RpcContext, 'header'>): {
+    from: string;
+    handlers: RaftServiceHandlers;
+    isMember: boolean;
+  } {
+    const { id, address } = checkCaller(call, this.#self);
+    const { handlers, callers } = { handlers: this.#handlers, callers: this.#callers };
+    if (!handlers || !callers) throw this.#stopped();
+    if (id === '' || callers.hasLeft(id)) throw noMember(id);
+    if (address !== '') callers.learn(id, address);
+    return { from: id, handlers, isMember: callers.isMember(id) };
   }
 
   #unary(run: (handlers: RaftServiceHandlers, request: Bytes) => Promise<Bytes>): RpcMethod {
     return async (request: Bytes, context: RpcContext): Promise<Bytes> => {
-      const { handlers } = this.#enter(context);
+      const { from, handlers, isMember } = this.#enter(context);
+      if (!isMember) throw noMember(from);
       return run(handlers, request);
     };
   }
@@ -86,4 +111,11 @@ export class RaftService {
       },
     });
   }
+}
+
+function noMember(id: string): StorError {
+  return new StorError(
+    'PERMISSION_DENIED',
+    `${id || 'the caller'} is no member of the cluster, or not any more`,
+  );
 }

@@ -10,14 +10,26 @@ import {
 const formatVersion = 1;
 const fileName = 'identity.json';
 
+export interface StoreIdentity {
+  clusterId: string;
+  id: string;
+  /** see CallerIdentity */
+  storeId: string;
+}
+
 /**
- * Marks a data folder as one member's of one cluster. To open it as another would let a member vote
- * twice or mix two clusters. FOREIGN_DATA when it is another's or of a newer format; NO_SPACE and
- * DISK_FAILED when it cannot be read or written.
+ * Marks a data folder as one member's of one store of one cluster; returns the store's id. To open it
+ * as another would let a member vote twice or mix two clusters. `storeId` undefined: whatever the
+ * folder is of. FOREIGN_DATA when it is another's or of a newer format; NO_SPACE and DISK_FAILED when
+ * it cannot be read or written.
  */
-export function claimFolder(files: Files, folder: string, clusterId: string, id: string): void {
+export function claimFolder(
+  files: Files,
+  folder: string,
+  identity: Omit<StoreIdentity, 'storeId'> & { storeId?: string | undefined },
+): string {
   try {
-    claim(files, folder, clusterId, id);
+    return claim(files, folder, identity);
   } catch (error) {
     if (error instanceof StorError) throw error;
     const { code, message } = error as NodeJS.ErrnoException;
@@ -29,19 +41,27 @@ export function claimFolder(files: Files, folder: string, clusterId: string, id:
   }
 }
 
-function claim(files: Files, folder: string, clusterId: string, id: string): void {
+function claim(
+  files: Files,
+  folder: string,
+  identity: Omit<StoreIdentity, 'storeId'> & { storeId?: string | undefined },
+): string {
   makeDurableDirectory(files, folder);
   const file = path.join(folder, fileName);
-  if (files.exists(file)) {
-    checkIdentity(readTextFile(files, file), file, clusterId, id);
-    return;
-  }
-  const text = `${JSON.stringify({ format: formatVersion, clusterId, id })}\n`;
+  if (files.exists(file)) return checkIdentity(readTextFile(files, file), file, identity);
+  const { clusterId, id, storeId = '' } = identity;
+  const named = storeId === '' ? {} : { storeId };
+  const text = `${JSON.stringify({ format: formatVersion, clusterId, id, ...named })}\n`;
   writeTextFileDurably(files, file, text);
+  return storeId;
 }
 
-function checkIdentity(text: string, file: string, clusterId: string, id: string): void {
-  let found: { format?: unknown; clusterId?: unknown; id?: unknown };
+function checkIdentity(
+  text: string,
+  file: string,
+  { clusterId, id, storeId }: { clusterId: string; id: string; storeId?: string | undefined },
+): string {
+  let found: { format?: unknown; clusterId?: unknown; id?: unknown; storeId?: unknown };
   try {
     found = JSON.parse(text) as typeof found;
   } catch (cause) {
@@ -60,4 +80,12 @@ function checkIdentity(text: string, file: string, clusterId: string, id: string
         `not to ${id} of ${clusterId}`,
     );
   }
+  const foundStore = typeof found.storeId === 'string' ? found.storeId : '';
+  if (storeId !== undefined && foundStore !== storeId) {
+    throw new StorError(
+      'FOREIGN_DATA',
+      `${file} belongs to store ${foundStore || '(the first one)'} of the cluster, not to ${storeId || 'the first one'}`,
+    );
+  }
+  return foundStore;
 }

@@ -10,6 +10,8 @@ import { StorError } from '@stor/protocol';
 import type { ScrubRecord } from '../core/scrub/scrub-record.ts';
 import { DiskTable } from './disk-table.ts';
 import * as keys from './keys.ts';
+import { decodeMember, type MemberRecord } from './member-record.ts';
+import { decodeMemberSettings, type MemberSettings } from './member-settings.ts';
 import * as records from './records.ts';
 import { ReportTable } from './report-table.ts';
 import { VolumeTable } from './volume-table.ts';
@@ -41,6 +43,10 @@ export interface ClusterState {
   scrubs: Map<VolumeId, Versioned<ScrubRecord>>;
   /** null: nobody has changed them */
   scrubSettings: Versioned<ScrubSettings> | null;
+  /** of the embedded cluster store, by node */
+  members: Map<NodeId, Versioned<MemberRecord>>;
+  /** null: nobody has changed them */
+  memberSettings: Versioned<MemberSettings> | null;
   /** of each volume, also of one in the trash; a volume without snapshots has no entry */
   snapshots: Map<VolumeId, SnapshotTable>;
 }
@@ -62,6 +68,8 @@ export function emptyState(): ClusterState {
     reports: new ReportTable(),
     scrubs: new Map(),
     scrubSettings: null,
+    members: new Map(),
+    memberSettings: null,
     snapshots: new Map(),
   };
 }
@@ -96,6 +104,7 @@ function tables(state: ClusterState): [string, Map<string, Versioned<unknown>>, 
     [keys.deletedPrefix, state.deleted, records.decodeVolume],
     [keys.replicaReportsPrefix, state.reports, records.decodeReplicaReport],
     [keys.scrubsPrefix, state.scrubs, records.decodeScrub],
+    [keys.membersPrefix, state.members, decodeMember],
   ];
 }
 
@@ -124,6 +133,12 @@ export function applyChange(
     if (key === keys.scrubSettingsKey) {
       state.scrubSettings = value
         ? { value: records.decodeScrubSettings(key, value), modRevision }
+        : null;
+      return null;
+    }
+    if (key === keys.memberSettingsKey) {
+      state.memberSettings = value
+        ? { value: decodeMemberSettings(key, value), modRevision }
         : null;
       return null;
     }

@@ -48,3 +48,13 @@ export const scrubSettingsKey = '/stor/scrub-settings';
  */
 export const eventsPrefix = '/stor-events/';
 export const eventKey = (id: string): string => eventsPrefix + id;
+
+/** members of the embedded cluster store; not in a backup, for a restored store has members of its own */
+export const membersPrefix = '/stor/members/';
+export const memberKey = (id: NodeId): string => membersPrefix + id;
+/** which node has a name: two that join at once must not share one */
+export const nodeNamesPrefix = '/stor/node-names/';
+export const nodeNameKey = (name: string): string => nodeNamesPrefix + name;
+export const tokensPrefix = '/stor/tokens/';
+export const tokenKey = (id: string): string => tokensPrefix + id;
+export const memberSettingsKey = '/stor/member-settings';

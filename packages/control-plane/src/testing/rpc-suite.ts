@@ -49,6 +49,7 @@ async function rig(world: RpcUnderTest, methods: Record<string, RpcMethod> = {})
     execute: noted(methods['execute'] ?? silent),
     readIndex: noted(methods['readIndex'] ?? silent),
     renewLease: noted(methods['renewLease'] ?? silent),
+    members: noted(methods['members'] ?? silent),
   });
   const address = `${host}:${await server.listen(host, 0)}`;
   return { server, address, channel: world.transport.channel(address, 'raft'), contexts };
@@ -172,6 +173,7 @@ const calls: RpcTest[] = [
         execute: (b: Bytes) => Promise.resolve(b),
         readIndex: silent,
         renewLease: silent,
+        members: silent,
       });
       await again.listen(host, Number(rigged.address.split(':')[1]));
       assert.equal((await settled(world, rigged.channel.call(bytesCall()))).type, 'answered');
@@ -281,7 +283,12 @@ async function stream(
   const batches: Bytes[] = [];
   const incoming: IncomingStream[] = [];
   const server = await world.transport.createServer();
-  server.addService('raft', { execute: silent, readIndex: silent, renewLease: silent });
+  server.addService('raft', {
+    execute: silent,
+    readIndex: silent,
+    renewLease: silent,
+    members: silent,
+  });
   server.addStream((one) => {
     heard.push(`from ${one.header('stor-from-id')}`);
     if (options.refuse) {
