@@ -1,14 +1,15 @@
 import assert from 'node:assert/strict';
 import { jointVoteResult } from '../src/core/quorum.ts';
-import type { Entry, Membership, RawNode, StoredState } from '../src/index.ts';
+import { decodeMembership, isJoint } from '../src/core/membership.ts';
+import type { Entry, HardState, Membership, RawNode, StoredState } from '../src/index.ts';
 
 /** One member as the checker sees it. */
 export interface Observed {
   id: string;
   raw: RawNode;
   disk: StoredState;
-  /** what the disk had before it lost some of it, until that is recovered */
-  lost: StoredState | null;
+  /** what the disk had before each time it lost some of it, until that is recovered */
+  lost: StoredState[];
 }
 
 /**
@@ -26,6 +27,9 @@ export class Checker {
   readonly #checked = new Map<string, WeakSet<Entry>>();
   /** by member: what was in force when it was last looked at */
   readonly #membership = new Map<string, Membership>();
+  /** by term and voter: who has its vote, on its disk at some time */
+  readonly #votes = new Map<number, Map<string, string>>();
+  #committedMembership: Membership | null = null;
   leaderCount = 0;
 
   /** After anything that `node` did. */
@@ -51,14 +55,49 @@ export class Checker {
   }
 
   /** What is on a disk never goes back: term, vote within a term, commit index. */
-  saved(before: StoredState, after: StoredState): void {
+  saved(id: string, before: StoredState, after: StoredState): void {
     const old = before.hardState;
     const now = after.hardState;
+    this.#noteVote(id, now);
     assert.ok(now.term >= old.term, 'the term goes back on disk');
     assert.ok(now.commit >= old.commit, 'the commit index goes back on disk');
     if (now.term === old.term && old.vote !== null) {
       assert.equal(now.vote, old.vote, 'the vote changes within a term on disk');
     }
+  }
+
+  #noteVote(id: string, { term, vote }: HardState): void {
+    if (vote === null) return;
+    const votes = this.#votes.get(term) ?? new Map<string, string>();
+    this.#votes.set(term, votes);
+    const known = votes.get(id);
+    assert.ok(known === undefined || known === vote, `${id} voted twice in term ${term}`);
+    votes.set(id, vote);
+  }
+
+  /** Only voters count, of both halves of a joint membership; and only votes that are on a disk. */
+  #electedByVoters({ raw, id }: Observed, term: number): void {
+    const ids = [...(this.#votes.get(term) ?? [])].filter(([, vote]) => vote === id);
+    const voters = ids.map(([voter]) => voter);
+    // a leader goes by the newest membership in its log, which it may have just changed
+    const then = [this.#membership.get(id) ?? raw.membership, raw.membership];
+    assert.ok(
+      then.some((membership) => isQuorum(membership, voters)),
+      `${id} leads term ${term} by the votes of ${voters.join()} only`,
+    );
+  }
+
+  /** One membership follows another only if their majorities overlap. */
+  #membershipFollows(entry: Entry): void {
+    if (entry.type !== 'config') return;
+    const next = decodeMembership(entry.data);
+    const last = this.#committedMembership;
+    this.#committedMembership = next;
+    if (!last || isJoint(last) || isJoint(next)) return;
+    const changed = [...last.voters, ...next.voters].filter(
+      (id) => last.voters.includes(id) !== next.voters.includes(id),
+    );
+    assert.ok(changed.length <= 1, `majorities of two memberships do not overlap: ${entry.index}`);
   }
 
   #logMatching({ raw, id }: Observed): void {
@@ -80,7 +119,8 @@ export class Checker {
     }
   }
 
-  #electionSafety({ raw, id }: Observed): void {
+  #electionSafety(node: Observed): void {
+    const { raw, id } = node;
     const { role, term } = raw.status;
     if (role !== 'leader') return;
     const known = this.#leaders.get(term);
@@ -90,6 +130,7 @@ export class Checker {
     }
     this.#leaders.set(term, id);
     this.leaderCount++;
+    this.#electedByVoters(node, term);
     for (const entry of this.committed.slice(raw.log.firstIndex)) {
       assert.equal(raw.log.termAt(entry.index), entry.term, `leader completeness, term ${term}`);
     }
@@ -106,7 +147,7 @@ export class Checker {
       assert.ok(entry);
       // an acknowledgement was true even if the disk has lost the entry since
       const holders = all
-        .filter(({ disk, lost }) => holds(disk, entry) || (lost !== null && holds(lost, entry)))
+        .filter(({ disk, lost }) => [disk, ...lost].some((each) => holds(each, entry)))
         .map((each) => each.id);
       // it was counted by the members of then; a change of them may have been applied since
       const then = [this.#membership.get(id) ?? raw.membership, raw.membership];
@@ -114,6 +155,7 @@ export class Checker {
         then.some((membership) => isQuorum(membership, holders)),
         `entry ${index} is committed and on the disks of ${holders.join()} only`,
       );
+      this.#membershipFollows(entry);
       this.committed.push(entry);
     }
   }
