@@ -1,5 +1,6 @@
 import t from 'tap';
 import { bytes, Cluster } from './cluster.ts';
+import { ProcessClock } from './world-parts.ts';
 
 t.test('leadership is handed over, with all that was proposed', async (t) => {
   const cluster = new Cluster(['a', 'b', 'c'], null);
@@ -102,4 +103,32 @@ t.test('with lease reads no vote is given right after a start', async (t) => {
     },
   ]);
   t.equal(again.node.status().term, term, 'the vote was not even looked at');
+});
+
+t.test('a lease ends in time on the slowest clock that was stated', async (t) => {
+  const leaseClockDrift = 0.5;
+  const cluster = new Cluster(['a', 'b', 'c'], null, { leaseClockDrift });
+  t.teardown(() => cluster.stopAll());
+  // the others stand as early as they may, and one after the other
+  await cluster.start('b', { random: () => 0 });
+  await cluster.start('c', { random: () => 0.1 });
+  const clock = new ProcessClock(cluster.clock, 1 / (1 + leaseClockDrift));
+  const { node, machine } = await cluster.start('a', { clock });
+  const first = await cluster.untilLeader();
+  if (first.node !== node) await cluster.during(first.node.transferLeadership('a'));
+  await cluster.during(node.propose(bytes('old')));
+  await cluster.during(node.readIndex());
+  cluster.network.isolate('a');
+  const next = await cluster.until('another leader', () => {
+    return cluster.leader?.node === node ? undefined : cluster.leader;
+  });
+  await cluster.during(next.node.propose(bytes('new')));
+  t.equal(node.status().role, 'leader', 'it does not know yet');
+  let isAnswered = false;
+  node.readIndex({ lease: true }).then(
+    () => (isAnswered = true),
+    () => undefined,
+  );
+  await new Promise((resolve) => setImmediate(resolve));
+  t.notOk(isAnswered, `what it would have read is ${machine.items.join()}`);
 });

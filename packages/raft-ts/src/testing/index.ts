@@ -4,3 +4,4 @@ export { storageSuite, type StorageTest, type StorageUnderTest } from './storage
 export { seededRandom } from './seeded-random.ts';
 export * from './key-value-log-suite.ts';
 export * from './memory-key-value-disk.ts';
+export * from './linearizability.ts';
