@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import type { SegmentStatus, VolumeReplica } from '@stor/protocol';
 import { Controllers } from '../src/core/controllers/controllers.ts';
 import type { Action } from '../src/core/controllers/controllers.ts';
@@ -20,6 +21,14 @@ export type WorldEvent =
   | { type: 'control'; isLate: boolean }
   | { type: 'leader' };
 
+/** The same state in objects that nobody has seen before. */
+function unknown(state: ClusterState): ClusterState {
+  const volumes = [...state.volumes].map(
+    ([id, volume]) => [id, { ...volume, value: { ...volume.value } }] as const,
+  );
+  return { ...state, volumes: new Map(volumes) };
+}
+
 interface Copy {
   volumeId: string;
   nodeId: string;
@@ -41,6 +50,8 @@ export class ReplicaWorld {
   readonly versions = new Map<string, number>();
   readonly counts: Record<string, number> = {};
   #controllers = new Controllers();
+  /** the same, which look at everything each time */
+  #tireless = new Controllers();
   #nowMs = 1_000;
   #ids = 0;
   #late: Action[] = [];
@@ -105,6 +116,7 @@ export class ReplicaWorld {
         break;
       case 'leader':
         this.#controllers = new Controllers();
+        this.#tireless = new Controllers();
         break;
       case 'control':
         this.#control(event.isLate);
@@ -188,7 +200,13 @@ export class ReplicaWorld {
 
   #plan(): Action[] {
     const now = { monotonicMs: this.#nowMs, wallMs: this.#nowMs };
-    return this.#controllers.plan(this.state, now, () => `r-new-${++this.#ids}`);
+    const before = this.#ids;
+    const actions = this.#controllers.plan(this.state, now, () => `r-new-${++this.#ids}`);
+    // the same, from controllers that can remember no volume as one at which nothing is to be done
+    let ids = before;
+    const all = this.#tireless.plan(unknown(this.state), now, () => `r-new-${++ids}`);
+    assert.deepEqual(actions, all);
+    return actions;
   }
 
   /** Returns the volumes that some node was asked to attach. */

@@ -207,7 +207,11 @@ t.test('the rules of the record', (t) => {
   const rollback = { id: 'g-1', snapshotId: 's-1', safetyId: 's-0', force: false, sinceMs: 0 };
   const attachment = { nodeId: 'n-1', agentInstance: 'i', epoch: 4, mode: 'auto', sinceMs: 0 };
   const status = { phase: 'ready', attachment, segments: [] };
-  const plain = { metadata: { name: 'db' }, spec: {}, status } as unknown as StoredVolume;
+  const plain = {
+    metadata: { id: 'v-1', name: 'db' },
+    spec: {},
+    status,
+  } as unknown as StoredVolume;
   const begun = rollbackBegun(plain, rollback);
   t.same(begun.status.rollback, rollback);
   t.same(rollbackEnded(begun, { id: 'g-1', epoch: 4 }), plain);

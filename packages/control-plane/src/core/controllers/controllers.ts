@@ -18,12 +18,13 @@ import type { AbsenceNote, Now } from './absence.ts';
 import { holderLives } from './attachment-rules.ts';
 import { countFills, ReplicaKeeper } from './replica-keeper.ts';
 import { nodesOf } from './replica-sites.ts';
-import type { ReplicaChange } from './replica-keeper.ts';
+import type { Fills, ReplicaChange } from './replica-keeper.ts';
 import { RollbackKeeper } from './rollback-keeper.ts';
 import { SnapshotKeeper } from './snapshot-keeper.ts';
 import type { SnapshotAction } from './snapshot-keeper.ts';
 import { TrashKeeper } from './trash-keeper.ts';
 import type { TrashAction } from './trash-keeper.ts';
+import { mayRest, VolumesAtRest } from './volumes-at-rest.ts';
 import { WantedAttachments } from './wanted-attachments.ts';
 
 /** A creation that is not finished after this is rolled back (ms, from when a leader first saw it). */
@@ -84,6 +85,13 @@ export class Controllers {
   readonly #trash = new TrashKeeper();
   readonly #absence = new Absence();
   readonly #keeper = new ReplicaKeeper(this.#absence);
+  readonly #resting = new VolumesAtRest();
+  #looks = 0;
+
+  /** Volumes that were looked at closely, over all looks. */
+  get looks(): number {
+    return this.#looks;
+  }
 
   /** `newReplicaId` makes an id that was never used. */
   plan(state: ClusterState, now: Now, newReplicaId: () => ReplicaId): Action[] {
@@ -92,31 +100,15 @@ export class Controllers {
     this.#forget(state);
     for (const note of this.#absence.look(state, now)) actions.push({ type: 'note-absence', note });
     const context = { now, fills: countFills(state, now.wallMs), newReplicaId };
+    this.#resting.begin(state);
     for (const volume of state.volumes.values()) {
-      if (volume.value.status.phase === 'creating') {
-        const action = this.#planCreation(state, volume, now);
-        if (action) actions.push(action);
-        continue;
+      if (this.#resting.has(volume, nowMs)) continue;
+      this.#looks += 1;
+      const planned = this.#planVolume(state, volume, context);
+      actions.push(...planned);
+      if (planned.length === 0 && this.#mayRest(state, volume, now)) {
+        this.#resting.note(volume, nowMs);
       }
-      const { growth } = volume.value.status;
-      if (growth && now.wallMs - growth.sinceMs > growthPatienceMs) {
-        const change = {
-          record: growthUndone(volume.value),
-          what: 'nobody has ended a resize',
-          forgotten: [],
-        };
-        actions.push({ type: 'change-replicas', volume, change });
-        continue;
-      }
-      const failed = failedRecord(state, volume.value);
-      if (failed) {
-        actions.push({ type: 'mark-failed', volume, record: failed });
-        continue;
-      }
-      const change = this.#keeper.plan(state, volume, context);
-      if (change) actions.push({ type: 'change-replicas', volume, change });
-      const action = this.#planAttachment(state, volume, nowMs);
-      if (action) actions.push(action);
     }
     actions.push(...this.#snapshots.plan(state, nowMs));
     for (const volumeId of this.#rollbacks.plan(state, nowMs))
@@ -134,6 +126,36 @@ export class Controllers {
     }
     actions.push(...this.#scrubs.plan(state, now));
     return actions;
+  }
+
+  #planVolume(
+    state: ClusterState,
+    volume: Versioned<StoredVolume>,
+    context: { now: Now; fills: Fills; newReplicaId: () => ReplicaId },
+  ): Action[] {
+    const { now } = context;
+    if (volume.value.status.phase === 'creating') {
+      const action = this.#planCreation(state, volume, now);
+      return action ? [action] : [];
+    }
+    const { growth } = volume.value.status;
+    if (growth && now.wallMs - growth.sinceMs > growthPatienceMs) {
+      const record = growthUndone(volume.value);
+      const change = { record, what: 'nobody has ended a resize', forgotten: [] };
+      return [{ type: 'change-replicas', volume, change }];
+    }
+    const failed = failedRecord(state, volume.value);
+    if (failed) return [{ type: 'mark-failed', volume, record: failed }];
+    const actions: Action[] = [];
+    const change = this.#keeper.plan(state, volume, context);
+    if (change) actions.push({ type: 'change-replicas', volume, change });
+    const action = this.#planAttachment(state, volume, now.monotonicMs);
+    if (action) actions.push(action);
+    return actions;
+  }
+
+  #mayRest(state: ClusterState, { value }: Versioned<StoredVolume>, now: Now): boolean {
+    return this.#wanted.mayRest(state, value) && mayRest(this.#keeper.factsOf(state, value, now));
   }
 
   #planCreation(state: ClusterState, volume: Versioned<StoredVolume>, now: Now): Action | null {

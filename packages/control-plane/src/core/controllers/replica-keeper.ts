@@ -9,6 +9,7 @@ import type {
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
+import { unsettledVolumes } from '../../resources/state-index.ts';
 import { needOf, placeAnother } from '../placement/place-replicas.ts';
 import type { Absence, Now } from './absence.ts';
 import { sitesOf } from './replica-sites.ts';
@@ -66,7 +67,7 @@ export interface Fills {
 /** Counts replicas that are being made or filled and can be; those that cannot must block no other. */
 export function countFills(state: ClusterState, nowWallMs: number): Fills {
   const fills: Fills = { replacements: 0, onNode: new Map() };
-  for (const { value: volume } of state.volumes.values()) {
+  for (const { value: volume } of unsettledVolumes(state.volumes)) {
     const { status, spec } = volume;
     if (status.phase !== 'ready' || spec.policy.rebuildPaused) continue;
     for (const segment of status.segments) {
@@ -150,7 +151,7 @@ export class ReplicaKeeper {
     for (const id of this.#troubles.keys()) if (!state.volumes.has(id)) this.#troubles.delete(id);
     if (this.#creatingSinceMs.size === 0) return;
     const known = new Set<ReplicaId>();
-    for (const { value } of state.volumes.values()) {
+    for (const { value } of unsettledVolumes(state.volumes)) {
       for (const { replicas } of value.status.segments) {
         for (const { id, state: at } of replicas) if (at === 'creating') known.add(id);
       }

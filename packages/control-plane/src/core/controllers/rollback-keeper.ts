@@ -1,5 +1,6 @@
 import type { VolumeId } from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
+import { unsettledVolumes } from '../../resources/state-index.ts';
 
 /** The node that was asked for a rollback has so long to finish it before the leader does (ms). */
 export const rollbackPatienceMs = 5_000;
@@ -22,7 +23,8 @@ export class RollbackKeeper {
     const due: VolumeId[] = [];
     for (const id of this.#memories.keys())
       if (!state.volumes.get(id)?.value.status.rollback) this.#memories.delete(id);
-    for (const [volumeId, { value }] of state.volumes) {
+    for (const { value } of unsettledVolumes(state.volumes)) {
+      const volumeId = value.metadata.id;
       const { rollback } = value.status;
       if (!rollback) continue;
       let memory = this.#memories.get(volumeId);

@@ -66,6 +66,17 @@ export class WantedAttachments {
     return { nodeId };
   }
 
+  /** It is wanted nowhere, or held where it is wanted, and nothing is counted down or up. */
+  mayRest(state: ClusterState, volume: StoredVolume): boolean {
+    const nodeId = wantedNode(volume);
+    if (nodeId === null) return true;
+    const { attachment } = volume.status;
+    const lease = state.leases.get(nodeId)?.value ?? null;
+    const memory = this.#memories.get(volume.metadata.id);
+    const isHeld = attachment?.nodeId === nodeId && holderLives(attachment, lease);
+    return isHeld && memory?.tries === 0 && memory.heldSinceMs !== null;
+  }
+
   /** Forgets volumes that are gone. */
   forget(state: ClusterState): void {
     for (const id of this.#memories.keys()) if (!state.volumes.has(id)) this.#memories.delete(id);
