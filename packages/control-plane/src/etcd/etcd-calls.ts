@@ -1,0 +1,172 @@
+import { StorError } from '@stor/protocol';
+import type { Clock } from '@stor/runtime';
+import { judgeEtcdError } from '../core/etcd/etcd-errors.ts';
+import type { EtcdHeader } from '../core/etcd/etcd-messages.ts';
+import type { CallDeadline } from '../embedded/call-deadline.ts';
+import type { EtcdCall, EtcdEndpoint, EtcdOutcome } from './etcd-endpoint.ts';
+
+/** A try of what may be asked again is given up after this: another server may answer (ms). */
+const attemptTimeoutMs = 1_000;
+/** For a connection (ms). */
+const attemptConnectMs = 500;
+/** First and longest wait between two tries (ms). */
+const minPauseMs = 5;
+const maxPauseMs = 200;
+
+export interface EtcdRequest<T> {
+  service: EtcdCall['service'];
+  method: string;
+  request: object;
+  /** Must not be sent twice: a lost answer leaves its outcome unknown. */
+  once?: boolean;
+  /** May be answered from what a server knows by itself; it need not have a leader. */
+  local?: boolean;
+  /** Takes the answer, or null: ask the next server. Throws what the caller is told. */
+  decode(response: never): T | null;
+}
+
+type Step = 'again' | { unknown: unknown };
+
+/**
+ * Calls to an etcd cluster over one server at a time. A server that does not answer is left for
+ * the next one in the list; streams follow (`onMove`). Errors: those that etcd gives for good,
+ * UNAVAILABLE when certainly nothing has happened, OUTCOME_UNKNOWN, ABORTED.
+ */
+export class EtcdCalls {
+  readonly #endpoints: readonly EtcdEndpoint[];
+  readonly #clock: Clock;
+  readonly #listeners = new Set<() => void>();
+  #at = 0;
+  #clusterId: string | null = null;
+  #revision = 0;
+  #answeredMs = -Infinity;
+
+  constructor(endpoints: readonly EtcdEndpoint[], clock: Clock, startAt: number) {
+    this.#endpoints = endpoints;
+    this.#clock = clock;
+    this.#at = startAt % endpoints.length;
+  }
+
+  get current(): EtcdEndpoint {
+    return this.#endpoints[this.#at] as EtcdEndpoint;
+  }
+
+  get size(): number {
+    return this.#endpoints.length;
+  }
+
+  /** The newest revision that any answer told of. */
+  get revision(): number {
+    return this.#revision;
+  }
+
+  /** When a server last answered (monotonic ms). */
+  get answeredMs(): number {
+    return this.#answeredMs;
+  }
+
+  /** Called when another server is used from now on; returns the undo. */
+  onMove(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => {
+      this.#listeners.delete(listener);
+    };
+  }
+
+  /** The server is in trouble: if it is still the one in use, the next one is from now on. */
+  leave(endpoint: EtcdEndpoint): void {
+    if (endpoint !== this.current || this.#endpoints.length === 1) return;
+    this.#at = (this.#at + 1) % this.#endpoints.length;
+    for (const listener of [...this.#listeners]) listener();
+  }
+
+  /**
+   * Takes note of an answer. FOREIGN_DATA when it is of another etcd cluster than the ones before:
+   * what was committed in one must not be looked for in the other.
+   */
+  observe(header: EtcdHeader, endpoint: EtcdEndpoint): void {
+    this.#clusterId ??= header.clusterId;
+    if (header.clusterId !== this.#clusterId) {
+      throw new StorError(
+        'FOREIGN_DATA',
+        `${endpoint.address} belongs to etcd cluster ${header.clusterId}, the servers asked before to ${this.#clusterId}: correct the list of etcd servers, or restart the agents if etcd was restored`,
+      );
+    }
+    this.#answeredMs = this.#clock.monotonicMs();
+    this.#revision = Math.max(this.#revision, Number(header.revision));
+  }
+
+  async run<T>(request: EtcdRequest<T>, deadline: CallDeadline): Promise<T> {
+    let cause: unknown = null;
+    for (let pauseMs = minPauseMs; ; pauseMs = Math.min(pauseMs * 2, maxPauseMs)) {
+      if (deadline.end !== null) throw deadline.error(false, cause);
+      const endpoint = this.current;
+      const outcome = await endpoint.call({
+        service: request.service,
+        method: request.method,
+        request: request.request,
+        timeoutMs: Math.min(
+          request.once ? Infinity : attemptTimeoutMs,
+          Math.max(1, deadline.remainingMs()),
+        ),
+        connectTimeoutMs: Math.min(attemptConnectMs, Math.max(1, deadline.remainingMs())),
+        local: request.local ?? false,
+        signal: deadline.signal,
+      });
+      if (outcome.type === 'answered') {
+        const { response } = outcome;
+        this.observe((response as { header: EtcdHeader }).header, endpoint);
+        const value = request.decode(response as never);
+        if (value !== null) return value;
+        cause = new Error(`${endpoint.address} is behind`);
+      } else {
+        const step = this.#judge(outcome, endpoint);
+        if (step !== 'again' && request.once) throw this.#unknown(step.unknown, deadline);
+        cause = reasonOf(outcome, endpoint);
+      }
+      if (deadline.end !== null) continue;
+      this.leave(endpoint);
+      await deadline.pause(pauseMs);
+    }
+  }
+
+  close(): void {
+    this.#listeners.clear();
+    for (const endpoint of this.#endpoints) endpoint.close();
+  }
+
+  /** What follows from an outcome that is no answer; throws an error that is final. */
+  #judge(outcome: EtcdOutcome, endpoint: EtcdEndpoint): Step {
+    if (outcome.type === 'not-sent') return 'again';
+    if (outcome.type !== 'refused') return { unknown: reasonOf(outcome, endpoint) };
+    const verdict = judgeEtcdError(outcome.message);
+    if (verdict.fate === 'final') throw verdict.error;
+    return verdict.fate === 'again' ? 'again' : { unknown: reasonOf(outcome, endpoint) };
+  }
+
+  #unknown(cause: unknown, deadline: CallDeadline): StorError {
+    if (deadline.end !== null) return deadline.error(true, cause);
+    return new StorError(
+      'OUTCOME_UNKNOWN',
+      `the answer of etcd was lost, the change may have been made: ${(cause as Error).message}`,
+      { cause, details: { outcome: 'unknown' } },
+    );
+  }
+}
+
+function reasonOf(outcome: EtcdOutcome, { address }: EtcdEndpoint): Error {
+  switch (outcome.type) {
+    case 'refused':
+      return new Error(`${address} refused: ${outcome.message}`);
+    case 'not-sent':
+      return new Error(`no connection to ${address}`);
+    case 'timeout':
+      return new Error(`${address} did not answer in time`);
+    case 'lost':
+      return new Error(`the connection to ${address} broke: ${outcome.cause.message}`, {
+        cause: outcome.cause,
+      });
+    default:
+      return new Error(`the call to ${address} was given up`);
+  }
+}

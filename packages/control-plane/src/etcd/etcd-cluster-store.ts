@@ -1,0 +1,222 @@
+import { readFileSync } from 'node:fs';
+import { credentials, type ChannelCredentials } from '@grpc/grpc-js';
+import { StorError } from '@stor/protocol';
+import type { Clock, Logger, Random } from '@stor/runtime';
+import type {
+  ClusterStore,
+  KeyValue,
+  StoreCallOptions,
+  StoreStatus,
+  Transaction,
+  TransactionResult,
+  WatchEvent,
+} from '../cluster-store.ts';
+import { parseEtcdAddress } from '../core/etcd/etcd-address.ts';
+import { LatencyHistogram } from '../embedded/latency-histogram.ts';
+import { longLivedController } from '../resources/long-lived.ts';
+import { EtcdCalls } from './etcd-calls.ts';
+import { EtcdCompactor } from './etcd-compactor.ts';
+import { EtcdElection } from './etcd-election.ts';
+import { EtcdEndpoint } from './etcd-endpoint.ts';
+import { EtcdKeys } from './etcd-keys.ts';
+import { loadEtcdServices } from './etcd-services.ts';
+
+/** Nobody is said to lead when etcd has been silent for this long: what was seen is old (ms). */
+const silentMs = 5_000;
+
+/** Paths of PEM files. `cert` and `key` go together. */
+export interface EtcdTls {
+  ca: string;
+  cert?: string | undefined;
+  key?: string | undefined;
+}
+
+export interface EtcdStoreOptions {
+  /** of this member among those that elect a leader */
+  id: string;
+  /** `etcd://HOST:PORT[,HOST:PORT...][/PREFIX]` */
+  address: string;
+  /** absent: without TLS */
+  tls?: EtcdTls | undefined;
+  clock: Clock;
+  random: Random;
+  logger: Logger;
+}
+
+/**
+ * The cluster store in an etcd cluster (v3 API). Members are clients of etcd; among them one is
+ * elected leader for the controllers. Reads and writes are linearizable by etcd's own Raft.
+ */
+export class EtcdClusterStore implements ClusterStore {
+  readonly #calls: EtcdCalls;
+  readonly #keys: EtcdKeys;
+  readonly #electionKeys: EtcdKeys;
+  readonly #election: EtcdElection;
+  readonly #compactor: EtcdCompactor;
+  readonly #clock: Clock;
+  readonly #latency = new LatencyHistogram();
+  readonly #closed = longLivedController();
+  readonly #electionClosed = longLivedController();
+  readonly #listeners = new Set<(isLeader: boolean) => void>();
+  #closing: Promise<void> | null = null;
+
+  private constructor(options: EtcdStoreOptions, endpoints: EtcdEndpoint[], prefix: string) {
+    const { id, clock, random, logger } = options;
+    this.#clock = clock;
+    // members begin with different servers
+    const startAt = Math.floor(random.next() * endpoints.length);
+    this.#calls = new EtcdCalls(endpoints, clock, startAt);
+    const common = { calls: this.#calls, clock, random, logger };
+    this.#keys = new EtcdKeys({
+      ...common,
+      keyPrefix: `${prefix}kv/`,
+      closed: this.#closed.signal,
+    });
+    this.#electionKeys = new EtcdKeys({
+      ...common,
+      keyPrefix: `${prefix}election/`,
+      closed: this.#electionClosed.signal,
+    });
+    this.#election = new EtcdElection({
+      id,
+      keys: this.#electionKeys,
+      clock,
+      random,
+      logger,
+      changed: (isLeader) => {
+        for (const listener of [...this.#listeners]) listener(isLeader);
+      },
+    });
+    this.#compactor = new EtcdCompactor({
+      calls: this.#calls,
+      isLeader: () => this.#election.isLeader,
+      clock,
+      logger,
+      closed: this.#closed.signal,
+    });
+  }
+
+  /**
+   * Returns before etcd was reached. Errors: INVALID_ARGUMENT (address, certificate files that
+   * cannot be read).
+   */
+  static async open(options: EtcdStoreOptions): Promise<EtcdClusterStore> {
+    const { endpoints, prefix } = parseEtcdAddress(options.address);
+    const channelCredentials = credentialsOf(options.tls);
+    const services = await loadEtcdServices();
+    const servers = endpoints.map(
+      (endpoint) => new EtcdEndpoint(endpoint, services, channelCredentials),
+    );
+    return new EtcdClusterStore(options, servers, prefix);
+  }
+
+  get(key: string, options?: StoreCallOptions & { local?: boolean }): Promise<KeyValue | null> {
+    return this.#keys.get(key, options);
+  }
+
+  list(
+    prefix: string,
+    options?: StoreCallOptions & { local?: boolean },
+  ): Promise<{ revision: number; items: KeyValue[] }> {
+    return this.#keys.list(prefix, options);
+  }
+
+  async transact(
+    transaction: Transaction,
+    options?: StoreCallOptions,
+  ): Promise<TransactionResult> {
+    const startMs = this.#clock.monotonicMs();
+    const result = await this.#keys.transact(transaction, options);
+    this.#latency.observe((this.#clock.monotonicMs() - startMs) / 1000);
+    return result;
+  }
+
+  watch(prefix: string, afterRevision: number, signal: AbortSignal): AsyncIterable<WatchEvent[]> {
+    return this.#keys.watch(prefix, afterRevision, signal);
+  }
+
+  grantLease(ttlMs: number, options?: StoreCallOptions): Promise<{ leaseId: string }> {
+    return this.#keys.grantLease(ttlMs, options);
+  }
+
+  renewLease(leaseId: string, options?: StoreCallOptions): Promise<void> {
+    return this.#keys.renewLease(leaseId, options);
+  }
+
+  revokeLease(leaseId: string, options?: StoreCallOptions): Promise<void> {
+    return this.#keys.revokeLease(leaseId, options);
+  }
+
+  /** `term` counts leaders; both indexes are the newest revision that etcd told of. */
+  status(): StoreStatus {
+    const { isLeader, seen } = this.#election;
+    const { revision } = this.#calls;
+    const isSilent = this.#clock.monotonicMs() - this.#calls.answeredMs > silentMs;
+    return {
+      leaderId: isSilent ? null : seen.leaderId,
+      isLeader,
+      term: seen.term,
+      commitIndex: revision,
+      appliedIndex: revision,
+      revision,
+    };
+  }
+
+  /** Time of committed transactions of this member, from call to result, for the metrics page. */
+  commitLatency(): { bounds: readonly number[]; counts: readonly number[]; sum: number } {
+    return this.#latency.read();
+  }
+
+  onLeadership(listener: (isLeader: boolean) => void): () => void {
+    this.#listeners.add(listener);
+    return () => {
+      this.#listeners.delete(listener);
+    };
+  }
+
+  /** Calls under way end with an error first. Works twice. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    this.#closed.abort();
+    await this.#compactor.close();
+    // gives the seat back, which needs etcd
+    await this.#election.close();
+    this.#electionClosed.abort();
+    await this.#keys.settled();
+    await this.#electionKeys.settled();
+    this.#calls.close();
+  }
+}
+
+function credentialsOf(tls: EtcdTls | undefined): ChannelCredentials {
+  if (!tls) return credentials.createInsecure();
+  const { ca, cert, key } = tls;
+  if ((cert === undefined) !== (key === undefined)) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      'a client certificate of etcd needs both its files: cert and key',
+    );
+  }
+  return credentials.createSsl(
+    readPem(ca),
+    key === undefined ? null : readPem(key),
+    cert === undefined ? null : readPem(cert),
+  );
+}
+
+function readPem(path: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (cause) {
+    const { message } = cause as Error;
+    throw new StorError('INVALID_ARGUMENT', `the certificate file ${path}: ${message}`, { cause });
+  }
+}
