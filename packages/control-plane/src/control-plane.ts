@@ -362,7 +362,10 @@ export class ControlPlane implements ControlPlanePort {
   readiness(): { ready: boolean; reason: string } {
     if (this.#closing) return { ready: false, reason: 'the node is stopping' };
     if (this.#options.store.status().leaderId === null) {
-      return { ready: false, reason: 'the cluster store has no leader: too few nodes are up' };
+      return {
+        ready: false,
+        reason: 'the cluster store has no leader: too few of its members are up or can be reached',
+      };
     }
     const trouble = this.#session.trouble;
     if (trouble !== null) return { ready: false, reason: trouble };

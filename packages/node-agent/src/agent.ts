@@ -2,12 +2,13 @@ import { join } from 'node:path';
 import {
   ControlPlane,
   EmbeddedClusterStore,
+  EtcdClusterStore,
   type ClusterStore,
   type RpcServer,
 } from '@stor/control-plane';
 import { StorError, autoDetachMs } from '@stor/protocol';
 import { MetricsPage, type Logger, type MetricSnapshot } from '@stor/runtime';
-import type { AgentConfig } from './config.ts';
+import { isEtcd, type AgentConfig } from './config.ts';
 import { DataFolder } from './data-folder.ts';
 import type { LaneHost } from './lane/lane-host.ts';
 import type { MainMethods } from './lane/lane-protocol.ts';
@@ -23,6 +24,8 @@ import { agentVersion } from './version.ts';
 const giveUpMs = 5_000;
 /** A client that opens a volume whose holder has died waits for the node lease to end (ms). */
 const acquireWaitMs = 15_000;
+
+type OpenedStore = EmbeddedClusterStore | EtcdClusterStore;
 
 /**
  * One node of Stor. Composes the data folder, the lane, the cluster store, the control plane and
@@ -177,7 +180,25 @@ export class Agent {
     }
   }
 
-  async #openStore(folder: DataFolder, server: RpcServer): Promise<EmbeddedClusterStore> {
+  async #openStore(folder: DataFolder, server: RpcServer): Promise<OpenedStore> {
+    const { store: address = 'embedded' } = this.#config;
+    folder.claimStore(address);
+    const store = isEtcd(address)
+      ? await this.#openEtcd(address)
+      : await this.#openEmbedded(folder, server);
+    this.#open.push(() => store.close());
+    this.#store = store;
+    if (!isEtcd(address)) folder.noteRaft();
+    return store;
+  }
+
+  #openEtcd(address: string): Promise<OpenedStore> {
+    const { clock, random } = this.#platform;
+    const { nodeId: id, etcdTls: tls } = this.#config;
+    return EtcdClusterStore.open({ id, address, tls, clock, random, logger: this.#logger });
+  }
+
+  async #openEmbedded(folder: DataFolder, server: RpcServer): Promise<OpenedStore> {
     const { clock, random, files, logs, rpc } = this.#platform;
     folder.checkRaft(logs);
     const store = await EmbeddedClusterStore.open({
@@ -196,9 +217,6 @@ export class Agent {
         this.#fail(StorError.from(error));
       },
     });
-    this.#open.push(() => store.close());
-    this.#store = store;
-    folder.noteRaft();
     return store;
   }
 
@@ -215,7 +233,7 @@ export class Agent {
   async #serveHttp(
     lane: LaneHost,
     plane: ControlPlane,
-    store: EmbeddedClusterStore,
+    store: OpenedStore,
     node: NodePort,
   ): Promise<void> {
     const { host, http } = this.#config.listen;

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { parseEtcdAddress } from '@stor/control-plane';
 import { StorError } from '@stor/protocol';
 import { parseYaml } from '@stor/runtime';
 import { z } from 'zod';
@@ -22,8 +23,14 @@ const agentConfigSchema = z.strictObject({
   nbdUnixDir: z.string().startsWith('/').optional(),
   members: z
     .array(z.strictObject({ id: z.string(), name: z.string(), api: z.string() }))
-    .min(1)
-    .max(7),
+    .max(7)
+    .default([]),
+  /** where the cluster's state is kept: `embedded` (the default), or `etcd://HOST:PORT[,HOST:PORT...][/PREFIX]` */
+  store: z.string().optional(),
+  /** PEM files for etcd by TLS; `cert` and `key` when etcd asks for a certificate of its clients */
+  etcdTls: z
+    .strictObject({ ca: z.string(), cert: z.string().optional(), key: z.string().optional() })
+    .optional(),
   logLevel: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
   pidFile: z.string().startsWith('/').optional(),
   /** bytes of each disk that replicas may not use; default: the larger of 64 MiB and 1 % */
@@ -39,8 +46,11 @@ export type AgentConfig = z.infer<typeof agentConfigSchema>;
 
 const loopback = /^(127\.\d+\.\d+\.\d+|::1|localhost)$/;
 
-/** Reads and checks a config file. INVALID_ARGUMENT names the field and what is wrong with it. */
-export function loadAgentConfig(path: string): AgentConfig {
+/** Reads and checks a config file; `overrides` go before what it says. INVALID_ARGUMENT names the field and what is wrong with it. */
+export function loadAgentConfig(
+  path: string,
+  overrides: Record<string, unknown> = {},
+): AgentConfig {
   let text: string;
   try {
     text = readFileSync(path, 'utf8');
@@ -51,7 +61,9 @@ export function loadAgentConfig(path: string): AgentConfig {
       { cause: error },
     );
   }
-  return checkAgentConfig(parseYaml(text, path), path);
+  const value = parseYaml(text, path);
+  const isObject = typeof value === 'object' && value !== null && !Array.isArray(value);
+  return checkAgentConfig(isObject ? { ...value, ...overrides } : value, path);
 }
 
 export function checkAgentConfig(value: unknown, path: string): AgentConfig {
@@ -63,7 +75,8 @@ export function checkAgentConfig(value: unknown, path: string): AgentConfig {
     throw new StorError('INVALID_ARGUMENT', `config file ${path}: ${problems.join('; ')}`);
   }
   const config = parsed.data;
-  if (!config.members.some((member) => member.id === config.nodeId)) {
+  checkStore(config, path);
+  if (!isEtcd(config.store) && !config.members.some((member) => member.id === config.nodeId)) {
     throw new StorError(
       'INVALID_ARGUMENT',
       `config file ${path}: members does not contain nodeId ${config.nodeId}`,
@@ -76,4 +89,23 @@ export function checkAgentConfig(value: unknown, path: string): AgentConfig {
     );
   }
   return config;
+}
+
+export function isEtcd(store: string | undefined): store is string {
+  return store !== undefined && store !== 'embedded';
+}
+
+function checkStore({ store, etcdTls }: AgentConfig, path: string): void {
+  const wrong = (problem: string): StorError =>
+    new StorError('INVALID_ARGUMENT', `config file ${path}: ${problem}`);
+  if (isEtcd(store)) {
+    try {
+      parseEtcdAddress(store);
+    } catch (error) {
+      throw wrong(`store: ${(error as Error).message}`);
+    }
+  }
+  if (etcdTls && (etcdTls.cert === undefined) !== (etcdTls.key === undefined)) {
+    throw wrong('etcdTls: cert and key go together');
+  }
 }

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { levelLogs, type RaftLogs } from '@stor/control-plane';
+import { levelLogs, parseEtcdAddress, type RaftLogs } from '@stor/control-plane';
 import { StorError, type DiskId } from '@stor/protocol';
 import {
   makeDurableDirectory,
@@ -13,6 +13,9 @@ import {
 const formatVersion = 1;
 /** Exists once this node has opened its part of the cluster store. */
 const raftMarker = 'raft-began';
+
+/** says where the cluster's state is */
+const storeFile = 'store.json';
 
 interface Identity {
   formatVersion: number;
@@ -107,6 +110,28 @@ export class DataFolder {
     return this.#files.exists(join(this.path, 'disks.json'));
   }
 
+  /**
+   * Notes in which cluster store this node's cluster is. FAILED_PRECONDITION when it is in another
+   * one: that one knows the volumes and their epochs, and a store that does not would grant epochs
+   * again that were granted before (I2). The servers of an etcd may change, its prefix may not.
+   */
+  claimStore(address: string): void {
+    const file = join(this.path, storeFile);
+    const hadRaft = this.#files.exists(join(this.path, raftMarker));
+    const noted = this.#files.exists(file)
+      ? String((readJson(this.#files, file) as { store?: unknown }).store)
+      : null;
+    const known = noted ?? (hadRaft ? 'embedded' : null);
+    if (known !== null && storeIdentity(known) !== storeIdentity(address)) {
+      throw new StorError(
+        'FAILED_PRECONDITION',
+        `the cluster of this node is in the store ${known}, the config says ${address}: start the agent with the former, and move the cluster with "storctl cluster migrate-store --to ${address}"`,
+      );
+    }
+    if (noted === address) return;
+    writeTextFileDurably(this.#files, file, `${JSON.stringify({ store: address })}\n`);
+  }
+
   disks(): readonly DiskEntry[] {
     return this.#disks;
   }
@@ -161,4 +186,9 @@ function checkIdentity(
       `data folder ${path} belongs to node ${String(found.nodeId)}, but the config says ${expect.nodeId}: correct the config or give another folder`,
     );
   }
+}
+
+/** What stays the same when the list of servers changes. */
+function storeIdentity(address: string): string {
+  return address === 'embedded' ? address : `etcd ${parseEtcdAddress(address).prefix}`;
 }

@@ -8,8 +8,26 @@ import { agentVersion } from './version.ts';
 /** An orderly stop that takes longer than this ends anyway: replicas survive a kill (ms). */
 const stopTimeoutMs = 15_000;
 
-async function run(configPath: string): Promise<void> {
-  const config = loadAgentConfig(configPath);
+interface StoreOptions {
+  store?: string;
+  etcdCa?: string;
+  etcdCert?: string;
+  etcdKey?: string;
+}
+
+/** What the command line says of the store, as the config file would. */
+function storeConfig({ store, etcdCa, etcdCert, etcdKey }: StoreOptions): Record<string, unknown> {
+  if (etcdCa === undefined && (etcdCert ?? etcdKey) !== undefined) {
+    throw new StorError('INVALID_ARGUMENT', '--etcd-cert and --etcd-key need --etcd-ca');
+  }
+  return {
+    ...(store === undefined ? {} : { store }),
+    ...(etcdCa === undefined ? {} : { etcdTls: { ca: etcdCa, cert: etcdCert, key: etcdKey } }),
+  };
+}
+
+async function run(configPath: string, options: StoreOptions): Promise<void> {
+  const config = loadAgentConfig(configPath, storeConfig(options));
   const logger = openLogger({ node: config.nodeName }, config.logLevel);
   const agent = await Agent.start(config, logger);
   let stopping = false;
@@ -48,8 +66,15 @@ const program = new Command('stor-agent')
   .exitOverride((error) => {
     process.exit(error.exitCode === 0 ? 0 : exitCodeOf.INVALID_ARGUMENT);
   })
-  .action((options: { config: string }) =>
-    run(options.config).catch((thrown: unknown) => {
+  .option(
+    '--store <address>',
+    'embedded, or etcd://HOST:PORT[,HOST:PORT...][/PREFIX] (or `store:` in the config)',
+  )
+  .option('--etcd-ca <path>', 'PEM file: the authority of the etcd servers; turns TLS on')
+  .option('--etcd-cert <path>', 'PEM file: the certificate of this node for etcd')
+  .option('--etcd-key <path>', 'PEM file: the key of --etcd-cert')
+  .action((options: { config: string } & StoreOptions) =>
+    run(options.config, options).catch((thrown: unknown) => {
       const error = StorError.from(thrown);
       process.stderr.write(`error: ${error.message}\n`);
       process.exit(exitCodeOf[error.code]);

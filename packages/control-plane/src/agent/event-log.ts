@@ -32,8 +32,8 @@ const maxNewPerMinute = 300;
 const lookMs = 2_000;
 /** How often the leader drops old events (ms). */
 const trimMs = 60_000;
-/** Keys deleted in one transaction. */
-const trimBatch = 200;
+/** Keys deleted in one transaction (etcd takes 128). */
+const trimBatch = 100;
 
 interface EventLogOptions {
   store: ClusterStore;

@@ -34,8 +34,8 @@ import { VolumeRollbacks } from '../api/volume-rollbacks.ts';
 /** The controllers look at least this often (ms), besides at each change. */
 const lookMs = 1_000;
 
-/** Deleted in one transaction, with room for the record (kvLimits.maxTransactionItems is 256). */
-const maxReportsAtOnce = 200;
+/** Deleted in one transaction, with room for the record (etcd takes 128 operations). */
+const maxReportsAtOnce = 100;
 
 /** Moves a volume's record to where its replicas are removed from, and frees its name. */
 export function deletionOf(

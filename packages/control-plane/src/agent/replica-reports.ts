@@ -5,7 +5,7 @@ import { replicaReportKey } from '../resources/keys.ts';
 import { decodeReplicaReport, encodeRecord } from '../resources/records.ts';
 import type { ReplicaReport } from '../resources/records.ts';
 
-/** Reports in one transaction (kvLimits.maxTransactionItems is 256). */
+/** Reports in one transaction (what etcd takes). */
 const maxAtOnce = 128;
 
 interface Waiting {

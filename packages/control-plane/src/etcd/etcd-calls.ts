@@ -19,7 +19,10 @@ export interface EtcdRequest<T> {
   request: object;
   /** Must not be sent twice: a lost answer leaves its outcome unknown. */
   once?: boolean;
-  /** May be answered from what a server knows by itself; it need not have a leader. */
+  /**
+   * May be answered from what a server knows by itself; it need not have a leader. Each server is
+   * asked once.
+   */
   local?: boolean;
   /** Takes the answer, or null: ask the next server. Throws what the caller is told. */
   decode(response: never): T | null;
@@ -98,6 +101,7 @@ export class EtcdCalls {
 
   async run<T>(request: EtcdRequest<T>, deadline: CallDeadline): Promise<T> {
     let cause: unknown = null;
+    let tries = 0;
     for (let pauseMs = minPauseMs; ; pauseMs = Math.min(pauseMs * 2, maxPauseMs)) {
       if (deadline.end !== null) throw deadline.error(false, cause);
       const endpoint = this.current;
@@ -124,6 +128,8 @@ export class EtcdCalls {
         if (step !== 'again' && request.once) throw this.#unknown(step.unknown, deadline);
         cause = reasonOf(outcome, endpoint);
       }
+      tries += 1;
+      if (request.local && tries >= this.size) throw noneAnswered(cause);
       if (deadline.end !== null) continue;
       this.leave(endpoint);
       await deadline.pause(pauseMs);
@@ -152,6 +158,11 @@ export class EtcdCalls {
       { cause, details: { outcome: 'unknown' } },
     );
   }
+}
+
+function noneAnswered(cause: unknown): StorError {
+  const message = `no etcd server answered: ${(cause as Error).message}`;
+  return new StorError('UNAVAILABLE', message, { cause, details: { outcome: 'nothing happened' } });
 }
 
 function reasonOf(outcome: EtcdOutcome, { address }: EtcdEndpoint): Error {

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { credentials, type ChannelCredentials } from '@grpc/grpc-js';
-import { StorError } from '@stor/protocol';
+import { hasCode, StorError } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type {
   ClusterStore,
@@ -19,6 +19,7 @@ import { EtcdCompactor } from './etcd-compactor.ts';
 import { EtcdElection } from './etcd-election.ts';
 import { EtcdEndpoint } from './etcd-endpoint.ts';
 import { EtcdKeys } from './etcd-keys.ts';
+import { EtcdMirror } from './etcd-mirror.ts';
 import { loadEtcdServices } from './etcd-services.ts';
 
 /** Nobody is said to lead when etcd has been silent for this long: what was seen is old (ms). */
@@ -53,6 +54,7 @@ export class EtcdClusterStore implements ClusterStore {
   readonly #electionKeys: EtcdKeys;
   readonly #election: EtcdElection;
   readonly #compactor: EtcdCompactor;
+  readonly #mirror: EtcdMirror;
   readonly #clock: Clock;
   readonly #latency = new LatencyHistogram();
   readonly #closed = longLivedController();
@@ -87,6 +89,12 @@ export class EtcdClusterStore implements ClusterStore {
         for (const listener of [...this.#listeners]) listener(isLeader);
       },
     });
+    this.#mirror = new EtcdMirror({
+      keys: this.#keys,
+      clock,
+      logger,
+      closed: this.#closed.signal,
+    });
     this.#compactor = new EtcdCompactor({
       calls: this.#calls,
       isLeader: () => this.#election.isLeader,
@@ -111,20 +119,18 @@ export class EtcdClusterStore implements ClusterStore {
   }
 
   get(key: string, options?: StoreCallOptions & { local?: boolean }): Promise<KeyValue | null> {
-    return this.#keys.get(key, options);
+    return this.#orMirror(options, this.#keys.get(key, options), () => this.#mirror.get(key));
   }
 
   list(
     prefix: string,
     options?: StoreCallOptions & { local?: boolean },
   ): Promise<{ revision: number; items: KeyValue[] }> {
-    return this.#keys.list(prefix, options);
+    const read = this.#keys.list(prefix, options);
+    return this.#orMirror(options, read, () => this.#mirror.list(prefix));
   }
 
-  async transact(
-    transaction: Transaction,
-    options?: StoreCallOptions,
-  ): Promise<TransactionResult> {
+  async transact(transaction: Transaction, options?: StoreCallOptions): Promise<TransactionResult> {
     const startMs = this.#clock.monotonicMs();
     const result = await this.#keys.transact(transaction, options);
     this.#latency.observe((this.#clock.monotonicMs() - startMs) / 1000);
@@ -184,9 +190,25 @@ export class EtcdClusterStore implements ClusterStore {
     return this.close();
   }
 
+  /** A local read for which no server is there is answered from what was seen last. */
+  async #orMirror<T>(
+    options: { local?: boolean } | undefined,
+    read: Promise<T>,
+    known: () => T,
+  ): Promise<T> {
+    try {
+      return await read;
+    } catch (error) {
+      const mayBeOld = options?.local === true && !this.#closed.signal.aborted;
+      if (!mayBeOld || !this.#mirror.isLoaded || !hasCode(error, 'UNAVAILABLE')) throw error;
+      return known();
+    }
+  }
+
   async #close(): Promise<void> {
     this.#closed.abort();
     await this.#compactor.close();
+    await this.#mirror.settled();
     // gives the seat back, which needs etcd
     await this.#election.close();
     this.#electionClosed.abort();

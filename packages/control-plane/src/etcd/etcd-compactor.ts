@@ -11,7 +11,7 @@ const keepMs = 5 * 60_000;
 
 export interface EtcdCompactorOptions {
   calls: EtcdCalls;
-  isLeader(): boolean;
+  isLeader: () => boolean;
   clock: Clock;
   logger: Logger;
   closed: AbortSignal;

@@ -41,7 +41,7 @@ export interface EtcdElectionOptions {
   random: Random;
   logger: Logger;
   /** called with true and false in turn */
-  changed(isLeader: boolean): void;
+  changed: (isLeader: boolean) => void;
 }
 
 /**
@@ -167,13 +167,16 @@ export class EtcdElection {
       const sentMs = clock.monotonicMs();
       try {
         await keys.renewLease(leaseId, {
-          timeoutMs: Math.max(1, this.#holdUntilMs - sentMs),
+          timeoutMs: Math.max(1, Math.floor(this.#holdUntilMs - sentMs)),
           signal,
         });
         this.#holdUntil(sentMs + holdMs);
       } catch (error) {
         if (signal.aborted) return;
-        logger.warn({ error: StorError.from(error).message }, 'the lease of the leader is not renewed');
+        logger.warn(
+          { error: StorError.from(error).message },
+          'the lease of the leader is not renewed',
+        );
         if (hasCode(error, 'NOT_FOUND')) return;
         await pause(clock, retryMs, signal);
         continue;
@@ -188,7 +191,10 @@ export class EtcdElection {
       await keys.revokeLease(leaseId, { timeoutMs: callTimeoutMs });
     } catch (error) {
       // it ends by itself
-      logger.debug({ error: StorError.from(error).message }, 'the lease of the leader is not revoked');
+      logger.debug(
+        { error: StorError.from(error).message },
+        'the lease of the leader is not revoked',
+      );
     }
   }
 

@@ -120,7 +120,10 @@ export class EtcdKeys implements KeyStore {
       const request = { id: leaseId, ttl: Math.ceil(ttlMs / 1000) };
       const decode = (response: EtcdLeaseResponse): EtcdLeaseResponse => response;
       try {
-        await this.#calls.run({ service: 'Lease', method: 'LeaseGrant', request, decode }, deadline);
+        await this.#calls.run(
+          { service: 'Lease', method: 'LeaseGrant', request, decode },
+          deadline,
+        );
       } catch (error) {
         // of an earlier try whose answer was lost: the id is ours alone
         if (!hasCode(error, 'ALREADY_EXISTS')) throw error;
@@ -174,7 +177,11 @@ export class EtcdKeys implements KeyStore {
       deadline,
     );
     if (Number(ttl) <= 0) throw leaseNotFound(leaseId);
-    const after = await this.#range({ key: keyBytes(this.#prefix), countOnly: true }, false, deadline);
+    const after = await this.#range(
+      { key: keyBytes(this.#prefix), countOnly: true },
+      false,
+      deadline,
+    );
     return after.header.raftTerm === header.raftTerm;
   }
 

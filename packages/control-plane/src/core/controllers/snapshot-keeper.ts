@@ -7,8 +7,11 @@ import { isDropped } from '../volume/snapshot-rules.ts';
 export const takePatienceMs = 60_000;
 /** One that was taken for a clone and is still there after this was left behind (ms, as above). */
 export const hiddenPatienceMs = 120_000;
-/** Records that are forgotten in one transaction: each is up to two keys. */
-const forgetBatch = 64;
+/**
+ * Records that are changed or forgotten in one transaction: each is up to three keys, and etcd takes
+ * 128 operations.
+ */
+const forgetBatch = 40;
 
 export type SnapshotAction =
   /** nobody finishes them: their replicas are to drop what they have */

@@ -38,7 +38,7 @@ export function isLeaseId(id: string): boolean {
 export function leaseIdFrom(random: Uint8Array): string {
   let id = 0n;
   for (const byte of random.subarray(0, 8)) id = (id << 8n) | BigInt(byte);
-  return String((id & maxLeaseId) || 1n);
+  return String(id & maxLeaseId || 1n);
 }
 
 /** `keyPrefix`: taken off the key. */
