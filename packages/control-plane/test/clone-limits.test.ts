@@ -1,6 +1,5 @@
 import t from 'tap';
 import { diskUses } from '../src/core/placement/disk-use.ts';
-import { placeReplicas } from '../src/core/placement/place-replicas.ts';
 import { cloneRecord } from '../src/core/volume/clone-volume.ts';
 import { growthBegun } from '../src/core/volume/grow-volume.ts';
 import type { ClusterState } from '../src/resources/cluster-state.ts';
@@ -76,11 +75,7 @@ t.test('what a volume is growing to counts while it grows', async (t) => {
   const volume = sized(volumeOn(['a']), 10 * gib, 64 * gib);
   put(state, volume);
   limit(state, 100);
-  const context = {
-    ...{ state, wallMs: 1, newReplicaId: () => `r-${made++}` },
-    place: (now: ClusterState, sizeBytes: number) =>
-      placeReplicas(now, 1, { kind: 'new', sizeBytes, fillBytes: 0, tag: '' }),
-  };
+  const context = { state, wallMs: 1, newReplicaId: () => `r-${made++}` };
   // within its last segment, and by another one
   t.throws(() => growthBegun(volume, 101 * gib, context), { code: 'NO_SPACE' });
   const other = { ...volume, metadata: { ...volume.metadata, id: 'v-other', name: 'other' } };

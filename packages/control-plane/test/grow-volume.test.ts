@@ -4,7 +4,6 @@ import fc from 'fast-check';
 import t from 'tap';
 import { Controllers, growthPatienceMs } from '../src/core/controllers/controllers.ts';
 import { diskUses } from '../src/core/placement/disk-use.ts';
-import { placeReplicas } from '../src/core/placement/place-replicas.ts';
 import { withAllSegments } from '../src/core/placement/place-segments.ts';
 import { movedReplica, updatedVolume } from '../src/core/volume/change-volume.ts';
 import {
@@ -22,13 +21,11 @@ import { clusterOf, gib, put, volumeOn } from './volume-fixture.ts';
 
 let made = 0;
 
-function contextOf(state: ClusterState, replicas: number): GrowthContext {
+function contextOf(state: ClusterState): GrowthContext {
   return {
     state,
     wallMs: 1_000,
     newReplicaId: () => `r-new-${made++}`,
-    place: (now, sizeBytes) =>
-      placeReplicas(now, replicas, { kind: 'new', sizeBytes, fillBytes: 0, tag: '' }),
   };
 }
 
@@ -42,8 +39,8 @@ function withSize(volume: StoredVolume, sizeBytes: number, segmentBytes?: number
 
 function segmented(state: ClusterState, sizeBytes: number, segmentBytes: number, replicas: number) {
   const empty = volumeOn([], { replicas, status: { segments: [] } });
-  const { place, newReplicaId } = contextOf(state, replicas);
-  return withAllSegments(withSize(empty, sizeBytes, segmentBytes), state, place, newReplicaId);
+  const { newReplicaId } = contextOf(state);
+  return withAllSegments(withSize(empty, sizeBytes, segmentBytes), state, newReplicaId);
 }
 
 function ready(volume: StoredVolume): StoredVolume {
@@ -93,7 +90,7 @@ t.test('grows within its last segment and by others, whatever the sizes', async 
         const before = ready(segmented(state, blocks * blockBytes, segmentBytes, 2));
         put(state, before);
         const wanted = (blocks + more) * blockBytes;
-        const begun = growthBegun(before, wanted - 1, contextOf(state, 2));
+        const begun = growthBegun(before, wanted - 1, contextOf(state));
         if (!begun) throw new Error('nothing begun');
         const added = begun.status.growth?.segments ?? [];
         if (begun.spec.sizeBytes !== before.spec.sizeBytes) throw new Error('too early');
@@ -127,7 +124,7 @@ t.test('a volume from before segments keeps its one, however large', async (t) =
   const state = clusterOf({ a: {}, b: {} });
   const old = withSize(volumeOn(['a', 'b']), 100 * gib);
   put(state, old);
-  const begun = growthBegun(old, 101 * gib, contextOf(state, 2));
+  const begun = growthBegun(old, 101 * gib, contextOf(state));
   if (!begun) throw new Error('nothing begun');
   t.equal(begun.status.growth?.segments.length, 1);
   t.equal(segmentSizeOf(begun, 0), 100 * gib, 'its first one is full');
@@ -143,7 +140,7 @@ t.test('refuses what cannot be, and says why', async (t) => {
   const state = clusterOf({ a: {}, b: {} });
   const volume = withSize(volumeOn(['a', 'b']), gib, gib);
   put(state, volume);
-  const context = contextOf(state, 2);
+  const context = contextOf(state);
   const begin = (sizeBytes: number, record = volume) => growthBegun(record, sizeBytes, context);
   t.throws(() => begin(gib - blockBytes), { code: 'INVALID_ARGUMENT', message: /smaller/ });
   t.throws(() => begin(65 * 2 ** 40), { code: 'INVALID_ARGUMENT', message: /at most 64TiB/ });
@@ -160,7 +157,7 @@ t.test('refuses what cannot be, and says why', async (t) => {
   const full = clusterOf({ a: {}, b: { freeBytes: gib / 64 } });
   const small = withSize(volumeOn(['a', 'b']), gib, 4 * gib);
   put(full, small);
-  t.throws(() => growthBegun(small, 2 * gib, contextOf(full, 2)), {
+  t.throws(() => growthBegun(small, 2 * gib, contextOf(full)), {
     code: 'NO_SPACE',
     message: /node b has no disk with room/,
   });
@@ -170,7 +167,7 @@ t.test('ends when every replica of what is added is there', async (t) => {
   const state = clusterOf({ a: {}, b: {} });
   const volume = withSize(volumeOn(['a', 'b']), gib, gib);
   put(state, volume);
-  const begun = growthBegun(volume, 3 * gib, contextOf(state, 2));
+  const begun = growthBegun(volume, 3 * gib, contextOf(state));
   if (!begun) throw new Error('nothing begun');
   const replicas = begun.status.growth?.segments.flatMap((segment) => segment.replicas) ?? [];
   t.equal(growthOutcome(begun, state), null);
@@ -186,7 +183,7 @@ t.test('ends when every replica of what is added is there', async (t) => {
 t.test('what nobody ends is given up; until then it counts', async (t) => {
   const state = clusterOf({ a: {}, b: {} });
   const volume = withSize(volumeOn(['a', 'b']), gib, gib);
-  const begun = growthBegun(volume, 2 * gib, contextOf(state, 2));
+  const begun = growthBegun(volume, 2 * gib, contextOf(state));
   if (!begun) throw new Error('nothing begun');
   put(state, begun);
   t.equal(diskUses(state).get('d-a')?.provisionedBytes, 2 * gib);

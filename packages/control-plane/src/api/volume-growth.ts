@@ -4,7 +4,6 @@ import type { Clock, Logger, Random } from '@stor/runtime';
 import type { AgentPeers } from '../agent/agent-peers.ts';
 import { maxConflicts, tooManyConflicts, VolumeRecords } from '../agent/volume-records.ts';
 import type { ClusterStore } from '../cluster-store.ts';
-import { placeReplicas } from '../core/placement/place-replicas.ts';
 import {
   growthBegun,
   growthDone,
@@ -14,7 +13,6 @@ import {
 } from '../core/volume/grow-volume.ts';
 import { findVolume, readHosts, readVolume } from '../resources/find.ts';
 import { pause } from '../resources/pause.ts';
-import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import type { PrimaryAccess, PrimaryHandle } from './primary-access.ts';
 import type { VolumeService } from './volume-service.ts';
@@ -90,23 +88,20 @@ export class VolumeGrowthOrders {
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const volume = await readVolume(this.#store, id);
       if (!volume) throw new StorError('NOT_FOUND', `volume ${id} was deleted meanwhile`);
-      const begun = growthBegun(volume.value, sizeBytes, await this.#context(volume.value));
+      const begun = growthBegun(volume.value, sizeBytes, await this.#context());
       if (begun === null) return volume.value.status.growth !== undefined;
       if (await this.#records.write(volume, begun)) return true;
     }
     throw tooManyConflicts(`volume ${id}`);
   }
 
-  async #context({ spec }: StoredVolume): Promise<GrowthContext> {
-    const { replicas, diskTag: tag = '' } = spec;
+  async #context(): Promise<GrowthContext> {
     // what other volumes were promised may be a moment old: it only ranks the disks
     const { volumes, trash } = this.#cache.state;
     return {
       state: { ...(await readHosts(this.#store, { local: true })), volumes, trash },
       wallMs: this.#clock.wallMs(),
       newReplicaId: () => makeId('r', this.#random.bytes(8)),
-      place: (state, sizeBytes) =>
-        placeReplicas(state, replicas, { kind: 'new', sizeBytes, fillBytes: 0, tag }),
     };
   }
 

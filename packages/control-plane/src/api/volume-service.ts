@@ -2,6 +2,7 @@ import {
   blockBytes,
   changePolicy,
   checkLabels,
+  checkPlacement,
   checkVolumeName,
   defaultPolicy,
   errorCodes,
@@ -17,14 +18,20 @@ import {
   StorError,
   usualSegmentBytes,
 } from '@stor/protocol';
-import type { ErrorCode, NodeId, Volume, VolumeId, VolumePolicy } from '@stor/protocol';
+import type {
+  ErrorCode,
+  NodeId,
+  PlacementRules,
+  Volume,
+  VolumeId,
+  VolumePolicy,
+} from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { AgentPeers } from '../agent/agent-peers.ts';
 import type { Attachments } from '../agent/attachments.ts';
 import { deletionOf } from '../agent/leader-controllers.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { countStorageNodes } from '../core/node/compute-only.ts';
-import { placeReplicas } from '../core/placement/place-replicas.ts';
 import { withAllSegments } from '../core/placement/place-segments.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
 import { checkKeepMs, trashingOf } from '../core/volume/trash-rules.ts';
@@ -63,6 +70,9 @@ export interface CreateVolumeRequest {
   requestId?: string;
   policy?: Partial<VolumePolicy> | null;
   diskTag?: string;
+  /** on the wire what is absent is null */
+  placement?: PlacementRules | null;
+  onNode?: string;
 }
 
 /** The calls of the API that concern volumes. */
@@ -279,6 +289,7 @@ export class VolumeService {
     const usual = Math.min(defaultReplicas, Math.max(1, countStorageNodes(state)));
     const replicas = request.replicas || usual;
     const tag = request.diskTag ?? '';
+    const placement = checkPlacement(request.placement ?? {});
     const record: StoredVolume = {
       metadata: {
         id: makeId('v', this.#random.bytes(8)),
@@ -291,6 +302,7 @@ export class VolumeService {
         ...size,
         replicas,
         ...(tag === '' ? {} : { diskTag: tag }),
+        ...(placement ? { placement } : {}),
         policy: changePolicy(defaultPolicy(replicas), request.policy ?? {}),
       },
       status: {
@@ -304,13 +316,9 @@ export class VolumeService {
       requestId: request.requestId ?? '',
       failure: null,
     };
-    return withAllSegments(
-      record,
-      state,
-      (now, bytes) =>
-        placeReplicas(now, replicas, { kind: 'new', sizeBytes: bytes, fillBytes: 0, tag }),
-      () => makeId('r', this.#random.bytes(8)),
-    );
+    const { onNode = '' } = request;
+    const local = onNode === '' ? undefined : findNode(state, onNode).value.id;
+    return withAllSegments(record, state, () => makeId('r', this.#random.bytes(8)), local);
   }
 
   /** A creation that did not become ready: undone if nobody has yet, then reported. */
@@ -341,6 +349,7 @@ interface VolumeSize {
 function checkCreate(request: CreateVolumeRequest): VolumeSize {
   const { name, sizeBytes, replicas, labels } = request;
   checkVolumeName(name);
+  checkPlacement(request.placement ?? {});
   checkLabels(labels);
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0) {
     throw new StorError(

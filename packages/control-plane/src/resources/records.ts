@@ -129,6 +129,20 @@ const policySchema = z.looseObject({
   shared: z.boolean().optional(),
 });
 
+const affinityRule = z.looseObject({
+  labels,
+  required: z.boolean(),
+  domain: z.string().optional(),
+});
+
+const placementSchema = z.looseObject({
+  required: z.array(z.string()).optional(),
+  preferred: z.array(z.string()).optional(),
+  nodeSelector: labels.optional(),
+  affinity: z.array(affinityRule).optional(),
+  antiAffinity: z.array(affinityRule).optional(),
+});
+
 const removedReplica = z.looseObject({
   id: z.string(),
   nodeId: z.string(),
@@ -170,6 +184,7 @@ const volumeSchema = z.looseObject({
     segmentBytes: z.number().optional(),
     replicas: z.number(),
     diskTag: z.string().optional(),
+    placement: placementSchema.optional(),
     attachTo: z.string().optional(),
     policy: policySchema.default({}),
   }),

@@ -1,5 +1,6 @@
 import type { DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from '../ids.ts';
 import type { Metadata } from './metadata.ts';
+import type { PlacementRules } from './placement.ts';
 import type { ReplicaPurpose, SegmentStatus } from './segment-status.ts';
 
 /**
@@ -53,6 +54,8 @@ export interface VolumeRecord {
     replicas: number;
     /** only disks of this tag take its replicas; absent: any */
     diskTag?: string;
+    /** where they may lie beyond that; absent: the defaults */
+    placement?: PlacementRules;
     /** an operator wants the volume attached on this node until `detach`; absent: on none */
     attachTo?: NodeId;
     policy: VolumePolicy;

@@ -11,6 +11,7 @@ import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
 import { ScrubPlanner } from '../scrub/scrub-planner.ts';
 import type { ScrubAction } from '../scrub/scrub-planner.ts';
+import { PlacementBoard } from '../placement/placement-board.ts';
 import { growthUndone } from '../volume/grow-volume.ts';
 import { placedSegments } from '../volume/segment-size.ts';
 import { Absence } from './absence.ts';
@@ -99,7 +100,8 @@ export class Controllers {
     const actions: Action[] = [];
     this.#forget(state);
     for (const note of this.#absence.look(state, now)) actions.push({ type: 'note-absence', note });
-    const context = { now, fills: countFills(state, now.wallMs), newReplicaId };
+    const board = new PlacementBoard(state);
+    const context = { now, fills: countFills(state, now.wallMs), board, newReplicaId };
     this.#resting.begin(state);
     for (const volume of state.volumes.values()) {
       if (this.#resting.has(volume, nowMs)) continue;

@@ -10,6 +10,7 @@ import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 import { unsettledVolumes } from '../../resources/state-index.ts';
+import type { PlacementBoard } from '../placement/placement-board.ts';
 import { needOf, placeAnother } from '../placement/place-replicas.ts';
 import type { Absence, Now } from './absence.ts';
 import { sitesOf } from './replica-sites.ts';
@@ -56,6 +57,14 @@ interface Trouble {
   /** replicas whose failure was counted, so that one is counted once */
   counted: Set<ReplicaId>;
   avoid: Map<DiskId, number>;
+}
+
+/** What one look at all volumes has in common. */
+export interface KeeperContext {
+  now: Now;
+  fills: Fills;
+  board: PlacementBoard;
+  newReplicaId: () => ReplicaId;
 }
 
 /** What is being filled now, over all volumes. */
@@ -108,7 +117,7 @@ export class ReplicaKeeper {
   plan(
     state: ClusterState,
     volume: Versioned<StoredVolume>,
-    context: { now: Now; fills: Fills; newReplicaId: () => ReplicaId },
+    context: KeeperContext,
   ): ReplicaChange | null {
     const { now } = context;
     const facts = this.factsOf(state, volume.value, now);
@@ -198,11 +207,7 @@ export class ReplicaKeeper {
     return null;
   }
 
-  #grow(
-    segment: SegmentStatus,
-    facts: ReplicaFacts,
-    context: { now: Now; fills: Fills; newReplicaId: () => ReplicaId },
-  ): ReplicaChange | null {
+  #grow(segment: SegmentStatus, facts: ReplicaFacts, context: KeeperContext): ReplicaChange | null {
     const { now, fills } = context;
     const { metadata, spec } = facts.volume;
     const lack = lacks(segment, facts);
@@ -221,10 +226,11 @@ export class ReplicaKeeper {
     }
     for (const [diskId, why] of this.#avoided(metadata.id, now)) sites.avoid.set(diskId, why);
     const need = needOf(facts.state, facts.volume, segment, 'repair');
-    const { place } = placeAnother(facts.state, sites, need, lack.purpose);
+    const { place } = placeAnother(context.board, sites, need, lack.purpose);
     if (!place) return null;
     if (lack.purpose === 'replacement') fills.replacements += 1;
     noteFill(fills, place.nodeId);
+    context.board.note(place, need);
     const made = { id: context.newReplicaId(), purpose: lack.purpose, placedAtMs: now.wallMs };
     const grown = addReplica(segment, place, made);
     return change(facts.volume, segment, grown, { what: `another replica (${lack.purpose})` });

@@ -13,6 +13,8 @@ export interface Sites {
   beside: Set<NodeId>;
   /** disks that take none, and what to say of a node that has no other */
   avoid: Map<DiskId, string>;
+  /** nodes of the replicas that are to stay: required domains are kept from them */
+  fixed: NodeId[];
 }
 
 /** Its disk does not work, or is to be emptied: another disk of its node may take its place. */
@@ -30,7 +32,14 @@ export function sitesOf(
   state: ClusterState,
   mayReplace: (replica: VolumeReplica) => boolean = () => false,
 ): Sites {
-  const sites: Sites = { taken: new Map(), beside: new Set(), avoid: usedDisks(segment, state) };
+  const stays = (r: VolumeReplica): boolean =>
+    r.leaving !== true && r.state !== 'failed' && !mayReplace(r);
+  const sites: Sites = {
+    taken: new Map(),
+    beside: new Set(),
+    avoid: usedDisks(segment, state),
+    fixed: segment.replicas.filter(stays).map(({ nodeId }) => nodeId),
+  };
   for (const { nodeId } of segment.replicas) {
     const there = segment.replicas.filter((r) => r.nodeId === nodeId && r.state !== 'failed');
     const staying = there.filter((replica) => replica.leaving !== true);

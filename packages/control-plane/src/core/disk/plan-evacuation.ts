@@ -4,6 +4,7 @@ import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
 import { addReplica, staying } from '../controllers/replica-rules.ts';
 import { isGoing, nodesOf, sitesOf } from '../controllers/replica-sites.ts';
+import { PlacementBoard } from '../placement/placement-board.ts';
 import { needOf, placeAnother } from '../placement/place-replicas.ts';
 import { replicasOn, trashText } from './disk-replicas.ts';
 import type { PlacedReplica } from './disk-replicas.ts';
@@ -15,6 +16,7 @@ import type { PlacedReplica } from './disk-replicas.ts';
 export function planEvacuation(state: ClusterState, diskId: DiskId): Omit<EvacuationPlan, 'disk'> {
   const plan: Omit<EvacuationPlan, 'disk'> = { moves: [], blocked: [], bytes: 0 };
   const world = withEvacuated(state, diskId);
+  const board = new PlacementBoard(world);
   for (const placed of replicasOn(state, diskId)) {
     const { volume, replica } = placed;
     if (world.trash.has(volume.metadata.id)) {
@@ -32,7 +34,7 @@ export function planEvacuation(state: ClusterState, diskId: DiskId): Omit<Evacua
     const need = needOf(world, now, segment, 'repair');
     const sites = sitesOf(segment, world, (each) => isGoing(world, each));
     sites.avoid.set(diskId, 'has only the disk itself');
-    const { place, refusals } = placeAnother(world, sites, need, 'move');
+    const { place, refusals } = placeAnother(board, sites, need, 'move');
     if (!place) {
       plan.blocked.push({ ...what, reason: refusals.join('; ') });
       continue;
@@ -41,6 +43,7 @@ export function planEvacuation(state: ClusterState, diskId: DiskId): Omit<Evacua
     const toNode = nodeName(world, place.nodeId);
     plan.moves.push({ ...what, toNode, toDisk, bytes: need.fillBytes });
     plan.bytes += need.fillBytes;
+    board.note(place, need);
     const made = { id: `planned-${placed.replica.id}`, purpose: 'move' as const, placedAtMs: 0 };
     const grown = addReplica(segment, place, made);
     putVolume(world, withSegment(now, grown));

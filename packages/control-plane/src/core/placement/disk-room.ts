@@ -2,6 +2,7 @@ import { formatByteSize } from '@stor/protocol';
 import type { ClusterSettings } from '@stor/protocol';
 import type { DiskRecord } from '../../resources/records.ts';
 import type { DiskUse } from './disk-use.ts';
+import type { PlacementSubject } from './placement-board.ts';
 
 /** A disk with less free space than this takes no new replica (bytes; smaller on small disks). */
 const minFreeBytes = 64 * 1024 * 1024;
@@ -20,6 +21,18 @@ export interface DiskNeed {
   fillBytes: number;
   /** '': any */
   tag: string;
+  /** the volume that it is for, whose rules hold; absent: only the disks count */
+  subject?: PlacementSubject;
+}
+
+/** Why a disk or node takes no replica. */
+export interface Refusal {
+  /** follows the name of the node: `has ...`, `is ...` */
+  reason: string;
+  /** nothing but room is lacking */
+  noSpace: boolean;
+  /** for programs */
+  code: string;
 }
 
 /** A replica of which only the place counts. */
@@ -57,30 +70,36 @@ export function refusalOf(
   use: DiskUse,
   need: DiskNeed,
   settings: ClusterSettings,
-): { reason: string; noSpace: boolean } | null {
+): Refusal | null {
   if (need.tag !== '' && disk.tag !== need.tag) {
-    return { reason: `has no disk with tag ${need.tag}`, noSpace: false };
+    return { reason: `has no disk with tag ${need.tag}`, noSpace: false, code: 'tag' };
   }
   if (disk.trouble !== undefined) {
-    return { reason: `has only disk ${disk.path}, which had errors`, noSpace: false };
+    const reason = `has only disk ${disk.path}, which had errors`;
+    return { reason, noSpace: false, code: 'disk-trouble' };
   }
   if (disk.evacuate === true) {
-    return { reason: `has only disk ${disk.path}, which is being evacuated`, noSpace: false };
+    const reason = `has only disk ${disk.path}, which is being evacuated`;
+    return { reason, noSpace: false, code: 'evacuating' };
   }
   const freeBytes = Math.max(0, disk.freeBytes - use.comingBytes);
   const left = freeBytes - need.fillBytes;
-  if (left <= leastFreeBytes(disk)) return { reason: noRoom(disk, use, need), noSpace: true };
+  if (left <= leastFreeBytes(disk)) return tight(noRoom(disk, use, need));
   if (need.kind === 'repair') return null;
   const reserve = repairReserveBytes(disk, settings);
   if (left <= reserve) {
     const kept = `${formatByteSize(reserve)} of them (${settings.repairReservePercent}%) are kept to rebuild lost replicas`;
-    return { reason: `${noRoom(disk, use, need)}, and ${kept}`, noSpace: true };
+    return tight(`${noRoom(disk, use, need)}, and ${kept}`);
   }
   const limit = provisionLimitBytes(disk, settings);
   const promised = use.provisionedBytes + need.sizeBytes;
   if (promised <= limit) return null;
   const sums = `${formatByteSize(promised)} would be promised on ${disk.path}, and ${formatByteSize(limit)} may be (${settings.overprovisionPercent}% of its ${formatByteSize(disk.capacityBytes)})`;
-  return { reason: `has no disk with room: ${sums}`, noSpace: true };
+  return tight(`has no disk with room: ${sums}`);
+}
+
+function tight(reason: string): Refusal {
+  return { reason, noSpace: true, code: 'no-space' };
 }
 
 function noRoom(disk: DiskRecord, use: DiskUse, need: DiskNeed): string {

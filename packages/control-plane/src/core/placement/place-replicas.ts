@@ -1,41 +1,29 @@
 import { StorError } from '@stor/protocol';
-import type { DiskId, NodeId, SegmentStatus } from '@stor/protocol';
-import { isUp } from '../../resources/cluster-state.ts';
+import type { NodeId, SegmentStatus } from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
-import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
-import { cordonOf } from '../node/node-intent.ts';
-import { settingsOf } from './cluster-limits.ts';
-import { anyNeed, refusalOf } from './disk-room.ts';
-import type { DiskNeed } from './disk-room.ts';
-import { diskUses, expectedBytes, unused } from './disk-use.ts';
-import type { DiskUse } from './disk-use.ts';
+import type { StoredVolume } from '../../resources/records.ts';
+import { chooseSites } from './choose-sites.ts';
+import { anyNeed } from './disk-room.ts';
+import type { DiskNeed, Refusal } from './disk-room.ts';
+import { expectedBytes } from './disk-use.ts';
+import { PlacementBoard, subjectOf } from './placement-board.ts';
+import { domainRefusal, nodeRefusal, preferredDomains, siteOf } from './placement-rules.ts';
+import {
+  anySite,
+  bestOf,
+  bestOfEach,
+  isAsFree,
+  nodeRefusals,
+  noSite,
+  rank,
+  rankNode,
+} from './rank.ts';
+import type { AllowedSites, AvoidedDisks, Candidate, Place, Ranking } from './rank.ts';
+import { chosenOf, compareScores, scoreOf, withSite } from './spread.ts';
+import type { Site, SpreadScore } from './spread.ts';
 import { segmentSizeOf } from '../volume/segment-size.ts';
 
-export interface Place {
-  nodeId: NodeId;
-  diskId: DiskId;
-}
-
-interface Candidate extends Place {
-  /** free space of the disk without what is promised already (bytes) */
-  score: number;
-  capacityBytes: number;
-  use: DiskUse;
-}
-
-/**
- * Disks whose free space differs by less than this share of the smaller one count as equally free. What
- * disks report is some seconds old, and several may lie on one file system, whose free space changes
- * between their reports: small volumes would all go to the disk that reported last.
- */
-const nearShare = 0.01;
-
-type Verdict = { place: Candidate } | { reason: string; noSpace: boolean };
-
-/** Disks that are not to be taken, and what to say of a node that has no other. */
-export type AvoidedDisks = ReadonlyMap<DiskId, string>;
-
-const noDisks: AvoidedDisks = new Map();
+export type { AllowedSites, AvoidedDisks, Place } from './rank.ts';
 
 /** What one more replica of this segment asks of a disk. */
 export function needOf(
@@ -44,198 +32,223 @@ export function needOf(
   segment: SegmentStatus,
   kind: DiskNeed['kind'],
 ): DiskNeed {
-  const sizeBytes = segmentSizeOf(volume, segment.index);
+  return { ...volumeNeed(volume, segment.index, kind), fillBytes: expectedBytes(state, segment) };
+}
+
+/** What one of the replicas of a new segment asks of a disk. */
+export function volumeNeed(
+  volume: StoredVolume,
+  segment: number,
+  kind: DiskNeed['kind'] = 'new',
+): DiskNeed {
+  const sizeBytes = segmentSizeOf(volume, segment);
   const tag = volume.spec.diskTag ?? '';
-  return { kind, sizeBytes, fillBytes: expectedBytes(state, segment), tag };
-}
-
-interface Judging {
-  state: ClusterState;
-  need: DiskNeed;
-  uses: Map<DiskId, DiskUse>;
-  avoid: AvoidedDisks;
-}
-
-function judgeNode(judging: Judging, nodeId: NodeId): Verdict {
-  const { state, uses, avoid } = judging;
-  if (!isUp(state, nodeId)) return { reason: 'is down', noSpace: false };
-  const cordon = cordonOf(state.nodes.get(nodeId)?.value);
-  if (cordon !== null) return { reason: cordon, noSpace: false };
-  const disks = [...state.disks.values()].map((d) => d.value).filter((d) => d.nodeId === nodeId);
-  if (disks.length === 0) return { reason: 'has no disk', noSpace: false };
-  const online = disks.filter((disk) => disk.state === 'online');
-  const firstBad = disks[0];
-  if (online.length === 0) {
-    const why = firstBad?.message ? ` (${firstBad.message})` : '';
-    return { reason: `has no disk that is online${why}`, noSpace: false };
-  }
-  const fit: Candidate[] = [];
-  const refusals: { reason: string; noSpace: boolean }[] = [];
-  for (const disk of online) {
-    const refusal = judgeDisk(judging, disk);
-    if (refusal) {
-      refusals.push(refusal);
-      continue;
-    }
-    const use = uses.get(disk.id) ?? unused;
-    const score = disk.freeBytes - use.comingBytes - use.provisionedBytes;
-    fit.push({ nodeId, diskId: disk.id, score, capacityBytes: disk.capacityBytes, use });
-  }
-  const best = bestOf(fit);
-  if (best) return { place: best };
-  const avoided = online.find((disk) => avoid.has(disk.id));
-  // a disk that would do but for its space says most; then one that is to be left alone
-  const tight = refusals.find(({ noSpace }) => noSpace);
-  if (tight) return tight;
-  if (avoided) return { reason: avoid.get(avoided.id) ?? '', noSpace: false };
-  return refusals[0] ?? { reason: 'has no disk', noSpace: false };
-}
-
-function judgeDisk(
-  { state, need, uses, avoid }: Judging,
-  disk: DiskRecord,
-): { reason: string; noSpace: boolean } | null {
-  const avoided = avoid.get(disk.id);
-  if (avoided !== undefined) return { reason: avoided, noSpace: false };
-  return refusalOf(disk, uses.get(disk.id) ?? unused, need, settingsOf(state));
-}
-
-/** It has more free, or about as much. */
-function isAsFree({ score, capacityBytes }: Candidate, other: Candidate): boolean {
-  return other.score - score <= nearShare * Math.min(capacityBytes, other.capacityBytes);
-}
-
-/** The freest disk; of those that are about as free the one with the least promised. */
-function bestOf(candidates: readonly Candidate[]): Candidate | null {
-  const [freest] = [...candidates].sort((a, b) => b.score - a.score);
-  if (!freest) return null;
-  const near = candidates.filter((candidate) => isAsFree(candidate, freest));
-  near.sort(
-    (a, b) =>
-      a.use.provisionedBytes - b.use.provisionedBytes ||
-      a.use.replicas - b.use.replicas ||
-      b.score - a.score ||
-      (a.nodeId < b.nodeId || (a.nodeId === b.nodeId && a.diskId < b.diskId) ? -1 : 1),
-  );
-  return near[0] ?? null;
+  return { kind, sizeBytes, fillBytes: 0, tag, subject: subjectOf(volume) };
 }
 
 /**
- * Chooses a disk for each of `replicas` copies, on distinct nodes that are up and have room, most
- * free space minus already promised first. Throws FAILED_PRECONDITION or NO_SPACE with how many
- * nodes qualify and why each other one does not.
+ * Chooses a disk for each of `replicas` copies, on distinct nodes that are up and have room, in
+ * different required domains, spread over most preferred ones, most free space minus already promised
+ * first. Throws FAILED_PRECONDITION or NO_SPACE with how many nodes qualify and why others do not.
  */
 export function placeReplicas(
-  state: ClusterState,
+  from: ClusterState | PlacementBoard,
   replicas: number,
   need: DiskNeed = { ...anyNeed, kind: 'new' },
 ): Place[] {
-  const judging = { state, need, uses: diskUses(state), avoid: noDisks };
-  const candidates: Candidate[] = [];
-  const refusals: string[] = [];
-  let tight = 0;
-  const nodes = [...state.nodes.values()].map((node) => node.value);
-  nodes.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
-  for (const node of nodes) {
-    const verdict = judgeNode(judging, node.id);
-    if ('place' in verdict) {
-      candidates.push(verdict.place);
-      continue;
-    }
-    refusals.push(`${node.name} ${verdict.reason}`);
-    if (verdict.noSpace) tight += 1;
-  }
-  if (candidates.length < replicas) {
-    throw refusal({ replicas, nodes: nodes.length, fit: candidates.length, refusals, tight });
-  }
-  const places: Place[] = [];
-  while (places.length < replicas) {
-    const best = bestOf(candidates);
-    if (!best) break;
-    places.push({ nodeId: best.nodeId, diskId: best.diskId });
-    candidates.splice(candidates.indexOf(best), 1);
-  }
-  return places;
+  const board = PlacementBoard.of(from);
+  const ranking = rank(board, need);
+  const pool = bestOfEach(ranking.candidates);
+  const facts = { board, need, replicas, ranking, fit: pool.length };
+  if (pool.length < replicas) throw tooFewNodes(facts);
+  const choice = chooseAmong(board, need, pool, replicas);
+  if (choice.chosen.length < replicas) throw tooFewDomains(facts, choice);
+  return choice.chosen.map(({ nodeId, diskId }) => ({ nodeId, diskId }));
 }
 
-/** Where a replica may go, as far as the segment's other replicas decide it; see `sitesOf`. */
-export interface AllowedSites {
-  taken: ReadonlyMap<NodeId, string>;
-  beside: ReadonlySet<NodeId>;
-  avoid: AvoidedDisks;
+/** The best `count` of the pool, which has one disk of each node; fewer than that: there is no way. */
+export function chooseAmong<T extends { nodeId: NodeId; site: Site } = Candidate>(
+  board: PlacementBoard,
+  need: DiskNeed,
+  pool: readonly T[],
+  count: number,
+  pickBest: (candidates: readonly T[]) => T | null = (some) =>
+    bestOf(some as unknown as readonly Candidate[]) as unknown as T | null,
+): { chosen: T[]; most: number; isExact: boolean } {
+  const rules = need.subject?.rules ?? {};
+  const required = rules.required?.length ?? 0;
+  const levels = need.subject ? preferredDomains(board, rules).length : 0;
+  const first = pool.find(({ nodeId }) => nodeId === need.subject?.local);
+  return chooseSites(pool, { fixed: [], count, required, levels, pickBest, first });
 }
 
 /**
- * Chooses a disk for one more replica of a segment. One that replaces a lost one goes to a node that
+ * Chooses a disk for one more replica of a segment: in a required domain of its own, in a preferred one
+ * that the others do not cover, on the node that uses the volume. Then one that replaces a lost one
+ * goes to a node that
  * has none when there is such a node: that keeps copies apart should the lost one come back. One that
  * moves off a disk goes where most is free, and stays on its node when that is no worse. Same order as
  * at creation; null with the reasons, node by node, when there is none.
  */
 export function placeAnother(
-  state: ClusterState,
+  from: ClusterState | PlacementBoard,
   sites: AllowedSites,
   need: DiskNeed = anyNeed,
   purpose: 'replacement' | 'update' | 'move' = 'replacement',
 ): { place: Place; refusals: [] } | { place: null; refusals: string[]; noSpace: boolean } {
-  const { taken, beside, avoid } = sites;
-  const judging = { state, need, uses: diskUses(state), avoid };
-  const refusals: string[] = [];
-  let noSpace = false;
-  const fit: { apart: Candidate[]; beside: Candidate[] } = { apart: [], beside: [] };
-  const nodes = [...state.nodes.values()].map((node) => node.value);
-  nodes.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
-  for (const node of nodes) {
-    const reason = taken.get(node.id);
-    const verdict: Verdict =
-      reason === undefined ? judgeNode(judging, node.id) : { reason, noSpace: false };
-    if (!('place' in verdict)) {
-      refusals.push(`${node.name} ${verdict.reason}`);
-      noSpace ||= verdict.noSpace;
-      continue;
-    }
-    fit[beside.has(node.id) ? 'beside' : 'apart'].push(verdict.place);
-  }
-  const apart = bestOf(fit.apart);
-  const neighbour = bestOf(fit.beside);
+  const board = PlacementBoard.of(from);
+  const ranking = rank(board, need, sites);
+  const pool = bestFor(board, bestOfEach(ranking.candidates), need, sites);
+  const apart = bestOf(pool.filter(({ beside }) => !beside));
+  const neighbour = bestOf(pool.filter(({ beside }) => beside));
   const stays = neighbour && (!apart || (purpose === 'move' && isAsFree(neighbour, apart)));
   const chosen = stays ? neighbour : apart;
-  if (!chosen) return { place: null, refusals, noSpace };
-  return { place: { nodeId: chosen.nodeId, diskId: chosen.diskId }, refusals: [] };
+  if (chosen) return { place: { nodeId: chosen.nodeId, diskId: chosen.diskId }, refusals: [] };
+  const refused = nodeRefusals(ranking);
+  const noSpace = refused.some((each) => each.noSpace);
+  return { place: null, refusals: refused.map((each) => refusalText(board, each)), noSpace };
+}
+
+/** Of the candidates those that spread best beside the replicas that stay, nothing else compared. */
+function bestFor(
+  board: PlacementBoard,
+  pool: readonly Candidate[],
+  need: DiskNeed,
+  { fixed = [] }: AllowedSites,
+): readonly Candidate[] {
+  const { subject } = need;
+  if (!subject || pool.length === 0) return pool;
+  const levels = preferredDomains(board, subject.rules).length;
+  const there = chosenOf(sitesAt(board, need, fixed), { required: 0, levels });
+  let best: { score: SpreadScore; pool: Candidate[] } | null = null;
+  for (const each of pool) {
+    const [points = 0, ...spread] = scoreOf(withSite(there, each.site)).toReversed();
+    const isLocal = each.nodeId === subject.local ? 1 : 0;
+    const score = [...spread.toReversed(), isLocal, points];
+    const order = best ? compareScores(score, best.score) : 1;
+    if (order > 0) best = { score, pool: [each] };
+    else if (order === 0) best?.pool.push(each);
+  }
+  return best?.pool ?? [];
+}
+
+/** The sites of nodes that have replicas which stay. */
+export function sitesAt(
+  board: PlacementBoard,
+  { subject }: DiskNeed,
+  nodes: readonly NodeId[],
+): Site[] {
+  return nodes.map((nodeId) => {
+    const node = board.state.nodes.get(nodeId)?.value;
+    return node && subject ? siteOf(board, subject, node) : noSite;
+  });
 }
 
 /** Whether a replica may go to this node, and to which of its disks; else why not. */
 export function placeOn(
-  state: ClusterState,
+  from: ClusterState | PlacementBoard,
   nodeId: NodeId,
-  avoid: AvoidedDisks = noDisks,
+  avoid: AvoidedDisks = new Map(),
   need: DiskNeed = anyNeed,
+  fixed: readonly NodeId[] = [],
 ): Place | { reason: string; noSpace: boolean } {
-  const verdict = judgeNode({ state, need, uses: diskUses(state), avoid }, nodeId);
-  if (!('place' in verdict)) return verdict;
-  return { nodeId, diskId: verdict.place.diskId };
+  const board = PlacementBoard.of(from);
+  const node = board.state.nodes.get(nodeId)?.value;
+  if (!node) return { reason: 'is not known', noSpace: false };
+  const ranking = rankNode(board, node, need, { ...anySite, avoid, fixed });
+  const best = bestOf(ranking.candidates);
+  if (best) return { nodeId, diskId: best.diskId };
+  const [refused] = nodeRefusals(ranking);
+  return refused ?? { reason: 'has no disk', noSpace: false };
 }
 
-function refusal(facts: {
+/** Why the volume's rules forbid a replica on that node; null when they do not. */
+export function ruleRefusalOn(
+  board: PlacementBoard,
+  nodeId: NodeId,
+  { subject }: DiskNeed,
+  fixed: readonly NodeId[],
+): string | null {
+  const node = board.state.nodes.get(nodeId)?.value;
+  if (!node || !subject) return null;
+  const refusal = nodeRefusal(board, subject, node) ?? domainRefusal(board, subject, node, fixed);
+  return refusal?.reason ?? null;
+}
+
+export function refusalText(
+  board: PlacementBoard,
+  { nodeId, reason }: Refusal & { nodeId: NodeId },
+): string {
+  return `${board.state.nodes.get(nodeId)?.value.name ?? nodeId} ${reason}`;
+}
+
+interface Lack {
+  board: PlacementBoard;
+  need: DiskNeed;
   replicas: number;
-  nodes: number;
+  ranking: Ranking;
+  /** nodes that qualify */
   fit: number;
-  refusals: string[];
-  tight: number;
-}): StorError {
-  const { replicas, nodes, fit, refusals, tight } = facts;
+}
+
+function tooFewNodes({ board, replicas, ranking, fit }: Lack): StorError {
+  const nodes = board.nodes.length;
   const wanted = `${replicas} ${replicas === 1 ? 'replica needs a node' : 'replicas need as many nodes'}`;
   if (replicas > nodes) {
     const count = `the cluster has ${nodes} ${nodes === 1 ? 'node' : 'nodes'}`;
     const advice = nodes > 0 ? `: ask for at most ${nodes}, or add nodes` : '';
     return new StorError('FAILED_PRECONDITION', `${wanted}, and ${count}${advice}`);
   }
+  const refused = nodeRefusals(ranking);
+  const tight = refused.filter(({ noSpace }) => noSpace).length;
   // room is the one thing that lacks when the nodes without room would have been enough
   const code = fit + tight >= replicas ? 'NO_SPACE' : 'FAILED_PRECONDITION';
   const are = fit === 1 ? '1 node qualifies' : `${fit} nodes qualify`;
+  const reasons = refused.map((each) => refusalText(board, each)).join('; ');
   return new StorError(
     code,
-    `${wanted} that are up and have a disk with room; ${are}: ${refusals.join('; ')}${advice(code)}`,
+    `${wanted} that are up and have a disk with room; ${are}: ${reasons}${advice(code)}`,
   );
+}
+
+function tooFewDomains(
+  lack: Lack,
+  { most, isExact }: { most: number; isExact: boolean },
+): StorError {
+  const { board, need, replicas, ranking } = lack;
+  const keys = need.subject?.rules.required ?? [];
+  const pool = bestOfEach(ranking.candidates);
+  const domains = keys.map((key) => domainsText(board, key, pool)).join('; ');
+  const refused = nodeRefusals(ranking);
+  const others = refused.map((each) => refusalText(board, each)).join('; ');
+  const allow = isExact ? `allow ${most}` : `were found to allow ${most}`;
+  const code = wouldDoWithRoom(lack) ? 'NO_SPACE' : 'FAILED_PRECONDITION';
+  return new StorError(
+    code,
+    `${replicas} replicas must be apart by ${keys.join(' and ')}, and the nodes that qualify ${allow}: ${domains}${others === '' ? '' : `; ${others}`}${advice(code)}`,
+  );
+}
+
+/** `zone a (n1, n2), b (n3)` */
+function domainsText(board: PlacementBoard, key: string, pool: readonly Candidate[]): string {
+  const names = new Map<string, string[]>();
+  for (const { nodeId } of pool) {
+    const node = board.state.nodes.get(nodeId)?.value;
+    if (!node) continue;
+    const value = node.labels[key] ?? '';
+    names.set(value, [...(names.get(value) ?? []), node.name]);
+  }
+  const shown = [...names].map(([value, nodes]) => `${value} (${nodes.join(', ')})`);
+  return `${key} ${shown.join(', ')}`;
+}
+
+function wouldDoWithRoom({ board, need, replicas, ranking }: Lack): boolean {
+  const tight = nodeRefusals(ranking).filter(({ noSpace }) => noSpace);
+  if (tight.length === 0) return false;
+  const nodes = [...bestOfEach(ranking.candidates), ...tight].map(({ nodeId }) => nodeId);
+  const sites = sitesAt(board, need, nodes);
+  const pool = nodes.map((nodeId, i) => ({ nodeId, site: sites[i] ?? noSite }));
+  return chooseAmong(board, need, pool, replicas, (some) => some[0] ?? null).chosen.length > 0;
 }
 
 function advice(code: 'NO_SPACE' | 'FAILED_PRECONDITION'): string {

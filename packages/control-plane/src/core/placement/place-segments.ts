@@ -1,30 +1,35 @@
 import { segmentBytesOf, segmentCount } from '@stor/protocol';
-import type { ReplicaId, SegmentStatus } from '@stor/protocol';
+import type { NodeId, ReplicaId, SegmentStatus } from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
-import { segmentSizeOf } from '../volume/segment-size.ts';
-import type { Place } from './place-replicas.ts';
+import { PlacementBoard } from './placement-board.ts';
+import { placeReplicas, volumeNeed } from './place-replicas.ts';
 
 /**
  * The record with all segments that its size asks for: those that it lacks are placed one after
  * another, each by what the ones before it have taken, so they spread over the disks by what is free
- * and a volume may be larger than any of them. `place` chooses the disks of one segment; it throws
- * when there is no place.
+ * and a volume may be larger than any of them. `local` gets a replica of each if it fits. Throws
+ * when there is no place, see `placeReplicas`.
  */
 export function withAllSegments(
   record: StoredVolume,
   state: ClusterState,
-  place: (state: ClusterState, sizeBytes: number) => Place[],
   newReplicaId: () => ReplicaId,
+  local?: NodeId,
 ): StoredVolume {
   const { id } = record.metadata;
-  const wanted = segmentCount(record.spec.sizeBytes, segmentBytesOf(record.spec));
+  const count = segmentCount(record.spec.sizeBytes, segmentBytesOf(record.spec));
   let grown = record;
-  for (let index = record.status.segments.length; index < wanted; index++) {
+  const volumes = new Map(state.volumes).set(id, { value: record, modRevision: 0 });
+  const board = new PlacementBoard({ ...state, volumes });
+  for (let index = record.status.segments.length; index < count; index++) {
+    const wanted = volumeNeed(record, index);
+    const { subject } = wanted;
+    const need =
+      subject && local !== undefined ? { ...wanted, subject: { ...subject, local } } : wanted;
+    const places = placeReplicas(board, record.spec.replicas, need);
     // what was placed so far counts as promised
-    const volumes = new Map(state.volumes).set(id, { value: grown, modRevision: 0 });
-    const sizeBytes = segmentSizeOf(record, index);
-    const places = place({ ...state, volumes }, sizeBytes);
+    for (const place of places) board.note(place, need);
     const segment: SegmentStatus = {
       index,
       setRevision: 0,

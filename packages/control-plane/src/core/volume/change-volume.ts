@@ -1,5 +1,12 @@
-import { changePolicy, maxReplicas, StorError } from '@stor/protocol';
-import type { NodeId, ReplicaId, SegmentStatus, VolumePolicy, VolumeReplica } from '@stor/protocol';
+import { changePolicy, checkPlacement, maxReplicas, StorError } from '@stor/protocol';
+import type {
+  NodeId,
+  PlacementRules,
+  ReplicaId,
+  SegmentStatus,
+  VolumePolicy,
+  VolumeReplica,
+} from '@stor/protocol';
 import { nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
@@ -8,8 +15,8 @@ import { nodesOf, sitesOf } from '../controllers/replica-sites.ts';
 import { settingsOf } from '../placement/cluster-limits.ts';
 import { refusalOf } from '../placement/disk-room.ts';
 import type { DiskNeed } from '../placement/disk-room.ts';
-import { diskUses, unused } from '../placement/disk-use.ts';
-import { needOf, placeAnother, placeOn } from '../placement/place-replicas.ts';
+import { PlacementBoard } from '../placement/placement-board.ts';
+import { needOf, placeAnother, placeOn, ruleRefusalOn } from '../placement/place-replicas.ts';
 import type { AvoidedDisks, Place } from '../placement/place-replicas.ts';
 
 /** Replicas that an error names; "volume inspect" shows all. */
@@ -25,6 +32,8 @@ export interface ChangeContext {
 export interface VolumeUpdate {
   replicas?: number | undefined;
   policy?: Partial<VolumePolicy> | null | undefined;
+  /** all rules, in place of those that hold; null or absent: they stay */
+  placement?: PlacementRules | null | undefined;
 }
 
 /** FAILED_PRECONDITION, UNAVAILABLE unless the volume can be changed. */
@@ -52,7 +61,8 @@ export function updatedVolume(
   context: ChangeContext,
 ): StoredVolume {
   checkChangeable(record);
-  const { spec } = record;
+  const { placement: oldRules, ...spec } = record.spec;
+  const placement = update.placement ? checkPlacement(update.placement) : oldRules;
   const replicas = update.replicas ?? spec.replicas;
   if (!Number.isInteger(replicas) || replicas < 1 || replicas > maxReplicas) {
     throw new StorError(
@@ -65,23 +75,27 @@ export function updatedVolume(
   const grewFromOne = spec.replicas === 1 && replicas > 1 && wanted.failureMode === undefined;
   const isDefault = grewFromOne && spec.policy.failureMode === 'alwayson';
   const policy = changePolicy(spec.policy, isDefault ? { ...wanted, failureMode: 'soft' } : wanted);
-  const changed = { ...record, spec: { ...spec, replicas, policy } };
+  const rules = placement ? { placement } : {};
+  const changed = { ...record, spec: { ...spec, ...rules, replicas, policy } };
   if (replicas <= spec.replicas) return changed;
-  return record.status.segments.reduce((now, segment) => {
-    // each is placed by what those before it have taken
-    const volumes = new Map(context.state.volumes);
-    volumes.set(record.metadata.id, { value: now, modRevision: 0 });
-    const more = grown(segment, now, { ...context, state: { ...context.state, volumes } });
-    return withSegment(now, more);
-  }, changed);
+  const volumes = new Map(context.state.volumes);
+  volumes.set(record.metadata.id, { value: changed, modRevision: 0 });
+  // each is placed by what those before it have taken
+  const board = new PlacementBoard({ ...context.state, volumes });
+  return record.status.segments.reduce(
+    (now, segment) => withSegment(now, grown(segment, now, context, board)),
+    changed,
+  );
 }
 
 function grown(
   segment: SegmentStatus,
   record: StoredVolume,
   context: ChangeContext,
+  board: PlacementBoard,
 ): SegmentStatus {
-  const { state, wallMs } = context;
+  const { wallMs } = context;
+  const { state } = board;
   const wanted = record.spec.replicas;
   let now = segment;
   while (nodesOf(staying(now)) < wanted) {
@@ -94,7 +108,7 @@ function grown(
       continue;
     }
     const need = needOf(state, record, now, 'new');
-    const found = placeAnother(state, sitesOf(now, state), need, 'update');
+    const found = placeAnother(board, sitesOf(now, state), need, 'update');
     if (!found.place) {
       const lacking = wanted - nodesOf(staying(now));
       throw new StorError(
@@ -104,6 +118,7 @@ function grown(
     }
     const made = { id: context.newReplicaId(), purpose: 'update' as const, placedAtMs: wallMs };
     now = addReplica(now, found.place, made);
+    board.note(found.place, need);
   }
   return now;
 }
@@ -141,7 +156,9 @@ export function movedReplica(
     );
   }
   const need = needOf(state, record, segment, 'repair');
-  const place = placeFor(move, context, sitesOf(segment, state).avoid, need);
+  const { avoid, fixed } = sitesOf(segment, state, (replica) => replica === from);
+  const board = new PlacementBoard(state);
+  const place = placeFor(move, board, { avoid, fixed }, need);
   const leaving = {
     ...segment,
     replicas: segment.replicas.map((r) => (r === from ? { ...r, leaving: true } : r)),
@@ -207,14 +224,15 @@ function findReplica(
 
 function placeFor(
   move: ReplicaMove,
-  { state }: ChangeContext,
-  avoid: AvoidedDisks,
+  board: PlacementBoard,
+  { avoid, fixed }: { avoid: AvoidedDisks; fixed: readonly NodeId[] },
   need: DiskNeed,
 ): Place {
+  const { state } = board;
   const { nodeId, disk: wanted } = move;
   const node = nodeName(state, nodeId);
   if (wanted === '') {
-    const place = placeOn(state, nodeId, avoid, need);
+    const place = placeOn(board, nodeId, avoid, need, fixed);
     if (!('reason' in place)) return place;
     throw new StorError(
       place.noSpace ? 'NO_SPACE' : 'FAILED_PRECONDITION',
@@ -233,8 +251,9 @@ function placeFor(
     );
   }
   checkDisk(disk, node, avoid);
-  const use = diskUses(state).get(disk.id) ?? unused;
-  const refusal = refusalOf(disk, use, need, settingsOf(state));
+  const rule = ruleRefusalOn(board, nodeId, need, fixed);
+  if (rule !== null) throw precondition(`node ${node} cannot take a replica: it ${rule}`);
+  const refusal = refusalOf(disk, board.useOf(disk.id), need, settingsOf(state));
   if (refusal) {
     throw new StorError(
       refusal.noSpace ? 'NO_SPACE' : 'FAILED_PRECONDITION',

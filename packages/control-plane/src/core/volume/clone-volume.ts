@@ -14,7 +14,6 @@ import type { SnapshotRecord, StoredVolume } from '../../resources/records.ts';
 import { settingsOf } from '../placement/cluster-limits.ts';
 import { refusalOf } from '../placement/disk-room.ts';
 import { diskUses, unused } from '../placement/disk-use.ts';
-import { placeReplicas } from '../placement/place-replicas.ts';
 import { withAllSegments } from '../placement/place-segments.ts';
 import { segmentSizeOf } from './segment-size.ts';
 
@@ -62,7 +61,7 @@ export function cloneRecord(
   },
 ): StoredVolume {
   const { state, newReplicaId } = context;
-  const { replicas, policy } = source.spec;
+  const { policy } = source.spec;
   const segmentBytes = segmentBytesOf(source.spec);
   const { attachTo: _attachTo, ...spec } = source.spec;
   const count = segmentCount(snapshot.sizeBytes, segmentBytes);
@@ -101,14 +100,7 @@ export function cloneRecord(
     },
   };
   checkLimits(record, source, state);
-  const tag = source.spec.diskTag ?? '';
-  return withAllSegments(
-    record,
-    state,
-    (now, bytes) =>
-      placeReplicas(now, replicas, { kind: 'new', sizeBytes: bytes, fillBytes: 0, tag }),
-    newReplicaId,
-  );
+  return withAllSegments(record, state, newReplicaId);
 }
 
 /**

@@ -15,7 +15,6 @@ import type { StoredVolume } from '../../resources/records.ts';
 import { settingsOf } from '../placement/cluster-limits.ts';
 import { refusalOf } from '../placement/disk-room.ts';
 import { diskUses, unused } from '../placement/disk-use.ts';
-import type { Place } from '../placement/place-replicas.ts';
 import { withAllSegments } from '../placement/place-segments.ts';
 import { checkChangeable } from './change-volume.ts';
 import { checkNotRollingBack } from './rollback-rules.ts';
@@ -29,8 +28,6 @@ export interface GrowthContext {
   state: ClusterState;
   wallMs: number;
   newReplicaId: () => ReplicaId;
-  /** disks for one more segment of so many bytes; throws when there are none */
-  place: (state: ClusterState, sizeBytes: number) => Place[];
 }
 
 /** INVALID_ARGUMENT */
@@ -91,7 +88,6 @@ export function growthBegun(
   const grown = withAllSegments(
     { ...record, spec: { ...spec, sizeBytes } },
     context.state,
-    context.place,
     context.newReplicaId,
   );
   const segments = grown.status.segments.slice(status.segments.length);

@@ -1,0 +1,169 @@
+import type { ClusterSettings, DiskId, NodeId, PlacementRules, VolumeId } from '@stor/protocol';
+import type { ClusterState } from '../../resources/cluster-state.ts';
+import type { DiskRecord, NodeRecord, StoredVolume } from '../../resources/records.ts';
+import { placedSegments } from '../volume/segment-size.ts';
+import { settingsOf } from './cluster-limits.ts';
+import { diskUses, unused } from './disk-use.ts';
+import type { DiskUse } from './disk-use.ts';
+
+type Labels = Readonly<Record<string, string>>;
+
+export function hasLabels(labels: Labels, wanted: Labels): boolean {
+  return Object.entries(wanted).every(([key, value]) => labels[key] === value);
+}
+
+/**
+ * What placing asks of the state, counted once for a whole plan: with thousands of volumes a look at
+ * all of them for each one that is placed would take minutes. What is placed meanwhile is noted.
+ */
+export class PlacementBoard {
+  readonly state: ClusterState;
+  #settings: ClusterSettings | null = null;
+  #uses: Map<DiskId, DiskUse> | null = null;
+  #disks: Map<NodeId, DiskRecord[]> | null = null;
+  #nodes: NodeRecord[] | null = null;
+  #repellers: StoredVolume[] | null = null;
+  readonly #holders = new Map<string, Map<NodeId, Set<VolumeId>>>();
+  readonly #knownLabels = new Map<string, boolean>();
+  readonly #placed = new Map<VolumeId, NodeId[]>();
+
+  constructor(state: ClusterState) {
+    this.state = state;
+  }
+
+  /** A caller may have one already, or only the state. */
+  static of(state: ClusterState | PlacementBoard): PlacementBoard {
+    return state instanceof PlacementBoard ? state : new PlacementBoard(state);
+  }
+
+  get settings(): ClusterSettings {
+    this.#settings ??= settingsOf(this.state);
+    return this.#settings;
+  }
+
+  useOf(diskId: DiskId): DiskUse {
+    this.#uses ??= diskUses(this.state);
+    return this.#uses.get(diskId) ?? unused;
+  }
+
+  disksOf(nodeId: NodeId): readonly DiskRecord[] {
+    if (!this.#disks) {
+      this.#disks = new Map();
+      for (const { value } of this.state.disks.values()) {
+        const known = this.#disks.get(value.nodeId);
+        if (known) known.push(value);
+        else this.#disks.set(value.nodeId, [value]);
+      }
+    }
+    return this.#disks.get(nodeId) ?? [];
+  }
+
+  /** By name. */
+  get nodes(): readonly NodeRecord[] {
+    this.#nodes ??= [...this.state.nodes.values()]
+      .map(({ value }) => value)
+      .sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+    return this.#nodes;
+  }
+
+  /** Some node has that label. */
+  knowsLabel(key: string): boolean {
+    const known =
+      this.#knownLabels.get(key) ?? this.nodes.some(({ labels }) => labels[key] !== undefined);
+    this.#knownLabels.set(key, known);
+    return known;
+  }
+
+  /** Nodes with a replica that stays of a volume with these labels, and of which volumes. */
+  holders(labels: Labels): ReadonlyMap<NodeId, ReadonlySet<VolumeId>> {
+    const key = JSON.stringify(Object.entries(labels).sort());
+    const known = this.#holders.get(key);
+    if (known) return known;
+    const holders = new Map<NodeId, Set<VolumeId>>();
+    this.#holders.set(key, holders);
+    for (const { value } of this.state.volumes.values()) {
+      if (!hasLabels(value.metadata.labels, labels)) continue;
+      for (const nodeId of this.nodesOf(value)) addTo(holders, nodeId, value.metadata.id);
+    }
+    return holders;
+  }
+
+  /** Whether any volume has these labels; `except` does not count. */
+  hasVolume(labels: Labels, except: VolumeId): boolean {
+    for (const { value } of this.state.volumes.values()) {
+      if (value.metadata.id !== except && hasLabels(value.metadata.labels, labels)) return true;
+    }
+    return false;
+  }
+
+  /** Volumes whose required rules keep others away; usually few. */
+  get repellers(): readonly StoredVolume[] {
+    this.#repellers ??= [...this.state.volumes.values()]
+      .map(({ value }) => value)
+      .filter(
+        ({ spec }) => spec.placement?.antiAffinity?.some(({ required }) => required) === true,
+      );
+    return this.#repellers;
+  }
+
+  /** Where a volume has replicas that stay. */
+  nodesOf(volume: StoredVolume): NodeId[] {
+    const nodes = new Set(this.#placed.get(volume.metadata.id) ?? []);
+    for (const { replicas } of placedSegments(volume)) {
+      for (const replica of replicas) {
+        if (replica.leaving !== true && replica.state !== 'failed') nodes.add(replica.nodeId);
+      }
+    }
+    return [...nodes];
+  }
+
+  /** Another replica is about to be put there: who is placed next finds that. */
+  note(
+    place: { nodeId: NodeId; diskId: DiskId },
+    need: { sizeBytes: number; fillBytes: number; subject?: PlacementSubject },
+  ): void {
+    const use = this.useOf(place.diskId);
+    this.#uses?.set(place.diskId, {
+      replicas: use.replicas + 1,
+      provisionedBytes: use.provisionedBytes + need.sizeBytes,
+      comingBytes: use.comingBytes + need.fillBytes,
+    });
+    const { subject } = need;
+    if (!subject) return;
+    this.#placed.set(subject.volumeId, [
+      ...(this.#placed.get(subject.volumeId) ?? []),
+      place.nodeId,
+    ]);
+    for (const [key, holders] of this.#holders) {
+      const labels = Object.fromEntries(JSON.parse(key) as [string, string][]);
+      if (hasLabels(subject.labels, labels)) addTo(holders, place.nodeId, subject.volumeId);
+    }
+  }
+}
+
+function addTo(holders: Map<NodeId, Set<VolumeId>>, nodeId: NodeId, volumeId: VolumeId): void {
+  const known = holders.get(nodeId);
+  if (known) known.add(volumeId);
+  else holders.set(nodeId, new Set([volumeId]));
+}
+
+/** The volume whose replicas are placed, as far as rules go. */
+export interface PlacementSubject {
+  /** '' for one that is only thought of */
+  volumeId: VolumeId;
+  labels: Labels;
+  rules: PlacementRules;
+  /** the node that uses it, or asks for it: a replica there is read without the network */
+  local: NodeId | null;
+}
+
+export function subjectOf(volume: StoredVolume): PlacementSubject {
+  const { attachment } = volume.status;
+  const user = attachment && attachment.mode !== 'repair' ? attachment.nodeId : null;
+  return {
+    volumeId: volume.metadata.id,
+    labels: volume.metadata.labels,
+    rules: volume.spec.placement ?? {},
+    local: volume.spec.attachTo ?? user,
+  };
+}
