@@ -3,6 +3,7 @@ import type { ClusterStatus, Node, Volume, VolumePolicy } from '@stor/protocol';
 import { formatAge, formatWait } from './core/duration.ts';
 import { intentText, intentWords } from './core/node-words.ts';
 import { failureModeText } from './core/policy-text.ts';
+import { placementLines } from './core/placement-text.ts';
 import { bySegment, leastReplicas, nodesOf } from './core/segment-view.ts';
 import { renderSheet, renderTable, type Column } from './core/table.ts';
 
@@ -150,6 +151,8 @@ export function volumeSheet(volume: Volume): string {
     ['Unflushed loss', spec.policy.unflushedLoss],
     ['Rebuild', spec.policy.rebuildPaused ? 'paused' : ''],
     ['Shared', spec.policy.shared ? 'yes' : ''],
+    ['Disk tag', spec.diskTag ?? ''],
+    ...placementLines(spec.placement ?? {}),
   ]);
   const columns =
     bySegment(volume).length > 1 ? [segmentColumn, ...replicaColumns] : replicaColumns;

@@ -72,7 +72,7 @@ const compare = (a: number[], b: number[]): number =>
 
 const label = fc.option(fc.constantFrom('a', 'b', 'c', 'd'), { nil: undefined, freq: 8 });
 const node = fc.record({ zone: label, rack: label, row: label }).map((labels) => {
-  const entries = Object.entries(labels).filter((entry): entry is [string, string] => !!entry[1]);
+  const entries = Object.entries(labels).filter((entry) => entry[1] !== undefined);
   return Object.fromEntries(entries) as Labels;
 });
 const keys = fc.uniqueArray(fc.constantFrom('zone', 'rack', 'row'), { maxLength: 3 });

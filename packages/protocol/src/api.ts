@@ -7,6 +7,7 @@ import type {
   Node,
   NodePlan,
   NodeVerb,
+  PlacementRules,
   Pool,
   Rebuild,
   Snapshot,
@@ -127,6 +128,10 @@ export interface StorApi {
       policy?: Partial<VolumePolicy>;
       /** only disks of this tag take its replicas; '' or absent: any */
       diskTag?: string;
+      /** where they may lie beyond that; see docs/operating/placement.md */
+      placement?: PlacementRules;
+      /** name or id of a node that gets a replica if it fits; '' or absent: none */
+      onNode?: string;
     },
     options?: CallOptions,
   ): Promise<Volume>;
@@ -136,7 +141,13 @@ export interface StorApi {
    * INVALID_ARGUMENT, FAILED_PRECONDITION (not enough nodes or room; the volume is not ready).
    */
   updateVolume(
-    request: { name: string; replicas?: number; policy?: Partial<VolumePolicy> },
+    request: {
+      name: string;
+      replicas?: number;
+      policy?: Partial<VolumePolicy>;
+      /** all rules, in place of those that hold; what lies elsewhere moves. Absent: they stay */
+      placement?: PlacementRules;
+    },
     options?: CallOptions,
   ): Promise<Volume>;
   /**

@@ -4,12 +4,9 @@ export type * from './resources/disk.ts';
 export type * from './resources/event.ts';
 export type * from './resources/metadata.ts';
 export type * from './resources/node.ts';
-<<<<<<< HEAD
 export type * from './resources/node-intent.ts';
 export type * from './resources/node-plan.ts';
-=======
 export type * from './resources/placement.ts';
->>>>>>> e80a464 (Choose all places of a volume at once, by failure domains and neighbours)
 export type * from './resources/scrub.ts';
 export type * from './resources/segment-status.ts';
 export type * from './resources/snapshot.ts';

@@ -276,6 +276,17 @@ t.test('resources survive the wire', async (t) => {
       replicas: fc.nat(5),
       policy,
       diskTag: text,
+      placement: fc.record({
+        required: fc.array(text, { maxLength: 2 }),
+        preferred: fc.array(text, { maxLength: 2 }),
+        nodeSelector: labels,
+        affinity: fc.array(fc.record({ labels, required: fc.boolean(), domain: text }), {
+          maxLength: 2,
+        }),
+        antiAffinity: fc.array(fc.record({ labels, required: fc.boolean(), domain: text }), {
+          maxLength: 2,
+        }),
+      }),
     }),
     status: fc.record({
       health: text,
@@ -522,10 +533,14 @@ t.test('what is not known is null for the caller, and not given stays not given'
     await call;
     return node.calls.at(-1)?.request;
   };
-  t.strictSame(await sent(client.updateVolume({ name: 'db' })), { name: 'db', policy: null });
+  t.strictSame(await sent(client.updateVolume({ name: 'db' })), {
+    name: 'db',
+    policy: null,
+    placement: null,
+  });
   t.strictSame(
     await sent(client.updateVolume({ name: 'db', policy: { shared: false, ioTimeoutMs: 0 } })),
-    { name: 'db', policy: { shared: false, ioTimeoutMs: 0 } },
+    { name: 'db', policy: { shared: false, ioTimeoutMs: 0 }, placement: null },
     'false and 0 are changes',
   );
   t.match(await sent(client.updateVolume({ name: 'db', replicas: 2 })), { replicas: 2 });

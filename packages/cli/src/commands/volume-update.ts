@@ -17,10 +17,11 @@ import {
   readPolicy,
   type PolicyOptions,
 } from '../policy-options.ts';
+import { addPlacementOptions, readPlacement, type PlacementOptions } from '../placement-options.ts';
 import { waitForVolume } from '../wait-for-volume.ts';
 import { bySegment, nodesOf } from '../core/segment-view.ts';
 
-interface UpdateOptions extends PolicyOptions {
+interface UpdateOptions extends PolicyOptions, PlacementOptions {
   replicas?: number;
   wait: boolean;
   yes?: true;
@@ -31,7 +32,7 @@ export function addUpdateCommand(volume: Command, run: RunAction): void {
     .command('update')
     .argument('<volume>', 'name or id')
     .option('--replicas <count>', 'copies on different nodes, 1 to 5', parseReplicas);
-  addPolicyOptions(update)
+  addPlacementOptions(addPolicyOptions(update))
     .option('--shared', 'any node takes connections and relays them to the primary')
     .option('--no-shared', 'a node that is not the primary refuses connections')
     .option('--no-wait', 'return at once instead of when the replicas are in sync')
@@ -41,17 +42,19 @@ export function addUpdateCommand(volume: Command, run: RunAction): void {
       'after',
       `
 More replicas are placed and filled; fewer leave when enough others are in sync. The volume is served
-meanwhile. What costs redundancy or would hold I/O at once is refused (exit 11) without --yes.
+meanwhile. Replicas that lie where the rules forbid it move by themselves. What costs redundancy or would hold I/O at once is refused (exit 11) without --yes.
 
 Examples:
   storctl volume update db --replicas 3
   storctl volume update db --failure-mode hard --on-loss error
-  storctl volume update db --replacement-wait 1h --no-wait`,
+  storctl volume update db --replacement-wait 1h --no-wait
+  storctl volume update db --require-spread zone --spread-over zone,rack`,
     )
     .action(async (name: string, options: UpdateOptions, command: Command) => {
       const policy = readPolicy(options);
       const replicas = options.replicas;
-      if (replicas === undefined && Object.keys(policy).length === 0) {
+      const isPlaced = readPlacement(options) !== null;
+      if (replicas === undefined && Object.keys(policy).length === 0 && !isPlaced) {
         throw new StorError(
           'INVALID_ARGUMENT',
           'nothing to change was given; "storctl volume update --help" shows what is possible',
@@ -70,10 +73,11 @@ async function updateVolume(
   context: CommandContext,
   name: string,
   request: { replicas?: number; policy: Partial<VolumePolicy> },
-  options: { wait: boolean; yes?: true },
+  options: UpdateOptions,
 ): Promise<void> {
   const { api, io, print, call } = context;
   const before = await api.getVolume({ name }, call);
+  const placement = readPlacement(options, before.spec.placement);
   const after: VolumeShape = {
     replicas: request.replicas ?? before.spec.replicas,
     policy: changePolicy(before.spec.policy, request.policy),
@@ -87,7 +91,10 @@ async function updateVolume(
     });
   }
   // by its id: the name may have gone to another volume since it was looked at
-  const updated = await api.updateVolume({ name: before.metadata.id, ...request }, call);
+  const updated = await api.updateVolume(
+    { name: before.metadata.id, ...request, ...(placement === null ? {} : { placement }) },
+    call,
+  );
   const waits = options.wait && request.replicas !== undefined;
   if (!waits || print.forPeople) print.changed(updated, changeText(before, updated));
   if (!waits) return;

@@ -8,7 +8,7 @@ import {
   maxTrashKeepMs,
   parseByteSize,
 } from '@stor/protocol';
-import type { Volume, VolumePolicy } from '@stor/protocol';
+import type { PlacementRules, Volume, VolumePolicy } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
 import { formatWait, parsePolicyTimeMs } from '../core/duration.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
@@ -20,6 +20,7 @@ import {
   readPolicy,
   type PolicyOptions,
 } from '../policy-options.ts';
+import { addPlacementOptions, readPlacement, type PlacementOptions } from '../placement-options.ts';
 import { formatTime, usedSpace, volumeColumns, volumeSheet } from '../resource-views.ts';
 import { addAttachmentCommands } from './volume-attachment.ts';
 import { addExplainCommand } from './volume-explain.ts';
@@ -42,12 +43,13 @@ export function addVolumeCommands(program: Command, run: RunAction): Command {
   return volume;
 }
 
-interface CreateOptions extends PolicyOptions {
+interface CreateOptions extends PolicyOptions, PlacementOptions {
   size: string;
   segmentSize?: string;
   replicas?: number;
   label?: string[];
   diskTag?: string;
+  on?: string;
   ifExists: 'error' | 'ok';
 }
 
@@ -72,6 +74,8 @@ interface CreateRequest {
   segmentBytes?: number;
   policy?: Partial<VolumePolicy>;
   diskTag?: string;
+  placement?: PlacementRules;
+  onNode?: string;
 }
 
 function addCreate(volume: Command, run: RunAction): void {
@@ -90,17 +94,18 @@ function addCreate(volume: Command, run: RunAction): void {
     )
     .option('--label <key=value>', 'label of the volume; may be given more than once', collect)
     .option('--disk-tag <tag>', 'only disks of this tag take its replicas, for example ssd')
+    .option('--on <node>', 'this node (name or id) gets a replica if it fits')
     .addOption(
       new Option('--if-exists <what>', 'what to do when the volume exists already')
         .choices(['error', 'ok'])
         .default('error'),
     );
-  addPolicyOptions(create)
+  addPlacementOptions(addPolicyOptions(create))
     .option('--shared', 'any node takes connections and relays them to the primary')
     .description('create a volume; returns when every replica is on its disk')
     .addHelpText(
       'after',
-      '\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok\n  storctl volume create wal --size 8GiB --failure-mode hard --on-loss error\n  storctl volume create archive --size 40TiB --segment-size 256GiB',
+      '\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok\n  storctl volume create wal --size 8GiB --failure-mode hard --on-loss error\n  storctl volume create archive --size 40TiB --segment-size 256GiB\n  storctl volume create ha --size 20GiB --require-spread zone --anti-affinity app=db:required --label app=db',
     )
     .action(async (name: string, options: CreateOptions, command: Command) => {
       checkVolumeName(name);
@@ -109,6 +114,7 @@ function addCreate(volume: Command, run: RunAction): void {
         throw new StorError('INVALID_ARGUMENT', 'size 0 is not valid: a volume has at least 4KiB');
       }
       const policy = readPolicy(options);
+      const placement = readPlacement(options);
       checkThreshold(policy, options.replicas);
       const request: CreateRequest = {
         name,
@@ -120,6 +126,8 @@ function addCreate(volume: Command, run: RunAction): void {
           : { segmentBytes: parseByteSize(options.segmentSize) }),
         ...(Object.keys(policy).length === 0 ? {} : { policy }),
         ...(options.diskTag === undefined ? {} : { diskTag: options.diskTag }),
+        ...(placement === null ? {} : { placement }),
+        ...(options.on === undefined ? {} : { onNode: options.on }),
       };
       await run(command.optsWithGlobals(), (context) =>
         createVolume(context, request, options.ifExists === 'ok'),
@@ -153,6 +161,7 @@ function checkSameSpec({ metadata, spec, status }: Volume, request: CreateReques
   const wanted = {
     replicas: request.replicas || spec.replicas,
     policy: { ...spec.policy, ...request.policy },
+    placement: request.placement ?? spec.placement ?? {},
   };
   const { segmentBytes = spec.segmentBytes } = request;
   if (

@@ -1,12 +1,14 @@
 import { membersNeeded } from '@stor/protocol';
-import type { FailureMode, Volume, VolumePolicy } from '@stor/protocol';
+import type { FailureMode, PlacementRules, Volume, VolumePolicy } from '@stor/protocol';
 import { formatWait } from './duration.ts';
+import { placementChanges } from './placement-text.ts';
 import { leastReplicas } from './segment-view.ts';
 
 /** The shape of a volume that an operator chooses and may change while it is in use. */
 export interface VolumeShape {
   replicas: number;
   policy: VolumePolicy;
+  placement?: PlacementRules;
 }
 
 /** `soft: 2 of 3 must be in sync` */
@@ -41,6 +43,7 @@ export function shapeChanges(before: VolumeShape, after: VolumeShape): [string, 
     ['unflushed loss', before.policy.unflushedLoss, after.policy.unflushedLoss],
     ['rebuild paused', yesNo(before.policy.rebuildPaused), yesNo(after.policy.rebuildPaused)],
     ['shared', yesNo(before.policy.shared), yesNo(after.policy.shared)],
+    ...placementChanges(before.placement ?? {}, after.placement ?? {}),
   ];
   return lines
     .filter(([, from, to]) => from !== to)

@@ -19,7 +19,7 @@ import type { AbsenceNote, Now } from './absence.ts';
 import { holderLives } from './attachment-rules.ts';
 import { countFills, ReplicaKeeper } from './replica-keeper.ts';
 import { nodesOf } from './replica-sites.ts';
-import type { Fills, ReplicaChange } from './replica-keeper.ts';
+import type { KeeperContext, ReplicaChange } from './replica-keeper.ts';
 import { RollbackKeeper } from './rollback-keeper.ts';
 import { SnapshotKeeper } from './snapshot-keeper.ts';
 import type { SnapshotAction } from './snapshot-keeper.ts';
@@ -133,7 +133,7 @@ export class Controllers {
   #planVolume(
     state: ClusterState,
     volume: Versioned<StoredVolume>,
-    context: { now: Now; fills: Fills; newReplicaId: () => ReplicaId },
+    context: KeeperContext,
   ): Action[] {
     const { now } = context;
     if (volume.value.status.phase === 'creating') {

@@ -50,6 +50,7 @@ export function describeVolume(
       replicas: spec.replicas,
       policy: spec.policy,
       ...(spec.diskTag === undefined ? {} : { diskTag: spec.diskTag }),
+      placement: spec.placement ?? {},
     },
     status: {
       health,
