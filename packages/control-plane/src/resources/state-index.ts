@@ -3,27 +3,24 @@ import type { ClusterState, Versioned } from './cluster-state.ts';
 import { DiskTable } from './disk-table.ts';
 import type { DiskRecord, ReplicaReport, StoredVolume } from './records.ts';
 import { ReportTable } from './report-table.ts';
-import { VolumeTable } from './volume-table.ts';
+import { addShares, isUnsettled, nodesOf, VolumeTable } from './volume-table.ts';
 import type { DiskShare } from './volume-table.ts';
 
 /**
  * Questions about one node or disk, answered without a look at every volume. Tables that are plain maps
- * (a copy that somebody changed) are indexed for the one question.
+ * (a copy that somebody changed) have no index: there everything is looked at.
  */
 type Volumes = Map<VolumeId, Versioned<StoredVolume>>;
-
-function indexed(volumes: Volumes): VolumeTable {
-  return volumes instanceof VolumeTable ? volumes : new VolumeTable(volumes);
-}
 
 /** A node's disks, by their ids. */
 export function disksOn(
   state: Pick<ClusterState, 'disks'>,
   nodeId: NodeId,
 ): Versioned<DiskRecord>[] {
-  const disks = state.disks instanceof DiskTable ? state.disks : new DiskTable(state.disks);
-  const ids = [...disks.idsOn(nodeId)].sort();
-  return ids.map((id) => disks.get(id) as Versioned<DiskRecord>);
+  const { disks } = state;
+  const isHere = (id: DiskId): boolean => disks.get(id)?.value.nodeId === nodeId;
+  const ids = disks instanceof DiskTable ? disks.idsOn(nodeId) : [...disks.keys()].filter(isHere);
+  return [...ids].sort().map((id) => disks.get(id) as Versioned<DiskRecord>);
 }
 
 /**
@@ -31,25 +28,34 @@ export function disksOn(
  * particular order.
  */
 export function volumesOn(volumes: Volumes, nodeId: NodeId): Versioned<StoredVolume>[] {
-  const ids = [...indexed(volumes).idsOn(nodeId)];
-  return ids.map((id) => volumes.get(id) as Versioned<StoredVolume>);
+  if (!(volumes instanceof VolumeTable)) {
+    return [...volumes.values()].filter(({ value }) => nodesOf(value).has(nodeId));
+  }
+  return Array.from(volumes.idsOn(nodeId), (id) => volumes.get(id) as Versioned<StoredVolume>);
 }
 
 /** Volumes of a table whose record alone says that something is to be done or under way. */
 export function unsettledVolumes(volumes: Volumes): Versioned<StoredVolume>[] {
-  const ids = [...indexed(volumes).unsettled];
-  return ids.map((id) => volumes.get(id) as Versioned<StoredVolume>);
+  if (!(volumes instanceof VolumeTable)) {
+    return [...volumes.values()].filter(({ value }) => isUnsettled(value));
+  }
+  return Array.from(volumes.unsettled, (id) => volumes.get(id) as Versioned<StoredVolume>);
 }
 
 /** Replicas and promises of each disk that has any, of the volumes of a table. */
 export function diskShares(volumes: Volumes): ReadonlyMap<DiskId, Readonly<DiskShare>> {
-  return indexed(volumes).shares;
+  if (volumes instanceof VolumeTable) return volumes.shares;
+  const shares = new Map<DiskId, DiskShare>();
+  for (const { value } of volumes.values()) addShares(shares, value, 1);
+  return shares;
 }
 
 /** Reports of replicas that failed for good or could not be made. */
 export function failedReports(
   reports: Map<ReplicaId, Versioned<ReplicaReport>>,
 ): Versioned<ReplicaReport>[] {
-  const table = reports instanceof ReportTable ? reports : new ReportTable(reports);
-  return [...table.failed].map((id) => reports.get(id) as Versioned<ReplicaReport>);
+  if (!(reports instanceof ReportTable)) {
+    return [...reports.values()].filter(({ value }) => value.state === 'failed');
+  }
+  return Array.from(reports.failed, (id) => reports.get(id) as Versioned<ReplicaReport>);
 }

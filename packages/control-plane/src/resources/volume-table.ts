@@ -35,7 +35,7 @@ export class VolumeTable extends Map<VolumeId, Volume> {
     super.set(id, volume);
     const { value } = volume;
     for (const nodeId of nodesOf(value)) addTo(this.#byNode, nodeId, id);
-    this.#share(value, 1);
+    addShares(this.#byDisk, value, 1);
     if (isUnsettled(value)) this.#unsettled.add(id);
     return this;
   }
@@ -71,21 +71,8 @@ export class VolumeTable extends Map<VolumeId, Volume> {
     const volume = this.get(id);
     if (!volume) return;
     for (const nodeId of nodesOf(volume.value)) removeFrom(this.#byNode, nodeId, id);
-    this.#share(volume.value, -1);
+    addShares(this.#byDisk, volume.value, -1);
     this.#unsettled.delete(id);
-  }
-
-  #share(volume: StoredVolume, sign: 1 | -1): void {
-    for (const segment of placedSegments(volume)) {
-      const bytes = promisedSizeOf(volume, segment.index);
-      for (const { diskId } of segment.replicas) {
-        const share = this.#byDisk.get(diskId) ?? { replicas: 0, provisionedBytes: 0 };
-        share.replicas += sign;
-        share.provisionedBytes += sign * bytes;
-        if (share.replicas > 0) this.#byDisk.set(diskId, share);
-        else this.#byDisk.delete(diskId);
-      }
-    }
   }
 }
 
@@ -117,4 +104,22 @@ function isSettled({ replicas, inSync, removed = [] }: SegmentStatus, wanted: nu
     if (!inSync.includes(replica.id)) return false;
     return replicas.findIndex(({ nodeId }) => nodeId === replica.nodeId) === at;
   });
+}
+
+/** Counts what the volume has on disks in, or out again. */
+export function addShares(
+  shares: Map<DiskId, DiskShare>,
+  volume: StoredVolume,
+  sign: 1 | -1,
+): void {
+  for (const segment of placedSegments(volume)) {
+    const bytes = promisedSizeOf(volume, segment.index);
+    for (const { diskId } of segment.replicas) {
+      const share = shares.get(diskId) ?? { replicas: 0, provisionedBytes: 0 };
+      share.replicas += sign;
+      share.provisionedBytes += sign * bytes;
+      if (share.replicas > 0) shares.set(diskId, share);
+      else shares.delete(diskId);
+    }
+  }
 }

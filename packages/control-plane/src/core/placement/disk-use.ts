@@ -1,7 +1,8 @@
 import type { DiskId, SegmentStatus, VolumeReplica } from '@stor/protocol';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
-import { placedSegments, promisedSizeOf } from '../volume/segment-size.ts';
+import { diskShares, unsettledVolumes } from '../../resources/state-index.ts';
+import { placedSegments } from '../volume/segment-size.ts';
 
 /** What the records say of the replicas on one disk. */
 export interface DiskUse {
@@ -19,18 +20,30 @@ export function keptVolumes(state: ClusterState): Versioned<StoredVolume>[] {
   return [...state.volumes.values(), ...state.trash.values()];
 }
 
-/** Replicas and promises of each disk that has any. */
+/**
+ * Replicas and promises of each disk that has any. Sums come from the index of the tables; what is on
+ * its way only from volumes at which something is under way.
+ */
 export function diskUses(state: ClusterState): Map<DiskId, DiskUse> {
   const uses = new Map<DiskId, DiskUse>();
-  for (const { value } of keptVolumes(state)) {
-    for (const segment of placedSegments(value)) {
-      const expected = expectedBytes(state, segment);
-      for (const replica of segment.replicas) {
-        const use = uses.get(replica.diskId) ?? { ...unused };
-        use.replicas += 1;
-        use.provisionedBytes += promisedSizeOf(value, segment.index);
-        use.comingBytes += comingBytes(state, segment, replica, expected);
-        uses.set(replica.diskId, use);
+  const useOf = (diskId: DiskId): DiskUse => {
+    const use = uses.get(diskId) ?? { ...unused };
+    uses.set(diskId, use);
+    return use;
+  };
+  for (const volumes of [state.volumes, state.trash]) {
+    for (const [diskId, { replicas, provisionedBytes }] of diskShares(volumes)) {
+      const use = useOf(diskId);
+      use.replicas += replicas;
+      use.provisionedBytes += provisionedBytes;
+    }
+    for (const { value } of unsettledVolumes(volumes)) {
+      for (const segment of placedSegments(value)) {
+        const expected = expectedBytes(state, segment);
+        for (const replica of segment.replicas) {
+          const bytes = comingBytes(state, segment, replica, expected);
+          if (bytes > 0) useOf(replica.diskId).comingBytes += bytes;
+        }
       }
     }
   }

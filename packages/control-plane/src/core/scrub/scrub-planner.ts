@@ -14,6 +14,8 @@ export const scrubAttachDelayMs = 2_000;
 /** First and longest wait between two tries to attach one volume for its scrub (ms). */
 export const scrubBackoffMs = 5_000;
 export const scrubBackoffMaxMs = 300_000;
+/** After a search that found no scrub due, before the next one, for each volume (ms). */
+const searchPaceMs = 1;
 
 export type ScrubAction =
   | { type: 'put-scrub'; record: ScrubRecord; modRevision: number }
@@ -38,6 +40,7 @@ interface Memory {
  */
 export class ScrubPlanner {
   readonly #memories = new Map<VolumeId, Memory>();
+  #nextSearchMs = -Infinity;
 
   plan(state: ClusterState, now: Now): ScrubAction[] {
     const actions: ScrubAction[] = [];
@@ -45,20 +48,28 @@ export class ScrubPlanner {
       if (!state.volumes.has(volumeId))
         actions.push({ type: 'forget-scrub', volumeId, modRevision });
     }
-    for (const id of this.#memories.keys()) if (!state.volumes.has(id)) this.#memories.delete(id);
+    for (const id of this.#memories.keys()) {
+      if (!state.volumes.has(id) || !state.scrubs.get(id)?.value.run) this.#memories.delete(id);
+    }
+    for (const [id, scrub] of state.scrubs) {
+      const volume = state.volumes.get(id)?.value;
+      if (volume?.status.phase !== 'ready') continue;
+      const attach = scrub.value.run && this.#attach(state, volume, scrub, now.monotonicMs);
+      if (attach) actions.push(attach);
+    }
+    return [...actions, ...this.#begin(state, now)];
+  }
+
+  /** Those that are due, as many as may run; after a search for nothing the next one waits a little. */
+  #begin(state: ClusterState, now: Now): ScrubAction[] {
     let running = 0;
     for (const { value } of state.scrubs.values()) if (value.run && !value.run.paused) running += 1;
+    if (running >= maxScheduledScrubs || now.monotonicMs < this.#nextSearchMs) return [];
     const due: { atMs: number; action: ScrubAction }[] = [];
     const settings = scrubSettings(state);
     for (const { value: volume } of state.volumes.values()) {
       if (volume.status.phase !== 'ready') continue;
       const scrub = state.scrubs.get(volume.metadata.id) ?? null;
-      if (scrub?.value.run) {
-        const attach = this.#attach(state, volume, scrub, now.monotonicMs);
-        if (attach) actions.push(attach);
-        continue;
-      }
-      this.#memories.delete(volume.metadata.id);
       const atMs = nextDueMs(scrub?.value ?? null, volume, settings);
       if (atMs === null || atMs > now.wallMs) continue;
       const begin = { reason: 'schedule' as const, nowWallMs: now.wallMs };
@@ -66,12 +77,10 @@ export class ScrubPlanner {
       const modRevision = scrub?.modRevision ?? 0;
       due.push({ atMs, action: { type: 'put-scrub', record, modRevision } });
     }
+    if (due.length === 0) this.#nextSearchMs = now.monotonicMs + state.volumes.size * searchPaceMs;
     // the one that is late by most comes first
     due.sort((a, b) => a.atMs - b.atMs);
-    for (const { action } of due.slice(0, Math.max(0, maxScheduledScrubs - running))) {
-      actions.push(action);
-    }
-    return actions;
+    return due.slice(0, maxScheduledScrubs - running).map(({ action }) => action);
   }
 
   #attach(
