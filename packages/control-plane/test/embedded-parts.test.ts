@@ -253,6 +253,9 @@ t.test('what a lost answer means for a call', async (t) => {
   t.same(await run([refused('INTERNAL')]), { result: 'OUTCOME_UNKNOWN', sent: 1 });
   t.same(await run([lost, notSent], false), { result: 'UNAVAILABLE', sent: 2 });
   t.same(await run([refused('NOT_FOUND'), answered]), { result: 'NOT_FOUND', sent: 1 });
+  t.same(await run([refused('PERMISSION_DENIED')]), { result: 'PERMISSION_DENIED', sent: 1 });
+  // the member was removed after the first try, which may have been done
+  t.same(await run([lost, refused('PERMISSION_DENIED')]), { result: 'OUTCOME_UNKNOWN', sent: 2 });
 });
 
 t.test('a call ends by time, caller or close', async (t) => {

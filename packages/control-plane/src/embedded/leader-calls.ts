@@ -79,7 +79,7 @@ export class LeaderCalls {
           return { value: await this.#attempt(call, leaderId, deadline), repeated: unknown };
         } catch (error) {
           const fate = error instanceof CallEnded ? 'unknown' : fateOf(StorError.from(error).code);
-          if (fate === 'final') throw error;
+          if (fate === 'final') throw unknown ? refusedLater(error) : error;
           if (fate === 'unknown') unknown = call.writes;
           if (!(error instanceof CallEnded)) cause = error;
         }
@@ -120,4 +120,11 @@ export class LeaderCalls {
         throw new CallEnded();
     }
   }
+}
+
+/** A refusal says nothing of an earlier try, which may have been done: a member that was removed since. */
+function refusedLater(cause: unknown): StorError {
+  const reason = StorError.from(cause).message;
+  const message = `an earlier try may have changed something; the last one was refused: ${reason}`;
+  return new StorError('OUTCOME_UNKNOWN', message, { cause, details: { outcome: 'unknown' } });
 }
