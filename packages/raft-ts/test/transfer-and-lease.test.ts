@@ -132,3 +132,22 @@ t.test('a lease ends in time on the slowest clock that was stated', async (t) =>
   await new Promise((resolve) => setImmediate(resolve));
   t.notOk(isAnswered, `what it would have read is ${machine.items.join()}`);
 });
+
+t.test('who hears a leader says so to who would stand', async (t) => {
+  const cluster = new Cluster(['a', 'b', 'c'], null);
+  t.teardown(() => cluster.stopAll());
+  await cluster.startAll();
+  const { node } = await cluster.untilLeader();
+  const [follower, other] = ['a', 'b', 'c'].filter((id) => id !== node.id);
+  const { term } = node.status();
+  let isGranted = false;
+  cluster.network.join(other ?? '', (messages) => {
+    isGranted ||= messages.some((each) => each.type === 'preVoteResponse' && !each.rejected);
+  });
+  const ask = { from: other ?? '', to: follower ?? '', term: term + 1, isTransfer: false };
+  cluster
+    .get(follower ?? '')
+    .node.step([{ ...ask, type: 'preVote', lastIndex: 1_000, lastTerm: term }]);
+  for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+  t.notOk(isGranted);
+});
