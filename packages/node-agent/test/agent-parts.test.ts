@@ -93,6 +93,48 @@ t.test('data folder: a node whose Raft log is gone does not vote again', async (
   folder.checkRaft();
 });
 
+t.test('data folder: it stays with the store that knows its cluster', async (t) => {
+  const base = t.testdir({});
+  const expect = { clusterId: good.clusterId, nodeId: good.nodeId };
+  const folder = DataFolder.open(join(base, 'a'), expect);
+  folder.claimStore('etcd://h1:1,h2:1/prod');
+  folder.claimStore('etcd://h2:1,h3:1/prod');
+  for (const other of ['embedded', 'etcd://h2:1,h3:1/test']) {
+    t.throws(
+      () => {
+        DataFolder.open(join(base, 'a'), expect).claimStore(other);
+      },
+      { code: 'FAILED_PRECONDITION', message: /is in the store etcd:\/\/h2:1,h3:1\/prod/ },
+    );
+  }
+  const old = DataFolder.open(join(base, 'b'), expect);
+  old.noteRaft();
+  t.throws(
+    () => {
+      old.claimStore('etcd://h1:1');
+    },
+    { code: 'FAILED_PRECONDITION', message: /is in the store embedded/ },
+    'of an agent that knew only one store',
+  );
+  old.claimStore('embedded');
+});
+
+t.test('config: the store', async (t) => {
+  const { members: _members, ...rest } = good;
+  const inEtcd = { ...rest, store: 'etcd://h:1/p', etcdTls: { ca: '/ca' } };
+  t.equal(checkAgentConfig(inEtcd, 'c.yaml').store, 'etcd://h:1/p', 'without members');
+  t.throws(() => checkAgentConfig({ ...good, store: 'etcd://h' }, 'c.yaml'), {
+    code: 'INVALID_ARGUMENT',
+    message: /config file c.yaml: store: .*not HOST:PORT/,
+  });
+  t.throws(() => checkAgentConfig({ ...inEtcd, etcdTls: { ca: '/a', key: '/k' } }, 'c.yaml'), {
+    message: /cert and key go together/,
+  });
+  t.throws(() => checkAgentConfig({ ...rest, store: 'embedded' }, 'c.yaml'), {
+    message: /members does not contain/,
+  });
+});
+
 t.test(
   'failure log: failures outlive the process, and a record cut short hides no other',
   async (t) => {
