@@ -21,17 +21,14 @@ const tableForm = { wide: false, headers: true };
 
 /** A plan for people: what moves, what suffers, what is in the way, and whether it is safe. */
 export function nodePlanText(plan: NodePlan): string {
-  const { verb, node, attachments, moves, effects, blocked, safe, reasons } = plan;
-  const { name } = node.metadata;
+  const { attachments, moves, effects, blocked, safe, reasons } = plan;
   const parts = [
     attachments.length === 0 ? '' : renderTable(attachments, attachmentColumns, tableForm),
     moves.length === 0 ? '' : renderTable(moves, moveColumns, tableForm),
     effects.map(({ volume, becomes, text }) => `${becomes}: volume ${volume}: ${text}\n`).join(''),
     blocked.map((one) => `cannot move: ${blockText(one)}\n`).join(''),
-    `${planSum(plan)}\n`,
-    safe
-      ? `safe: "storctl node ${verb} ${name}" does it\n`
-      : reasons.map((reason) => `NOT SAFE: ${reason}\n`).join(''),
+    `${planSum(plan)}\n${plan.notes.map((note) => `note: ${note}\n`).join('')}`,
+    safe ? 'safe\n' : reasons.map((reason) => `NOT SAFE: ${reason}\n`).join(''),
   ];
   return parts.filter((part) => part !== '').join('\n');
 }
@@ -52,6 +49,6 @@ function planSum({ attachments, moves, bytes, rate, etaMs }: NodePlan): string {
   return `${counts}, about ${formatByteSize(bytes)} are copied, in about ${formatEta(etaMs)} (at ${formatRate(rate.bytesPerSecond)}, ${from})`;
 }
 
-function countOf(count: number, noun: string): string {
+export function countOf(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }

@@ -102,6 +102,7 @@ export class ControlPlane implements ControlPlanePort {
   readonly #snapshots: SnapshotReconciler;
   readonly #settings: SettingsPush;
   readonly #controllers: LeaderControllers;
+  readonly #primaries: PrimaryOrders;
   readonly #session: NodeSession;
   readonly #events: EventLog;
   readonly #scrubs: ScrubDriver;
@@ -121,7 +122,7 @@ export class ControlPlane implements ControlPlanePort {
     const volumes = controlPlane.#volumes;
     const peers = controlPlane.#peers;
     const changes = new VolumeChanges({ ...options, cache: controlPlane.#cache, volumes });
-    const primaries = new PrimaryOrders({ ...options, nodeId: node.id, peers, volumes });
+    const primaries = controlPlane.#primaries;
     const insight = new VolumeInsight({ ...options, nodeId: node.id, peers });
     const disks = new DiskService({ store, peers, logger });
     const trash = new TrashService({ ...options, volumes, spaces: controlPlane.#spaces });
@@ -131,7 +132,7 @@ export class ControlPlane implements ControlPlanePort {
       volumes,
       access: more.access,
     });
-    const nodes = new NodeService(options);
+    const nodes = new NodeService({ ...options, insight });
     const orders = { volumes, changes, growth, primaries, insight, disks, nodes, ...more };
     const events = controlPlane.#events;
     const scrubs = new ScrubService({ ...options, events });
@@ -200,7 +201,10 @@ export class ControlPlane implements ControlPlanePort {
       },
     });
     this.#settings = new SettingsPush({ ...common, agentInstance });
-    this.#controllers = new LeaderControllers({ ...common, random, events: this.#events });
+    this.#primaries = new PrimaryOrders({ ...common, volumes: this.#volumes });
+    const primaries = this.#primaries;
+    const events = this.#events;
+    this.#controllers = new LeaderControllers({ ...common, primaries, random, events });
     const cluster = { id: options.clusterId, name: options.clusterName };
     const registered = (): void => {
       this.#look();

@@ -77,6 +77,12 @@ export function apply(state: ClusterState, action: Action): void {
       state.trash.set(value.metadata.id, { value: aged, modRevision: modRevision + 1 });
       return;
     }
+    case 'put-node': {
+      const { record, node } = action;
+      state.nodes.set(record.id, { value: record, modRevision: node.modRevision + 1 });
+      return;
+    }
+    case 'move-primary':
     case 'ask-attach':
     case 'resume-rollback':
       // the primary acts, and the record follows

@@ -59,6 +59,22 @@ const event: fc.Arbitrary<WorldEvent> = fc.oneof(
     }),
   },
   {
+    weight: 2,
+    arbitrary: fc.record({
+      type: fc.constant('evacuate' as const),
+      node: index,
+      wanted: fc.boolean(),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      type: fc.constant('maintenance' as const),
+      node: index,
+      ms: fc.constantFrom(1_000, 70_000, 400_000),
+    }),
+  },
+  {
     weight: 10,
     arbitrary: fc.record({ type: fc.constant('control' as const), isLate: fc.boolean() }),
   },
@@ -95,4 +111,5 @@ t.test('whatever happens, no member is deleted, and in the end all is as wanted'
   t.ok((totals['a leaving replica stays'] ?? 0) > 0);
   t.ok((totals['a replica is to leave'] ?? 0) > 0);
   t.ok((totals['mark-failed'] ?? 0) > 0);
+  t.ok((totals['put-node'] ?? 0) > 0, 'a maintenance ends by itself');
 });

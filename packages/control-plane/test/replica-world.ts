@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
-import type { SegmentStatus, VolumeReplica } from '@stor/protocol';
+import type { NodeIntent, SegmentStatus, VolumeReplica } from '@stor/protocol';
 import { Controllers } from '../src/core/controllers/controllers.ts';
 import type { Action } from '../src/core/controllers/controllers.ts';
 import { decideSet } from '../src/core/controllers/attachment-rules.ts';
+import { isEvacuated, withIntent } from '../src/core/node/node-intent.ts';
 import { movedReplica, updatedVolume } from '../src/core/volume/change-volume.ts';
 import type { ClusterState } from '../src/resources/cluster-state.ts';
 import type { StoredVolume } from '../src/resources/records.ts';
@@ -13,6 +14,8 @@ export type WorldEvent =
   | { type: 'down' | 'up' | 'reconcile' | 'fail-creations'; node: number }
   | { type: 'lose-disk'; disk: number }
   | { type: 'drain'; disk: number; wanted: boolean }
+  | { type: 'evacuate'; node: number; wanted: boolean }
+  | { type: 'maintenance'; node: number; ms: number }
   | { type: 'primary' | 'write'; volume: number }
   | { type: 'count'; volume: number; replicas: number }
   | { type: 'move'; volume: number; replica: number; node: number }
@@ -105,6 +108,16 @@ export class ReplicaWorld {
       case 'drain':
         this.#drain(this.#disk(event.disk), event.wanted);
         break;
+      case 'evacuate':
+        this.#intend(this.#node(event.node), {
+          evacuate: event.wanted ? { sinceMs: this.#nowMs } : undefined,
+        });
+        break;
+      case 'maintenance':
+        this.#intend(this.#node(event.node), {
+          maintenance: { sinceMs: this.#nowMs, untilMs: this.#nowMs + event.ms },
+        });
+        break;
       case 'primary':
         this.#primary(this.#volume(event.volume));
         break;
@@ -181,8 +194,25 @@ export class ReplicaWorld {
     this.state.disks.set(diskId, { value: { ...value, evacuate }, modRevision: modRevision + 1 });
   }
 
+  #intend(
+    nodeId: string,
+    change: {
+      evacuate?: NodeIntent['evacuate'] | undefined;
+      maintenance?: NodeIntent['maintenance'];
+    },
+  ): void {
+    const node = this.state.nodes.get(nodeId);
+    if (!node) return;
+    const entries = Object.entries({ ...node.value.spec, ...change });
+    const intent = Object.fromEntries(entries.filter(([, part]) => part !== undefined));
+    const value = withIntent(node.value, intent as NodeIntent);
+    this.state.nodes.set(nodeId, { value, modRevision: node.modRevision + 1 });
+  }
+
   #isDrained(diskId: string): boolean {
-    return this.state.disks.get(diskId)?.value.evacuate === true;
+    const disk = this.state.disks.get(diskId)?.value;
+    const node = this.state.nodes.get(disk?.nodeId ?? '')?.value;
+    return disk?.evacuate === true || isEvacuated(node);
   }
 
   /** Nodes with a disk that holds, or could take, a replica of the volume. */
@@ -225,8 +255,8 @@ export class ReplicaWorld {
   }
 
   #apply(action: Action, isLate = false): void {
-    if (action.type === 'note-absence') {
-      const { node } = action.note;
+    if (action.type === 'note-absence' || action.type === 'put-node') {
+      const { node } = action.type === 'put-node' ? action : action.note;
       if (this.state.nodes.get(node.value.id)?.modRevision !== node.modRevision) return;
     } else if ('volume' in action) {
       const { volume } = action;

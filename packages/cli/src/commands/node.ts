@@ -4,6 +4,8 @@ import type { RunAction } from '../command-context.ts';
 import { parseLabelChanges } from '../core/label-arguments.ts';
 import { formatLabels, nodeColumns, nodeSheet } from '../resource-views.ts';
 import { addCordonCommands } from './node-cordon.ts';
+import { addMaintenanceCommand } from './node-maintenance.ts';
+import { addMovingVerbs } from './node-verbs.ts';
 
 export function addNodeCommands(program: Command, run: RunAction): void {
   const node = program.command('node').description('hosts that run a Stor agent');
@@ -53,4 +55,6 @@ export function addNodeCommands(program: Command, run: RunAction): void {
       });
     });
   addCordonCommands(node, run);
+  addMovingVerbs(node, run);
+  addMaintenanceCommand(node, run);
 }

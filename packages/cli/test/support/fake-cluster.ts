@@ -22,6 +22,7 @@ import {
   type VolumePolicy,
 } from '@stor/protocol';
 import { orderFakeNode } from './fake-node.ts';
+import type { FakeNodePlan } from './fake-node.ts';
 import {
   changeReplicas,
   fakeExplanation,
@@ -137,6 +138,8 @@ export class FakeCluster {
   moves: EvacuationPlan['moves'] = [];
   /** replicas that any disk shows, one look after the other; the last look stays */
   diskLooks: DiskInspection['replicas'][] = [[]];
+  /** what verbs of any node mean, one look after the other; the last one stays */
+  nodePlans: FakeNodePlan[] = [];
   rebuilds: Rebuild[] = [];
   snapshots: Snapshot[] = [];
   trash: TrashedVolume[] = [];
@@ -197,7 +200,9 @@ export class FakeCluster {
         for (const key of remove) Reflect.deleteProperty(node.metadata.labels, key);
         return node;
       }),
-      orderNode: call('orderNode', (request) => orderFakeNode(this.node(request.name), request)),
+      orderNode: call('orderNode', (request) =>
+        orderFakeNode(this.node(request.name), request, this.nodePlans),
+      ),
       listDisks: call('listDisks', () => ({ disks: this.disks })),
       inspectDisk: call('inspectDisk', ({ disk }) => this.inspectDisk(disk)),
       evacuateDisk: call('evacuateDisk', ({ disk, plan, cancel }) => {

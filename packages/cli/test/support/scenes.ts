@@ -53,6 +53,26 @@ const filling = (node: string, bytesRemaining: number) =>
 
 /** What a recording may set up between two commands, by the text of its note. */
 export const scenes: Record<string, (cluster: FakeCluster) => void> = {
+  'db is attached on n2 and has a replica there, which takes two looks to move': (cluster) => {
+    const volume = { volume: 'db', volumeId: hex('v', 1) };
+    const here = { ...volume, segment: 0, replicaId: hex('r', 2) };
+    const moves = [{ ...here, toNode: 'n4', toDisk: '/srv/n4/d1', bytes: 2 ** 30 }];
+    const attachments = [{ ...volume, mode: 'auto' as const, toNode: 'n1' }];
+    const all = { moves, attachments, bytes: 2 ** 30, etaMs: 16_000 };
+    const left = { ...all, remaining: { attachments: 0, replicas: 1 } };
+    cluster.rebuilds = [fakeRebuild({ reason: 'move', node: 'n4' })];
+    cluster.nodePlans = [left, left, left, { remaining: { attachments: 0, replicas: 0 } }];
+  },
+  'without n2 nobody serves db': (cluster) => {
+    const text = '0 of 1 replicas in sync: nobody can serve it until one is back';
+    const effect = { becomes: 'unavailable' as const, inSync: 0, wanted: 1, text };
+    const effects = [{ volume: 'db', volumeId: hex('v', 1), ...effect }];
+    const reasons = [`volume db would be unavailable: ${text}`];
+    cluster.nodePlans = [{ effects, reasons, safe: false }];
+  },
+  'nothing is in the way of any node': (cluster) => {
+    cluster.nodePlans = [];
+  },
   'a replica of db lies on every disk, and moves when it must': (cluster) => {
     const replica = {
       id: hex('r', 1),

@@ -29,6 +29,7 @@ import type { AgentPeers } from './agent-peers.ts';
 import { SnapshotRecords } from './snapshot-records.ts';
 import type { EventLog } from './event-log.ts';
 import { PrimaryAccess } from '../api/primary-access.ts';
+import type { PrimaryOrders } from '../api/primary-orders.ts';
 import { VolumeRollbacks } from '../api/volume-rollbacks.ts';
 
 /** The controllers look at least this often (ms), besides at each change. */
@@ -67,6 +68,7 @@ export class LeaderControllers {
   readonly #peers: AgentPeers;
   readonly #events: EventLog;
   readonly #rollbacks: VolumeRollbacks;
+  readonly #primaries: PrimaryOrders;
   readonly #clock: Clock;
   readonly #random: Random;
   readonly #logger: Logger;
@@ -87,6 +89,7 @@ export class LeaderControllers {
     peers: AgentPeers;
     events: EventLog;
     nodeId: NodeId;
+    primaries: PrimaryOrders;
     clock: Clock;
     random: Random;
     logger: Logger;
@@ -98,6 +101,7 @@ export class LeaderControllers {
     this.#events = options.events;
     const access = new PrimaryAccess(options);
     this.#rollbacks = new VolumeRollbacks({ ...options, access });
+    this.#primaries = options.primaries;
     this.#clock = options.clock;
     this.#random = options.random;
     this.#logger = options.logger;
@@ -218,6 +222,12 @@ export class LeaderControllers {
       case 'finish-delete':
         await this.#finishDelete(action);
         return;
+      case 'put-node':
+        await this.#putNode(action);
+        return;
+      case 'move-primary':
+        this.#movePrimary(action);
+        return;
       case 'resume-rollback':
         this.#resumeRollback(action.volumeId);
         return;
@@ -236,6 +246,27 @@ export class LeaderControllers {
         return;
       }
     }
+  }
+
+  async #putNode({ node, record, what }: Action & { type: 'put-node' }): Promise<void> {
+    const key = nodeKey(record.id);
+    const { succeeded } = await this.#store.transact({
+      compare: [{ key, modRevision: node.modRevision }],
+      operations: [{ type: 'put', key, value: encodeRecord(record) }],
+    });
+    if (succeeded) this.#logger.info({ node: record.name, what }, 'node changes');
+  }
+
+  #movePrimary({ volumeId, nodeId, epoch }: Action & { type: 'move-primary' }): void {
+    this.#ask(
+      `move ${volumeId}`,
+      async (signal) => {
+        await this.#primaries.movePrimary(volumeId, nodeId, { epoch, signal });
+      },
+      (error) => {
+        this.#logger.warn({ volumeId, nodeId, error }, 'an attachment has not moved yet');
+      },
+    );
   }
 
   #resumeRollback(volumeId: VolumeId): void {

@@ -1,10 +1,11 @@
 import { StorError } from '@stor/protocol';
-import type { NodePlan, StorApi } from '@stor/protocol';
+import type { NodePlan, NodeVerb, StorApi } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { ClusterStore } from '../cluster-store.ts';
 import { changedIntent } from '../core/node/change-intent.ts';
 import { withIntent } from '../core/node/node-intent.ts';
 import { planNode } from '../core/node/plan-node.ts';
+import type { NodeSight } from '../core/node/plan-node.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { readState } from '../resources/find.ts';
 import { nodeKey } from '../resources/keys.ts';
@@ -12,6 +13,7 @@ import { encodeRecord } from '../resources/records.ts';
 import type { NodeRecord } from '../resources/records.ts';
 import { findNode } from './find-node.ts';
 import { readSoon } from './read-soon.ts';
+import type { VolumeInsight } from './volume-insight.ts';
 
 type Request = Parameters<StorApi['orderNode']>[0];
 
@@ -21,35 +23,42 @@ const maxConflicts = 20;
 /** What operators want of nodes: it is recorded here, and carried out by controllers. */
 export class NodeService {
   readonly #store: ClusterStore;
+  readonly #insight: Pick<VolumeInsight, 'rebuilds'>;
   readonly #clock: Clock;
   readonly #logger: Logger;
 
-  constructor(options: { store: ClusterStore; clock: Clock; logger: Logger }) {
+  constructor(options: {
+    store: ClusterStore;
+    insight: Pick<VolumeInsight, 'rebuilds'>;
+    clock: Clock;
+    logger: Logger;
+  }) {
     this.#store = options.store;
+    this.#insight = options.insight;
     this.#clock = options.clock;
     this.#logger = options.logger;
   }
 
   /** See StorApi.orderNode. */
   async order(request: Request): Promise<NodePlan> {
+    const { verb, cancel = false, force = false } = request;
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const state = await readSoon((options) => readState(this.#store, options));
       const node = findNode(state, request.name);
       checkVersion(node, request.resourceVersion ?? 0);
-      const nowMs = this.#clock.wallMs();
-      const intent = changedIntent(node.value, request, nowMs);
+      const intent = changedIntent(node.value, request, this.#clock.wallMs());
       const record = intent ? withIntent(node.value, intent) : node.value;
       const wanted = withNode(state, { value: record, modRevision: node.modRevision });
-      const plan = planNode(wanted, node.value.id, request.verb, this.#store.status().leaderId);
+      const plan = planNode(wanted, node.value.id, { verb, cancel }, await this.#sight(verb));
       if (request.plan === true || !intent) return plan;
+      if (!force) refuseUnsafe(plan);
       const key = nodeKey(node.value.id);
       const { succeeded, revision } = await this.#store.transact({
         compare: [{ key, modRevision: node.modRevision }],
         operations: [{ type: 'put', key, value: encodeRecord(record) }],
       });
       if (!succeeded) continue;
-      const { verb, cancel = false } = request;
-      this.#logger.info({ node: record.name, verb, cancel }, 'node ordered');
+      this.#logger.info({ node: record.name, verb, cancel, force }, 'node ordered');
       const { metadata } = plan.node;
       return {
         ...plan,
@@ -58,6 +67,41 @@ export class NodeService {
     }
     throw new StorError('CONFLICT', `node ${request.name} changes too often: try again`);
   }
+
+  /** How fast rebuilds go at this moment is asked only when it says when something will be done. */
+  async #sight(verb: NodeVerb): Promise<NodeSight> {
+    const { leaderId } = this.#store.status();
+    if (!copying.has(verb)) return { leaderId, measuredBytesPerSecond: 0 };
+    const rebuilds = await this.#insight.rebuilds('');
+    const measuredBytesPerSecond = rebuilds
+      .filter(({ state }) => state === 'running')
+      .reduce((sum, { bytesPerSecond }) => sum + bytesPerSecond, 0);
+    return { leaderId, measuredBytesPerSecond };
+  }
+}
+
+const copying: ReadonlySet<NodeVerb> = new Set(['evacuate', 'decommission']);
+
+/** What is being done, in words, for the refusal. */
+const passive: Readonly<Record<NodeVerb, string>> = {
+  cordon: 'cordoned',
+  uncordon: 'uncordoned',
+  drain: 'drained',
+  evacuate: 'evacuated',
+  maintenance: 'put into maintenance',
+  decommission: 'decommissioned',
+  forget: 'forgotten',
+};
+
+function refuseUnsafe({ verb, node, safe, reasons, effects, blocked }: NodePlan): void {
+  if (safe) return;
+  const { name } = node.metadata;
+  const volumes = new Set([...effects, ...blocked].map(({ volume }) => volume));
+  throw new StorError(
+    'UNSAFE_PLAN',
+    `node ${name} is not ${passive[verb]}, because that is not safe: ${reasons[0] ?? ''}. "storctl node ${verb} ${name} --plan" shows all, --yes does it all the same`,
+    { details: { volumes: [...volumes].join(',') } },
+  );
 }
 
 function withNode(state: ClusterState, node: Versioned<NodeRecord>): ClusterState {

@@ -5,6 +5,7 @@ import type { AgentPeers } from '../agent/agent-peers.ts';
 import { VolumeRecords } from '../agent/volume-records.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { holderLives, wantAt, wantNowhere } from '../core/controllers/attachment-rules.ts';
+import { cordonOf, cordoned } from '../core/node/node-intent.ts';
 import { checkChangeable } from '../core/volume/change-volume.ts';
 import { isUp, nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
@@ -51,7 +52,12 @@ export class PrimaryOrders {
    * See StorApi.movePrimary. When the new node cannot take it, the old one takes it back by itself;
    * the error says who serves the volume then.
    */
-  async movePrimary(name: string, node: string, signal?: AbortSignal): Promise<Volume> {
+  async movePrimary(
+    name: string,
+    node: string,
+    /** `epoch`: only while it is held at this one */
+    { epoch, signal }: { epoch?: number; signal?: AbortSignal } = {},
+  ): Promise<Volume> {
     const { volume, state } = await this.#find(name);
     const { metadata, status } = volume.value;
     const target = findNode(state, node).value;
@@ -62,6 +68,11 @@ export class PrimaryOrders {
       );
     }
     if (holder.nodeId === target.id) return this.#volumes.get(metadata.id);
+    if (epoch !== undefined && holder.epoch !== epoch) {
+      throw new StorError('CONFLICT', `volume ${metadata.name} was attached anew meanwhile`);
+    }
+    const cordon = cordonOf(target);
+    if (cordon !== null) throw cordoned(target.name, cordon);
     const from = nodeName(state, holder.nodeId);
     if (!holderLives(holder, state.leases.get(holder.nodeId)?.value ?? null)) {
       throw precondition(

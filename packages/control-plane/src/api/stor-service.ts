@@ -106,7 +106,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
       options.growth.resize(name, sizeBytes, signal),
     moveReplica: (request: Request<'moveReplica'>) => changes.moveReplica(request),
     movePrimary: ({ name, node }: Request<'movePrimary'>, { signal }: CallContext) =>
-      primaries.movePrimary(name, node, signal),
+      primaries.movePrimary(name, node, { signal }),
     fenceVolume: ({ name }: Request<'fenceVolume'>) => primaries.fence(name),
     recoverVolume: ({ name, acceptUnflushedLoss }: Request<'recoverVolume'>) =>
       primaries.recover(name, acceptUnflushedLoss),

@@ -32,6 +32,7 @@ import type { Attachments } from '../agent/attachments.ts';
 import { deletionOf } from '../agent/leader-controllers.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { countStorageNodes } from '../core/node/compute-only.ts';
+import { cordonOf, cordoned } from '../core/node/node-intent.ts';
 import { withAllSegments } from '../core/placement/place-segments.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
 import { checkKeepMs, trashingOf } from '../core/volume/trash-rules.ts';
@@ -40,7 +41,7 @@ import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { findVolume, readHosts, readSnapshots, readState, readVolume } from '../resources/find.ts';
 import { volumeKey, volumeNameKey } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
-import type { StoredVolume } from '../resources/records.ts';
+import type { NodeRecord, StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import { readSoon } from './read-soon.ts';
 import type { ReplicaSpaces } from './replica-spaces.ts';
@@ -184,8 +185,17 @@ export class VolumeService {
     const id = await this.#idOf(name);
     const state = await readHosts(this.#store, { local: true });
     const nodeId = node === '' ? this.#nodeId : findNode(state, node).value.id;
+    const known = state.nodes.get(nodeId)?.value;
+    const cordon = cordonOf(known);
+    if (known && cordon !== null) await this.#checkAttachedHere(id, known, cordon);
     await this.#peers.at(nodeId).attachHere({ volumeId: id, mode: 'manual', onlyIfWanted: false });
     return this.get(id);
+  }
+
+  /** On a node that takes nothing new, only what is attached there already may be held there. */
+  async #checkAttachedHere(id: VolumeId, node: NodeRecord, cordon: string): Promise<void> {
+    const volume = await readVolume(this.#store, id, { local: true });
+    if (volume?.value.status.attachment?.nodeId !== node.id) throw cordoned(node.name, cordon);
   }
 
   async detach(name: string): Promise<Volume> {

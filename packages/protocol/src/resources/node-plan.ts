@@ -50,7 +50,11 @@ export interface NodePlan {
     replicaId: ReplicaId;
     reason: string;
   }[];
+  /** what the node has at this moment, of what this verb moves away */
+  remaining: { attachments: number; replicas: number };
   safe: boolean;
   /** why it is not safe, the most important first; empty when it is */
   reasons: string[];
+  /** what is good to know although it is safe */
+  notes: string[];
 }

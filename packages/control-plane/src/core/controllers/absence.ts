@@ -2,6 +2,7 @@ import type { DiskId, NodeId, VolumeReplica } from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { NodeRecord } from '../../resources/records.ts';
+import { isInMaintenance } from '../node/node-intent.ts';
 
 /**
  * A leader must itself have seen a node or disk away for this long (ms) before its replicas count as
@@ -52,7 +53,10 @@ export class Absence {
   /** The replica failed for good, or has been away for longer than `waitMs`. */
   isLost(state: ClusterState, replica: VolumeReplica, waitMs: number, now: Now): boolean {
     if (replica.state === 'failed') return true;
-    const { downSinceMs } = state.nodes.get(replica.nodeId)?.value ?? {};
+    const node = state.nodes.get(replica.nodeId)?.value;
+    // somebody works on it and says when it is back
+    if (isInMaintenance(node, now.wallMs)) return false;
+    const { downSinceMs } = node ?? {};
     const seenDownMs = this.#nodes.get(replica.nodeId);
     if (isOver({ recordedMs: downSinceMs, seenMs: seenDownMs }, waitMs, now)) return true;
     const { unusableSinceMs } = state.disks.get(replica.diskId)?.value ?? {};

@@ -12,12 +12,15 @@ import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
 import { ScrubPlanner } from '../scrub/scrub-planner.ts';
 import type { ScrubAction } from '../scrub/scrub-planner.ts';
 import { PlacementBoard } from '../placement/placement-board.ts';
+import { isDrained } from '../node/node-intent.ts';
 import { growthUndone } from '../volume/grow-volume.ts';
 import { placedSegments } from '../volume/segment-size.ts';
 import { Absence } from './absence.ts';
 import type { AbsenceNote, Now } from './absence.ts';
 import { holderLives } from './attachment-rules.ts';
 import { countFills, ReplicaKeeper } from './replica-keeper.ts';
+import { NodeVerbsKeeper } from './node-verbs-keeper.ts';
+import type { NodeAction } from './node-verbs-keeper.ts';
 import { nodesOf } from './replica-sites.ts';
 import type { KeeperContext, ReplicaChange } from './replica-keeper.ts';
 import { RollbackKeeper } from './rollback-keeper.ts';
@@ -64,6 +67,7 @@ export type Action =
       mode: Attachment['mode'];
       onlyIfWanted: boolean;
     }
+  | NodeAction
   | ScrubAction;
 
 interface RepairMemory {
@@ -84,6 +88,7 @@ export class Controllers {
   readonly #snapshots = new SnapshotKeeper();
   readonly #rollbacks = new RollbackKeeper();
   readonly #trash = new TrashKeeper();
+  readonly #nodes = new NodeVerbsKeeper();
   readonly #absence = new Absence();
   readonly #keeper = new ReplicaKeeper(this.#absence);
   readonly #resting = new VolumesAtRest();
@@ -112,6 +117,7 @@ export class Controllers {
         this.#resting.note(volume, nowMs);
       }
     }
+    actions.push(...this.#nodes.plan(state, now));
     actions.push(...this.#snapshots.plan(state, nowMs));
     for (const volumeId of this.#rollbacks.plan(state, nowMs))
       actions.push({ type: 'resume-rollback', volumeId });
@@ -298,7 +304,9 @@ function repairer(state: ClusterState, volume: StoredVolume, tries: number): Nod
     const canServe = segment.replicas.filter((r) => r.state === 'ready' && isUp(state, r.nodeId));
     const sources = canServe.filter((replica) => segment.inSync.includes(replica.id));
     // the ones that stay first: the others are about to go
-    sources.sort((a, b) => Number(a.leaving === true) - Number(b.leaving === true));
+    const isUnwelcome = (r: VolumeReplica): number =>
+      Number(r.leaving === true || isDrained(state.nodes.get(r.nodeId)?.value));
+    sources.sort((a, b) => isUnwelcome(a) - isUnwelcome(b));
     // another node at each try: the first one may be unable to for a reason of its own
     const source = sources[tries % Math.max(1, sources.length)];
     if (!source) continue;

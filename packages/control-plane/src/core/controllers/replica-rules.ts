@@ -2,6 +2,7 @@ import type { DiskId, ReplicaId, SegmentStatus, VolumeReplica } from '@stor/prot
 import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
+import { isEvacuated } from '../node/node-intent.ts';
 import { isDraining } from '../placement/disk-room.ts';
 import type { Place } from '../placement/place-replicas.ts';
 import { nodesOf } from './replica-sites.ts';
@@ -123,9 +124,10 @@ export function lacks(segment: SegmentStatus, facts: ReplicaFacts): Lack | null 
   return { purpose: nodesOf(able) < wanted ? 'replacement' : 'move' };
 }
 
-/** Its disk had errors, or an operator wants it empty. */
+/** Its disk had errors, or an operator wants that, or its node, empty. */
 export function liesOnDraining(replica: VolumeReplica, { state }: ReplicaFacts): boolean {
-  return isDraining(state.disks.get(replica.diskId)?.value);
+  const { diskId, nodeId } = replica;
+  return isDraining(state.disks.get(diskId)?.value) || isEvacuated(state.nodes.get(nodeId)?.value);
 }
 
 /**

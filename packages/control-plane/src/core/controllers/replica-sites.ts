@@ -1,5 +1,6 @@
 import type { DiskId, NodeId, SegmentStatus, VolumeReplica } from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
+import { isEvacuated } from '../node/node-intent.ts';
 import { isDraining } from '../placement/disk-room.ts';
 
 /** Where one more replica of a segment may go. */
@@ -17,9 +18,13 @@ export interface Sites {
   fixed: NodeId[];
 }
 
-/** Its disk does not work, or is to be emptied: another disk of its node may take its place. */
-export function isGoing(state: ClusterState, { diskId }: Pick<VolumeReplica, 'diskId'>): boolean {
+/** Its disk does not work, or is to be emptied, or its node is: another one may take its place. */
+export function isGoing(
+  state: ClusterState,
+  { diskId, nodeId }: Pick<VolumeReplica, 'diskId' | 'nodeId'>,
+): boolean {
   const disk = state.disks.get(diskId)?.value;
+  if (isEvacuated(state.nodes.get(nodeId)?.value)) return true;
   return isDraining(disk) || (disk !== undefined && disk.state !== 'online');
 }
 

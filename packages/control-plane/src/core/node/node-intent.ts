@@ -1,3 +1,4 @@
+import { StorError } from '@stor/protocol';
 import type { NodeIntent } from '@stor/protocol';
 
 /** A node's record, as far as an operator's wishes go. */
@@ -48,4 +49,12 @@ export function withIntent<N extends IntendedNode>(node: N, intent: NodeIntent):
   const { spec: _spec, ...rest } = node;
   const isEmpty = Object.values(intent).every((part) => part === undefined);
   return isEmpty ? (rest as N) : ({ ...rest, spec: intent } as unknown as N);
+}
+
+/** FAILED_PRECONDITION: an order names a node that takes nothing new. */
+export function cordoned(name: string, cordon: string): StorError {
+  return new StorError(
+    'FAILED_PRECONDITION',
+    `node ${name} ${cordon}, so nothing is attached there newly: name another node, or run "storctl node uncordon ${name}" first`,
+  );
 }

@@ -1,34 +1,163 @@
+import { StorError } from '@stor/protocol';
 import type { NodeId, NodePlan, NodeVerb } from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
+import { disksOn, volumesOn } from '../../resources/state-index.ts';
+import { planMoves } from '../disk/plan-evacuation.ts';
+import { replicasOn } from '../disk/disk-replicas.ts';
+import type { PlacedReplica } from '../disk/disk-replicas.ts';
 import { describeNode } from '../volume/describe-cluster.ts';
-import { StorError } from '@stor/protocol';
+import { byRank, lossOf } from './loss.ts';
+import type { Departure } from './loss.ts';
+import { attachmentMoves } from './plan-attachments.ts';
+
+/** At which a rebuild begins, before it has found out what disks and network can (bytes per second). */
+export const assumedBytesPerSecond = 64 * 1024 * 1024;
+
+/** What is known beside the records. */
+export interface NodeSight {
+  /** the leading member of the cluster store */
+  leaderId: string | null;
+  /** of all rebuilds that run now; 0: none does */
+  measuredBytesPerSecond: number;
+}
+
+type PlanBody = Omit<NodePlan, 'verb' | 'node' | 'rate' | 'etaMs'>;
 
 /**
- * What a verb means for a node, in a state in which the verb is wanted already. `leaderId`: the
- * leading member of the cluster store.
+ * What a verb means for a node, in a state in which it is recorded already: the same rules as the
+ * controllers have by which they carry it out. The state is left as it is.
  */
 export function planNode(
   state: ClusterState,
   nodeId: NodeId,
-  verb: NodeVerb,
-  leaderId: string | null,
+  { verb, cancel = false }: { verb: NodeVerb; cancel?: boolean },
+  sight: NodeSight,
 ): NodePlan {
   const node = state.nodes.get(nodeId);
   if (!node) throw new StorError('NOT_FOUND', `there is no node ${nodeId}`);
+  const body = cancel ? emptyBody() : bodyOf(state, nodeId, verb);
+  const measured = sight.measuredBytesPerSecond;
+  const rate: NodePlan['rate'] =
+    measured > 0
+      ? { bytesPerSecond: Math.round(measured), source: 'measured' }
+      : { bytesPerSecond: assumedBytesPerSecond, source: 'assumed' };
+  const etaMs = Math.ceil((body.bytes / rate.bytesPerSecond) * 1000);
+  return { verb, node: describeNode(node, state, sight.leaderId), ...body, rate, etaMs };
+}
+
+function bodyOf(state: ClusterState, nodeId: NodeId, verb: NodeVerb): PlanBody {
+  switch (verb) {
+    case 'drain':
+      return judged(withAttachments(emptyBody(), state, nodeId));
+    case 'evacuate':
+      return judged(withReplicas(emptyBody(), state, nodeId));
+    case 'maintenance':
+      return judged(withAbsence(emptyBody(), state, nodeId));
+    default:
+      return emptyBody();
+  }
+}
+
+function emptyBody(): PlanBody {
   return {
-    verb,
-    node: describeNode(node, state, leaderId),
     attachments: [],
     moves: [],
     bytes: 0,
-    rate: { bytesPerSecond: assumedBytesPerSecond, source: 'assumed' },
-    etaMs: 0,
     effects: [],
     blocked: [],
+    remaining: { attachments: 0, replicas: 0 },
     safe: true,
     reasons: [],
+    notes: [],
   };
 }
 
-/** What a node copies while no rebuild runs that could be measured (bytes per second). */
-export const assumedBytesPerSecond = 64 * 1024 * 1024;
+function withAttachments(body: PlanBody, state: ClusterState, nodeId: NodeId): PlanBody {
+  const all = attachmentMoves(state, nodeId);
+  const attachments = [...body.attachments];
+  const blocked = [...body.blocked];
+  for (const { volume, holder, toNodeId, reason } of all) {
+    const { id: volumeId, name } = volume.value.metadata;
+    if (toNodeId === null) {
+      blocked.push({ volume: name, volumeId, segment: 0, replicaId: '', reason });
+      continue;
+    }
+    const toNode = state.nodes.get(toNodeId)?.value.name ?? toNodeId;
+    attachments.push({ volume: name, volumeId, mode: holder?.mode ?? 'manual', toNode });
+  }
+  return {
+    ...body,
+    attachments,
+    blocked,
+    remaining: { ...body.remaining, attachments: all.length },
+  };
+}
+
+function withReplicas(body: PlanBody, state: ClusterState, nodeId: NodeId): PlanBody {
+  const here = placedOn(state, nodeId);
+  const { moves, blocked, bytes } = planMoves({ ...state, volumes: new Map(state.volumes) }, here);
+  return {
+    ...body,
+    moves,
+    bytes,
+    blocked: [...body.blocked, ...blocked],
+    remaining: { ...body.remaining, replicas: here.length },
+  };
+}
+
+/** The node is away for a while: nothing moves, and some volumes have fewer replicas meanwhile. */
+function withAbsence(body: PlanBody, state: ClusterState, nodeId: NodeId): PlanBody {
+  const departure: Departure = { isAway: (replica) => replica.nodeId === nodeId, forEver: false };
+  const effects = effectsOf(state, nodeId, departure);
+  const attached = attachmentMoves(state, nodeId).map(({ volume }) => volume.value.metadata.name);
+  const notes =
+    attached.length === 0
+      ? []
+      : [
+          `${namesText(attached)} attached here, and clients are cut off when the agent stops: "storctl node drain ${state.nodes.get(nodeId)?.value.name ?? nodeId}" moves them away live`,
+        ];
+  return { ...body, effects, notes: [...body.notes, ...notes] };
+}
+
+function effectsOf(state: ClusterState, nodeId: NodeId, departure: Departure): NodePlan['effects'] {
+  return volumesOn(state.volumes, nodeId)
+    .flatMap(({ value }) => {
+      const loss = value.status.phase === 'ready' ? lossOf(state, value, departure) : null;
+      const { id, name } = value.metadata;
+      return loss ? [{ volume: name, volumeId: id, ...loss }] : [];
+    })
+    .sort(byRank);
+}
+
+/** The replicas on all disks of a node, by volume. */
+export function placedOn(state: ClusterState, nodeId: NodeId): PlacedReplica[] {
+  const disks = disksOn(state, nodeId).map(({ value }) => value.id);
+  return disks.flatMap((diskId) => replicasOn(state, diskId));
+}
+
+/** Whether it is safe, and why not. */
+function judged(body: PlanBody): PlanBody {
+  const reasons: string[] = [];
+  const harmed = body.effects.filter(({ becomes }) => becomes !== 'degraded');
+  const [worst] = harmed;
+  if (worst) {
+    const more = harmed.length > 1 ? ` (and ${harmed.length - 1} more)` : '';
+    reasons.push(`volume ${worst.volume} would be ${worst.becomes}: ${worst.text}${more}`);
+  }
+  const [first] = body.blocked;
+  if (first) {
+    const what = first.replicaId === '' ? 'the attachment' : `replica ${first.replicaId}`;
+    const more = body.blocked.length > 1 ? ` (and ${body.blocked.length - 1} more)` : '';
+    reasons.push(`${what} of volume ${first.volume} can go nowhere: ${first.reason}${more}`);
+  }
+  return { ...body, safe: reasons.length === 0, reasons };
+}
+
+const namedVolumes = 5;
+
+/** `volume db is`, `volumes a, b are`. */
+function namesText(names: readonly string[]): string {
+  const shown = names.slice(0, namedVolumes).join(', ');
+  const more = names.length > namedVolumes ? `, ... (${names.length})` : '';
+  return names.length === 1 ? `volume ${shown} is` : `volumes ${shown}${more} are`;
+}

@@ -5,6 +5,7 @@ import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import { countFills, maxFillsPerNode, maxReplacements } from '../controllers/replica-keeper.ts';
 import { isGoing, sitesOf } from '../controllers/replica-sites.ts';
+import { isEvacuated } from '../node/node-intent.ts';
 import { isDraining } from '../placement/disk-room.ts';
 import { needOf, placeAnother } from '../placement/place-replicas.ts';
 import { noSpaceText } from './describe-volume.ts';
@@ -272,9 +273,10 @@ function drainingText(
   replica: VolumeReplica,
 ): string[] {
   const disk = sight.state.disks.get(replica.diskId)?.value;
-  if (!disk || !isDraining(disk)) return [];
+  const isLeft = isEvacuated(sight.state.nodes.get(replica.nodeId)?.value);
+  if (!disk || !(isDraining(disk) || isLeft)) return [];
   const node = nodeName(sight.state, replica.nodeId);
-  const why = disk.trouble ?? 'it is being evacuated';
+  const why = disk.trouble ?? (isLeft ? 'the node is being emptied' : 'it is being evacuated');
   const what = `the replica on node ${node} moves away from disk ${disk.path}: ${why}`;
   const isFilled = segment.replicas.some((r) => r.purpose === 'move' && r.leaving !== true);
   const { place, reason } = placeText(sight, segment, 'move');

@@ -1,0 +1,109 @@
+import type { NodeId, VolumeId } from '@stor/protocol';
+import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
+import type { NodeRecord, StoredVolume } from '../../resources/records.ts';
+import { isDrained, withIntent } from '../node/node-intent.ts';
+import { attachmentMoves } from '../node/plan-attachments.ts';
+import type { AttachmentMove } from '../node/plan-attachments.ts';
+import type { Now } from './absence.ts';
+import { wantAt } from './attachment-rules.ts';
+import type { ReplicaChange } from './replica-keeper.ts';
+
+/** Attachments of one node that move at the same time: clients of each are paused meanwhile. */
+export const maxHandOvers = 4;
+/** One that has not come about after this is asked for again, and others are not kept waiting (ms). */
+export const handOverPatienceMs = 30_000;
+/** First and longest wait after one that failed (ms). */
+export const handOverBackoffMs = 2_000;
+export const handOverBackoffMaxMs = 60_000;
+
+export type NodeAction =
+  /** the record with another wish */
+  | { type: 'put-node'; node: Versioned<NodeRecord>; record: NodeRecord; what: string }
+  /** hand the volume over, live, if it is still held at that epoch */
+  | { type: 'move-primary'; volumeId: VolumeId; nodeId: NodeId; epoch: number }
+  | { type: 'change-replicas'; volume: Versioned<StoredVolume>; change: ReplicaChange };
+
+interface Memory {
+  epoch: number;
+  tries: number;
+  askedMs: number;
+}
+
+/**
+ * Carries out what operators want of nodes, as far as it is not replicas that move: that follows from
+ * the rules of replicas. Level-triggered; it remembers only what it has asked for lately.
+ */
+export class NodeVerbsKeeper {
+  readonly #asked = new Map<VolumeId, Memory>();
+
+  plan(state: ClusterState, now: Now): NodeAction[] {
+    const actions: NodeAction[] = [];
+    const seen = new Set<VolumeId>();
+    for (const node of state.nodes.values()) {
+      if (node.value.spec === undefined) continue;
+      const ended = endedMaintenance(node, now);
+      if (ended) actions.push(ended);
+      if (isDrained(node.value)) actions.push(...this.#drain(state, node.value, now, seen));
+    }
+    for (const id of this.#asked.keys()) if (!seen.has(id)) this.#asked.delete(id);
+    return actions;
+  }
+
+  #drain(state: ClusterState, node: NodeRecord, now: Now, seen: Set<VolumeId>): NodeAction[] {
+    const actions: NodeAction[] = [];
+    const moves = attachmentMoves(state, node.id);
+    for (const { volume } of moves) seen.add(volume.value.metadata.id);
+    const pending = moves.filter((move) => this.#isPending(move, now.monotonicMs));
+    let free = maxHandOvers - pending.length;
+    for (const move of moves) {
+      const { volume, holder, toNodeId } = move;
+      const { id } = volume.value.metadata;
+      if (toNodeId === null) continue;
+      if (!holder) {
+        const record = wantAt(volume.value, toNodeId);
+        const what = `it is wanted on another node, because ${node.name} is drained`;
+        actions.push({
+          type: 'change-replicas',
+          volume,
+          change: { record, what, forgotten: [] },
+        });
+        continue;
+      }
+      if (free <= 0 || !this.#isDue(id, holder.epoch, now.monotonicMs)) continue;
+      const tries = this.#triesOf(id, holder.epoch);
+      this.#asked.set(id, { epoch: holder.epoch, tries: tries + 1, askedMs: now.monotonicMs });
+      free -= 1;
+      actions.push({ type: 'move-primary', volumeId: id, nodeId: toNodeId, epoch: holder.epoch });
+    }
+    return actions;
+  }
+
+  /** It was asked for and may still come about. */
+  #isPending({ volume, holder }: AttachmentMove, nowMs: number): boolean {
+    const memory = this.#asked.get(volume.value.metadata.id);
+    if (!memory || memory.epoch !== holder?.epoch) return false;
+    return nowMs - memory.askedMs < handOverPatienceMs;
+  }
+
+  #isDue(id: VolumeId, epoch: number, nowMs: number): boolean {
+    const memory = this.#asked.get(id);
+    if (!memory) return true;
+    const waitMs = Math.min(handOverBackoffMs * 2 ** (memory.tries - 1), handOverBackoffMaxMs);
+    // another epoch: the last one came to an end, maybe because the new node could not take it
+    const patienceMs = memory.epoch === epoch ? handOverPatienceMs : waitMs;
+    return nowMs - memory.askedMs >= patienceMs;
+  }
+
+  #triesOf(id: VolumeId, epoch: number): number {
+    const memory = this.#asked.get(id);
+    return memory && memory.epoch <= epoch ? memory.tries : 0;
+  }
+}
+
+/** It ends by itself; what was not replaced meanwhile is from now on. */
+function endedMaintenance(node: Versioned<NodeRecord>, now: Now): NodeAction | null {
+  const { maintenance, ...kept } = node.value.spec ?? {};
+  if (!maintenance || now.wallMs < maintenance.untilMs) return null;
+  const record = withIntent(node.value, kept);
+  return { type: 'put-node', node, record, what: 'its maintenance is over' };
+}
