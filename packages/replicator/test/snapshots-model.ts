@@ -8,6 +8,8 @@ export interface Entry {
   /** number of the call that wrote it */
   seq: number;
   acked: boolean;
+  /** zeros that may have found zeros: then nothing changed, and no mark was needed */
+  mayBeIdle?: boolean;
 }
 
 /** Nothing is known of the block: it may hold anything, but always the same until it is written. */

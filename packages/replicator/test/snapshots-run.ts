@@ -578,7 +578,7 @@ export class SnapshotsRun {
           );
           const differs =
             !entries.some((entry, at) => at <= settled && entry.value === value) ||
-            entries.some((entry, at) => at > settled && entry.acked);
+            entries.some((entry, at) => at > settled && entry.acked && entry.mayBeIdle !== true);
           if (differs && !isMarked) {
             return { problem: `it may differ, and has no mark: ${said()}`, blocks, traces };
           }
@@ -947,11 +947,12 @@ export class SnapshotsRun {
       // nothing changes where zeros are known to be, and no mark is owed
       if (history.length === 1 && history[0]?.value === 0) continue;
       // it may find nothing where a resync fills what lies below just now; that compares it again
-      const entry = { value: isFilling ? anything : 0, seq: this.#seq, acked: false };
+      const entry: Entry = { value: isFilling ? anything : 0, seq: this.#seq, acked: false };
+      // nor where it may have found nothing
+      if (!isFilling && isSurelyData(history)) changed.push(first + i);
+      else entry.mayBeIdle = true;
       entries.push(entry);
       history.push(entry);
-      // nor where it may have found nothing
-      if (!isFilling) changed.push(first + i);
     }
     const seq = this.#seq;
     this.#start(
@@ -1181,8 +1182,10 @@ export class SnapshotsRun {
       const history = image.history(first + i);
       // nothing changes where zeros are known to be, and no mark is owed
       if (command.zero && history.length === 1 && history[0]?.value === 0) return;
+      const mayFindNothing = command.zero && !isSurelyData(history);
+      if (entry.value !== anything && !mayFindNothing) changed.push(first + i);
+      else entry.mayBeIdle = true;
       history.push(entry);
-      if (entry.value !== anything) changed.push(first + i);
     });
     this.#shown(image, first, count);
     const seq = this.#seq;
@@ -1320,6 +1323,12 @@ export class SnapshotsRun {
     if (!this.#alive.now) return;
     await this.#race(this.#verify('clean', true));
   }
+}
+
+/** What was asked for last is data: zeros over it change something, in memory at least. */
+function isSurelyData(history: readonly Entry[]): boolean {
+  const value = history.at(-1)?.value ?? 0;
+  return value !== 0 && value !== anything;
 }
 
 /** Blocks that hold another value for certain. */
