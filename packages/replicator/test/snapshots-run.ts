@@ -124,6 +124,8 @@ export class SnapshotsRun {
   #isOver = false;
   /** blocks may have been lost where the disk could not read them: they never verify as others */
   #unreadable = false;
+  /** a read met a block beside a write that failed: its replica must fail, or the block is bad */
+  #tornRead = '';
 
   /** what is read to be looked at, one chunk at a time */
   readonly #target = new Uint8Array(chunkBytes);
@@ -288,6 +290,7 @@ export class SnapshotsRun {
     this.#world.hook = () => null;
     this.#full = this.#refused = false;
     this.#faulted = this.#broken = false;
+    this.#tornRead = '';
   }
 
   #losePower(): void {
@@ -734,6 +737,8 @@ export class SnapshotsRun {
     if (!this.#alive.now || !(this.#full || this.#faulted)) return;
     for (const { store } of this.#replicas.values())
       if (store?.failure) this.#mayFail(store.failure);
+    const isSound = !this.#broken && !this.#refused;
+    this.#check(!(isSound && this.#tornRead), `a read failed: ${this.#tornRead}`);
     if (this.#broken) {
       await this.#refuses();
       this.#losePower();
@@ -1003,6 +1008,10 @@ export class SnapshotsRun {
         if (code === 'NO_SPACE' && (this.#full || this.#faulted)) return;
         if (code === 'DISK_FAILED' && this.#faulted) return;
         if (code === 'CHECKSUM_MISMATCH' && this.#unreadable) return;
+        if (code === 'CHECKSUM_MISMATCH' && this.#faulted) {
+          this.#tornRead = String(error);
+          return;
+        }
         // what lies below was being filled, which may be seen half done
         if (expected.some((_, i) => this.#expected(image, first + i) === null)) return;
         this.#errors.push(`a read failed: ${String(error)}`);
