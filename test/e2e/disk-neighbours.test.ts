@@ -18,7 +18,7 @@ const writtenBytes = 16 * MiB;
 const deadlineMs = 150_000;
 
 async function diskOf(cluster: TestCluster, node: string, path: string): Promise<Disk> {
-  const disks = JSON.parse(await cluster.must('disk', 'ls', '-o', 'json')) as Disk[];
+  const disks = (await cluster.api.listDisks({})).disks;
   const found = disks.find(({ metadata }) => metadata.name === `${node}:${path}`);
   if (!found) throw new Error(`no disk at ${node}:${path}`);
   return found;

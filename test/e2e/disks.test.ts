@@ -38,7 +38,7 @@ function devicesOf(t: Test, cluster: TestCluster): Devices {
 }
 
 async function diskAt(cluster: TestCluster, device: string): Promise<Disk> {
-  const disks = JSON.parse(await cluster.must('disk', 'ls', '-o', 'json')) as Disk[];
+  const disks = (await cluster.api.listDisks({})).disks;
   const found = disks.find(({ spec }) => spec.device === device || spec.path === device);
   if (!found) throw new Error(`no disk at ${device}: ${JSON.stringify(disks)}`);
   return found;

@@ -2,11 +2,13 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { ClusterStatus, Volume } from '@stor/protocol';
+import { openApiClient } from '@stor/protocol';
+import type { ApiClient, ClusterStatus, Volume } from '@stor/protocol';
 import { AgentProcess } from './agent-process.ts';
 import { checkoutRoot } from './checkout.ts';
 import { reservePorts } from '@stor/runtime/testing';
 import { describeResult, runCommand, type CommandResult } from './run-command.ts';
+import { runStorctlHere } from './run-storctl.ts';
 import { waitFor } from './wait-for.ts';
 
 export interface TestClusterOptions {
@@ -39,6 +41,7 @@ export class TestCluster {
   readonly clusterId: string;
   readonly agents: AgentProcess[];
   readonly #ownsDir: boolean;
+  #api: ApiClient | null = null;
 
   private constructor(dir: string, ownsDir: boolean, clusterId: string, agents: AgentProcess[]) {
     this.dir = dir;
@@ -163,9 +166,15 @@ export class TestCluster {
     await Promise.all(this.agents.map((agent) => agent.kill9()));
   }
 
-  /** Runs `bin/storctl` with all three addresses. */
+  /** Runs a command line of storctl with the addresses of all nodes, in this process. */
   storctl(...args: string[]): Promise<CommandResult> {
-    return runCommand(join(checkoutRoot(), 'bin/storctl'), args, {
+    return runStorctlHere(args, { endpoints: this.endpoints, cwd: this.dir });
+  }
+
+  /** As `storctl`, in a process of its own; what it is made of is compiled already. */
+  storctlProcess(...args: string[]): Promise<CommandResult> {
+    const main = join(checkoutRoot(), 'packages/cli/dist/src/main.js');
+    return runCommand(process.execPath, [main, ...args], {
       env: { STOR_ENDPOINTS: this.endpoints },
       cwd: this.dir,
     });
@@ -178,12 +187,21 @@ export class TestCluster {
     return result.stdout.replace(/\n$/, '');
   }
 
-  async inspect(volume: string): Promise<Volume> {
-    return JSON.parse(await this.must('volume', 'inspect', volume, '-o', 'json')) as Volume;
+  /**
+   * What storctl calls. Conditions are waited for with it: a process for each look takes more of the
+   * machine than the agents that are looked at.
+   */
+  get api(): ApiClient {
+    this.#api ??= openApiClient({ endpoints: this.endpoints.split(',') });
+    return this.#api;
   }
 
-  async status(): Promise<ClusterStatus> {
-    return JSON.parse(await this.must('cluster', 'status', '-o', 'json')) as ClusterStatus;
+  inspect(volume: string): Promise<Volume> {
+    return this.api.getVolume({ name: volume });
+  }
+
+  status(): Promise<ClusterStatus> {
+    return this.api.getClusterStatus({});
   }
 
   /** Index of the Raft leader. */
@@ -228,7 +246,8 @@ export class TestCluster {
 
   /** Ends what runs and removes the folder. Works after any failure, and twice. */
   async close(): Promise<void> {
-    await Promise.all(this.agents.map((agent) => agent.kill9()));
+    await Promise.all([this.#api?.close(), ...this.agents.map((agent) => agent.kill9())]);
+    this.#api = null;
     if (this.#ownsDir) rmSync(this.dir, { recursive: true, force: true });
   }
 

@@ -93,7 +93,7 @@ async function badVolumes(cluster: TestCluster, checks: CheckList): Promise<void
   for (const [name, args, code, message] of cases) {
     await checks.run(`storctl: ${name}`, async () => {
       const before = await traces(cluster);
-      expectRefusal(await cluster.storctl(...args), code, message);
+      expectRefusal(await cluster.storctlProcess(...args), code, message);
       const after = await traces(cluster);
       expect(before === after, `something was left behind: ${before} -> ${after}`);
     });

@@ -154,12 +154,12 @@ async function removeDisk(cluster: TestCluster, disk: Disk): Promise<boolean> {
     },
     { deadlineMs: maxRebuiltMs, intervalMs: 500 },
   );
-  const left = JSON.parse(await cluster.must('disk', 'ls', '-o', 'json')) as Disk[];
+  const left = (await cluster.api.listDisks({})).disks;
   return left.every(({ metadata }) => metadata.id !== id);
 }
 
 async function diskOf(cluster: TestCluster, device: string): Promise<Disk> {
-  const disks = JSON.parse(await cluster.must('disk', 'ls', '-o', 'json')) as Disk[];
+  const disks = (await cluster.api.listDisks({})).disks;
   const found = disks.find(({ spec }) => spec.device === device);
   if (!found) throw new Error(`no disk at ${device}`);
   return found;

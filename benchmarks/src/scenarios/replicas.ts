@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Disk } from '@stor/protocol';
 import { NbdClient } from 'nbd-client-js';
 import type { TestCluster } from '../harness/test-cluster.ts';
 import { readReplica, type ReplicaFacts } from '../replica-reader/read-replica.ts';
@@ -59,7 +58,7 @@ export async function readReplicasOf(
     }
     served.push({ volume, servedHash, segmentHashes, places: status.replicas });
   }
-  const disks = JSON.parse(await cluster.must('disk', 'ls', '-o', 'json')) as Disk[];
+  const disks = (await cluster.api.listDisks({})).disks;
   const paths = new Map(disks.map(({ metadata, spec }) => [metadata.id, spec.path]));
   await cluster.stop();
   const result = new Map<string, ReadVolume>();
