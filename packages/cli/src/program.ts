@@ -8,6 +8,7 @@ import { addPoolCommands } from './commands/pool.ts';
 import { addRebuildCommands } from './commands/rebuild.ts';
 import { addScrubCommands } from './commands/scrub.ts';
 import { addSnapshotCommands } from './commands/snapshot.ts';
+import { addTokenCommands } from './commands/token.ts';
 import { addTransferCommands } from './commands/transfer.ts';
 import { addTrashCommands } from './commands/trash.ts';
 import { addVolumeCommands } from './commands/volume.ts';
@@ -16,7 +17,16 @@ import { expandCommandWords, type CommandWord } from './core/command-words.ts';
 import { outputFormats } from './printer.ts';
 
 /** Commands that destroy or break something are written in full: a prefix is easily a mistake. */
-const neverAbbreviated = new Set(['rm', 'fence', 'recover', 'rollback', 'prune', 'empty']);
+const neverAbbreviated = new Set([
+  'rm',
+  'fence',
+  'recover',
+  'rollback',
+  'prune',
+  'empty',
+  'promote',
+  'demote',
+]);
 
 /** The whole command line as a commander tree. Errors are thrown, not printed. */
 export function buildProgram(io: StorctlIo, run: RunAction): Command {
@@ -48,6 +58,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
       getErrHelpWidth: () => 100,
     });
   addClusterCommands(program, run);
+  addTokenCommands(program, run);
   addNodeCommands(program, run);
   addDiskCommands(program, run);
   addPoolCommands(program, run);

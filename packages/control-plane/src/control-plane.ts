@@ -26,7 +26,9 @@ import { NodeSession } from './agent/node-session.ts';
 import type { NodeIdentity } from './agent/node-session.ts';
 import { OpenCalls, servedMethods } from './api/serve-unary.ts';
 import { DiskService } from './api/disk-service.ts';
+import { memberServices } from './api/member-service.ts';
 import { NodeService } from './api/node-service.ts';
+import { storeRoles } from './api/store-roles.ts';
 import { PrimaryOrders } from './api/primary-orders.ts';
 import { ScrubService } from './api/scrub-service.ts';
 import { ReplicaSpaces } from './api/replica-spaces.ts';
@@ -133,7 +135,8 @@ export class ControlPlane implements ControlPlanePort {
       access: more.access,
     });
     const nodes = new NodeService({ ...options, insight });
-    const orders = { volumes, changes, growth, primaries, insight, disks, nodes, ...more };
+    const who = { nodes, ...memberServices(options) };
+    const orders = { volumes, changes, growth, primaries, insight, disks, ...who, ...more };
     const events = controlPlane.#events;
     const scrubs = new ScrubService({ ...options, events });
     const stor = storService({ store, events, scrubs, ...orders, node, cluster: { id, name } });
@@ -380,9 +383,9 @@ export class ControlPlane implements ControlPlanePort {
   /** Nodes and volumes as this member sees them, for the metrics that only the leader shows. */
   async observe(): Promise<ClusterObservation> {
     const { state } = this.#cache;
-    const { leaderId } = this.#options.store.status();
+    const roles = storeRoles(this.#options.store);
     return {
-      nodes: [...state.nodes.values()].map((node) => describeNode(node, state, leaderId)),
+      nodes: [...state.nodes.values()].map((node) => describeNode(node, state, roles)),
       volumes: await this.#volumes.describe([...state.volumes.values()], state),
       scrubs: describeScrubs(state),
       trashedVolumes: state.trash.size,

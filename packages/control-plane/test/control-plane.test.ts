@@ -104,7 +104,7 @@ t.test('volumes through the API', async (t) => {
     const { nodes } = await client.listNodes({});
     t.match(nodes, [
       { metadata: { name: 'n1' }, status: { state: 'up', raftRole: 'leader' } },
-      { metadata: { name: 'n2' }, status: { state: 'up', raftRole: 'follower' } },
+      { metadata: { name: 'n2' }, status: { state: 'up', raftRole: 'voter' } },
       { metadata: { name: 'n3' } },
     ]);
     const labelled = await client.labelNode({

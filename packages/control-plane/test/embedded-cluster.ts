@@ -70,7 +70,6 @@ export class EmbeddedCluster {
     const server = await grpcTransport().createServer();
     const port = await server.listen('127.0.0.1', 0);
     const joined = this.store(from).members.addresses();
-    joined.push({ id: from, address: this.#member(from).address });
     const address = `127.0.0.1:${port}`;
     const member: Member = { id, address, server, store: null, joined };
     this.members.push(member);

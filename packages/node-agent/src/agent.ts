@@ -201,8 +201,17 @@ export class Agent {
   async #openEmbedded(folder: DataFolder, server: RpcServer): Promise<OpenedStore> {
     const { clock, random, files, logs, rpc } = this.#platform;
     folder.checkRaft(logs);
+    const { formation, nodeId } = this.#config;
+    const formed = formation && {
+      // once it has begun, the log alone says who votes
+      voters: folder.hasBegunRaft ? [] : formation.voters,
+      storeId: formation.storeId,
+      known: formation.known,
+    };
     const store = await EmbeddedClusterStore.open({
-      id: this.#config.nodeId,
+      id: nodeId,
+      address: this.#address(this.#config.listen.api),
+      ...formed,
       clusterId: this.#config.clusterId,
       members: this.#config.members.map(({ id, api }) => ({ id, address: api })),
       dataPath: folder.raftPath,
@@ -279,22 +288,29 @@ export class Agent {
     agentInstance: string,
     folder: DataFolder,
   ): Promise<Parameters<typeof ControlPlane.open>[0]['node']> {
-    const { listen, nodeId, nodeName, nbdUnixDir } = this.#config;
+    const { listen, nodeId, nodeName, nbdUnixDir, labels } = this.#config;
     return {
       id: nodeId,
       name: nodeName,
       agentInstance,
       bootId: this.#platform.bootId(),
       version: agentVersion,
+      ...(labels ? { labels } : {}),
       computeOnly: folder.disks().length === 0,
       addresses: {
-        api: `${listen.host}:${listen.api}`,
-        http: `${listen.host}:${listen.http}`,
-        peers: [`${listen.host}:${listen.peers}`],
-        nbd: [`${listen.host}:${listen.nbd[0] ?? 0}`],
+        api: this.#address(listen.api),
+        http: this.#address(listen.http),
+        peers: [this.#address(listen.peers)],
+        nbd: [this.#address(listen.nbd[0] ?? 0)],
         nbdUnix: nbdUnixDir ? [join(nbdUnixDir, 'nbd-0.sock')] : [],
       },
     };
+  }
+
+  /** Where others reach a port of this node. */
+  #address(port: number): string {
+    const { host, advertise = host } = this.#config.listen;
+    return `${advertise}:${port}`;
   }
 
   #writePidFile(): void {

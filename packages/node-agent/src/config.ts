@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { parseEtcdAddress } from '@stor/control-plane';
-import { StorError } from '@stor/protocol';
+import { checkLabels, StorError } from '@stor/protocol';
 import { parseYaml } from '@stor/runtime';
 import { z } from 'zod';
 
@@ -14,6 +14,8 @@ const agentConfigSchema = z.strictObject({
   dataDir: z.string().startsWith('/'),
   listen: z.strictObject({
     host: z.string().default('127.0.0.1'),
+    /** host that others reach this node by, when it is not `host` (0.0.0.0, or behind a relay) */
+    advertise: z.string().min(1).optional(),
     api: port,
     http: port,
     peers: port,
@@ -38,19 +40,36 @@ const agentConfigSchema = z.strictObject({
   /** make a disk in `dataDir` at the first start; false: the node has those that `disk add` gives it */
   autoDisk: z.boolean().default(true),
   autoDetachMs: z.number().int().positive().optional(),
+  /** of the node when it registers for the first time, such as its failure domain */
+  labels: z.record(z.string(), z.string()).optional(),
   /** listen beyond loopback although nothing is encrypted yet */
   insecureListen: z.boolean().default(false),
 });
 
-export type AgentConfig = z.infer<typeof agentConfigSchema>;
+/** How a node that finds its members at run time takes part in the cluster store. */
+export interface Formation {
+  /** of a store that is made now: this node; none: it joins, or goes on */
+  voters: string[];
+  /** see StoreMembers.storeId */
+  storeId: string;
+  /** members that it was told of when it joined */
+  known: { id: string; address: string }[];
+}
+
+/** `members` is empty when `formation` says how they are found. */
+export type AgentConfig = z.infer<typeof agentConfigSchema> & { formation?: Formation };
+
+/** A config file without members: who the node is says its data folder. */
+const agentSettingsSchema = agentConfigSchema
+  .omit({ clusterId: true, nodeId: true, members: true })
+  .extend({ nodeName: z.string().min(1).max(63).optional() });
+
+export type AgentSettings = z.infer<typeof agentSettingsSchema>;
 
 const loopback = /^(127\.\d+\.\d+\.\d+|::1|localhost)$/;
 
-/** Reads and checks a config file; `overrides` go before what it says. INVALID_ARGUMENT names the field and what is wrong with it. */
-export function loadAgentConfig(
-  path: string,
-  overrides: Record<string, unknown> = {},
-): AgentConfig {
+/** What a config file says, unchecked. INVALID_ARGUMENT. */
+export function loadConfigFile(path: string): unknown {
   let text: string;
   try {
     text = readFileSync(path, 'utf8');
@@ -61,33 +80,43 @@ export function loadAgentConfig(
       { cause: error },
     );
   }
-  const value = parseYaml(text, path);
-  const isObject = typeof value === 'object' && value !== null && !Array.isArray(value);
-  return checkAgentConfig(isObject ? { ...value, ...overrides } : value, path);
+  return parseYaml(text, path);
 }
 
-export function checkAgentConfig(value: unknown, path: string): AgentConfig {
-  const parsed = agentConfigSchema.safeParse(value);
-  if (!parsed.success) {
-    const problems = parsed.error.issues.map(
-      (issue) => `${issue.path.join('.') || '(file)'}: ${issue.message}`,
+/** Does the file say itself who the node is? Then it is a whole `AgentConfig`. */
+export function namesNode(value: unknown): boolean {
+  return typeof value === 'object' && value !== null && ('members' in value || 'nodeId' in value);
+}
+
+/** INVALID_ARGUMENT names the field and what is wrong with it; `where` says where it is from. */
+export function checkAgentSettings(value: unknown, where: string): AgentSettings {
+  const parsed = agentSettingsSchema.safeParse(value);
+  if (!parsed.success) throw notValid(where, parsed.error);
+  if (isEtcd(parsed.data.store)) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `${where}: with etcd as the store the config file says clusterId, nodeId and nodeName`,
     );
-    throw new StorError('INVALID_ARGUMENT', `config file ${path}: ${problems.join('; ')}`);
   }
+  checkLabels(parsed.data.labels ?? {});
+  checkListen(parsed.data, where);
+  return parsed.data;
+}
+
+/** A whole configuration, members and all. INVALID_ARGUMENT as above. */
+export function checkAgentConfig(value: unknown, path: string): AgentConfig {
+  const where = `config file ${path}`;
+  const parsed = agentConfigSchema.safeParse(value);
+  if (!parsed.success) throw notValid(where, parsed.error);
   const config = parsed.data;
   checkStore(config, path);
   if (!isEtcd(config.store) && !config.members.some((member) => member.id === config.nodeId)) {
     throw new StorError(
       'INVALID_ARGUMENT',
-      `config file ${path}: members does not contain nodeId ${config.nodeId}`,
+      `${where}: members does not contain nodeId ${config.nodeId}`,
     );
   }
-  if (!loopback.test(config.listen.host) && !config.insecureListen) {
-    throw new StorError(
-      'INVALID_ARGUMENT',
-      `config file ${path}: listen.host ${config.listen.host} is not loopback, and nothing is encrypted yet: anyone who can reach it could read and write every volume. Listen on 127.0.0.1, or set insecureListen: true on a network that you trust`,
-    );
-  }
+  checkListen(config, where);
   return config;
 }
 
@@ -108,4 +137,22 @@ function checkStore({ store, etcdTls }: AgentConfig, path: string): void {
   if (etcdTls && (etcdTls.cert === undefined) !== (etcdTls.key === undefined)) {
     throw wrong('etcdTls: cert and key go together');
   }
+}
+
+function notValid(where: string, error: z.ZodError): StorError {
+  const problems = error.issues.map(
+    (issue) => `${issue.path.join('.') || '(file)'}: ${issue.message}`,
+  );
+  return new StorError('INVALID_ARGUMENT', `${where}: ${problems.join('; ')}`);
+}
+
+function checkListen(
+  { listen, insecureListen }: Pick<AgentSettings, 'listen' | 'insecureListen'>,
+  where: string,
+): void {
+  if (loopback.test(listen.host) || insecureListen) return;
+  throw new StorError(
+    'INVALID_ARGUMENT',
+    `${where}: listen.host ${listen.host} is not loopback, and nothing is encrypted yet: anyone who can reach it could read and write every volume. Listen on 127.0.0.1, or set insecureListen: true (--insecure-listen) on a network that you trust`,
+  );
 }

@@ -91,12 +91,16 @@ export class DataFolder {
    * granted twice (I2).
    */
   checkRaft(logs: Pick<RaftLogs, 'exists'> = levelLogs): void {
-    const hasBegun = this.#files.exists(join(this.path, raftMarker));
-    if (!hasBegun || logs.exists(join(this.raftPath, 'log'))) return;
+    if (!this.hasBegunRaft || logs.exists(join(this.raftPath, 'log'))) return;
     throw new StorError(
       'FOREIGN_DATA',
       `${this.raftPath} held this node's part of the cluster store and is gone: put it back; without it this node must not come back under its old id`,
     );
+  }
+
+  /** This node has taken part in Raft. */
+  get hasBegunRaft(): boolean {
+    return this.#files.exists(join(this.path, raftMarker));
   }
 
   /** Notes that the Raft log has been made. */

@@ -1,33 +1,38 @@
 import { Command } from 'commander';
 import { StorError, exitCodeOf } from '@stor/protocol';
 import { openLogger } from '@stor/runtime';
+import { hostname } from 'node:os';
 import { Agent } from './agent.ts';
-import { loadAgentConfig } from './config.ts';
+import { checkAgentConfig, type AgentConfig } from './config.ts';
+import { addAgentOptions, readCommandLine, type CommandLine } from './formation/command-line.ts';
+import { formNode } from './formation/form-node.ts';
+import { systemPlatform, type Platform } from './platform.ts';
 import { agentVersion } from './version.ts';
 
 /** An orderly stop that takes longer than this ends anyway: replicas survive a kill (ms). */
 const stopTimeoutMs = 15_000;
 
-interface StoreOptions {
-  store?: string;
-  etcdCa?: string;
-  etcdCert?: string;
-  etcdKey?: string;
+const helpFooter = `
+Examples:
+  stor-agent --data-dir /var/lib/stor --listen 10.0.0.1 --bootstrap
+  stor-agent --data-dir /var/lib/stor --listen 10.0.0.2 --join 10.0.0.1:17110 --token TOKEN
+  stor-agent --data-dir /var/lib/stor --listen 10.0.0.2
+  stor-agent --config /etc/stor/agent.yaml
+
+A node that was started once needs no token: what is given again of --bootstrap, --join and --token
+is not used. See docs/operating/cluster.md.`;
+
+async function configOf(line: CommandLine, platform: Platform): Promise<AgentConfig> {
+  if (line.kind === 'fixed') return checkAgentConfig(line.file, line.path);
+  const { nodeName = hostname(), logLevel } = line.settings;
+  const logger = openLogger({ node: nodeName }, logLevel);
+  const { files, rpc, clock, random } = platform;
+  const host = { files, rpc, clock, random, logger, hostName: hostname() };
+  return formNode(line.settings, line.wish, host);
 }
 
-/** What the command line says of the store, as the config file would. */
-function storeConfig({ store, etcdCa, etcdCert, etcdKey }: StoreOptions): Record<string, unknown> {
-  if (etcdCa === undefined && (etcdCert ?? etcdKey) !== undefined) {
-    throw new StorError('INVALID_ARGUMENT', '--etcd-cert and --etcd-key need --etcd-ca');
-  }
-  return {
-    ...(store === undefined ? {} : { store }),
-    ...(etcdCa === undefined ? {} : { etcdTls: { ca: etcdCa, cert: etcdCert, key: etcdKey } }),
-  };
-}
-
-async function run(configPath: string, options: StoreOptions): Promise<void> {
-  const config = loadAgentConfig(configPath, storeConfig(options));
+async function run(line: CommandLine): Promise<void> {
+  const config = await configOf(line, systemPlatform);
   const logger = openLogger({ node: config.nodeName }, config.logLevel);
   const agent = await Agent.start(config, logger);
   let stopping = false;
@@ -59,26 +64,25 @@ async function run(configPath: string, options: StoreOptions): Promise<void> {
   });
 }
 
-const program = new Command('stor-agent')
-  .description('The agent of one Stor node: adds its disks to the pool and serves volumes over NBD')
-  .version(agentVersion)
-  .requiredOption('--config <path>', 'config file (YAML)')
+const program = addAgentOptions(
+  new Command('stor-agent')
+    .description(
+      'The agent of one Stor node: adds its disks to the pool and serves volumes over NBD',
+    )
+    .version(agentVersion),
+)
+  .addHelpText('after', helpFooter)
   .exitOverride((error) => {
     process.exit(error.exitCode === 0 ? 0 : exitCodeOf.INVALID_ARGUMENT);
   })
-  .option(
-    '--store <address>',
-    'embedded, or etcd://HOST:PORT[,HOST:PORT...][/PREFIX] (or `store:` in the config)',
-  )
-  .option('--etcd-ca <path>', 'PEM file: the authority of the etcd servers; turns TLS on')
-  .option('--etcd-cert <path>', 'PEM file: the certificate of this node for etcd')
-  .option('--etcd-key <path>', 'PEM file: the key of --etcd-cert')
-  .action((options: { config: string } & StoreOptions) =>
-    run(options.config, options).catch((thrown: unknown) => {
+  .action(async (flags: object) => {
+    try {
+      await run(readCommandLine(flags, process.env));
+    } catch (thrown) {
       const error = StorError.from(thrown);
       process.stderr.write(`error: ${error.message}\n`);
       process.exit(exitCodeOf[error.code]);
-    }),
-  );
+    }
+  });
 
 await program.parseAsync();

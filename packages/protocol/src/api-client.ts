@@ -5,6 +5,7 @@ import type { Rebuild, Scrub, VolumeExplanation } from './resources.ts';
 import { RpcEndpoint } from './rpc/rpc-endpoint.ts';
 import type { RpcOutcome } from './rpc/rpc-endpoint.ts';
 import { loadServices } from './rpc/services.ts';
+import { memberCalls } from './member-calls.ts';
 import { snapshotCalls } from './snapshot-calls.ts';
 import type { ApiCall } from './snapshot-calls.ts';
 
@@ -68,6 +69,13 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   stopScrub: 'repeatable',
   listScrubs: 'read',
   setScrub: 'repeatable',
+  listMembers: 'read',
+  setMemberVote: 'repeatable',
+  setMembers: 'repeatable',
+  createToken: 'once',
+  listTokens: 'read',
+  removeToken: 'once',
+  joinCluster: 'repeatable',
 };
 
 export interface ApiClientOptions {
@@ -158,6 +166,7 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     listScrubs: async (request, callOptions) =>
       decodedScrubs(await listScrubs(request, callOptions)),
     setScrub: call('setScrub'),
+    ...memberCalls(call),
     ...snapshotCalls(call, () => caller.host.newRequestId()),
     close: () => caller.close(),
   };

@@ -4,6 +4,10 @@ import type {
   Disk,
   DiskInspection,
   EvacuationPlan,
+  JoinAnswer,
+  JoinToken,
+  Member,
+  MemberSettings,
   Node,
   NodePlan,
   NodeVerb,
@@ -337,4 +341,52 @@ export interface StorApi {
   attachVolume(request: { name: string; node: string }, options?: CallOptions): Promise<Volume>;
   /** Drains and gives the attachment back; connections are closed. NOT_FOUND. Works twice. */
   detachVolume(request: { name: string }, options?: CallOptions): Promise<Volume>;
+  /**
+   * Of the embedded cluster store. Without a leader the answer is what this node's own log says.
+   * FAILED_PRECONDITION when the cluster store is another one.
+   */
+  listMembers(
+    request: Record<string, never>,
+    options?: CallOptions,
+  ): Promise<{ members: Member[]; settings: MemberSettings }>;
+  /**
+   * Gives a member a vote (`vote` true) or takes it away; returns when that is so. NOT_FOUND, UNSAFE
+   * (the voters that are left would have no majority that is up), UNAVAILABLE.
+   */
+  setMemberVote(
+    request: { node: string; vote: boolean },
+    options?: CallOptions,
+  ): Promise<{ members: Member[] }>;
+  /** Changes what is given. INVALID_ARGUMENT */
+  setMembers(request: Partial<MemberSettings>, options?: CallOptions): Promise<MemberSettings>;
+  /** `token` is what a node gives when it joins; it is kept nowhere. INVALID_ARGUMENT */
+  createToken(
+    request: { ttlMs: number; uses: number },
+    options?: CallOptions,
+  ): Promise<{ token: string; info: JoinToken }>;
+  listTokens(
+    request: Record<string, never>,
+    options?: CallOptions,
+  ): Promise<{ tokens: JoinToken[] }>;
+  /** NOT_FOUND */
+  removeToken(request: { id: string }, options?: CallOptions): Promise<Record<string, never>>;
+  /**
+   * Asked by an agent that joins, with an id that it has made; asking again is the same. UNAUTHENTICATED
+   * (the token), ALREADY_EXISTS (the name), FOREIGN_DATA (its folder is of another cluster),
+   * FAILED_PRECONDITION (it was a member before).
+   */
+  joinCluster(
+    request: {
+      token: string;
+      nodeId: string;
+      nonce: string;
+      name: string;
+      address: string;
+      replace: boolean;
+      neverVotes: boolean;
+      /** of its data folder; '': it is new */
+      clusterId: string;
+    },
+    options?: CallOptions,
+  ): Promise<JoinAnswer>;
 }

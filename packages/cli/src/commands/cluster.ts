@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import type { RunAction } from '../command-context.ts';
 import { ExitStatus } from '../exit-status.ts';
 import { clusterIsHealthy, clusterSheet } from '../resource-views.ts';
+import { addMemberCommands } from './cluster-members.ts';
 
 /** Exit code of a check that found something (docs/operating/exit-codes.md). */
 const checkFailedStatus = 10;
@@ -25,4 +26,5 @@ export function addClusterCommands(program: Command, run: RunAction): void {
         }
       }),
     );
+  addMemberCommands(cluster, run);
 }

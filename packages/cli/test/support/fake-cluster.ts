@@ -21,6 +21,7 @@ import {
   type VolumeExplanation,
   type VolumePolicy,
 } from '@stor/protocol';
+import { FakeMembers } from './fake-members.ts';
 import { orderFakeNode } from './fake-node.ts';
 import type { FakeNodePlan } from './fake-node.ts';
 import {
@@ -57,7 +58,7 @@ export function makeNode(n: number): Node {
       agentInstance: 'a1',
       bootId: 'b1',
       version: '0.1.0',
-      raftRole: n === 1 ? 'leader' : 'follower',
+      raftRole: n === 1 ? 'leader' : 'voter',
       computeOnly: false,
     },
   };
@@ -121,6 +122,7 @@ export function fakeScrub(of: { id: string; name: string }): Scrub {
 /** The API from memory, with as much behaviour as the command line can see. */
 export class FakeCluster {
   nodes: Node[];
+  readonly members = new FakeMembers(() => this.nodes);
   disks: Disk[];
   volumes: Volume[] = [];
   calls: { method: string; request: unknown }[] = [];
@@ -175,6 +177,7 @@ export class FakeCluster {
   };
 
   api(): StorApi {
+    const members = this.members.methods();
     const call =
       <Request, Response>(method: keyof StorApi, answer: (request: Request) => Response) =>
       async (request: Request, options?: { signal?: AbortSignal }): Promise<Response> => {
@@ -192,6 +195,13 @@ export class FakeCluster {
       };
     return {
       getClusterStatus: call('getClusterStatus', () => this.clusterStatus()),
+      listMembers: call('listMembers', members.listMembers) as StorApi['listMembers'],
+      setMemberVote: call('setMemberVote', members.setMemberVote) as StorApi['setMemberVote'],
+      setMembers: call('setMembers', members.setMembers) as StorApi['setMembers'],
+      createToken: call('createToken', members.createToken) as StorApi['createToken'],
+      listTokens: call('listTokens', members.listTokens) as StorApi['listTokens'],
+      removeToken: call('removeToken', members.removeToken) as StorApi['removeToken'],
+      joinCluster: call('joinCluster', members.joinCluster) as StorApi['joinCluster'],
       listNodes: call('listNodes', () => ({ nodes: this.nodes })),
       getNode: call('getNode', ({ name }) => this.node(name)),
       labelNode: call('labelNode', ({ name, set, remove }) => {

@@ -26,6 +26,7 @@ import { encodeRecord } from '../resources/records.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import type { AgentPeers } from './agent-peers.ts';
+import { MemberKeeper } from './member-keeper.ts';
 import { SnapshotRecords } from './snapshot-records.ts';
 import type { EventLog } from './event-log.ts';
 import { PrimaryAccess } from '../api/primary-access.ts';
@@ -73,6 +74,7 @@ export class LeaderControllers {
   readonly #random: Random;
   readonly #logger: Logger;
   readonly #snapshots: SnapshotRecords;
+  readonly #members: MemberKeeper | null;
   readonly #undo: (() => void)[];
   /** by volume and node: one that is slow to answer is not asked again meanwhile */
   readonly #asking = new Map<string, Promise<void>>();
@@ -96,6 +98,7 @@ export class LeaderControllers {
   }) {
     this.#store = options.store;
     this.#snapshots = new SnapshotRecords(options.store);
+    this.#members = MemberKeeper.of(options);
     this.#cache = options.cache;
     this.#peers = options.peers;
     this.#events = options.events;
@@ -121,6 +124,7 @@ export class LeaderControllers {
     this.#closing.abort();
     for (const undo of this.#undo) undo();
     this.#lead(false);
+    await this.#members?.close();
     await this.#round;
     await Promise.allSettled(this.#asking.values());
   }

@@ -9,6 +9,8 @@ import { decodeCluster, decodeNode, decodeNodeLease, encodeRecord } from '../res
 import type { NodeRecord } from '../resources/records.ts';
 
 export interface NodeIdentity {
+  /** when it registers for the first time; later an operator's labels stand */
+  labels?: Record<string, string>;
   id: NodeId;
   name: string;
   /** differs at each start of the agent process */
@@ -199,7 +201,9 @@ export class NodeSession {
       downSinceMs: _downSinceMs,
       computeOnly: _computeOnly,
       ...known
-    } = item ? decodeNode(item.key, item.value) : { labels: {}, createdAtMs: clock.wallMs() };
+    } = item
+      ? decodeNode(item.key, item.value)
+      : { labels: node.labels ?? {}, createdAtMs: clock.wallMs() };
     const record: NodeRecord = {
       ...known,
       id,

@@ -9,6 +9,9 @@ import { readHosts, readState } from '../resources/find.ts';
 import { nodeKey } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
 import { readSoon } from './read-soon.ts';
+import { storeRoles } from './store-roles.ts';
+import type { MemberService } from './member-service.ts';
+import type { TokenService } from './token-service.ts';
 import type { CallContext, UnaryMethod } from './serve-unary.ts';
 import type { DiskService } from './disk-service.ts';
 import { findNode } from './find-node.ts';
@@ -35,6 +38,8 @@ interface StorServiceOptions {
   store: ClusterStore;
   disks: DiskService;
   nodes: NodeService;
+  members: MemberService;
+  tokens: TokenService;
   volumes: VolumeService;
   changes: VolumeChanges;
   growth: VolumeGrowthOrders;
@@ -61,6 +66,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     getNode: ({ name }: Request<'getNode'>) => getNode(options, name),
     labelNode: (request: Request<'labelNode'>) => labelNode(options, request),
     orderNode: (request: Request<'orderNode'>) => options.nodes.order(request),
+    ...memberMethods(options),
     listDisks: async () => ({ disks: await disks.list() }),
     addDisk: (request: Request<'addDisk'>) => disks.add(request),
     inspectDisk: ({ disk }: Request<'inspectDisk'>) => disks.inspect(disk),
@@ -133,6 +139,33 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
   };
 }
 
+type MemberMethod =
+  | 'listMembers'
+  | 'setMemberVote'
+  | 'setMembers'
+  | 'createToken'
+  | 'listTokens'
+  | 'removeToken'
+  | 'joinCluster';
+
+function memberMethods(
+  options: Pick<StorServiceOptions, 'members' | 'tokens'>,
+): Record<MemberMethod, UnaryMethod> {
+  return {
+    listMembers: () => options.members.list(),
+    setMemberVote: (request: Request<'setMemberVote'>, { signal }: CallContext) =>
+      options.members.setVote(request, signal),
+    setMembers: (request: Request<'setMembers'>) => options.members.set(request),
+    createToken: (request: Request<'createToken'>) => options.tokens.create(request),
+    listTokens: async () => ({ tokens: await options.tokens.list() }),
+    removeToken: async ({ id }: Request<'removeToken'>) => {
+      await options.tokens.remove(id);
+      return {};
+    },
+    joinCluster: (request: Request<'joinCluster'>) => options.members.join(request),
+  };
+}
+
 async function clusterStatus(options: StorServiceOptions): Promise<ClusterStatus> {
   const { store, cluster, node } = options;
   let quorum = true;
@@ -159,15 +192,15 @@ async function clusterStatus(options: StorServiceOptions): Promise<ClusterStatus
 
 async function listNodes({ store }: StorServiceOptions): Promise<Node[]> {
   const state = await readSoon((options) => readHosts(store, options));
-  const { leaderId } = store.status();
+  const roles = storeRoles(store);
   return [...state.nodes.values()]
-    .map((node) => describeNode(node, state, leaderId))
+    .map((node) => describeNode(node, state, roles))
     .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
 }
 
 async function getNode({ store }: StorServiceOptions, name: string): Promise<Node> {
   const state = await readSoon((options) => readHosts(store, options));
-  return describeNode(findNode(state, name), state, store.status().leaderId);
+  return describeNode(findNode(state, name), state, storeRoles(store));
 }
 
 async function labelNode(

@@ -170,7 +170,9 @@ export class EmbeddedClusterStore implements ClusterStore {
     const self = { clusterId, storeId, id, address: options.address ?? '' };
     const service = new RaftService(self);
     const file = path.join(dataPath, 'members.json');
-    const book = new MemberBook({ files, file, logger, fixed: options.members });
+    const here = options.address === undefined ? [] : [{ id, address: options.address }];
+    const fixed = [...here, ...options.members];
+    const book = new MemberBook({ files, file, logger, fixed });
     book.learn(options.known ?? []);
     const transport = options.rpc ?? grpcTransport();
     const connections = new PeerConnections({ self, book, transport, clock, random, logger });

@@ -20,6 +20,10 @@ export type EventReason =
   | 'snapshot-failed'
   | 'scrub-finished'
   | 'scrub-stopped'
+  | 'member-added'
+  | 'member-removed'
+  | 'voter-added'
+  | 'voter-removed'
   | 'events-dropped';
 
 export type EventObjectKind = 'cluster' | 'node' | 'disk' | 'volume' | 'replica' | 'snapshot';

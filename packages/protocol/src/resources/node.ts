@@ -26,7 +26,8 @@ export interface Node {
     agentInstance: string;
     bootId: string;
     version: string;
-    raftRole: 'leader' | 'follower' | 'none';
+    /** in the embedded cluster store; none: it is down, or the store is another one */
+    raftRole: 'leader' | 'voter' | 'learner' | 'none';
     /** it has no disk: it attaches and serves volumes whose replicas are on other nodes */
     computeOnly: boolean;
   };

@@ -42,7 +42,7 @@ export function planNode(
       ? { bytesPerSecond: Math.round(measured), source: 'measured' }
       : { bytesPerSecond: assumedBytesPerSecond, source: 'assumed' };
   const etaMs = Math.ceil((body.bytes / rate.bytesPerSecond) * 1000);
-  return { verb, node: describeNode(node, state, sight.leaderId), ...body, rate, etaMs };
+  return { verb, node: describeNode(node, state, sight), ...body, rate, etaMs };
 }
 
 function bodyOf(state: ClusterState, nodeId: NodeId, verb: NodeVerb): PlanBody {

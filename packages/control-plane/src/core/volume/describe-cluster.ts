@@ -14,11 +14,17 @@ export interface ClusterObservation {
   pools: Pool[];
 }
 
-/** What `node inspect` shows. `leaderId`: the leading member of the cluster store. */
+/** Who leads the cluster store, and who of its members has no vote. */
+export interface StoreRoles {
+  leaderId: string | null;
+  learners?: readonly string[];
+}
+
+/** What `node inspect` shows. */
 export function describeNode(
   node: Versioned<NodeRecord>,
   state: ClusterState,
-  leaderId: string | null,
+  roles: StoreRoles,
 ): Node {
   const { id, name, labels, createdAtMs, addresses } = node.value;
   const up = isUp(state, id);
@@ -31,10 +37,15 @@ export function describeNode(
       agentInstance: node.value.agentInstance,
       bootId: node.value.bootId,
       version: node.value.version,
-      raftRole: !up ? 'none' : id === leaderId ? 'leader' : 'follower',
+      raftRole: up ? roleOf(id, roles) : 'none',
       computeOnly: isComputeOnly(state, id),
     },
   };
+}
+
+function roleOf(id: string, { leaderId, learners }: StoreRoles): Node['status']['raftRole'] {
+  if (id === leaderId) return 'leader';
+  return learners?.includes(id) ? 'learner' : 'voter';
 }
 
 /** Counts for `cluster status`; what is offline or failed offers no room. */

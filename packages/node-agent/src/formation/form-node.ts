@@ -1,0 +1,150 @@
+import { makeId, StorError } from '@stor/protocol';
+import type { Files, Random } from '@stor/runtime';
+import type { AgentConfig, AgentSettings, Formation } from '../config.ts';
+import { askToJoin, clusterAt, type JoinHost } from './ask-to-join.ts';
+import {
+  pendingJoin,
+  readIdentity,
+  writeIdentity,
+  type NodeFolderIdentity,
+} from './node-identity.ts';
+
+/** What the command line wants of a node whose members are found at run time. */
+export interface FormationWish {
+  /** make a new cluster */
+  bootstrap: boolean;
+  /** enter one, by the nodes at these addresses; null: not asked for */
+  join: { addresses: string[]; token: string; replace: boolean } | null;
+}
+
+export interface FormationHost extends JoinHost {
+  files: Files;
+  random: Random;
+  /** the name of a node that is given none */
+  hostName: string;
+}
+
+const formatVersion = 1;
+
+/**
+ * The configuration of a node that finds its members at run time: who it is comes from its data
+ * folder, or is made now, by a new cluster or by a join. Everything may be repeated: a node that has
+ * an identity goes on with it and needs no token. Errors: INVALID_ARGUMENT, FOREIGN_DATA, and those of
+ * a join.
+ */
+export async function formNode(
+  settings: AgentSettings,
+  wish: FormationWish,
+  host: FormationHost,
+): Promise<AgentConfig> {
+  const { dataDir } = settings;
+  const found = readIdentity(host.files, dataDir);
+  if (found) await checkSame(found, settings, wish, host);
+  const identity = found ?? (await makeIdentity(settings, wish, host));
+  const formation: Formation = {
+    voters: identity.origin === 'first' ? [identity.nodeId] : [],
+    storeId: identity.storeId ?? '',
+    known: identity.known ?? [],
+  };
+  const { nodeName: _name, clusterName: _cluster, ...rest } = settings;
+  return {
+    ...rest,
+    clusterId: identity.clusterId,
+    clusterName: identity.clusterName ?? 'stor',
+    nodeId: identity.nodeId,
+    nodeName: identity.nodeName ?? host.hostName,
+    members: [],
+    formation,
+  };
+}
+
+/** The folder is of this node and, as far as that can be told, of the cluster that was named. */
+async function checkSame(
+  found: NodeFolderIdentity,
+  { dataDir, nodeName }: AgentSettings,
+  { join }: FormationWish,
+  host: FormationHost,
+): Promise<void> {
+  if (found.origin === undefined) {
+    throw new StorError(
+      'FOREIGN_DATA',
+      `data folder ${dataDir} is of a node whose config file names all members: start it with that --config`,
+    );
+  }
+  if (nodeName !== undefined && found.nodeName !== nodeName) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `the node of data folder ${dataDir} has the name ${found.nodeName ?? ''}, not ${nodeName}: a name is kept`,
+    );
+  }
+  const other = join && (await clusterAt(host, join.addresses));
+  if (other === null || other === found.clusterId) return;
+  throw new StorError(
+    'FOREIGN_DATA',
+    `data folder ${dataDir} belongs to cluster ${found.clusterId}, and ${join?.addresses.join(', ') ?? ''} is of cluster ${other}: give another folder`,
+  );
+}
+
+async function makeIdentity(
+  settings: AgentSettings,
+  wish: FormationWish,
+  host: FormationHost,
+): Promise<NodeFolderIdentity> {
+  const { dataDir, nodeName = host.hostName, clusterName } = settings;
+  if (wish.join) return joined(settings, wish.join, host);
+  if (!wish.bootstrap) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `data folder ${dataDir} is new: give --bootstrap to make a cluster, or --join ADDRESS --token TOKEN to enter one`,
+    );
+  }
+  const identity: NodeFolderIdentity = {
+    formatVersion,
+    clusterId: makeId('c', host.random.bytes(8)),
+    nodeId: makeId('n', host.random.bytes(8)),
+    nodeName,
+    clusterName,
+    origin: 'first',
+    storeId: '',
+  };
+  writeIdentity(host.files, dataDir, identity);
+  host.logger.info({ clusterId: identity.clusterId, clusterName }, 'a new cluster is made');
+  return identity;
+}
+
+async function joined(
+  settings: AgentSettings,
+  { addresses, token, replace }: NonNullable<FormationWish['join']>,
+  host: FormationHost,
+): Promise<NodeFolderIdentity> {
+  const { files, random } = host;
+  const { dataDir, nodeName = host.hostName, listen, autoDisk } = settings;
+  const { nodeId, nonce } = pendingJoin(files, dataDir, () => ({
+    nodeId: makeId('n', random.bytes(8)),
+    nonce: Buffer.from(random.bytes(16)).toString('hex'),
+  }));
+  const answer = await askToJoin(host, addresses, {
+    token,
+    nodeId,
+    nonce,
+    name: nodeName,
+    address: `${listen.advertise ?? listen.host}:${listen.api}`,
+    replace,
+    neverVotes: !autoDisk,
+    clusterId: '',
+  });
+  const { clusterId, clusterName, storeId, members } = answer;
+  const identity: NodeFolderIdentity = {
+    formatVersion,
+    clusterId,
+    nodeId,
+    nodeName,
+    clusterName,
+    origin: 'joined',
+    storeId,
+    known: members,
+  };
+  writeIdentity(files, dataDir, identity);
+  host.logger.info({ clusterId, clusterName, nodeId }, 'joined the cluster');
+  return identity;
+}
