@@ -8,7 +8,6 @@ import { Controllers } from '../core/controllers/controllers.ts';
 import type { Action } from '../core/controllers/controllers.ts';
 import { deletingSnapshot } from '../core/volume/snapshot-rules.ts';
 import { agedInTrash, emptyingOf } from '../core/volume/trash-rules.ts';
-import type { ReplicaChange } from '../core/controllers/replica-keeper.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
 import {
@@ -24,10 +23,13 @@ import {
 } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
 import type { StoredVolume } from '../resources/records.ts';
+import { pause } from '../resources/pause.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import type { AgentPeers } from './agent-peers.ts';
 import { MemberKeeper } from './member-keeper.ts';
 import { SnapshotRecords } from './snapshot-records.ts';
+import { writeVolumes } from './volume-writes.ts';
+import type { VolumeWrite } from './volume-writes.ts';
 import type { EventLog } from './event-log.ts';
 import { PrimaryAccess } from '../api/primary-access.ts';
 import type { PrimaryOrders } from '../api/primary-orders.ts';
@@ -35,6 +37,8 @@ import { VolumeRollbacks } from '../api/volume-rollbacks.ts';
 
 /** The controllers look at least this often (ms), besides at each change. */
 const lookMs = 1_000;
+/** After a look nothing is looked at for so many times as long as it took: the process has other work. */
+const restShare = 4;
 
 /** Deleted in one transaction, with room for the record (etcd takes 128 operations). */
 const maxReportsAtOnce = 100;
@@ -80,7 +84,8 @@ export class LeaderControllers {
   readonly #asking = new Map<string, Promise<void>>();
   #controllers: Controllers | null = null;
   #cancel: () => void = () => {};
-  #round: Promise<void> | null = null;
+  #round: Promise<void> = Promise.resolve();
+  #isLooking = false;
   #again = false;
   #closed = false;
   readonly #closing = new AbortController();
@@ -119,6 +124,11 @@ export class LeaderControllers {
     this.#lead(this.#store.status().isLeader);
   }
 
+  /** Volumes that this member's controllers have looked at closely since it leads. */
+  get looks(): number {
+    return this.#controllers?.looks ?? 0;
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
     this.#closing.abort();
@@ -148,50 +158,78 @@ export class LeaderControllers {
   #look(): void {
     if (!this.#controllers || !this.#cache.loaded) return;
     this.#again = true;
-    this.#round ??= this.#rounds().finally(() => {
-      this.#round = null;
-    });
+    if (this.#isLooking) return;
+    this.#isLooking = true;
+    this.#round = this.#rounds();
   }
 
   async #rounds(): Promise<void> {
-    while (this.#again && this.#controllers) {
-      this.#again = false;
-      const now = { monotonicMs: this.#clock.monotonicMs(), wallMs: this.#clock.wallMs() };
-      const newReplicaId = (): ReplicaId => makeId('r', this.#random.bytes(8));
-      const actions = this.#controllers.plan(this.#cache.state, now, newReplicaId);
-      for (const action of actions) {
-        try {
-          await this.#do(action);
-        } catch (error) {
-          // the next look plans it again
-          const { message } = StorError.from(error);
-          this.#logger.warn({ action: action.type, error: message }, 'controller action failed');
-        }
+    try {
+      while (this.#again && this.#controllers) await this.#oneRound(this.#controllers);
+    } finally {
+      // in the turn of the last look, or a change that comes before the next turn would wait for a tick
+      this.#isLooking = false;
+    }
+  }
+
+  async #oneRound(controllers: Controllers): Promise<void> {
+    this.#again = false;
+    const now = { monotonicMs: this.#clock.monotonicMs(), wallMs: this.#clock.wallMs() };
+    const newReplicaId = (): ReplicaId => makeId('r', this.#random.bytes(8));
+    const actions = controllers.plan(this.#cache.state, now, newReplicaId);
+    const tookMs = this.#clock.monotonicMs() - now.monotonicMs;
+    // what belongs to many volumes at once is written together
+    const writes = actions.flatMap((action) => this.#volumeWrite(action) ?? []);
+    if (writes.length > 0) {
+      await this.#try('change-volumes', () => writeVolumes(this.#store, writes));
+    }
+    for (const action of actions) await this.#try(action.type, () => this.#do(action));
+    if (this.#again && tookMs >= 1) {
+      await pause(this.#clock, tookMs * restShare, this.#closing.signal);
+    }
+  }
+
+  async #try(action: string, run: () => Promise<void>): Promise<void> {
+    try {
+      await run();
+    } catch (error) {
+      // the next look plans it again
+      const { message } = StorError.from(error);
+      this.#logger.warn({ action, error: message }, 'controller action failed');
+    }
+  }
+
+  /** Null: the action is something else. */
+  #volumeWrite(action: Action): VolumeWrite | null {
+    switch (action.type) {
+      case 'mark-ready':
+        return { ...action, forgotten: [], written: () => {} };
+      case 'mark-failed':
+        return { ...action, forgotten: [], written: () => this.#noteFailed(action) };
+      case 'change-replicas': {
+        const { record, what, forgotten } = action.change;
+        const volume = record.metadata.name;
+        const written = () => this.#logger.info({ volume, what }, 'replicas change');
+        return { volume: action.volume, record, forgotten, written };
       }
+      default:
+        return null;
     }
   }
 
   async #do(action: Action): Promise<void> {
     switch (action.type) {
       case 'mark-ready':
-      case 'mark-failed': {
-        const key = volumeKey(action.record.metadata.id);
-        const compare = [{ key, modRevision: action.volume.modRevision }];
-        const value = encodeRecord(action.record);
-        const operations = [{ type: 'put' as const, key, value }];
-        const { succeeded } = await this.#store.transact({ compare, operations });
-        if (succeeded && action.type === 'mark-failed') this.#noteFailed(action);
+      case 'mark-failed':
+      case 'change-replicas':
+        // written before, with those of other volumes
         return;
-      }
       case 'roll-back': {
         const { name } = action.volume.value.metadata;
         this.#logger.warn({ volume: name, reason: action.failure.message }, 'creation rolled back');
         await this.#store.transact(deletionOf(action.volume, action.failure));
         return;
       }
-      case 'change-replicas':
-        await this.#changeReplicas(action.volume, action.change);
-        return;
       case 'put-scrub': {
         const key = scrubKey(action.record.volumeId);
         const compare = [{ key, modRevision: action.modRevision }];
@@ -298,19 +336,6 @@ export class LeaderControllers {
         this.#asking.delete(key);
       });
     this.#asking.set(key, asking);
-  }
-
-  async #changeReplicas(volume: Versioned<StoredVolume>, change: ReplicaChange): Promise<void> {
-    const { record, what, forgotten } = change;
-    const key = volumeKey(record.metadata.id);
-    const { succeeded } = await this.#store.transact({
-      compare: [{ key, modRevision: volume.modRevision }],
-      operations: [
-        { type: 'put', key, value: encodeRecord(record) },
-        ...forgotten.map((id): Operation => ({ type: 'delete', key: replicaReportKey(id) })),
-      ],
-    });
-    if (succeeded) this.#logger.info({ volume: record.metadata.name, what }, 'replicas change');
   }
 
   #noteFailed({ volume, record }: Action & { type: 'mark-failed' }): void {

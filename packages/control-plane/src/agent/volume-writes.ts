@@ -1,0 +1,78 @@
+import type { ReplicaId } from '@stor/protocol';
+import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
+import type { Versioned } from '../resources/cluster-state.ts';
+import { replicaReportKey, volumeKey } from '../resources/keys.ts';
+import { encodeRecord } from '../resources/records.ts';
+import type { StoredVolume } from '../resources/records.ts';
+
+/** Operations and bytes of one transaction: within kvLimits, and small enough to be no long turn. */
+const maxOperations = 128;
+const maxBytes = 256 * 1024;
+
+/** A new record of one volume, written only if it is still as it was seen. */
+export interface VolumeWrite {
+  volume: Versioned<StoredVolume>;
+  record: StoredVolume;
+  /** reports that are not needed any more */
+  forgotten: readonly ReplicaId[];
+  /** called when it is written */
+  written: () => void;
+}
+
+interface Batch {
+  writes: VolumeWrite[];
+  compare: Compare[];
+  operations: Operation[];
+  bytes: number;
+}
+
+/**
+ * Writes records of many volumes: the loss of a node changes all of its volumes, and a round of the quorum
+ * for each would take seconds. Those that fit are one transaction; when one of them has changed meanwhile,
+ * each stands for itself. At most one write for each volume. Errors: those of the store, and then what
+ * was not written yet is left out.
+ */
+export async function writeVolumes(
+  store: Pick<ClusterStore, 'transact'>,
+  writes: readonly VolumeWrite[],
+): Promise<void> {
+  for (const batch of batchesOf(writes)) {
+    if ((await commit(store, batch)) || batch.writes.length === 1) continue;
+    for (const write of batch.writes) {
+      for (const one of batchesOf([write])) await commit(store, one);
+    }
+  }
+}
+
+async function commit(
+  store: Pick<ClusterStore, 'transact'>,
+  { writes, compare, operations }: Batch,
+): Promise<boolean> {
+  const { succeeded } = await store.transact({ compare, operations });
+  if (succeeded) for (const { written } of writes) written();
+  return succeeded;
+}
+
+function* batchesOf(writes: readonly VolumeWrite[]): Generator<Batch> {
+  let batch: Batch = { writes: [], compare: [], operations: [], bytes: 0 };
+  for (const write of writes) {
+    const key = volumeKey(write.record.metadata.id);
+    const value = encodeRecord(write.record);
+    const operations: Operation[] = [
+      { type: 'put', key, value },
+      ...write.forgotten.map((id): Operation => ({ type: 'delete', key: replicaReportKey(id) })),
+    ];
+    const isFull =
+      batch.operations.length + operations.length > maxOperations ||
+      batch.bytes + value.length > maxBytes;
+    if (isFull && batch.writes.length > 0) {
+      yield batch;
+      batch = { writes: [], compare: [], operations: [], bytes: 0 };
+    }
+    batch.writes.push(write);
+    batch.compare.push({ key, modRevision: write.volume.modRevision });
+    batch.operations.push(...operations);
+    batch.bytes += value.length;
+  }
+  if (batch.writes.length > 0) yield batch;
+}
