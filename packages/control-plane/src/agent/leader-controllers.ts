@@ -73,7 +73,7 @@ export class LeaderControllers {
   readonly #peers: AgentPeers;
   readonly #events: EventLog;
   readonly #rollbacks: VolumeRollbacks;
-  readonly #primaries: PrimaryOrders;
+  readonly #primaries: Pick<PrimaryOrders, 'movePrimary'>;
   readonly #clock: Clock;
   readonly #random: Random;
   readonly #logger: Logger;
@@ -96,7 +96,7 @@ export class LeaderControllers {
     peers: AgentPeers;
     events: EventLog;
     nodeId: NodeId;
-    primaries: PrimaryOrders;
+    primaries: Pick<PrimaryOrders, 'movePrimary'>;
     clock: Clock;
     random: Random;
     logger: Logger;

@@ -110,6 +110,11 @@ export class LargeCluster {
       nodeId: 'n1',
       peers: this.#peers,
       events: this.#events,
+      primaries: {
+        movePrimary: () => {
+          throw new Error('nobody is drained here');
+        },
+      },
     });
   }
 
