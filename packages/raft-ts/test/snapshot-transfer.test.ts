@@ -3,7 +3,14 @@ import fc from 'fast-check';
 import t from 'tap';
 import { crc32 } from '../src/core/crc32.ts';
 import { SnapshotAssembly, SnapshotTransfer } from '../src/core/snapshot-transfer.ts';
-import { membershipOf, type Snapshot, type SnapshotChunk } from '../src/index.ts';
+import {
+  defaultLimits,
+  membershipOf,
+  RawNode,
+  type Entry,
+  type Snapshot,
+  type SnapshotChunk,
+} from '../src/index.ts';
 
 t.test('the checksum is that of zlib, also in parts', async () => {
   fc.assert(
@@ -139,4 +146,29 @@ t.test('a size over the limit is not begun', async (t) => {
   if (!chunk) throw new Error('no chunk');
   const answer = new SnapshotAssembly().add({ ...envelope, ...chunk, totalBytes: 2 ** 40 });
   t.same(answer, { nextOffset: 0, snapshot: null });
+});
+
+t.test('a snapshot takes nothing away from a log that has all of it and more', async (t) => {
+  const entry = (index: number): Entry => {
+    return { index, term: 1, type: 'normal', data: new Uint8Array(1) };
+  };
+  const empty = { ...snapshotOf(new Uint8Array(), 0), term: 0 };
+  const raw = new RawNode(
+    { id: 'b', electionTicks: 5, heartbeatTicks: 1, random: () => 0, limits: defaultLimits },
+    {
+      hardState: { term: 1, vote: null, commit: 1 },
+      snapshot: empty,
+      start: { index: 0, term: 0 },
+      // all five are acknowledged: the leader may count on them
+      entries: [1, 2, 3, 4, 5].map(entry),
+      commit: 1,
+    },
+  );
+  const snapshot = { ...snapshotOf(Buffer.from('state'), 3), term: 1 };
+  const [chunk] = transferOf(snapshot, 64, 1).take();
+  if (!chunk) throw new Error('no chunk');
+  raw.step({ ...envelope, ...chunk, term: 1 });
+  t.equal(raw.log.lastIndex, 5);
+  t.equal(raw.status.commitIndex, 3, 'what it tells is that three are committed');
+  t.equal(raw.ready().snapshot, null);
 });
