@@ -62,6 +62,13 @@ export function propose(state: RaftState, proposals: Uint8Array[]): void {
       `${state.uncommittedBytes} bytes of proposals wait for a quorum already`,
     );
   }
+  if (state.log.bytes > state.limits.logBytes) {
+    throw new RaftError(
+      'TOO_BUSY',
+      `the log has ${state.log.bytes} bytes and is not compacted: the state is too large for a ` +
+        'log snapshot, or its store does not keep up',
+    );
+  }
   state.appendOwn(proposals.map((data) => ({ type: 'normal', data })));
   broadcastAppend(state);
 }

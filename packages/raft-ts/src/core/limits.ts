@@ -15,6 +15,13 @@ export interface RaftLimits {
   snapshotChunks: number;
   /** Proposals accepted and not yet committed, on the leader: memory if a quorum is away. */
   uncommittedBytes: number;
+  /**
+   * Log kept in memory; when it is over this a leader takes no proposal. It is reached only when the
+   * log cannot be compacted, because the state has outgrown `maxSnapshotBytes`.
+   */
+  logBytes: number;
+  /** Messages that wait for the disk of this member; the oldest are dropped, as if lost. */
+  waitingMessages: number;
   /** Reads waiting for a round of heartbeats. */
   pendingReads: number;
   /** Callers that wait for an index to be applied. */
@@ -36,6 +43,8 @@ export const defaultLimits: Readonly<RaftLimits> = {
   snapshotChunkBytes: 256 << 10,
   snapshotChunks: 4,
   uncommittedBytes: 32 << 20,
+  logBytes: 256 << 20,
+  waitingMessages: 4_096,
   pendingReads: 10_000,
   pendingWaits: 10_000,
   applyBytes: 1 << 20,

@@ -7,6 +7,10 @@ export function entryBytes(entry: Entry): number {
   return entry.data.length + entryOverheadBytes;
 }
 
+function sumOf(entries: Entry[]): number {
+  return entries.reduce((sum, entry) => sum + entryBytes(entry), 0);
+}
+
 export interface LoadedLog {
   snapshot: Snapshot;
   /** the log begins after this position */
@@ -26,6 +30,8 @@ export interface LoadedLog {
  */
 export class RaftLog {
   #entries: Entry[];
+  /** of all entries, with what each costs besides its data */
+  #bytes: number;
   #start: LogPosition;
   #snapshot: Snapshot;
   #unsavedSnapshot = false;
@@ -38,6 +44,7 @@ export class RaftLog {
 
   constructor(loaded: LoadedLog) {
     this.#entries = loaded.entries.slice();
+    this.#bytes = sumOf(this.#entries);
     this.#start = loaded.start;
     this.#snapshot = loaded.snapshot;
     this.#saved = this.lastIndex;
@@ -58,6 +65,10 @@ export class RaftLog {
   }
   get lastTerm(): number {
     return this.#entries.at(-1)?.term ?? this.#start.term;
+  }
+  /** What the log takes in memory. */
+  get bytes(): number {
+    return this.#bytes;
   }
   get committed(): number {
     return this.#committed;
@@ -147,6 +158,7 @@ export class RaftLog {
       invariant(entry.index === this.lastIndex + 1, `entry ${entry.index} leaves a gap`);
       invariant(entry.term >= this.lastTerm, `entry ${entry.index} has a lower term`);
       this.#entries.push(entry);
+      this.#bytes += entryBytes(entry);
     }
     this.#noteMemberships(entries);
   }
@@ -170,7 +182,7 @@ export class RaftLog {
   #cutFrom(index: number): void {
     invariant(index > this.#committed, `entry ${index} is committed and conflicts with a leader's`);
     if (index > this.lastIndex) return;
-    this.#entries.length = index - this.firstIndex;
+    this.#bytes -= sumOf(this.#entries.splice(index - this.firstIndex));
     this.#saved = Math.min(this.#saved, index - 1);
     this.#memberships = this.#memberships.filter((each) => each.index < index);
   }
@@ -209,6 +221,7 @@ export class RaftLog {
   restore(snapshot: Snapshot): void {
     invariant(snapshot.index > this.#committed, 'a snapshot would undo committed entries');
     this.#entries = [];
+    this.#bytes = 0;
     this.#start = { index: snapshot.index, term: snapshot.term };
     this.#snapshot = snapshot;
     this.#memberships = [{ index: snapshot.index, membership: snapshot.membership }];
@@ -269,7 +282,9 @@ export class RaftLog {
     if (start.index <= this.#start.index) return;
     invariant(start.index <= snapshot.index, 'the log would begin after its snapshot');
     invariant(this.matches(start.index, start.term), 'the log would begin at another entry');
-    this.#entries = this.#entries.slice(start.index - this.#start.index);
+    const count = start.index - this.#start.index;
+    this.#bytes -= sumOf(this.#entries.slice(0, count));
+    this.#entries = this.#entries.slice(count);
     this.#start = start;
   }
 }

@@ -120,19 +120,28 @@ export class RaftState {
     switch (message.type) {
       case 'append':
       case 'heartbeat':
-      case 'heartbeatResponse':
       case 'snapshot':
       case 'timeoutNow':
       case 'snapshotChunk':
-      case 'snapshotChunkResponse':
+        // bounded by the windows of the followers
         this.messages.push(message);
+        return;
+      case 'heartbeatResponse':
+      case 'snapshotChunkResponse':
+        keep(this.messages, message, this.limits.waitingMessages);
         return;
       case 'vote':
       case 'preVote':
       case 'voteResponse':
       case 'preVoteResponse':
       case 'appendResponse':
-        this.messagesAfterSave.push(message);
+        // its own votes and acknowledgements are never lost
+        if (message.to === this.id) {
+          this.messagesAfterSave.push(message);
+          return;
+        }
+        if (supersedes(message, this.messagesAfterSave.at(-1))) this.messagesAfterSave.pop();
+        keep(this.messagesAfterSave, message, this.limits.waitingMessages, this.id);
     }
   }
 
@@ -222,4 +231,28 @@ export class RaftState {
     this.electionTimeoutTicks =
       this.electionTicks + Math.floor(this.#random() * this.electionTicks);
   }
+}
+
+/**
+ * Adds a message to those that wait for the disk. A disk may hang for hours while a leader goes on to
+ * ask: the oldest of too many messages to others are lost then, as they may be on the way.
+ */
+function keep(list: RaftMessage[], message: RaftMessage, limit: number, self?: PeerId): void {
+  list.push(message);
+  if (list.length <= limit) return;
+  const oldest = list.findIndex(({ to }) => to !== self);
+  if (oldest >= 0) list.splice(oldest, 1);
+}
+
+/** An acknowledgement says all that the one before it said. */
+function supersedes(message: RaftMessage, before: RaftMessage | undefined): boolean {
+  return (
+    message.type === 'appendResponse' &&
+    before?.type === 'appendResponse' &&
+    message.to === before.to &&
+    message.term === before.term &&
+    !message.rejected &&
+    !before.rejected &&
+    message.index >= before.index
+  );
 }
