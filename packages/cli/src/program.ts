@@ -1,4 +1,5 @@
 import { Command, Option } from 'commander';
+import { addGuardOptions } from './change-guards.ts';
 import { addClusterCommands } from './commands/cluster.ts';
 import { addDiskCommands } from './commands/disk.ts';
 import { addEventsCommand } from './commands/events.ts';
@@ -69,6 +70,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addRebuildCommands(program, run);
   addScrubCommands(program, run);
   addEventsCommand(program, run);
+  addGuardOptions(program);
   addHelpCommand(program, io, (words) => {
     const expanded = expandCommandWords(words, commandWordsOf(program));
     return expanded.kind === 'ok' ? expanded.argv : words;

@@ -4,6 +4,7 @@ import { systemClock } from '@stor/runtime/clock';
 import { expandCommandWords } from './core/command-words.ts';
 import { parseDurationMs } from './core/duration.ts';
 import type { CommandContext, RunAction, StorctlIo } from './command-context.ts';
+import { withGuards } from './change-guards.ts';
 import { findEndpoints } from './endpoints.ts';
 import { ExitStatus } from './exit-status.ts';
 import { Printer, parseOutputFormat } from './printer.ts';
@@ -66,7 +67,7 @@ function runActionWith(io: StorctlIo): RunAction {
       const api = await io.openApi({ endpoints, timeoutMs: callMs });
       try {
         const context: CommandContext = {
-          api,
+          api: withGuards(api, globals),
           io,
           print,
           call: { signal, timeoutMs: callMs },

@@ -1,3 +1,4 @@
+import { StorError } from '@stor/protocol';
 import t from 'tap';
 import { FakeCluster, startMs } from './support/fake-cluster.ts';
 import { immediateClock } from './support/immediate-clock.ts';
@@ -153,4 +154,37 @@ t.test('one volume that cannot be paused does not keep the others', async (t) =>
   const { exitCode, stderr } = await run(cluster, ['rebuild', 'pause', '--all']);
   t.same([exitCode, stderr], [9, 'error: rebuilds of 0 volumes paused, of 2 not: no quorum\n']);
   t.equal(methods(cluster).filter((method) => method === 'updateVolume').length, 2);
+});
+
+t.test('a change carries the version that was seen, and the id of the request', async (t) => {
+  const cluster = await clusterWithDb();
+  const argv = ['volume', 'detach', 'db', '--if-version', '17', '--request-id', 'job-4'];
+  t.equal((await run(cluster, argv)).exitCode, 0);
+  t.match(requestOf(cluster, 'detachVolume'), { resourceVersion: 17, requestId: 'job-4' });
+  t.notOk(
+    cluster.calls.some(
+      ({ method, request }) => method === 'getVolume' && JSON.stringify(request).includes('17'),
+    ),
+  );
+  cluster.calls = [];
+  await run(cluster, ['volume', 'create', 'more', '--size', '1GiB', '--request-id', 'job-5']);
+  t.match(requestOf(cluster, 'createVolume'), { name: 'more', requestId: 'job-5' });
+  const error = new StorError('CONFLICT', 'it has changed', { details: { resourceVersion: '9' } });
+  cluster.failures.set('updateVolume', error);
+  const lost = await run(cluster, [
+    ...['volume', 'update', 'db', '--shared', '--if-version', '3', '-o', 'json'],
+  ]);
+  t.equal(lost.exitCode, 8);
+  t.match(lost.stderr, /"code":"CONFLICT".*"resourceVersion":"9"/);
+  for (const bad of ['0', 'x', '-1', '1.5', '']) {
+    const { exitCode, stderr } = await run(cluster, [
+      'volume',
+      'detach',
+      'db',
+      '--if-version',
+      bad,
+    ]);
+    t.equal(exitCode, 2, bad);
+    t.match(stderr, /--if-version .* is not valid/);
+  }
 });

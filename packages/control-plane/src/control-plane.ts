@@ -24,6 +24,8 @@ import { SnapshotReconciler } from './agent/snapshot-reconciler.ts';
 import { SettingsPush } from './agent/settings-push.ts';
 import { NodeSession } from './agent/node-session.ts';
 import type { NodeIdentity } from './agent/node-session.ts';
+import { scopedStore } from './api/change-scope.ts';
+import { withChangeGuards } from './api/guarded-methods.ts';
 import { OpenCalls, servedMethods } from './api/serve-unary.ts';
 import { DiskService } from './api/disk-service.ts';
 import { memberServices } from './api/member-service.ts';
@@ -118,28 +120,26 @@ export class ControlPlane implements ControlPlanePort {
   #closing: Promise<void> | null = null;
 
   /** Returns before the node is registered: that needs a quorum of nodes that start like this one. */
-  static async open(options: ControlPlaneOptions): Promise<ControlPlane> {
+  static async open(given: ControlPlaneOptions): Promise<ControlPlane> {
+    const options = { ...given, store: scopedStore(given.store) };
     const controlPlane = new ControlPlane(options);
     const { server, logger, node, clusterId: id, clusterName: name, store } = options;
-    const volumes = controlPlane.#volumes;
-    const peers = controlPlane.#peers;
-    const changes = new VolumeChanges({ ...options, cache: controlPlane.#cache, volumes });
+    const parts = controlPlane.#orderParts();
+    const { volumes, peers, cache } = parts;
+    const changes = new VolumeChanges({ ...options, cache, volumes });
     const primaries = controlPlane.#primaries;
     const insight = new VolumeInsight({ ...options, nodeId: node.id, peers });
     const disks = new DiskService({ store, peers, logger });
     const trash = new TrashService({ ...options, volumes, spaces: controlPlane.#spaces });
-    const more = { ...snapshotServices(controlPlane.#orderParts()), trash };
-    const growth = new VolumeGrowthOrders({
-      ...controlPlane.#orderParts(),
-      volumes,
-      access: more.access,
-    });
+    const more = { ...snapshotServices(parts), trash };
+    const growth = new VolumeGrowthOrders({ ...parts, access: more.access });
     const nodes = new NodeService({ ...options, insight });
     const who = { nodes, ...memberServices(options) };
     const orders = { volumes, changes, growth, primaries, insight, disks, ...who, ...more };
     const events = controlPlane.#events;
     const scrubs = new ScrubService({ ...options, events });
-    const stor = storService({ store, events, scrubs, ...orders, node, cluster: { id, name } });
+    const plain = storService({ store, events, scrubs, ...orders, node, cluster: { id, name } });
+    const stor = withChangeGuards(plain, { ...parts, ...more }, controlPlane.#undo);
     const agent = agentService(controlPlane.#nodeCalls(), { clusterId: id, nodeId: node.id });
     const common = { calls: controlPlane.#calls, logger };
     server.addService('stor', servedMethods(stor, common));

@@ -78,6 +78,11 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   joinCluster: 'repeatable',
 };
 
+/** True for a method that changes something; it may carry the id of the request. */
+export function isChange(method: string): boolean {
+  return method in kinds && kinds[method as keyof StorApi] !== 'read';
+}
+
 export interface ApiClientOptions {
   /** host:port of the API of one or more nodes, the preferred one first */
   endpoints: string[];
@@ -210,7 +215,9 @@ class FailoverCaller {
   }
 
   async call(method: keyof StorApi, request: object, options: CallOptions): Promise<unknown> {
-    const kind = kinds[method];
+    const isNamed = ((request as { requestId?: string }).requestId ?? '') !== '';
+    // a change with an id is made once, however often it is asked for
+    const kind = kinds[method] === 'once' && isNamed ? 'repeatable' : kinds[method];
     const timeoutMs = options.timeoutMs ?? this.#timeoutMs;
     const deadlineMs = this.host.monotonicMs() + timeoutMs;
     const endpoints = await this.#open();

@@ -31,6 +31,27 @@ export interface CallOptions {
   timeoutMs?: number;
 }
 
+/** A change that is sent again with the same id, to whatever node, is made once. */
+export interface RequestId {
+  /**
+   * Chosen by the client, 1 to 128 letters, digits and `_.:-`, another one for each change; '' or
+   * absent: none. It is remembered for an hour (of the last 1,000): INVALID_ARGUMENT when it was
+   * used for another request.
+   */
+  requestId?: string;
+}
+
+/** What every change to an object that exists may carry. */
+export interface ChangeGuards extends RequestId {
+  /**
+   * The change is refused with CONFLICT (details: `resourceVersion`, as it is now) when the object's
+   * `metadata.resourceVersion` is another one; 0 or absent: whatever it is. It is compared in the
+   * transaction that makes the change, and for orders in which several nodes take part (attach, detach,
+   * resize, rollback, fence, recover, move-primary, deletion of what is attached) when they begin.
+   */
+  resourceVersion?: number;
+}
+
 /**
  * The public API (service `stor.v1.Stor`, proto/stor.proto). Every node answers every call. Names may
  * be ids too. Errors are StorError with the codes named here and UNAVAILABLE (no quorum).
@@ -42,7 +63,7 @@ export interface StorApi {
   getNode(request: { name: string }, options?: CallOptions): Promise<Node>;
   /** NOT_FOUND, INVALID_ARGUMENT (bad label) */
   labelNode(
-    request: { name: string; set: Record<string, string>; remove: string[] },
+    request: { name: string; set: Record<string, string>; remove: string[] } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Node>;
   /**
@@ -63,7 +84,7 @@ export interface StorApi {
       /** of a cordon, for people */
       reason?: string;
       resourceVersion?: number;
-    },
+    } & RequestId,
     options?: CallOptions,
   ): Promise<NodePlan>;
   listDisks(request: Record<string, never>, options?: CallOptions): Promise<{ disks: Disk[] }>;
@@ -81,7 +102,7 @@ export interface StorApi {
       labels?: Record<string, string>;
       reserve?: string;
       forceFormat?: boolean;
-    },
+    } & RequestId,
     options?: CallOptions,
   ): Promise<Disk>;
   /** `disk`: its id, NODE:PATH, or a path that only one node has. NOT_FOUND */
@@ -93,7 +114,7 @@ export interface StorApi {
    * NOT_FOUND, FAILED_PRECONDITION, NO_SPACE (some of them can go nowhere; nothing is changed).
    */
   evacuateDisk(
-    request: { disk: string; plan?: boolean; cancel?: boolean; force?: boolean },
+    request: { disk: string; plan?: boolean; cancel?: boolean; force?: boolean } & ChangeGuards,
     options?: CallOptions,
   ): Promise<EvacuationPlan>;
   /**
@@ -101,7 +122,7 @@ export interface StorApi {
    * or is gone, once its replicas are replaced. NOT_FOUND, FAILED_PRECONDITION (what lies on it).
    */
   removeDisk(
-    request: { disk: string; lost?: boolean },
+    request: { disk: string; lost?: boolean } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Record<string, never>>;
   listPools(
@@ -109,7 +130,10 @@ export interface StorApi {
     options?: CallOptions,
   ): Promise<{ pools: Pool[]; settings: ClusterSettings }>;
   /** Changes what is given. INVALID_ARGUMENT */
-  setPool(request: Partial<ClusterSettings>, options?: CallOptions): Promise<ClusterSettings>;
+  setPool(
+    request: Partial<ClusterSettings> & RequestId,
+    options?: CallOptions,
+  ): Promise<ClusterSettings>;
   /**
    * Returns when every replica is on its disk. `replicas` 0 means min(3, nodes).
    * ALREADY_EXISTS, INVALID_ARGUMENT (name, size), FAILED_PRECONDITION (more replicas than nodes
@@ -151,7 +175,7 @@ export interface StorApi {
       policy?: Partial<VolumePolicy>;
       /** all rules, in place of those that hold; what lies elsewhere moves. Absent: they stay */
       placement?: PlacementRules;
-    },
+    } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Volume>;
   /**
@@ -162,7 +186,7 @@ export interface StorApi {
    * is under way), NO_SPACE, UNAVAILABLE, TIMEOUT.
    */
   resizeVolume(
-    request: { name: string; sizeBytes: number },
+    request: { name: string; sizeBytes: number } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Volume>;
   /**
@@ -171,27 +195,30 @@ export interface StorApi {
    * replicas of several segments: name one by its id), FAILED_PRECONDITION, NO_SPACE.
    */
   moveReplica(
-    request: { name: string; replica: string; node: string; disk: string },
+    request: { name: string; replica: string; node: string; disk: string } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Volume>;
   /**
    * Hands the volume over to `node`: the old primary holds requests, drains and confirms, the new
    * one begins; connections stay and are relayed. FAILED_PRECONDITION when it is attached nowhere.
    */
-  movePrimary(request: { name: string; node: string }, options?: CallOptions): Promise<Volume>;
+  movePrimary(
+    request: { name: string; node: string } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<Volume>;
   /**
    * Ends the attachment without asking its holder: the replicas are fenced at a new epoch, so that
    * nothing the old primary writes counts any more (I2). Works when nobody is attached too.
    * UNAVAILABLE when no in-sync replica can be reached.
    */
-  fenceVolume(request: { name: string }, options?: CallOptions): Promise<Volume>;
+  fenceVolume(request: { name: string } & ChangeGuards, options?: CallOptions): Promise<Volume>;
   /**
    * Tries to bring a volume back that is not served. `acceptUnflushedLoss`: when no reachable
    * in-sync replica kept its memory, begin with the best of those reached although others are
    * missing. UNAVAILABLE says who is missing and what was tried.
    */
   recoverVolume(
-    request: { name: string; acceptUnflushedLoss: boolean },
+    request: { name: string; acceptUnflushedLoss: boolean } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Volume>;
   /** NOT_FOUND */
@@ -211,14 +238,20 @@ export interface StorApi {
    * Begins a scrub of a volume, or of all (`volume` ''), at once; one that is paused goes on, one
    * that runs is left alone. It may take days: `listScrubs` shows how far it is. NOT_FOUND.
    */
-  startScrub(request: { volume: string }, options?: CallOptions): Promise<{ scrubs: Scrub[] }>;
+  startScrub(
+    request: { volume: string } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<{ scrubs: Scrub[] }>;
   /** Lets runs stand still where they are, or go on (`paused` false). '' : all. NOT_FOUND. */
   pauseScrub(
-    request: { volume: string; paused: boolean },
+    request: { volume: string; paused: boolean } & ChangeGuards,
     options?: CallOptions,
   ): Promise<{ scrubs: Scrub[] }>;
   /** Ends a run where it is; it stays in the history as not complete. '' : all. NOT_FOUND. */
-  stopScrub(request: { volume: string }, options?: CallOptions): Promise<{ scrubs: Scrub[] }>;
+  stopScrub(
+    request: { volume: string } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<{ scrubs: Scrub[] }>;
   /** Of one volume, or of all (`volume` ''). NOT_FOUND. */
   listScrubs(
     request: { volume: string },
@@ -226,7 +259,7 @@ export interface StorApi {
   ): Promise<{ scrubs: Scrub[]; settings: ScrubSettings }>;
   /** Changes what is given. INVALID_ARGUMENT. */
   setScrub(
-    request: { everyMs?: number; rateBytesPerSecond?: number },
+    request: { everyMs?: number; rateBytesPerSecond?: number } & RequestId,
     options?: CallOptions,
   ): Promise<ScrubSettings>;
   listVolumes(
@@ -241,7 +274,7 @@ export interface StorApi {
    * FAILED_PRECONDITION while it is attached (the message names the holder).
    */
   deleteVolume(
-    request: { name: string; keepMs?: number },
+    request: { name: string; keepMs?: number } & ChangeGuards,
     options?: CallOptions,
   ): Promise<{ keptUntilMs: number }>;
   /**
@@ -249,7 +282,7 @@ export interface StorApi {
    * NOT_FOUND, ALREADY_EXISTS; FAILED_PRECONDITION when several deleted ones had that name.
    */
   undeleteVolume(
-    request: { name: string; newName: string },
+    request: { name: string; newName: string } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Volume>;
   /** Newest first. */
@@ -259,7 +292,7 @@ export interface StorApi {
   ): Promise<{ volumes: TrashedVolume[] }>;
   /** Deletes one volume (name or id) in the trash for good, or all (''); returns those. NOT_FOUND */
   emptyTrash(
-    request: { name: string },
+    request: { name: string } & ChangeGuards,
     options?: CallOptions,
   ): Promise<{ volumes: TrashedVolume[] }>;
   /**
@@ -284,7 +317,10 @@ export interface StorApi {
    * Returns at once: `name` (`db@monday`, or the id) is free, and replicas give the space back in the
    * background. What was cloned from it lives on. NOT_FOUND
    */
-  deleteSnapshot(request: { name: string }, options?: CallOptions): Promise<Record<string, never>>;
+  deleteSnapshot(
+    request: { name: string } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<Record<string, never>>;
   /**
    * What differs between two snapshots of a volume (names or ids); `from` '': an empty image, `to`
    * '': the live volume. Begins at `offset`. NOT_FOUND, FAILED_PRECONDITION, UNAVAILABLE.
@@ -299,7 +335,12 @@ export interface StorApi {
    * `force`: they would see other bytes under a mounted file system.
    */
   rollbackVolume(
-    request: { name: string; snapshot: string; force: boolean; safetySnapshot: boolean },
+    request: {
+      name: string;
+      snapshot: string;
+      force: boolean;
+      safetySnapshot: boolean;
+    } & ChangeGuards,
     options?: CallOptions,
   ): Promise<{ volume: Volume; safetySnapshot: string }>;
   /**
@@ -338,9 +379,12 @@ export interface StorApi {
   /** `name`: `db@monday`, or the id. NOT_FOUND */
   getSnapshot(request: { name: string }, options?: CallOptions): Promise<Snapshot>;
   /** Attaches until detach on `node` ('' = the answering node). NOT_FOUND, ATTACHED_ELSEWHERE. */
-  attachVolume(request: { name: string; node: string }, options?: CallOptions): Promise<Volume>;
+  attachVolume(
+    request: { name: string; node: string } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<Volume>;
   /** Drains and gives the attachment back; connections are closed. NOT_FOUND. Works twice. */
-  detachVolume(request: { name: string }, options?: CallOptions): Promise<Volume>;
+  detachVolume(request: { name: string } & ChangeGuards, options?: CallOptions): Promise<Volume>;
   /**
    * Of the embedded cluster store. Without a leader the answer is what this node's own log says.
    * FAILED_PRECONDITION when the cluster store is another one.

@@ -58,3 +58,7 @@ export const nodeNameKey = (name: string): string => nodeNamesPrefix + name;
 export const tokensPrefix = '/stor/tokens/';
 export const tokenKey = (id: string): string => tokensPrefix + id;
 export const memberSettingsKey = '/stor/member-settings';
+
+/** Not below `rootPrefix` either: requests that clients gave an id. */
+export const requestsPrefix = '/stor-requests/';
+export const requestKey = (id: string): string => requestsPrefix + id;

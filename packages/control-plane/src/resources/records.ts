@@ -295,6 +295,30 @@ const scrubSettingsSchema = z.looseObject({
   rateBytesPerSecond: z.number(),
 });
 
+const requestSchema = z.looseObject({
+  hash: z.string(),
+  objectId: z.string(),
+  state: z.string(),
+  sinceMs: z.number(),
+  answer: z.string().optional(),
+  note: z.string().optional(),
+});
+
+/** A request that a client gave an id. */
+export interface RequestRecord {
+  /** of what was asked, so that an id is not taken for another request */
+  hash: string;
+  /** what its name meant when it was taken; '': it is about no object */
+  objectId: string;
+  /** begun, made */
+  state: string;
+  sinceMs: number;
+  /** as JSON; absent: not known, or too long */
+  answer?: string;
+  /** what the answer needs besides the object */
+  note?: string;
+}
+
 export interface ClusterRecord {
   clusterId: string;
   name: string;
@@ -440,6 +464,8 @@ export const decodeScrub = decoder<ScrubRecord>('scrub', scrubSchema);
 export const decodeScrubSettings = decoder<ScrubSettings>('scrub settings', scrubSettingsSchema);
 export const decodeEvent = decoder<EventRecord>('event', eventSchema);
 export const decodeReplicaReport = decoder<ReplicaReport>('replica report', replicaReportSchema);
+
+export const decodeRequest = decoder<RequestRecord>('request', requestSchema);
 
 export const decodeSnapshot = decoder<SnapshotRecord>('snapshot', snapshotSchema);
 
