@@ -5,12 +5,14 @@ import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
 import { failover } from './control/failover.ts';
 import { writeFigures } from './control/figures.ts';
+import { linearizable } from './control/linearizable.ts';
 import { scale } from './control/scale.ts';
 import type { ControlStage } from './control/stage.ts';
 
 const parts: Record<string, (stage: ControlStage) => Promise<void>> = {
   failover,
   scale,
+  linearizable,
 };
 
 const { positionals, values } = parseArgs({
