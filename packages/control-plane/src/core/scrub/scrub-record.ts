@@ -87,7 +87,10 @@ export function progressed(
 ): ScrubRecord | null {
   const { run } = record;
   if (run?.id !== progress.runId) return null;
-  const { message, position, counts, bytesRemaining, bytesPerSecond } = progress;
+  const { message, bytesRemaining, bytesPerSecond } = progress;
+  // what a newer version counts besides stays
+  const counts = { ...run.counts, ...progress.counts };
+  const position = { ...run.position, ...progress.position };
   const seen = { message, position, counts, bytesRemaining, bytesPerSecond, seenAtMs: nowWallMs };
   const next = { ...record, run: { ...run, ...seen } };
   return progress.state === 'finished' ? ended(next, true, nowWallMs) : next;
