@@ -181,6 +181,10 @@ export class EmbeddedClusterStore implements ClusterStore {
       const machine = new ClusterStoreMachine();
       const failure: Failure = { error: null, listener: () => {} };
       const node = await openNode(options, { machine, storage, connections, failure });
+      // a process that was killed closes its connections: nobody waits an election timeout for it
+      connections.onBroken = (id) => {
+        node.suspectLeader(id);
+      };
       const parts = { machine, node, storage, service, book, connections, storeId, failure };
       return new EmbeddedClusterStore(options, parts);
     } catch (error) {

@@ -19,6 +19,8 @@ export class PeerConnections {
   readonly #links = new Map<string, { address: string; link: PeerLink }>();
   readonly #channels = new Map<string, RpcChannel>();
   #isClosed = false;
+  /** told of a member to which the connection has broken or could not be made */
+  onBroken: (id: string) => void = () => {};
 
   constructor(options: PeerConnectionsOptions) {
     this.#options = options;
@@ -62,7 +64,10 @@ export class PeerConnections {
     if (known?.address === address) return known.link;
     known?.link.close();
     const metadata = callMetadata(self, id);
-    const link = new PeerLink({ address, metadata, clock, random, logger, transport });
+    const broken = (): void => {
+      this.onBroken(id);
+    };
+    const link = new PeerLink({ address, metadata, clock, random, logger, transport, broken });
     this.#links.set(id, { address, link });
     return link;
   }

@@ -18,6 +18,8 @@ export interface PeerLinkOptions {
   random: Random;
   logger: Logger;
   transport: RpcTransport;
+  /** told each time when the connection has broken or could not be made @default nobody */
+  broken?: () => void;
 }
 
 /**
@@ -107,6 +109,7 @@ export class PeerLink {
     this.#cancelTimer = this.#options.clock.after(waitMs, () => {
       this.#state = 'idle';
     });
+    this.#options.broken?.();
   }
 
   #drop(): void {

@@ -1,6 +1,6 @@
 import type { RaftState } from './raft-state.ts';
 import { broadcastAppend } from './replication.ts';
-import type { RaftMessage, VoteRequest, VoteResponse } from './types.ts';
+import type { PeerId, RaftMessage, VoteRequest, VoteResponse } from './types.ts';
 
 /**
  * Elections with pre-vote (thesis, section 9.6): who stands first asks, without raising its term,
@@ -18,6 +18,17 @@ export function campaignForTransfer(state: RaftState): void {
   if (!state.promotable || state.role === 'leader') return;
   state.becomeCandidate();
   askForVotes(state, 'vote', true);
+}
+
+/**
+ * The transport has lost its connection to `peer`. Who follows it waits only a few ticks more for its
+ * word, and no longer holds its vote back for it; the pre-vote keeps a leader that others hear. Not
+ * where lease reads are allowed: they rely on votes being held back for the whole time.
+ */
+export function suspectLeader(state: RaftState, peer: PeerId): void {
+  if (state.role !== 'follower' || state.leaderId !== peer || state.holdsVotes) return;
+  state.electionElapsed = Math.max(state.electionElapsed, state.electionTicks);
+  state.shortenElectionTimeout(peer);
 }
 
 function askForVotes(state: RaftState, type: 'preVote' | 'vote', isTransfer = false): void {

@@ -31,6 +31,8 @@ export interface CoreConfig {
 
 /** How many election timeouts a snapshot may take before the leader asks again where to go on. */
 const snapshotPatience = 10;
+/** So much later than the one before it stands the next voter, when the connection to the leader broke. */
+const suspectTurnTicks = 4;
 
 /**
  * Everything a member knows, and the changes of role. What it does with messages is in
@@ -45,6 +47,8 @@ export class RaftState {
   readonly limits: RaftLimits;
   readonly #random: () => number;
 
+  /** votes are held back for a leader that was heard, whatever else is known: lease reads rely on it */
+  readonly holdsVotes: boolean;
   /** ticks left in which no vote is given */
   voteHoldTicks: number;
   /** acknowledged and lost up to here: see StoredState; null: nothing */
@@ -93,6 +97,7 @@ export class RaftState {
     this.limits = config.limits;
     this.recoverTo = recoverTo;
     this.voteHoldTicks = config.voteHoldTicks ?? 0;
+    this.holdsVotes = this.voteHoldTicks > 0;
     this.#random = config.random;
     this.term = hardState.term;
     this.vote = hardState.vote;
@@ -225,6 +230,18 @@ export class RaftState {
     this.termStartIndex = 0;
     this.transferee = null;
     this.leaseBroken = false;
+  }
+
+  /**
+   * `lost` leads and its connection broke, for the others as well if it is dead: then one voter after the
+   * other stands, by the order of their names. At the same moment they would take the votes from each
+   * other, and wait a whole election timeout for the next try.
+   */
+  shortenElectionTimeout(lost: PeerId): void {
+    const others = [...this.tracker.voters].filter((id) => id !== lost).sort();
+    const turn = Math.max(0, others.indexOf(this.id));
+    const ticks = this.electionTicks + 1 + turn * suspectTurnTicks + Math.floor(this.#random() * 2);
+    this.electionTimeoutTicks = Math.min(this.electionTimeoutTicks, ticks);
   }
 
   #drawElectionTimeout(): void {

@@ -1,5 +1,5 @@
 import { invariant } from '../errors.ts';
-import { campaign } from './election.ts';
+import { campaign, suspectLeader } from './election.ts';
 import { propose, readIndex, transferLeadership } from './leader.ts';
 import type { MemberChange, Membership } from './membership.ts';
 import { step, tick } from './raft-core.ts';
@@ -84,6 +84,11 @@ export class RawNode {
   /** Stand for election now. */
   campaign(): void {
     campaign(this.#state);
+  }
+
+  /** The connection to a peer has broken: if it leads, it may be dead. */
+  suspectLeader(peer: PeerId): void {
+    suspectLeader(this.#state, peer);
   }
 
   /** A message from a peer. */
