@@ -9,6 +9,8 @@ import { pause } from './pause.ts';
 
 /** After a watch broke (ms). */
 const retryMs = 200;
+/** Records decoded in one turn of the event loop when all are read: some 20 ms. */
+const loadBatch = 1_000;
 
 /**
  * The resources as this member of the store has applied them, kept current by a watch. It may lag
@@ -96,7 +98,9 @@ export class StateCache {
       try {
         const revision = await this.#load();
         for await (const events of this.#store.watch(rootPrefix, revision, signal)) {
-          for (const event of events) this.#apply(event.key, event.value, event.revision);
+          for (const { key, value, revision: modRevision } of events) {
+            this.#apply(this.#state, { key, value, modRevision });
+          }
           this.#notify();
         }
       } catch (error) {
@@ -109,20 +113,31 @@ export class StateCache {
     }
   }
 
+  /** Decodes some at a time: 10,000 volumes take a second, and heartbeats of Raft cannot wait for that. */
   async #load(): Promise<number> {
+    const { signal } = this.#closing;
     const { revision, items } = await this.#store.list(rootPrefix, { local: true });
-    this.#state = emptyState();
-    for (const item of items) this.#apply(item.key, item.value, item.modRevision);
-    this.#state.revision = revision;
+    const state = emptyState();
+    for (const [index, item] of items.entries()) {
+      if (index > 0 && index % loadBatch === 0) await pause(this.#clock, 0, signal);
+      this.#apply(state, item);
+    }
+    if (signal.aborted) return revision;
+    state.revision = revision;
+    this.#state = state;
     this.#loaded = true;
     this.#notify();
     return revision;
   }
 
-  #apply(key: string, value: Uint8Array | null, modRevision: number): void {
-    const error = applyChange(this.#state, { key, value, modRevision });
-    this.#state.revision = Math.max(this.#state.revision, modRevision);
-    if (error) this.#logger.error({ key, error: error.message }, 'a record cannot be read');
+  #apply(
+    state: ClusterState,
+    change: { key: string; value: Uint8Array | null; modRevision: number },
+  ): void {
+    const error = applyChange(state, change);
+    state.revision = Math.max(state.revision, change.modRevision);
+    if (error)
+      this.#logger.error({ key: change.key, error: error.message }, 'a record cannot be read');
   }
 
   #notify(): void {

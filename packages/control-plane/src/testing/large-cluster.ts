@@ -137,6 +137,8 @@ export class LargeCluster {
     for (let still = 0; still < 3;) {
       const { revision } = this.cluster.machine.state;
       await new Promise((resolve) => setImmediate(resolve));
+      // what only lets others have a turn waits for no time to pass
+      this.clock.advance(0);
       const isStill = !(await this.#nodesAct()) && revision === this.cluster.machine.state.revision;
       still = isStill ? still + 1 : 0;
     }

@@ -137,6 +137,8 @@ async function measureLoss(large: LargeCluster): Promise<void> {
 
 const large = await timed('fillStore', () => LargeCluster.open(shape));
 await longestTurn('startLongestTurn', () => timed('startOfCache', () => large.quiet()));
+if (large.state.volumes.size !== shape.volumes)
+  throw new Error('the cache has not read everything');
 await measureStore(large);
 await measurePlans(large);
 await measureLoss(large);
