@@ -13,6 +13,7 @@ import { addTokenCommands } from './commands/token.ts';
 import { addTransferCommands } from './commands/transfer.ts';
 import { addTrashCommands } from './commands/trash.ts';
 import { addVolumeCommands } from './commands/volume.ts';
+import { addSimulateCommand, addUpgradeCommands } from './commands/what-if.ts';
 import type { RunAction, StorctlIo } from './command-context.ts';
 import { expandCommandWords, type CommandWord } from './core/command-words.ts';
 import { outputFormats } from './printer.ts';
@@ -70,6 +71,8 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addRebuildCommands(program, run);
   addScrubCommands(program, run);
   addEventsCommand(program, run);
+  addSimulateCommand(program, run);
+  addUpgradeCommands(program, run);
   addGuardOptions(program);
   addHelpCommand(program, io, (words) => {
     const expanded = expandCommandWords(words, commandWordsOf(program));

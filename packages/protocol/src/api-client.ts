@@ -30,6 +30,8 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   labelNode: 'once',
   // the same order again changes nothing more
   orderNode: 'repeatable',
+  simulateLoss: 'read',
+  planUpgrade: 'read',
   listDisks: 'read',
   addDisk: 'once',
   inspectDisk: 'read',
@@ -132,6 +134,8 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     getNode: call('getNode'),
     labelNode: call('labelNode'),
     orderNode: call('orderNode'),
+    simulateLoss: call('simulateLoss'),
+    planUpgrade: call('planUpgrade'),
     listDisks: call('listDisks'),
     addDisk: call('addDisk'),
     inspectDisk: call('inspectDisk'),

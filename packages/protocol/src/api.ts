@@ -9,6 +9,7 @@ import type {
   Member,
   MemberSettings,
   Node,
+  LossSimulation,
   NodePlan,
   NodeVerb,
   PlacementRules,
@@ -20,6 +21,7 @@ import type {
   SnapshotDiff,
   TrashedVolume,
   StorEvent,
+  UpgradePlan,
   Volume,
   VolumeExplanation,
   VolumePolicy,
@@ -87,6 +89,13 @@ export interface StorApi {
     } & RequestId,
     options?: CallOptions,
   ): Promise<NodePlan>;
+  /**
+   * What the loss of these would mean, each `node=NAME`, `disk=DISK` or `LABEL=VALUE` of nodes; changes
+   * nothing. NOT_FOUND, INVALID_ARGUMENT.
+   */
+  simulateLoss(request: { down: string[] }, options?: CallOptions): Promise<LossSimulation>;
+  /** The order in which agents may be restarted one by one, and what is in the way. */
+  planUpgrade(request: Record<string, never>, options?: CallOptions): Promise<UpgradePlan>;
   listDisks(request: Record<string, never>, options?: CallOptions): Promise<{ disks: Disk[] }>;
   /**
    * Gives a directory, or a raw block device, of a node to the cluster. `reserve`: `10%` or `20GiB`

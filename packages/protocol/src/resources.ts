@@ -12,3 +12,4 @@ export type * from './resources/scrub.ts';
 export type * from './resources/segment-status.ts';
 export type * from './resources/snapshot.ts';
 export type * from './resources/volume.ts';
+export type * from './resources/what-if.ts';

@@ -22,7 +22,7 @@ import {
   type VolumePolicy,
 } from '@stor/protocol';
 import { FakeMembers } from './fake-members.ts';
-import { orderFakeNode } from './fake-node.ts';
+import { fakeSimulation, fakeUpgrade, orderFakeNode } from './fake-node.ts';
 import type { FakeNodePlan } from './fake-node.ts';
 import {
   changeReplicas,
@@ -213,6 +213,8 @@ export class FakeCluster {
       orderNode: call('orderNode', (request) =>
         orderFakeNode(this.node(request.name), request, this.nodePlans),
       ),
+      simulateLoss: call('simulateLoss', ({ down }) => fakeSimulation(down)),
+      planUpgrade: call('planUpgrade', () => fakeUpgrade(this.nodes)),
       listDisks: call('listDisks', () => ({ disks: this.disks })),
       inspectDisk: call('inspectDisk', ({ disk }) => this.inspectDisk(disk)),
       evacuateDisk: call('evacuateDisk', ({ disk, plan, cancel }) => {

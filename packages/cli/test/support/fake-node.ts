@@ -1,6 +1,6 @@
 import { StorError } from '@stor/protocol';
-import type { Node, NodePlan, StorApi } from '@stor/protocol';
-import { startMs } from './fake-volume.ts';
+import type { LossSimulation, Node, NodePlan, StorApi, UpgradePlan } from '@stor/protocol';
+import { hex, startMs } from './fake-volume.ts';
 
 type NodeOrder = Parameters<StorApi['orderNode']>[0];
 export type FakeNodePlan = Partial<Omit<NodePlan, 'verb' | 'node'>>;
@@ -36,5 +36,44 @@ export function orderFakeNode(node: Node, order: NodeOrder, looks: FakeNodePlan[
     reasons: [],
     notes: [],
     ...body,
+  };
+}
+
+export function fakeSimulation(down: string[]): LossSimulation {
+  const volume = { volume: 'db', volumeId: hex('v', 1) };
+  const text = '1 of 2 replicas in sync, and it is served';
+  return {
+    nodes: down.map((word) => word.replace('node=', '')),
+    disks: [],
+    counts: { readWrite: 4, degraded: 1, suspended: 0, unavailable: 0, lost: 0 },
+    volumes: [{ ...volume, becomes: 'degraded', inSync: 1, wanted: 2, text }],
+    recovery: {
+      replicas: 1,
+      bytes: 2 ** 30,
+      rate: { bytesPerSecond: 2 ** 26, source: 'assumed' },
+      etaMs: 16_000,
+      blocked: [{ ...volume, segment: 0, replicaId: hex('r', 2), reason: 'n1 is cordoned' }],
+    },
+    raft: { voters: 3, left: 2, needed: 2, hasQuorum: true },
+  };
+}
+
+/** A node that is down is in the way. */
+export function fakeUpgrade(nodes: Node[]): UpgradePlan {
+  const down = nodes.filter(({ status }) => status.state === 'down');
+  const reasons = down.map(({ metadata }) => `${metadata.name} is down: start that first`);
+  return {
+    versions: [{ version: '0.1.0', nodes: nodes.map(({ metadata }) => metadata.name) }],
+    steps: nodes.map(({ metadata, status }) => ({
+      node: metadata.name,
+      nodeId: metadata.id,
+      version: status.version,
+      raftRole: status.raftRole,
+      attachments: 0,
+      effects: [],
+      reasons: [],
+    })),
+    safe: reasons.length === 0,
+    reasons,
   };
 }

@@ -1,11 +1,13 @@
 import { StorError } from '@stor/protocol';
-import type { NodePlan, NodeVerb, StorApi } from '@stor/protocol';
+import type { LossSimulation, NodePlan, NodeVerb, StorApi, UpgradePlan } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { ClusterStore } from '../cluster-store.ts';
 import { changedIntent } from '../core/node/change-intent.ts';
 import { withIntent } from '../core/node/node-intent.ts';
 import { planNode } from '../core/node/plan-node.ts';
 import type { NodeSight } from '../core/node/plan-node.ts';
+import { planUpgrade } from '../core/node/plan-upgrade.ts';
+import { findLosses, simulateLoss } from '../core/node/simulate-loss.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { readState } from '../resources/find.ts';
 import { nodeKey } from '../resources/keys.ts';
@@ -68,15 +70,40 @@ export class NodeService {
     throw new StorError('CONFLICT', `node ${request.name} changes too often: try again`);
   }
 
+  /** See StorApi.simulateLoss. */
+  async simulate({ down }: { down: string[] }): Promise<LossSimulation> {
+    const state = await readSoon((options) => readState(this.#store, options));
+    const losses = findLosses(state, down);
+    const measuredBytesPerSecond = await this.#measure();
+    return simulateLoss(state, losses, { measuredBytesPerSecond, voters: this.#voters });
+  }
+
+  /** See StorApi.planUpgrade. */
+  async upgrade(): Promise<UpgradePlan> {
+    const state = await readSoon((options) => readState(this.#store, options));
+    const { leaderId } = this.#store.status();
+    return planUpgrade(state, { leaderId, voters: this.#voters });
+  }
+
   /** How fast rebuilds go at this moment is asked only when it says when something will be done. */
   async #sight(verb: NodeVerb): Promise<NodeSight> {
     const { leaderId } = this.#store.status();
-    if (!copying.has(verb)) return { leaderId, measuredBytesPerSecond: 0 };
+    const learners = this.#store.members?.local().learners ?? [];
+    const facts = { leaderId, voters: this.#voters, learners };
+    if (!copying.has(verb)) return { ...facts, measuredBytesPerSecond: 0 };
+    return { ...facts, measuredBytesPerSecond: await this.#measure() };
+  }
+
+  get #voters(): string[] | null {
+    const voters = this.#store.members?.local().voters ?? [];
+    return voters.length === 0 ? null : voters;
+  }
+
+  async #measure(): Promise<number> {
     const rebuilds = await this.#insight.rebuilds('');
-    const measuredBytesPerSecond = rebuilds
+    return rebuilds
       .filter(({ state }) => state === 'running')
       .reduce((sum, { bytesPerSecond }) => sum + bytesPerSecond, 0);
-    return { leaderId, measuredBytesPerSecond };
   }
 }
 

@@ -65,8 +65,8 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     listNodes: async () => ({ nodes: await listNodes(options) }),
     getNode: ({ name }: Request<'getNode'>) => getNode(options, name),
     labelNode: (request: Request<'labelNode'>) => labelNode(options, request),
-    orderNode: (request: Request<'orderNode'>) => options.nodes.order(request),
     ...memberMethods(options),
+    ...nodeMethods(options.nodes),
     listDisks: async () => ({ disks: await disks.list() }),
     addDisk: (request: Request<'addDisk'>) => disks.add(request),
     inspectDisk: ({ disk }: Request<'inspectDisk'>) => disks.inspect(disk),
@@ -163,6 +163,16 @@ function memberMethods(
       return {};
     },
     joinCluster: (request: Request<'joinCluster'>) => options.members.join(request),
+  };
+}
+
+function nodeMethods(
+  nodes: NodeService,
+): Record<'orderNode' | 'simulateLoss' | 'planUpgrade', UnaryMethod> {
+  return {
+    orderNode: (request: Request<'orderNode'>) => nodes.order(request),
+    simulateLoss: (request: Request<'simulateLoss'>) => nodes.simulate(request),
+    planUpgrade: () => nodes.upgrade(),
   };
 }
 

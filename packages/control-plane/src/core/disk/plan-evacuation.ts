@@ -22,10 +22,14 @@ export interface ReplicaMoves {
 /** Where the replicas of a disk would go now. */
 export function planEvacuation(state: ClusterState, diskId: DiskId): Omit<EvacuationPlan, 'disk'> {
   const world = withEvacuated(state, diskId);
-  return planMoves(world, replicasOn(state, diskId), {
-    diskId,
-    reason: 'has only the disk itself',
-  });
+  const avoid = { diskId, reason: 'has only the disk itself' };
+  return planMoves(world, replicasOn(state, diskId), { avoid });
+}
+
+interface MoveOptions {
+  avoid?: { diskId: DiskId; reason: string };
+  /** they are replaced, not moved: none of them stays until another is in sync @default false */
+  areLost?: boolean;
 }
 
 /**
@@ -36,7 +40,7 @@ export function planEvacuation(state: ClusterState, diskId: DiskId): Omit<Evacua
 export function planMoves(
   world: ClusterState,
   leaving: readonly PlacedReplica[],
-  avoid?: { diskId: DiskId; reason: string },
+  { avoid, areLost = false }: MoveOptions = {},
 ): ReplicaMoves {
   const plan: ReplicaMoves = { moves: [], blocked: [], bytes: 0 };
   const board = new PlacementBoard(world);
@@ -47,7 +51,7 @@ export function planMoves(
     const known = placedSegments(now).find(({ index }) => index === segment);
     const what = { volume, volumeId, replicaId: placed.replica.id, segment };
     const here = { ...placed, volume: now, segment: known ?? placed.segment };
-    const stuck = whyStuck(world, here);
+    const stuck = whyStuck(world, here, areLost);
     if (stuck !== null) {
       plan.blocked.push({ ...what, reason: stuck });
       continue;
@@ -56,7 +60,7 @@ export function planMoves(
     const need = needOf(world, now, known, 'repair');
     const sites = sitesOf(known, world, (each) => isGoing(world, each));
     if (avoid) sites.avoid.set(avoid.diskId, avoid.reason);
-    const { place, refusals } = placeAnother(board, sites, need, 'move');
+    const { place, refusals } = placeAnother(board, sites, need, areLost ? 'replacement' : 'move');
     if (!place) {
       plan.blocked.push({ ...what, reason: refusals.join('; ') });
       continue;
@@ -73,7 +77,11 @@ export function planMoves(
 }
 
 /** Why no controller moves it although a disk may have room; null when nothing is in the way. */
-function whyStuck(state: ClusterState, { volume, segment, replica }: PlacedReplica): string | null {
+function whyStuck(
+  state: ClusterState,
+  { volume, segment, replica }: PlacedReplica,
+  isLost: boolean,
+): string | null {
   if (state.trash.has(volume.metadata.id)) return `it is of ${trashText(state, volume)}`;
   if (replica.leaving === true || volume.status.phase !== 'ready') return null;
   if (volume.spec.policy.rebuildPaused) {
@@ -84,6 +92,7 @@ function whyStuck(state: ClusterState, { volume, segment, replica }: PlacedRepli
       each.state === 'ready' && segment.inSync.includes(each.id) && isUp(state, each.nodeId),
   );
   if (good.length === 0) return 'no node that is up has an in-sync replica to fill another from';
+  if (isLost) return null;
   const { replicas: wanted } = volume.spec;
   // the rule of what leaves (`shedSurplus`): with the new one, enough must be in sync without it
   const others = nodesOf(good.filter(({ nodeId }) => nodeId !== replica.nodeId));

@@ -83,7 +83,8 @@ function isGone(segment: SegmentStatus, departure: Departure): boolean {
   return members.every((replica) => departure.isAway(replica));
 }
 
-function fateText(
+/** What that means for who uses the volume. */
+export function fateText(
   state: ClusterState,
   volume: StoredVolume,
   what: { fate: VolumeFate; inSync: number; departure: Departure },

@@ -9,6 +9,7 @@ import { describeNode } from '../volume/describe-cluster.ts';
 import { byRank, lossOf } from './loss.ts';
 import type { Departure } from './loss.ts';
 import { attachmentMoves } from './plan-attachments.ts';
+import { quorumReason } from './raft-quorum.ts';
 
 /** At which a rebuild begins, before it has found out what disks and network can (bytes per second). */
 export const assumedBytesPerSecond = 64 * 1024 * 1024;
@@ -19,6 +20,10 @@ export interface NodeSight {
   leaderId: string | null;
   /** of all rebuilds that run now; 0: none does */
   measuredBytesPerSecond: number;
+  /** of the control plane; null: they are no nodes of ours @default null */
+  voters?: readonly NodeId[] | null;
+  /** members without a vote */
+  learners?: readonly NodeId[];
 }
 
 type PlanBody = Omit<NodePlan, 'verb' | 'node' | 'rate' | 'etaMs'>;
@@ -35,24 +40,33 @@ export function planNode(
 ): NodePlan {
   const node = state.nodes.get(nodeId);
   if (!node) throw new StorError('NOT_FOUND', `there is no node ${nodeId}`);
-  const body = cancel ? emptyBody() : bodyOf(state, nodeId, verb);
-  const measured = sight.measuredBytesPerSecond;
+  const body = cancel ? emptyBody() : bodyOf(state, nodeId, verb, sight.voters ?? null);
+  const { rate, etaMs } = copyTime(body.bytes, sight.measuredBytesPerSecond);
+  return { verb, node: describeNode(node, state, sight), ...body, rate, etaMs };
+}
+
+/** How long copying takes at the rate of the rebuilds that run now (bytes per second), if any do. */
+export function copyTime(bytes: number, measured: number): Pick<NodePlan, 'rate' | 'etaMs'> {
   const rate: NodePlan['rate'] =
     measured > 0
       ? { bytesPerSecond: Math.round(measured), source: 'measured' }
       : { bytesPerSecond: assumedBytesPerSecond, source: 'assumed' };
-  const etaMs = Math.ceil((body.bytes / rate.bytesPerSecond) * 1000);
-  return { verb, node: describeNode(node, state, sight), ...body, rate, etaMs };
+  return { rate, etaMs: Math.ceil((bytes / rate.bytesPerSecond) * 1000) };
 }
 
-function bodyOf(state: ClusterState, nodeId: NodeId, verb: NodeVerb): PlanBody {
+function bodyOf(
+  state: ClusterState,
+  nodeId: NodeId,
+  verb: NodeVerb,
+  voters: readonly NodeId[] | null,
+): PlanBody {
   switch (verb) {
     case 'drain':
       return judged(withAttachments(emptyBody(), state, nodeId));
     case 'evacuate':
       return judged(withReplicas(emptyBody(), state, nodeId));
     case 'maintenance':
-      return judged(withAbsence(emptyBody(), state, nodeId));
+      return judged(withAbsence(emptyBody(), state, nodeId), quorumReason(state, voters, nodeId));
     default:
       return emptyBody();
   }
@@ -119,7 +133,12 @@ function withAbsence(body: PlanBody, state: ClusterState, nodeId: NodeId): PlanB
   return { ...body, effects, notes: [...body.notes, ...notes] };
 }
 
-function effectsOf(state: ClusterState, nodeId: NodeId, departure: Departure): NodePlan['effects'] {
+/** What the volumes that have anything to do with the node lose. */
+export function effectsOf(
+  state: ClusterState,
+  nodeId: NodeId,
+  departure: Departure,
+): NodePlan['effects'] {
   return volumesOn(state.volumes, nodeId)
     .flatMap(({ value }) => {
       const loss = value.status.phase === 'ready' ? lossOf(state, value, departure) : null;
@@ -136,19 +155,19 @@ export function placedOn(state: ClusterState, nodeId: NodeId): PlacedReplica[] {
 }
 
 /** Whether it is safe, and why not. */
-function judged(body: PlanBody): PlanBody {
-  const reasons: string[] = [];
+function judged(body: PlanBody, first: string | null = null): PlanBody {
+  const reasons: string[] = first === null ? [] : [first];
   const harmed = body.effects.filter(({ becomes }) => becomes !== 'degraded');
   const [worst] = harmed;
   if (worst) {
     const more = harmed.length > 1 ? ` (and ${harmed.length - 1} more)` : '';
     reasons.push(`volume ${worst.volume} would be ${worst.becomes}: ${worst.text}${more}`);
   }
-  const [first] = body.blocked;
-  if (first) {
-    const what = first.replicaId === '' ? 'the attachment' : `replica ${first.replicaId}`;
+  const [stuck] = body.blocked;
+  if (stuck) {
+    const what = stuck.replicaId === '' ? 'the attachment' : `replica ${stuck.replicaId}`;
     const more = body.blocked.length > 1 ? ` (and ${body.blocked.length - 1} more)` : '';
-    reasons.push(`${what} of volume ${first.volume} can go nowhere: ${first.reason}${more}`);
+    reasons.push(`${what} of volume ${stuck.volume} can go nowhere: ${stuck.reason}${more}`);
   }
   return { ...body, safe: reasons.length === 0, reasons };
 }
