@@ -19,6 +19,7 @@ async function loseOne(nodes: number): Promise<Counts> {
   const volumes = nodes * (replicasOnNode / 3);
   const large = await LargeCluster.open({ nodes, volumes });
   await large.quiet();
+  t.equal(large.state.volumes.size, volumes, 'the leader knows all');
   const { revision } = large.cluster.machine.state;
   const before = large.looks;
   await large.lose(7);

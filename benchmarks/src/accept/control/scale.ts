@@ -7,8 +7,8 @@ const MiB = 1024 * 1024;
 const shape = { nodes: 1_000, volumes: 10_000 };
 const timeoutMs = 600_000;
 const targetReconcileMs = 5_000;
-/** A leader that stands still for longer than this could be taken for dead (ms). */
-const targetTurnMs = 500;
+/** A leader that stands still for longer than this is taken for dead: the shortest election timeout (ms). */
+const targetTurnMs = 1_000;
 
 /**
  * The control plane of 1,000 nodes and 10,000 volumes in one process: what it costs. Times are of CPU,
@@ -47,8 +47,8 @@ export async function scale({ report, figures }: ControlStage): Promise<void> {
   report.add(
     `${size}: longest turn of the event loop at a start`,
     ms('startLongestTurn'),
-    `<= ${targetTurnMs} ms`,
-    of('startLongestTurn') <= targetTurnMs,
+    `< ${targetTurnMs} ms`,
+    of('startLongestTurn') < targetTurnMs,
   );
   report.add(
     `${size}: one node lost, all controller time until reconciled`,

@@ -140,7 +140,7 @@ export class LargeCluster {
       // what only lets others have a turn waits for no time to pass
       this.clock.advance(0);
       const isStill = !(await this.#nodesAct()) && revision === this.cluster.machine.state.revision;
-      still = isStill ? still + 1 : 0;
+      still = isStill && this.cache.loaded ? still + 1 : 0;
     }
   }
 
