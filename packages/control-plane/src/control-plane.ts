@@ -37,7 +37,7 @@ import { ReplicaSpaces } from './api/replica-spaces.ts';
 import { snapshotServices } from './api/snapshot-services.ts';
 import type { SnapshotServiceParts } from './api/snapshot-services.ts';
 import { TrashService } from './api/trash-service.ts';
-import { storService } from './api/stor-service.ts';
+import { storService, type StoreServiceMove } from './api/stor-service.ts';
 import { VolumeChanges } from './api/volume-changes.ts';
 import { VolumeGrowthOrders } from './api/volume-growth.ts';
 import { VolumeInsight } from './api/volume-insight.ts';
@@ -85,6 +85,7 @@ export interface ControlPlaneOptions {
   server: RpcServer;
   /** to the other nodes @default gRPC */
   rpc?: RpcTransport;
+  moveStore?: StoreServiceMove;
 }
 
 /**
@@ -134,7 +135,7 @@ export class ControlPlane implements ControlPlanePort {
     const more = { ...snapshotServices(parts), trash };
     const growth = new VolumeGrowthOrders({ ...parts, access: more.access });
     const nodes = new NodeService({ ...options, insight });
-    const who = { nodes, ...memberServices(options) };
+    const who = { nodes, moveStore: options.moveStore, ...memberServices(options) };
     const orders = { volumes, changes, growth, primaries, insight, disks, ...who, ...more };
     const events = controlPlane.#events;
     const scrubs = new ScrubService({ ...options, events });

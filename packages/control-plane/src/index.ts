@@ -5,5 +5,6 @@ export type { NodeIdentity } from './agent/node-session.ts';
 export type { SnapshotExport } from './core/volume/export-snapshot.ts';
 export * from './embedded/index.ts';
 export * from './etcd/index.ts';
+export * from './store-move/index.ts';
 export * from './rpc/grpc-transport.ts';
 export * from './rpc/rpc-transport.ts';

@@ -1,6 +1,8 @@
 import { join } from 'node:path';
 import {
   ControlPlane,
+  type ControlPlaneOptions,
+  type MoveTls,
   EmbeddedClusterStore,
   EtcdClusterStore,
   type ClusterStore,
@@ -16,6 +18,7 @@ import { metricFamilies } from './metric-families.ts';
 import { metricSnapshot } from './metrics-snapshot.ts';
 import { NodeDisks } from './node-disks.ts';
 import { NodePort } from './node-port.ts';
+import { NodeStore } from './node-store.ts';
 import { systemPlatform, type Platform } from './platform.ts';
 import { RaftMetrics } from './raft-metrics.ts';
 import { agentVersion } from './version.ts';
@@ -25,7 +28,12 @@ const giveUpMs = 5_000;
 /** A client that opens a volume whose holder has died waits for the node lease to end (ms). */
 const acquireWaitMs = 15_000;
 
-type OpenedStore = EmbeddedClusterStore | EtcdClusterStore;
+interface OpenedStore {
+  store: EmbeddedClusterStore | EtcdClusterStore;
+  /** for all but a move to another store */
+  guarded: ClusterStore;
+  move: NonNullable<ControlPlaneOptions['moveStore']>;
+}
 
 /**
  * One node of Stor. Composes the data folder, the lane, the cluster store, the control plane and
@@ -37,6 +45,7 @@ export class Agent {
   readonly #logger: Logger;
   readonly #platform: Platform;
   readonly #fatal: ((error: StorError) => void)[] = [];
+  readonly #moved: (() => void)[] = [];
   /** what to close, last opened first */
   readonly #open: (() => Promise<void>)[] = [];
   #store: ClusterStore | null = null;
@@ -78,6 +87,11 @@ export class Agent {
     if (this.#failed) listener(this.#failed);
   }
 
+  /** Called when the cluster has moved to another store: this agent must be closed and started anew. */
+  onMoved(listener: () => void): void {
+    this.#moved.push(listener);
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#closeAll();
     return this.#closing;
@@ -94,9 +108,10 @@ export class Agent {
     const disks = this.#disks(lane, folder);
     await disks.open();
     const node = new NodePort(lane.methods, disks);
-    const store = await this.#openStore(folder, server);
+    const { store, guarded, move } = await this.#openStore(folder, server);
     const plane = await ControlPlane.open({
-      store,
+      store: guarded,
+      moveStore: move,
       agent: node,
       node: await this.#describe(agentInstance, folder),
       clusterId,
@@ -181,24 +196,34 @@ export class Agent {
   }
 
   async #openStore(folder: DataFolder, server: RpcServer): Promise<OpenedStore> {
-    const { store: address = 'embedded' } = this.#config;
-    folder.claimStore(address);
+    const { clock, random } = this.#platform;
+    const parts = { config: this.#config, folder, clock, random, logger: this.#logger };
+    const nodeStore = new NodeStore(parts);
+    const { address, tls } = await nodeStore.choose();
     const store = isEtcd(address)
-      ? await this.#openEtcd(address)
+      ? await this.#openEtcd(address, tls)
       : await this.#openEmbedded(folder, server);
     this.#open.push(() => store.close());
     this.#store = store;
     if (!isEtcd(address)) folder.noteRaft();
-    return store;
+    const watch = nodeStore.watch(store, () => {
+      for (const listener of this.#moved) listener();
+    });
+    this.#open.push(() => watch.close());
+    return {
+      store,
+      guarded: nodeStore.guarded(store),
+      move: (request) => nodeStore.move(store, address, request),
+    };
   }
 
-  #openEtcd(address: string): Promise<OpenedStore> {
+  #openEtcd(address: string, tls: MoveTls | undefined): Promise<EtcdClusterStore> {
     const { clock, random } = this.#platform;
-    const { nodeId: id, etcdTls: tls } = this.#config;
+    const { nodeId: id } = this.#config;
     return EtcdClusterStore.open({ id, address, tls, clock, random, logger: this.#logger });
   }
 
-  async #openEmbedded(folder: DataFolder, server: RpcServer): Promise<OpenedStore> {
+  async #openEmbedded(folder: DataFolder, server: RpcServer): Promise<EmbeddedClusterStore> {
     const { clock, random, files, logs, rpc } = this.#platform;
     folder.checkRaft(logs);
     const { formation, nodeId } = this.#config;
@@ -242,7 +267,7 @@ export class Agent {
   async #serveHttp(
     lane: LaneHost,
     plane: ControlPlane,
-    store: OpenedStore,
+    store: OpenedStore['store'],
     node: NodePort,
   ): Promise<void> {
     const { host, http } = this.#config.listen;

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { levelLogs, parseEtcdAddress, type RaftLogs } from '@stor/control-plane';
+import { levelLogs, type RaftLogs } from '@stor/control-plane';
 import { StorError, type DiskId } from '@stor/protocol';
 import {
   makeDurableDirectory,
@@ -8,6 +8,7 @@ import {
   writeTextFileDurably,
   type Files,
 } from '@stor/runtime';
+import type { StoreNote } from './core/store-choice.ts';
 
 /** Version of the data folder's layout; a newer one is refused, never overwritten. */
 const formatVersion = 1;
@@ -114,26 +115,16 @@ export class DataFolder {
     return this.#files.exists(join(this.path, 'disks.json'));
   }
 
-  /**
-   * Notes in which cluster store this node's cluster is. FAILED_PRECONDITION when it is in another
-   * one: that one knows the volumes and their epochs, and a store that does not would grant epochs
-   * again that were granted before (I2). The servers of an etcd may change, its prefix may not.
-   */
-  claimStore(address: string): void {
+  /** Where the cluster's state is; null: this node never had a store. */
+  storeNote(): StoreNote | null {
     const file = join(this.path, storeFile);
+    if (this.#files.exists(file)) return readJson(this.#files, file) as StoreNote;
     const hadRaft = this.#files.exists(join(this.path, raftMarker));
-    const noted = this.#files.exists(file)
-      ? String((readJson(this.#files, file) as { store?: unknown }).store)
-      : null;
-    const known = noted ?? (hadRaft ? 'embedded' : null);
-    if (known !== null && storeIdentity(known) !== storeIdentity(address)) {
-      throw new StorError(
-        'FAILED_PRECONDITION',
-        `the cluster of this node is in the store ${known}, the config says ${address}: start the agent with the former, and move the cluster with "storctl cluster migrate-store --to ${address}"`,
-      );
-    }
-    if (noted === address) return;
-    writeTextFileDurably(this.#files, file, `${JSON.stringify({ store: address })}\n`);
+    return hadRaft ? { store: 'embedded' } : null;
+  }
+
+  noteStore(note: StoreNote): void {
+    writeTextFileDurably(this.#files, join(this.path, storeFile), `${JSON.stringify(note)}\n`);
   }
 
   disks(): readonly DiskEntry[] {
@@ -190,9 +181,4 @@ function checkIdentity(
       `data folder ${path} belongs to node ${String(found.nodeId)}, but the config says ${expect.nodeId}: correct the config or give another folder`,
     );
   }
-}
-
-/** What stays the same when the list of servers changes. */
-function storeIdentity(address: string): string {
-  return address === 'embedded' ? address : `etcd ${parseEtcdAddress(address).prefix}`;
 }

@@ -34,7 +34,7 @@ async function configOf(line: CommandLine, platform: Platform): Promise<AgentCon
 async function run(line: CommandLine): Promise<void> {
   const config = await configOf(line, systemPlatform);
   const logger = openLogger({ node: config.nodeName }, config.logLevel);
-  const agent = await Agent.start(config, logger);
+  let agent = await Agent.start(config, logger);
   let stopping = false;
   const stop = (reason: string, exitCode: number): void => {
     if (stopping) return;
@@ -58,10 +58,27 @@ async function run(line: CommandLine): Promise<void> {
   process.on('SIGINT', () => {
     stop('SIGINT', 0);
   });
-  agent.onFatal((error) => {
-    logger.error({ code: error.code, error: error.message }, 'the agent cannot go on');
-    stop('fatal', 1);
-  });
+  const listen = (): void => {
+    agent.onFatal((error) => {
+      logger.error({ code: error.code, error: error.message }, 'the agent cannot go on');
+      stop('fatal', 1);
+    });
+    agent.onMoved(() => {
+      if (stopping) return;
+      logger.info({}, 'the agent begins anew with the store that the cluster has moved to');
+      beginAnew().catch((error: unknown) => {
+        logger.error({ error: StorError.from(error).message }, 'the agent cannot begin anew');
+        process.exit(1);
+      });
+    });
+  };
+  const beginAnew = async (): Promise<void> => {
+    await agent.close();
+    if (stopping) return;
+    agent = await Agent.start(config, logger);
+    listen();
+  };
+  listen();
 }
 
 const program = addAgentOptions(

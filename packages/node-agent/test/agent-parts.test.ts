@@ -5,7 +5,10 @@ import { MessageChannel } from 'node:worker_threads';
 import t from 'tap';
 import { StorError } from '@stor/protocol';
 import { checkAgentConfig } from '../src/config.ts';
+import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
+import { chooseStore } from '../src/core/store-choice.ts';
 import { DataFolder } from '../src/data-folder.ts';
+import { NodeStore } from '../src/node-store.ts';
 import { FailureLog } from '../src/lane/failure-log.ts';
 import { LaneRpc } from '../src/lane/rpc.ts';
 
@@ -93,30 +96,47 @@ t.test('data folder: a node whose Raft log is gone does not vote again', async (
   folder.checkRaft();
 });
 
-t.test('data folder: it stays with the store that knows its cluster', async (t) => {
-  const base = t.testdir({});
-  const expect = { clusterId: good.clusterId, nodeId: good.nodeId };
-  const folder = DataFolder.open(join(base, 'a'), expect);
-  folder.claimStore('etcd://h1:1,h2:1/prod');
-  folder.claimStore('etcd://h2:1,h3:1/prod');
-  for (const other of ['embedded', 'etcd://h2:1,h3:1/test']) {
-    t.throws(
-      () => {
-        DataFolder.open(join(base, 'a'), expect).claimStore(other);
-      },
-      { code: 'FAILED_PRECONDITION', message: /is in the store etcd:\/\/h2:1,h3:1\/prod/ },
-    );
-  }
-  const old = DataFolder.open(join(base, 'b'), expect);
-  old.noteRaft();
-  t.throws(
-    () => {
-      old.claimStore('etcd://h1:1');
-    },
-    { code: 'FAILED_PRECONDITION', message: /is in the store embedded/ },
-    'of an agent that knew only one store',
+t.test('the store of a node: what the config may name', async (t) => {
+  const note = { store: 'etcd://h1:1,h2:1/prod', movedFrom: ['embedded'] };
+  t.same(chooseStore(null, 'etcd://h:1/p'), { type: 'use', address: 'etcd://h:1/p', isOld: false });
+  t.same(
+    chooseStore(note, 'etcd://h3:1/prod'),
+    { type: 'use', address: 'etcd://h3:1/prod', isOld: false },
+    'other servers of the same',
   );
-  old.claimStore('embedded');
+  t.same(
+    chooseStore(note, 'embedded'),
+    { type: 'use', address: note.store, isOld: true },
+    'a config that was not corrected after a move',
+  );
+  t.match(chooseStore(note, 'etcd://h1:1/test'), { type: 'verify', known: note.store });
+  t.match(chooseStore({ store: 'embedded' }, 'etcd://h1:1/test'), { type: 'verify' });
+});
+
+t.test('data folder: it stays with the store that knows its cluster', async (t) => {
+  const path = join(t.testdir({}), 'data');
+  const folder = DataFolder.open(path, { clusterId: good.clusterId, nodeId: good.nodeId });
+  const choose = (config: object): Promise<{ address: string }> =>
+    new NodeStore({
+      config: checkAgentConfig({ ...good, ...config }, 'c.yaml'),
+      folder,
+      clock: systemClock,
+      random: systemRandom,
+      logger: silentLogger,
+    }).choose();
+  t.equal(folder.storeNote(), null);
+  folder.noteRaft();
+  t.same(folder.storeNote(), { store: 'embedded' }, 'of an agent that knew only one');
+  t.match(await choose({}), { address: 'embedded' });
+  folder.noteStore({ store: 'etcd://h:1/p', movedFrom: ['embedded'] });
+  t.match(await choose({}), { address: 'etcd://h:1/p' });
+  t.match(await choose({ store: 'etcd://g:1/p' }), { address: 'etcd://g:1/p' });
+  t.same(folder.storeNote(), { store: 'etcd://g:1/p', movedFrom: ['embedded'] });
+  folder.noteStore({ store: 'etcd://h:1/p' });
+  await t.rejects(choose({}), {
+    code: 'FAILED_PRECONDITION',
+    message: /is in the store etcd:\/\/h:1\/p, the config says embedded/,
+  });
 });
 
 t.test('config: the store', async (t) => {

@@ -68,6 +68,7 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   listEvents: 'read',
   startScrub: 'repeatable',
   pauseScrub: 'repeatable',
+  moveStore: 'repeatable',
   stopScrub: 'repeatable',
   listScrubs: 'read',
   setScrub: 'repeatable',
@@ -130,6 +131,7 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
   const listScrubs = call('listScrubs');
   return {
     getClusterStatus: call('getClusterStatus'),
+    moveStore: call('moveStore'),
     listNodes: call('listNodes'),
     getNode: call('getNode'),
     labelNode: call('labelNode'),

@@ -244,6 +244,16 @@ export interface StorApi {
     options?: CallOptions,
   ): Promise<{ events: StorEvent[]; revision: number }>;
   /**
+   * Moves the cluster's state to another store (`etcd://…`), or gives a move up that is under way
+   * (`abort`). `ca`, `cert`, `key`: paths of PEM files that every node has, '' for none. `keys`: how
+   * many were copied. All agents begin anew with the other store. FAILED_PRECONDITION; repeat it after
+   * any other error.
+   */
+  moveStore(
+    request: { to: string; ca: string; cert: string; key: string; abort: boolean },
+    options?: CallOptions,
+  ): Promise<{ keys: number }>;
+  /**
    * Begins a scrub of a volume, or of all (`volume` ''), at once; one that is paused goes on, one
    * that runs is left alone. It may take days: `listScrubs` shows how far it is. NOT_FOUND.
    */

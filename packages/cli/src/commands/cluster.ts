@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import type { RunAction } from '../command-context.ts';
 import { ExitStatus } from '../exit-status.ts';
+import { addMigrateStoreCommand } from './cluster-migrate-store.ts';
 import { clusterIsHealthy, clusterSheet } from '../resource-views.ts';
 import { addMemberCommands } from './cluster-members.ts';
 
@@ -27,4 +28,5 @@ export function addClusterCommands(program: Command, run: RunAction): void {
       }),
     );
   addMemberCommands(cluster, run);
+  addMigrateStoreCommand(cluster, run);
 }

@@ -227,6 +227,7 @@ export class FakeCluster {
         this.disks = this.disks.filter((each) => each !== found);
         return {};
       }),
+      moveStore: call('moveStore', () => ({ keys: 12 })),
       listPools: call('listPools', () => ({ pools: [fakePool], settings: this.settings })),
       setPool: call('setPool', (changes) => Object.assign(this.settings, changes)),
       addDisk: call('addDisk', ({ node, path, tag }) => {

@@ -5,8 +5,8 @@ import { replicaReportKey } from '../resources/keys.ts';
 import { decodeReplicaReport, encodeRecord } from '../resources/records.ts';
 import type { ReplicaReport } from '../resources/records.ts';
 
-/** Reports in one transaction (what etcd takes). */
-const maxAtOnce = 128;
+/** Reports in one transaction (etcd takes 128 compares, and one is of a move of the store). */
+const maxAtOnce = 100;
 
 interface Waiting {
   report: ReplicaReport;

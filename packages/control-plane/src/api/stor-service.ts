@@ -54,7 +54,14 @@ interface StorServiceOptions {
   scrubs: ScrubService;
   node: NodeIdentity;
   cluster: { id: string; name: string };
+  moveStore?: StoreServiceMove | undefined;
 }
+
+export type StoreServiceMove = (request: {
+  to: string;
+  tls?: { ca: string; cert?: string | undefined; key?: string | undefined } | undefined;
+  abort: boolean;
+}) => Promise<{ keys: number }>;
 
 /** The service `stor.v1.Stor`: every call of `StorApi`, answered by any node. */
 export function storService(options: StorServiceOptions): Record<keyof StorApi, UnaryMethod> {
@@ -62,6 +69,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
   const { snapshots, snapshotOrders, orphans, clones, trash } = options;
   return {
     getClusterStatus: () => clusterStatus(options),
+    moveStore: (request: Request<'moveStore'>) => moveStore(options, request),
     listNodes: async () => ({ nodes: await listNodes(options) }),
     getNode: ({ name }: Request<'getNode'>) => getNode(options, name),
     labelNode: (request: Request<'labelNode'>) => labelNode(options, request),
@@ -174,6 +182,18 @@ function nodeMethods(
     simulateLoss: (request: Request<'simulateLoss'>) => nodes.simulate(request),
     planUpgrade: () => nodes.upgrade(),
   };
+}
+
+/** On the wire a path that is absent is empty. */
+function moveStore(
+  options: StorServiceOptions,
+  { to, ca, cert, key, abort }: Request<'moveStore'>,
+): Promise<{ keys: number }> {
+  if (!options.moveStore) {
+    throw new StorError('FAILED_PRECONDITION', 'the store of this cluster cannot be moved');
+  }
+  const tls = ca === '' ? undefined : { ca, cert: cert || undefined, key: key || undefined };
+  return options.moveStore({ to, tls, abort });
 }
 
 async function clusterStatus(options: StorServiceOptions): Promise<ClusterStatus> {

@@ -1,6 +1,4 @@
-import { readFileSync } from 'node:fs';
-import { credentials, type ChannelCredentials } from '@grpc/grpc-js';
-import { hasCode, StorError } from '@stor/protocol';
+import { hasCode } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type {
   ClusterStore,
@@ -11,26 +9,18 @@ import type {
   TransactionResult,
   WatchEvent,
 } from '../cluster-store.ts';
-import { parseEtcdAddress } from '../core/etcd/etcd-address.ts';
 import { LatencyHistogram } from '../embedded/latency-histogram.ts';
 import { longLivedController } from '../resources/long-lived.ts';
 import { EtcdCalls } from './etcd-calls.ts';
 import { EtcdCompactor } from './etcd-compactor.ts';
 import { EtcdElection } from './etcd-election.ts';
-import { EtcdEndpoint } from './etcd-endpoint.ts';
+import type { EtcdEndpoint } from './etcd-endpoint.ts';
 import { EtcdKeys } from './etcd-keys.ts';
 import { EtcdMirror } from './etcd-mirror.ts';
-import { loadEtcdServices } from './etcd-services.ts';
+import { keysPrefix, openEtcdEndpoints, type EtcdTls } from './open-etcd.ts';
 
 /** Nobody is said to lead when etcd has been silent for this long: what was seen is old (ms). */
 const silentMs = 5_000;
-
-/** Paths of PEM files. `cert` and `key` go together. */
-export interface EtcdTls {
-  ca: string;
-  cert?: string | undefined;
-  key?: string | undefined;
-}
 
 export interface EtcdStoreOptions {
   /** of this member among those that elect a leader */
@@ -71,7 +61,7 @@ export class EtcdClusterStore implements ClusterStore {
     const common = { calls: this.#calls, clock, random, logger };
     this.#keys = new EtcdKeys({
       ...common,
-      keyPrefix: `${prefix}kv/`,
+      keyPrefix: keysPrefix(prefix),
       closed: this.#closed.signal,
     });
     this.#electionKeys = new EtcdKeys({
@@ -109,13 +99,8 @@ export class EtcdClusterStore implements ClusterStore {
    * cannot be read).
    */
   static async open(options: EtcdStoreOptions): Promise<EtcdClusterStore> {
-    const { endpoints, prefix } = parseEtcdAddress(options.address);
-    const channelCredentials = credentialsOf(options.tls);
-    const services = await loadEtcdServices();
-    const servers = endpoints.map(
-      (endpoint) => new EtcdEndpoint(endpoint, services, channelCredentials),
-    );
-    return new EtcdClusterStore(options, servers, prefix);
+    const { endpoints, prefix } = await openEtcdEndpoints(options.address, options.tls);
+    return new EtcdClusterStore(options, endpoints, prefix);
   }
 
   get(key: string, options?: StoreCallOptions & { local?: boolean }): Promise<KeyValue | null> {
@@ -215,30 +200,5 @@ export class EtcdClusterStore implements ClusterStore {
     await this.#keys.settled();
     await this.#electionKeys.settled();
     this.#calls.close();
-  }
-}
-
-function credentialsOf(tls: EtcdTls | undefined): ChannelCredentials {
-  if (!tls) return credentials.createInsecure();
-  const { ca, cert, key } = tls;
-  if ((cert === undefined) !== (key === undefined)) {
-    throw new StorError(
-      'INVALID_ARGUMENT',
-      'a client certificate of etcd needs both its files: cert and key',
-    );
-  }
-  return credentials.createSsl(
-    readPem(ca),
-    key === undefined ? null : readPem(key),
-    cert === undefined ? null : readPem(cert),
-  );
-}
-
-function readPem(path: string): Buffer {
-  try {
-    return readFileSync(path);
-  } catch (cause) {
-    const { message } = cause as Error;
-    throw new StorError('INVALID_ARGUMENT', `the certificate file ${path}: ${message}`, { cause });
   }
 }
