@@ -69,7 +69,6 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
   const { snapshots, snapshotOrders, orphans, clones, trash } = options;
   return {
     getClusterStatus: () => clusterStatus(options),
-    moveStore: (request: Request<'moveStore'>) => moveStore(options, request),
     listNodes: async () => ({ nodes: await listNodes(options) }),
     getNode: ({ name }: Request<'getNode'>) => getNode(options, name),
     labelNode: (request: Request<'labelNode'>) => labelNode(options, request),
@@ -148,6 +147,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
 }
 
 type MemberMethod =
+  | 'moveStore'
   | 'listMembers'
   | 'setMemberVote'
   | 'setMembers'
@@ -157,9 +157,10 @@ type MemberMethod =
   | 'joinCluster';
 
 function memberMethods(
-  options: Pick<StorServiceOptions, 'members' | 'tokens'>,
+  options: Pick<StorServiceOptions, 'members' | 'tokens' | 'moveStore'>,
 ): Record<MemberMethod, UnaryMethod> {
   return {
+    moveStore: (request: Request<'moveStore'>) => moveStore(options, request),
     listMembers: () => options.members.list(),
     setMemberVote: (request: Request<'setMemberVote'>, { signal }: CallContext) =>
       options.members.setVote(request, signal),
@@ -186,7 +187,7 @@ function nodeMethods(
 
 /** On the wire a path that is absent is empty. */
 function moveStore(
-  options: StorServiceOptions,
+  options: Pick<StorServiceOptions, 'moveStore'>,
   { to, ca, cert, key, abort }: Request<'moveStore'>,
 ): Promise<{ keys: number }> {
   if (!options.moveStore) {
