@@ -37,7 +37,10 @@ t.test('from the embedded store to etcd', async (t) => {
     const status = await cluster.storctl('cluster', 'status', '-o', 'json');
     return status.code === 0 && (JSON.parse(status.stdout) as { quorum: boolean }).quorum;
   });
-  const verified = await runVerifier(logPath, { uri: cluster.tcpUri(1, 'db') });
+  // as any client: n2 may still be on its way to the other store, and refuses
+  const verified = await waitFor('n2 serves the volume', () =>
+    runVerifier(logPath, { uri: cluster.tcpUri(1, 'db') }),
+  );
   t.match(verified, { wrong: 0, torn: 0, problems: [] });
   t.ok(verified.acknowledged >= 500, `${verified.acknowledged} writes`);
   const after = JSON.parse(await cluster.must('volume', 'inspect', 'db', '-o', 'json')) as object;
