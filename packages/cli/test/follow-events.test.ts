@@ -66,3 +66,31 @@ t.test('a control plane that is away is waited for, other errors end it', async 
   const { exitCode, stderr } = await running;
   t.same([exitCode, stderr], [1, 'not up to date: no quorum\nerror: broken\n']);
 });
+
+t.test('events are chosen by type, reason and time, and bad choices refused', async (t) => {
+  const cluster = new FakeCluster();
+  const nowMs = startMs + 90_061_000;
+  cluster.events = [
+    fakeEvent(1, { reason: 'disk-full', lastMs: nowMs - 3_600_000 }),
+    fakeEvent(2, { reason: 'scrub-finished', type: 'normal', lastMs: nowMs - 60_000 }),
+    fakeEvent(3, { reason: 'disk-failed', lastMs: nowMs - 1_000 }),
+  ];
+  const reasons = async (...argv: string[]): Promise<string[]> => {
+    const { stdout } = await run(cluster, ['events', '-o', 'json', ...argv]);
+    return (JSON.parse(stdout) as { reason: string }[]).map(({ reason }) => reason);
+  };
+  t.same(await reasons('--type', 'warning'), ['disk-full', 'disk-failed']);
+  t.same(await reasons('--type', 'normal'), ['scrub-finished']);
+  t.same(await reasons('--since', '10m'), ['scrub-finished', 'disk-failed']);
+  t.same(await reasons('--reason', 'disk-full,disk-failed', '--limit', '1'), ['disk-failed']);
+  for (const [argv, message] of [
+    [['--type', 'loud'], /--type "loud" is not valid: use normal or warning/],
+    [['--type', 'normal', '--warnings'], /leave nothing/],
+    [['--reason', 'Disk Full'], /--reason "Disk Full" is not valid/],
+    [['--since', 'monday'], /time "monday" is not valid/],
+  ] as const) {
+    const { exitCode, stderr, stdout } = await run(cluster, ['events', ...argv]);
+    t.same([exitCode, stdout], [2, '']);
+    t.match(stderr, message);
+  }
+});
