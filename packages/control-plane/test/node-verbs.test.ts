@@ -101,6 +101,7 @@ t.test('a maintenance keeps a node from being replaced, and ends by itself', asy
   await rig.kill(node);
   for (let i = 0; i < 5_000; i++) await rig.turn();
   t.same(nodesOf(await client.getVolume({ name: 'db' })), on, 'long after the wait');
+  t.match((await client.explainVolume({ name: 'db' })).next.join(), /is not back by/);
   const isOver = async (): Promise<boolean> => !(await client.getNode({ name })).spec.maintenance;
   await rig.until(isOver);
   await rig.until(async () => nodesOf(await client.getVolume({ name: 'db' })).join() !== on.join());

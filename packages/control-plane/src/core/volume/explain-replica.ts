@@ -98,7 +98,9 @@ function explainDown(
         ? `when node ${node} is back, its new replica is filled further`
         : `when node ${node} is back, only what was written meanwhile is copied to it`;
   const waitMs = volume.value.spec.policy.replacementWaitMs;
-  const dueMs = sinceMs === null ? null : sinceMs + waitMs;
+  // in a maintenance it is not replaced before that is over
+  const { untilMs = 0 } = state.nodes.get(replica.nodeId)?.value.spec?.maintenance ?? {};
+  const dueMs = sinceMs === null ? null : Math.max(sinceMs + waitMs, untilMs);
   const advice = [`start the agent on node ${node}`];
   if (replica.leaving === true) return { causes: [cause], next: [back], advice: [] };
   if (!hasSource(segment, state)) {

@@ -72,7 +72,9 @@ function waitingText(
   if (!isUp(state, replica.nodeId)) {
     const name = nodeName(state, replica.nodeId);
     const waitMs = volume.value.spec.policy.replacementWaitMs;
-    const leftMs = (node?.downSinceMs ?? nowWallMs) + waitMs - nowWallMs;
+    const { untilMs = 0 } = node?.spec?.maintenance ?? {};
+    const dueMs = Math.max((node?.downSinceMs ?? nowWallMs) + waitMs, untilMs);
+    const leftMs = dueMs - nowWallMs;
     const isSurplus =
       segment.replicas.filter((r) => r.leaving !== true).length > volume.value.spec.replicas;
     if (isSurplus) return `node ${name} is down; another replica takes its place`;
