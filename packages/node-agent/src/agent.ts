@@ -230,7 +230,8 @@ export class Agent {
     const formed = formation && {
       // once it has begun, the log alone says who votes
       voters: folder.hasBegunRaft ? [] : formation.voters,
-      storeId: formation.storeId,
+      // ... and its folder which store it is of
+      ...(folder.hasBegunRaft ? {} : { storeId: formation.storeId }),
       known: formation.known,
     };
     const store = await EmbeddedClusterStore.open({

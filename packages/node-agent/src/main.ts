@@ -26,8 +26,8 @@ async function configOf(line: CommandLine, platform: Platform): Promise<AgentCon
   if (line.kind === 'fixed') return checkAgentConfig(line.file, line.path);
   const { nodeName = hostname(), logLevel } = line.settings;
   const logger = openLogger({ node: nodeName }, logLevel);
-  const { files, rpc, clock, random } = platform;
-  const host = { files, rpc, clock, random, logger, hostName: hostname() };
+  const { files, logs, rpc, clock, random } = platform;
+  const host = { files, logs, rpc, clock, random, logger, hostName: hostname() };
   return formNode(line.settings, line.wish, host);
 }
 

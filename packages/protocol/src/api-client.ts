@@ -79,6 +79,7 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   listTokens: 'read',
   removeToken: 'once',
   joinCluster: 'repeatable',
+  backupCluster: 'read',
 };
 
 /** True for a method that changes something; it may carry the id of the request. */

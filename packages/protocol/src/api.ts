@@ -434,6 +434,14 @@ export interface StorApi {
   /** NOT_FOUND */
   removeToken(request: { id: string }, options?: CallOptions): Promise<Record<string, never>>;
   /**
+   * The state of the control plane at one moment, as lines of JSON for a file. It holds no replica's
+   * bytes, no tokens and no members. UNAVAILABLE.
+   */
+  backupCluster(
+    request: Record<string, never>,
+    options?: CallOptions,
+  ): Promise<{ backup: string; items: number; revision: number }>;
+  /**
    * Asked by an agent that joins, with an id that it has made; asking again is the same. UNAUTHENTICATED
    * (the token), ALREADY_EXISTS (the name), FOREIGN_DATA (its folder is of another cluster),
    * FAILED_PRECONDITION (it was a member before).

@@ -9,7 +9,8 @@ type MemberMethod =
   | 'createToken'
   | 'listTokens'
   | 'removeToken'
-  | 'joinCluster';
+  | 'joinCluster'
+  | 'backupCluster';
 
 /** The methods about members of the cluster store and who may join. */
 export function memberCalls(call: ApiCall): Pick<StorApi, MemberMethod> {
@@ -23,6 +24,7 @@ export function memberCalls(call: ApiCall): Pick<StorApi, MemberMethod> {
     listTokens: call('listTokens'),
     removeToken: call('removeToken'),
     joinCluster: call('joinCluster'),
+    backupCluster: call('backupCluster'),
   };
 }
 

@@ -3,6 +3,7 @@ import type { RunAction } from '../command-context.ts';
 import { ExitStatus } from '../exit-status.ts';
 import { addMigrateStoreCommand } from './cluster-migrate-store.ts';
 import { clusterIsHealthy, clusterSheet } from '../resource-views.ts';
+import { addBackupCommand } from './cluster-backup.ts';
 import { addMemberCommands } from './cluster-members.ts';
 
 /** Exit code of a check that found something (docs/operating/exit-codes.md). */
@@ -29,4 +30,5 @@ export function addClusterCommands(program: Command, run: RunAction): void {
     );
   addMemberCommands(cluster, run);
   addMigrateStoreCommand(cluster, run);
+  addBackupCommand(cluster, run);
 }

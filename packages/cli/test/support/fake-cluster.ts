@@ -201,6 +201,7 @@ export class FakeCluster {
       createToken: call('createToken', members.createToken) as StorApi['createToken'],
       listTokens: call('listTokens', members.listTokens) as StorApi['listTokens'],
       removeToken: call('removeToken', members.removeToken) as StorApi['removeToken'],
+      backupCluster: call('backupCluster', members.backupCluster) as StorApi['backupCluster'],
       joinCluster: call('joinCluster', members.joinCluster) as StorApi['joinCluster'],
       listNodes: call('listNodes', () => ({ nodes: this.nodes })),
       getNode: call('getNode', ({ name }) => this.node(name)),

@@ -9,7 +9,8 @@ type MemberMethods =
   | 'createToken'
   | 'listTokens'
   | 'removeToken'
-  | 'joinCluster';
+  | 'joinCluster'
+  | 'backupCluster';
 
 /** The members of a fake cluster, and its tokens. */
 export class FakeMembers {
@@ -48,6 +49,7 @@ export class FakeMembers {
         this.tokens.splice(at, 1);
         return {};
       },
+      backupCluster: () => ({ backup: '{}\n', items: 12, revision: 40 }),
       joinCluster: () => {
         throw new StorError('INTERNAL', 'storctl does not join');
       },

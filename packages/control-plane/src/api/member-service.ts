@@ -8,6 +8,8 @@ import type {
   StoreMember,
   StoreMembers,
 } from '../cluster-store.ts';
+import { encodeBackup } from '../core/members/backup-file.ts';
+import { isKept } from '../core/members/raise-epochs.ts';
 import { checkJoin, decideJoin } from '../core/members/join-rules.ts';
 import { describeMembers } from '../core/members/describe-members.ts';
 import { bearsLoss } from '../core/members/plan-members.ts';
@@ -186,6 +188,15 @@ export class MemberService {
       return { clusterId, clusterName, storeId: members.storeId, members: known };
     }
     throw new StorError('CONFLICT', 'too many nodes join at once: try again');
+  }
+
+  /** See StorApi.backupCluster. */
+  async backup(): Promise<{ backup: string; items: number; revision: number }> {
+    const { revision, items } = await readSoon((options) => this.#store.list('', options));
+    const kept = items.filter(isKept);
+    const { id: clusterId, name: clusterName } = this.#cluster;
+    const head = { clusterId, clusterName, revision, takenAtMs: this.#clock.wallMs() };
+    return { backup: encodeBackup(head, kept), items: kept.length, revision };
   }
 
   async #recordVote(members: StoreMembers, node: string, vote: boolean): Promise<string> {

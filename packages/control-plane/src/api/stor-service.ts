@@ -154,7 +154,8 @@ type MemberMethod =
   | 'createToken'
   | 'listTokens'
   | 'removeToken'
-  | 'joinCluster';
+  | 'joinCluster'
+  | 'backupCluster';
 
 function memberMethods(
   options: Pick<StorServiceOptions, 'members' | 'tokens' | 'moveStore'>,
@@ -172,6 +173,7 @@ function memberMethods(
       return {};
     },
     joinCluster: (request: Request<'joinCluster'>) => options.members.join(request),
+    backupCluster: () => options.members.backup(),
   };
 }
 

@@ -13,6 +13,9 @@ interface Flags {
   join?: string;
   token?: string;
   replace?: true;
+  discardStore?: true;
+  restore?: string;
+  forceNewCluster?: true;
   dataDir?: string;
   name?: string;
   clusterName?: string;
@@ -46,6 +49,15 @@ export function addAgentOptions(program: Command): Command {
     .option('--join <address>', 'enter a cluster, by HOST:PORT[,HOST:PORT...] of its nodes')
     .option('--token <token>', 'with --join: from "storctl token create" (or STOR_JOIN_TOKEN)')
     .option('--replace', 'with --join: take the place of a node of this name that is down for good')
+    .option(
+      '--discard-store',
+      'with --join: the cluster store was made anew without this node, which has the old one',
+    )
+    .option('--restore <file>', 'make the cluster store anew from a backup, with this node alone')
+    .option(
+      '--force-new-cluster',
+      'the majority of voters is lost for ever: go on with what this node has, alone',
+    )
     .option('--data-dir <path>', 'folder of this node')
     .option('--name <name>', 'name of this node (at first its host name)')
     .option('--cluster-name <name>', 'with --bootstrap: name of the cluster (at first stor)')
@@ -92,16 +104,20 @@ export function readCommandLine(
 }
 
 function wishOf(
-  { bootstrap, join, token, replace }: Flags,
+  { bootstrap, join, token, replace, discardStore, restore, forceNewCluster }: Flags,
   env: Readonly<Record<string, string | undefined>>,
 ): FormationWish {
-  if (bootstrap && join !== undefined) {
-    throw usage('--bootstrap makes a cluster and --join enters one: give one of them');
+  const ways = [bootstrap, join, restore, forceNewCluster].filter((way) => way !== undefined);
+  if (ways.length > 1) {
+    throw usage('--bootstrap, --join, --restore and --force-new-cluster: give one of them');
   }
+  const anew =
+    restore === undefined ? forceNewCluster && ('survivor' as const) : { backup: resolve(restore) };
   if (join === undefined) {
+    if (discardStore) throw usage('--discard-store goes with --join');
     if (token !== undefined) throw usage('--token goes with --join');
     if (replace) throw usage('--replace goes with --join');
-    return { bootstrap: bootstrap === true, join: null };
+    return { bootstrap: bootstrap === true, join: null, anew: anew ?? null };
   }
   const addresses = join.split(',').filter((address) => address !== '');
   const bad = addresses.find((address) => !/^.+:[0-9]{1,5}$/.test(address));
@@ -110,7 +126,15 @@ function wishOf(
   }
   // a restart needs none; a node that joins without is refused by the cluster
   const given = token ?? env['STOR_JOIN_TOKEN'] ?? '';
-  return { bootstrap: false, join: { addresses, token: given, replace: replace === true } };
+  return {
+    bootstrap: false,
+    join: {
+      addresses,
+      token: given,
+      replace: replace === true,
+      discardStore: discardStore === true,
+    },
+  };
 }
 
 function merged(file: unknown, flags: Flags): unknown {

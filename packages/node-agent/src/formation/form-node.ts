@@ -1,6 +1,8 @@
+import type { RaftLogs } from '@stor/control-plane';
 import { makeId, StorError } from '@stor/protocol';
 import type { Files, Random } from '@stor/runtime';
 import type { AgentConfig, AgentSettings, Formation } from '../config.ts';
+import { makeAnew, setRaftAside } from './make-anew.ts';
 import { askToJoin, clusterAt, type JoinHost } from './ask-to-join.ts';
 import {
   pendingJoin,
@@ -14,11 +16,15 @@ export interface FormationWish {
   /** make a new cluster */
   bootstrap: boolean;
   /** enter one, by the nodes at these addresses; null: not asked for */
-  join: { addresses: string[]; token: string; replace: boolean } | null;
+  join: { addresses: string[]; token: string; replace: boolean; discardStore: boolean } | null;
+  /** make the cluster store anew on this node alone: from a backup, or from what this node has */
+  anew?: { backup: string } | 'survivor' | null;
 }
 
 export interface FormationHost extends JoinHost {
   files: Files;
+  /** the Raft log */
+  logs: RaftLogs;
   random: Random;
   /** the name of a node that is given none */
   hostName: string;
@@ -39,8 +45,7 @@ export async function formNode(
 ): Promise<AgentConfig> {
   const { dataDir } = settings;
   const found = readIdentity(host.files, dataDir);
-  if (found) await checkSame(found, settings, wish, host);
-  const identity = found ?? (await makeIdentity(settings, wish, host));
+  const identity = await identityOf(found, settings, wish, host);
   const formation: Formation = {
     voters: identity.origin === 'first' ? [identity.nodeId] : [],
     storeId: identity.storeId ?? '',
@@ -56,6 +61,19 @@ export async function formNode(
     members: [],
     formation,
   };
+}
+
+async function identityOf(
+  found: NodeFolderIdentity | null,
+  settings: AgentSettings,
+  wish: FormationWish,
+  host: FormationHost,
+): Promise<NodeFolderIdentity> {
+  if (wish.anew) return makeAnew(found, settings, wish.anew, host);
+  if (!found) return makeIdentity(settings, wish, host);
+  if (wish.join?.discardStore) return joined(found, settings, wish.join, host);
+  await checkSame(found, settings, wish, host);
+  return found;
 }
 
 /** The folder is of this node and, as far as that can be told, of the cluster that was named. */
@@ -91,7 +109,7 @@ async function makeIdentity(
   host: FormationHost,
 ): Promise<NodeFolderIdentity> {
   const { dataDir, nodeName = host.hostName, clusterName } = settings;
-  if (wish.join) return joined(settings, wish.join, host);
+  if (wish.join) return joined(null, settings, wish.join, host);
   if (!wish.bootstrap) {
     throw new StorError(
       'INVALID_ARGUMENT',
@@ -112,15 +130,21 @@ async function makeIdentity(
   return identity;
 }
 
+/**
+ * With `found`: the cluster store was made anew without this node. Its part of the old one is set
+ * aside, and it joins under its own id, under which it has never voted in the new one.
+ */
 async function joined(
+  found: NodeFolderIdentity | null,
   settings: AgentSettings,
   { addresses, token, replace }: NonNullable<FormationWish['join']>,
   host: FormationHost,
 ): Promise<NodeFolderIdentity> {
   const { files, random } = host;
-  const { dataDir, nodeName = host.hostName, listen, autoDisk } = settings;
+  const { dataDir, listen, autoDisk } = settings;
+  const nodeName = settings.nodeName ?? found?.nodeName ?? host.hostName;
   const { nodeId, nonce } = pendingJoin(files, dataDir, () => ({
-    nodeId: makeId('n', random.bytes(8)),
+    nodeId: found?.nodeId ?? makeId('n', random.bytes(8)),
     nonce: Buffer.from(random.bytes(16)).toString('hex'),
   }));
   const answer = await askToJoin(host, addresses, {
@@ -131,8 +155,10 @@ async function joined(
     address: `${listen.advertise ?? listen.host}:${listen.api}`,
     replace,
     neverVotes: !autoDisk,
-    clusterId: '',
+    clusterId: found?.clusterId ?? '',
   });
+  // refused until here: what is set aside now is of a store that is no more
+  if (found) setRaftAside(files, dataDir, host.clock.wallMs());
   const { clusterId, clusterName, storeId, members } = answer;
   const identity: NodeFolderIdentity = {
     formatVersion,

@@ -1,0 +1,106 @@
+import { join } from 'node:path';
+import { decodeBackup, makeStoreAnew, readMemberState, type BackupHead } from '@stor/control-plane';
+import { makeId, StorError } from '@stor/protocol';
+import { makeDurableDirectory, readTextFile, type Files } from '@stor/runtime';
+import type { AgentSettings } from '../config.ts';
+import type { FormationHost, FormationWish } from './form-node.ts';
+import { writeIdentity, type NodeFolderIdentity } from './node-identity.ts';
+
+const raft = 'raft';
+const raftAnew = 'raft.new';
+const raftMarker = 'raft-began';
+
+/**
+ * Makes the cluster store anew with this node as its only voter, and returns who the node is in it.
+ * What it had of the old store is set aside, never deleted. Killed at any point it is repeated: the new
+ * store is whole before the old one is moved. Errors: INVALID_ARGUMENT (the backup), FOREIGN_DATA (it is
+ * of another cluster), NOT_FOUND (this node has no part of the store), IN_USE.
+ */
+export async function makeAnew(
+  found: NodeFolderIdentity | null,
+  settings: AgentSettings,
+  wish: NonNullable<FormationWish['anew']>,
+  host: FormationHost,
+): Promise<NodeFolderIdentity> {
+  const { files, logs, random, clock, logger } = host;
+  const { dataDir } = settings;
+  const head = wish === 'survivor' ? null : readBackup(files, wish.backup);
+  const clusterId = found?.clusterId ?? head?.head.clusterId;
+  if (clusterId === undefined) {
+    throw new StorError(
+      'NOT_FOUND',
+      `data folder ${dataDir} is new: there is no part of a cluster store to go on with`,
+    );
+  }
+  if (head && head.head.clusterId !== clusterId) {
+    throw new StorError(
+      'FOREIGN_DATA',
+      `the backup is of cluster ${head.head.clusterId}, data folder ${dataDir} of ${clusterId}`,
+    );
+  }
+  const identity: NodeFolderIdentity = {
+    formatVersion: 1,
+    clusterId,
+    nodeId: found?.nodeId ?? makeId('n', random.bytes(8)),
+    nodeName: settings.nodeName ?? found?.nodeName ?? host.hostName,
+    clusterName: head?.head.clusterName ?? found?.clusterName ?? settings.clusterName,
+    origin: 'first',
+    storeId: Buffer.from(random.bytes(8)).toString('hex'),
+    known: [],
+  };
+  // who the node is first: what a crash leaves is a node that is told to do it again
+  makeDurableDirectory(files, dataDir);
+  if (!found) writeIdentity(files, dataDir, identity);
+  const hasOld = files.exists(join(dataDir, raft));
+  const isMade = !hasOld && files.exists(join(dataDir, raftAnew));
+  if (!isMade) {
+    const from = head ?? (await readMemberState(join(dataDir, raft), logs));
+    if (files.exists(join(dataDir, raftAnew))) {
+      setAside(files, dataDir, raftAnew, clock.wallMs());
+    }
+    await makeStoreAnew({
+      dataPath: join(dataDir, raftAnew),
+      identity: { clusterId, id: identity.nodeId, storeId: identity.storeId ?? '' },
+      from: { revision: revisionOf(from), items: from.items },
+      nowMs: clock.wallMs(),
+      files,
+      logs,
+    });
+  }
+  if (hasOld) setAside(files, dataDir, raft, clock.wallMs());
+  files.rename(join(dataDir, raftAnew), join(dataDir, raft));
+  files.syncDirectory(dataDir);
+  writeIdentity(files, dataDir, identity);
+  logger.warn({ clusterId, storeId: identity.storeId }, 'the cluster store was made anew here');
+  return identity;
+}
+
+function revisionOf(from: { revision: number } | { head: BackupHead }): number {
+  return 'head' in from ? from.head.revision : from.revision;
+}
+
+function readBackup(files: Files, path: string): ReturnType<typeof decodeBackup> {
+  let text: string;
+  try {
+    text = readTextFile(files, path);
+  } catch (error) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `cannot read the backup ${path}: ${(error as Error).message}`,
+      { cause: error },
+    );
+  }
+  return decodeBackup(text);
+}
+
+/** This node's part of a store that is no more, with the note that it took part in it. */
+export function setRaftAside(files: Files, dataDir: string, nowMs: number): void {
+  if (files.exists(join(dataDir, raft))) setAside(files, dataDir, raft, nowMs);
+  files.remove(join(dataDir, raftMarker));
+  files.syncDirectory(dataDir);
+}
+
+function setAside(files: Files, dataDir: string, name: string, nowMs: number): void {
+  files.rename(join(dataDir, name), join(dataDir, `${name}.old-${nowMs}`));
+  files.syncDirectory(dataDir);
+}
