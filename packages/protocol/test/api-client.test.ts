@@ -351,7 +351,14 @@ t.test('resources survive the wire', async (t) => {
   });
   const nodes = fc.record({
     metadata,
-    spec: fc.constant({}),
+    // on the wire what nobody wants of a node is null
+    spec: fc.constant({
+      cordoned: null,
+      drain: null,
+      evacuate: null,
+      maintenance: null,
+      decommission: null,
+    }),
     status: fc.record({
       state: text,
       addresses,
@@ -537,10 +544,18 @@ t.test('what is not known is null for the caller, and not given stays not given'
     name: 'db',
     policy: null,
     placement: null,
+    resourceVersion: 0,
+    requestId: '',
   });
   t.strictSame(
     await sent(client.updateVolume({ name: 'db', policy: { shared: false, ioTimeoutMs: 0 } })),
-    { name: 'db', policy: { shared: false, ioTimeoutMs: 0 }, placement: null },
+    {
+      name: 'db',
+      policy: { shared: false, ioTimeoutMs: 0 },
+      placement: null,
+      resourceVersion: 0,
+      requestId: '',
+    },
     'false and 0 are changes',
   );
   t.match(await sent(client.updateVolume({ name: 'db', replicas: 2 })), { replicas: 2 });
