@@ -3,6 +3,7 @@ import path from 'node:path';
 import { hasCode } from '@stor/protocol';
 import t from 'tap';
 import type { ClusterStore } from '../src/cluster-store.ts';
+import { FreezableStore } from '../src/store-move/index.ts';
 import { EmbeddedCluster, until } from './embedded-cluster.ts';
 
 const text = (value: string): Uint8Array => new TextEncoder().encode(value);
@@ -42,6 +43,8 @@ t.test('members join, become voters, and find each other after a restart', async
   t.equal(await rolesOf(cluster.store('n4')), 'n1 voter, n2 voter, n3 voter, n4 learner');
   const members = await cluster.store('n2').members.read();
   t.ok(members.every(({ address }) => address !== ''));
+  const guarded = new FreezableStore(cluster.store('n2'));
+  t.equal(guarded.members, cluster.store('n2').members, 'a store that may be moved has them too');
   const addresses = cluster.store('n4').members.addresses();
   t.same(
     addresses,

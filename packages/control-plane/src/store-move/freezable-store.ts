@@ -2,6 +2,7 @@ import { StorError } from '@stor/protocol';
 import type {
   ClusterStore,
   StoreCallOptions,
+  StoreMembers,
   Transaction,
   TransactionResult,
 } from '../cluster-store.ts';
@@ -22,6 +23,7 @@ export class FreezableStore implements ClusterStore {
   readonly revokeLease: ClusterStore['revokeLease'];
   readonly status: ClusterStore['status'];
   readonly onLeadership: ClusterStore['onLeadership'];
+  readonly members?: StoreMembers;
 
   constructor(store: ClusterStore) {
     this.#store = store;
@@ -33,6 +35,7 @@ export class FreezableStore implements ClusterStore {
     this.revokeLease = store.revokeLease.bind(store);
     this.status = store.status.bind(store);
     this.onLeadership = store.onLeadership.bind(store);
+    if (store.members) this.members = store.members;
   }
 
   /** UNAVAILABLE, and nothing is done, while the store is frozen. */
