@@ -5,6 +5,7 @@ import { addDiskCommands } from './commands/disk.ts';
 import { addEventsCommand } from './commands/events.ts';
 import { addHelpCommand } from './commands/help.ts';
 import { addNodeCommands } from './commands/node.ts';
+import { addPlacementCommands } from './commands/placement.ts';
 import { addPoolCommands } from './commands/pool.ts';
 import { addRebuildCommands } from './commands/rebuild.ts';
 import { addScrubCommands } from './commands/scrub.ts';
@@ -68,6 +69,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addTransferCommands(volume, run);
   addSnapshotCommands(program, run);
   addTrashCommands(program, run);
+  addPlacementCommands(program, run);
   addRebuildCommands(program, run);
   addScrubCommands(program, run);
   addEventsCommand(program, run);

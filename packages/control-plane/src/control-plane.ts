@@ -30,6 +30,7 @@ import { DiskService } from './api/disk-service.ts';
 import { memberServices } from './api/member-service.ts';
 import { NodeService } from './api/node-service.ts';
 import { storeRoles } from './api/store-roles.ts';
+import { PlacementService } from './api/placement-service.ts';
 import { PrimaryOrders } from './api/primary-orders.ts';
 import { ScrubService } from './api/scrub-service.ts';
 import { ReplicaSpaces } from './api/replica-spaces.ts';
@@ -43,10 +44,8 @@ import { VolumeInsight } from './api/volume-insight.ts';
 import { VolumeService } from './api/volume-service.ts';
 import type { ClusterStore, StoreCallOptions } from './cluster-store.ts';
 import { holderLives } from './core/controllers/attachment-rules.ts';
-import { describeScrubs } from './core/scrub/scrub-record.ts';
-import { describePools } from './core/disk/describe-pools.ts';
-import { describeNode } from './core/volume/describe-cluster.ts';
 import type { ClusterObservation } from './core/volume/describe-cluster.ts';
+import { observeCluster } from './core/volume/observe-cluster.ts';
 import { exportOf, readySnapshots } from './core/volume/export-snapshot.ts';
 import type { SnapshotExport } from './core/volume/export-snapshot.ts';
 import { splitAddress } from './core/volume/grant.ts';
@@ -135,7 +134,9 @@ export class ControlPlane implements ControlPlanePort {
     const growth = new VolumeGrowthOrders({ ...parts, access: more.access });
     const nodes = new NodeService({ ...options, insight });
     const who = { nodes, moveStore: options.moveStore, ...memberServices(options) };
-    const orders = { volumes, changes, growth, primaries, insight, disks, ...who, ...more };
+    const placement = new PlacementService(options);
+    const some = { volumes, changes, growth, primaries, insight, disks, placement };
+    const orders = { ...some, ...who, ...more };
     const events = controlPlane.#events;
     const scrubs = new ScrubService({ ...options, events });
     const plain = storService({ store, events, scrubs, ...orders, node, cluster: { id, name } });
@@ -384,13 +385,8 @@ export class ControlPlane implements ControlPlanePort {
   async observe(): Promise<ClusterObservation> {
     const { state } = this.#cache;
     const roles = storeRoles(this.#options.store);
-    return {
-      nodes: [...state.nodes.values()].map((node) => describeNode(node, state, roles)),
-      volumes: await this.#volumes.describe([...state.volumes.values()], state),
-      scrubs: describeScrubs(state),
-      trashedVolumes: state.trash.size,
-      pools: describePools(state),
-    };
+    const volumes = await this.#volumes.describe([...state.volumes.values()], state);
+    return observeCluster(state, roles, volumes);
   }
 
   /** Replicas on this node that no volume knows (a metric). */

@@ -5,14 +5,13 @@ import type { StoredVolume } from '../src/resources/records.ts';
 let replicas = 0;
 
 /**
- * One look of the controllers at `nowMs` by both clocks, without the notes on nodes that are down and
- * without scrubs, which begin by themselves some day.
+ * One look of the controllers at `nowMs` by both clocks, without notes and events and without scrubs, which begin by themselves some day.
  */
 export function planAt(controllers: Controllers, state: ClusterState, nowMs: number): Action[] {
   const now = { monotonicMs: nowMs, wallMs: nowMs };
   return controllers
     .plan(state, now, () => `r-new-${++replicas}`)
-    .filter((action) => action.type !== 'note-absence' && action.type !== 'put-scrub');
+    .filter(({ type }) => !['note-absence', 'note-event', 'put-scrub'].includes(type));
 }
 
 /** Does to the state what the runner's transactions would do. */
@@ -83,6 +82,7 @@ export function apply(state: ClusterState, action: Action): void {
       return;
     }
     case 'move-primary':
+    case 'note-event':
     case 'ask-attach':
     case 'resume-rollback':
       // the primary acts, and the record follows

@@ -284,6 +284,16 @@ export class ReplicaWorld {
       this.#checkAdded(old, now, isLate);
       // a node that went down since the look is no change of the record: the primary waits then
       if (marked.length === 0 || isLate) return;
+      const isMoved = now.replicas.some(
+        (r) => r.purpose === 'move' && !old.replicas.some((o) => o.id === r.id),
+      );
+      // it leaves when the one that is added with it is in sync, as when an operator moves one
+      if (isMoved) {
+        if (old.replicas.some((r) => !this.#isGood(old, r)))
+          throw new Error('moved while degraded');
+        this.#count('moved by a rule');
+        return;
+      }
       const stay = now.replicas.filter((r) => r.leaving !== true && this.#isGood(now, r));
       const on = new Set(stay.map(({ nodeId }) => nodeId));
       const isSucceeded = marked.every(({ nodeId }) => on.has(nodeId));

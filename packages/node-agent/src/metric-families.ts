@@ -53,6 +53,11 @@ export const metricFamilies: readonly MetricFamily[] = [
     type: 'gauge',
   },
   {
+    name: 'stor_placement_violations',
+    help: 'Rules of placement that the replicas of volumes break at present, by kind (from the leader)',
+    type: 'gauge',
+  },
+  {
     name: 'stor_volume_capacity_bytes',
     help: 'Size of the volume as its clients see it (from the leader)',
     type: 'gauge',

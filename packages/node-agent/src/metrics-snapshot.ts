@@ -28,6 +28,7 @@ export interface ClusterView {
   scrubs: Scrub[];
   trashedVolumes: number;
   pools: Pool[];
+  violations: Readonly<Record<string, number>>;
 }
 
 const volumeStates = [
@@ -173,6 +174,9 @@ function addPrimaries({ node, lane, live: volumes }: MetricSources, add: Add): v
 
 function addCluster(cluster: ClusterView, node: string, add: Add): void {
   add('stor_trash_volumes', { node }, cluster.trashedVolumes);
+  for (const [kind, count] of Object.entries(cluster.violations)) {
+    add('stor_placement_violations', { kind }, count);
+  }
   for (const { tag: pool, capacityBytes, provisionedBytes, provisionLimitBytes } of cluster.pools) {
     add('stor_pool_capacity_bytes', { pool }, capacityBytes);
     add('stor_pool_provisioned_bytes', { pool }, provisionedBytes);

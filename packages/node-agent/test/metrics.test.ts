@@ -55,6 +55,7 @@ const ours = [
   'stor_volume_snapshot_bytes',
   'stor_volume_snapshots',
   'stor_trash_volumes',
+  'stor_placement_violations',
   'stor_primary_state',
   'stor_primary_settle_bytes_remaining',
   'stor_primary_no_space_writes_total',
@@ -178,6 +179,7 @@ const sources: MetricSources = {
   },
   cluster: {
     trashedVolumes: 2,
+    violations: { domain: 3, spread: 0 },
     scrubs: [
       {
         volume: 'db',
@@ -228,6 +230,8 @@ t.test('every family has a sample on the page, labelled by volume and node', asy
   t.match(text, 'stor_volume_reclaimable_bytes{volume="db",node="n1"} 40');
   t.match(text, 'stor_volume_snapshots{volume="db"} 7');
   t.match(text, 'stor_trash_volumes{node="n1"} 2');
+  t.match(text, 'stor_placement_violations{kind="domain"} 3');
+  t.match(text, 'stor_placement_violations{kind="spread"} 0');
   t.match(text, 'stor_volume_state{volume="db",state="degraded"} 1');
   t.match(text, 'stor_volume_state{volume="db",state="healthy"} 0');
   t.match(text, 'stor_volume_replicas{volume="db",insync="true"} 1');

@@ -66,6 +66,8 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   emptyTrash: 'once',
   getSnapshot: 'read',
   listEvents: 'read',
+  explainPlacement: 'read',
+  listPlacementViolations: 'read',
   startScrub: 'repeatable',
   pauseScrub: 'repeatable',
   moveStore: 'repeatable',
@@ -170,6 +172,8 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
       return { rebuilds: rebuilds.map(decodedRebuild) };
     },
     listEvents: call('listEvents'),
+    explainPlacement: call('explainPlacement'),
+    listPlacementViolations: call('listPlacementViolations'),
     startScrub: async (request, callOptions) =>
       decodedScrubs(await startScrub(request, callOptions)),
     pauseScrub: async (request, callOptions) =>

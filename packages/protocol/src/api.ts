@@ -12,7 +12,9 @@ import type {
   LossSimulation,
   NodePlan,
   NodeVerb,
+  PlacementExplanation,
   PlacementRules,
+  PlacementViolation,
   Pool,
   Rebuild,
   Snapshot,
@@ -253,6 +255,29 @@ export interface StorApi {
     request: { to: string; ca: string; cert: string; key: string; abort: boolean },
     options?: CallOptions,
   ): Promise<{ keys: number }>;
+  /**
+   * Where replicas of a volume could lie: every disk with its score, or why it takes none. `volume` '':
+   * of one that does not exist, with `sizeBytes`, `labels`, `diskTag` and `placement`. `replicas` 0: as
+   * many as it has, of a new one 1. NOT_FOUND, INVALID_ARGUMENT.
+   */
+  explainPlacement(
+    request: {
+      volume: string;
+      segment?: number;
+      replicas: number;
+      sizeBytes: number;
+      labels: Record<string, string>;
+      diskTag: string;
+      placement?: PlacementRules;
+      onNode?: string;
+    },
+    options?: CallOptions,
+  ): Promise<PlacementExplanation>;
+  /** Rules that replicas break now, of one volume or of all (`volume` ''). NOT_FOUND. */
+  listPlacementViolations(
+    request: { volume: string },
+    options?: CallOptions,
+  ): Promise<{ violations: PlacementViolation[] }>;
   /**
    * Begins a scrub of a volume, or of all (`volume` ''), at once; one that is paused goes on, one
    * that runs is left alone. It may take days: `listScrubs` shows how far it is. NOT_FOUND.

@@ -7,7 +7,8 @@ import {
   parseSnapshotName,
   splitSnapshotName,
 } from '@stor/protocol';
-import type { RunAction } from '../command-context.ts';
+import type { Volume } from '@stor/protocol';
+import type { CommandContext, RunAction } from '../command-context.ts';
 import { confirmUnsafe } from '../confirm.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
 
@@ -105,18 +106,32 @@ Examples:
           throw new StorError('INVALID_ARGUMENT', `size ${options.size} is not valid`);
         }
         const labels = parseNewLabels(options.label ?? []);
-        await run(command.optsWithGlobals(), async ({ api, print, call }) => {
+        await run(command.optsWithGlobals(), async (context) => {
+          const { api, print, call } = context;
           const { volume: sourceName, snapshot } = from;
           const request = { source: sourceName, snapshot, name, sizeBytes, labels };
           const clone = await api.cloneVolume(request, call);
           const size = formatByteSize(clone.spec.sizeBytes);
           print.changed(
             clone,
-            `volume ${clone.metadata.name} created as a clone of ${source}: ${size}`,
+            `volume ${clone.metadata.name} created as a clone of ${source}: ${size}${await brokenText(context, clone)}`,
           );
         });
       },
     );
+}
+
+/** A clone lies on the disks of its source, also where its rules do not want it. */
+async function brokenText({ api, print, call }: CommandContext, clone: Volume): Promise<string> {
+  if (!print.forPeople) return '';
+  try {
+    const { id } = clone.metadata;
+    const { violations } = await api.listPlacementViolations({ volume: id }, call);
+    return violations.map(({ message, next }) => `\nnote: ${message}; ${next}`).join('');
+  } catch {
+    // the clone is there, and "storctl placement violations" says it too
+    return '';
+  }
 }
 
 function addUndelete(volume: Command, run: RunAction): void {

@@ -15,6 +15,7 @@ import {
   type ScrubSettings,
   type SnapshotDiff,
   type TrashedVolume,
+  type PlacementViolation,
   type StorEvent,
   type StorApi,
   type Volume,
@@ -148,6 +149,7 @@ export class FakeCluster {
   /** what differs between any two snapshots */
   changes: SnapshotDiff['extents'] = [];
   events: StorEvent[] = [];
+  violations: PlacementViolation[] = [];
   explanations = new Map<string, VolumeExplanation>();
   /** what happens meanwhile: before each look at a volume, or at the rebuilds, the next one runs */
   steps: (() => void)[] = [];
@@ -292,6 +294,29 @@ export class FakeCluster {
           rebuilds: this.rebuilds.filter((one) => ['', one.volume, one.volumeId].includes(name)),
         };
       }),
+      explainPlacement: call('explainPlacement', ({ volume, replicas }) => ({
+        ...{ volume, volumeId: '', segment: 0, replicas, placed: [], rules: {}, problem: '' },
+        candidates: [
+          {
+            ...{ nodeId: 'n-1', node: 'n1', diskId: 'd-1', disk: '/mnt/d1', chosen: 1 },
+            score: 10_040,
+            parts: [
+              { name: 'spread' as const, points: 10_000, text: 'new: zone=a' },
+              { name: 'space' as const, points: 40, text: '40GiB free, 2GiB promised' },
+            ],
+          },
+        ],
+        refused: [
+          {
+            ...{ nodeId: 'n-2', node: 'n2', diskId: '', disk: '' },
+            ...{ reason: 'is in zone a, where node n1 has one already', code: 'domain' },
+          },
+        ],
+        violations: [],
+      })),
+      listPlacementViolations: call('listPlacementViolations', () => ({
+        violations: this.violations,
+      })),
       listEvents: call('listEvents', ({ volume, afterRevision, limit }) => {
         this.eventSteps.shift()?.();
         const events = this.events

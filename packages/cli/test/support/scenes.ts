@@ -73,6 +73,15 @@ export const scenes: Record<string, (cluster: FakeCluster) => void> = {
   'nothing is in the way of any node': (cluster) => {
     cluster.nodePlans = [];
   },
+  'a rule is broken': (cluster) => {
+    cluster.violations = [
+      {
+        ...{ volume: 'db', volumeId: 'v-1', segment: 0, kind: 'domain', required: true },
+        message: 'node n2 is in zone a, where node n1 has one already',
+        next: 'the replica on node n2 moves to node n3 once all replicas are in sync',
+      },
+    ];
+  },
   'a replica of db lies on every disk, and moves when it must': (cluster) => {
     const replica = {
       id: hex('r', 1),

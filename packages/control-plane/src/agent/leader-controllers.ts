@@ -246,6 +246,9 @@ export class LeaderControllers {
       case 'note-absence':
         await this.#noteAbsence(action.note);
         return;
+      case 'note-event':
+        this.#events.note(action.note);
+        return;
       case 'give-up-snapshots':
         await this.#giveUpSnapshots(action);
         return;

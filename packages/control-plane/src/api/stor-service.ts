@@ -16,6 +16,7 @@ import type { CallContext, UnaryMethod } from './serve-unary.ts';
 import type { DiskService } from './disk-service.ts';
 import { findNode } from './find-node.ts';
 import type { NodeService } from './node-service.ts';
+import type { PlacementService } from './placement-service.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
 import type { CreateSnapshotRequest, SnapshotOrders } from './snapshot-orders.ts';
 import type { SnapshotOrphans } from './snapshot-orphans.ts';
@@ -52,6 +53,7 @@ interface StorServiceOptions {
   trash: TrashService;
   events: EventLog;
   scrubs: ScrubService;
+  placement: PlacementService;
   node: NodeIdentity;
   cluster: { id: string; name: string };
   moveStore?: StoreServiceMove | undefined;
@@ -141,8 +143,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     stopScrub: ({ volume }: Request<'stopScrub'>) => options.scrubs.stop(volume),
     listScrubs: ({ volume }: Request<'listScrubs'>) => options.scrubs.list(volume),
     setScrub: (request: Request<'setScrub'>) => options.scrubs.set(request),
-    listEvents: (request: Request<'listEvents'>) =>
-      readSoon((readOptions) => options.events.list(request, readOptions)),
+    ...sightCalls(options),
   };
 }
 
@@ -197,6 +198,19 @@ function moveStore(
   }
   const tls = ca === '' ? undefined : { ca, cert: cert || undefined, key: key || undefined };
   return options.moveStore({ to, tls, abort });
+}
+
+/** What only tells. */
+function sightCalls({ placement, events }: StorServiceOptions) {
+  return {
+    listEvents: (request: Request<'listEvents'>) =>
+      readSoon((readOptions) => events.list(request, readOptions)),
+    explainPlacement: (request: Request<'explainPlacement'>) =>
+      placement.explain({ onNode: '', segment: 0, ...request }),
+    listPlacementViolations: async ({ volume }: Request<'listPlacementViolations'>) => ({
+      violations: await placement.violations(volume),
+    }),
+  };
 }
 
 async function clusterStatus(options: StorServiceOptions): Promise<ClusterStatus> {

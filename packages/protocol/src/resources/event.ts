@@ -24,6 +24,8 @@ export type EventReason =
   | 'member-removed'
   | 'voter-added'
   | 'voter-removed'
+  | 'placement-violated'
+  | 'placement-kept'
   | 'events-dropped';
 
 export type EventObjectKind = 'cluster' | 'node' | 'disk' | 'volume' | 'replica' | 'snapshot';

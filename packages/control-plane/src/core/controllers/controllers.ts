@@ -1,5 +1,6 @@
 import type {
   Attachment,
+  EventNote,
   NodeId,
   ReplicaId,
   SegmentStatus,
@@ -11,6 +12,7 @@ import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
 import { ScrubPlanner } from '../scrub/scrub-planner.ts';
 import type { ScrubAction } from '../scrub/scrub-planner.ts';
+import { PlacementKeeper } from './placement-keeper.ts';
 import { PlacementBoard } from '../placement/placement-board.ts';
 import { isDrained } from '../node/node-intent.ts';
 import { growthUndone } from '../volume/grow-volume.ts';
@@ -60,6 +62,7 @@ export type Action =
   | { type: 'finish-delete'; volume: Versioned<StoredVolume>; replicaIds: ReplicaId[] }
   | { type: 'change-replicas'; volume: Versioned<StoredVolume>; change: ReplicaChange }
   | { type: 'note-absence'; note: AbsenceNote }
+  | { type: 'note-event'; note: EventNote }
   | {
       type: 'ask-attach';
       volumeId: VolumeId;
@@ -91,6 +94,7 @@ export class Controllers {
   readonly #nodes = new NodeVerbsKeeper();
   readonly #absence = new Absence();
   readonly #keeper = new ReplicaKeeper(this.#absence);
+  readonly #placement = new PlacementKeeper();
   readonly #resting = new VolumesAtRest();
   #looks = 0;
 
@@ -118,6 +122,15 @@ export class Controllers {
       }
     }
     actions.push(...this.#nodes.plan(state, now));
+    const { moves, notes } = this.#placement.plan(state, context, this.#keeper);
+    for (const note of notes) actions.push({ type: 'note-event', note });
+    // a volume of which something else is to be done is looked at again after that
+    const planned = new Set(
+      actions.flatMap((action) => ('volume' in action ? [action.volume] : [])),
+    );
+    for (const move of moves) {
+      if (!planned.has(move.volume)) actions.push({ type: 'change-replicas', ...move });
+    }
     actions.push(...this.#snapshots.plan(state, nowMs));
     for (const volumeId of this.#rollbacks.plan(state, nowMs))
       actions.push({ type: 'resume-rollback', volumeId });

@@ -70,12 +70,14 @@ export interface KeeperContext {
 /** What is being filled now, over all volumes. */
 export interface Fills {
   replacements: number;
+  /** to keep a rule of placement, or to even out disks */
+  moves: number;
   onNode: Map<NodeId, number>;
 }
 
 /** Counts replicas that are being made or filled and can be; those that cannot must block no other. */
 export function countFills(state: ClusterState, nowWallMs: number): Fills {
-  const fills: Fills = { replacements: 0, onNode: new Map() };
+  const fills: Fills = { replacements: 0, moves: 0, onNode: new Map() };
   for (const { value: volume } of unsettledVolumes(state.volumes)) {
     const { status, spec } = volume;
     if (status.phase !== 'ready' || spec.policy.rebuildPaused) continue;
@@ -89,6 +91,7 @@ export function countFills(state: ClusterState, nowWallMs: number): Fills {
         if (segment.inSync.includes(replica.id) || !isUp(state, replica.nodeId)) continue;
         const isRecent = nowWallMs - (replica.placedAtMs ?? 0) < fillPatienceMs;
         if (replica.purpose === 'replacement' && isRecent) fills.replacements += 1;
+        if (replica.purpose === 'move' && isRecent) fills.moves += 1;
         noteFill(fills, replica.nodeId);
       }
     }
@@ -96,7 +99,7 @@ export function countFills(state: ClusterState, nowWallMs: number): Fills {
   return fills;
 }
 
-function noteFill(fills: Fills, nodeId: NodeId): void {
+export function noteFill(fills: Fills, nodeId: NodeId): void {
   fills.onNode.set(nodeId, (fills.onNode.get(nodeId) ?? 0) + 1);
 }
 
@@ -224,7 +227,7 @@ export class ReplicaKeeper {
         sites.taken.set(nodeId, 'is filling others');
       }
     }
-    for (const [diskId, why] of this.#avoided(metadata.id, now)) sites.avoid.set(diskId, why);
+    for (const [diskId, why] of this.avoidedDisks(metadata.id, now)) sites.avoid.set(diskId, why);
     const need = needOf(facts.state, facts.volume, segment, 'repair');
     const { place } = placeAnother(context.board, sites, need, lack.purpose);
     if (!place) return null;
@@ -252,7 +255,8 @@ export class ReplicaKeeper {
     trouble.avoid.set(failure.replica.diskId, now.monotonicMs + avoidDiskMs);
   }
 
-  #avoided(id: VolumeId, now: Now): [DiskId, string][] {
+  /** Disks that lately could not take a replica of the volume, and why not. */
+  avoidedDisks(id: VolumeId, now: Now): [DiskId, string][] {
     const avoid = [...(this.#troubles.get(id)?.avoid ?? [])];
     const still = avoid.filter(([, untilMs]) => now.monotonicMs < untilMs);
     return still.map(([diskId]) => [diskId, 'could not take one lately']);

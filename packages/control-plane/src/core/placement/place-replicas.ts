@@ -74,12 +74,14 @@ export function chooseAmong<T extends { nodeId: NodeId; site: Site } = Candidate
   count: number,
   pickBest: (candidates: readonly T[]) => T | null = (some) =>
     bestOf(some as unknown as readonly Candidate[]) as unknown as T | null,
+  fixed: readonly NodeId[] = [],
 ): { chosen: T[]; most: number; isExact: boolean } {
   const rules = need.subject?.rules ?? {};
   const required = rules.required?.length ?? 0;
   const levels = need.subject ? preferredDomains(board, rules).length : 0;
   const first = pool.find(({ nodeId }) => nodeId === need.subject?.local);
-  return chooseSites(pool, { fixed: [], count, required, levels, pickBest, first });
+  const there = sitesAt(board, need, fixed);
+  return chooseSites(pool, { fixed: there, count, required, levels, pickBest, first });
 }
 
 /**

@@ -1,10 +1,23 @@
-import type { ClusterSettings, DiskId, NodeId, PlacementRules, VolumeId } from '@stor/protocol';
+import type {
+  AffinityRule,
+  ClusterSettings,
+  DiskId,
+  NodeId,
+  PlacementRules,
+  VolumeId,
+} from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { DiskRecord, NodeRecord, StoredVolume } from '../../resources/records.ts';
 import { placedSegments } from '../volume/segment-size.ts';
 import { settingsOf } from './cluster-limits.ts';
 import { diskUses, unused } from './disk-use.ts';
 import type { DiskUse } from './disk-use.ts';
+
+/** A required anti-affinity rule, and the nodes of the volumes that have it. */
+export interface Repeller {
+  rule: AffinityRule;
+  holders: Map<NodeId, Set<VolumeId>>;
+}
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -22,9 +35,10 @@ export class PlacementBoard {
   #uses: Map<DiskId, DiskUse> | null = null;
   #disks: Map<NodeId, DiskRecord[]> | null = null;
   #nodes: NodeRecord[] | null = null;
-  #repellers: StoredVolume[] | null = null;
+  #repellers: Repeller[] | null = null;
   readonly #holders = new Map<string, Map<NodeId, Set<VolumeId>>>();
   readonly #knownLabels = new Map<string, boolean>();
+  readonly #domains = new Map<string, Set<string>>();
   readonly #placed = new Map<VolumeId, NodeId[]>();
 
   constructor(state: ClusterState) {
@@ -96,14 +110,26 @@ export class PlacementBoard {
     return false;
   }
 
-  /** Volumes whose required rules keep others away; usually few. */
-  get repellers(): readonly StoredVolume[] {
-    this.#repellers ??= [...this.state.volumes.values()]
-      .map(({ value }) => value)
-      .filter(
-        ({ spec }) => spec.placement?.antiAffinity?.some(({ required }) => required) === true,
-      );
+  /** Required rules that keep others away, and where the volumes that have them lie; usually few. */
+  get repellers(): readonly Repeller[] {
+    this.#repellers ??= this.#findRepellers();
     return this.#repellers;
+  }
+
+  #findRepellers(): Repeller[] {
+    const repellers = new Map<string, Repeller>();
+    for (const { value } of this.state.volumes.values()) {
+      for (const rule of value.spec.placement?.antiAffinity ?? []) {
+        if (!rule.required) continue;
+        const key = JSON.stringify([rule.domain ?? '', Object.entries(rule.labels).sort()]);
+        const repeller: Repeller = repellers.get(key) ?? { rule, holders: new Map() };
+        repellers.set(key, repeller);
+        for (const nodeId of this.nodesOf(value)) {
+          addTo(repeller.holders, nodeId, value.metadata.id);
+        }
+      }
+    }
+    return [...repellers.values()];
   }
 
   /** Where a volume has replicas that stay. */
@@ -115,6 +141,13 @@ export class PlacementBoard {
       }
     }
     return [...nodes];
+  }
+
+  /** Domains that are asked for again and again, by what they depend on besides the state. */
+  remember(about: string, count: () => Set<string>): Set<string> {
+    const known = this.#domains.get(about) ?? count();
+    this.#domains.set(about, known);
+    return known;
   }
 
   /** Another replica is about to be put there: who is placed next finds that. */
@@ -130,6 +163,7 @@ export class PlacementBoard {
     });
     const { subject } = need;
     if (!subject) return;
+    if (subject.rules.antiAffinity) this.#repellers = null;
     this.#placed.set(subject.volumeId, [
       ...(this.#placed.get(subject.volumeId) ?? []),
       place.nodeId,

@@ -79,15 +79,22 @@ function neighbourOf(
   rule: AffinityRule,
   node: NodeRecord,
 ): string | null {
+  return neighbourAmong(board, subject, { rule, holders: board.holders(rule.labels) }, node);
+}
+
+function neighbourAmong(
+  board: PlacementBoard,
+  subject: PlacementSubject,
+  { rule, holders }: { rule: AffinityRule; holders: ReadonlyMap<NodeId, ReadonlySet<string>> },
+  node: NodeRecord,
+): string | null {
   const { domain = '' } = rule;
-  const holders = board.holders(rule.labels);
-  if (domain === '' || domain === 'node') return otherThan(holders.get(node.id), subject.volumeId);
+  const beside = otherThan(holders.get(node.id), subject.volumeId);
   const value = node.labels[domain];
+  if (beside !== null || domain === '' || domain === 'node' || value === undefined) return beside;
   for (const [nodeId, ids] of holders) {
-    const isSame =
-      nodeId === node.id ||
-      (value !== undefined && board.state.nodes.get(nodeId)?.value.labels[domain] === value);
-    const other = isSame ? otherThan(ids, subject.volumeId) : null;
+    if (board.state.nodes.get(nodeId)?.value.labels[domain] !== value) continue;
+    const other = otherThan(ids, subject.volumeId);
     if (other !== null) return other;
   }
   return null;
@@ -145,28 +152,14 @@ function repelledBy(
   subject: PlacementSubject,
   node: NodeRecord,
 ): RuleRefusal | null {
-  for (const other of board.repellers) {
-    if (other.metadata.id === subject.volumeId) continue;
-    for (const rule of other.spec.placement?.antiAffinity ?? []) {
-      if (!rule.required || !hasLabels(subject.labels, rule.labels)) continue;
-      if (!board.nodesOf(other).some((nodeId) => isSameDomain(board, rule, nodeId, node))) continue;
-      const reason = `${nearText(rule, node)} a replica of volume ${other.metadata.name}, which keeps away from ${labelsText(rule.labels)}`;
-      return { reason, code: 'anti-affinity' };
-    }
+  for (const { rule, holders } of board.repellers) {
+    if (!hasLabels(subject.labels, rule.labels)) continue;
+    const other = neighbourAmong(board, subject, { rule, holders }, node);
+    if (other === null) continue;
+    const reason = `${nearText(rule, node)} a replica of volume ${volumeName(board, other)}, which keeps away from ${labelsText(rule.labels)}`;
+    return { reason, code: 'anti-affinity' };
   }
   return null;
-}
-
-function isSameDomain(
-  board: PlacementBoard,
-  { domain = '' }: AffinityRule,
-  nodeId: NodeId,
-  node: NodeRecord,
-): boolean {
-  if (nodeId === node.id) return true;
-  if (domain === '' || domain === 'node') return false;
-  const value = node.labels[domain];
-  return value !== undefined && board.state.nodes.get(nodeId)?.value.labels[domain] === value;
 }
 
 function nearText({ domain = '' }: AffinityRule, node: NodeRecord): string {

@@ -1,4 +1,12 @@
-import type { ClusterStatus, Node, Pool, Scrub, Volume, VolumeHealth } from '@stor/protocol';
+import type {
+  ClusterStatus,
+  Node,
+  Pool,
+  Scrub,
+  ViolationKind,
+  Volume,
+  VolumeHealth,
+} from '@stor/protocol';
 import { isComputeOnly } from '../node/compute-only.ts';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
@@ -12,6 +20,8 @@ export interface ClusterObservation {
   scrubs: Scrub[];
   trashedVolumes: number;
   pools: Pool[];
+  /** rules of placement that are broken, by kind */
+  violations: Record<ViolationKind, number>;
 }
 
 /** Who leads the cluster store, and who of its members has no vote. */
