@@ -1,4 +1,5 @@
-import type { ReplicaId } from '@stor/protocol';
+import { hasCode } from '@stor/protocol';
+import type { ReplicaId, VolumeId } from '@stor/protocol';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
 import { replicaReportKey, volumeKey } from '../resources/keys.ts';
@@ -29,19 +30,40 @@ interface Batch {
 /**
  * Writes records of many volumes: the loss of a node changes all of its volumes, and a round of the quorum
  * for each would take seconds. Those that fit are one transaction; when one of them has changed meanwhile,
- * each stands for itself. At most one write for each volume. Errors: those of the store, and then what
- * was not written yet is left out.
+ * each stands for itself. Of two writes for one volume the first one counts: the other was planned on
+ * what is not there any more, and the next look plans it anew. What the store finds wrong with one write
+ * keeps no other one from being written, and is thrown at the end; after its other errors what was not
+ * written yet is left out.
  */
 export async function writeVolumes(
   store: Pick<ClusterStore, 'transact'>,
   writes: readonly VolumeWrite[],
 ): Promise<void> {
-  for (const batch of batchesOf(writes)) {
-    if ((await commit(store, batch)) || batch.writes.length === 1) continue;
-    for (const write of batch.writes) {
-      for (const one of batchesOf([write])) await commit(store, one);
+  const wrong: unknown[] = [];
+  const commitAll = async (batches: Iterable<Batch>): Promise<void> => {
+    for (const batch of batches) {
+      const isOne = batch.writes.length === 1;
+      try {
+        if ((await commit(store, batch)) || isOne) continue;
+      } catch (error) {
+        if (!hasCode(error, 'INVALID_ARGUMENT', 'NO_SPACE')) throw error;
+        if (isOne) wrong.push(error);
+        if (isOne) continue;
+      }
+      for (const write of batch.writes) await commitAll(batchesOf([write]));
     }
+  };
+  await commitAll(batchesOf(firstOfEach(writes)));
+  if (wrong.length > 0) throw wrong[0];
+}
+
+function firstOfEach(writes: readonly VolumeWrite[]): VolumeWrite[] {
+  const first = new Map<VolumeId, VolumeWrite>();
+  for (const write of writes) {
+    const { id } = write.record.metadata;
+    if (!first.has(id)) first.set(id, write);
   }
+  return [...first.values()];
 }
 
 async function commit(
