@@ -170,6 +170,40 @@ t.test(
   },
 );
 
+t.test('a snapshot that is ready stays, although who took it was not told so', async (t) => {
+  const all = await opened(t);
+  const { rig, ids } = all;
+  const store = rig.cluster.store(rig.node(0).id);
+  const transact = store.transact.bind(store);
+  const get = store.get.bind(store);
+  const states: string[] = [];
+  let lost = 0;
+  store.transact = async (transaction, options) => {
+    const result = await transact(transaction, options);
+    const written = transaction.operations.flatMap((operation) =>
+      operation.type === 'put' && operation.key.startsWith(snapshotsPrefix)
+        ? [decodeSnapshot(operation.key, operation.value).state]
+        : [],
+    );
+    states.push(...written);
+    if (lost > 0 || !written.includes('ready')) return result;
+    // the quorum is away for as long as one more look
+    store.get = async (key, more) => {
+      if (key !== volumeKey(ids['db'] ?? '')) return get(key, more);
+      store.get = get;
+      throw new StorError('UNAVAILABLE', 'no quorum');
+    };
+    lost += 1;
+    throw new StorError('OUTCOME_UNKNOWN', 'the answer was lost');
+  };
+  const [taken] = (await take(all, 'db', 'monday', { requestId: 'r1' })).snapshots;
+  t.equal(lost, 1);
+  t.equal(taken?.status.state, 'ready');
+  t.same(imagesOf(rig, ids['db'] ?? '', taken?.metadata.id ?? ''), ['', '', '']);
+  t.match(await all.client.getSnapshot({ name: 'db@monday' }), { status: { state: 'ready' } });
+  t.same(states, ['creating', 'ready'], 'others may have been told of it');
+});
+
 t.test('a group is frozen at one instant', async (t) => {
   const label = { app: 'shop' };
   const all = await opened(t, { log: label, data: label, other: {} });

@@ -129,8 +129,10 @@ export class SnapshotTaker {
       await this.#confirm(primaries, refs);
       return ready;
     } catch (error) {
-      await this.#abandon(primaries, refs, StorError.from(error).message);
-      throw error;
+      const made = await this.#abandon(primaries, refs, StorError.from(error).message);
+      if (!made) throw error;
+      await this.#confirm(primaries, refs);
+      return made;
     }
   }
 
@@ -278,15 +280,24 @@ export class SnapshotTaker {
     await Promise.all(waits);
   }
 
-  /** After this the names are free, and replicas drop what they have. Never fails: the leader would. */
+  /**
+   * After this the names are free, and replicas drop what they have. Never fails: the leader would.
+   * What was made ready after all, when only the answer was lost, is there for everybody, who may have
+   * been told of it by now: it stays, and is returned.
+   */
   async #abandon(
     primaries: readonly PrimaryHandle[],
     refs: readonly SnapshotRef[],
     reason: string,
-  ): Promise<void> {
+  ): Promise<Versioned<SnapshotRecord>[] | null> {
     try {
-      await this.#records.change(refs, (record) => deletingSnapshot(record, reason));
+      const records = await this.#records.change(refs, (record) =>
+        record.state === 'creating' ? deletingSnapshot(record, reason) : null,
+      );
+      const ready = records.filter(({ value }) => value.state === 'ready');
+      if (ready.length > 0 && ready.length === refs.length) return ready;
       for (const { volumeId, id } of refs) {
+        if (ready.some(({ value }) => value.id === id)) continue;
         const primary = primaries.find((each) => each.volumeId === volumeId);
         primary?.order({ type: 'drop', snapshotId: id }).catch(() => {});
       }
@@ -294,6 +305,7 @@ export class SnapshotTaker {
       const { message } = StorError.from(error);
       this.#logger.warn({ refs, error: message }, 'a failed snapshot is left to the leader');
     }
+    return null;
   }
 }
 
