@@ -3,7 +3,7 @@ import { hasCode } from '@stor/protocol';
 import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
 import t from 'tap';
 import { decodeBackup, encodeBackup } from '../src/core/members/backup-file.ts';
-import { isKept, raisedEpoch } from '../src/core/members/raise-epochs.ts';
+import { isKept, raisedEpoch, raisedItems } from '../src/core/members/raise-epochs.ts';
 import { EmbeddedClusterStore, makeStoreAnew, readMemberState } from '../src/embedded/index.ts';
 import { grpcTransport } from '../src/rpc/grpc-transport.ts';
 import { EmbeddedCluster, clusterId, tickMs } from './embedded-cluster.ts';
@@ -93,6 +93,14 @@ t.test('epochs are above those of any store before', async (t) => {
   t.ok(raisedEpoch(7, nowMs + 1_000) > first, 'also when it is made from the same state again');
   t.ok(raisedEpoch(first + 5, nowMs + 60_000) > first + 5, 'or from one of its own');
   t.ok(raisedEpoch(2 ** 40, nowMs) > 2 ** 40, 'or from one that has outrun the time');
+});
+
+t.test('what was in the trash is kept there for its whole time again', async (t) => {
+  const trash = { deletedAtMs: 5, keptUntilMs: 1_005, agedMs: 999 };
+  const value = text({ ...volume, trash });
+  const item = { key: '/stor/trash/v', value, createRevision: 1, modRevision: 1, leaseId: '' };
+  const [raised] = raisedItems([item], nowMs);
+  t.match(json(raised?.value), { status: { attachment: null }, trash: { ...trash, agedMs: 0 } });
 });
 
 t.test('backups', async (t) => {

@@ -1,5 +1,11 @@
 import { join } from 'node:path';
-import { decodeBackup, makeStoreAnew, readMemberState, type BackupHead } from '@stor/control-plane';
+import {
+  claimFolder,
+  decodeBackup,
+  makeStoreAnew,
+  readMemberState,
+  type BackupHead,
+} from '@stor/control-plane';
 import { makeId, StorError } from '@stor/protocol';
 import { makeDurableDirectory, readTextFile, type Files } from '@stor/runtime';
 import type { AgentSettings } from '../config.ts';
@@ -8,6 +14,8 @@ import { writeIdentity, type NodeFolderIdentity } from './node-identity.ts';
 
 const raft = 'raft';
 const raftAnew = 'raft.new';
+/** becomes `raft.new` when it is whole */
+const raftInMaking = 'raft.making';
 const raftMarker = 'raft-began';
 
 /**
@@ -48,24 +56,31 @@ export async function makeAnew(
     storeId: Buffer.from(random.bytes(8)).toString('hex'),
     known: [],
   };
-  // who the node is first: what a crash leaves is a node that is told to do it again
   makeDurableDirectory(files, dataDir);
-  if (!found) writeIdentity(files, dataDir, identity);
+  // Who the node is first, but as one that has no vote: when it is started after a crash and not told to
+  // do this again, it must not begin with an empty store.
+  if (!found) writeIdentity(files, dataDir, { ...identity, origin: 'joined' });
   const hasOld = files.exists(join(dataDir, raft));
   const isMade = !hasOld && files.exists(join(dataDir, raftAnew));
-  if (!isMade) {
+  if (isMade) {
+    // by the run that was killed: under the id that it gave it
+    const made = { clusterId, id: identity.nodeId };
+    identity.storeId = claimFolder(files, join(dataDir, raftAnew), made);
+  } else {
     const from = head ?? (await readMemberState(join(dataDir, raft), logs));
-    if (files.exists(join(dataDir, raftAnew))) {
-      setAside(files, dataDir, raftAnew, clock.wallMs());
+    for (const left of [raftAnew, raftInMaking]) {
+      if (files.exists(join(dataDir, left))) setAside(files, dataDir, left, clock.wallMs());
     }
     await makeStoreAnew({
-      dataPath: join(dataDir, raftAnew),
+      dataPath: join(dataDir, raftInMaking),
       identity: { clusterId, id: identity.nodeId, storeId: identity.storeId ?? '' },
       from: { revision: revisionOf(from), items: from.items },
       nowMs: clock.wallMs(),
       files,
       logs,
     });
+    files.rename(join(dataDir, raftInMaking), join(dataDir, raftAnew));
+    files.syncDirectory(dataDir);
   }
   if (hasOld) setAside(files, dataDir, raft, clock.wallMs());
   files.rename(join(dataDir, raftAnew), join(dataDir, raft));

@@ -48,10 +48,13 @@ export function raisedItems(items: readonly KeyValue[], nowMs: number): KeyValue
 function raised(value: Uint8Array, nowMs: number): Uint8Array {
   const record = JSON.parse(new TextDecoder().decode(value)) as {
     status: { epoch: number; attachment: unknown; cleanRelease: boolean };
+    trash?: { agedMs?: number };
   };
-  const { status } = record;
+  const { status, trash } = record;
   const next = {
     ...record,
+    // it may have been brought back since: there is all the time again to see that it is in the trash
+    ...(trash ? { trash: { ...trash, agedMs: 0 } } : {}),
     status: {
       ...status,
       epoch: raisedEpoch(status.epoch, nowMs),
