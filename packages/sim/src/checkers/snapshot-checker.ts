@@ -88,6 +88,14 @@ export class SnapshotChecker {
     );
   }
 
+  /**
+   * Those of them that nobody ordered to be deleted: only to such a one is a rollback sure to come about.
+   * An order that was given before, and is still under way, takes the others away at any moment.
+   */
+  kept(volume: string): { name: string; image: Uint32Array; sizeBytes: number }[] {
+    return this.known(volume).filter(({ name }) => !this.#mayGo.has(`${volume}@${name}`));
+  }
+
   changed(now: KnownSnapshot): void {
     const known = this.#snapshots.get(now.id);
     if (known) {

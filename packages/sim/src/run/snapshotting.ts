@@ -135,7 +135,7 @@ export class Snapshotting {
   async #rollBack(volume: SimVolume): Promise<void> {
     const { scene, checker, runs } = this.#options;
     const run = runs.find((each) => each.volume === volume);
-    const kept = checker.known(volume.name);
+    const kept = checker.kept(volume.name);
     const chosen = kept[Math.floor(this.#random.next() * kept.length)];
     if (!run || !chosen || this.#rollingBack.has(run)) return;
     const full = `${volume.name}@${chosen.name}`;
@@ -146,10 +146,9 @@ export class Snapshotting {
       checker.rollsBack(volume.name);
       const fromAt = run.history.now();
       this.#trouble(volume);
-      if (await this.#until('RollbackVolume', volume, chosen.name)) {
-        run.history.became(chosen.image, fromAt);
-        scene.count('rollback');
-      }
+      await this.#until('RollbackVolume', volume, chosen.name);
+      run.history.became(chosen.image, fromAt);
+      scene.count('rollback');
       checker.rolledBack(volume.name);
     }
     for (const client of run.clients) client.goOn();
@@ -157,8 +156,8 @@ export class Snapshotting {
     this.#rollingBack.delete(run);
   }
 
-  /** False when the snapshot has gone, which only an order that was given before can have done. */
-  async #until(method: string, { name }: SimVolume, snapshot: string): Promise<boolean> {
+  /** Nobody ordered that the snapshot goes, so it comes about in the end. */
+  async #until(method: string, { name }: SimVolume, snapshot: string): Promise<void> {
     const { cluster } = this.#options.scene;
     const safetySnapshot = this.#random.next() < 0.3;
     const request = { name, snapshot, force: false, safetySnapshot };
@@ -167,9 +166,8 @@ export class Snapshotting {
       if (error === null) {
         // what nobody answered may be carried out once more
         if (tries > 1) await cluster.scheduler.sleep(lateOrderMs);
-        return true;
+        return;
       }
-      if (error.code === 'NOT_FOUND' && tries === 1) return false;
       await cluster.scheduler.sleep(againMs);
     }
   }
