@@ -3,14 +3,20 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
+import { evacuation } from './control/evacuation.ts';
 import { failover } from './control/failover.ts';
 import { writeFigures } from './control/figures.ts';
+import { formation } from './control/formation.ts';
 import { linearizable } from './control/linearizable.ts';
 import { scale } from './control/scale.ts';
 import type { ControlStage } from './control/stage.ts';
+import { suites } from './control/suites.ts';
 
 const parts: Record<string, (stage: ControlStage) => Promise<void>> = {
   failover,
+  formation,
+  evacuation,
+  ...suites,
   scale,
   linearizable,
 };
