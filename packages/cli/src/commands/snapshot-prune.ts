@@ -6,7 +6,7 @@ import { formatAge, parseDurationMs } from '../core/duration.ts';
 import { parseKeepRules, planPrune } from '../core/prune-snapshots.ts';
 import type { DatedSnapshot, KeepRules } from '../core/prune-snapshots.ts';
 import type { Column } from '../core/table.ts';
-import { removeAll } from './snapshot.ts';
+import { deleteSnapshots } from '../delete-snapshots.ts';
 
 interface Row extends DatedSnapshot {
   snapshot: Snapshot;
@@ -93,7 +93,7 @@ async function prune(
         : `${removed.length} of ${ready.length} snapshots (${names})`,
     lost: `What only ${removed.length === 1 ? 'it holds' : 'they hold'} is lost.`,
   });
-  await removeAll(
+  await deleteSnapshots(
     context,
     removed.map(({ snapshot }) => snapshot),
   );

@@ -1,8 +1,9 @@
 import type { Command } from 'commander';
 import { StorError, checkSnapshotName, parseSnapshotName } from '@stor/protocol';
 import type { Snapshot } from '@stor/protocol';
-import type { CommandContext, RunAction } from '../command-context.ts';
+import type { RunAction } from '../command-context.ts';
 import { confirmRemoval } from '../confirm.ts';
+import { deleteSnapshots } from '../delete-snapshots.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
 import { formatPause, snapshotColumns, snapshotSheet } from '../snapshot-views.ts';
 import { addDiffCommand } from './snapshot-diff.ts';
@@ -183,31 +184,11 @@ Examples:
             what: found.length === 1 ? `snapshot ${text}` : `${found.length} snapshots (${text})`,
             lost: `What only ${found.length === 1 ? 'it holds' : 'they hold'} is lost.`,
           });
-          await removeAll(context, found);
+          await deleteSnapshots(context, found);
         },
         { longRunning: options.yes !== true },
       ),
     );
-}
-
-/** By their ids: a name may have gone to another snapshot since it was looked up. */
-export async function removeAll(
-  { api, print, call }: CommandContext,
-  snapshots: readonly Snapshot[],
-): Promise<void> {
-  const done: { name: string; deleted: true }[] = [];
-  for (const { metadata, status } of snapshots) {
-    // an orphan is known by its volume only
-    const isOrphan = status.state === 'orphan';
-    await api.deleteSnapshot({ name: isOrphan ? metadata.name : metadata.id }, call);
-    const { name } = metadata;
-    done.push({ name, deleted: true });
-    if (print.forPeople) print.facts({}, `snapshot ${name} deleted\n`);
-  }
-  if (print.forPeople || print.quiet) return;
-  const [only, ...others] = done;
-  if (only && others.length === 0) print.facts(only, '');
-  else print.rows(done, [], ({ name }) => name);
 }
 
 function collect(value: string, previous: string[] | undefined): string[] {

@@ -1,15 +1,13 @@
 import { makeId, StorError } from '@stor/protocol';
 import type { NodeId, ReplicaId, VolumeId } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
-import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
-import { wantNowhere } from '../core/controllers/attachment-rules.ts';
+import type { ClusterStore, Operation } from '../cluster-store.ts';
 import type { AbsenceNote } from '../core/controllers/absence.ts';
 import { Controllers } from '../core/controllers/controllers.ts';
 import type { Action } from '../core/controllers/controllers.ts';
 import { deletingSnapshot } from '../core/volume/snapshot-rules.ts';
-import { agedInTrash, emptyingOf } from '../core/volume/trash-rules.ts';
+import { agedInTrash, deletionOf, emptyingOf } from '../core/volume/trash-rules.ts';
 import { nodeName } from '../resources/cluster-state.ts';
-import type { Versioned } from '../resources/cluster-state.ts';
 import {
   deletedKey,
   nodeKey,
@@ -19,10 +17,8 @@ import {
   snapshotNameKey,
   trashKey,
   volumeKey,
-  volumeNameKey,
 } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
-import type { StoredVolume } from '../resources/records.ts';
 import { pause } from '../resources/pause.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import type { AgentPeers } from './agent-peers.ts';
@@ -42,29 +38,6 @@ const restShare = 4;
 
 /** Deleted in one transaction, with room for the record (etcd takes 128 operations). */
 const maxReportsAtOnce = 100;
-
-/** Moves a volume's record to where its replicas are removed from, and frees its name. */
-export function deletionOf(
-  volume: Versioned<StoredVolume>,
-  failure: StoredVolume['failure'],
-): { compare: Compare[]; operations: Operation[] } {
-  const { id, name } = volume.value.metadata;
-  const status = {
-    ...volume.value.status,
-    phase: 'deleting' as const,
-    message: failure ? `creation failed: ${failure.message}` : '',
-    attachment: null,
-  };
-  const record: StoredVolume = { ...wantNowhere(volume.value), status, failure };
-  return {
-    compare: [{ key: volumeKey(id), modRevision: volume.modRevision }],
-    operations: [
-      { type: 'delete', key: volumeKey(id) },
-      { type: 'delete', key: volumeNameKey(name) },
-      { type: 'put', key: deletedKey(id), value: encodeRecord(record) },
-    ],
-  };
-}
 
 /** Runs the controllers while this member leads. */
 export class LeaderControllers {

@@ -29,13 +29,12 @@ import type {
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { AgentPeers } from '../agent/agent-peers.ts';
 import type { Attachments } from '../agent/attachments.ts';
-import { deletionOf } from '../agent/leader-controllers.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { countStorageNodes } from '../core/node/compute-only.ts';
 import { cordonOf, cordoned } from '../core/node/node-intent.ts';
 import { withAllSegments } from '../core/placement/place-segments.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
-import { checkKeepMs, trashingOf } from '../core/volume/trash-rules.ts';
+import { checkKeepMs, deletionOf, trashingOf } from '../core/volume/trash-rules.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { findVolume, readHosts, readSnapshots, readState, readVolume } from '../resources/find.ts';

@@ -17,6 +17,29 @@ export function checkKeepMs(keepMs: number): void {
   );
 }
 
+/** Moves a volume's record to where its replicas are removed from, and frees its name. */
+export function deletionOf(
+  volume: Versioned<StoredVolume>,
+  failure: StoredVolume['failure'],
+): Transaction {
+  const { id, name } = volume.value.metadata;
+  const status = {
+    ...volume.value.status,
+    phase: 'deleting' as const,
+    message: failure ? `creation failed: ${failure.message}` : '',
+    attachment: null,
+  };
+  const record: StoredVolume = { ...wantNowhere(volume.value), status, failure };
+  return {
+    compare: [{ key: volumeKey(id), modRevision: volume.modRevision }],
+    operations: [
+      { type: 'delete', key: volumeKey(id) },
+      { type: 'delete', key: volumeNameKey(name) },
+      { type: 'put', key: deletedKey(id), value: encodeRecord(record) },
+    ],
+  };
+}
+
 /** Moves a volume that is attached nowhere to the trash, and frees its name. */
 export function trashingOf(
   volume: Versioned<StoredVolume>,
