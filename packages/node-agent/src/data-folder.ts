@@ -9,14 +9,12 @@ import {
   type Files,
 } from '@stor/runtime';
 import type { StoreNote } from './core/store-choice.ts';
+import { readStoreNote, writeStoreNote } from './store-note.ts';
 
 /** Version of the data folder's layout; a newer one is refused, never overwritten. */
 const formatVersion = 1;
 /** Exists once this node has opened its part of the cluster store. */
 const raftMarker = 'raft-began';
-
-/** says where the cluster's state is */
-const storeFile = 'store.json';
 
 interface Identity {
   formatVersion: number;
@@ -117,14 +115,14 @@ export class DataFolder {
 
   /** Where the cluster's state is; null: this node never had a store. */
   storeNote(): StoreNote | null {
-    const file = join(this.path, storeFile);
-    if (this.#files.exists(file)) return readJson(this.#files, file) as StoreNote;
+    const note = readStoreNote(this.#files, this.path);
+    if (note) return note;
     const hadRaft = this.#files.exists(join(this.path, raftMarker));
     return hadRaft ? { store: 'embedded' } : null;
   }
 
   noteStore(note: StoreNote): void {
-    writeTextFileDurably(this.#files, join(this.path, storeFile), `${JSON.stringify(note)}\n`);
+    writeStoreNote(this.#files, this.path, note);
   }
 
   disks(): readonly DiskEntry[] {

@@ -1,13 +1,16 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { encodeBackup, grpcTransport, levelLogs, readMemberState } from '@stor/control-plane';
-import type { KeyValue, RaftLogs } from '@stor/control-plane';
+import type { KeyValue, RaftLogs, RpcTransport } from '@stor/control-plane';
 import { silentLogger, systemClock, systemFiles, systemRandom, type Files } from '@stor/runtime';
 import t from 'tap';
 import type { Test } from 'tap';
 import { checkAgentSettings } from '../src/config.ts';
 import { formNode, type FormationWish } from '../src/formation/form-node.ts';
 import { readIdentity } from '../src/formation/node-identity.ts';
+import { storeIdentity } from '../src/core/store-choice.ts';
+import { DataFolder } from '../src/data-folder.ts';
+import { readStoreNote, writeStoreNote } from '../src/store-note.ts';
 
 const clusterId = 'c-0123456789abcdef';
 const item: KeyValue = {
@@ -29,15 +32,19 @@ function restoring(t: Test) {
   const settings = checkAgentSettings({ dataDir, nodeName: 'n1', listen: ports }, 'here');
   const run = (
     anew: FormationWish['anew'],
-    { files = systemFiles, logs = levelLogs }: { files?: Files; logs?: RaftLogs } = {},
+    {
+      files = systemFiles,
+      logs = levelLogs,
+      join = null,
+    }: { files?: Files; logs?: RaftLogs; join?: FormationWish['join'] } = {},
   ) =>
     formNode(
       settings,
-      { bootstrap: false, join: null, anew: anew ?? null },
+      { bootstrap: false, join, anew: anew ?? null },
       {
         files,
         logs,
-        rpc: grpcTransport(),
+        rpc: join ? letIn : grpcTransport(),
         clock: systemClock,
         random: systemRandom,
         logger: silentLogger,
@@ -46,6 +53,21 @@ function restoring(t: Test) {
     );
   return { dataDir, backup, run };
 }
+
+/** The new store, which lets everybody in and remembers the nonce of each node (see `decideJoin`). */
+const nonces = new Map<string, string>();
+const letIn = {
+  channel: () => ({
+    call: ({ request }: { request: { nodeId: string; nonce: string } }) => {
+      const known = nonces.get(request.nodeId) ?? request.nonce;
+      nonces.set(request.nodeId, known);
+      if (known !== request.nonce) throw new Error('a second life');
+      const answer = { clusterId, clusterName: 'test', storeId: 'new', members: [] };
+      return Promise.resolve({ type: 'answered', response: answer });
+    },
+    close: () => {},
+  }),
+} as unknown as RpcTransport;
 
 const killed = (): never => {
   throw new Error('killed');
@@ -83,4 +105,74 @@ t.test('one that was killed before the store had its place goes on with it', asy
   t.match(made, { storeId }, 'under the id that the store has');
   t.equal(origin, 'first');
   t.equal((await readMemberState(join(dataDir, 'raft'))).items.length, 1);
+});
+
+t.test(
+  'a cluster whose etcd is lost goes on in the store that is made from a backup',
+  async (t) => {
+    const { dataDir, backup, run } = restoring(t);
+    await run({ backup });
+    const note = { store: 'etcd://h:1/p', movedFrom: ['embedded'] };
+    writeStoreNote(systemFiles, dataDir, note);
+    await t.rejects(run('survivor'), {
+      code: 'FAILED_PRECONDITION',
+      message: /has moved to etcd:\/\/h:1\/p, and what this node has .* is old: give a backup/,
+    });
+    t.same(readStoreNote(systemFiles, dataDir), note);
+    await run({ backup });
+    const anew = { store: 'embedded', movedFrom: [storeIdentity(note.store)] };
+    t.same(readStoreNote(systemFiles, dataDir), anew, 'it would wait for etcd for ever');
+  },
+);
+
+const joining = { addresses: ['h:1'], token: 'token', replace: false, discardStore: true };
+
+t.test('a node that had moved to etcd joins the embedded store that was made anew', async (t) => {
+  const { dataDir, backup, run } = restoring(t);
+  await run({ backup });
+  writeStoreNote(systemFiles, dataDir, { store: 'etcd://h:1/p', movedFrom: ['embedded'] });
+  await run(null, { join: joining });
+  t.match(readStoreNote(systemFiles, dataDir), { store: 'embedded' });
+  t.match(readIdentity(systemFiles, dataDir), { origin: 'joined', storeId: 'new' });
+});
+
+/** The system's files, of a process that is killed before its change of this number. */
+function killedBefore(change: number): { files: Files; wasKilled: () => boolean } {
+  let left = change;
+  const changes = ['rename', 'remove', 'syncDirectory', 'open'];
+  const files = new Proxy(systemFiles, {
+    get(target, name, receiver) {
+      const value: unknown = Reflect.get(target, name, receiver);
+      if (typeof value !== 'function' || !changes.includes(String(name))) return value;
+      return (...given: unknown[]): unknown => {
+        left -= 1;
+        return left < 0 ? killed() : (Reflect.apply(value, target, given) as unknown);
+      };
+    },
+  });
+  return { files, wasKilled: () => left < 0 };
+}
+
+t.test('a node that is killed while it discards its old store begins no empty one', async (t) => {
+  for (let change = 0; ; change++) {
+    const { dataDir, backup, run } = restoring(t);
+    const { clusterId, nodeId } = await run({ backup });
+    writeFileSync(join(dataDir, 'raft-began'), '');
+    const { files, wasKilled } = killedBefore(change);
+    await run(null, { join: joining, files }).catch(() => {});
+    if (!wasKilled()) {
+      t.ok(change > 5, `killed at ${change} moments`);
+      break;
+    }
+    const { formation } = await run(null);
+    const isGone = !existsSync(join(dataDir, 'raft'));
+    const open = (): void => {
+      DataFolder.open(dataDir, { clusterId, nodeId }).checkRaft();
+    };
+    // started without the flags: with its old part, as one without a vote, or not at all
+    if (isGone && formation?.voters.length !== 0) t.throws(open, { code: 'FOREIGN_DATA' });
+    await run(null, { join: joining });
+    t.match(readIdentity(systemFiles, dataDir), { origin: 'joined', storeId: 'new' });
+    t.notOk(existsSync(join(dataDir, 'raft-began')), `again after ${change}`);
+  }
 });

@@ -9,7 +9,7 @@ import type {
   StoreMembers,
 } from '../cluster-store.ts';
 import { encodeBackup } from '../core/members/backup-file.ts';
-import { isKept } from '../core/members/raise-epochs.ts';
+import { isBackedUp } from '../core/members/raise-epochs.ts';
 import { checkJoin, decideJoin } from '../core/members/join-rules.ts';
 import { describeMembers } from '../core/members/describe-members.ts';
 import { bearsLoss } from '../core/members/plan-members.ts';
@@ -193,7 +193,7 @@ export class MemberService {
   /** See StorApi.backupCluster. */
   async backup(): Promise<{ backup: string; items: number; revision: number }> {
     const { revision, items } = await readSoon((options) => this.#store.list('', options));
-    const kept = items.filter(isKept);
+    const kept = items.filter(isBackedUp);
     const { id: clusterId, name: clusterName } = this.#cluster;
     const head = { clusterId, clusterName, revision, takenAtMs: this.#clock.wallMs() };
     return { backup: encodeBackup(head, kept), items: kept.length, revision };

@@ -35,3 +35,13 @@ export function chooseStore(note: StoreNote | null, wanted: string): StoreChoice
   }
   return { type: 'verify', address: wanted, known: note.store };
 }
+
+/**
+ * The note of a node whose cluster is in an embedded store again that was made anew: what it was in
+ * before is left for good, and whoever still names that in a config means this one.
+ */
+export function embeddedAnew({ store, movedFrom = [] }: StoreNote): StoreNote {
+  const left = new Set([...movedFrom, storeIdentity(store)]);
+  left.delete('embedded');
+  return left.size === 0 ? { store: 'embedded' } : { store: 'embedded', movedFrom: [...left] };
+}

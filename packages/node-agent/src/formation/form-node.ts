@@ -2,9 +2,10 @@ import type { RaftLogs } from '@stor/control-plane';
 import { makeId, StorError } from '@stor/protocol';
 import type { Files, Random } from '@stor/runtime';
 import type { AgentConfig, AgentSettings, Formation } from '../config.ts';
-import { makeAnew, setRaftAside } from './make-anew.ts';
+import { forgetRaft, makeAnew, setRaftAside, useEmbedded } from './make-anew.ts';
 import { askToJoin, clusterAt, type JoinHost } from './ask-to-join.ts';
 import {
+  endJoin,
   pendingJoin,
   readIdentity,
   writeIdentity,
@@ -158,7 +159,10 @@ async function joined(
     clusterId: found?.clusterId ?? '',
   });
   // refused until here: what is set aside now is of a store that is no more
-  if (found) setRaftAside(files, dataDir, host.clock.wallMs());
+  if (found) {
+    setRaftAside(files, dataDir, host.clock.wallMs());
+    useEmbedded(files, dataDir);
+  }
   const { clusterId, clusterName, storeId, members } = answer;
   const identity: NodeFolderIdentity = {
     formatVersion,
@@ -170,7 +174,9 @@ async function joined(
     storeId,
     known: members,
   };
-  writeIdentity(files, dataDir, identity);
+  writeIdentity(files, dataDir, identity, { keepsJoin: true });
+  if (found) forgetRaft(files, dataDir);
+  endJoin(files, dataDir);
   host.logger.info({ clusterId, clusterName, nodeId }, 'joined the cluster');
   return identity;
 }

@@ -10,6 +10,8 @@ import { makeId, StorError } from '@stor/protocol';
 import { makeDurableDirectory, readTextFile, type Files } from '@stor/runtime';
 import type { AgentSettings } from '../config.ts';
 import type { FormationHost, FormationWish } from './form-node.ts';
+import { embeddedAnew } from '../core/store-choice.ts';
+import { readStoreNote, writeStoreNote } from '../store-note.ts';
 import { writeIdentity, type NodeFolderIdentity } from './node-identity.ts';
 
 const raft = 'raft';
@@ -22,7 +24,8 @@ const raftMarker = 'raft-began';
  * Makes the cluster store anew with this node as its only voter, and returns who the node is in it.
  * What it had of the old store is set aside, never deleted. Killed at any point it is repeated: the new
  * store is whole before the old one is moved. Errors: INVALID_ARGUMENT (the backup), FOREIGN_DATA (it is
- * of another cluster), NOT_FOUND (this node has no part of the store), IN_USE.
+ * of another cluster), NOT_FOUND (this node has no part of the store), FAILED_PRECONDITION (the cluster
+ * has left that store), IN_USE.
  */
 export async function makeAnew(
   found: NodeFolderIdentity | null,
@@ -33,6 +36,7 @@ export async function makeAnew(
   const { files, logs, random, clock, logger } = host;
   const { dataDir } = settings;
   const head = wish === 'survivor' ? null : readBackup(files, wish.backup);
+  if (!head) checkNotMoved(files, dataDir);
   const clusterId = found?.clusterId ?? head?.head.clusterId;
   if (clusterId === undefined) {
     throw new StorError(
@@ -85,6 +89,7 @@ export async function makeAnew(
   if (hasOld) setAside(files, dataDir, raft, clock.wallMs());
   files.rename(join(dataDir, raftAnew), join(dataDir, raft));
   files.syncDirectory(dataDir);
+  useEmbedded(files, dataDir);
   writeIdentity(files, dataDir, identity);
   logger.warn({ clusterId, storeId: identity.storeId }, 'the cluster store was made anew here');
   return identity;
@@ -108,9 +113,32 @@ function readBackup(files: Files, path: string): ReturnType<typeof decodeBackup>
   return decodeBackup(text);
 }
 
-/** This node's part of a store that is no more, with the note that it took part in it. */
+/** From its next start on the node uses its part of the embedded store, whatever the cluster used before. */
+export function useEmbedded(files: Files, dataDir: string): void {
+  const note = readStoreNote(files, dataDir);
+  if (note && note.store !== 'embedded') writeStoreNote(files, dataDir, embeddedAnew(note));
+}
+
+/** FAILED_PRECONDITION: what this node has of the store is from before the cluster moved to another one. */
+function checkNotMoved(files: Files, dataDir: string): void {
+  const note = readStoreNote(files, dataDir);
+  if (!note || note.store === 'embedded') return;
+  throw new StorError(
+    'FAILED_PRECONDITION',
+    `the cluster of data folder ${dataDir} has moved to ${note.store}, and what this node has of the store before that is old: give a backup with --restore`,
+  );
+}
+
+/**
+ * This node's part of a store that is no more. The note that it took part stays until the node is
+ * somebody in the new store (`forgetRaft`): without it a node that is killed in between, and started
+ * without the flags, would take the missing folder for an empty store of its own.
+ */
 export function setRaftAside(files: Files, dataDir: string, nowMs: number): void {
   if (files.exists(join(dataDir, raft))) setAside(files, dataDir, raft, nowMs);
+}
+
+export function forgetRaft(files: Files, dataDir: string): void {
   files.remove(join(dataDir, raftMarker));
   files.syncDirectory(dataDir);
 }

@@ -51,11 +51,21 @@ export function readIdentity(files: Files, folder: string): NodeFolderIdentity |
   return read(files, file, identitySchema);
 }
 
-/** The folder is made when it is not there. */
-export function writeIdentity(files: Files, folder: string, identity: NodeFolderIdentity): void {
+/** The folder is made when it is not there. A join that was begun is over, unless that is told later. */
+export function writeIdentity(
+  files: Files,
+  folder: string,
+  identity: NodeFolderIdentity,
+  { keepsJoin = false }: { keepsJoin?: boolean } = {},
+): void {
   makeDurableDirectory(files, folder);
   const text = `${JSON.stringify(identity, null, 2)}\n`;
   writeTextFileDurably(files, join(folder, identityFile), text);
+  if (!keepsJoin) endJoin(files, folder);
+}
+
+/** Nothing is left to be repeated of the join that was begun here. */
+export function endJoin(files: Files, folder: string): void {
   files.remove(join(folder, pendingFile));
 }
 

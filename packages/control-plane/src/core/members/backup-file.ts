@@ -1,5 +1,6 @@
 import { StorError } from '@stor/protocol';
 import type { KeyValue } from '../../cluster-store.ts';
+import { isBackedUp } from './raise-epochs.ts';
 
 const format = 'stor-cluster-backup';
 const version = 1;
@@ -45,5 +46,6 @@ export function decodeBackup(text: string): { head: BackupHead; items: KeyValue[
     return { key, value: bytes, createRevision: 1, modRevision: 1, leaseId: '' };
   });
   const { clusterId, clusterName, revision, takenAtMs } = head as unknown as BackupHead;
-  return { head: { clusterId, clusterName, revision, takenAtMs }, items };
+  // an older one may hold more
+  return { head: { clusterId, clusterName, revision, takenAtMs }, items: items.filter(isBackedUp) };
 }

@@ -7,6 +7,7 @@ import {
   trashPrefix,
   volumesPrefix,
 } from '../../resources/keys.ts';
+import { storePrefix } from '../store-move/move-records.ts';
 
 /** Epochs of a store that is made anew begin with the seconds since then (ms since 1970: 2020). */
 const beginMs = 1_577_836_800_000;
@@ -27,9 +28,17 @@ export function raisedEpoch(epoch: number, nowMs: number): number {
 const leftOut = [membersPrefix, nodeNamesPrefix, tokensPrefix];
 const withEpochs = [volumesPrefix, trashPrefix, deletedPrefix];
 
-/** What a backup holds: no lease outlives the processes that held it. */
+/** What a store that is made anew takes over: no lease outlives the processes that held it. */
 export function isKept({ key, leaseId }: Pick<KeyValue, 'key' | 'leaseId'>): boolean {
   return leaseId === '' && !leftOut.some((prefix) => key.startsWith(prefix));
+}
+
+/**
+ * What a backup holds of it: nothing that speaks of the store itself. Put back, a note that the store is
+ * being left would stop all writes of the new one for ever.
+ */
+export function isBackedUp(item: Pick<KeyValue, 'key' | 'leaseId'>): boolean {
+  return isKept(item) && !item.key.startsWith(storePrefix);
 }
 
 /**
