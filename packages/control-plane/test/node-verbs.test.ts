@@ -86,6 +86,31 @@ t.test('a node is drained: by hand or by clients, and what comes later too', asy
   await rig.until(async () => (await primary()) === 'n1');
 });
 
+t.test('maintenances that are each safe alone are refused together', async (t) => {
+  const rig = await openRig(t, 3);
+  const client = rig.client();
+  await client.createVolume({ ...create, replicas: 3 });
+  const order = (name: string, more: object = {}) =>
+    client.orderNode({ name, verb: 'maintenance', forMs: 1e6, ...more });
+  await order('n1');
+  const plan = await order('n2', { plan: true });
+  t.match(plan, {
+    safe: false,
+    effects: [{ volume: 'db', becomes: 'suspended', inSync: 1, wanted: 3 }],
+    notes: ['n1 is in maintenance too, and counted as away'],
+  });
+  t.match(await said(order('n2')), /^UNSAFE_PLAN: .*volume db would be suspended: 1 of 3/);
+  const { steps } = await client.planUpgrade({});
+  const second = steps.find(({ node }) => node === 'n2');
+  t.match(second?.reasons, [/volume db would be suspended/]);
+  await order('n1', { cancel: true });
+
+  const all = await Promise.all(['n1', 'n2', 'n3'].map((name) => said(order(name))));
+  t.equal(all.filter((each) => each === 'done').length, 1, 'at the same moment');
+  const refused = all.filter((each) => each.startsWith('UNSAFE_PLAN: '));
+  t.equal(refused.length, 2, all.join('; '));
+});
+
 t.test('a maintenance keeps a node from being replaced, and ends by itself', async (t) => {
   const rig = await openRig(t, 4);
   const client = rig.client();

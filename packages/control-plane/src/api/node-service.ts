@@ -10,7 +10,7 @@ import { planUpgrade } from '../core/node/plan-upgrade.ts';
 import { findLosses, simulateLoss } from '../core/node/simulate-loss.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { readState } from '../resources/find.ts';
-import { nodeKey } from '../resources/keys.ts';
+import { nodeKey, nodeOrdersKey } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
 import type { NodeRecord } from '../resources/records.ts';
 import { findNode } from './find-node.ts';
@@ -45,6 +45,8 @@ export class NodeService {
   async order(request: Request): Promise<NodePlan> {
     const { verb, cancel = false, force = false } = request;
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
+      // before the state: an order that comes between the two is seen in one of them
+      const last = await readSoon((options) => this.#store.get(nodeOrdersKey, options));
       const state = await readSoon((options) => readState(this.#store, options));
       const node = findNode(state, request.name);
       checkVersion(node, request.resourceVersion ?? 0);
@@ -56,8 +58,14 @@ export class NodeService {
       if (!force) refuseUnsafe(plan);
       const key = nodeKey(node.value.id);
       const { succeeded, revision } = await this.#store.transact({
-        compare: [{ key, modRevision: node.modRevision }],
-        operations: [{ type: 'put', key, value: encodeRecord(record) }],
+        compare: [
+          { key, modRevision: node.modRevision },
+          { key: nodeOrdersKey, modRevision: last?.modRevision ?? 0 },
+        ],
+        operations: [
+          { type: 'put', key, value: encodeRecord(record) },
+          { type: 'put', key: nodeOrdersKey, value: new Uint8Array() },
+        ],
       });
       if (!succeeded) continue;
       this.#logger.info({ node: record.name, verb, cancel, force }, 'node ordered');

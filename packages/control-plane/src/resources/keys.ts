@@ -62,3 +62,6 @@ export const memberSettingsKey = '/stor/member-settings';
 /** Not below `rootPrefix` either: requests that clients gave an id. */
 export const requestsPrefix = '/stor-requests/';
 export const requestKey = (id: string): string => requestsPrefix + id;
+
+/** Written with every order about a node: two that are each safe alone may not be safe together. */
+export const nodeOrdersKey = '/stor-node-orders';

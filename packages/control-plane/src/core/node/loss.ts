@@ -45,13 +45,14 @@ export function fateOf(
   return { fate: inSync < needed ? 'suspended' : 'degraded', inSync };
 }
 
-/** What the volume loses against how it is now; null when it loses nothing. */
+/** What the volume loses against how it is `before` (null: as it is now); null when it loses nothing. */
 export function lossOf(
   state: ClusterState,
   volume: StoredVolume,
   departure: Departure,
+  before: Departure | null = null,
 ): VolumeLoss | null {
-  const now = fateOf(state, volume, null);
+  const now = fateOf(state, volume, before);
   const { fate, inSync } = fateOf(state, volume, departure);
   if (fate === 'healthy' || (rank[fate] <= rank[now.fate] && inSync >= now.inSync)) return null;
   const wanted = volume.spec.replicas;

@@ -34,6 +34,11 @@ export function isInMaintenance(node: IntendedNode | undefined, nowMs: number): 
   return maintenance !== undefined && nowMs < maintenance.untilMs;
 }
 
+/** Whether it is about to be stopped by an operator, whether or not that has come: plans count it as away. */
+export function mayStop(node: IntendedNode | undefined): boolean {
+  return node?.spec?.maintenance !== undefined;
+}
+
 /** Its replicas are to move elsewhere. */
 export function isEvacuated(node: IntendedNode | undefined): boolean {
   return node?.spec?.evacuate !== undefined || node?.spec?.decommission !== undefined;

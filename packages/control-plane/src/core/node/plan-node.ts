@@ -1,5 +1,6 @@
 import { StorError } from '@stor/protocol';
 import type { NodeId, NodePlan, NodeVerb } from '@stor/protocol';
+import { nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import { disksOn, volumesOn } from '../../resources/state-index.ts';
 import { planMoves } from '../disk/plan-evacuation.ts';
@@ -9,7 +10,7 @@ import { describeNode } from '../volume/describe-cluster.ts';
 import { byRank, lossOf } from './loss.ts';
 import type { Departure } from './loss.ts';
 import { attachmentMoves } from './plan-attachments.ts';
-import { quorumReason } from './raft-quorum.ts';
+import { quorumReason, stoppingBeside } from './raft-quorum.ts';
 
 /** At which a rebuild begins, before it has found out what disks and network can (bytes per second). */
 export const assumedBytesPerSecond = 64 * 1024 * 1024;
@@ -121,8 +122,7 @@ function withReplicas(body: PlanBody, state: ClusterState, nodeId: NodeId): Plan
 
 /** The node is away for a while: nothing moves, and some volumes have fewer replicas meanwhile. */
 function withAbsence(body: PlanBody, state: ClusterState, nodeId: NodeId): PlanBody {
-  const departure: Departure = { isAway: (replica) => replica.nodeId === nodeId, forEver: false };
-  const effects = effectsOf(state, nodeId, departure);
+  const effects = effectsOf(state, nodeId);
   const attached = attachmentMoves(state, nodeId).map(({ volume }) => volume.value.metadata.name);
   const notes =
     attached.length === 0
@@ -130,18 +130,28 @@ function withAbsence(body: PlanBody, state: ClusterState, nodeId: NodeId): PlanB
       : [
           `${namesText(attached)} attached here, and clients are cut off when the agent stops: "storctl node drain ${state.nodes.get(nodeId)?.value.name ?? nodeId}" moves them away live`,
         ];
+  const others = stoppingBeside(state, nodeId).map((id) => nodeName(state, id));
+  if (others.length > 0) {
+    const are = others.length === 1 ? 'is' : 'are';
+    notes.push(`${others.join(', ')} ${are} in maintenance too, and counted as away`);
+  }
   return { ...body, effects, notes: [...body.notes, ...notes] };
 }
 
-/** What the volumes that have anything to do with the node lose. */
-export function effectsOf(
-  state: ClusterState,
-  nodeId: NodeId,
-  departure: Departure,
-): NodePlan['effects'] {
+/**
+ * What the volumes that have anything to do with the node lose while it is away for a time. Others that
+ * are in maintenance count as away already: they may be stopped at the same time.
+ */
+export function effectsOf(state: ClusterState, nodeId: NodeId): NodePlan['effects'] {
+  const stopping = new Set(stoppingBeside(state, nodeId));
+  const before: Departure = { isAway: (r) => stopping.has(r.nodeId), forEver: false };
+  const departure: Departure = {
+    isAway: (r) => r.nodeId === nodeId || before.isAway(r),
+    forEver: false,
+  };
   return volumesOn(state.volumes, nodeId)
     .flatMap(({ value }) => {
-      const loss = value.status.phase === 'ready' ? lossOf(state, value, departure) : null;
+      const loss = value.status.phase === 'ready' ? lossOf(state, value, departure, before) : null;
       const { id, name } = value.metadata;
       return loss ? [{ volume: name, volumeId: id, ...loss }] : [];
     })

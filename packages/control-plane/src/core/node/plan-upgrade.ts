@@ -46,8 +46,7 @@ function stepOf(
   voters: readonly NodeId[] | null,
 ): UpgradePlan['steps'][number] {
   const { id, name, version } = value;
-  const departure = { isAway: (r: { nodeId: NodeId }) => r.nodeId === id, forEver: false };
-  const effects = effectsOf(state, id, departure);
+  const effects = effectsOf(state, id);
   const reasons = effects
     .filter(({ becomes }) => becomes !== 'degraded')
     .map((effect) =>
