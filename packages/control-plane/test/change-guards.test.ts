@@ -3,7 +3,9 @@ import fc from 'fast-check';
 import { StorError } from '@stor/protocol';
 import type { ApiClient } from '@stor/protocol';
 import t, { type Test } from 'tap';
+import { inChangeScope, scopedStore } from '../src/api/change-scope.ts';
 import { maxRequests, requestMemoryMs } from '../src/api/request-ledger.ts';
+import type { ClusterStore, Transaction } from '../src/cluster-store.ts';
 import { changeRules, requestText } from '../src/core/requests/change-rules.ts';
 import { requestsPrefix } from '../src/resources/keys.ts';
 import { Rig } from './control-plane-rig.ts';
@@ -129,6 +131,40 @@ t.test('a request that was refused is a new one when it is sent again', async (t
 });
 
 /** Every way in which a node may die within a change, by the number of its writes that got through. */
+t.test('a plan that was refused is carried out under the same id once it is wanted', async (t) => {
+  const { rig, client } = await open(t);
+  await rig.during(client.createVolume(request));
+  const order = { name: 'n1', verb: 'evacuate' as const, requestId: 'evacuate-n1' };
+  t.equal((await errorOf(rig.during(client.orderNode(order)))).code, 'UNSAFE_PLAN');
+  await rig.during(client.orderNode({ ...order, force: true }));
+  t.ok((await client.getNode({ name: 'n1' })).spec.evacuate);
+});
+
+t.test(
+  'the first write of a call compares the version also when its service read later',
+  async (t) => {
+    const written: Transaction[] = [];
+    const store = scopedStore({
+      transact: (transaction: Transaction) => {
+        written.push(transaction);
+        return Promise.resolve({ succeeded: true, revision: 9 });
+      },
+    } as unknown as ClusterStore);
+    const scope = { objectKey: '/a', expected: 5, mark: null, isMade: false, isOver: false };
+    const writeAt = (modRevision: number) =>
+      inChangeScope({ ...scope }, () =>
+        store.transact({
+          compare: [{ key: '/a', modRevision }],
+          operations: [{ type: 'delete', key: '/a' }],
+        }),
+      );
+    t.match(await errorOf(writeAt(7)), { code: 'CONFLICT', details: { expected: '5' } });
+    t.same(await writeAt(4), { succeeded: false, revision: 0 }, 'it reads again');
+    t.same(written, []);
+    t.match(await writeAt(5), { succeeded: true });
+  },
+);
+
 t.test('the node dies after any of its writes: the repetition makes the change once', async (t) => {
   for (const writes of [0, 1, 2, 3]) {
     const { rig } = await open(t);

@@ -145,6 +145,8 @@ t.test(
             ),
           );
         if (facts.down !== null) return;
+        // the leader must have seen it go, or it would not count as lost for a minute in any case
+        world.run({ type: 'control', isLate: false });
         world.run({ type: 'time', ms: 300_000 });
         carryOut(world, () => {
           if (isReplacement()) throw new Error('replaced during the maintenance');

@@ -47,6 +47,7 @@ const refusals = [
   'ATTACHED_ELSEWHERE',
   'IN_USE',
   'UNSAFE',
+  'UNSAFE_PLAN',
 ] as const;
 
 /**
