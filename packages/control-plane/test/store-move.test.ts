@@ -7,7 +7,7 @@ import type { ClusterStore } from '../src/cluster-store.ts';
 import { decodeFreeze, decodeOrigin } from '../src/core/store-move/move-records.ts';
 import type { MoveStep } from '../src/core/store-move/next-step.ts';
 import { FreezableStore, freezeKey, originKey, StoreMove } from '../src/store-move/index.ts';
-import type { MoveStore } from '../src/store-move/index.ts';
+import type { MoveStore, TargetOfMove } from '../src/store-move/index.ts';
 import { MemoryCluster } from '../src/testing/index.ts';
 
 const to = 'etcd://h:1/new';
@@ -22,16 +22,21 @@ function memoryStore(): ClusterStore {
 /** Two stores and a user of the old one. */
 class World {
   readonly old = memoryStore();
-  readonly next = memoryStore();
+  next = memoryStore();
   readonly user = new FreezableStore(this.old);
   written = 0;
 
-  move(onStep: (step: MoveStep) => void = () => {}, target: MoveStore = this.next): StoreMove {
+  move(
+    onStep: (step: MoveStep) => void = () => {},
+    target: MoveStore = this.next,
+    opened: (target: TargetOfMove) => void = () => {},
+  ): StoreMove {
     return new StoreMove({
       clusterId,
       from: 'embedded',
       old: this.old,
-      openTarget: async () => ({
+      openTarget: async (of) => ({
+        ...(opened(of), {}),
         get: target.get.bind(target),
         list: target.list.bind(target),
         transact: target.transact.bind(target),
@@ -155,6 +160,79 @@ t.test('it is given up until it is sealed, and begun anew', async (t) => {
     await world.check(t);
   }
 });
+
+t.test('to an embedded store: its members are chosen when nobody joins any more', async (t) => {
+  for (const step of ['freeze', 'enlist', 'claim', 'copy', 'seal', 'complete', 'close'] as const) {
+    const world = new World();
+    const opened: string[] = [];
+    const open = world.move.bind(world);
+    const embedded = (onStep: (at: MoveStep) => void = () => {}): StoreMove =>
+      open(onStep, world.next, ({ id = '', members }) => {
+        t.ok(members, 'opened when its members are known');
+        opened.push(id);
+      });
+    for (const id of ['n1', 'n2', 'n3', 'n4']) {
+      await world.old.transact({ compare: [], operations: [putNode(id)] });
+    }
+    const { leaseId } = await world.old.grantLease(60_000);
+    for (const id of ['n1', 'n2', 'n3']) {
+      const lease = { agentInstance: 'a', bootId: 'b', addresses: addressesOf(id) };
+      const key = `/stor/node-leases/${id}`;
+      const operation = { type: 'put' as const, key, value: text(JSON.stringify(lease)), leaseId };
+      await world.old.transact({ compare: [], operations: [operation] });
+    }
+    await world.write();
+    const killed = embedded((at) => {
+      if (at === step) throw new StorError('INTERNAL', 'killed');
+    });
+    await t.rejects(killed.run('embedded', undefined), { code: 'INTERNAL' });
+    await world.check(t);
+    const mayAbort = ['enlist', 'claim', 'copy', 'seal'].includes(step);
+    const aborted = await embedded()
+      .abort()
+      .then(() => true)
+      .catch(() => false);
+    t.equal(aborted, mayAbort, `${step}: abort`);
+    if (aborted) {
+      t.ok(await world.write(), 'the old store goes on');
+      // what the members of the move that was given up have is set aside
+      world.next = memoryStore();
+    }
+    await embedded().run('embedded', undefined);
+    await world.check(t);
+    const { id, members } = decodeFreeze((await world.old.get(freezeKey))?.value as Uint8Array);
+    t.equal(opened.at(-1), id);
+    t.same(
+      members?.voters.map((member) => member.id),
+      ['n1', 'n2', 'n3'],
+    );
+    t.same(members?.learners, [{ id: 'n4', address: 'n4:10' }]);
+  }
+  const empty = new World();
+  await t.rejects(empty.move().run('embedded', undefined), {
+    code: 'FAILED_PRECONDITION',
+    message: /no node can vote/,
+  });
+  t.ok(await empty.write(), 'nothing was frozen');
+});
+
+function addressesOf(id: string): object {
+  return { api: `${id}:10`, http: '', peers: [], nbd: [], nbdUnix: [] };
+}
+
+function putNode(id: string): { type: 'put'; key: string; value: Uint8Array } {
+  const record = {
+    id,
+    name: id,
+    labels: {},
+    createdAtMs: 1,
+    addresses: addressesOf(id),
+    agentInstance: 'a',
+    bootId: 'b',
+    version: '1',
+  };
+  return { type: 'put', key: `/stor/nodes/${id}`, value: text(JSON.stringify(record)) };
+}
 
 t.test('a target in use is refused, and so is another move meanwhile', async (t) => {
   const world = new World();

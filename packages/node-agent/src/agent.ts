@@ -4,7 +4,6 @@ import {
   type ControlPlaneOptions,
   type MoveTls,
   EmbeddedClusterStore,
-  EtcdClusterStore,
   type ClusterStore,
   type RpcServer,
 } from '@stor/control-plane';
@@ -18,8 +17,9 @@ import { metricFamilies } from './metric-families.ts';
 import { metricSnapshot } from './metrics-snapshot.ts';
 import { NodeDisks } from './node-disks.ts';
 import { NodePort } from './node-port.ts';
+import { enterStore, NextMember } from './next-member.ts';
 import { NodeStore } from './node-store.ts';
-import { systemPlatform, type Platform } from './platform.ts';
+import { systemEtcd, systemPlatform, type MeasuredStore, type Platform } from './platform.ts';
 import { RaftMetrics } from './raft-metrics.ts';
 import { agentVersion } from './version.ts';
 
@@ -29,7 +29,7 @@ const giveUpMs = 5_000;
 const acquireWaitMs = 15_000;
 
 interface OpenedStore {
-  store: EmbeddedClusterStore | EtcdClusterStore;
+  store: MeasuredStore;
   /** for all but a move to another store */
   guarded: ClusterStore;
   move: NonNullable<ControlPlaneOptions['moveStore']>;
@@ -197,13 +197,18 @@ export class Agent {
 
   async #openStore(folder: DataFolder, server: RpcServer): Promise<OpenedStore> {
     const { clock, random } = this.#platform;
-    const parts = { config: this.#config, folder, clock, random, logger: this.#logger };
-    const nodeStore = new NodeStore(parts);
+    const next = this.#nextMember(folder, server);
+    const nodeStore = new NodeStore({
+      ...{ config: this.#config, folder, clock, random, logger: this.#logger },
+      next,
+      openKeys: (this.#platform.etcd ?? systemEtcd).openKeys,
+    });
     const { address, tls } = await nodeStore.choose();
     const store = isEtcd(address)
       ? await this.#openEtcd(address, tls)
       : await this.#openEmbedded(folder, server);
     this.#open.push(() => store.close());
+    this.#open.push(() => next.close());
     this.#store = store;
     if (!isEtcd(address)) folder.noteRaft();
     const watch = nodeStore.watch(store, () => {
@@ -217,16 +222,28 @@ export class Agent {
     };
   }
 
-  #openEtcd(address: string, tls: MoveTls | undefined): Promise<EtcdClusterStore> {
-    const { clock, random } = this.#platform;
+  #nextMember(folder: DataFolder, server: RpcServer): NextMember {
+    const { clock, random, files, logs, rpc } = this.#platform;
+    const { clusterId, nodeId: id, listen } = this.#config;
+    const logger = this.#logger;
+    const store = { clusterId, id, server, rpc, files, logs, clock, random, logger };
+    return new NextMember({ folder, address: this.#address(listen.api), store });
+  }
+
+  #openEtcd(address: string, tls: MoveTls | undefined): Promise<MeasuredStore> {
+    const { clock, random, etcd = systemEtcd } = this.#platform;
     const { nodeId: id } = this.#config;
-    return EtcdClusterStore.open({ id, address, tls, clock, random, logger: this.#logger });
+    return etcd.openStore({ id, address, tls, clock, random, logger: this.#logger });
   }
 
   async #openEmbedded(folder: DataFolder, server: RpcServer): Promise<EmbeddedClusterStore> {
     const { clock, random, files, logs, rpc } = this.#platform;
+    const { nodeId, clusterId } = this.#config;
+    enterStore(folder, files, { clusterId, id: nodeId }, clock.wallMs());
     folder.checkRaft(logs);
-    const { formation, nodeId } = this.#config;
+    const hasMoved = (folder.storeNote()?.movedFrom ?? []).length > 0;
+    const { formation = hasMoved ? { voters: [], storeId: '', known: [] } : undefined } =
+      this.#config;
     const formed = formation && {
       // once it has begun, the log alone says who votes
       voters: folder.hasBegunRaft ? [] : formation.voters,
@@ -238,7 +255,7 @@ export class Agent {
       id: nodeId,
       address: this.#address(this.#config.listen.api),
       ...formed,
-      clusterId: this.#config.clusterId,
+      clusterId,
       members: this.#config.members.map(({ id, api }) => ({ id, address: api })),
       dataPath: folder.raftPath,
       server,

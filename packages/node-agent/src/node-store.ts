@@ -1,4 +1,5 @@
 import {
+  embeddedStore,
   FreezableStore,
   StoreMove,
   StoreMoveWatch,
@@ -7,16 +8,23 @@ import {
   type ClusterStore,
   type FreezeRecord,
   type MoveTls,
+  type OpenTarget,
 } from '@stor/control-plane';
 import { StorError } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import { isEtcd, type AgentConfig } from './config.ts';
 import { chooseStore, storeIdentity } from './core/store-choice.ts';
 import type { DataFolder } from './data-folder.ts';
+import { movedNote } from './store-note.ts';
+import type { NextMember } from './next-member.ts';
 
 interface NodeStoreParts {
   config: AgentConfig;
   folder: DataFolder;
+  /** its member of an embedded store that the cluster moves to */
+  next: NextMember;
+  /** @default openEtcdKeys */
+  openKeys?: typeof openEtcdKeys | undefined;
   clock: Clock;
   random: Random;
   logger: Logger;
@@ -57,7 +65,9 @@ export class NodeStore {
     return new StoreMoveWatch({
       ...this.#parts,
       store,
-      openTarget: (to, tls) => this.#openTarget(to, tls),
+      openTarget: this.#openTarget,
+      begunMove: () => this.#parts.next.begun(),
+      dropMove: (id) => this.#parts.next.drop(id),
       moved: (freeze) => {
         this.#note(freeze);
         moved();
@@ -78,37 +88,50 @@ export class NodeStore {
       clusterId: config.clusterId,
       from,
       old: store,
-      openTarget: (to, tls) => this.#openTarget(to, tls),
+      openTarget: this.#openTarget,
     });
     if (request.abort) {
       await move.abort();
       return { keys: 0 };
     }
-    if (!request.to.startsWith('etcd://')) {
+    const { to } = request;
+    if (to !== embeddedStore && !to.startsWith('etcd://')) {
       throw new StorError(
         'INVALID_ARGUMENT',
-        `a cluster can be moved to etcd://HOST:PORT[,HOST:PORT...][/PREFIX] only, not to ${JSON.stringify(request.to)}`,
+        `a cluster can be moved to embedded, or to etcd://HOST:PORT[,HOST:PORT...][/PREFIX], not to ${JSON.stringify(to)}`,
       );
     }
-    if (storeIdentity(request.to) === from) {
-      throw new StorError(
-        'INVALID_ARGUMENT',
-        `${request.to} has the prefix of the store in use: give another one, so that agents can tell them apart`,
-      );
-    }
-    return move.run(request.to, request.tls);
+    if (storeIdentity(to) !== from) return move.run(to, request.tls);
+    // repeated after the answer was lost
+    const isThere = to === address && (await readOrigin(store))?.phase === 'complete';
+    if (isThere) return { keys: (await store.list('')).items.length };
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      to === embeddedStore
+        ? 'the cluster store is the embedded one already'
+        : `${to} has the prefix of the store in use: give another one, so that agents can tell them apart`,
+    );
   }
 
-  #openTarget(address: string, tls: MoveTls | undefined): ReturnType<typeof openEtcdKeys> {
-    const { config, clock, random, logger } = this.#parts;
-    return openEtcdKeys({ address, tls: tls ?? config.etcdTls, clock, random, logger });
+  readonly #openTarget: OpenTarget = async ({ to, tls, id, members }) => {
+    const { next, openKeys = openEtcdKeys } = this.#parts;
+    if (to !== embeddedStore) return openKeys({ ...this.#parts, ...this.#etcd(to, tls) });
+    if (id === undefined || !members) {
+      throw new StorError('INTERNAL', 'the members of the embedded store are not chosen');
+    }
+    const { get, list, transact } = methodsOf(await next.open({ id, members }));
+    return { get, list, transact, close: () => {} };
+  };
+
+  #etcd(address: string, tls: MoveTls | undefined): { address: string; tls: MoveTls | undefined } {
+    return { address, tls: tls ?? this.#parts.config.etcdTls };
   }
 
   #note({ to, tls }: Pick<FreezeRecord, 'to' | 'tls'>): void {
     const { folder, config } = this.#parts;
-    const old = folder.storeNote();
-    const left = storeIdentity(old?.store ?? config.store ?? 'embedded');
-    folder.noteStore({ store: to, tls, movedFrom: [...(old?.movedFrom ?? []), left] });
+    const old = folder.storeNote() ?? { store: config.store ?? embeddedStore };
+    const { entering } = old;
+    folder.noteStore({ ...movedNote(old, to), tls, ...(entering ? { entering } : {}) });
   }
 
   /** The config names another store than the known one: has the cluster moved to it? */
@@ -116,7 +139,7 @@ export class NodeStore {
     const { config } = this.#parts;
     const isRight = async (): Promise<boolean> => {
       if (!isEtcd(address)) return false;
-      const target = await this.#openTarget(address, undefined);
+      const target = await this.#openTarget({ to: address, tls: undefined });
       try {
         const origin = await readOrigin(target);
         const { clusterId } = config;
@@ -129,6 +152,12 @@ export class NodeStore {
         target.close();
       }
     };
+    if (address === embeddedStore) {
+      throw new StorError(
+        'FAILED_PRECONDITION',
+        `the cluster of this node is in the store ${known}, the config says embedded. If the cluster has not moved, correct the config, and move it with "storctl cluster migrate-store --to embedded". If it has moved while this node was down: start the agent with ${known}, and it follows; or, when that etcd is gone, with --join ADDRESS --token TOKEN --discard-store`,
+      );
+    }
     if (!(await isRight())) {
       throw new StorError(
         'FAILED_PRECONDITION',
@@ -137,4 +166,12 @@ export class NodeStore {
     }
     this.#note({ to: address, tls: undefined });
   }
+}
+
+function methodsOf(store: ClusterStore): Pick<ClusterStore, 'get' | 'list' | 'transact'> {
+  return {
+    get: store.get.bind(store),
+    list: store.list.bind(store),
+    transact: store.transact.bind(store),
+  };
 }

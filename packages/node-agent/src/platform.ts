@@ -1,6 +1,15 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { grpcTransport, levelLogs, type RaftLogs, type RpcTransport } from '@stor/control-plane';
+import {
+  EtcdClusterStore,
+  grpcTransport,
+  levelLogs,
+  openEtcdKeys,
+  type ClusterStore,
+  type EtcdStoreOptions,
+  type RaftLogs,
+  type RpcTransport,
+} from '@stor/control-plane';
 import {
   systemClock,
   systemFiles,
@@ -29,6 +38,8 @@ export interface Platform {
   readonly logs: RaftLogs;
   /** calls between nodes, and the API */
   readonly rpc: RpcTransport;
+  /** stores in etcd: as a member, and their keys alone @default real ones */
+  readonly etcd?: EtcdAccess;
   /** what formats and mounts block devices; absent: there are only directories */
   readonly devices?: BlockDevices;
   /** changes with each boot of the host */
@@ -43,6 +54,20 @@ export interface Platform {
   /** Returns its removal. */
   writePidFile(path: string): () => Promise<void>;
 }
+
+export interface EtcdAccess {
+  openStore(options: EtcdStoreOptions): Promise<MeasuredStore>;
+  openKeys: typeof openEtcdKeys;
+}
+
+/** A store that tells how long its commits take. */
+export type MeasuredStore = ClusterStore & Pick<EtcdClusterStore, 'commitLatency'>;
+
+/** Over the host's network. */
+export const systemEtcd: EtcdAccess = {
+  openStore: (options) => EtcdClusterStore.open(options),
+  openKeys: openEtcdKeys,
+};
 
 /** The host itself. */
 export const systemPlatform: Platform = {

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { readTextFile, writeTextFileDurably, type Files } from '@stor/runtime';
 import { StorError } from '@stor/protocol';
-import type { StoreNote } from './core/store-choice.ts';
+import { storeIdentity, type StoreNote } from './core/store-choice.ts';
 
 const storeFile = 'store.json';
 
@@ -18,4 +18,10 @@ export function readStoreNote(files: Files, folder: string): StoreNote | null {
 
 export function writeStoreNote(files: Files, folder: string, note: StoreNote): void {
   writeTextFileDurably(files, join(folder, storeFile), `${JSON.stringify(note)}\n`);
+}
+
+/** The note of a node whose cluster has left the store of `old` for another one, for good. */
+export function movedNote(old: StoreNote, to: string): StoreNote {
+  const left = storeIdentity(old.store);
+  return { store: to, movedFrom: [...(old.movedFrom ?? []), left] };
 }

@@ -4,10 +4,12 @@ import { join } from 'node:path';
 import { MessageChannel } from 'node:worker_threads';
 import t from 'tap';
 import { StorError } from '@stor/protocol';
+import { grpcTransport, levelLogs } from '@stor/control-plane';
 import { checkAgentConfig } from '../src/config.ts';
-import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
+import { silentLogger, systemClock, systemFiles, systemRandom } from '@stor/runtime';
 import { chooseStore } from '../src/core/store-choice.ts';
 import { DataFolder } from '../src/data-folder.ts';
+import { NextMember } from '../src/next-member.ts';
 import { NodeStore } from '../src/node-store.ts';
 import { FailureLog } from '../src/lane/failure-log.ts';
 import { LaneRpc } from '../src/lane/rpc.ts';
@@ -116,13 +118,25 @@ t.test('the store of a node: what the config may name', async (t) => {
 t.test('data folder: it stays with the store that knows its cluster', async (t) => {
   const path = join(t.testdir({}), 'data');
   const folder = DataFolder.open(path, { clusterId: good.clusterId, nodeId: good.nodeId });
+  const parts = { clock: systemClock, random: systemRandom, logger: silentLogger };
+  const server = await grpcTransport().createServer();
   const choose = (config: object): Promise<{ address: string }> =>
     new NodeStore({
       config: checkAgentConfig({ ...good, ...config }, 'c.yaml'),
       folder,
-      clock: systemClock,
-      random: systemRandom,
-      logger: silentLogger,
+      next: new NextMember({
+        folder,
+        address: '127.0.0.1:1',
+        store: {
+          ...parts,
+          server,
+          files: systemFiles,
+          logs: levelLogs,
+          clusterId: good.clusterId,
+          id: good.nodeId,
+        },
+      }),
+      ...parts,
     }).choose();
   t.equal(folder.storeNote(), null);
   folder.noteRaft();

@@ -1,6 +1,12 @@
-import { MemoryKeyValueDisk, SocketRpcTransport } from '@stor/control-plane/testing';
+import type { ClusterStore } from '@stor/control-plane';
+import {
+  MemoryCluster,
+  MemoryClusterStore,
+  MemoryKeyValueDisk,
+  SocketRpcTransport,
+} from '@stor/control-plane/testing';
 import { openApiClient, type ApiClient, type Services } from '@stor/protocol';
-import type { Logger } from '@stor/runtime';
+import type { Files, Logger } from '@stor/runtime';
 import {
   FakeClock,
   FaultyFiles,
@@ -32,6 +38,8 @@ export interface ThreadNode {
   sockets: MemoryHost | null;
   lane: ThreadLaneHost | null;
   agent: Agent | null;
+  /** its stores in etcds */
+  etcdStores: ClusterStore[];
 }
 
 /** Three whole agents in one thread, on models of everything below them, in fake time. */
@@ -41,10 +49,18 @@ export class ThreadCluster {
   readonly nodes: ThreadNode[] = [];
   /** what the agents have logged, with the time */
   readonly log: string[] = [];
+  /** told of each line, in the turn it is logged */
+  onLog: (node: ThreadNode, message: string, fields: object) => void = () => {};
+  /** what there is at each address of an etcd */
+  readonly etcds = new Map<string, MemoryCluster>();
   readonly #random: SeededRandom;
   readonly #services: Services;
 
-  constructor(seed: number, services: Services, options: { computeOnly?: number[] } = {}) {
+  constructor(
+    seed: number,
+    services: Services,
+    options: { computeOnly?: number[]; store?: string } = {},
+  ) {
     this.#random = new SeededRandom(seed);
     this.#services = services;
     this.network = new MemoryNetwork({ clock: this.clock });
@@ -69,8 +85,10 @@ export class ThreadCluster {
         logLevel: 'info',
         autoDisk: !options.computeOnly?.includes(i),
         insecureListen: true,
+        ...(options.store === undefined ? {} : { store: options.store }),
       };
-      this.nodes.push({ id, host, config, files, logs, sockets: null, lane: null, agent: null });
+      const parts = { id, host, config, files, logs, etcdStores: [] };
+      this.nodes.push({ ...parts, sockets: null, lane: null, agent: null });
     }
   }
 
@@ -83,17 +101,24 @@ export class ThreadCluster {
   async start(node: ThreadNode): Promise<void> {
     const sockets = this.network.host(node.host);
     node.sockets = sockets;
-    node.agent = await this.during(
-      Agent.start(node.config, this.#logger(node.config.nodeName), this.#platform(node, sockets)),
-    );
+    const platform = this.#platform(node, sockets);
+    const begin = async (): Promise<void> => {
+      const agent = await Agent.start(node.config, this.#logger(node), platform);
+      if (node.sockets !== sockets) return;
+      node.agent = agent;
+      agent.onMoved(() => {
+        void agent.close().then(begin);
+      });
+    };
+    await this.during(begin());
   }
 
-  /** A client of the API, on a host of its own. */
-  api(): ApiClient {
+  /** A client of the API, on a host of its own. @default of all nodes */
+  api(nodes: readonly ThreadNode[] = this.nodes): ApiClient {
     const network = this.network.host('client');
     const rpc = new SocketRpcTransport({ network, clock: this.clock, services: this.#services });
     return openApiClient({
-      endpoints: this.nodes.map(({ host }) => `${host}:10`),
+      endpoints: nodes.map(({ host }) => `${host}:10`),
       host: {
         channel: async (address) => rpc.channel(address, 'stor'),
         monotonicMs: () => this.clock.monotonicMs(),
@@ -115,6 +140,8 @@ export class ThreadCluster {
     node.files.kill();
     node.logs.kill();
     node.lane?.kill();
+    for (const store of node.etcdStores.splice(0)) void store.close();
+    node.sockets = null;
     node.agent = null;
   }
 
@@ -150,14 +177,15 @@ export class ThreadCluster {
 
   #platform(node: ThreadNode, sockets: MemoryHost): Platform {
     const { clock } = this;
-    const files = node.files.process();
-    const logger = this.#logger(node.config.nodeName);
+    const files = withLogs(node.files.process(), node.logs);
+    const logger = this.#logger(node);
     return {
       clock,
       random: this.#random,
       files,
       logs: node.logs,
       rpc: new SocketRpcTransport({ network: sockets, clock, services: this.#services }),
+      etcd: this.#etcd(node),
       bootId: () => node.files.bootId,
       startLane: (options, control) => {
         const machine = { files, network: sockets };
@@ -169,14 +197,42 @@ export class ThreadCluster {
     };
   }
 
+  #etcd(node: ThreadNode): NonNullable<Platform['etcd']> {
+    const open = (address: string): MemoryCluster => {
+      const known = this.etcds.get(address);
+      if (known) return known;
+      const made = new MemoryCluster({ ids: [], clock: this.clock, random: this.#random });
+      this.etcds.set(address, made);
+      return made;
+    };
+    const kept = (store: MemoryClusterStore): MemoryClusterStore => {
+      node.etcdStores.push(store);
+      return store;
+    };
+    return {
+      openStore: async ({ id, address }) =>
+        Object.assign(kept(open(address).join(id)), {
+          commitLatency: () => ({ bounds: [], counts: [0], sum: 0 }),
+        }),
+      openKeys: async ({ address }) => {
+        const etcd = open(address);
+        // it answers although none of its users is elected
+        if (etcd.leaderId === null) etcd.setLeader('etcd');
+        return Object.assign(kept(new MemoryClusterStore(etcd, 'guest')), { close: () => {} });
+      },
+    };
+  }
+
   #tail(): string {
     return this.log.slice(-30).join('\n');
   }
 
-  #logger(name: string): Logger {
+  #logger(node: ThreadNode): Logger {
+    const name = node.config.nodeName;
     const write = (level: string) => (fields: object, message: string) => {
       const time = (this.clock.monotonicMs() - 1_000_000).toFixed(2);
       this.log.push(`${time} ${name} ${level} ${message} ${JSON.stringify(fields)}`);
+      this.onLog(node, message, fields);
     };
     const logger: Logger = {
       debug: write('debug'),
@@ -187,4 +243,19 @@ export class ThreadCluster {
     };
     return logger;
   }
+}
+
+/** Raft logs lie in the directories of the files, and move with them. */
+function withLogs(files: Files, logs: MemoryKeyValueDisk): Files {
+  return new Proxy(files, {
+    get(target, name) {
+      const value = Reflect.get(target, name) as unknown;
+      if (typeof value !== 'function') return value;
+      if (name !== 'rename') return value.bind(target) as unknown;
+      return (from: string, to: string): void => {
+        target.rename(from, to);
+        logs.rename(from, to);
+      };
+    },
+  });
 }

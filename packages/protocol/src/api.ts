@@ -246,7 +246,8 @@ export interface StorApi {
     options?: CallOptions,
   ): Promise<{ events: StorEvent[]; revision: number }>;
   /**
-   * Moves the cluster's state to another store (`etcd://…`), or gives a move up that is under way
+   * Moves the cluster's state to another store (`etcd://…`, or
+   * `embedded`: the nodes themselves), or gives a move up that is under way
    * (`abort`). `ca`, `cert`, `key`: paths of PEM files that every node has, '' for none. `keys`: how
    * many were copied. All agents begin anew with the other store. FAILED_PRECONDITION; repeat it after
    * any other error.

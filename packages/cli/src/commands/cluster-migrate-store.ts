@@ -15,8 +15,8 @@ interface MigrateStoreOptions {
 export function addMigrateStoreCommand(cluster: Command, run: RunAction): void {
   cluster
     .command('migrate-store')
-    .description("move the cluster's state to an etcd (docs/operating/etcd.md)")
-    .option('--to <address>', 'etcd://HOST:PORT[,HOST:PORT...][/PREFIX]')
+    .description("move the cluster's state to an etcd, or back (docs/operating/etcd.md)")
+    .option('--to <address>', 'etcd://HOST:PORT[,HOST:PORT...][/PREFIX], or embedded')
     .option('--etcd-ca <path>', 'PEM file on every node: the authority of the etcd servers')
     .option('--etcd-cert <path>', "PEM file on every node: the agents' certificate for etcd")
     .option('--etcd-key <path>', 'PEM file on every node: the key of --etcd-cert')
@@ -31,6 +31,7 @@ command after any error, it goes on where it was.
 
 Examples:
   storctl cluster migrate-store --to etcd://10.0.0.1:2379,10.0.0.2:2379/prod
+  storctl cluster migrate-store --to embedded
   storctl cluster migrate-store --abort`,
     )
     .action(async (options: MigrateStoreOptions, command: Command) =>
@@ -54,7 +55,7 @@ Examples:
           { to, keys, aborted: abort },
           abort
             ? 'The move was given up: the cluster stays where it is.'
-            : `The cluster is in ${to} (${keys} keys). Agents begin anew within seconds; set "store: ${to}" in their configs.`,
+            : `The cluster is in ${to === 'embedded' ? 'the embedded store' : to} (${keys} keys). Agents begin anew within seconds; set "store: ${to}" in their configs.`,
         );
       }),
     );

@@ -73,6 +73,8 @@ export class GrpcServer implements RpcServer {
         answer(method, call, callback);
       };
     }
+    // of a member of the store that was closed meanwhile: the newer one answers
+    this.#server.removeService(definition);
     this.#server.addService(definition, handlers);
   }
 

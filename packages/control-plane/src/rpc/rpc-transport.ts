@@ -60,8 +60,12 @@ export interface IncomingStream {
 
 /** Answers calls at one address. */
 export interface RpcServer {
-  /** Methods by name in camelCase. INTERNAL when one of the service's is missing. */
+  /**
+   * Methods by name in camelCase, in place of those that the service had. INTERNAL when one of the
+   * service's is missing.
+   */
   addService(name: RpcServiceName, methods: Readonly<Record<string, RpcMethod>>): void;
+  /** In place of the receiver before. */
   addStream(receive: (stream: IncomingStream) => void): void;
   /**
    * Resolves with the port; 0 gives a free one. Rejects with the system's error, for example

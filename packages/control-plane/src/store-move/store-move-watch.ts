@@ -4,14 +4,14 @@ import type { ClusterStore } from '../cluster-store.ts';
 import {
   decodeFreeze,
   decodeOrigin,
+  embeddedStore,
   freezeKey,
   originKey,
   type FreezeRecord,
-  type MoveTls,
   type OriginRecord,
 } from '../core/store-move/move-records.ts';
 import { pause } from '../resources/pause.ts';
-import type { MoveStore } from './store-move.ts';
+import type { OpenTarget } from './store-move.ts';
 
 /** How often the store is looked at for a move (ms). */
 const lookMs = 1_000;
@@ -22,16 +22,26 @@ const readTimeoutMs = 3_000;
 
 export interface StoreMoveWatchOptions {
   store: Pick<ClusterStore, 'get'>;
-  openTarget(to: string, tls: MoveTls | undefined): Promise<MoveStore & { close(): void }>;
+  openTarget: OpenTarget;
+  /** this node's part of an embedded store that the cluster was to move to: the id of that move */
+  begunMove(): string | null;
+  /** that move was given up */
+  dropMove(id: string): Promise<void>;
   clock: Clock;
   logger: Logger;
   /** once: the cluster is in another store, and this node must use that */
   moved: (freeze: FreezeRecord) => void;
 }
 
-/** The origin of a store; null when no cluster was moved to it. */
-export async function readOrigin(store: Pick<MoveStore, 'get'>): Promise<OriginRecord | null> {
-  const item = await store.get(originKey, { timeoutMs: readTimeoutMs });
+/**
+ * The origin of a store; null when no cluster was moved to it. `local` may be old, so it may miss one;
+ * one that is complete stays so.
+ */
+export async function readOrigin(
+  store: Pick<ClusterStore, 'get'>,
+  { local = false }: { local?: boolean } = {},
+): Promise<OriginRecord | null> {
+  const item = await store.get(originKey, { timeoutMs: readTimeoutMs, local });
   return item && decodeOrigin(item.value);
 }
 
@@ -43,6 +53,7 @@ export class StoreMoveWatch {
   readonly #options: StoreMoveWatchOptions;
   readonly #closing = new AbortController();
   readonly #running: Promise<void>;
+  #told = '';
 
   constructor(options: StoreMoveWatchOptions) {
     this.#options = options;
@@ -67,7 +78,13 @@ export class StoreMoveWatch {
         if (!signal.aborted) moved(freeze);
         return;
       } catch (error) {
-        logger.debug({ error: StorError.from(error).message }, 'not known whether the store moves');
+        const { code, message } = StorError.from(error);
+        const fields = { error: message };
+        // told once: an operator has to do something
+        if (code === 'FAILED_PRECONDITION' && message !== this.#told) {
+          logger.warn(fields, 'this node cannot follow the cluster to its other store');
+        } else logger.debug(fields, 'not known whether the store moves');
+        this.#told = message;
       }
     }
   }
@@ -76,14 +93,30 @@ export class StoreMoveWatch {
   async #look(): Promise<FreezeRecord | null> {
     const { store } = this.#options;
     const item = await store.get(freezeKey, { local: true, signal: this.#closing.signal });
-    if (!item) return null;
-    const freeze = decodeFreeze(item.value);
-    const target = await this.#options.openTarget(freeze.to, freeze.tls);
+    const freeze = item && decodeFreeze(item.value);
+    await this.#dropOther(freeze?.id ?? null);
+    if (!freeze) return null;
+    const isEmbedded = freeze.to === embeddedStore;
+    if (isEmbedded && !freeze.members) return null;
+    const target = await this.#options.openTarget(freeze);
     try {
-      const origin = await readOrigin(target);
+      // by what this member of the new store knows: nobody need lead it any more
+      const origin = await readOrigin(target, { local: isEmbedded });
       return origin?.id === freeze.id && origin.phase === 'complete' ? freeze : null;
     } finally {
       target.close();
     }
+  }
+
+  /**
+   * A move that was begun here and is not under way any more was given up. Only what is certainly so
+   * counts: a member that began a second time would have forgotten what it promised.
+   */
+  async #dropOther(id: string | null): Promise<void> {
+    const begun = this.#options.begunMove();
+    if (begun === null || begun === id) return;
+    const item = await this.#options.store.get(freezeKey, { timeoutMs: readTimeoutMs });
+    if (item && decodeFreeze(item.value).id === begun) return;
+    await this.#options.dropMove(begun);
   }
 }

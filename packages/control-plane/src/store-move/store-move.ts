@@ -1,9 +1,11 @@
 import { StorError } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import type { ClusterStore, KeyValue, Operation } from '../cluster-store.ts';
+import { chooseMembers } from '../core/store-move/choose-members.ts';
 import {
   decodeFreeze,
   decodeOrigin,
+  embeddedStore,
   encodeMoveRecord,
   freezeKey,
   originKey,
@@ -24,12 +26,16 @@ const callTimeoutMs = 10_000;
 
 export type MoveStore = Pick<ClusterStore, 'get' | 'list' | 'transact'>;
 
+/** What is said of the store that is moved to; an embedded one has an id and members. */
+export type TargetOfMove = Pick<FreezeRecord, 'to' | 'tls'> & Partial<FreezeRecord>;
+export type OpenTarget = (target: TargetOfMove) => Promise<MoveStore & { close(): void }>;
+
 export interface StoreMoveOptions {
   clusterId: string;
   /** what the store that is left is called, as in `OriginRecord` */
   from: string;
   old: MoveStore;
-  openTarget(to: string, tls: MoveTls | undefined): Promise<MoveStore & { close(): void }>;
+  openTarget: OpenTarget;
   clock: Clock;
   random: Random;
   logger: Logger;
@@ -44,6 +50,8 @@ interface Seen<T> {
 
 interface Look {
   freeze: Seen<FreezeRecord> | null;
+  /** everything in the store that is left */
+  old: { revision: number; items: KeyValue[] };
   origin: Seen<OriginRecord> | null;
   operations: Operation[];
   targetHasKeys: boolean;
@@ -63,10 +71,13 @@ export class StoreMove {
    * FAILED_PRECONDITION; UNAVAILABLE and OUTCOME_UNKNOWN: repeat it.
    */
   async run(to: string, tls: MoveTls | undefined): Promise<{ keys: number }> {
-    const target = await this.#options.openTarget(to, tls);
+    const target = new Target(this.#options.openTarget);
     try {
+      // one that cannot be reached is found before anything is frozen
+      if (to !== embeddedStore) await target.open({ to, tls });
       for (let steps = 0; steps < maxSteps; steps++) {
-        const look = await this.#look(target);
+        const freeze = await this.#freeze();
+        const look = await this.#look(freeze, await target.ofMove(to, freeze?.record));
         const step = nextStep({
           clusterId: this.#options.clusterId,
           to,
@@ -78,7 +89,7 @@ export class StoreMove {
         if (step === 'done') return { keys: look.keys };
         this.#options.onStep?.(step);
         this.#options.logger.info({ step, to }, 'the cluster store is being moved');
-        await this.#do(step, look, target, { to, tls });
+        await this.#do(step, look, target.opened, { to, tls });
       }
       throw new StorError('CONFLICT', 'somebody else works on the same move: try again');
     } finally {
@@ -105,15 +116,18 @@ export class StoreMove {
     return item && { record: decodeFreeze(item.value), modRevision: item.modRevision };
   }
 
-  async #look(target: MoveStore): Promise<Look> {
-    // in this order: once the store is frozen, what is listed after that is all there will be
-    const freeze = await this.#freeze();
-    const wanted = copied((await this.#options.old.list('', { timeoutMs: callTimeoutMs })).items);
-    const { items } = await target.list('', { timeoutMs: callTimeoutMs });
+  /** `freeze` is read before: once the store is frozen, what is listed after that is all there will be. */
+  async #look(freeze: Seen<FreezeRecord> | null, target: MoveStore | null): Promise<Look> {
+    const listed = await this.#options.old.list('', { timeoutMs: callTimeoutMs });
+    const wanted = copied(listed.items);
+    const { items } = target
+      ? await target.list('', { timeoutMs: callTimeoutMs })
+      : { items: [] as KeyValue[] };
     const item = items.find(({ key }) => key === originKey);
     const there = copied(items);
     return {
       freeze,
+      old: listed,
       origin: item ? { record: decodeOrigin(item.value), modRevision: item.modRevision } : null,
       operations: difference(wanted, there),
       targetHasKeys: there.length > 0,
@@ -123,14 +137,16 @@ export class StoreMove {
 
   async #do(
     step: MoveStep,
-    { freeze, origin, operations }: Look,
-    target: MoveStore,
+    { freeze, old, origin, operations }: Look,
+    target: MoveStore | null,
     { to, tls }: { to: string; tls: MoveTls | undefined },
   ): Promise<void> {
     const { clusterId, from, random, clock } = this.#options;
     const id = freeze?.record.id ?? Buffer.from(random.bytes(8)).toString('hex');
     switch (step) {
       case 'freeze':
+        // refused before anything is frozen
+        if (to === embeddedStore) chooseMembers(old);
         await this.#putFreeze(freeze, {
           id,
           to,
@@ -139,17 +155,23 @@ export class StoreMove {
           startedAtMs: clock.wallMs(),
         });
         return;
+      case 'enlist':
+        if (freeze) {
+          await this.#putFreeze(freeze, { ...freeze.record, members: chooseMembers(old) });
+        }
+        return;
       case 'claim':
-        await putOrigin(target, origin, { id, clusterId, from, phase: 'copying' });
+        if (target) await putOrigin(target, origin, { id, clusterId, from, phase: 'copying' });
         return;
       case 'copy':
-        await this.#copy(target, origin?.modRevision ?? 0, operations);
+        if (target) await this.#copy(target, origin?.modRevision ?? 0, operations);
         return;
       case 'seal':
         if (freeze) await this.#putFreeze(freeze, { ...freeze.record, phase: 'completing' });
         return;
       case 'complete':
-        if (origin) await putOrigin(target, origin, { ...origin.record, phase: 'complete' });
+        if (target && origin)
+          await putOrigin(target, origin, { ...origin.record, phase: 'complete' });
         return;
       case 'close':
         if (freeze) await this.#putFreeze(freeze, { ...freeze.record, phase: 'moved' });
@@ -182,6 +204,36 @@ export class StoreMove {
       );
       if (!succeeded) return;
     }
+  }
+}
+
+/** The store that is moved to, opened when it is known which one that is. */
+class Target {
+  readonly #open: OpenTarget;
+  #id: string | undefined;
+  opened: (MoveStore & { close(): void }) | null = null;
+
+  constructor(open: OpenTarget) {
+    this.#open = open;
+  }
+
+  async open(target: TargetOfMove): Promise<void> {
+    this.close();
+    this.opened = await this.#open(target);
+    this.#id = target.id;
+  }
+
+  /** An embedded one is there once its members are chosen, and is another one for each move. */
+  async ofMove(to: string, freeze: FreezeRecord | undefined): Promise<MoveStore | null> {
+    if (to === embeddedStore && freeze?.to === to && freeze.members && this.#id !== freeze.id) {
+      await this.open(freeze);
+    }
+    return this.opened;
+  }
+
+  close(): void {
+    this.opened?.close();
+    this.opened = null;
   }
 }
 

@@ -64,6 +64,16 @@ export class MemoryCluster {
     return store;
   }
 
+  /** A member that begins, under an id that none has or whose store is closed. */
+  join(id: string): MemoryClusterStore {
+    const known = this.#stores.get(id);
+    if (known && !known.isClosed) throw new StorError('ALREADY_EXISTS', `member ${id} is open`);
+    const store = new MemoryClusterStore(this, id);
+    this.#stores.set(id, store);
+    if (this.#leaderId === null || !this.#stores.has(this.#leaderId)) this.setLeader(id);
+    return store;
+  }
+
   /** A member that is not closed; null when all are. */
   openMember(): string | null {
     for (const store of this.#stores.values()) if (!store.isClosed) return store.id;

@@ -8,6 +8,8 @@ export interface StoreNote {
   tls?: MoveTls | undefined;
   /** stores that the cluster has left for good, as in `storeIdentity` */
   movedFrom?: string[];
+  /** an embedded store that this node is a member of, and that the cluster is to move to: its id */
+  entering?: string;
 }
 
 /** What stays the same when the list of servers changes. */

@@ -116,7 +116,9 @@ function readBackup(files: Files, path: string): ReturnType<typeof decodeBackup>
 /** From its next start on the node uses its part of the embedded store, whatever the cluster used before. */
 export function useEmbedded(files: Files, dataDir: string): void {
   const note = readStoreNote(files, dataDir);
-  if (note && note.store !== 'embedded') writeStoreNote(files, dataDir, embeddedAnew(note));
+  if (!note) return;
+  const isOther = note.store !== 'embedded' || note.entering !== undefined;
+  if (isOther) writeStoreNote(files, dataDir, embeddedAnew(note));
 }
 
 /** FAILED_PRECONDITION: what this node has of the store is from before the cluster moved to another one. */

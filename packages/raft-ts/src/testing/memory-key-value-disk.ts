@@ -94,6 +94,15 @@ export class MemoryKeyValueDisk {
   /** Has anything been opened in this directory? */
   readonly exists = (path: string): boolean => this.#stores.has(path);
 
+  /** The directory, or one above it, gets another name; nobody has it open. */
+  rename(from: string, to: string): void {
+    for (const [path, store] of [...this.#stores]) {
+      if (path !== from && !path.startsWith(`${from}/`)) continue;
+      this.#stores.delete(path);
+      this.#stores.set(to + path.slice(from.length), store);
+    }
+  }
+
   kill(): void {
     this.#process += 1;
     for (const store of this.#stores.values()) {

@@ -8,7 +8,7 @@ import { byDistance } from './voter-distance.ts';
 
 /** Members of one store, voters and learners together: what raft-ts carries. */
 export const maxMembers = 63;
-const defaultVoters = 3;
+export const defaultVoters = 3;
 
 export type MembersAction =
   | { type: 'add'; id: string }
@@ -115,14 +115,14 @@ function planAddresses(state: ClusterState): MembersAction | null {
 }
 
 /** Nobody has said that it is to have no vote. */
-function mayVote(state: ClusterState, id: string): boolean {
+export function mayVote(state: ClusterState, id: string): boolean {
   const record = state.members.get(id)?.value;
   if (record?.removedAtMs !== undefined || record?.voter === 'never') return false;
   return state.nodes.get(id)?.value.spec?.decommission === undefined;
 }
 
 /** A learner that may become a voter now. */
-function fits(state: ClusterState, id: string): boolean {
+export function fits(state: ClusterState, id: string): boolean {
   const { evacuate, maintenance } = state.nodes.get(id)?.value.spec ?? {};
   return mayVote(state, id) && isUp(state, id) && !evacuate && !maintenance;
 }

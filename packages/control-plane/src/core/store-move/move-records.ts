@@ -16,11 +16,24 @@ export interface MoveTls {
   key?: string | undefined;
 }
 
+/** The name of the store that the nodes themselves keep. */
+export const embeddedStore = 'embedded';
+
+/** Whom the embedded store begins with that a cluster moves to: all nodes, the same on each of them. */
+export interface MoveMembers {
+  voters: { id: string; address: string }[];
+  learners: { id: string; address: string }[];
+  /** its revisions go on above those of the store that is left */
+  revision: number;
+}
+
 export interface FreezeRecord {
-  /** of this move */
+  /** of this move; an embedded store that is moved to has it as its `storeId` */
   id: string;
   to: string;
   tls?: MoveTls | undefined;
+  /** of an embedded store, once they are chosen: after the freeze, when nobody joins or leaves */
+  members?: MoveMembers | undefined;
   /**
    * `completing`: the other store has everything, and may be in use from now on; there is no way
    * back. `moved`: it is in use.

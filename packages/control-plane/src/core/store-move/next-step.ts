@@ -1,5 +1,5 @@
 import { StorError } from '@stor/protocol';
-import type { FreezeRecord, OriginRecord } from './move-records.ts';
+import { embeddedStore, type FreezeRecord, type OriginRecord } from './move-records.ts';
 
 /** What is seen of a move, in the store that is left and in the one that is gone to. */
 export interface MoveView {
@@ -15,13 +15,15 @@ export interface MoveView {
 
 /**
  * - `freeze`: the record that stops all writers of the old store
+ * - `enlist`: the members of the embedded store that is moved to
  * - `claim`: the record of the origin in the new store, which says that it is not complete
  * - `copy`: put what differs, while the origin is as it was
  * - `seal`: from now on there is no way back
  * - `complete`: the new store may be used
  * - `close`: the old store says where everything is
  */
-export type MoveStep = 'freeze' | 'claim' | 'copy' | 'seal' | 'complete' | 'close' | 'done';
+export type MoveStep =
+  'freeze' | 'enlist' | 'claim' | 'copy' | 'seal' | 'complete' | 'close' | 'done';
 
 /**
  * The next step of a move, by what is there and nothing else: whoever was killed anywhere, or works at
@@ -39,6 +41,7 @@ export function nextStep(view: MoveView): MoveStep {
   if (!isOurs) checkFree(view);
   if (!freeze) return 'freeze';
   if (freeze.phase === 'moved') return 'done';
+  if (to === embeddedStore && !freeze.members) return 'enlist';
   if (!isOurs) {
     if (freeze.phase === 'copying') return 'claim';
     throw new StorError(
