@@ -50,6 +50,9 @@ const right: string[][] = [
   ['trash', 'ls'],
   ['rebuild', 'ls'],
   ['scrub', 'start', 'db'],
+  ['cluster', 'rebalance', 'start', '--dry-run'],
+  ['cluster', 'rebalance', 'status'],
+  ['cluster', 'rebalance', 'stop'],
   ['events'],
 ];
 

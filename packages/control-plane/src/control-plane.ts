@@ -31,6 +31,7 @@ import { memberServices } from './api/member-service.ts';
 import { NodeService } from './api/node-service.ts';
 import { storeRoles } from './api/store-roles.ts';
 import { PlacementService } from './api/placement-service.ts';
+import { RebalanceService } from './api/rebalance-service.ts';
 import { PrimaryOrders } from './api/primary-orders.ts';
 import { ScrubService } from './api/scrub-service.ts';
 import { ReplicaSpaces } from './api/replica-spaces.ts';
@@ -136,8 +137,9 @@ export class ControlPlane implements ControlPlanePort {
     const who = { nodes, moveStore: options.moveStore, ...memberServices(options) };
     const placement = new PlacementService(options);
     const some = { volumes, changes, growth, primaries, insight, disks, placement };
-    const orders = { ...some, ...who, ...more };
     const events = controlPlane.#events;
+    const rebalance = new RebalanceService({ ...options, events });
+    const orders = { ...some, ...who, ...more, rebalance };
     const scrubs = new ScrubService({ ...options, events });
     const plain = storService({ store, events, scrubs, ...orders, node, cluster: { id, name } });
     const stor = withChangeGuards(plain, { ...parts, ...more }, controlPlane.#undo);

@@ -76,6 +76,13 @@ export function apply(state: ClusterState, action: Action): void {
       state.trash.set(value.metadata.id, { value: aged, modRevision: modRevision + 1 });
       return;
     }
+    case 'rebalance':
+      state.rebalance = {
+        value: action.record,
+        modRevision: action.rebalance.modRevision + 1,
+      };
+      if (action.begins) put(action.begins.change.record);
+      return;
     case 'put-node': {
       const { record, node } = action;
       state.nodes.set(record.id, { value: record, modRevision: node.modRevision + 1 });

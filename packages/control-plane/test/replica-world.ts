@@ -258,6 +258,13 @@ export class ReplicaWorld {
     if (action.type === 'note-absence' || action.type === 'put-node') {
       const { node } = action.type === 'put-node' ? action : action.note;
       if (this.state.nodes.get(node.value.id)?.modRevision !== node.modRevision) return;
+    } else if (action.type === 'rebalance') {
+      if (this.state.rebalance?.modRevision !== action.rebalance.modRevision) return;
+      const { volume, change } = action.begins ?? {};
+      const now = volume && this.state.volumes.get(volume.value.metadata.id);
+      if (now?.modRevision !== volume?.modRevision) return;
+      if (volume && change) this.#checkChange(volume.value, change.record, isLate);
+      if (change) this.#count('begun by a rebalance');
     } else if ('volume' in action) {
       const { volume } = action;
       const now = this.state.volumes.get(volume.value.metadata.id);

@@ -58,6 +58,26 @@ export const metricFamilies: readonly MetricFamily[] = [
     type: 'gauge',
   },
   {
+    name: 'stor_pool_spread_ratio',
+    help: 'Between the fullest and the emptiest disk of one tag, as part of their capacity (from the leader)',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_rebalance_running',
+    help: '1 while replicas are moved to make disks equally full, or wait for that (from the leader)',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_rebalance_moved_replicas',
+    help: 'Replicas that the present or the last rebalance has moved (from the leader)',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_rebalance_moved_bytes',
+    help: 'What those replicas took when they began to move (from the leader)',
+    type: 'gauge',
+  },
+  {
     name: 'stor_volume_capacity_bytes',
     help: 'Size of the volume as its clients see it (from the leader)',
     type: 'gauge',

@@ -29,6 +29,12 @@ export interface ClusterView {
   trashedVolumes: number;
   pools: Pool[];
   violations: Readonly<Record<string, number>>;
+  rebalance: {
+    isRunning: boolean;
+    moved: number;
+    movedBytes: number;
+    spreads: readonly { tag: string; spread: number }[];
+  };
 }
 
 const volumeStates = [
@@ -176,6 +182,13 @@ function addCluster(cluster: ClusterView, node: string, add: Add): void {
   add('stor_trash_volumes', { node }, cluster.trashedVolumes);
   for (const [kind, count] of Object.entries(cluster.violations)) {
     add('stor_placement_violations', { kind }, count);
+  }
+  const { isRunning, moved, movedBytes, spreads } = cluster.rebalance;
+  add('stor_rebalance_running', { node }, isRunning ? 1 : 0);
+  add('stor_rebalance_moved_replicas', { node }, moved);
+  add('stor_rebalance_moved_bytes', { node }, movedBytes);
+  for (const { tag, spread } of spreads) {
+    add('stor_pool_spread_ratio', { pool: tag || 'any' }, spread);
   }
   for (const { tag: pool, capacityBytes, provisionedBytes, provisionLimitBytes } of cluster.pools) {
     add('stor_pool_capacity_bytes', { pool }, capacityBytes);

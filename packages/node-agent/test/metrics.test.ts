@@ -46,6 +46,10 @@ const mustHave = [
   'stor_nbd_inflight',
   'stor_nbd_errors_total',
   'stor_placement_violations',
+  'stor_pool_spread_ratio',
+  'stor_rebalance_running',
+  'stor_rebalance_moved_replicas',
+  'stor_rebalance_moved_bytes',
   'stor_pool_days_until_full',
   'stor_cert_expiry_seconds',
 ];
@@ -180,6 +184,10 @@ const sources: MetricSources = {
   cluster: {
     trashedVolumes: 2,
     violations: { domain: 3, spread: 0 },
+    rebalance: {
+      ...{ isRunning: true, moved: 3, movedBytes: 900 },
+      spreads: [{ tag: '', spread: 0.25 }],
+    },
     scrubs: [
       {
         volume: 'db',
@@ -230,6 +238,9 @@ t.test('every family has a sample on the page, labelled by volume and node', asy
   t.match(text, 'stor_volume_reclaimable_bytes{volume="db",node="n1"} 40');
   t.match(text, 'stor_volume_snapshots{volume="db"} 7');
   t.match(text, 'stor_trash_volumes{node="n1"} 2');
+  t.match(text, 'stor_pool_spread_ratio{pool="any"} 0.25');
+  t.match(text, 'stor_rebalance_running{node="n1"} 1');
+  t.match(text, 'stor_rebalance_moved_bytes{node="n1"} 900');
   t.match(text, 'stor_placement_violations{kind="domain"} 3');
   t.match(text, 'stor_placement_violations{kind="spread"} 0');
   t.match(text, 'stor_volume_state{volume="db",state="degraded"} 1');

@@ -6,6 +6,7 @@ import { RpcEndpoint } from './rpc/rpc-endpoint.ts';
 import type { RpcOutcome } from './rpc/rpc-endpoint.ts';
 import { loadServices } from './rpc/services.ts';
 import { memberCalls } from './member-calls.ts';
+import { rebalanceCalls } from './rebalance-calls.ts';
 import { snapshotCalls } from './snapshot-calls.ts';
 import type { ApiCall } from './snapshot-calls.ts';
 
@@ -68,6 +69,9 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   listEvents: 'read',
   explainPlacement: 'read',
   listPlacementViolations: 'read',
+  startRebalance: 'repeatable',
+  orderRebalance: 'repeatable',
+  getRebalance: 'read',
   startScrub: 'repeatable',
   pauseScrub: 'repeatable',
   moveStore: 'repeatable',
@@ -174,6 +178,7 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     listEvents: call('listEvents'),
     explainPlacement: call('explainPlacement'),
     listPlacementViolations: call('listPlacementViolations'),
+    ...rebalanceCalls(call),
     startScrub: async (request, callOptions) =>
       decodedScrubs(await startScrub(request, callOptions)),
     pauseScrub: async (request, callOptions) =>

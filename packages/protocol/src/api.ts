@@ -16,6 +16,8 @@ import type {
   PlacementRules,
   PlacementViolation,
   Pool,
+  Rebalance,
+  RebalanceSettings,
   Rebuild,
   Snapshot,
   Scrub,
@@ -279,6 +281,24 @@ export interface StorApi {
     request: { volume: string },
     options?: CallOptions,
   ): Promise<{ violations: PlacementViolation[] }>;
+  /**
+   * Begins to move replicas so that the disks of each tag are about equally full; one that is paused
+   * goes on, one that runs takes the settings that are given. What is not given has its default, or
+   * stays as it is. `dryRun` changes nothing. INVALID_ARGUMENT.
+   */
+  startRebalance(
+    request: Partial<RebalanceSettings> & { dryRun?: boolean },
+    options?: CallOptions,
+  ): Promise<Rebalance>;
+  /**
+   * Replicas that are moving end their move in any case. FAILED_PRECONDITION when none is under way;
+   * one that is paused, goes on or has ended already stays so.
+   */
+  orderRebalance(
+    request: { order: 'pause' | 'resume' | 'stop' },
+    options?: CallOptions,
+  ): Promise<Rebalance>;
+  getRebalance(request: Record<string, never>, options?: CallOptions): Promise<Rebalance>;
   /**
    * Begins a scrub of a volume, or of all (`volume` ''), at once; one that is paused goes on, one
    * that runs is left alone. It may take days: `listScrubs` shows how far it is. NOT_FOUND.

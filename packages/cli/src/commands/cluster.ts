@@ -5,6 +5,7 @@ import { addMigrateStoreCommand } from './cluster-migrate-store.ts';
 import { clusterIsHealthy, clusterSheet } from '../resource-views.ts';
 import { addBackupCommand } from './cluster-backup.ts';
 import { addMemberCommands } from './cluster-members.ts';
+import { addRebalanceCommands } from './cluster-rebalance.ts';
 
 /** Exit code of a check that found something (docs/operating/exit-codes.md). */
 const checkFailedStatus = 10;
@@ -31,4 +32,5 @@ export function addClusterCommands(program: Command, run: RunAction): void {
   addMemberCommands(cluster, run);
   addMigrateStoreCommand(cluster, run);
   addBackupCommand(cluster, run);
+  addRebalanceCommands(cluster, run);
 }

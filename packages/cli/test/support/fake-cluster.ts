@@ -22,6 +22,7 @@ import {
   type VolumeExplanation,
   type VolumePolicy,
 } from '@stor/protocol';
+import { FakeRebalance } from './fake-rebalance.ts';
 import { FakeMembers } from './fake-members.ts';
 import { fakeSimulation, fakeUpgrade, orderFakeNode } from './fake-node.ts';
 import type { FakeNodePlan } from './fake-node.ts';
@@ -123,6 +124,7 @@ export function fakeScrub(of: { id: string; name: string }): Scrub {
 /** The API from memory, with as much behaviour as the command line can see. */
 export class FakeCluster {
   nodes: Node[];
+  readonly rebalance = new FakeRebalance();
   readonly members = new FakeMembers(() => this.nodes);
   disks: Disk[];
   volumes: Volume[] = [];
@@ -180,6 +182,7 @@ export class FakeCluster {
 
   api(): StorApi {
     const members = this.members.methods();
+    const rebalance = this.rebalance.methods();
     const call =
       <Request, Response>(method: keyof StorApi, answer: (request: Request) => Response) =>
       async (request: Request, options?: { signal?: AbortSignal }): Promise<Response> => {
@@ -317,6 +320,9 @@ export class FakeCluster {
       listPlacementViolations: call('listPlacementViolations', () => ({
         violations: this.violations,
       })),
+      startRebalance: call('startRebalance', rebalance.startRebalance),
+      orderRebalance: call('orderRebalance', rebalance.orderRebalance),
+      getRebalance: call('getRebalance', rebalance.getRebalance),
       listEvents: call('listEvents', ({ volume, afterRevision, limit }) => {
         this.eventSteps.shift()?.();
         const events = this.events

@@ -73,6 +73,18 @@ export const scenes: Record<string, (cluster: FakeCluster) => void> = {
   'nothing is in the way of any node': (cluster) => {
     cluster.nodePlans = [];
   },
+  'one replica moves, and one has moved': ({ rebalance }) => {
+    const { planned } = rebalance.known;
+    Object.assign(rebalance.known, {
+      ...{ moved: 1, movedBytes: 8 * 2 ** 30, moving: planned.slice(0, 1) },
+      ...{ planned: planned.slice(1), plannedMoves: 1, plannedBytes: 8 * 2 ** 30, failed: 1 },
+      rate: { bytesPerSecond: 50 * 2 ** 20, source: 'budget' },
+    });
+  },
+  'a node is down': ({ rebalance }) => {
+    const message = 'node n3 is down, and replicas lie on it';
+    Object.assign(rebalance.known, { state: 'waiting', message });
+  },
   'a rule is broken': (cluster) => {
     cluster.violations = [
       {

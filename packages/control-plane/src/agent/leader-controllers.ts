@@ -5,12 +5,14 @@ import type { ClusterStore, Operation } from '../cluster-store.ts';
 import type { AbsenceNote } from '../core/controllers/absence.ts';
 import { Controllers } from '../core/controllers/controllers.ts';
 import type { Action } from '../core/controllers/controllers.ts';
+import type { RebalanceStep } from '../core/controllers/rebalance-keeper.ts';
 import { deletingSnapshot } from '../core/volume/snapshot-rules.ts';
 import { agedInTrash, deletionOf, emptyingOf } from '../core/volume/trash-rules.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import {
   deletedKey,
   nodeKey,
+  rebalanceKey,
   replicaReportKey,
   scrubKey,
   snapshotKey,
@@ -243,6 +245,9 @@ export class LeaderControllers {
       case 'put-node':
         await this.#putNode(action);
         return;
+      case 'rebalance':
+        await this.#rebalance(action);
+        return;
       case 'move-primary':
         this.#movePrimary(action);
         return;
@@ -273,6 +278,25 @@ export class LeaderControllers {
       operations: [{ type: 'put', key, value: encodeRecord(record) }],
     });
     if (succeeded) this.#logger.info({ node: record.name, what }, 'node changes');
+  }
+
+  /** In one transaction: no move that is not in the record, and none after it was paused. */
+  async #rebalance({ rebalance, record, begins, notes }: RebalanceStep): Promise<void> {
+    const compare = [{ key: rebalanceKey, modRevision: rebalance.modRevision }];
+    const operations: Operation[] = [
+      { type: 'put', key: rebalanceKey, value: encodeRecord(record) },
+    ];
+    if (begins) {
+      const { volume, change } = begins;
+      const key = volumeKey(volume.value.metadata.id);
+      compare.push({ key, modRevision: volume.modRevision });
+      operations.push({ type: 'put', key, value: encodeRecord(change.record) });
+    }
+    const { succeeded } = await this.#store.transact({ compare, operations });
+    if (!succeeded) return;
+    for (const note of notes) this.#events.note(note);
+    const volume = begins?.change.record.metadata.name;
+    if (begins) this.#logger.info({ volume, what: begins.change.what }, 'replicas change');
   }
 
   #movePrimary({ volumeId, nodeId, epoch }: Action & { type: 'move-primary' }): void {

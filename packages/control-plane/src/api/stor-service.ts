@@ -17,6 +17,7 @@ import type { DiskService } from './disk-service.ts';
 import { findNode } from './find-node.ts';
 import type { NodeService } from './node-service.ts';
 import type { PlacementService } from './placement-service.ts';
+import { rebalanceMethods, type RebalanceService } from './rebalance-service.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
 import type { CreateSnapshotRequest, SnapshotOrders } from './snapshot-orders.ts';
 import type { SnapshotOrphans } from './snapshot-orphans.ts';
@@ -54,6 +55,7 @@ interface StorServiceOptions {
   events: EventLog;
   scrubs: ScrubService;
   placement: PlacementService;
+  rebalance: RebalanceService;
   node: NodeIdentity;
   cluster: { id: string; name: string };
   moveStore?: StoreServiceMove | undefined;
@@ -143,6 +145,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     stopScrub: ({ volume }: Request<'stopScrub'>) => options.scrubs.stop(volume),
     listScrubs: ({ volume }: Request<'listScrubs'>) => options.scrubs.list(volume),
     setScrub: (request: Request<'setScrub'>) => options.scrubs.set(request),
+    ...rebalanceMethods(options.rebalance),
     ...sightCalls(options),
   };
 }

@@ -7,6 +7,7 @@ import type {
   VolumeId,
 } from '@stor/protocol';
 import { StorError } from '@stor/protocol';
+import { decodeRebalance, type RebalanceRecord } from '../core/rebalance/rebalance-record.ts';
 import type { ScrubRecord } from '../core/scrub/scrub-record.ts';
 import { DiskTable } from './disk-table.ts';
 import * as keys from './keys.ts';
@@ -43,6 +44,8 @@ export interface ClusterState {
   scrubs: Map<VolumeId, Versioned<ScrubRecord>>;
   /** null: nobody has changed them */
   scrubSettings: Versioned<ScrubSettings> | null;
+  /** null: there never was one */
+  rebalance: Versioned<RebalanceRecord> | null;
   /** of the embedded cluster store, by node */
   members: Map<NodeId, Versioned<MemberRecord>>;
   /** null: nobody has changed them */
@@ -68,6 +71,7 @@ export function emptyState(): ClusterState {
     reports: new ReportTable(),
     scrubs: new Map(),
     scrubSettings: null,
+    rebalance: null,
     members: new Map(),
     memberSettings: null,
     snapshots: new Map(),
@@ -134,6 +138,10 @@ export function applyChange(
       state.scrubSettings = value
         ? { value: records.decodeScrubSettings(key, value), modRevision }
         : null;
+      return null;
+    }
+    if (key === keys.rebalanceKey) {
+      state.rebalance = value ? { value: decodeRebalance(key, value), modRevision } : null;
       return null;
     }
     if (key === keys.memberSettingsKey) {

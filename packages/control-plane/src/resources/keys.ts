@@ -5,6 +5,8 @@ export const rootPrefix = '/stor/';
 
 export const clusterKey = '/stor/cluster';
 export const settingsKey = '/stor/settings';
+/** how disks are made equally full */
+export const rebalanceKey = '/stor/rebalance';
 export const nodesPrefix = '/stor/nodes/';
 export const nodeLeasesPrefix = '/stor/node-leases/';
 export const disksPrefix = '/stor/disks/';

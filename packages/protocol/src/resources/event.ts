@@ -26,6 +26,11 @@ export type EventReason =
   | 'voter-removed'
   | 'placement-violated'
   | 'placement-kept'
+  | 'rebalance-started'
+  | 'rebalance-paused'
+  | 'rebalance-stopped'
+  | 'rebalance-finished'
+  | 'rebalance-move-failed'
   | 'events-dropped';
 
 export type EventObjectKind = 'cluster' | 'node' | 'disk' | 'volume' | 'replica' | 'snapshot';

@@ -13,6 +13,8 @@ import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
 import { ScrubPlanner } from '../scrub/scrub-planner.ts';
 import type { ScrubAction } from '../scrub/scrub-planner.ts';
 import { PlacementKeeper } from './placement-keeper.ts';
+import { RebalanceKeeper } from './rebalance-keeper.ts';
+import type { RebalanceStep } from './rebalance-keeper.ts';
 import { PlacementBoard } from '../placement/placement-board.ts';
 import { isDrained } from '../node/node-intent.ts';
 import { growthUndone } from '../volume/grow-volume.ts';
@@ -71,6 +73,7 @@ export type Action =
       onlyIfWanted: boolean;
     }
   | NodeAction
+  | RebalanceStep
   | ScrubAction;
 
 interface RepairMemory {
@@ -95,6 +98,7 @@ export class Controllers {
   readonly #absence = new Absence();
   readonly #keeper = new ReplicaKeeper(this.#absence);
   readonly #placement = new PlacementKeeper();
+  readonly #rebalance = new RebalanceKeeper();
   readonly #resting = new VolumesAtRest();
   #looks = 0;
 
@@ -130,7 +134,10 @@ export class Controllers {
     );
     for (const move of moves) {
       if (!planned.has(move.volume)) actions.push({ type: 'change-replicas', ...move });
+      planned.add(move.volume);
     }
+    const step = this.#rebalance.plan(state, context, this.#keeper, (each) => planned.has(each));
+    if (step) actions.push(step);
     actions.push(...this.#snapshots.plan(state, nowMs));
     for (const volumeId of this.#rollbacks.plan(state, nowMs))
       actions.push({ type: 'resume-rollback', volumeId });

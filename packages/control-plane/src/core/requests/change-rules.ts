@@ -59,6 +59,8 @@ export const changeRules: Readonly<Partial<Record<keyof StorApi, ChangeRule>>> =
   startScrub: scrub,
   pauseScrub: scrub,
   stopScrub: scrub,
+  startRebalance: { kind: null, field: 'name', form: 'steps' },
+  orderRebalance: { kind: null, field: 'name', form: 'steps' },
   setScrub: { kind: null, field: 'name', form: 'steps' },
 };
 

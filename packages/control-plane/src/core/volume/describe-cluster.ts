@@ -22,6 +22,16 @@ export interface ClusterObservation {
   pools: Pool[];
   /** rules of placement that are broken, by kind */
   violations: Record<ViolationKind, number>;
+  rebalance: RebalanceObservation;
+}
+
+/** The last rebalance, and how unequal disks are. */
+export interface RebalanceObservation {
+  isRunning: boolean;
+  moved: number;
+  movedBytes: number;
+  /** between the fullest and the emptiest disk of each tag, 0 to 1 */
+  spreads: { tag: string; spread: number }[];
 }
 
 /** Who leads the cluster store, and who of its members has no vote. */

@@ -3,6 +3,7 @@ import type { ClusterState } from '../../resources/cluster-state.ts';
 import { describePools } from '../disk/describe-pools.ts';
 import { PlacementBoard } from '../placement/placement-board.ts';
 import { countViolations } from '../placement/placement-violations.ts';
+import { observeRebalance } from '../rebalance/describe-rebalance.ts';
 import { describeScrubs } from '../scrub/scrub-record.ts';
 import { describeNode } from './describe-cluster.ts';
 import type { ClusterObservation } from './describe-cluster.ts';
@@ -20,5 +21,6 @@ export function observeCluster(
     trashedVolumes: state.trash.size,
     pools: describePools(state),
     violations: countViolations(new PlacementBoard(state)),
+    rebalance: observeRebalance(state),
   };
 }
