@@ -107,6 +107,29 @@ t.test('the same request again is answered the same, and nothing is done twice',
   }
 });
 
+t.test('an id that has made something makes nothing else', async (t) => {
+  const { rig, client } = await open(t);
+  const create = { ...request, requestId: 'c-1' };
+  const { metadata } = await rig.during(client.createVolume(create));
+  await rig.during(client.resizeVolume({ name: 'db', sizeBytes: 2 ** 31 }));
+  t.equal((await rig.during(client.createVolume(create))).metadata.id, metadata.id, 'grown since');
+  const used = { code: 'INVALID_ARGUMENT', message: /"[cs]-1" was used for another request/ };
+  const larger = { ...create, sizeBytes: 2 ** 31 };
+  t.match(await errorOf(rig.during(client.createVolume(larger))), used);
+  const clone = { name: 'db', source: 'db', snapshot: '', sizeBytes: 0, labels: {} };
+  t.match(await errorOf(rig.during(client.cloneVolume({ ...clone, requestId: 'c-1' }))), used);
+  const snapshot = { volume: 'db', selector: {}, name: 's1', labels: {}, requestId: 's-1' };
+  await rig.during(client.createSnapshot(snapshot));
+  await rig.during(client.createSnapshot(snapshot));
+  const other = { ...snapshot, name: 's2' };
+  t.match(await errorOf(rig.during(client.createSnapshot(other))), used);
+  t.equal(
+    (await rig.during(client.createVolume({ ...create, requestId: 'c-2', name: 'x' }))).metadata
+      .name,
+    'x',
+  );
+});
+
 t.test('a deletion that is repeated never takes the next volume of that name', async (t) => {
   const { rig, client } = await open(t);
   const first = await rig.during(client.createVolume(request));

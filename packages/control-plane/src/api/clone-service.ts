@@ -14,6 +14,7 @@ import type { PrimaryAccess } from './primary-access.ts';
 import { readySnapshotIn } from './snapshot-orders.ts';
 import type { SnapshotService } from './snapshot-service.ts';
 import type { SnapshotTaker } from './snapshot-taker.ts';
+import { isMadeBy, requestOf } from './creation-requests.ts';
 import type { VolumeService } from './volume-service.ts';
 
 export interface CloneVolumeRequest {
@@ -65,7 +66,8 @@ export class CloneService {
     checkVolumeName(name);
     checkLabels(labels);
     // one that was made before must not need its source once more
-    const made = await this.#madeBefore(name, requestId);
+    const own = requestOf('cloneVolume', request);
+    const made = await this.#madeBefore(name, own);
     if (made !== null) return this.#volumes.settled(made, name, signal);
     const source = await this.#snapshots.findVolume(request.source);
     checkChangeable(source.value);
@@ -76,7 +78,7 @@ export class CloneService {
       const order = { name, sizeBytes, labels, policy, requestId };
       const volumeId = makeId('v', this.#random.bytes(8));
       const clone = await this.#volumes.createAs(
-        { name, requestId },
+        { name, ...own },
         (state) =>
           cloneRecord(now.value, snapshot, order, {
             state,
@@ -128,14 +130,14 @@ export class CloneService {
   }
 
   /** Id of the volume that this request has made, or begun to. ALREADY_EXISTS. */
-  async #madeBefore(name: string, requestId: string): Promise<string | null> {
+  async #madeBefore(name: string, request: ReturnType<typeof requestOf>): Promise<string | null> {
     const item = await this.#store.get(volumeNameKey(name));
     if (!item) return null;
     const id = new TextDecoder().decode(item.value);
     const volume: Versioned<StoredVolume> | null = await readVolume(this.#store, id, {
       local: true,
     });
-    if (requestId !== '' && volume?.value.requestId === requestId) return id;
+    if (volume && isMadeBy(volume.value, request)) return id;
     throw new StorError('ALREADY_EXISTS', `there is a volume ${name} already`);
   }
 

@@ -2,7 +2,7 @@ import { hasCode, StorError } from '@stor/protocol';
 import type { Disk, Node, StorApi, Volume } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { ClusterStore, Operation } from '../cluster-store.ts';
-import { changeRules, requestText } from '../core/requests/change-rules.ts';
+import { changeRules, requestText, usedForAnother } from '../core/requests/change-rules.ts';
 import type { ChangeRule } from '../core/requests/change-rules.ts';
 import { decodeVolume, encodeRecord } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
@@ -159,10 +159,7 @@ class ChangeGuards {
   async #again(change: Change, known: KnownRequest): Promise<object> {
     const { record } = known;
     if (record.hash !== hashOf(requestText(change.method, change.request))) {
-      throw new StorError(
-        'INVALID_ARGUMENT',
-        `request id ${JSON.stringify(change.request.requestId)} was used for another request: each one needs an id of its own`,
-      );
+      throw usedForAnother(change.request.requestId ?? '');
     }
     if (record.answer !== undefined) return JSON.parse(record.answer) as object;
     const { answer } = change.rule;

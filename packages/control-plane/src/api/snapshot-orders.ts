@@ -12,6 +12,7 @@ import { SnapshotRecords } from '../agent/snapshot-records.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { describeSnapshot } from '../core/volume/describe-snapshot.ts';
 import { checkNotNeeded } from '../core/volume/rollback-rules.ts';
+import { usedForAnother } from '../core/requests/change-rules.ts';
 import { deletingSnapshot, isSelected } from '../core/volume/snapshot-rules.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { readSnapshots, readState, readVolume } from '../resources/find.ts';
@@ -234,7 +235,7 @@ export class SnapshotOrders {
   /** The ready snapshots of an order that was given before with the same id; null: there are none. */
   async #ofRequest(
     volumeIds: readonly VolumeId[],
-    { requestId = '' }: CreateSnapshotRequest,
+    { requestId = '', name }: CreateSnapshotRequest,
     signal: AbortSignal | undefined,
   ): Promise<Versioned<SnapshotRecord>[] | null> {
     if (requestId === '') return null;
@@ -248,6 +249,7 @@ export class SnapshotOrders {
             found.push(each);
       }
       if (found.length === 0) return null;
+      if (found.some(({ value }) => value.name !== name)) throw usedForAnother(requestId);
       if (found.every(({ value }) => value.state === 'ready')) return found;
       if (this.#clock.monotonicMs() >= deadlineMs || signal?.aborted === true) {
         throw new StorError(

@@ -45,6 +45,7 @@ import type { StateCache } from '../resources/state-cache.ts';
 import { readSoon } from './read-soon.ts';
 import type { ReplicaSpaces } from './replica-spaces.ts';
 import { findNode } from './find-node.ts';
+import { isMadeBy, requestOf } from './creation-requests.ts';
 import { liveStatus } from './live-status.ts';
 
 /**
@@ -74,6 +75,9 @@ export interface CreateVolumeRequest {
   placement?: PlacementRules | null;
   onNode?: string;
 }
+
+/** Which volume is to be made, and by which request. */
+type CreationRequest = { name: string } & ReturnType<typeof requestOf>;
 
 /** The calls of the API that concern volumes. */
 export class VolumeService {
@@ -112,12 +116,14 @@ export class VolumeService {
 
   async create(request: CreateVolumeRequest, signal?: AbortSignal): Promise<Volume> {
     const size = checkCreate(request);
-    return this.createAs(request, (state) => this.#newRecord(request, size, state), signal);
+    const { name } = request;
+    const made = { name, ...requestOf('createVolume', request) };
+    return this.createAs(made, (state) => this.#newRecord(request, size, state), signal);
   }
 
   /** Creates the volume that `make` makes a record of; see StorApi.createVolume for the errors. */
   async createAs(
-    request: { name: string; requestId?: string },
+    request: CreationRequest,
     make: (state: ClusterState) => StoredVolume,
     signal?: AbortSignal,
   ): Promise<Volume> {
@@ -232,7 +238,7 @@ export class VolumeService {
 
   /** A volume that was just deleted gives its room back a moment later: that moment is waited for. */
   async #reserveWithRoom(
-    request: { name: string; requestId?: string },
+    request: CreationRequest,
     make: (state: ClusterState) => StoredVolume,
     signal: AbortSignal | undefined,
   ): Promise<VolumeId> {
@@ -261,23 +267,22 @@ export class VolumeService {
 
   /** Writes name and record in one transaction; the id of the same request's volume if there is one. */
   async #reserve(
-    request: { name: string; requestId?: string },
+    request: CreationRequest,
     make: (state: ClusterState) => StoredVolume,
   ): Promise<VolumeId> {
-    const { name } = request;
-    const requestId = request.requestId ?? '';
+    const { name, requestHash } = request;
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const item = await readSoon((options) => this.#store.get(volumeNameKey(name), options));
       if (item) {
         const known = new TextDecoder().decode(item.value);
         const volume = await readVolume(this.#store, known, { local: true });
-        if (requestId !== '' && volume?.value.requestId === requestId) return known;
+        if (volume && isMadeBy(volume.value, request)) return known;
         throw new StorError('ALREADY_EXISTS', `there is a volume ${name} already`);
       }
       // what other volumes were promised may be a moment old: it only ranks the disks
       const { volumes, trash } = this.#cache.state;
       const state = { ...(await readHosts(this.#store, { local: true })), volumes, trash };
-      const record = make(state);
+      const record = { ...make(state), ...(requestHash === '' ? {} : { requestHash }) };
       const { id } = record.metadata;
       const { succeeded } = await this.#store.transact({
         compare: [

@@ -222,6 +222,7 @@ const volumeSchema = z.looseObject({
       .optional(),
   }),
   requestId: z.string().default(''),
+  requestHash: z.string().optional(),
   trash: z
     .looseObject({
       deletedAtMs: z.number(),
@@ -395,6 +396,8 @@ export interface ReplicaReport {
 export interface StoredVolume extends VolumeRecord {
   /** chosen by the client that created it; a repeated request finds its volume by it */
   requestId: string;
+  /** of that request, by which it is told apart from another one with its id; absent: not known */
+  requestHash?: string;
   /**
    * While it is in the trash: since when, and until when it is kept at least, by the wall clock; and how
    * much of that time leaders have counted.

@@ -1,3 +1,4 @@
+import { StorError } from '@stor/protocol';
 import type { StorApi } from '@stor/protocol';
 
 /** What a change is about: whose version may be asked for, and whose id a repeated request keeps to. */
@@ -79,6 +80,14 @@ function withoutEmpty(value: unknown): unknown {
     .map(([key, inner]): [string, unknown] => [key, withoutEmpty(inner)])
     .filter(([, inner]) => !isEmpty(inner));
   return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+/** INVALID_ARGUMENT: an id names one request, and this is another one. */
+export function usedForAnother(requestId: string): StorError {
+  return new StorError(
+    'INVALID_ARGUMENT',
+    `request id ${JSON.stringify(requestId)} was used for another request: each one needs an id of its own`,
+  );
 }
 
 /** Text that is the same for the same request, and differs for another one. */
