@@ -1,4 +1,4 @@
-import { membershipOf, type SaveBatch } from '../../packages/raft-ts/src/index.ts';
+import { inOnePiece, membershipOf, type SaveBatch } from '../../packages/raft-ts/src/index.ts';
 import type { SeededRandom } from '../../packages/runtime/src/testing/index.ts';
 
 /** Bytes are made from numbers on both sides, so that orders stay small. */
@@ -34,7 +34,7 @@ export function batchOf(order: Exclude<RaftOrder, { op: 'open' }>): SaveBatch {
   if (order.op === 'begin') {
     return {
       hardState: { term: 0, vote: null, commit: 0 },
-      snapshot: { index: 0, term: 0, membership, data: new Uint8Array() },
+      snapshot: { index: 0, term: 0, membership, sizeBytes: 0, checksum: 0 },
       log: { type: 'reset', position: { index: 0, term: 0 } },
       entries: [],
     };
@@ -43,7 +43,9 @@ export function batchOf(order: Exclude<RaftOrder, { op: 'open' }>): SaveBatch {
   const position = { index: snapshot, term: snapshotTerm };
   return {
     hardState: { term, vote: 'a', commit },
-    snapshot: snapshot > 0 ? { ...position, membership, data: dataOf(snapshot, 0, 20_000) } : null,
+    ...(snapshot > 0
+      ? inOnePiece({ ...position, membership, data: dataOf(snapshot, 0, 20_000) })
+      : { snapshot: null }),
     log: snapshot > 0 ? { type: 'compact', position } : { type: 'keep' },
     entries: Array.from({ length: count }, (_, i) => ({
       ...{ index: first + i, term, type: 'normal' as const },

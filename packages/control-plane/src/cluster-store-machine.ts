@@ -28,12 +28,15 @@ export class ClusterStoreMachine {
     return results;
   }
 
-  snapshot(): Uint8Array {
-    return encodeSnapshot(this.state.image());
+  snapshot(): Iterable<Uint8Array> {
+    return [encodeSnapshot(this.state.image())];
   }
 
-  restore(bytes: Uint8Array): void {
-    this.state.restore(decodeSnapshot(bytes));
+  /** The state stays as it was until all pieces are there. */
+  async restore(pieces: AsyncIterable<Uint8Array>): Promise<void> {
+    const all: Uint8Array[] = [];
+    for await (const piece of pieces) all.push(piece);
+    this.state.restore(decodeSnapshot(Buffer.concat(all)));
     this.#notify();
   }
 

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { Readable } from 'node:stream';
 import { hasCode } from '@stor/protocol';
 import fc from 'fast-check';
 import t from 'tap';
@@ -132,24 +133,24 @@ class StupidState {
 t.test('the state machine does what a stupid one does, through restarts too', async (t) => {
   const limits = { maxRememberedRequests: 20 };
   let forgotten = 0;
-  fc.assert(
-    fc.property(
+  await fc.assert(
+    fc.asyncProperty(
       fc.array(fc.tuple(command, fc.constantFrom(1, 2)), { maxLength: 60, size: 'max' }),
       fc.nat(60),
-      (commands, restartAt) => {
+      async (commands, restartAt) => {
         const stupid = new StupidState(limits.maxRememberedRequests);
         let machine = new ClusterStoreMachine(new KvState(limits));
-        commands.forEach(([one, term], i) => {
+        for (const [i, [one, term]] of commands.entries()) {
           if (i === restartAt) {
             const restarted = new ClusterStoreMachine(new KvState(limits));
-            restarted.restore(machine.snapshot());
+            await restarted.restore(Readable.from(machine.snapshot()));
             machine = restarted;
           }
           const [result] = machine.apply([{ term, data: encodeCommand(one) }]);
           assert.deepEqual(result, stupid.apply(one, term));
           if (result?.status === 'forgotten') forgotten++;
           if (result) assert.deepEqual(decodeResult(encodeResult(result)), result);
-        });
+        }
         const { state } = machine;
         assert.equal(state.revision, stupid.revision);
         assert.equal(state.sequence, stupid.sequence);

@@ -8,6 +8,7 @@ export {
   maxProposalBytes,
   maxSnapshotBytes,
   maxVoters,
+  maxWholeSnapshotBytes,
   type RaftLimits,
 } from './core/limits.ts';
 export {
@@ -17,7 +18,15 @@ export {
   type Membership,
 } from './core/membership.ts';
 export { encodeMessages, decodeMessages } from './core/codec.ts';
-export { RawNode, type Ready, type RaftStatus, type PeerProgress } from './core/raw-node.ts';
+export { inOnePiece } from './core/whole-snapshot.ts';
+export {
+  batchOf,
+  RawNode,
+  type OwnSnapshot,
+  type Ready,
+  type RaftStatus,
+  type PeerProgress,
+} from './core/raw-node.ts';
 export type { CoreConfig } from './core/raft-state.ts';
 export type { RaftStorage, SaveBatch, StoredState } from './core/storage.ts';
 export { MemoryRaftStorage } from './memory-storage.ts';

@@ -1,7 +1,20 @@
 import { crc32 } from 'node:zlib';
 import { BytesReader, BytesWriter } from './core/bytes.ts';
-import { readEntryContent, readSnapshot, writeEntryContent, writeSnapshot } from './core/codec.ts';
-import type { Entry, HardState, LogPosition, PeerId, Snapshot } from './core/types.ts';
+import {
+  readEntryContent,
+  readSnapshot,
+  readSnapshotMembers,
+  writeEntryContent,
+  writeSnapshotMembers,
+} from './core/codec.ts';
+import type {
+  Entry,
+  HardState,
+  LogPosition,
+  PeerId,
+  Snapshot,
+  WholeSnapshot,
+} from './core/types.ts';
 
 /**
  * The records of `LevelRaftStorage` as bytes. Each value begins with a CRC-32 over its key and the
@@ -15,9 +28,11 @@ export const keys = {
   snapshot: text.encode('s'),
   start: text.encode('b'),
   sequence: text.encode('q'),
+  draft: text.encode('d'),
   mark: text.encode('mark'),
 };
 export const entryPrefix = 'e'.charCodeAt(0);
+export const piecePrefix = 'c'.charCodeAt(0);
 
 /** What was acknowledged last; kept apart from the log. */
 export interface Mark {
@@ -80,18 +95,97 @@ export function decodeHardState(value: Uint8Array): HardState {
   return { term, commit, vote: vote === '' ? null : vote };
 }
 
-export function encodeSnapshot(snapshot: Snapshot): Uint8Array {
-  const write = (writer: BytesWriter) => {
-    writeSnapshot(writer, snapshot);
-  };
-  return seal(keys.snapshot, write, snapshot.data.length + 1024);
+/** Of the newest snapshot; its content is in the pieces of that generation. */
+export function encodeSnapshot(snapshot: Snapshot, generation: number): Uint8Array {
+  return seal(keys.snapshot, (writer) => {
+    writer.u53(generation);
+    writer.u53(snapshot.index);
+    writer.u53(snapshot.term);
+    writeSnapshotMembers(writer, snapshot.membership);
+    writer.u53(snapshot.sizeBytes);
+    writer.u32(snapshot.checksum);
+  });
 }
 
-export function decodeSnapshot(value: Uint8Array): Snapshot {
+export function decodeSnapshot(value: Uint8Array): { snapshot: Snapshot; generation: number } {
+  const reader = unseal(keys.snapshot, value, 'the stored snapshot');
+  const generation = reader.u53();
+  const snapshot = {
+    index: reader.u53(),
+    term: reader.u53(),
+    membership: readSnapshotMembers(reader),
+    sizeBytes: reader.u53(),
+    checksum: reader.u32(),
+  };
+  reader.expectEnd();
+  return { snapshot, generation };
+}
+
+/** Of formats 1 and 2: with its content. */
+export function decodeWholeSnapshot(value: Uint8Array): WholeSnapshot {
   const reader = unseal(keys.snapshot, value, 'the stored snapshot');
   const snapshot = readSnapshot(reader);
   reader.expectEnd();
   return snapshot;
+}
+
+/** What is arriving; how much of it is there, its pieces tell. */
+export function encodeDraft(draft: {
+  generation: number;
+  index: number;
+  term: number;
+  totalBytes: number | null;
+}): Uint8Array {
+  return seal(keys.draft, (writer) => {
+    const { generation, index, term, totalBytes } = draft;
+    for (const each of [generation, index, term, totalBytes ?? 0]) writer.u53(each);
+  });
+}
+
+export function decodeDraft(
+  value: Uint8Array,
+): { generation: number; totalBytes: number } & LogPosition {
+  const reader = unseal(keys.draft, value, 'the record of a snapshot that is arriving');
+  const generation = reader.u53();
+  const draft = { generation, index: reader.u53(), term: reader.u53(), totalBytes: reader.u53() };
+  reader.expectEnd();
+  return draft;
+}
+
+export function pieceKey(generation: number, offset: number): Uint8Array {
+  const writer = new BytesWriter(17);
+  writer.u8(piecePrefix);
+  writer.u53(generation);
+  writer.u53(offset);
+  return writer.finish();
+}
+
+export function decodePieceKey(key: Uint8Array): { generation: number; offset: number } {
+  const reader = new BytesReader(key, 'the key of a piece of a snapshot');
+  reader.u8();
+  const at = { generation: reader.u53(), offset: reader.u53() };
+  reader.expectEnd();
+  return at;
+}
+
+/** `checksumBefore` is that of all pieces before it. */
+export function encodePiece(key: Uint8Array, data: Uint8Array, checksumBefore: number): Uint8Array {
+  const write = (writer: BytesWriter) => {
+    writer.u32(checksumBefore);
+    writer.bytes(data);
+  };
+  return seal(key, write, data.length + 8);
+}
+
+export function decodePiece(
+  key: Uint8Array,
+  value: Uint8Array,
+): { data: Uint8Array; checksumBefore: number } {
+  const reader = unseal(key, value, 'a piece of the stored snapshot');
+  const checksumBefore = reader.u32();
+  const data = reader.bytes();
+  reader.expectEnd();
+  return { data, checksumBefore };
 }
 
 export function encodeStart(start: LogPosition): Uint8Array {

@@ -1,12 +1,13 @@
 import { reaches, verifyStoredState, type StoredState } from './core/storage.ts';
 import type { Entry, HardState, LogPosition, Snapshot } from './core/types.ts';
+import { convertSnapshot, readSnapshots } from './level-snapshot-recovery.ts';
+import { arrivingOf, type StoredContents } from './level-snapshots.ts';
 import { RaftError } from './errors.ts';
-import type { KeyValueLog, KeyValueRange } from './key-value-log.ts';
+import type { KeyValueLog, KeyValueOperation, KeyValueRange } from './key-value-log.ts';
 import {
   decodeEntry,
   decodeHardState,
   decodeSequence,
-  decodeSnapshot,
   decodeStart,
   entryIndex,
   entryPrefix,
@@ -30,6 +31,9 @@ export interface Found {
   needsRepair: boolean;
   /** what is damaged or missing, for people; null: nothing */
   reason: string | null;
+  contents: StoredContents;
+  /** brings an older store to the present form; to be written with its name */
+  conversion: KeyValueOperation[];
 }
 
 interface ReadEntries {
@@ -39,8 +43,15 @@ interface ReadEntries {
   reason: string | null;
 }
 
-/** Null when nothing was ever saved. Without a mark, as in stores of format 1, damage is CORRUPT. */
-export async function readStore(db: KeyValueLog, mark: Mark | null): Promise<Found | null> {
+/**
+ * Null when nothing was ever saved. Without a mark, as in stores of format 1, damage is CORRUPT. `isOld`:
+ * a log snapshot is one record, as in formats 1 and 2.
+ */
+export async function readStore(
+  db: KeyValueLog,
+  mark: Mark | null,
+  isOld = false,
+): Promise<Found | null> {
   const wanted = [keys.hardState, keys.snapshot, keys.start, keys.sequence];
   const [hardStateBytes, snapshotBytes, startBytes, sequenceBytes] = await db.getMany(wanted);
   if (!snapshotBytes || !startBytes) {
@@ -50,7 +61,9 @@ export async function readStore(db: KeyValueLog, mark: Mark | null): Promise<Fou
     throw damaged('its hard state, snapshot or beginning is missing');
   }
   // without these two there is no log to recover: the member has to be replaced
-  const snapshot = decodeSnapshot(snapshotBytes);
+  const { snapshot, contents, conversion } = isOld
+    ? convertSnapshot(snapshotBytes)
+    : await readSnapshots(db, snapshotBytes);
   const start = decodeStart(startBytes);
   const sequence = attempt(() => (sequenceBytes ? decodeSequence(sequenceBytes) : 0));
   const hardState = attempt(() => {
@@ -63,9 +76,18 @@ export async function readStore(db: KeyValueLog, mark: Mark | null): Promise<Fou
     if (read.reason !== null) throw new RaftError('CORRUPT', read.reason);
     const state = { hardState: hardState.value, snapshot, start, entries: read.entries };
     verifyStoredState(state);
-    return { state, sequence: sequence.value ?? 0, cut: [], needsRepair: true, reason: null };
+    const found = { state, sequence: sequence.value ?? 0, cut: [], reason: null };
+    return { ...found, needsRepair: true, contents, conversion };
   }
-  return judge(mark, { snapshot, start, read, hardState, sequence: sequence.value ?? 0 });
+  const parts = { snapshot, start, read, hardState, sequence: sequence.value ?? 0 };
+  const found = judge(mark, parts);
+  const arriving = arrivingOf(contents.arriving);
+  return {
+    ...found,
+    state: { ...found.state, ...(arriving ? { arriving } : {}) },
+    contents,
+    conversion,
+  };
 }
 
 interface Parts {
@@ -76,7 +98,7 @@ interface Parts {
   sequence: number;
 }
 
-function judge(mark: Mark, parts: Parts): Found {
+function judge(mark: Mark, parts: Parts): Omit<Found, 'contents' | 'conversion'> {
   const { snapshot, read, hardState, sequence } = parts;
   let { start } = parts;
   let { entries } = read;

@@ -10,21 +10,24 @@ import {
   encodeHardState,
   encodeMark,
   encodeSequence,
-  encodeSnapshot,
   encodeStart,
   entryKey,
   keys,
   type Mark,
 } from './level-records.ts';
 import { hasAny, readStore, type Found } from './level-recovery.ts';
+import { LevelSnapshots } from './level-snapshots.ts';
 
 /**
  * The log, the hard state and the newest snapshot in one LevelDB, or what `KeyValueLog` models it
  * with. Keys:
  *
- *   f            format of the store, '2'; '1' had no mark, and becomes '2' when it is loaded
+ *   f            format of the store, '3'; '1' had no mark, and in '1' and '2' a log snapshot was one
+ *                record; they become '3' when they are loaded
  *   h            hard state
- *   s            newest snapshot
+ *   s            newest log snapshot, without its content
+ *   d            the log snapshot that is arriving
+ *   c<number><offset>  a piece of the content of a log snapshot: each has a number of its own
  *   b            position after which the log begins
  *   q            number of the save
  *   e<index>     one entry; 8 bytes big-endian, so keys sort as indexes
@@ -37,8 +40,9 @@ import { hasAny, readStore, type Found } from './level-recovery.ts';
  * is told, a mark of it is synced to a place apart: the number of the save, term and vote, and where
  * the log ends. `level-recovery.ts` compares.
  */
-const format: string = '2';
-const oldFormat: string = '1';
+const format: string = '3';
+const formatWithoutPieces: string = '2';
+const formatWithoutMark: string = '1';
 
 export class LevelRaftStorage implements RaftStorage {
   readonly #db: KeyValueLog;
@@ -46,6 +50,7 @@ export class LevelRaftStorage implements RaftStorage {
   #start: LogPosition = { index: 0, term: 0 };
   /** term of each stored entry, from start.index + 1 on */
   #terms: number[] = [];
+  #snapshots: LevelSnapshots;
   #hardState: HardState = { term: 0, vote: null, commit: 0 };
   /** of the newest save */
   #sequence = 0;
@@ -61,6 +66,7 @@ export class LevelRaftStorage implements RaftStorage {
   private constructor(db: KeyValueLog, path: string) {
     this.#db = db;
     this.#path = path;
+    this.#snapshots = new LevelSnapshots(db, null);
   }
 
   /**
@@ -88,46 +94,54 @@ export class LevelRaftStorage implements RaftStorage {
 
   async load(): Promise<StoredState | null> {
     try {
-      const isOld = (await formatOf(this.#db)) === oldFormat;
-      const newest = isOld ? null : newestMark(await this.#db.readMarks());
+      const found = await formatOf(this.#db);
+      const isUnmarked = found === formatWithoutMark;
+      const isOld = found !== format;
+      const newest = isUnmarked ? null : newestMark(await this.#db.readMarks());
       const mark = newest?.mark ?? null;
       this.#markSlot = newest?.slot ?? 0;
-      if (!isOld && !mark) {
+      if (!isUnmarked && !mark) {
         throw new RaftError(
           'CORRUPT',
           `the mark of what was acknowledged is lost in ${this.#path}: whether the Raft log is ` +
             'whole cannot be known, so this member has to be replaced',
         );
       }
-      const found = await readStore(this.#db, mark);
-      if (found) await this.#takeOver(found, mark);
-      else if (isOld) await this.#convert(emptyMark);
+      const store = await readStore(this.#db, mark, isOld);
+      if (store) await this.#takeOver(store, mark, isOld);
+      else if (isOld) await this.#convert(isUnmarked ? emptyMark : null, 0, []);
       this.#loaded = true;
-      return found?.state ?? null;
+      return store?.state ?? null;
     } catch (error) {
       throw asRaftError(error, 'the Raft store cannot be read');
     }
   }
 
-  async #takeOver(found: Found, mark: Mark | null): Promise<void> {
-    const { state, sequence, reason, needsRepair } = found;
+  async #takeOver(found: Found, mark: Mark | null, isOld: boolean): Promise<void> {
+    const { state, sequence, reason, needsRepair, contents, conversion } = found;
+    this.#snapshots = new LevelSnapshots(this.#db, contents);
     this.#start = state.start;
     this.#terms = state.entries.map((entry) => entry.term);
     this.#hardState = state.hardState;
     this.#sequence = sequence;
     this.#recoverTo = state.recoverTo ?? null;
     this.#lossReason = reason;
-    if (!mark) await this.#convert(this.#mark(sequence));
-    else if (needsRepair) await this.#repair(found, mark);
+    if (isOld) await this.#convert(mark ? null : this.#mark(sequence), sequence, conversion);
+    if (mark && needsRepair) await this.#repair(found, mark);
   }
 
-  /** The mark is on the disk before the format that relies on it. */
-  async #convert(mark: Mark): Promise<void> {
-    for (let slot = 0; slot < 2; slot++) await this.#writeMark(mark);
-    const sequence = encodeSequence(mark.sequence);
+  /** The mark, if it had none, is on the disk before the format that relies on it. */
+  async #convert(
+    mark: Mark | null,
+    sequence: number,
+    operations: readonly KeyValueOperation[],
+  ): Promise<void> {
+    if (mark) for (let slot = 0; slot < 2; slot++) await this.#writeMark(mark);
+    const value = encodeSequence(sequence);
     await this.#db.batch(
       [
-        { type: 'put', key: keys.sequence, value: sequence },
+        ...operations,
+        ...(mark ? ([{ type: 'put', key: keys.sequence, value }] as const) : []),
         { type: 'put', key: keys.format, value: new TextEncoder().encode(format) },
       ],
       { sync: true },
@@ -210,7 +224,7 @@ export class LevelRaftStorage implements RaftStorage {
       operations.push({ type: 'put', key, value });
     };
     if (batch.hardState) put(keys.hardState, encodeHardState(batch.hardState));
-    if (batch.snapshot) put(keys.snapshot, encodeSnapshot(batch.snapshot));
+    operations.push(...this.#snapshots.plan(batch));
     if (batch.log.type !== 'keep') put(keys.start, encodeStart(change.start));
     for (const { first, last } of change.deletions) {
       for (let index = first; index <= last; index++) {
@@ -226,6 +240,18 @@ export class LevelRaftStorage implements RaftStorage {
       terms.push(entry.term);
     }
     return { change, terms, operations };
+  }
+
+  async readSnapshot(
+    position: LogPosition,
+    offset: number,
+    length: number,
+  ): Promise<{ data: Uint8Array; checksum: number } | null> {
+    try {
+      return await this.#snapshots.read(position, offset, length);
+    } catch (error) {
+      throw asRaftError(error, 'the Raft store cannot be read');
+    }
   }
 
   close(): Promise<void> {
@@ -271,7 +297,7 @@ async function formatOf(db: KeyValueLog): Promise<string | null> {
 
 async function checkFormat(db: KeyValueLog, path: string): Promise<void> {
   const name = await formatOf(db);
-  if (name === format || name === oldFormat) return;
+  if (name === format || name === formatWithoutPieces || name === formatWithoutMark) return;
   if (name !== null) {
     throw new RaftError(
       'UNSUPPORTED_FORMAT',

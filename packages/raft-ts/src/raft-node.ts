@@ -1,14 +1,15 @@
-import { defaultLimits, maxSnapshotBytes, type RaftLimits } from './core/limits.ts';
+import { defaultLimits, type RaftLimits } from './core/limits.ts';
 import type { MemberChange, Membership } from './core/membership.ts';
 import {
   batchOf,
   RawNode,
+  type OwnSnapshot,
   type PeerProgress,
   type Ready,
   type RaftStatus,
 } from './core/raw-node.ts';
 import type { StoredState } from './core/storage.ts';
-import type { PeerId, RaftMessage, Snapshot } from './core/types.ts';
+import type { PeerId, RaftMessage } from './core/types.ts';
 import { RaftError } from './errors.ts';
 import { AppliedWaiters } from './applied-waiters.ts';
 import { LeaderTransfers } from './leader-transfers.ts';
@@ -16,6 +17,7 @@ import { MembershipChanges } from './membership-changes.ts';
 import { applyEntries, createState, leaseMs } from './raft-node-parts.ts';
 import { PendingReads } from './pending-reads.ts';
 import { Proposals, type Proposed } from './proposals.ts';
+import { SnapshotFlow } from './snapshot-flow.ts';
 import { checkOptions, type RaftNodeOptions, type Settings } from './raft-options.ts';
 
 /**
@@ -32,13 +34,12 @@ export class RaftNode {
   readonly #applied: AppliedWaiters;
   readonly #changes = new MembershipChanges();
   readonly #transfers = new LeaderTransfers();
+  readonly #snapshots: SnapshotFlow;
   readonly #roleListeners = new Set<(status: RaftStatus) => void>();
   #lastStatus: RaftStatus;
   #save: Promise<void> | null = null;
   #pumpQueued = false;
   #flushCommit = false;
-  #appliedBytes = 0;
-  #nextSnapshotIndex: number;
   #cancelTick: () => void = () => {};
   #tickDueMs = 0;
   /** set once: why nothing is accepted any more */
@@ -70,7 +71,27 @@ export class RaftNode {
       settings.logger?.error({ error }, 'a listener for applied entries threw');
     });
     this.#lastStatus = this.#raw.status;
-    this.#nextSnapshotIndex = stored.snapshot.index + settings.snapshotEntries;
+    this.#snapshots = new SnapshotFlow(
+      {
+        raw: this.#raw,
+        settings,
+        limits,
+        isStopped: () => this.#stopped !== null,
+        pump: () => {
+          this.#pump();
+        },
+        send: (messages) => {
+          this.#send(messages);
+        },
+        fail: (error) => {
+          this.#fail(error);
+        },
+        restored: ({ index }) => {
+          this.#applied.advance(index);
+        },
+      },
+      stored.snapshot.index,
+    );
   }
 
   /**
@@ -83,7 +104,8 @@ export class RaftNode {
     const limits = { ...defaultLimits, ...settings.limits };
     const node = new RaftNode(settings, stored, limits);
     node.#checkRecoverable();
-    node.#start();
+    await node.#snapshots.restore();
+    if (!node.#stopped) node.#start();
     if (node.#failure) throw node.#failure;
     node.#warnOfRecovery();
     return node;
@@ -287,6 +309,7 @@ export class RaftNode {
   async #close(): Promise<void> {
     this.#stop(new RaftError('CLOSED', `the Raft node ${this.id} is closed`));
     await this.#save;
+    await this.#snapshots.stop();
     if (this.#failure || this.#raw.saving || !this.#raw.commitUnsaved) return;
     // Not needed for safety: it only spares the next start from learning it again.
     try {
@@ -335,6 +358,7 @@ export class RaftNode {
         if (this.#save === null) this.#proposals.append(this.#raw);
         this.#reads.begin(this.#raw);
         this.#send(this.#raw.takeMessages());
+        this.#snapshots.sendChunks();
         this.#apply();
         this.#reads.confirm(this.#raw);
         this.#changes.proceed(this.#raw);
@@ -347,21 +371,22 @@ export class RaftNode {
   /** True when the work is already done, so that the loop must look again. */
   #beginSave(): boolean {
     if (this.#save !== null) return false;
-    const snapshot = this.#dueSnapshot();
-    if (!snapshot && !this.#flushCommit && !this.#raw.hasReady()) return false;
-    const ready = this.#raw.ready(this.#flushCommit || snapshot !== null);
+    const own = this.#snapshots.ownWork();
+    if (!own && !this.#flushCommit && !this.#raw.hasReady()) return false;
+    const ready = this.#raw.ready(this.#flushCommit || own !== null);
     this.#flushCommit = false;
-    if (!snapshot && RawNode.needsNoWrite(ready)) {
+    if (!own && RawNode.needsNoWrite(ready)) {
       this.#send(this.#raw.saved(ready));
       return true;
     }
-    this.#save = this.#saveReady(ready, snapshot);
+    this.#save = this.#saveReady(ready, own);
     return false;
   }
 
-  async #saveReady(ready: Ready, snapshot: Snapshot | null): Promise<void> {
-    const start = this.#raw.compactionPoint(this.#settings.trailingEntries);
-    const batch = batchOf(ready, snapshot && { snapshot, start });
+  async #saveReady(ready: Ready, own: OwnSnapshot | null): Promise<void> {
+    const compaction = own?.compaction ?? null;
+    const isNewest = compaction !== null || ready.snapshot !== null;
+    const batch = batchOf(ready, own, isNewest ? this.#snapshots.inUse() : []);
     try {
       await this.#settings.storage.save(batch);
     } catch (error) {
@@ -374,7 +399,7 @@ export class RaftNode {
     this.#save = null;
     if (this.#stopped) return;
     this.#guard(() => {
-      if (snapshot) this.#raw.compacted(snapshot, start);
+      if (compaction) this.#raw.compacted(compaction.snapshot, compaction.start);
       this.#send(this.#raw.saved(ready));
     });
     this.#pump();
@@ -383,44 +408,16 @@ export class RaftNode {
   #apply(): void {
     const { stateMachine } = this.#settings;
     const before = this.#raw.status.appliedIndex;
-    const snapshot = this.#raw.takeSnapshot();
-    if (snapshot) {
-      stateMachine.restore(snapshot.data);
-      this.#appliedBytes = 0;
-      this.#nextSnapshotIndex = snapshot.index + this.#settings.snapshotEntries;
-    }
+    // in its own time; what is committed meanwhile waits
+    if (this.#raw.takeSnapshot()) void this.#snapshots.restore();
     for (;;) {
       const entries = this.#raw.takeCommitted();
       if (entries.length === 0) break;
       applyEntries(stateMachine, entries, this.#proposals);
-      for (const { data } of entries) this.#appliedBytes += data.length;
+      for (const { data } of entries) this.#snapshots.applied(data.length);
     }
     const { appliedIndex } = this.#raw.status;
-    if (appliedIndex > before || snapshot) this.#applied.advance(appliedIndex);
-  }
-
-  #dueSnapshot(): Snapshot | null {
-    const { appliedIndex } = this.#raw.status;
-    const { snapshotEntries, limits, stateMachine, logger } = this.#settings;
-    const logBytes = limits?.snapshotLogBytes ?? defaultLimits.snapshotLogBytes;
-    if (appliedIndex < this.#nextSnapshotIndex && this.#appliedBytes < logBytes) return null;
-    const term = this.#raw.log.termAt(appliedIndex);
-    // while a leader's snapshot waits to be saved, the log of our own state is gone already
-    if (term === undefined || this.#raw.log.unsavedSnapshot()) return null;
-    this.#nextSnapshotIndex = appliedIndex + snapshotEntries;
-    this.#appliedBytes = 0;
-    const data = stateMachine.snapshot();
-    if (data.length > maxSnapshotBytes) {
-      const fields = { bytes: data.length, maxSnapshotBytes };
-      logger?.error(fields, 'the state is too large for a log snapshot: the log is not compacted');
-      return null;
-    }
-    return {
-      index: appliedIndex,
-      term,
-      membership: this.#raw.log.membershipAt(appliedIndex),
-      data,
-    };
+    if (appliedIndex > before) this.#applied.advance(appliedIndex);
   }
 
   #send(messages: RaftMessage[]): void {
@@ -492,6 +489,7 @@ export class RaftNode {
     if (this.#stopped) return;
     this.#stopped = reason;
     this.#cancelTick();
+    void this.#snapshots.stop();
     this.#proposals.stop(reason);
     this.#reads.stop(reason);
     this.#changes.stop(reason);

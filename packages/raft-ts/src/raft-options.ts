@@ -10,10 +10,19 @@ export interface RaftStateMachine {
    * here. Must do the same on every member, and not throw: a throw stops the node.
    */
   apply(entries: Entry[]): unknown[];
-  /** All of the state after the last applied entry; at most `maxSnapshotBytes`. */
-  snapshot(): Uint8Array;
-  /** Replaces the state with that of a snapshot, of this member or another. */
-  restore(data: Uint8Array): void;
+  /**
+   * All of the state after the last applied entry, in pieces of any size. They are asked for one after the
+   * other while `apply` goes on, so they must be of the state as it was at the call: of a copy, or a
+   * version that stays. Each should take no longer than the process may stand still; an empty one is only
+   * a pause. A small state is one piece: `return [bytes]`.
+   */
+  snapshot(): Iterable<Uint8Array>;
+  /**
+   * Replaces the state with that of a snapshot, of this member or another; pieces are cut elsewhere than
+   * `snapshot` did. Nothing is applied meanwhile. The state must stay as it was until all are there, and
+   * if `pieces` throws, because a newer snapshot has come, this must reject.
+   */
+  restore(pieces: AsyncIterable<Uint8Array>): Promise<void>;
 }
 
 /** Carries messages. May lose, delay, repeat and reorder them; must not block or throw. */

@@ -26,7 +26,7 @@ function nodeOf(id: string, limits: Partial<RaftLimits>, entries: Entry[] = []):
     },
     {
       hardState: { term: entries.length > 0 ? 1 : 0, vote: null, commit: 0 },
-      snapshot: { index: 0, term: 0, membership: membershipOf(voters), data: new Uint8Array() },
+      snapshot: { index: 0, term: 0, membership: membershipOf(voters), sizeBytes: 0, checksum: 0 },
       start: { index: 0, term: 0 },
       entries,
       commit: 0,
@@ -152,7 +152,7 @@ t.test('a log that cannot be compacted takes no more proposals, and goes on late
   t.equal(raw.status.commitIndex, 7, 'nothing happened');
   while (raw.takeCommitted().length > 0);
   const start = { index: 7, term };
-  raw.compacted({ ...start, membership: raw.membership, data: new Uint8Array() }, start);
+  raw.compacted({ ...start, membership: raw.membership, sizeBytes: 0, checksum: 0 }, start);
   t.equal(raw.log.bytes, 0);
   propose();
   t.equal(raw.status.commitIndex, 8);
@@ -175,8 +175,8 @@ t.test('the log knows how much it holds, whatever is added, cut or compacted', a
           const index = Math.min(log.applied, log.firstIndex - 1 + count);
           const start = { index, term: log.termAt(index) ?? 0 };
           const snapshot = { index: log.applied, term: log.termAt(log.applied) ?? 0 };
-          const data = new Uint8Array();
-          raw.compacted({ ...snapshot, membership: raw.membership, data }, start);
+          const empty = { membership: raw.membership, sizeBytes: 0, checksum: 0 };
+          raw.compacted({ ...snapshot, ...empty }, start);
         } else {
           if (what === 'replace') term++;
           const previousIndex = what === 'replace' ? log.committed : log.lastIndex;

@@ -24,14 +24,22 @@ export class ListMachine implements RaftStateMachine {
     return entries.map(({ data }) => this.items.push(new TextDecoder().decode(data)));
   }
 
-  snapshot(): Uint8Array {
-    return new TextEncoder().encode(JSON.stringify(this.items));
+  snapshot(): Uint8Array[] {
+    return [new TextEncoder().encode(JSON.stringify(this.items))];
   }
 
-  restore(data: Uint8Array): void {
+  async restore(pieces: AsyncIterable<Uint8Array>): Promise<void> {
+    const items = JSON.parse(await textOf(pieces)) as string[];
     this.restores++;
-    this.items = JSON.parse(new TextDecoder().decode(data)) as string[];
+    this.items = items;
   }
+}
+
+/** All pieces of a snapshot, as text. */
+export async function textOf(pieces: AsyncIterable<Uint8Array>): Promise<string> {
+  const all: Uint8Array[] = [];
+  for await (const piece of pieces) all.push(piece);
+  return Buffer.concat(all).toString();
 }
 
 export interface Member {
@@ -59,6 +67,17 @@ class CountedStorage implements RaftStorage {
     this.#count(1);
     try {
       await this.inner.save(batch);
+    } finally {
+      this.#count(-1);
+    }
+  }
+
+  async readSnapshot(
+    ...at: Parameters<RaftStorage['readSnapshot']>
+  ): ReturnType<RaftStorage['readSnapshot']> {
+    this.#count(1);
+    try {
+      return await this.inner.readSnapshot(...at);
     } finally {
       this.#count(-1);
     }

@@ -88,7 +88,13 @@ const terms = fc
   .map((list) => list.sort((a, b) => a - b));
 
 function logOf(list: number[]): RaftLog {
-  const snapshot = { index: 0, term: 0, membership: membershipOf(['a']), data: new Uint8Array() };
+  const snapshot = {
+    index: 0,
+    term: 0,
+    membership: membershipOf(['a']),
+    sizeBytes: 0,
+    checksum: 0,
+  };
   const entries = list.map((term, i): Entry => {
     return { index: i + 1, term, type: 'normal', data: new Uint8Array() };
   });
@@ -163,7 +169,8 @@ function answers(list: number[], commit: number, message: RaftMessage): RaftMess
         index: 0,
         term: 0,
         membership: membershipOf(['a', 'b', 'c']),
-        data: new Uint8Array(),
+        sizeBytes: 0,
+        checksum: 0,
       },
       start: { index: 0, term: 0 },
       entries,
@@ -235,7 +242,8 @@ t.test('two leaders of one term stop who notices', async (t) => {
         index: 0,
         term: 0,
         membership: membershipOf(['a', 'b', 'c']),
-        data: new Uint8Array(),
+        sizeBytes: 0,
+        checksum: 0,
       },
       start: { index: 0, term: 0 },
       entries: [],

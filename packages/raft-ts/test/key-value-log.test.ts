@@ -118,7 +118,7 @@ t.test('a write of the model fails when told to, and stops the Raft storage', as
   disk.failWrite = () => 'EIO';
   const batch: SaveBatch = {
     hardState: { term: 1, vote: 'a', commit: 0 },
-    snapshot: { index: 0, term: 0, membership: membershipOf(['a']), data: new Uint8Array() },
+    snapshot: { index: 0, term: 0, membership: membershipOf(['a']), sizeBytes: 0, checksum: 0 },
     log: { type: 'reset', position: { index: 0, term: 0 } },
     entries: [],
   };

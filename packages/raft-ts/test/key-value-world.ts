@@ -15,6 +15,7 @@ import {
   type CalledOperation,
   type RegisterOperation,
 } from '../src/testing/index.ts';
+import { textOf } from './cluster.ts';
 import { FaultyNetwork, ProcessClock } from './world-parts.ts';
 
 const voters = ['a', 'b', 'c'];
@@ -45,12 +46,14 @@ class KeyValues implements RaftStateMachine {
     });
   }
 
-  snapshot(): Uint8Array {
-    return new TextEncoder().encode(JSON.stringify([...this.values]));
+  /** in small pieces, while the values change */
+  *snapshot(): Iterable<Uint8Array> {
+    const bytes = new TextEncoder().encode(JSON.stringify([...this.values]));
+    for (let at = 0; at < bytes.length; at += 15) yield bytes.subarray(at, at + 15);
   }
 
-  restore(data: Uint8Array): void {
-    this.values = new Map(JSON.parse(new TextDecoder().decode(data)) as [string, string][]);
+  async restore(pieces: AsyncIterable<Uint8Array>): Promise<void> {
+    this.values = new Map(JSON.parse(await textOf(pieces)) as [string, string][]);
   }
 }
 

@@ -20,7 +20,7 @@ function newLeader(): RawNode {
     { id: 'a', electionTicks: 5, heartbeatTicks: 1, random: () => 0, limits: defaultLimits },
     {
       hardState: { term: 2, vote: null, commit: 0 },
-      snapshot: { index: 0, term: 0, membership: membershipOf(voters), data: new Uint8Array() },
+      snapshot: { index: 0, term: 0, membership: membershipOf(voters), sizeBytes: 0, checksum: 0 },
       start: { index: 0, term: 0 },
       entries: [entry(1, 1), entry(2, 2)],
       commit: 0,

@@ -8,11 +8,13 @@ class Counter implements RaftStateMachine {
   apply(entries: Entry[]): number[] {
     return entries.map(({ data }) => (this.value += new DataView(data.buffer).getInt32(0)));
   }
-  snapshot(): Uint8Array {
-    return new TextEncoder().encode(String(this.value));
+  snapshot(): Uint8Array[] {
+    return [new TextEncoder().encode(String(this.value))];
   }
-  restore(data: Uint8Array): void {
-    this.value = Number(new TextDecoder().decode(data));
+  async restore(pieces: AsyncIterable<Uint8Array>): Promise<void> {
+    let text = '';
+    for await (const piece of pieces) text += new TextDecoder().decode(piece);
+    this.value = Number(text);
   }
 }
 

@@ -19,7 +19,13 @@ function batches(steps: { count: number; cut: number; isNewTerm: boolean }[]): S
   const made: SaveBatch[] = [
     {
       hardState: { term: 0, vote: null, commit: 0 },
-      snapshot: { index: 0, term: 0, membership: membershipOf(['a', 'b']), data: bytes('') },
+      snapshot: {
+        index: 0,
+        term: 0,
+        membership: membershipOf(['a', 'b']),
+        sizeBytes: 0,
+        checksum: 0,
+      },
       log: { type: 'reset', position: { index: 0, term: 0 } },
       entries: [],
     },

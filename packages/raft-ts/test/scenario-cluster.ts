@@ -1,18 +1,19 @@
 import { batchOf, RawNode, type Ready } from '../src/core/raw-node.ts';
 import { decodeMembership, describeMembership } from '../src/core/membership.ts';
 import { verifyStoredState } from '../src/core/storage.ts';
-import { applyBatch } from '../src/memory-storage.ts';
 import {
-  defaultLimits,
-  membershipOf,
-  type Entry,
-  type RaftMessage,
-  type StoredState,
-} from '../src/index.ts';
+  applyBatch,
+  readContent,
+  reopened,
+  storedOf,
+  type MemoryState,
+} from '../src/memory-storage.ts';
+import { inOnePiece } from '../src/core/whole-snapshot.ts';
+import { defaultLimits, membershipOf, type Entry, type RaftMessage } from '../src/index.ts';
 
 interface Member {
   raw: RawNode;
-  disk: StoredState;
+  disk: MemoryState;
   /** under way, while saves are held */
   save: Ready | null;
   holdSaves: boolean;
@@ -47,7 +48,8 @@ export class ScenarioCluster {
           index: 0,
           term: 0,
           membership: membershipOf(this.#voters),
-          data: new Uint8Array(),
+          sizeBytes: 0,
+          checksum: 0,
         },
         start: { index: 0, term: 0 },
         entries: [],
@@ -59,7 +61,7 @@ export class ScenarioCluster {
     this.#voters = [...this.#voters, id];
     this.#boot(id, {
       hardState: { term: 0, vote: null, commit: 0 },
-      snapshot: { index: 0, term: 0, membership: membershipOf([]), data: new Uint8Array() },
+      snapshot: { index: 0, term: 0, membership: membershipOf([]), sizeBytes: 0, checksum: 0 },
       start: { index: 0, term: 0 },
       entries: [],
     });
@@ -74,7 +76,8 @@ export class ScenarioCluster {
     this.#boot(id, { ...disk, entries, hardState: { term, vote: null, commit } });
   }
 
-  #boot(id: string, disk: StoredState): void {
+  #boot(id: string, before: MemoryState): void {
+    const disk = reopened(before);
     verifyStoredState(disk);
     const raw = new RawNode(
       {
@@ -84,7 +87,7 @@ export class ScenarioCluster {
         random: () => 0,
         limits: this.limits,
       },
-      { ...disk, commit: disk.hardState.commit },
+      { ...storedOf(disk), commit: disk.hardState.commit },
     );
     this.#members.set(id, { raw, disk, save: null, holdSaves: false, items: [], lastRole: '' });
     this.#pump(id);
@@ -112,6 +115,7 @@ export class ScenarioCluster {
     const { raw } = member;
     for (;;) {
       this.#say(raw.takeMessages());
+      this.#say(this.#chunks(member));
       this.#apply(id, member);
       this.#tellRole(id, member);
       if (member.save || !raw.hasReady()) return;
@@ -119,6 +123,16 @@ export class ScenarioCluster {
       if (member.holdSaves && !RawNode.needsNoWrite(member.save)) return;
       this.#finishSave(id, member);
     }
+  }
+
+  #chunks({ raw, disk }: Member): RaftMessage[] {
+    const messages: RaftMessage[] = [];
+    for (let order = raw.takeChunkOrder(); order; order = raw.takeChunkOrder()) {
+      const read = readContent(disk, order.snapshot, order.offset, order.length);
+      const message = raw.chunkOf(order, read);
+      if (message) messages.push(message);
+    }
+    return messages;
   }
 
   #finishSave(id: string, member: Member): void {
@@ -170,10 +184,11 @@ export class ScenarioCluster {
     const membership = raw.log.membershipAt(appliedIndex);
     const term = raw.log.termAt(appliedIndex) ?? 0;
     const data = Buffer.from(JSON.stringify(member.items));
-    const snapshot = { index: appliedIndex, term, membership, data };
+    const { snapshot, pieces } = inOnePiece({ index: appliedIndex, term, membership, data });
     const start = raw.compactionPoint(keepEntries);
     const ready = raw.ready(true);
-    member.disk = applyBatch(member.disk, batchOf(ready, { snapshot, start }));
+    const own = { pieces, compaction: { snapshot, start } };
+    member.disk = applyBatch(member.disk, batchOf(ready, own, raw.snapshotsInUse()));
     raw.compacted(snapshot, start);
     this.#say(raw.saved(ready));
     this.out.push(`${id} keeps a snapshot at ${appliedIndex}, its log begins after ${start.index}`);
@@ -182,7 +197,9 @@ export class ScenarioCluster {
   #apply(id: string, member: Member): void {
     const snapshot = member.raw.takeSnapshot();
     if (snapshot) {
-      member.items = JSON.parse(Buffer.from(snapshot.data).toString()) as string[];
+      const content = readContent(member.disk, snapshot, 0, snapshot.sizeBytes);
+      member.items = JSON.parse(Buffer.from(content?.data ?? []).toString()) as string[];
+      member.raw.restored(snapshot);
       this.out.push(`${id} restores a snapshot at ${snapshot.index}`);
     }
     for (const entry of member.raw.takeCommitted()) {
@@ -287,11 +304,14 @@ function describeEntry({ index, term, type, data }: Entry): string {
 }
 
 function describeSave(ready: Ready): string {
-  const { hardState, snapshot, entries } = ready;
+  const { hardState, pieces, snapshot, entries } = ready;
   const parts: string[] = [];
   if (hardState) {
     const { term, vote, commit } = hardState;
     parts.push(`term ${term} vote ${vote ?? 'nobody'} commit ${commit}`);
+  }
+  for (const { index, offset, data } of pieces) {
+    parts.push(`bytes ${offset}-${offset + data.length} of a snapshot at ${index}`);
   }
   if (snapshot) parts.push(`a snapshot at ${snapshot.index}`);
   if (ready.recovered) parts.push('it has recovered');

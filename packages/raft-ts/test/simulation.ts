@@ -7,10 +7,18 @@ import {
   everyMember,
   left,
   type MemberChange,
+  type Membership,
 } from '../src/core/membership.ts';
 import { jointVoteResult } from '../src/core/quorum.ts';
 import { reaches, verifyStoredState } from '../src/core/storage.ts';
-import { applyBatch } from '../src/memory-storage.ts';
+import { crc32 } from '../src/core/crc32.ts';
+import {
+  applyBatch,
+  readContent,
+  reopened,
+  storedOf,
+  type MemoryState,
+} from '../src/memory-storage.ts';
 import {
   decodeMessages,
   defaultLimits,
@@ -19,9 +27,8 @@ import {
   RaftError,
   type RaftMessage,
   type SaveBatch,
-  type Snapshot,
-  type StoredState,
-  type LogPosition,
+  type OwnSnapshot,
+  type SnapshotPiece,
 } from '../src/index.ts';
 import { seededRandom } from '../src/testing/index.ts';
 import { Checker, type Observed } from './simulation-checker.ts';
@@ -53,10 +60,21 @@ export interface SimulationOptions {
 interface Save {
   ready: Ready;
   batch: SaveBatch;
-  compaction: { snapshot: Snapshot; start: LogPosition } | null;
+  own: OwnSnapshot | null;
+}
+
+/** An own log snapshot that is written piece by piece. */
+interface Making {
+  index: number;
+  term: number;
+  membership: Membership;
+  content: Uint8Array;
+  written: number;
 }
 
 interface Member extends Observed {
+  disk: MemoryState;
+  making: Making | null;
   save: Save | null;
   up: boolean;
   applied: number;
@@ -105,9 +123,9 @@ export class Simulation {
     this.#ids = Array.from({ length: count }, (_, i) => `n${i + 1}`);
     this.checker = new Checker();
     this.#network = new SimulationNetwork(this.#ids, this.#random);
-    const disk: StoredState = {
+    const disk: MemoryState = {
       hardState: { term: 0, vote: null, commit: 0 },
-      snapshot: { index: 0, term: 0, membership: membershipOf([]), data: new Uint8Array() },
+      snapshot: { index: 0, term: 0, membership: membershipOf([]), sizeBytes: 0, checksum: 0 },
       start: { index: 0, term: 0 },
       entries: [],
     };
@@ -125,7 +143,8 @@ export class Simulation {
     this.stats.late = this.#network.late;
   }
 
-  #boot(id: string, disk: StoredState): Member {
+  #boot(id: string, before: MemoryState): Member {
+    const disk = reopened(before);
     verifyStoredState(disk);
     const raw = new RawNode(
       {
@@ -141,12 +160,13 @@ export class Simulation {
           snapshotChunkBytes: 3,
         },
       },
-      { ...disk, commit: disk.hardState.commit },
+      { ...storedOf(disk), commit: disk.hardState.commit },
     );
     return {
       id,
       raw,
       disk,
+      making: null,
       save: null,
       up: true,
       applied: 0,
@@ -199,6 +219,7 @@ export class Simulation {
     const { raw } = member;
     for (;;) {
       this.#post(raw.takeMessages());
+      this.#postChunks(member);
       this.#apply(member);
       if (member.save || !raw.hasReady()) return;
       const ready = raw.ready();
@@ -211,8 +232,19 @@ export class Simulation {
     }
   }
 
-  #beginSave(member: Member, ready: Ready, compaction: Save['compaction']): void {
-    member.save = { ready, compaction, batch: batchOf(ready, compaction) };
+  /** Chunks of log snapshots, from the disk as it is now; some of them in a while. */
+  #postChunks({ raw, disk }: Member): void {
+    while (this.#random() < 0.8) {
+      const order = raw.takeChunkOrder();
+      if (!order) return;
+      const { snapshot, offset, length } = order;
+      const message = raw.chunkOf(order, readContent(disk, snapshot, offset, length));
+      if (message) this.#post([message]);
+    }
+  }
+
+  #beginSave(member: Member, ready: Ready, own: Save['own']): void {
+    member.save = { ready, own, batch: batchOf(ready, own, member.raw.snapshotsInUse()) };
     if (this.#options.sabotage === 'answerBeforeSave') {
       this.#post(ready.messagesAfterSave.filter(({ to }) => to !== member.id));
     }
@@ -238,7 +270,8 @@ export class Simulation {
     member.save = null;
     this.#write(member, save.batch);
     this.#input(member, (raw) => {
-      if (save.compaction) raw.compacted(save.compaction.snapshot, save.compaction.start);
+      const compaction = save.own?.compaction;
+      if (compaction) raw.compacted(compaction.snapshot, compaction.start);
       this.#post(raw.saved(save.ready));
     });
   }
@@ -246,10 +279,13 @@ export class Simulation {
   #apply(member: Member): void {
     const { raw } = member;
     const snapshot = raw.takeSnapshot();
-    if (snapshot) {
+    // the state machine takes its time
+    if (snapshot && this.#random() < 0.7) {
       this.stats.snapshots++;
+      const content = readContent(member.disk, snapshot, 0, snapshot.sizeBytes);
       member.applied = snapshot.index;
-      member.state = new TextDecoder().decode(snapshot.data);
+      member.state = new TextDecoder().decode(content?.data);
+      assert.ok(raw.restored(snapshot));
       const expected = this.#stateAt(snapshot.index);
       assert.equal(member.state, expected, 'a snapshot is the state at its index');
     }
@@ -386,18 +422,45 @@ export class Simulation {
   #compact(member: Member): void {
     const { raw } = member;
     if (!member.up || this.#paused.has(member.id)) return;
-    if (member.save || raw.log.unsavedSnapshot()) return;
-    if (member.applied === raw.log.snapshot.index) return;
-    const term = raw.log.termAt(member.applied);
-    assert.ok(term !== undefined);
-    const snapshot: Snapshot = {
-      index: member.applied,
+    if (raw.log.mustRestore) member.making = null;
+    if (member.save || raw.log.mustRestore) return;
+    if (!member.making) {
+      if (member.applied === raw.log.snapshot.index) return;
+      const term = raw.log.termAt(member.applied);
+      assert.ok(term !== undefined);
+      const membership = raw.log.membershipAt(member.applied);
+      const content = text.encode(member.state);
+      member.making = { index: member.applied, term, membership, content, written: 0 };
+    }
+    const own = this.#nextOfSnapshot(member.making);
+    if (own.compaction) {
+      const { index } = member.making;
+      own.compaction.start = raw.compactionPoint(Math.floor(this.#random() * 4), index);
+      member.making = null;
+    }
+    this.#beginSave(member, raw.ready(true), own);
+  }
+
+  /** Some bytes of it, or all that are left. */
+  #nextOfSnapshot(making: Making): OwnSnapshot {
+    const { index, term, membership, content, written: offset } = making;
+    const count = this.#random() < 0.5 ? content.length : Math.ceil(this.#random() * 4);
+    const data = content.subarray(offset, offset + count);
+    making.written += data.length;
+    const checksum = crc32(content.subarray(0, making.written));
+    const piece: SnapshotPiece = {
+      source: 'made',
+      index,
       term,
-      membership: raw.log.membershipAt(member.applied),
-      data: text.encode(member.state),
+      totalBytes: null,
+      offset,
+      data,
+      checksum,
     };
-    const start = raw.compactionPoint(Math.floor(this.#random() * 4));
-    this.#beginSave(member, raw.ready(true), { snapshot, start });
+    const isWhole = making.written === content.length;
+    const snapshot = { index, term, membership, sizeBytes: content.length, checksum };
+    const start = { index, term };
+    return { pieces: [piece], compaction: isWhole ? { snapshot, start } : null };
   }
 
   /** A member that is down starts; one that is up crashes with some probability. */

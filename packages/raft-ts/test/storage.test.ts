@@ -1,13 +1,20 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { crc32 } from 'node:zlib';
 import { Level } from 'level';
 import t from 'tap';
+import { BytesWriter } from '../src/core/bytes.ts';
+import { writeSnapshot } from '../src/core/codec.ts';
 import {
+  inOnePiece,
   LevelRaftStorage,
   membershipOf,
   MemoryRaftStorage,
   type RaftStorage,
+  type SnapshotPiece,
 } from '../src/index.ts';
-import { storageSuite } from '../src/testing/index.ts';
+import { MemoryKeyValueDisk, storageSuite } from '../src/testing/index.ts';
+import { format2 } from './format-2.ts';
 
 t.test('memory', async (t) => {
   for (const { name, run } of storageSuite) {
@@ -49,7 +56,7 @@ async function damaged(
   await storage.load();
   await storage.save({
     hardState: { term: 1, vote: 'a', commit: 2 },
-    snapshot: { index: 0, term: 0, membership: membershipOf(['a']), data: new Uint8Array() },
+    snapshot: { index: 0, term: 0, membership: membershipOf(['a']), sizeBytes: 0, checksum: 0 },
     log: { type: 'reset', position: { index: 0, term: 0 } },
     entries: [1, 2, 3, 4].map((index) => ({ index, term: 1, type: 'normal', data: data('x') })),
   });
@@ -184,7 +191,13 @@ t.test('LevelDB drops the end of its own log in silence: the mark knows', async 
   const entry = (index: number) => ({ index, term: 1, type: 'normal', data: data('x') }) as const;
   await storage.save({
     hardState: { term: 1, vote: 'a', commit: 0 },
-    snapshot: { index: 0, term: 0, membership: membershipOf(['a', 'b', 'c']), data: data('') },
+    snapshot: {
+      index: 0,
+      term: 0,
+      membership: membershipOf(['a', 'b', 'c']),
+      sizeBytes: 0,
+      checksum: 0,
+    },
     log: { type: 'reset', position: { index: 0, term: 0 } },
     entries: [entry(1), entry(2)],
   });
@@ -222,6 +235,7 @@ t.test('a store of format 1 is taken over when it is whole, and refused when not
     const storage = await damaged(path, async (db) => {
       await db.del('q');
       await db.put('f', data('1'));
+      await db.put('s', oldSnapshot(new Uint8Array(), 0, 0));
       if (!isWhole) await flip(db, entryKey(3), 20);
     });
     if (!isWhole) {
@@ -236,10 +250,150 @@ t.test('a store of format 1 is taken over when it is whole, and refused when not
     t.equal(state?.entries.length, 4);
     t.notOk(state?.recoverTo);
     await raw(path, again, async (db) => {
-      t.same(await db.get('f'), data('2'));
+      t.same(await db.get('f'), data('3'));
     });
   }
 });
+
+/** As formats 1 and 2 have it: with its content in one record. */
+function oldSnapshot(content: Uint8Array, index: number, term: number): Uint8Array {
+  const writer = new BytesWriter();
+  writer.u32(0);
+  writeSnapshot(writer, { index, term, membership: membershipOf(['a']), data: content });
+  const value = writer.finish();
+  new DataView(value.buffer).setUint32(0, crc32(value.subarray(4), crc32(data('s'))));
+  return value;
+}
+
+t.test('a store that an earlier program wrote is taken over as it is', async (t) => {
+  const { records, marks } = format2;
+  const path = t.testdir();
+  const db = new Level<string, string>(path, { keyEncoding: 'hex', valueEncoding: 'hex' });
+  await db.batch(records.map(([key, value]) => ({ type: 'put', key, value })));
+  await db.close();
+  await writeFile(`${path}/ACKNOWLEDGED`, Buffer.from(marks, 'base64'));
+  for (let times = 0; times < 2; times++) {
+    const storage = await LevelRaftStorage.open(path);
+    const state = await storage.load();
+    t.match(state, {
+      hardState: { term: 2, vote: 'b', commit: 4 },
+      start: { index: 3, term: 2 },
+      snapshot: { index: 4, term: 2, membership: { voters: ['a', 'b', 'c'], learners: ['d'] } },
+    });
+    t.equal(storage.lossReason, null);
+    t.notOk(state?.recoverTo);
+    t.same(
+      state?.entries.map((entry) => Buffer.from(entry.data).toString()),
+      ['entry 4', 'entry 5'],
+    );
+    const position = { index: 4, term: 2 };
+    const content = await storage.readSnapshot(position, 0, state?.snapshot.sizeBytes ?? 0);
+    t.equal(Buffer.from(content?.data ?? []).toString(), 'the state after entry 4');
+    await storage.close();
+  }
+});
+
+t.test('a large log snapshot of format 2 is cut into pieces, or left as it is', async (t) => {
+  const content = randomBytes(600_000);
+  for (const crash of [true, false]) {
+    const disk = new MemoryKeyValueDisk({ random: () => 0 });
+    const storage = await LevelRaftStorage.open('log', disk.open);
+    await storage.load();
+    await storage.save({
+      hardState: { term: 1, vote: 'a', commit: 5 },
+      ...inOnePiece({ index: 5, term: 1, membership: membershipOf(['a']), data: data('new') }),
+      log: { type: 'reset', position: { index: 5, term: 1 } },
+      entries: [],
+    });
+    await storage.close();
+    // what the earlier program would have written
+    for (const key of disk.copy('log').keys()) {
+      if (key.startsWith('c')) disk.damage('log', Buffer.from(key, 'latin1'), null);
+    }
+    disk.damage('log', data('s'), oldSnapshot(content, 5, 1));
+    disk.damage('log', data('f'), data('2'));
+    if (crash) {
+      disk.failWrite = () => 'ENOSPC';
+      const crashed = await LevelRaftStorage.open('log', disk.open);
+      await t.rejects(crashed.load(), { code: 'STORAGE_FAILED' });
+      disk.failWrite = () => null;
+      disk.kill();
+    }
+    const again = await LevelRaftStorage.open('log', disk.open);
+    t.equal((await again.load())?.snapshot.sizeBytes, 600_000);
+    const read = await again.readSnapshot({ index: 5, term: 1 }, 200_000, 300_000);
+    t.ok(content.subarray(200_000, 500_000).equals(read?.data ?? new Uint8Array()));
+    const keys = [...disk.copy('log').keys()];
+    t.equal(keys.filter((key) => key.startsWith('c')).length, 3);
+    await again.close();
+  }
+});
+
+t.test('a damaged or missing piece of the log snapshot is noticed at the start', async (t) => {
+  for (const how of ['flipped', 'missing', 'swapped'] as const) {
+    const disk = new MemoryKeyValueDisk({ random: () => 0 });
+    const storage = await LevelRaftStorage.open('log', disk.open);
+    await storage.load();
+    const { snapshot, pieces } = inPieces(Buffer.from('0123456789'), 2);
+    const log = { type: 'reset', position: { index: 5, term: 1 } } as const;
+    const hardState = { term: 1, vote: 'a', commit: 5 };
+    await storage.save({ hardState, pieces, snapshot, log, entries: [] });
+    await storage.close();
+    const content = disk.copy('log');
+    const [first = '', second = ''] = [...content.keys()]
+      .filter((key) => key.startsWith('c'))
+      .sort();
+    const value = Uint8Array.from(content.get(second) ?? []);
+    value[value.length - 1] = (value.at(-1) ?? 0) ^ 1;
+    const damage = { flipped: value, missing: null, swapped: content.get(first) ?? null };
+    disk.damage('log', Buffer.from(second, 'latin1'), damage[how]);
+    const again = await LevelRaftStorage.open('log', disk.open);
+    await t.rejects(again.load(), { code: 'CORRUPT', message: /stored snapshot is damaged/ }, how);
+    await again.close();
+  }
+});
+
+t.test('of an arriving snapshot the undamaged beginning is kept', async (t) => {
+  const disk = new MemoryKeyValueDisk({ random: () => 0 });
+  const storage = await LevelRaftStorage.open('log', disk.open);
+  await storage.load();
+  const { snapshot, pieces } = inPieces(Buffer.from('0123456789'), 2, 'arriving');
+  const empty = { index: 0, term: 0, membership: membershipOf(['a']), sizeBytes: 0, checksum: 0 };
+  await storage.save({
+    hardState: { term: 1, vote: 'a', commit: 0 },
+    pieces: pieces.slice(0, 4),
+    snapshot: empty,
+    log: { type: 'reset', position: { index: 0, term: 0 } },
+    entries: [],
+  });
+  await storage.close();
+  const third = [...disk.copy('log').keys()].filter((key) => key.startsWith('c')).sort()[2] ?? '';
+  disk.damage('log', Buffer.from(third, 'latin1'), new Uint8Array(3));
+  const again = await LevelRaftStorage.open('log', disk.open);
+  const state = await again.load();
+  t.match(state?.arriving, { index: 5, term: 1, totalBytes: 10, bytes: 4 });
+  t.notOk(state?.recoverTo, 'nothing is lost that cannot be sent again');
+  const log = { type: 'reset', position: { index: 5, term: 1 } } as const;
+  const hardState = { term: 1, vote: 'a', commit: 5 };
+  await again.save({ hardState, pieces: pieces.slice(2), snapshot, log, entries: [] });
+  const read = await again.readSnapshot({ index: 5, term: 1 }, 0, 10);
+  t.equal(Buffer.from(read?.data ?? []).toString(), '0123456789');
+  await again.close();
+});
+
+/** A snapshot at 5/1 in pieces of so many bytes. */
+function inPieces(content: Uint8Array, size: number, source: 'made' | 'arriving' = 'made') {
+  const whole = { index: 5, term: 1, membership: membershipOf(['a']), data: content };
+  const { snapshot } = inOnePiece(whole);
+  const pieces: SnapshotPiece[] = [];
+  for (let offset = 0; offset < content.length; offset += size) {
+    const part = content.subarray(offset, offset + size);
+    const checksum = crc32(content.subarray(0, offset + part.length));
+    const totalBytes = content.length;
+    pieces.push({ source, index: 5, term: 1, totalBytes, offset, data: part, checksum });
+  }
+  return { snapshot, pieces };
+}
 
 t.test('a replacement of the log’s end that LevelDB skipped is noticed by the terms', async (t) => {
   const path = t.testdir();
@@ -275,8 +429,8 @@ t.test('a store is open once', async (t) => {
 });
 
 t.test('a newer format is refused', async (t) => {
-  const opening = damaged(t.testdir(), (db) => db.put('f', data('3')));
-  await t.rejects(opening, { code: 'UNSUPPORTED_FORMAT', message: /format '3'/ });
+  const opening = damaged(t.testdir(), (db) => db.put('f', data('4')));
+  await t.rejects(opening, { code: 'UNSUPPORTED_FORMAT', message: /format '4'/ });
 });
 
 t.test('after a failed save no other is made', async (t) => {

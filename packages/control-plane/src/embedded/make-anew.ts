@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { StorError } from '@stor/protocol';
 import { systemFiles, type Files } from '@stor/runtime';
-import { LevelRaftStorage, membershipOf } from 'raft-ts';
+import { inOnePiece, LevelRaftStorage, membershipOf, type Snapshot } from 'raft-ts';
 import { ClusterStoreMachine } from '../cluster-store-machine.ts';
 import type { KeyValue } from '../cluster-store.ts';
 import { encodeSnapshot } from '../core/kv/kv-snapshot.ts';
@@ -41,12 +41,27 @@ export async function readMemberState(
       );
     }
     const machine = new ClusterStoreMachine();
-    if (snapshot.data.length > 0) machine.restore(snapshot.data);
+    if (snapshot.sizeBytes > 0) await machine.restore(contentOf(storage, snapshot));
     machine.apply(entries.filter(({ type, index }) => type === 'normal' && index > snapshot.index));
     const { state } = machine;
     return { revision: state.revision, items: state.list('').map((item) => ({ ...item })) };
   } finally {
     await storage.close();
+  }
+}
+
+/** Of the log snapshot read at once (bytes). */
+const readBytes = 256 * 1024;
+
+async function* contentOf(
+  storage: LevelRaftStorage,
+  snapshot: Snapshot,
+): AsyncGenerator<Uint8Array> {
+  for (let offset = 0; offset < snapshot.sizeBytes; offset += readBytes) {
+    const length = Math.min(readBytes, snapshot.sizeBytes - offset);
+    const read = await storage.readSnapshot(snapshot, offset, length);
+    if (!read) throw new StorError('INTERNAL', 'the log snapshot is not in the store that has it');
+    yield read.data;
   }
 }
 
@@ -77,7 +92,7 @@ export async function makeStoreAnew(options: {
     await storage.load();
     await storage.save({
       hardState: { term: 1, vote: null, commit: 1 },
-      snapshot: { ...position, membership: membershipOf([identity.id]), data },
+      ...inOnePiece({ ...position, membership: membershipOf([identity.id]), data }),
       log: { type: 'reset', position },
       entries: [],
     });

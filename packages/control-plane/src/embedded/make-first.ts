@@ -1,6 +1,6 @@
 import path from 'node:path';
 import { systemFiles, type Files } from '@stor/runtime';
-import { LevelRaftStorage, membershipOf } from 'raft-ts';
+import { inOnePiece, LevelRaftStorage, membershipOf } from 'raft-ts';
 import { encodeSnapshot } from '../core/kv/kv-snapshot.ts';
 import { fromRaftStorage } from './raft-errors.ts';
 import { levelLogs, type RaftLogs } from './raft-logs.ts';
@@ -32,7 +32,7 @@ export async function makeFirstMember(options: {
     if (await storage.load()) return;
     await storage.save({
       hardState: { term: 1, vote: null, commit: 1 },
-      snapshot: { ...position, membership, data },
+      ...inOnePiece({ ...position, membership, data }),
       log: { type: 'reset', position },
       entries: [],
     });

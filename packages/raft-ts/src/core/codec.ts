@@ -4,11 +4,11 @@ import {
   maxAppendEntries,
   maxFrameBytes,
   maxFrameMessages,
-  maxSnapshotBytes,
+  maxWholeSnapshotBytes,
   maxVoters,
 } from './limits.ts';
 import { membershipOf, readMembership, writeMembership, type Membership } from './membership.ts';
-import type { Entry, RaftMessage, Snapshot } from './types.ts';
+import type { Entry, RaftMessage, WholeSnapshot } from './types.ts';
 
 /**
  * Messages as bytes: big-endian, one version byte, a count, then each message. The transport is
@@ -239,8 +239,8 @@ export function readEntryContent(reader: BytesReader): Pick<Entry, 'type' | 'dat
   return { type, data: reader.bytes() };
 }
 
-/** Also the form of a snapshot in a store. */
-export function writeSnapshot(writer: BytesWriter, snapshot: Snapshot): void {
+/** Also the form of a snapshot in a store of format 2. */
+export function writeSnapshot(writer: BytesWriter, snapshot: WholeSnapshot): void {
   writer.u53(snapshot.index);
   writer.u53(snapshot.term);
   writeSnapshotMembers(writer, snapshot.membership);
@@ -251,7 +251,7 @@ export function writeSnapshot(writer: BytesWriter, snapshot: Snapshot): void {
 const fullMembership = 255;
 
 /** Plain voters are written as a list, as before there were learners. */
-function writeSnapshotMembers(writer: BytesWriter, membership: Membership): void {
+export function writeSnapshotMembers(writer: BytesWriter, membership: Membership): void {
   const { voters, outgoing, learners, learnersNext, autoLeave } = membership;
   if (outgoing.length + learners.length + learnersNext.length > 0 || autoLeave) {
     writer.u8(fullMembership);
@@ -262,7 +262,7 @@ function writeSnapshotMembers(writer: BytesWriter, membership: Membership): void
   for (const voter of voters) writer.text(voter);
 }
 
-function readSnapshotMembers(reader: BytesReader): Membership {
+export function readSnapshotMembers(reader: BytesReader): Membership {
   const count = reader.u8();
   if (count === fullMembership) return readFullMembership(reader);
   if (count > maxVoters) reader.fail(`${count} voters`);
@@ -279,11 +279,11 @@ function readFullMembership(reader: BytesReader): Membership {
   return membership;
 }
 
-export function readSnapshot(reader: BytesReader): Snapshot {
+export function readSnapshot(reader: BytesReader): WholeSnapshot {
   const index = reader.u53();
   const term = reader.u53();
   const membership = readSnapshotMembers(reader);
   const data = reader.bytes();
-  if (data.length > maxSnapshotBytes) reader.fail(`a snapshot of ${data.length} bytes`);
+  if (data.length > maxWholeSnapshotBytes) reader.fail(`a snapshot of ${data.length} bytes`);
   return { index, term, membership, data };
 }

@@ -1,3 +1,4 @@
+import { inOnePiece } from './whole-snapshot.ts';
 import type { RaftState } from './raft-state.ts';
 import type {
   AppendRequest,
@@ -78,11 +79,31 @@ export function handleHeartbeat(state: RaftState, message: Heartbeat): void {
   });
 }
 
+/** In one message, as members of an earlier version send it: what goes for one chunk goes for it. */
 export function handleSnapshot(state: RaftState, message: SnapshotRequest): void {
-  takeSnapshot(state, message.from, message.snapshot);
+  const { index } = message.snapshot;
+  if (index > state.log.committed && isStoring(state, message.snapshot.data.length)) return;
+  const { snapshot, pieces } = inOnePiece(message.snapshot, 'arriving');
+  if (index > state.log.committed) {
+    state.assembly.clear();
+    state.storeLater(pieces);
+  }
+  takeSnapshot(state, message.from, snapshot);
 }
 
-/** A piece of a snapshot: answered at once with how far it is complete, and the last one as a whole. */
+/** The disk does not keep up: what is not taken is lost, as if on the way. */
+function isStoring(state: RaftState, bytes: number): boolean {
+  // the whole one has to be named by a save before pieces of another take its place
+  if (state.log.unsavedSnapshot()) return true;
+  return (
+    state.unsavedPieceBytes > 0 && state.unsavedPieceBytes + bytes > state.limits.waitingChunkBytes
+  );
+}
+
+/**
+ * A piece of a snapshot: answered when it is in the store, with how far it is complete there, so that a
+ * crash of either side costs nothing that was answered; and with the last one the whole takes effect.
+ */
 export function handleSnapshotChunk(state: RaftState, message: SnapshotChunk): void {
   const { snapshotIndex, snapshotTerm, from } = message;
   if (snapshotIndex <= state.log.committed) {
@@ -91,7 +112,13 @@ export function handleSnapshotChunk(state: RaftState, message: SnapshotChunk): v
     acknowledge(state, from, state.log.committed);
     return;
   }
-  const { nextOffset, snapshot } = state.assembly.add(message);
+  if (isStoring(state, message.data.length)) return;
+  const { nextOffset, isTaken, snapshot } = state.assembly.add(message);
+  if (isTaken) {
+    const { offset, data, checksum, totalBytes } = message;
+    const position = { index: snapshotIndex, term: snapshotTerm };
+    state.storeLater([{ ...position, source: 'arriving', totalBytes, offset, data, checksum }]);
+  }
   const envelope = { from: state.id, to: from, term: state.term };
   state.send({
     ...envelope,

@@ -10,6 +10,7 @@ import {
   broadcastHeartbeat,
   sendAppend,
   sendChunks,
+  sendChunksAgain,
 } from './replication.ts';
 import type { AppendResponse, HeartbeatResponse, PeerId, SnapshotChunkResponse } from './types.ts';
 
@@ -32,7 +33,7 @@ export function tickLeader(state: RaftState): void {
   }
   for (const [id, progress] of state.tracker.entries()) {
     if (progress.state !== 'snapshot') continue;
-    if (progress.transfer?.tick()) sendChunks(state, id, progress);
+    if (progress.transfer?.tick()) sendChunksAgain(state, id, progress);
     // No word for so long: the snapshot or its answer was lost. A probe finds out which.
     if (++progress.snapshotTicks >= state.snapshotPatienceTicks) progress.becomeProbe();
   }
@@ -65,8 +66,8 @@ export function propose(state: RaftState, proposals: Uint8Array[]): void {
   if (state.log.bytes > state.limits.logBytes) {
     throw new RaftError(
       'TOO_BUSY',
-      `the log has ${state.log.bytes} bytes and is not compacted: the state is too large for a ` +
-        'log snapshot, or its store does not keep up',
+      `the log has ${state.log.bytes} bytes and is not compacted: the store, or the state ` +
+        'machine that makes the log snapshot, does not keep up',
     );
   }
   state.appendOwn(proposals.map((data) => ({ type: 'normal', data })));
@@ -166,6 +167,8 @@ function handleAcknowledgement(
   } else if (progress.state === 'snapshot') {
     // enough that the log can go on from there, be it by this snapshot or by another way
     if (progress.match + 1 >= state.log.firstIndex) progress.becomeReplicate();
+    // it has what it was sent, but the log begins later by now: it needs the next one
+    else if (progress.match >= progress.pendingSnapshot) progress.becomeProbe();
   } else {
     progress.inflights.freeThrough(message.index);
   }

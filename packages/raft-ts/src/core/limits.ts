@@ -13,11 +13,15 @@ export interface RaftLimits {
   snapshotChunkBytes: number;
   /** Chunks of a log snapshot under way to one follower. */
   snapshotChunks: number;
+  /** Chunks that have arrived and wait for the disk; what is above is lost, and comes again. */
+  waitingChunkBytes: number;
+  /** Log kept for a follower that is being sent a log snapshot, so that it can go on behind it. */
+  transferLogBytes: number;
   /** Proposals accepted and not yet committed, on the leader: memory if a quorum is away. */
   uncommittedBytes: number;
   /**
    * Log kept in memory; when it is over this a leader takes no proposal. It is reached only when the
-   * log cannot be compacted, because the state has outgrown `maxSnapshotBytes`.
+   * log is not compacted fast enough, because the store or the state machine's snapshot does not keep up.
    */
   logBytes: number;
   /** Messages that wait for the disk of this member; the oldest are dropped, as if lost. */
@@ -42,6 +46,8 @@ export const defaultLimits: Readonly<RaftLimits> = {
   inflightBytes: 8 << 20,
   snapshotChunkBytes: 256 << 10,
   snapshotChunks: 4,
+  waitingChunkBytes: 8 << 20,
+  transferLogBytes: 64 << 20,
   uncommittedBytes: 32 << 20,
   logBytes: 256 << 20,
   waitingMessages: 4_096,
@@ -55,8 +61,10 @@ export const defaultLimits: Readonly<RaftLimits> = {
 
 /** One proposal. */
 export const maxProposalBytes = 8 << 20;
-/** One log snapshot, which is in memory as a whole while it is made, kept and taken. */
-export const maxSnapshotBytes = 64 << 20;
+/** What a leader may announce of one log snapshot; it lies on the disk, and is never in memory as a whole. */
+export const maxSnapshotBytes = 2 ** 36;
+/** One in a single message, as members before there were chunks send it, and in stores of format 2. */
+export const maxWholeSnapshotBytes = 64 << 20;
 /** One encoded batch of messages: a snapshot, a window of appends, and room for headers. */
 export const maxFrameBytes = 96 << 20;
 /** Messages in one encoded batch. */

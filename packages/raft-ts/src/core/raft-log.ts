@@ -252,12 +252,22 @@ export class RaftLog {
     if (last.index > this.#saved && this.matches(last.index, last.term)) this.#saved = last.index;
   }
 
-  /** A snapshot that the state machine must take before any entry; once. */
-  takeUnappliedSnapshot(): Snapshot | null {
-    if (!this.#unappliedSnapshot || this.#unsavedSnapshot) return null;
+  /** A snapshot that the state machine must take before any entry. */
+  unappliedSnapshot(): Snapshot | null {
+    return this.#unappliedSnapshot && !this.#unsavedSnapshot ? this.#snapshot : null;
+  }
+
+  /** The state machine has it; false when a leader's newer one has come meanwhile. */
+  snapshotApplied(snapshot: Snapshot): boolean {
+    if (!this.#unappliedSnapshot || this.#snapshot !== snapshot) return false;
     this.#unappliedSnapshot = false;
-    this.#applied = this.#snapshot.index;
-    return this.#snapshot;
+    this.#applied = snapshot.index;
+    return true;
+  }
+
+  /** The state machine is behind the snapshot: it has to take that first. */
+  get mustRestore(): boolean {
+    return this.#unappliedSnapshot;
   }
 
   /** Committed and saved entries that the state machine has not seen; counted as applied. */

@@ -6,6 +6,8 @@ import { SnapshotAssembly } from './snapshot-transfer.ts';
 import { reaches } from './storage.ts';
 import { Tracker } from './tracker.ts';
 import type {
+  ArrivingSnapshot,
+  ChunkOrder,
   Entry,
   HardState,
   LogPosition,
@@ -13,6 +15,7 @@ import type {
   RaftMessage,
   ReadState,
   Role,
+  SnapshotPiece,
 } from './types.ts';
 
 export interface CoreConfig {
@@ -74,7 +77,12 @@ export class RaftState {
   leaseBroken = false;
 
   /** follower: a snapshot that comes in chunks */
-  readonly assembly = new SnapshotAssembly();
+  readonly assembly: SnapshotAssembly;
+  /** follower: what came of it and is not given to the store */
+  unsavedPieces: SnapshotPiece[] = [];
+  unsavedPieceBytes = 0;
+  /** leader: chunks to be read from the store and sent; bounded by the windows of the followers */
+  chunkOrders: ChunkOrder[] = [];
   readonly readOnly = new ReadOnly();
   /** contexts that came before the leader's first commit */
   earlyReads: number[] = [];
@@ -89,6 +97,7 @@ export class RaftState {
     log: RaftLog,
     hardState: HardState,
     recoverTo: LogPosition | null = null,
+    arriving: ArrivingSnapshot | null = null,
   ) {
     this.id = config.id;
     this.log = log;
@@ -96,6 +105,7 @@ export class RaftState {
     this.heartbeatTicks = config.heartbeatTicks;
     this.limits = config.limits;
     this.recoverTo = recoverTo;
+    this.assembly = new SnapshotAssembly(arriving);
     this.voteHoldTicks = config.voteHoldTicks ?? 0;
     this.holdsVotes = this.voteHoldTicks > 0;
     this.#random = config.random;
@@ -121,6 +131,19 @@ export class RaftState {
     return this.electionTicks * snapshotPatience;
   }
 
+  /** Pieces of an arriving snapshot go with the next save. */
+  storeLater(pieces: readonly SnapshotPiece[]): void {
+    this.unsavedPieces.push(...pieces);
+    for (const { data } of pieces) this.unsavedPieceBytes += data.length;
+  }
+
+  takeUnsavedPieces(): SnapshotPiece[] {
+    const pieces = this.unsavedPieces;
+    this.unsavedPieces = [];
+    this.unsavedPieceBytes = 0;
+    return pieces;
+  }
+
   send(message: RaftMessage): void {
     switch (message.type) {
       case 'append':
@@ -132,7 +155,6 @@ export class RaftState {
         this.messages.push(message);
         return;
       case 'heartbeatResponse':
-      case 'snapshotChunkResponse':
         keep(this.messages, message, this.limits.waitingMessages);
         return;
       case 'vote':
@@ -140,6 +162,7 @@ export class RaftState {
       case 'voteResponse':
       case 'preVoteResponse':
       case 'appendResponse':
+      case 'snapshotChunkResponse':
         // its own votes and acknowledgements are never lost
         if (message.to === this.id) {
           this.messagesAfterSave.push(message);
@@ -225,6 +248,7 @@ export class RaftState {
     this.tracker.resetProgress(this.log.lastIndex);
     this.readOnly.clear();
     this.earlyReads = [];
+    this.chunkOrders = [];
     this.readStates = [];
     this.uncommittedBytes = 0;
     this.termStartIndex = 0;

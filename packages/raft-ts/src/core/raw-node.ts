@@ -3,11 +3,14 @@ import { campaign, suspectLeader } from './election.ts';
 import { propose, readIndex, transferLeadership } from './leader.ts';
 import type { MemberChange, Membership } from './membership.ts';
 import { step, tick } from './raft-core.ts';
+import { abandonTransfer, sendChunk, takeChunkOrder } from './replication.ts';
 import { RaftLog, type LoadedLog } from './raft-log.ts';
 import { RaftState, type CoreConfig } from './raft-state.ts';
 import { checkChange, isCaughtUp, proposeChange } from './reconfigure.ts';
 import type { SaveBatch } from './storage.ts';
 import type {
+  ArrivingSnapshot,
+  ChunkOrder,
   Entry,
   HardState,
   LogPosition,
@@ -16,19 +19,22 @@ import type {
   ReadState,
   Role,
   Snapshot,
+  SnapshotPiece,
 } from './types.ts';
 
 /**
  * One piece of work for the store, and what may be said when it is done.
  *
- * The contract: write `hardState`, `snapshot` and `entries` in one atomic, synced write; then call
+ * The contract: write `hardState`, `pieces`, `snapshot` and `entries` in one atomic, synced write; then call
  * `saved(ready)` and send what it returns. Nothing of it may leave before: an acknowledgement or a
  * vote that a crash could take back breaks every promise of Raft. There is one Ready at a time.
  */
 export interface Ready {
   /** null: unchanged */
   hardState: HardState | null;
-  /** a leader's snapshot that replaces the whole stored log; null: none */
+  /** of a leader's snapshot that is arriving */
+  pieces: readonly SnapshotPiece[];
+  /** a leader's snapshot that is whole with them, and replaces the whole stored log; null: none */
   snapshot: Snapshot | null;
   /** replace everything stored from the first one's index on */
   entries: Entry[];
@@ -58,21 +64,26 @@ export interface PeerProgress {
 
 /**
  * The algorithm without any I/O: messages, ticks and proposals in; messages, writes and committed
- * entries out. After any input: send `takeMessages()`, apply `takeSnapshot()` and
- * `takeCommitted()`, and if no save is under way and `hasReady()`, save `ready()`.
+ * entries out. After any input: send `takeMessages()`, restore `takeSnapshot()` and tell it by
+ * `restored()`, apply `takeCommitted()`, and if no save is under way and `hasReady()`, save `ready()`.
+ * Read each `takeChunkOrder()` from the store and send what `chunkOf()` makes of it.
  */
 export class RawNode {
   readonly #state: RaftState;
   #savedHardState: HardState;
   #saving: Ready | null = null;
 
-  constructor(config: CoreConfig, loaded: LoadedLog & { hardState: HardState }) {
+  constructor(
+    config: CoreConfig,
+    loaded: LoadedLog & { hardState: HardState; arriving?: ArrivingSnapshot },
+  ) {
     this.#savedHardState = loaded.hardState;
     this.#state = new RaftState(
       config,
       new RaftLog({ ...loaded, commit: loaded.hardState.commit }),
       loaded.hardState,
       loaded.recoverTo ?? null,
+      loaded.arriving ?? null,
     );
   }
 
@@ -213,9 +224,44 @@ export class RawNode {
     return messages;
   }
 
-  /** A snapshot for the state machine, before any entry of `takeCommitted`. */
+  /**
+   * A snapshot for the state machine, in the store; until `restored` says that it has it there are no
+   * entries in `takeCommitted`.
+   */
   takeSnapshot(): Snapshot | null {
-    return this.#state.log.takeUnappliedSnapshot();
+    return this.#state.log.unappliedSnapshot();
+  }
+
+  /** The state machine is as the snapshot says; false when a newer one has come meanwhile. */
+  restored(snapshot: Snapshot): boolean {
+    return this.#state.log.snapshotApplied(snapshot);
+  }
+
+  /** A chunk of a log snapshot that a follower is to get; null when there is none. */
+  takeChunkOrder(): ChunkOrder | null {
+    return takeChunkOrder(this.#state);
+  }
+
+  /**
+   * The message for an order, from what the store gave for it. With null, as the store has the snapshot
+   * no more, the transfer begins anew with the newest. Null when it is not wanted any more.
+   */
+  chunkOf(
+    order: ChunkOrder,
+    read: { data: Uint8Array; checksum: number } | null,
+  ): RaftMessage | null {
+    if (read) return sendChunk(this.#state, order, read);
+    abandonTransfer(this.#state, order);
+    return null;
+  }
+
+  /** Snapshots that followers are being sent, which the store has to keep. */
+  snapshotsInUse(): LogPosition[] {
+    const used: LogPosition[] = [];
+    for (const [, { transfer }] of this.#state.tracker.entries()) {
+      if (transfer) used.push({ index: transfer.snapshot.index, term: transfer.snapshot.term });
+    }
+    return used;
   }
 
   /** The next committed entries; empty when there are none. */
@@ -239,10 +285,11 @@ export class RawNode {
   }
 
   hasReady(): boolean {
-    const { log, messagesAfterSave } = this.#state;
+    const { log, messagesAfterSave, unsavedPieces } = this.#state;
     return (
       this.#termUnsaved() ||
       messagesAfterSave.length > 0 ||
+      unsavedPieces.length > 0 ||
       log.saved < log.lastIndex ||
       log.unsavedSnapshot() !== null
     );
@@ -260,6 +307,7 @@ export class RawNode {
     const writes = withCommit || entries.length > 0 || snapshot !== null || this.#termUnsaved();
     const ready: Ready = {
       hardState: writes && this.#hardStateUnsaved() ? this.#state.hardState : null,
+      pieces: this.#state.takeUnsavedPieces(),
       snapshot,
       entries,
       messagesAfterSave: this.#state.messagesAfterSave,
@@ -273,8 +321,9 @@ export class RawNode {
 
   /** Nothing in it needs the store: `saved` may be called at once. */
   static needsNoWrite(ready: Ready): boolean {
-    const { hardState, snapshot, entries, recovered } = ready;
-    return hardState === null && snapshot === null && entries.length === 0 && !recovered;
+    const { hardState, pieces, snapshot, entries, recovered } = ready;
+    const isEmpty = pieces.length === 0 && entries.length === 0;
+    return hardState === null && snapshot === null && isEmpty && !recovered;
   }
 
   /** The Ready is durable. Returns the messages to send now. */
@@ -298,12 +347,21 @@ export class RawNode {
     this.#state.log.compact(snapshot, start);
   }
 
-  /** Where the log may begin after a snapshot at the applied index, keeping some for who lags. */
-  compactionPoint(keepEntries: number): LogPosition {
+  /**
+   * Where the log may begin after a snapshot at index `last`, keeping some for who lags: more for
+   * followers that are being sent an older snapshot, as without the log behind it they would need
+   * another one when they have it, again and again.
+   */
+  compactionPoint(keepEntries: number, last = this.#state.log.applied): LogPosition {
     const { log, limits } = this.#state;
-    let index = Math.max(log.firstIndex - 1, log.applied - keepEntries);
-    while (index < log.applied && log.bytesBetween(index, log.applied) > limits.trailingBytes) {
-      index += Math.ceil((log.applied - index) / 2);
+    let index = Math.max(log.firstIndex - 1, last - keepEntries);
+    while (index < last && log.bytesBetween(index, last) > limits.trailingBytes) {
+      index += Math.ceil((last - index) / 2);
+    }
+    for (const used of this.snapshotsInUse()) {
+      const isKept = used.index >= log.firstIndex - 1 && used.index < index;
+      if (!isKept || log.bytesBetween(used.index, last) > limits.transferLogBytes) continue;
+      index = used.index;
     }
     const term = log.termAt(index);
     invariant(term !== undefined, `no term is known at index ${index}`);
@@ -320,22 +378,35 @@ export class RawNode {
   }
 }
 
-/**
- * The write that a Ready asks for, together with a compaction: a snapshot of the state machine at
- * its applied index, and where the log is to begin.
- */
+/** Of a snapshot of this member's own state machine: what is written of it now. */
+export interface OwnSnapshot {
+  pieces?: readonly SnapshotPiece[];
+  /** it is whole now, and the log is to begin after `start`; null: there is more to come */
+  compaction: { snapshot: Snapshot; start: LogPosition } | null;
+}
+
+/** The write that a Ready asks for, together with what there is of this member's own snapshot. */
 export function batchOf(
   ready: Ready,
-  compaction: { snapshot: Snapshot; start: LogPosition } | null,
+  own: OwnSnapshot | null,
+  keep: readonly LogPosition[] = [],
 ): SaveBatch {
   const { hardState, snapshot, entries } = ready;
   const recovered = ready.recovered ? { recovered: true } : {};
-  if (compaction) {
+  const pieces = [...ready.pieces, ...(own?.pieces ?? [])];
+  const rest = {
+    hardState,
+    entries,
+    ...(pieces.length > 0 ? { pieces } : {}),
+    ...(keep.length > 0 ? { keep } : {}),
+    ...recovered,
+  };
+  if (own?.compaction) {
     invariant(snapshot === null, 'a snapshot of our own beside a newer one of a leader');
-    const log = { type: 'compact', position: compaction.start } as const;
-    return { hardState, snapshot: compaction.snapshot, log, entries, ...recovered };
+    const log = { type: 'compact', position: own.compaction.start } as const;
+    return { ...rest, snapshot: own.compaction.snapshot, log };
   }
-  if (!snapshot) return { hardState, snapshot, log: { type: 'keep' }, entries, ...recovered };
+  if (!snapshot) return { ...rest, snapshot, log: { type: 'keep' } };
   const position = { index: snapshot.index, term: snapshot.term };
-  return { hardState, snapshot, log: { type: 'reset', position }, entries, ...recovered };
+  return { ...rest, snapshot, log: { type: 'reset', position } };
 }

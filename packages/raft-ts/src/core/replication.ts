@@ -2,7 +2,7 @@ import { entryBytes } from './raft-log.ts';
 import type { Progress } from './progress.ts';
 import type { RaftState } from './raft-state.ts';
 import { SnapshotTransfer } from './snapshot-transfer.ts';
-import type { PeerId } from './types.ts';
+import type { ChunkOrder, PeerId, SnapshotChunk } from './types.ts';
 
 /** What a leader sends, and what it commits. */
 
@@ -47,11 +47,69 @@ function sendSnapshot(state: RaftState, to: PeerId, progress: Progress): boolean
   return true;
 }
 
-/** As many as the window lets. */
+/** As many as the window lets: their bytes are in the store, from where the driver fetches them. */
 export function sendChunks(state: RaftState, to: PeerId, progress: Progress): void {
-  for (const chunk of progress.transfer?.take() ?? []) {
-    state.send({ type: 'snapshotChunk', from: state.id, to, term: state.term, ...chunk });
+  const { transfer } = progress;
+  if (!transfer) return;
+  const { snapshot } = transfer;
+  for (const { offset, length } of transfer.take()) {
+    state.chunkOrders.push({ to, term: state.term, snapshot, offset, length });
   }
+}
+
+/** Those that wait to be read are among those that are ordered now. */
+export function sendChunksAgain(state: RaftState, to: PeerId, progress: Progress): void {
+  state.chunkOrders = state.chunkOrders.filter((order) => order.to !== to);
+  sendChunks(state, to, progress);
+}
+
+/** The transfer that this is of; null when it has ended. */
+function transferOf(state: RaftState, { to, term, snapshot }: ChunkOrder): Progress | null {
+  const progress = state.tracker.progress(to);
+  const isLeader = state.role === 'leader' && state.term === term;
+  return isLeader && progress?.transfer?.snapshot === snapshot ? progress : null;
+}
+
+/** The next chunk that is still wanted. */
+export function takeChunkOrder(state: RaftState): ChunkOrder | null {
+  for (let order = state.chunkOrders.shift(); order; order = state.chunkOrders.shift()) {
+    if (transferOf(state, order)) return order;
+  }
+  return null;
+}
+
+/** What was read for an order, as a message; null when it is not wanted any more. */
+export function sendChunk(
+  state: RaftState,
+  order: ChunkOrder,
+  { data, checksum }: { data: Uint8Array; checksum: number },
+): SnapshotChunk | null {
+  if (!transferOf(state, order)) return null;
+  const { index, term: snapshotTerm, membership, sizeBytes } = order.snapshot;
+  return {
+    type: 'snapshotChunk',
+    from: state.id,
+    to: order.to,
+    term: order.term,
+    snapshotIndex: index,
+    snapshotTerm,
+    membership,
+    totalBytes: sizeBytes,
+    offset: order.offset,
+    data,
+    checksum,
+  };
+}
+
+/**
+ * The store has a newer snapshot instead: the transfer begins anew with that, when the follower has
+ * answered a heartbeat, as this member may not know of the newer one for a moment.
+ */
+export function abandonTransfer(state: RaftState, order: ChunkOrder): void {
+  const progress = transferOf(state, order);
+  if (!progress) return;
+  progress.becomeProbe();
+  progress.paused = true;
 }
 
 /** To every follower at least one append, as it carries the commit index, then what the window lets. */

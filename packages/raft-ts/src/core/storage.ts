@@ -1,5 +1,12 @@
 import { RaftError } from '../errors.ts';
-import type { Entry, HardState, LogPosition, Snapshot } from './types.ts';
+import type {
+  ArrivingSnapshot,
+  Entry,
+  HardState,
+  LogPosition,
+  Snapshot,
+  SnapshotPiece,
+} from './types.ts';
 
 /** What a member remembers. */
 export interface StoredState {
@@ -15,14 +22,23 @@ export interface StoredState {
    * be elected who lacks what was committed (Alagappan et al., FAST '18).
    */
   recoverTo?: LogPosition;
+  /** A log snapshot that was arriving when the member stopped: it goes on from there. */
+  arriving?: ArrivingSnapshot;
 }
 
 /** One atomic, synced write. */
 export interface SaveBatch {
   /** null: unchanged */
   hardState: HardState | null;
-  /** null: unchanged */
+  /** Of log snapshots that are not whole yet, in order; none of it counts until one is. @default none */
+  pieces?: readonly SnapshotPiece[];
+  /**
+   * Null: unchanged. Else one whose pieces, of this batch and earlier ones, are all there and have its
+   * checksum; it replaces the one before it, and the pieces of older ones.
+   */
   snapshot: Snapshot | null;
+  /** Snapshots that are being read: they outlive a newer one, until the next save with a snapshot. */
+  keep?: readonly LogPosition[];
   /**
    * `compact` removes entries through the position, which the snapshot of this batch covers;
    * `reset` removes all entries, and the log goes on after the position.
@@ -53,6 +69,16 @@ export interface RaftStorage {
    * nothing is known, and no further save may be made.
    */
   save(batch: SaveBatch): Promise<void>;
+  /**
+   * Bytes `offset` to `offset + length` of the content of the newest snapshot, or one that was kept, and
+   * the CRC-32 of all up to their end. Also while a save is under way. Null when it is not there any
+   * more; CORRUPT when it is damaged.
+   */
+  readSnapshot(
+    position: LogPosition,
+    offset: number,
+    length: number,
+  ): Promise<{ data: Uint8Array; checksum: number } | null>;
 }
 
 /** What every store checks after reading: that the parts fit each other. Throws CORRUPT. */

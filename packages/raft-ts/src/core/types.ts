@@ -32,10 +32,55 @@ export interface LogPosition {
   term: number;
 }
 
-/** The state machine after `index`, and the members of that time. */
+/**
+ * A log snapshot: the state machine after `index`, and the members of that time. Its content may be
+ * large, so it is in the store only, and is written and read in pieces.
+ */
 export interface Snapshot extends LogPosition {
   membership: Membership;
+  /** of the content */
+  sizeBytes: number;
+  /** CRC-32 of the content */
+  checksum: number;
+}
+
+/** A log snapshot and its content in one. */
+export interface WholeSnapshot extends LogPosition {
+  membership: Membership;
   data: Uint8Array;
+}
+
+/** The next bytes of a log snapshot on their way into the store. */
+export interface SnapshotPiece extends LogPosition {
+  /** by this member's state machine, or from a leader: there may be one of each under way */
+  source: 'made' | 'arriving';
+  /** of the whole content; null while it is being made */
+  totalBytes: number | null;
+  /** 0 begins anew, and drops what came from this source before */
+  offset: number;
+  data: Uint8Array;
+  /** CRC-32 of the content up to the end of this piece */
+  checksum: number;
+}
+
+/** How much of a log snapshot has arrived. */
+export interface ArrivingSnapshot extends LogPosition {
+  totalBytes: number;
+  /** all bytes in front of it are in the store */
+  bytes: number;
+  /** CRC-32 of those */
+  checksum: number;
+}
+
+/** Bytes of the store's log snapshot that a follower is to get. */
+export interface ChunkOrder {
+  to: PeerId;
+  /** the leader's, when it was ordered */
+  term: number;
+  snapshot: Snapshot;
+  offset: number;
+  /** bytes; 0 only of a snapshot without content */
+  length: number;
 }
 
 export type Role = 'leader' | 'follower' | 'candidate' | 'preCandidate';
@@ -95,7 +140,7 @@ export interface HeartbeatResponse extends Envelope {
 /** A log snapshot in one message, as members before there were chunks send it. */
 export interface SnapshotRequest extends Envelope {
   type: 'snapshot';
-  snapshot: Snapshot;
+  snapshot: WholeSnapshot;
 }
 
 /** A piece of a log snapshot. */
@@ -116,7 +161,7 @@ export interface SnapshotChunkResponse extends Envelope {
   type: 'snapshotChunkResponse';
   snapshotIndex: number;
   snapshotTerm: number;
-  /** all bytes in front of it are there; it promises nothing about the disk */
+  /** all bytes in front of it are there, and outlive a crash unless the member is of an earlier version */
   nextOffset: number;
 }
 

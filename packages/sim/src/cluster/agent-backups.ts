@@ -1,7 +1,7 @@
 import type { ClusterStore, KeyValue } from '@stor/control-plane';
 import { encodeSnapshot, type MemoryKeyValueDisk } from '@stor/control-plane/testing';
 import type { VolumeRecord } from '@stor/protocol';
-import { LevelRaftStorage, membershipOf } from 'raft-ts';
+import { inOnePiece, LevelRaftStorage, membershipOf } from 'raft-ts';
 
 import type { ControlBackups } from './sim-cluster.ts';
 
@@ -94,7 +94,7 @@ export class AgentBackups implements ControlBackups {
       await storage.load();
       await storage.save({
         hardState: { term, vote: null, commit: index },
-        snapshot: { index, term, membership: membershipOf(voters), data },
+        ...inOnePiece({ index, term, membership: membershipOf(voters), data }),
         log: { type: 'reset', position: { index, term } },
         entries: [],
       });
