@@ -19,10 +19,12 @@ import { WatchAssembler } from '../src/core/etcd/watch-assembler.ts';
 
 t.test('addresses', async (t) => {
   t.same(parseEtcdAddress('etcd://10.0.0.1:2379'), {
+    user: null,
     endpoints: ['10.0.0.1:2379'],
     prefix: 'stor/',
   });
-  t.same(parseEtcdAddress('etcd://a.example:1,[::1]:2/prod/one/'), {
+  t.same(parseEtcdAddress('etcd://stor@a.example:1,[::1]:2/prod/one/'), {
+    user: 'stor',
     endpoints: ['a.example:1', '[::1]:2'],
     prefix: 'prod/one/',
   });
@@ -34,6 +36,9 @@ t.test('addresses', async (t) => {
     'etcd://h:70000',
     'etcd://h:1,',
     'etcd://h:1,h:1',
+    'etcd://@h:1',
+    'etcd://a b@h:1',
+    'etcd://u:p@h:1',
     'etcd://h:1/a//b',
     'etcd://h:1/a b',
     `etcd://h:1/${'x'.repeat(65)}`,

@@ -27,12 +27,14 @@ const agentConfigSchema = z.strictObject({
     .array(z.strictObject({ id: z.string(), name: z.string(), api: z.string() }))
     .max(7)
     .default([]),
-  /** where the cluster's state is kept: `embedded` (the default), or `etcd://HOST:PORT[,HOST:PORT...][/PREFIX]` */
+  /** where the cluster's state is kept: `embedded` (the default), or `etcd://[USER@]HOST:PORT[,HOST:PORT...][/PREFIX]` */
   store: z.string().optional(),
   /** PEM files for etcd by TLS; `cert` and `key` when etcd asks for a certificate of its clients */
   etcdTls: z
     .strictObject({ ca: z.string(), cert: z.string().optional(), key: z.string().optional() })
     .optional(),
+  /** the password of the user that `store` names (etcd://USER@…) */
+  etcdPasswordFile: z.string().startsWith('/').optional(),
   logLevel: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
   pidFile: z.string().startsWith('/').optional(),
   /** bytes of each disk that replicas may not use; default: the larger of 64 MiB and 1 % */

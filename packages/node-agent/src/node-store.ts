@@ -52,7 +52,7 @@ export class NodeStore {
     else if (choice.isOld) {
       logger.warn({ config: wanted, used: address }, 'the cluster has moved: correct the config');
     } else if (note?.store !== address) folder.noteStore({ ...note, store: address });
-    return { address, tls: config.etcdTls ?? folder.storeNote()?.tls };
+    return { address, tls: filesOf(config) ?? folder.storeNote()?.tls };
   }
 
   /** For everybody but the move itself: a store that lets nobody write while it is left. */
@@ -124,7 +124,7 @@ export class NodeStore {
   };
 
   #etcd(address: string, tls: MoveTls | undefined): { address: string; tls: MoveTls | undefined } {
-    return { address, tls: tls ?? this.#parts.config.etcdTls };
+    return { address, tls: tls ?? filesOf(this.#parts.config) };
   }
 
   #note({ to, tls }: Pick<FreezeRecord, 'to' | 'tls'>): void {
@@ -166,6 +166,12 @@ export class NodeStore {
     }
     this.#note({ to: address, tls: undefined });
   }
+}
+
+/** By which files this node gets into etcd, as its config says. */
+function filesOf({ etcdTls, etcdPasswordFile: passwordFile }: AgentConfig): MoveTls | undefined {
+  if (!etcdTls && passwordFile === undefined) return undefined;
+  return { ...etcdTls, ...(passwordFile === undefined ? {} : { passwordFile }) };
 }
 
 function methodsOf(store: ClusterStore): Pick<ClusterStore, 'get' | 'list' | 'transact'> {

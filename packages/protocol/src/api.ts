@@ -250,12 +250,19 @@ export interface StorApi {
   /**
    * Moves the cluster's state to another store (`etcd://…`, or
    * `embedded`: the nodes themselves), or gives a move up that is under way
-   * (`abort`). `ca`, `cert`, `key`: paths of PEM files that every node has, '' for none. `keys`: how
+   * (`abort`). `ca`, `cert`, `key`, `passwordFile`: paths of files that every node has, '' for none. `keys`: how
    * many were copied. All agents begin anew with the other store. FAILED_PRECONDITION; repeat it after
    * any other error.
    */
   moveStore(
-    request: { to: string; ca: string; cert: string; key: string; abort: boolean },
+    request: {
+      to: string;
+      ca: string;
+      cert: string;
+      key: string;
+      passwordFile?: string;
+      abort: boolean;
+    },
     options?: CallOptions,
   ): Promise<{ keys: number }>;
   /**

@@ -8,6 +8,7 @@ interface MigrateStoreOptions {
   etcdCa?: string;
   etcdCert?: string;
   etcdKey?: string;
+  etcdPasswordFile?: string;
   abort?: true;
   yes?: true;
 }
@@ -16,10 +17,11 @@ export function addMigrateStoreCommand(cluster: Command, run: RunAction): void {
   cluster
     .command('migrate-store')
     .description("move the cluster's state to an etcd, or back (docs/operating/etcd.md)")
-    .option('--to <address>', 'etcd://HOST:PORT[,HOST:PORT...][/PREFIX], or embedded')
+    .option('--to <address>', 'etcd://[USER@]HOST:PORT[,HOST:PORT...][/PREFIX], or embedded')
     .option('--etcd-ca <path>', 'PEM file on every node: the authority of the etcd servers')
     .option('--etcd-cert <path>', "PEM file on every node: the agents' certificate for etcd")
     .option('--etcd-key <path>', 'PEM file on every node: the key of --etcd-cert')
+    .option('--etcd-password-file <path>', 'file on every node: the password of USER')
     .option('--abort', 'give up a move that has not been finished')
     .option('-y, --yes', 'do not ask')
     .addHelpText(
@@ -37,6 +39,7 @@ Examples:
     .action(async (options: MigrateStoreOptions, command: Command) =>
       run(command.optsWithGlobals(), async ({ api, print, call, io }) => {
         const { to = '', abort = false, etcdCa = '', etcdCert = '', etcdKey = '' } = options;
+        const { etcdPasswordFile: passwordFile = '' } = options;
         if (abort === (to !== '')) {
           throw new StorError('INVALID_ARGUMENT', 'give either --to ADDRESS or --abort');
         }
@@ -49,7 +52,7 @@ Examples:
             left: 'the store was not changed',
           });
         }
-        const request = { to, ca: etcdCa, cert: etcdCert, key: etcdKey, abort };
+        const request = { to, ca: etcdCa, cert: etcdCert, key: etcdKey, passwordFile, abort };
         const { keys } = await api.moveStore(request, call);
         print.answer(
           { to, keys, aborted: abort },

@@ -3,6 +3,7 @@ import type { ClusterStatus, Node, StorApi } from '@stor/protocol';
 import type { EventLog } from '../agent/event-log.ts';
 import type { NodeIdentity } from '../agent/node-session.ts';
 import type { ClusterStore } from '../cluster-store.ts';
+import type { MoveTls } from '../core/store-move/move-records.ts';
 import { countCluster, describeNode } from '../core/volume/describe-cluster.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import { readHosts, readState } from '../resources/find.ts';
@@ -63,7 +64,7 @@ interface StorServiceOptions {
 
 export type StoreServiceMove = (request: {
   to: string;
-  tls?: { ca: string; cert?: string | undefined; key?: string | undefined } | undefined;
+  tls?: MoveTls | undefined;
   abort: boolean;
 }) => Promise<{ keys: number }>;
 
@@ -194,12 +195,13 @@ function nodeMethods(
 /** On the wire a path that is absent is empty. */
 function moveStore(
   options: Pick<StorServiceOptions, 'moveStore'>,
-  { to, ca, cert, key, abort }: Request<'moveStore'>,
+  { to, ca, cert, key, passwordFile, abort }: Request<'moveStore'>,
 ): Promise<{ keys: number }> {
   if (!options.moveStore) {
     throw new StorError('FAILED_PRECONDITION', 'the store of this cluster cannot be moved');
   }
-  const tls = ca === '' ? undefined : { ca, cert: cert || undefined, key: key || undefined };
+  const given = Object.entries({ ca, cert, key, passwordFile }).filter(([, path]) => path);
+  const tls: MoveTls | undefined = given.length > 0 ? Object.fromEntries(given) : undefined;
   return options.moveStore({ to, tls, abort });
 }
 

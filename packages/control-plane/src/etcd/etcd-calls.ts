@@ -1,5 +1,5 @@
 import { StorError } from '@stor/protocol';
-import type { Clock } from '@stor/runtime';
+import type { Clock, Logger } from '@stor/runtime';
 import { judgeEtcdError } from '../core/etcd/etcd-errors.ts';
 import type { EtcdHeader } from '../core/etcd/etcd-messages.ts';
 import type { CallDeadline } from '../embedded/call-deadline.ts';
@@ -39,12 +39,20 @@ export class EtcdCalls {
   readonly #endpoints: readonly EtcdEndpoint[];
   readonly #clock: Clock;
   readonly #listeners = new Set<() => void>();
+  readonly #logger: Logger;
+  /** why etcd could not be reached, as it was logged last */
+  #told = '';
   #at = 0;
   #clusterId: string | null = null;
   #revision = 0;
   #answeredMs = -Infinity;
 
-  constructor(endpoints: readonly EtcdEndpoint[], clock: Clock, startAt: number) {
+  constructor(
+    endpoints: readonly EtcdEndpoint[],
+    { clock, logger }: { clock: Clock; logger: Logger },
+    startAt: number,
+  ) {
+    this.#logger = logger;
     this.#endpoints = endpoints;
     this.#clock = clock;
     this.#at = startAt % endpoints.length;
@@ -96,6 +104,7 @@ export class EtcdCalls {
       );
     }
     this.#answeredMs = this.#clock.monotonicMs();
+    this.#told = '';
     this.#revision = Math.max(this.#revision, Number(header.revision));
   }
 
@@ -126,7 +135,7 @@ export class EtcdCalls {
       } else {
         const step = this.#judge(outcome, endpoint);
         if (step !== 'again' && request.once) throw this.#unknown(step.unknown, deadline);
-        cause = reasonOf(outcome, endpoint);
+        cause = this.#why(outcome, endpoint);
       }
       tries += 1;
       if (request.local && tries >= this.size) throw noneAnswered(cause);
@@ -148,6 +157,18 @@ export class EtcdCalls {
     const verdict = judgeEtcdError(outcome.message);
     if (verdict.fate === 'final') throw verdict.error;
     return verdict.fate === 'again' ? 'again' : { unknown: reasonOf(outcome, endpoint) };
+  }
+
+  /** Connections that fail have a reason that an operator can mend; it is logged when it is new. */
+  #why(outcome: EtcdOutcome, endpoint: EtcdEndpoint): Error {
+    const reason = reasonOf(outcome, endpoint);
+    if (outcome.type !== 'not-sent' && outcome.type !== 'lost') return reason;
+    const why = endpoint.trouble();
+    if (why === null) return reason;
+    const message = `no connection to ${endpoint.address}: ${why}`;
+    if (message !== this.#told) this.#logger.warn({ reason: message }, 'etcd cannot be reached');
+    this.#told = message;
+    return new Error(message, { cause: reason });
   }
 
   #unknown(cause: unknown, deadline: CallDeadline): StorError {

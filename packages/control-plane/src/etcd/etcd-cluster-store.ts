@@ -17,7 +17,7 @@ import { EtcdElection } from './etcd-election.ts';
 import type { EtcdEndpoint } from './etcd-endpoint.ts';
 import { EtcdKeys } from './etcd-keys.ts';
 import { EtcdMirror } from './etcd-mirror.ts';
-import { keysPrefix, openEtcdEndpoints, type EtcdTls } from './open-etcd.ts';
+import { keysPrefix, openEtcdEndpoints, type EtcdFiles } from './open-etcd.ts';
 
 /** Nobody is said to lead when etcd has been silent for this long: what was seen is old (ms). */
 const silentMs = 5_000;
@@ -28,7 +28,7 @@ export interface EtcdStoreOptions {
   /** `etcd://HOST:PORT[,HOST:PORT...][/PREFIX]` */
   address: string;
   /** absent: without TLS */
-  tls?: EtcdTls | undefined;
+  tls?: EtcdFiles | undefined;
   clock: Clock;
   random: Random;
   logger: Logger;
@@ -57,7 +57,7 @@ export class EtcdClusterStore implements ClusterStore {
     this.#clock = clock;
     // members begin with different servers
     const startAt = Math.floor(random.next() * endpoints.length);
-    this.#calls = new EtcdCalls(endpoints, clock, startAt);
+    this.#calls = new EtcdCalls(endpoints, options, startAt);
     const common = { calls: this.#calls, clock, random, logger };
     this.#keys = new EtcdKeys({
       ...common,

@@ -8,6 +8,7 @@ import {
   type ClientUnaryCall,
   type ServiceError,
 } from '@grpc/grpc-js';
+import type { EtcdLogin } from './etcd-login.ts';
 import type { EtcdServiceName, EtcdServices } from './etcd-services.ts';
 
 /** A page of a listing: 500 records of ours are well below 1 MiB, of the largest values 500 MiB. */
@@ -18,6 +19,13 @@ const maxReceiveBytes = 1024 * 1024 * 1024;
  */
 const keepaliveMs = 6_000;
 const keepaliveTimeoutMs = 2_000;
+
+/** A reason for failing connections is looked for at most so often (ms). */
+const explainedMs = 2_000;
+/** Checking a password takes a server some 100 ms, which others may wait for (ms). */
+const minLoginMs = 1_000;
+/** The second: users were turned on after the login, which was none. */
+const staleToken = /invalid auth token|user name is empty/;
 
 export interface EtcdCall {
   service: EtcdServiceName;
@@ -49,13 +57,50 @@ export class EtcdEndpoint {
   readonly address: string;
   readonly #services: EtcdServices;
   readonly #credentials: ChannelCredentials;
+  readonly #login: EtcdLogin | null;
+  readonly #explain: () => Promise<string | null>;
   #client: Client | null = null;
+  /** of the login; '' when the server has no users */
+  #token: string | null = null;
+  #loggingIn: Promise<EtcdOutcome | null> | null = null;
+  #explainedMs = -Infinity;
+  #trouble: string | null = null;
   #isClosed = false;
 
-  constructor(address: string, services: EtcdServices, credentials: ChannelCredentials) {
+  constructor(
+    address: string,
+    services: EtcdServices,
+    credentials: ChannelCredentials,
+    options: {
+      /** @default nobody logs in */
+      login?: EtcdLogin | null;
+      /** why connections fail, when that can be said @default it cannot */
+      explain?: () => Promise<string | null>;
+    } = {},
+  ) {
     this.address = address;
     this.#services = services;
     this.#credentials = credentials;
+    this.#login = options.login ?? null;
+    this.#explain = options.explain ?? (async () => null);
+  }
+
+  /**
+   * Why connections fail, as far as it is known by now; null: not known, or they do not. Nobody waits
+   * for it: who calls again hears of it.
+   */
+  trouble(): string | null {
+    const nowMs = Date.now();
+    if (!this.#isClosed && nowMs - this.#explainedMs > explainedMs) {
+      this.#explainedMs = nowMs;
+      const done = (reason: string | null): void => {
+        this.#trouble = reason;
+      };
+      this.#explain().then(done, () => {
+        done(null);
+      });
+    }
+    return this.#trouble;
   }
 
   /** One request, one answer; also of a method that streams both ways (the first answer counts). */
@@ -64,7 +109,74 @@ export class EtcdEndpoint {
     const connectMs = Math.min(deadlineMs, Date.now() + call.connectTimeoutMs);
     const client = await this.#connected(connectMs, call.signal);
     if (!client || call.signal.aborted) return { type: 'not-sent' };
-    return this.#send(client, call, deadlineMs);
+    for (let tries = 0; ; tries++) {
+      const failed = await this.#logIn(client, deadlineMs);
+      if (failed) return failed;
+      const token = this.#token;
+      const outcome = await this.#send(client, call, deadlineMs);
+      // nothing was done: the server was started anew, or nobody has used the token for minutes
+      const isStale = outcome.type === 'refused' && staleToken.test(outcome.message);
+      if (!isStale || !this.#login || tries > 0) return outcome;
+      if (this.#token === token) this.#token = null;
+    }
+  }
+
+  /**
+   * Before a stream is opened, whose first message says nothing of tokens that are not valid any more:
+   * logs in, also again when `anew`. Null when that is done, or there are no users.
+   */
+  async signIn(
+    anew: boolean,
+    limits: { timeoutMs: number; signal: AbortSignal },
+  ): Promise<EtcdOutcome | null> {
+    if (!this.#login) return null;
+    if (anew) this.#token = null;
+    const deadlineMs = Date.now() + limits.timeoutMs;
+    const client = await this.#connected(deadlineMs, limits.signal);
+    return client ? this.#logIn(client, deadlineMs) : { type: 'not-sent' };
+  }
+
+  /** Null when there is a token. Who is refused is told why; everything else was certainly not sent. */
+  async #logIn(client: Client, deadlineMs: number): Promise<EtcdOutcome | null> {
+    if (!this.#login || this.#token !== null) return null;
+    this.#loggingIn ??= this.#authenticate(this.#login, client, deadlineMs).finally(() => {
+      this.#loggingIn = null;
+    });
+    return this.#loggingIn;
+  }
+
+  async #authenticate(
+    { user, password }: EtcdLogin,
+    client: Client,
+    deadlineMs: number,
+  ): Promise<EtcdOutcome | null> {
+    let request: { name: string; password: string };
+    try {
+      request = { name: user, password: password() };
+    } catch (error) {
+      return { type: 'refused', message: (error as Error).message };
+    }
+    const outcome = await this.#send(
+      client,
+      {
+        service: 'Auth',
+        method: 'Authenticate',
+        request,
+        timeoutMs: 0,
+        connectTimeoutMs: 0,
+        local: false,
+        signal: new AbortController().signal,
+      },
+      Math.max(deadlineMs, Date.now() + minLoginMs),
+    );
+    if (outcome.type === 'answered') {
+      this.#token = (outcome.response as { token: string }).token;
+      return null;
+    }
+    if (outcome.type !== 'refused') return { type: 'not-sent' };
+    if (!/authentication is not enabled/.test(outcome.message)) return outcome;
+    this.#token = '';
+    return null;
   }
 
   /**
@@ -73,7 +185,7 @@ export class EtcdEndpoint {
    */
   openStream(service: EtcdServiceName, method: string): { stream: EtcdStream; close(): void } {
     const client = this.#newClient();
-    const stream = duplex(client, this.#methodOf(service, method), {});
+    const stream = duplex(client, this.#methodOf(service, method), {}, this.#metadata(false));
     return {
       stream,
       close: () => {
@@ -87,6 +199,14 @@ export class EtcdEndpoint {
     this.#isClosed = true;
     this.#client?.close();
     this.#client = null;
+  }
+
+  /** A server without a leader refuses at once, and ends streams, in place of being silent. */
+  #metadata(local: boolean): Metadata {
+    const metadata = new Metadata();
+    if (!local) metadata.set('hasleader', 'true');
+    if (this.#token) metadata.set('token', this.#token);
+    return metadata;
   }
 
   #methodOf(service: EtcdServiceName, method: string) {
@@ -138,7 +258,7 @@ export class EtcdEndpoint {
       };
       let sent: ClientUnaryCall | EtcdStream;
       if (method.responseStream) {
-        const stream = duplex(client, method, { deadline: deadlineMs });
+        const stream = duplex(client, method, { deadline: deadlineMs }, this.#metadata(false));
         stream.once('data', (response: unknown) => {
           finish(null, response);
           stream.cancel();
@@ -156,7 +276,7 @@ export class EtcdEndpoint {
           method.requestSerialize,
           method.responseDeserialize,
           call.request,
-          call.local ? new Metadata() : withLeader(),
+          this.#metadata(call.local),
           { deadline: deadlineMs },
           finish,
         );
@@ -172,23 +292,17 @@ export class EtcdEndpoint {
 
 const noStatus = { code: status.UNKNOWN, details: '', metadata: new Metadata() };
 
-/** A server without a leader refuses at once, and ends streams, in place of being silent. */
-function withLeader(): Metadata {
-  const metadata = new Metadata();
-  metadata.set('hasleader', 'true');
-  return metadata;
-}
-
 function duplex(
   client: Client,
   method: EtcdServices['KV'][string],
   options: { deadline?: number },
+  metadata: Metadata,
 ): EtcdStream {
   return client.makeBidiStreamRequest<object, unknown>(
     method.path,
     method.requestSerialize,
     method.responseDeserialize,
-    withLeader(),
+    metadata,
     options,
   );
 }

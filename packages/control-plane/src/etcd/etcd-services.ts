@@ -4,7 +4,7 @@ import { loadPackageDefinition, type ServiceDefinition } from '@grpc/grpc-js';
 import type { GrpcObject, ServiceClientConstructor } from '@grpc/grpc-js';
 import { load as loadProto } from '@grpc/proto-loader';
 
-export type EtcdServiceName = 'KV' | 'Watch' | 'Lease' | 'Maintenance';
+export type EtcdServiceName = 'KV' | 'Watch' | 'Lease' | 'Auth' | 'Maintenance';
 export type EtcdServices = Readonly<Record<EtcdServiceName, ServiceDefinition>>;
 
 /** The same folder serves sources (`src/etcd`) and the build (`dist/src/etcd`). */
@@ -33,6 +33,7 @@ async function load(): Promise<EtcdServices> {
     KV: service('KV'),
     Watch: service('Watch'),
     Lease: service('Lease'),
+    Auth: service('Auth'),
     Maintenance: service('Maintenance'),
   };
 }

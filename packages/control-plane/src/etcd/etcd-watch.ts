@@ -1,4 +1,4 @@
-import { StorError } from '@stor/protocol';
+import { hasCode, StorError } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { WatchEvent } from '../cluster-store.ts';
 import { judgeEtcdError } from '../core/etcd/etcd-errors.ts';
@@ -38,8 +38,15 @@ export async function* watchEtcd(options: EtcdWatchOptions): AsyncGenerator<Watc
   const { calls, clock, logger, signal, closed } = options;
   const assembler = new WatchAssembler(options.keyPrefix, options.afterRevision);
   let retryMs = minRetryMs;
+  let wasDenied = false;
   while (!signal.aborted && !closed.aborted) {
     const endpoint = calls.current;
+    const limits = { timeoutMs: openTimeoutMs, signal };
+    const refused = await endpoint.signIn(wasDenied, limits);
+    if (refused?.type === 'refused') {
+      const verdict = judgeEtcdError(refused.message);
+      if (verdict.fate === 'final') throw verdict.error;
+    }
     const stream = new EtcdWatchStream(options, endpoint, assembler);
     try {
       for (;;) {
@@ -52,7 +59,10 @@ export async function* watchEtcd(options: EtcdWatchOptions): AsyncGenerator<Watc
       stream.close();
     }
     if (signal.aborted || closed.aborted) return;
-    if (stream.error) throw stream.error;
+    // a token that the server has forgotten is told as this too: once more, with a new one
+    const isDenied = hasCode(stream.error, 'PERMISSION_DENIED', 'UNAUTHENTICATED');
+    if (stream.error && (!isDenied || wasDenied)) throw stream.error;
+    wasDenied = isDenied;
     logger.debug({ endpoint: endpoint.address, reason: stream.reason }, 'etcd watch broke');
     if (!stream.moved) {
       calls.leave(endpoint);

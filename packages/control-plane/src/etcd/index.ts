@@ -1,5 +1,5 @@
 export { EtcdClusterStore } from './etcd-cluster-store.ts';
 export type { EtcdStoreOptions } from './etcd-cluster-store.ts';
 export { openEtcdKeys } from './open-etcd.ts';
-export type { EtcdTls } from './open-etcd.ts';
+export type { EtcdFiles } from './open-etcd.ts';
 export { parseEtcdAddress } from '../core/etcd/etcd-address.ts';

@@ -1,5 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { accessSync, constants, mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -67,8 +68,35 @@ export class EtcdServers {
       rmSync(folder, { recursive: true, force: true });
     });
     for (const index of servers.clientPorts.keys()) servers.launch(index);
-    if (!options.tls) await servers.ready();
+    await servers.ready();
     return servers;
+  }
+
+  /** Waits until the server takes connections, whoever it lets in. */
+  async #listens(index: number): Promise<boolean> {
+    const port = this.clientPorts[index] ?? 0;
+    return new Promise((resolve) => {
+      const socket = connect({ host: '127.0.0.1', port });
+      const end = (isOpen: boolean): void => {
+        socket.destroy();
+        resolve(isOpen);
+      };
+      socket.on('connect', () => {
+        end(true);
+      });
+      socket.on('error', () => {
+        end(false);
+      });
+    });
+  }
+
+  /**
+   * Asks the first server for something as an operator would, through its JSON gateway: `auth/user/add`.
+   */
+  async ask(path: string, request: object): Promise<void> {
+    const url = `http://${this.endpoints[0] as string}/v3/${path}`;
+    const answer = await fetch(url, { method: 'POST', body: JSON.stringify(request) });
+    if (!answer.ok) throw new Error(`etcd refused ${path}: ${await answer.text()}`);
   }
 
   /** HOST:PORT of each server */
@@ -116,8 +144,8 @@ export class EtcdServers {
   /** Waits until a leader answers. */
   async ready(): Promise<void> {
     const endMs = performance.now() + startTimeoutMs;
-    for (const address of this.endpoints) {
-      while (!(await this.#reads(address))) {
+    for (const [index, address] of this.endpoints.entries()) {
+      while (!(await (this.#tls ? this.#listens(index) : this.#reads(address)))) {
         if (performance.now() > endMs) throw new Error(`etcd did not start:\n${this.#log}`);
         await pause(20);
       }

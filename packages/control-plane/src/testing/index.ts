@@ -7,3 +7,4 @@ export { encodeSnapshot } from '../core/kv/kv-snapshot.ts';
 // the model of the Raft log, for those who know nothing of raft-ts
 export { MemoryKeyValueDisk } from 'raft-ts/testing';
 export * from './etcd-servers.ts';
+export * from './certificates.ts';

@@ -31,10 +31,11 @@ interface Flags {
   etcdCa?: string;
   etcdCert?: string;
   etcdKey?: string;
+  etcdPasswordFile?: string;
 }
 
 /** Those that go with a config file that says who the node is. */
-const fixedFlags = ['config', 'store', 'etcdCa', 'etcdCert', 'etcdKey'];
+const fixedFlags = ['config', 'store', 'etcdCa', 'etcdCert', 'etcdKey', 'etcdPasswordFile'];
 
 /** What is to be started: a config file that names all members, or a node that finds them. */
 export type CommandLine =
@@ -78,11 +79,12 @@ export function addAgentOptions(program: Command): Command {
     .option('--pid-file <path>', 'where to write the process id')
     .option(
       '--store <address>',
-      'embedded, or etcd://HOST:PORT[,HOST:PORT...][/PREFIX] (or `store:` in the config)',
+      'embedded, or etcd://[USER@]HOST:PORT[,HOST:PORT...][/PREFIX] (or `store:` in the config)',
     )
     .option('--etcd-ca <path>', 'PEM file: the authority of the etcd servers; turns TLS on')
     .option('--etcd-cert <path>', 'PEM file: the certificate of this node for etcd')
-    .option('--etcd-key <path>', 'PEM file: the key of --etcd-cert');
+    .option('--etcd-key <path>', 'PEM file: the key of --etcd-cert')
+    .option('--etcd-password-file <path>', 'the password of the user that --store names');
 }
 
 /** INVALID_ARGUMENT says which flags do not go together, or what is wrong with one. */
@@ -159,12 +161,19 @@ function merged(file: unknown, flags: Flags): unknown {
 }
 
 /** What the command line says of the store, as the config file would. */
-function storeOf({ store, etcdCa, etcdCert, etcdKey }: Flags): Record<string, unknown> {
+function storeOf({
+  store,
+  etcdCa,
+  etcdCert,
+  etcdKey,
+  etcdPasswordFile,
+}: Flags): Record<string, unknown> {
   if (etcdCa === undefined && (etcdCert ?? etcdKey) !== undefined) {
     throw usage('--etcd-cert and --etcd-key need --etcd-ca');
   }
   return {
     ...(store === undefined ? {} : { store }),
+    ...(etcdPasswordFile === undefined ? {} : { etcdPasswordFile: resolve(etcdPasswordFile) }),
     ...(etcdCa === undefined ? {} : { etcdTls: { ca: etcdCa, cert: etcdCert, key: etcdKey } }),
   };
 }

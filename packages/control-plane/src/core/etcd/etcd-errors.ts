@@ -34,14 +34,22 @@ const finals: readonly [start: string, code: ErrorCode, advice?: string][] = [
     'Stor stays below the default of etcd (--max-txn-ops 128): raise it to that',
   ],
   ['duplicate key given in txn request', 'INVALID_ARGUMENT'],
-  ['permission denied', 'PERMISSION_DENIED', 'give the etcd user the right to read and write'],
+  [
+    'permission denied',
+    'PERMISSION_DENIED',
+    'the etcd user must read and write all keys below the prefix (etcdctl role grant-permission ROLE --prefix=true readwrite PREFIX/)',
+  ],
   [
     'user name is empty',
     'UNAUTHENTICATED',
-    'etcd demands a user: give the agents a client certificate whose common name is one',
+    'etcd demands a user: name it in the address (etcd://USER@HOST:PORT) and give --etcd-password-file, or a client certificate whose common name is one',
   ],
   ['invalid auth token', 'UNAUTHENTICATED'],
-  ['authentication failed', 'UNAUTHENTICATED'],
+  [
+    'authentication failed',
+    'UNAUTHENTICATED',
+    'correct the user in the address of the store, or the password in the file',
+  ],
   ['corrupt cluster', 'CHECKSUM_MISMATCH', 'etcd has found that its members differ: restore it'],
 ];
 
@@ -57,6 +65,12 @@ const again = [
 
 /** `message`: the details of a gRPC status. */
 export function judgeEtcdError(message: string): EtcdVerdict {
+  // of a password that cannot be read: nothing was asked
+  if (message.startsWith('the password file')) {
+    return { fate: 'final', error: new StorError('UNAUTHENTICATED', message) };
+  }
+  // as the reason of a watch that is refused comes from some versions
+  message = message.replace(/^rpc error: code = \w+ desc = /, '');
   if (!message.startsWith(prefix)) return { fate: 'unknown' };
   const text = message.slice(prefix.length);
   const final = finals.find(([start]) => text.startsWith(start));

@@ -9,11 +9,12 @@ export const freezeKey = '/stor-store/freeze';
 /** In a store that a cluster was moved to: where it came from. */
 export const originKey = '/stor-store/origin';
 
-/** PEM files on every node. */
+/** Paths of files on every node: see `EtcdFiles`. */
 export interface MoveTls {
-  ca: string;
+  ca?: string | undefined;
   cert?: string | undefined;
   key?: string | undefined;
+  passwordFile?: string | undefined;
 }
 
 /** The name of the store that the nodes themselves keep. */
