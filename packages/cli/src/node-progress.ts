@@ -12,20 +12,23 @@ const lookEveryMs = 1_000;
 const maxSilenceMs = 60_000;
 
 /**
- * Waits until the node has nothing more of what the verb moves away; the line on stderr says how far it
+ * Waits until the node has nothing more of what the verb moves away, or, when it is decommissioned, until it
+ * is no node any more: then the last that was known of it is returned. The line on stderr says how far it
  * is. ABORTED when somebody cancels it.
  */
 export async function waitForNode(
   context: CommandContext,
-  order: { id: string; name: string; verb: 'drain' | 'evacuate' },
+  order: { node: Node; verb: 'drain' | 'evacuate' | 'decommission' },
 ): Promise<Node> {
   const { api, io, print, call, clock, signal } = context;
-  const { id, name, verb } = order;
+  const { verb } = order;
+  const { id, name } = order.node.metadata;
   context.goesOn(
     `it goes on by itself: "storctl node ${verb} ${name} --plan" shows what is left of it`,
   );
   const line = new StatusLine(io, print.quiet);
   let answeredMs = clock.monotonicMs();
+  let last: Node | null = null;
   try {
     for (;;) {
       try {
@@ -36,12 +39,15 @@ export async function waitForNode(
         ]);
         answeredMs = clock.monotonicMs();
         const { attachments, replicas } = plan.remaining;
-        if (attachments + replicas === 0) return node;
+        last = node;
+        if (verb !== 'decommission' && attachments + replicas === 0) return node;
         if (!node.spec[verb] && !node.spec.decommission) {
           throw new StorError('ABORTED', `the ${verb} of node ${name} was cancelled`);
         }
         line.show(...progressOf(plan, rebuilds));
       } catch (error) {
+        // it was there when the order was taken
+        if (verb === 'decommission' && hasCode(error, 'NOT_FOUND')) return last ?? order.node;
         if (!hasCode(error, 'UNAVAILABLE', 'TIMEOUT') || signal.aborted) throw error;
         if (clock.monotonicMs() - answeredMs > maxSilenceMs) throw error;
         line.show(`waiting: ${error.message}`, 'unavailable');
@@ -54,13 +60,20 @@ export async function waitForNode(
 }
 
 /** The line, and what of it is worth a new one in a log. */
-function progressOf({ remaining, blocked }: NodePlan, rebuilds: Rebuild[]): [string, string] {
+function progressOf(
+  { verb, remaining, blocked, notes }: NodePlan,
+  rebuilds: Rebuild[],
+): [string, string] {
   const { attachments, replicas } = remaining;
   const counts = [
     attachments > 0 ? countOf(attachments, 'attachment') : '',
     replicas > 0 ? countOf(replicas, 'replica') : '',
   ];
-  const text = `waiting for ${counts.filter((count) => count !== '').join(' and ')} to move`;
+  const moving = counts.filter((count) => count !== '').join(' and ');
+  // only a node that is decommissioned is waited for with nothing to move
+  const last = verb === 'decommission' && notes[0] !== undefined ? `: ${notes[0]}` : '';
+  const text =
+    moving === '' ? `waiting for the node to leave${last}` : `waiting for ${moving} to move`;
   const [first] = blocked;
   const stuck = first
     ? `; ${first.replicaId === '' ? 'the attachment' : 'that'} of volume ${first.volume} can go nowhere: ${first.reason}`

@@ -31,6 +31,8 @@ const right: string[][] = [
   ['node', 'label', 'n9', 'a=b'],
   ['node', 'cordon', 'n9'],
   ['node', 'uncordon', 'n9'],
+  ['node', 'decommission', 'n9', '--no-wait'],
+  ['node', 'forget', 'n9'],
   ['disk', 'ls'],
   ['disk', 'add', 'n9', '/mnt/x'],
   ['disk', 'inspect', 'd9'],

@@ -133,7 +133,7 @@ export class ControlPlane implements ControlPlanePort {
     const trash = new TrashService({ ...options, volumes, spaces: controlPlane.#spaces });
     const more = { ...snapshotServices(parts), trash };
     const growth = new VolumeGrowthOrders({ ...parts, access: more.access });
-    const nodes = new NodeService({ ...options, insight });
+    const nodes = new NodeService({ ...options, insight, events: controlPlane.#events });
     const who = { nodes, moveStore: options.moveStore, ...memberServices(options) };
     const placement = new PlacementService(options);
     const some = { volumes, changes, growth, primaries, insight, disks, placement };

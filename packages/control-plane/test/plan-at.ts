@@ -1,5 +1,6 @@
 import type { Action, Controllers } from '../src/core/controllers/controllers.ts';
 import type { ClusterState } from '../src/resources/cluster-state.ts';
+import { disksPrefix } from '../src/resources/keys.ts';
 import type { StoredVolume } from '../src/resources/records.ts';
 
 let replicas = 0;
@@ -88,6 +89,24 @@ export function apply(state: ClusterState, action: Action): void {
       state.nodes.set(record.id, { value: record, modRevision: node.modRevision + 1 });
       return;
     }
+    case 'remove-node': {
+      const { id, name } = action.node.value;
+      const value = { id, name, atMs: 0, how: 'decommissioned' };
+      state.forgotten.set(id, { value, modRevision: 1 });
+      state.nodes.delete(id);
+      for (const [diskId, disk] of state.disks) {
+        if (disk.value.nodeId === id) state.disks.delete(diskId);
+      }
+      return;
+    }
+    case 'end-lease':
+      state.leases.delete(action.nodeId);
+      return;
+    case 'forget-disks':
+      for (const { key } of action.transaction.operations) {
+        state.disks.delete(key.slice(disksPrefix.length));
+      }
+      return;
     case 'move-primary':
     case 'note-event':
     case 'ask-attach':

@@ -16,6 +16,15 @@ const event: fc.Arbitrary<WorldEvent> = fc.oneof(
     arbitrary: fc.record({ type: fc.constant('fail-creations' as const), node: index }),
   },
   { weight: 1, arbitrary: fc.record({ type: fc.constant('lose-disk' as const), disk: index }) },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('forget' as const), node: index }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      type: fc.constant('decommission' as const),
+      node: index,
+      wanted: fc.boolean(),
+    }),
+  },
   { weight: 5, arbitrary: fc.record({ type: fc.constant('primary' as const), volume: index }) },
   { weight: 3, arbitrary: fc.record({ type: fc.constant('write' as const), volume: index }) },
   {

@@ -11,10 +11,10 @@ import { apply } from './plan-at.ts';
 import { addDisk, addNode, clusterOf, put, setUp, volumeOn } from './volume-fixture.ts';
 
 export type WorldEvent =
-  | { type: 'down' | 'up' | 'reconcile' | 'fail-creations'; node: number }
+  | { type: 'down' | 'up' | 'reconcile' | 'fail-creations' | 'forget'; node: number }
   | { type: 'lose-disk'; disk: number }
   | { type: 'drain'; disk: number; wanted: boolean }
-  | { type: 'evacuate'; node: number; wanted: boolean }
+  | { type: 'evacuate' | 'decommission'; node: number; wanted: boolean }
   | { type: 'maintenance'; node: number; ms: number }
   | { type: 'primary' | 'write'; volume: number }
   | { type: 'count'; volume: number; replicas: number }
@@ -96,6 +96,9 @@ export class ReplicaWorld {
       case 'up':
         this.#setUp(this.#node(event.node));
         break;
+      case 'forget':
+        this.#forget(this.#node(event.node));
+        break;
       case 'reconcile':
         this.#reconcile(this.#node(event.node));
         break;
@@ -109,8 +112,9 @@ export class ReplicaWorld {
         this.#drain(this.#disk(event.disk), event.wanted);
         break;
       case 'evacuate':
+      case 'decommission':
         this.#intend(this.#node(event.node), {
-          evacuate: event.wanted ? { sinceMs: this.#nowMs } : undefined,
+          [event.type]: event.wanted ? { sinceMs: this.#nowMs } : undefined,
         });
         break;
       case 'maintenance':
@@ -198,6 +202,7 @@ export class ReplicaWorld {
     nodeId: string,
     change: {
       evacuate?: NodeIntent['evacuate'] | undefined;
+      decommission?: NodeIntent['decommission'] | undefined;
       maintenance?: NodeIntent['maintenance'];
     },
   ): void {
@@ -265,6 +270,12 @@ export class ReplicaWorld {
       if (now?.modRevision !== volume?.modRevision) return;
       if (volume && change) this.#checkChange(volume.value, change.record, isLate);
       if (change) this.#count('begun by a rebalance');
+    } else if (action.type === 'remove-node') {
+      const { id } = action.node.value;
+      if (this.state.nodes.get(id)?.modRevision !== action.node.modRevision) return;
+      for (const [replicaId, copy] of this.copies) {
+        if (copy.nodeId === id) throw new Error(`${replicaId} lies on ${id}, which is removed`);
+      }
     } else if ('volume' in action) {
       const { volume } = action;
       const now = this.state.volumes.get(volume.value.metadata.id);
@@ -371,6 +382,8 @@ export class ReplicaWorld {
   }
 
   #setUp(node: string): void {
+    // its agent may come back, and is refused
+    if (this.state.forgotten.has(node)) return;
     setUp(this.state, node);
     this.#down.delete(node);
     const known = this.state.nodes.get(node);
@@ -379,17 +392,41 @@ export class ReplicaWorld {
     this.state.nodes.set(node, { value, modRevision: known.modRevision + 1 });
   }
 
+  /** A node that is down is given up with all it has, unless it has the only copy of something. */
+  #forget(node: string): void {
+    const known = this.state.nodes.get(node);
+    if (!known || !this.#down.has(node)) return;
+    if (!this.#isElsewhere((copy) => copy.nodeId === node)) return;
+    this.#count('forgotten');
+    const value = { id: node, name: node, atMs: this.#nowMs, how: 'forgotten' };
+    this.state.forgotten.set(node, { value, modRevision: 1 });
+    this.state.nodes.delete(node);
+    for (const [id, disk] of this.state.disks) {
+      if (disk.value.nodeId === node) this.state.disks.delete(id);
+    }
+    for (const [id, copy] of this.copies) {
+      if (copy.nodeId !== node) continue;
+      this.copies.delete(id);
+      this.#broken.add(id);
+    }
+  }
+
+  /** Every volume has a member that does not go. */
+  #isElsewhere(goes: (copy: Copy) => boolean): boolean {
+    return [...this.state.volumes.values()].every(({ value }) => {
+      const members = value.status.segments.flatMap(({ inSync }) => inSync);
+      return members.some((id) => {
+        const copy = this.copies.get(id);
+        return copy !== undefined && !goes(copy);
+      });
+    });
+  }
+
   /** A disk breaks for good, unless it has the only copy of something. */
   #loseDisk(diskId: string): void {
     const disk = this.state.disks.get(diskId);
     if (!disk || disk.value.state !== 'online') return;
-    for (const { value } of this.state.volumes.values()) {
-      const members = value.status.segments.flatMap(({ inSync }) => inSync);
-      const others = members.filter(
-        (id) => this.copies.has(id) && this.copies.get(id)?.diskId !== diskId,
-      );
-      if (others.length === 0) return;
-    }
+    if (!this.#isElsewhere((copy) => copy.diskId === diskId)) return;
     const value = { ...disk.value, state: 'failed' };
     this.state.disks.set(diskId, { value, modRevision: disk.modRevision + 1 });
     for (const [id, copy] of this.copies) {

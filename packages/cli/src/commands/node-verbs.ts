@@ -6,14 +6,18 @@ import { countOf, nodePlanText } from '../node-plan-views.ts';
 
 /** A verb that moves something away, which takes its time. */
 interface MovingVerb {
-  verb: Extract<NodeVerb, 'drain' | 'evacuate'>;
+  verb: Extract<NodeVerb, 'drain' | 'evacuate' | 'decommission'>;
   description: string;
   help: string;
   /** `node n3 is being evacuated` */
   begun: string;
   done: string;
+  /** what there is to do then; '': nothing */
+  next: string;
   cancelled: string;
 }
+
+const uncordon = 'lets it take replicas and attachments again';
 
 const movingVerbs: MovingVerb[] = [
   {
@@ -29,6 +33,7 @@ Examples:
   storctl node drain n3`,
     begun: 'is being drained',
     done: 'has no attachment any more',
+    next: uncordon,
     cancelled: 'is not drained any more',
   },
   {
@@ -44,7 +49,27 @@ Examples:
   storctl node evacuate n3`,
     begun: 'is being evacuated',
     done: 'has no replica any more',
+    next: uncordon,
     cancelled: 'is not evacuated any more; what has moved stays where it is',
+  },
+  {
+    verb: 'decommission',
+    description: 'move everything away from a node, and take it out of the cluster for ever',
+    help: `
+Its attachments and replicas move away as by drain and evacuate, and its vote in the control plane goes. When it
+holds nothing any more, its record and those of its disks are removed. Its agent is refused from then on:
+stop it, and start it with an empty data folder and a token to use the host again. What is left on its disks
+is not erased. Until then --cancel ends it.
+
+A node that is lost already is taken out by "storctl node forget".
+
+Examples:
+  storctl node decommission n3 --plan
+  storctl node decommission n3`,
+    begun: 'is being decommissioned',
+    done: 'has left the cluster',
+    next: '',
+    cancelled: 'is not decommissioned any more; what has moved stays where it is',
   },
 ];
 
@@ -76,7 +101,7 @@ export function addMovingVerbs(node: Command, run: RunAction): void {
 
 async function move(
   context: CommandContext,
-  { verb, begun, done, cancelled }: MovingVerb,
+  { verb, begun, done, next, cancelled }: MovingVerb,
   name: string,
   options: MoveOptions,
 ): Promise<void> {
@@ -95,12 +120,16 @@ async function move(
   }
   const { attachments, replicas } = plan.remaining;
   if (!options.wait || print.forPeople) {
-    const what =
-      verb === 'drain' ? countOf(attachments, 'attachment') : countOf(replicas, 'replica');
+    const counts = {
+      drain: countOf(attachments, 'attachment'),
+      evacuate: countOf(replicas, 'replica'),
+      decommission: `${countOf(attachments, 'attachment')} and ${countOf(replicas, 'replica')}`,
+    };
+    const what = counts[verb];
     print.changed(plan.node, `node ${metadata.name} ${begun}: ${what} to move`);
   }
   if (!options.wait) return;
-  const ended = await waitForNode(context, { id: metadata.id, name: metadata.name, verb });
-  const next = `next: "storctl node uncordon ${metadata.name}" lets it take replicas and attachments again`;
-  print.changed(ended, `node ${metadata.name} ${done}\n${next}`);
+  const ended = await waitForNode(context, { node: plan.node, verb });
+  const advice = next === '' ? '' : `\nnext: "storctl node uncordon ${metadata.name}" ${next}`;
+  print.changed(ended, `node ${metadata.name} ${done}${advice}`);
 }

@@ -4,6 +4,7 @@ import type { RunAction } from '../command-context.ts';
 import { parseLabelChanges } from '../core/label-arguments.ts';
 import { formatLabels, nodeColumns, nodeSheet } from '../resource-views.ts';
 import { addCordonCommands } from './node-cordon.ts';
+import { addForgetCommand } from './node-forget.ts';
 import { addMaintenanceCommand } from './node-maintenance.ts';
 import { addMovingVerbs } from './node-verbs.ts';
 
@@ -57,4 +58,5 @@ export function addNodeCommands(program: Command, run: RunAction): void {
   addCordonCommands(node, run);
   addMovingVerbs(node, run);
   addMaintenanceCommand(node, run);
+  addForgetCommand(node, run);
 }

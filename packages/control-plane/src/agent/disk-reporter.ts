@@ -8,7 +8,7 @@ import type { Versioned } from '../resources/cluster-state.ts';
 import { diskNote } from '../core/disk/disk-note.ts';
 import { settingsOf } from '../core/placement/cluster-limits.ts';
 import { hasRoom, repairReserveBytes } from '../core/placement/disk-room.ts';
-import { diskKey } from '../resources/keys.ts';
+import { diskKey, forgottenKey } from '../resources/keys.ts';
 import { decodeDisk, encodeRecord } from '../resources/records.ts';
 import type { DiskRecord } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
@@ -185,7 +185,11 @@ export class DiskReporter {
       const record = change(now?.value ?? null);
       if (!record) return true;
       const { succeeded } = await this.#store.transact({
-        compare: [{ key, modRevision: now?.modRevision ?? 0 }],
+        compare: [
+          { key, modRevision: now?.modRevision ?? 0 },
+          // the records of a node that has left for ever are gone, and must not come back
+          { key: forgottenKey(this.#nodeId), modRevision: 0 },
+        ],
         operations: [{ type: 'put', key, value: encodeRecord(record) }],
       });
       if (succeeded) return true;

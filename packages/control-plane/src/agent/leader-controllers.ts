@@ -6,9 +6,10 @@ import type { AbsenceNote } from '../core/controllers/absence.ts';
 import { Controllers } from '../core/controllers/controllers.ts';
 import type { Action } from '../core/controllers/controllers.ts';
 import type { RebalanceStep } from '../core/controllers/rebalance-keeper.ts';
+import { placedSegments } from '../core/volume/segment-size.ts';
 import { deletingSnapshot } from '../core/volume/snapshot-rules.ts';
 import { agedInTrash, deletionOf, emptyingOf } from '../core/volume/trash-rules.ts';
-import { nodeName } from '../resources/cluster-state.ts';
+import { isForgotten, nodeName } from '../resources/cluster-state.ts';
 import {
   deletedKey,
   nodeKey,
@@ -25,6 +26,7 @@ import { pause } from '../resources/pause.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import type { AgentPeers } from './agent-peers.ts';
 import { MemberKeeper } from './member-keeper.ts';
+import { carryOutRemoval } from './node-removals.ts';
 import { SnapshotRecords } from './snapshot-records.ts';
 import { writeVolumes } from './volume-writes.ts';
 import type { VolumeWrite } from './volume-writes.ts';
@@ -151,7 +153,7 @@ export class LeaderControllers {
     this.#again = false;
     const now = { monotonicMs: this.#clock.monotonicMs(), wallMs: this.#clock.wallMs() };
     const newReplicaId = (): ReplicaId => makeId('r', this.#random.bytes(8));
-    const actions = controllers.plan(this.#cache.state, now, newReplicaId);
+    const actions = controllers.plan(this.#cache.state, now, newReplicaId, this.#voters());
     const tookMs = this.#clock.monotonicMs() - now.monotonicMs;
     // what belongs to many volumes at once is written together
     const writes = actions.flatMap((action) => this.#volumeWrite(action) ?? []);
@@ -162,6 +164,12 @@ export class LeaderControllers {
     if (this.#again && tookMs >= 1) {
       await pause(this.#clock, tookMs * restShare, this.#closing.signal);
     }
+  }
+
+  /** Of the membership that this member's log ends with: one that is being changed counts with both. */
+  #voters(): readonly NodeId[] | null {
+    const voters = this.#store.members?.local().voters ?? [];
+    return voters.length === 0 ? null : voters;
   }
 
   async #try(action: string, run: () => Promise<void>): Promise<void> {
@@ -177,8 +185,12 @@ export class LeaderControllers {
   /** Null: the action is something else. */
   #volumeWrite(action: Action): VolumeWrite | null {
     switch (action.type) {
-      case 'mark-ready':
-        return { ...action, forgotten: [], written: () => {} };
+      case 'mark-ready': {
+        // a node that leaves at this moment must not be among those that the first writes go to
+        const replicas = placedSegments(action.record).flatMap((segment) => segment.replicas);
+        const nodes = new Set(replicas.map(({ nodeId }) => nodeId));
+        return { ...action, nodes, forgotten: [], written: () => {} };
+      }
       case 'mark-failed':
         return { ...action, forgotten: [], written: () => this.#noteFailed(action) };
       case 'change-replicas': {
@@ -248,6 +260,13 @@ export class LeaderControllers {
       case 'rebalance':
         await this.#rebalance(action);
         return;
+      case 'remove-node':
+      case 'end-lease':
+      case 'forget-disks': {
+        const [store, events, logger] = [this.#store, this.#events, this.#logger];
+        await carryOutRemoval(action, { store, events, logger });
+        return;
+      }
       case 'move-primary':
         this.#movePrimary(action);
         return;
@@ -347,7 +366,9 @@ export class LeaderControllers {
     );
     for (const replica of record.status.segments.flatMap(({ replicas }) => replicas)) {
       if (replica.state !== 'failed' || before.has(replica.id)) continue;
-      const why = state.reports.get(replica.id)?.value.message ?? '';
+      const why = isForgotten(state, replica.nodeId)
+        ? 'the node has left the cluster'
+        : (state.reports.get(replica.id)?.value.message ?? '');
       this.#events.note({
         type: 'warning',
         reason: 'replica-failed',

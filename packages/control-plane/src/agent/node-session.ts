@@ -3,7 +3,8 @@ import type { NodeAddresses, NodeId } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { AgentPort } from '../agent-port.ts';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
-import { clusterKey, nodeKey, nodeLeaseKey, nodesPrefix } from '../resources/keys.ts';
+import { decodeForgotten, goneForEver } from '../resources/forgotten-record.ts';
+import { clusterKey, forgottenKey, nodeKey, nodeLeaseKey, nodesPrefix } from '../resources/keys.ts';
 import { pause } from '../resources/pause.ts';
 import { decodeCluster, decodeNode, decodeNodeLease, encodeRecord } from '../resources/records.ts';
 import type { NodeRecord } from '../resources/records.ts';
@@ -119,6 +120,7 @@ export class NodeSession {
   async #register(): Promise<void> {
     const { store, clock, node, logger } = this.#options;
     const { signal } = this.#closing;
+    await this.#checkForgotten();
     await this.#checkCluster();
     await this.#checkName();
     const old = await store.get(nodeLeaseKey(node.id), { signal });
@@ -135,6 +137,19 @@ export class NodeSession {
     this.#holdUntil(sentMs + nodeLeaseMs);
     logger.info({ leaseId }, 'node registered');
     this.#options.registered();
+  }
+
+  /**
+   * A node that has left the cluster for ever is never registered again, whatever its disks hold. What this
+   * member knows is asked first: one that the cluster store has let go hears nothing else.
+   */
+  async #checkForgotten(): Promise<void> {
+    const { store, node } = this.#options;
+    const key = forgottenKey(node.id);
+    const { signal } = this.#closing;
+    const item =
+      (await store.get(key, { local: true, signal })) ?? (await store.get(key, { signal }));
+    if (item) throw goneForEver(decodeForgotten(item.key, item.value));
   }
 
   /** The first node gives the cluster its id; a node of another cluster is refused. */
@@ -219,6 +234,7 @@ export class NodeSession {
     const compare: Compare[] = [
       { key, modRevision: item?.modRevision ?? 0 },
       { key: leaseKey, modRevision: 0 },
+      { key: forgottenKey(id), modRevision: 0 },
     ];
     const operations: Operation[] = [
       { type: 'put', key, value: encodeRecord(record) },

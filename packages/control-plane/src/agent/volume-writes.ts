@@ -1,13 +1,14 @@
 import { hasCode } from '@stor/protocol';
-import type { ReplicaId, VolumeId } from '@stor/protocol';
+import type { NodeId, ReplicaId, VolumeId } from '@stor/protocol';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
-import { replicaReportKey, volumeKey } from '../resources/keys.ts';
+import { forgottenKey, replicaReportKey, volumeKey } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
 import type { StoredVolume } from '../resources/records.ts';
 
-/** Operations and bytes of one transaction: within kvLimits, and small enough to be no long turn. */
+/** Operations, comparisons and bytes of one transaction: within kvLimits, and small enough to be no long turn. */
 const maxOperations = 128;
+const maxCompares = 128;
 const maxBytes = 256 * 1024;
 
 /** A new record of one volume, written only if it is still as it was seen. */
@@ -16,6 +17,8 @@ export interface VolumeWrite {
   record: StoredVolume;
   /** reports that are not needed any more */
   forgotten: readonly ReplicaId[];
+  /** only while none of these has left the cluster @default none */
+  nodes?: ReadonlySet<NodeId>;
   /** called when it is written */
   written: () => void;
 }
@@ -84,15 +87,22 @@ function* batchesOf(writes: readonly VolumeWrite[]): Generator<Batch> {
       { type: 'put', key, value },
       ...write.forgotten.map((id): Operation => ({ type: 'delete', key: replicaReportKey(id) })),
     ];
+    const guards = [...(write.nodes ?? [])]
+      .map((nodeId): Compare => ({ key: forgottenKey(nodeId), modRevision: 0 }))
+      // of a volume on more nodes than one transaction compares, the others are as they were seen
+      .slice(0, maxCompares - 1);
     const isFull =
       batch.operations.length + operations.length > maxOperations ||
+      batch.compare.length + guards.length >= maxCompares ||
       batch.bytes + value.length > maxBytes;
     if (isFull && batch.writes.length > 0) {
       yield batch;
       batch = { writes: [], compare: [], operations: [], bytes: 0 };
     }
     batch.writes.push(write);
-    batch.compare.push({ key, modRevision: write.volume.modRevision });
+    const known = new Set(batch.compare.map((one) => one.key));
+    const fresh = guards.filter((guard) => !known.has(guard.key));
+    batch.compare.push({ key, modRevision: write.volume.modRevision }, ...fresh);
     batch.operations.push(...operations);
     batch.bytes += value.length;
   }

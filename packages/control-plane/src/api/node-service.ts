@@ -1,13 +1,16 @@
 import { StorError } from '@stor/protocol';
 import type { LossSimulation, NodePlan, NodeVerb, StorApi, UpgradePlan } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
+import type { EventLog } from '../agent/event-log.ts';
 import type { ClusterStore } from '../cluster-store.ts';
 import { changedIntent } from '../core/node/change-intent.ts';
 import { withIntent } from '../core/node/node-intent.ts';
+import { removalOf } from '../core/node/node-removal.ts';
 import { planNode } from '../core/node/plan-node.ts';
 import type { NodeSight } from '../core/node/plan-node.ts';
 import { planUpgrade } from '../core/node/plan-upgrade.ts';
 import { findLosses, simulateLoss } from '../core/node/simulate-loss.ts';
+import { isUp } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { readState } from '../resources/find.ts';
 import { nodeKey, nodeOrdersKey } from '../resources/keys.ts';
@@ -26,17 +29,20 @@ const maxConflicts = 20;
 export class NodeService {
   readonly #store: ClusterStore;
   readonly #insight: Pick<VolumeInsight, 'rebuilds'>;
+  readonly #events: Pick<EventLog, 'note'>;
   readonly #clock: Clock;
   readonly #logger: Logger;
 
   constructor(options: {
     store: ClusterStore;
     insight: Pick<VolumeInsight, 'rebuilds'>;
+    events: Pick<EventLog, 'note'>;
     clock: Clock;
     logger: Logger;
   }) {
     this.#store = options.store;
     this.#insight = options.insight;
+    this.#events = options.events;
     this.#clock = options.clock;
     this.#logger = options.logger;
   }
@@ -44,6 +50,7 @@ export class NodeService {
   /** See StorApi.orderNode. */
   async order(request: Request): Promise<NodePlan> {
     const { verb, cancel = false, force = false } = request;
+    if (verb === 'forget') return this.#forget(request);
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       // before the state: an order that comes between the two is seen in one of them
       const last = await readSoon((options) => this.#store.get(nodeOrdersKey, options));
@@ -74,6 +81,48 @@ export class NodeService {
         ...plan,
         node: { ...plan.node, metadata: { ...metadata, resourceVersion: revision } },
       };
+    }
+    throw new StorError('CONFLICT', `node ${request.name} changes too often: try again`);
+  }
+
+  /**
+   * A node that never comes back. Carried out at once, in one transaction that holds only while the node
+   * has no lease: one that comes back at that moment stays a node.
+   */
+  async #forget(request: Request): Promise<NodePlan> {
+    const { cancel = false, force = false } = request;
+    if (cancel) {
+      throw new StorError(
+        'INVALID_ARGUMENT',
+        'a node that was forgotten is gone for ever: there is nothing to cancel',
+      );
+    }
+    for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
+      const state = await readSoon((options) => readState(this.#store, options));
+      const node = findNode(state, request.name);
+      const { id, name } = node.value;
+      checkVersion(node, request.resourceVersion ?? 0);
+      if (isUp(state, id)) throw notLost(name);
+      const plan = planNode(state, id, { verb: 'forget' }, await this.#sight('forget'));
+      if (request.plan === true) return plan;
+      if (!force) refuseUnsafe(plan);
+      const { succeeded } = await this.#store.transact(
+        removalOf(state, node, {
+          how: 'forgotten',
+          nowWallMs: this.#clock.wallMs(),
+          mustBeDown: true,
+          isMember: this.#voters !== null,
+        }),
+      );
+      if (!succeeded) continue;
+      this.#logger.warn({ node: name, id, force }, 'the node is forgotten');
+      this.#events.note({
+        type: 'warning',
+        reason: 'node-forgotten',
+        object: { kind: 'node', id, name },
+        message: `node ${name} is lost for ever, as an operator said${lostText(plan)}`,
+      });
+      return plan;
     }
     throw new StorError('CONFLICT', `node ${request.name} changes too often: try again`);
   }
@@ -115,7 +164,7 @@ export class NodeService {
   }
 }
 
-const copying: ReadonlySet<NodeVerb> = new Set(['evacuate', 'decommission']);
+const copying: ReadonlySet<NodeVerb> = new Set(['evacuate', 'decommission', 'forget']);
 
 /** What is being done, in words, for the refusal. */
 const passive: Readonly<Record<NodeVerb, string>> = {
@@ -137,6 +186,19 @@ function refuseUnsafe({ verb, node, safe, reasons, effects, blocked }: NodePlan)
     `node ${name} is not ${passive[verb]}, because that is not safe: ${reasons[0] ?? ''}. "storctl node ${verb} ${name} --plan" shows all, --yes does it all the same`,
     { details: { volumes: [...volumes].join(',') } },
   );
+}
+
+function notLost(name: string): StorError {
+  return new StorError(
+    'FAILED_PRECONDITION',
+    `node ${name} is up, so it is not lost: "storctl node decommission ${name}" moves what it has away first; stop its agent when that is not possible`,
+  );
+}
+
+/** What went with it. */
+function lostText({ effects }: NodePlan): string {
+  const lost = effects.filter(({ becomes }) => becomes === 'lost').map(({ volume }) => volume);
+  return lost.length === 0 ? '' : `, with the last copy of ${lost.slice(0, 5).join(', ')}`;
 }
 
 function withNode(state: ClusterState, node: Versioned<NodeRecord>): ClusterState {

@@ -45,6 +45,8 @@ import { RoomyLog } from './roomy-log.ts';
 import { claimFolder } from './store-identity.ts';
 import { EmbeddedMembers } from './embedded-members.ts';
 import { longLivedController } from '../resources/long-lived.ts';
+import { decodeForgotten, goneForEver } from '../resources/forgotten-record.ts';
+import { forgottenKey } from '../resources/keys.ts';
 import type { MemberRecord } from '../resources/member-record.ts';
 
 /** Calls of this member that wait, without a quorum up to their time limit. */
@@ -414,6 +416,10 @@ export class EmbeddedClusterStore implements ClusterStore {
         return record !== null && record.removedAtMs === undefined;
       },
       hasLeft: (id) => this.#recorded.get(id)?.removedAtMs !== undefined && !this.#members.has(id),
+      whyGone: (id) => {
+        const item = this.#machine.state.get(forgottenKey(id));
+        return item && goneForEver(decodeForgotten(item.key, item.value)).message;
+      },
     };
   }
 

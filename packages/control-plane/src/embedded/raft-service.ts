@@ -25,6 +25,8 @@ export interface RaftCallers {
    * that was added while this one was away must get this one's vote before this one knows of it.
    */
   hasLeft(id: string): boolean;
+  /** For one that is gone for ever: since when, and what to do. */
+  whyGone(id: string): string | null;
 }
 
 /** The member's side of the calls in `raft-rpc.ts`. */
@@ -77,7 +79,7 @@ export class RaftService {
     const { id, address } = checkCaller(call, this.#self);
     const { handlers, callers } = { handlers: this.#handlers, callers: this.#callers };
     if (!handlers || !callers) throw this.#stopped();
-    if (id === '' || callers.hasLeft(id)) throw noMember(id);
+    if (id === '' || callers.hasLeft(id)) throw noMember(id, callers.whyGone(id));
     if (address !== '') callers.learn(id, address);
     return { from: id, handlers, isMember: callers.isMember(id) };
   }
@@ -85,7 +87,7 @@ export class RaftService {
   #unary(run: (handlers: RaftServiceHandlers, request: Bytes) => Promise<Bytes>): RpcMethod {
     return async (request: Bytes, context: RpcContext): Promise<Bytes> => {
       const { from, handlers, isMember } = this.#enter(context);
-      if (!isMember) throw noMember(from);
+      if (!isMember) throw noMember(from, this.#callers?.whyGone(from) ?? null);
       return run(handlers, request);
     };
   }
@@ -113,7 +115,8 @@ export class RaftService {
   }
 }
 
-function noMember(id: string): StorError {
+function noMember(id: string, why: string | null): StorError {
+  if (why !== null) return new StorError('PERMISSION_DENIED', why);
   return new StorError(
     'PERMISSION_DENIED',
     `${id || 'the caller'} is no member of the cluster, or not any more`,

@@ -10,6 +10,7 @@ import { StorError } from '@stor/protocol';
 import { decodeRebalance, type RebalanceRecord } from '../core/rebalance/rebalance-record.ts';
 import type { ScrubRecord } from '../core/scrub/scrub-record.ts';
 import { DiskTable } from './disk-table.ts';
+import { decodeForgotten, type ForgottenRecord } from './forgotten-record.ts';
 import * as keys from './keys.ts';
 import { decodeMember, type MemberRecord } from './member-record.ts';
 import { decodeMemberSettings, type MemberSettings } from './member-settings.ts';
@@ -33,6 +34,8 @@ export interface ClusterState {
   /** null: the defaults hold */
   settings: Versioned<records.SettingsRecord> | null;
   nodes: Map<NodeId, Versioned<records.NodeRecord>>;
+  /** nodes that are gone for ever: what lay on them is lost, or was moved away before */
+  forgotten: Map<NodeId, Versioned<ForgottenRecord>>;
   /** nodes that are up */
   leases: Map<NodeId, Versioned<records.NodeLeaseRecord>>;
   disks: Map<DiskId, Versioned<records.DiskRecord>>;
@@ -62,6 +65,7 @@ export function emptyState(): ClusterState {
     cluster: null,
     settings: null,
     nodes: new Map(),
+    forgotten: new Map(),
     leases: new Map(),
     disks: new DiskTable(),
     volumes: new VolumeTable(),
@@ -83,9 +87,18 @@ export function isUp(state: ClusterState, nodeId: NodeId): boolean {
   return state.leases.has(nodeId);
 }
 
-/** A node's name, or its id while it is not known. */
+/**
+ * True only when that is recorded. A record that is missing, or cannot be read, says nothing: its node may
+ * have the only copy of something.
+ */
+export function isForgotten(state: ClusterState, nodeId: NodeId): boolean {
+  return state.forgotten.has(nodeId);
+}
+
+/** A node's name, also of one that is gone for ever, or its id while it is not known. */
 export function nodeName(state: ClusterState, nodeId: NodeId): string {
-  return state.nodes.get(nodeId)?.value.name ?? nodeId;
+  const node = state.nodes.get(nodeId) ?? state.forgotten.get(nodeId);
+  return node?.value.name ?? nodeId;
 }
 
 /** A primary knows other nodes by their ids only; people know them by their names. */
@@ -101,6 +114,7 @@ function tables(state: ClusterState): [string, Map<string, Versioned<unknown>>, 
   return [
     [keys.nodeLeasesPrefix, state.leases, records.decodeNodeLease],
     [keys.nodesPrefix, state.nodes, records.decodeNode],
+    [keys.forgottenPrefix, state.forgotten, decodeForgotten],
     [keys.disksPrefix, state.disks, records.decodeDisk],
     [keys.volumesPrefix, state.volumes, records.decodeVolume],
     [keys.volumeNamesPrefix, state.names, decodeName],

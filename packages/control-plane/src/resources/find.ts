@@ -5,6 +5,7 @@ import { applyChange, emptyState } from './cluster-state.ts';
 import type { ClusterState, SnapshotTable, Versioned } from './cluster-state.ts';
 import {
   disksPrefix,
+  forgottenPrefix,
   nodeLeasesPrefix,
   nodesPrefix,
   rootPrefix,
@@ -57,7 +58,7 @@ export async function readHosts(
 ): Promise<ClusterState> {
   const state = emptyState();
   let local = options.local ?? false;
-  for (const prefix of [nodesPrefix, nodeLeasesPrefix, disksPrefix, settingsKey]) {
+  for (const prefix of [nodesPrefix, forgottenPrefix, nodeLeasesPrefix, disksPrefix, settingsKey]) {
     // the first read waits until this member is up to date, so the others may read here
     const { revision, items } = await store.list(prefix, { ...options, local });
     for (const item of items) applyChange(state, item);

@@ -9,6 +9,8 @@ export const settingsKey = '/stor/settings';
 export const rebalanceKey = '/stor/rebalance';
 export const nodesPrefix = '/stor/nodes/';
 export const nodeLeasesPrefix = '/stor/node-leases/';
+/** nodes that are gone for ever, by their ids, which are never used again */
+export const forgottenPrefix = '/stor/forgotten/';
 export const disksPrefix = '/stor/disks/';
 export const volumesPrefix = '/stor/volumes/';
 export const volumeNamesPrefix = '/stor/volume-names/';
@@ -24,6 +26,7 @@ export const trashPrefix = '/stor/trash/';
 export const replicaReportsPrefix = '/stor/replica-status/';
 
 export const nodeKey = (id: NodeId): string => nodesPrefix + id;
+export const forgottenKey = (id: NodeId): string => forgottenPrefix + id;
 /** exists as long as the node holds its lease */
 export const nodeLeaseKey = (id: NodeId): string => nodeLeasesPrefix + id;
 export const diskKey = (id: DiskId): string => disksPrefix + id;

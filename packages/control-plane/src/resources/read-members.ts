@@ -1,7 +1,13 @@
 import type { ClusterStore, StoreCallOptions } from '../cluster-store.ts';
 import { applyChange, emptyState } from './cluster-state.ts';
 import type { ClusterState } from './cluster-state.ts';
-import { memberSettingsKey, membersPrefix, nodeLeasesPrefix, nodesPrefix } from './keys.ts';
+import {
+  forgottenPrefix,
+  memberSettingsKey,
+  membersPrefix,
+  nodeLeasesPrefix,
+  nodesPrefix,
+} from './keys.ts';
 
 /** Members of the embedded store with their nodes, as of now (linearizable), or `local`. */
 export async function readMembers(
@@ -10,7 +16,13 @@ export async function readMembers(
 ): Promise<ClusterState> {
   const state = emptyState();
   let local = options.local ?? false;
-  for (const prefix of [membersPrefix, memberSettingsKey, nodesPrefix, nodeLeasesPrefix]) {
+  for (const prefix of [
+    membersPrefix,
+    memberSettingsKey,
+    nodesPrefix,
+    forgottenPrefix,
+    nodeLeasesPrefix,
+  ]) {
     // the first read waits until this member is up to date, so the others may read here
     const { revision, items } = await store.list(prefix, { ...options, local });
     for (const item of items) applyChange(state, item);

@@ -20,6 +20,8 @@ export type EventReason =
   | 'snapshot-failed'
   | 'scrub-finished'
   | 'scrub-stopped'
+  | 'node-decommissioned'
+  | 'node-forgotten'
   | 'member-added'
   | 'member-removed'
   | 'voter-added'

@@ -7,7 +7,7 @@ import type {
   VolumeId,
   VolumeReplica,
 } from '@stor/protocol';
-import { isUp, nodeName } from '../../resources/cluster-state.ts';
+import { isForgotten, isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { ReplicaReport, StoredVolume } from '../../resources/records.ts';
 import { ScrubPlanner } from '../scrub/scrub-planner.ts';
@@ -107,8 +107,16 @@ export class Controllers {
     return this.#looks;
   }
 
-  /** `newReplicaId` makes an id that was never used. */
-  plan(state: ClusterState, now: Now, newReplicaId: () => ReplicaId): Action[] {
+  /**
+   * `newReplicaId` makes an id that was never used; `voters` of the cluster store, null when its members
+   * are no nodes of ours.
+   */
+  plan(
+    state: ClusterState,
+    now: Now,
+    newReplicaId: () => ReplicaId,
+    voters: readonly NodeId[] | null = null,
+  ): Action[] {
     const nowMs = now.monotonicMs;
     const actions: Action[] = [];
     this.#forget(state);
@@ -125,7 +133,7 @@ export class Controllers {
         this.#resting.note(volume, nowMs);
       }
     }
-    actions.push(...this.#nodes.plan(state, now));
+    actions.push(...this.#planNodes(state, now, voters, actions));
     const { moves, notes } = this.#placement.plan(state, context, this.#keeper);
     for (const note of notes) actions.push({ type: 'note-event', note });
     // a volume of which something else is to be done is looked at again after that
@@ -154,6 +162,23 @@ export class Controllers {
     }
     actions.push(...this.#scrubs.plan(state, now));
     return actions;
+  }
+
+  /** A volume that is changed for another reason is left to the next look: one write at a time. */
+  #planNodes(
+    state: ClusterState,
+    now: Now,
+    voters: readonly NodeId[] | null,
+    others: readonly Action[],
+  ): NodeAction[] {
+    const changed = new Set(
+      others.flatMap((action) => ('volume' in action ? [action.volume.value.metadata.id] : [])),
+    );
+    const planned = this.#nodes.plan(state, now, voters);
+    return planned.filter(
+      (action) =>
+        action.type !== 'change-replicas' || !changed.has(action.volume.value.metadata.id),
+    );
   }
 
   #planVolume(
@@ -273,6 +298,10 @@ function creationFailure(
         message: `disk ${path} of node ${node} could not take its replica: ${report.message}`,
       };
     }
+    // it may have been placed there by somebody who did not know, and its node serves nobody any more
+    if (isForgotten(state, replica.nodeId)) {
+      return { code: 'UNAVAILABLE', message: `node ${node} has left the cluster` };
+    }
     if (report?.state === 'ready') continue;
     if (!isUp(state, replica.nodeId)) {
       return { code: 'UNAVAILABLE', message: `node ${node} went down before it had its replica` };
@@ -298,11 +327,15 @@ function readyRecord(volume: StoredVolume, wallMs: number): StoredVolume {
   return { ...volume, status: { ...volume.status, phase: 'ready', segments } };
 }
 
-/** The record with replicas marked that their nodes gave up for good (I7); null: nothing new. */
+/**
+ * The record with replicas marked that their nodes gave up for good (I7), or that are on nodes which are
+ * gone for ever; null: nothing new. The set stays as it is: its primary alone changes it (I4).
+ */
 function failedRecord(state: ClusterState, volume: StoredVolume): StoredVolume | null {
   // one that could not even be made is given up instead
-  const isNew = (r: { id: ReplicaId; state: string }): boolean =>
-    r.state === 'ready' && state.reports.get(r.id)?.value.state === 'failed';
+  const isNew = (r: Pick<VolumeReplica, 'id' | 'nodeId' | 'state'>): boolean =>
+    r.state === 'ready' &&
+    (isForgotten(state, r.nodeId) || state.reports.get(r.id)?.value.state === 'failed');
   if (!replicasOf(volume).some(isNew)) return null;
   const segments = volume.status.segments.map((segment) => ({
     ...segment,

@@ -1,11 +1,15 @@
 import type { NodeId, VolumeId } from '@stor/protocol';
+import type { Transaction } from '../../cluster-store.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
+import { diskKey } from '../../resources/keys.ts';
 import type { NodeRecord, StoredVolume } from '../../resources/records.ts';
+import { disksOn, volumesOn } from '../../resources/state-index.ts';
 import { isDrained, withIntent } from '../node/node-intent.ts';
+import { holdingsOf, holdsNothing, maxDisksAtOnce, removalOf } from '../node/node-removal.ts';
 import { attachmentMoves } from '../node/plan-attachments.ts';
 import type { AttachmentMove } from '../node/plan-attachments.ts';
 import type { Now } from './absence.ts';
-import { wantAt } from './attachment-rules.ts';
+import { wantAt, wantNowhere } from './attachment-rules.ts';
 import type { ReplicaChange } from './replica-keeper.ts';
 
 /** Attachments of one node that move at the same time: clients of each are paused meanwhile. */
@@ -15,13 +19,25 @@ export const handOverPatienceMs = 30_000;
 /** First and longest wait after one that failed (ms). */
 export const handOverBackoffMs = 2_000;
 export const handOverBackoffMaxMs = 60_000;
+/**
+ * A node to be decommissioned must have been seen to hold nothing for so long (ms): what was placed on it
+ * by somebody who did not know of the order yet is recorded by then, or was given up. Calls of the store
+ * take 5 s at most.
+ */
+export const settleMs = 10_000;
 
 export type NodeAction =
   /** the record with another wish */
   | { type: 'put-node'; node: Versioned<NodeRecord>; record: NodeRecord; what: string }
   /** hand the volume over, live, if it is still held at that epoch */
   | { type: 'move-primary'; volumeId: VolumeId; nodeId: NodeId; epoch: number }
-  | { type: 'change-replicas'; volume: Versioned<StoredVolume>; change: ReplicaChange };
+  | { type: 'change-replicas'; volume: Versioned<StoredVolume>; change: ReplicaChange }
+  /** it holds nothing any more and leaves the cluster */
+  | { type: 'remove-node'; node: Versioned<NodeRecord>; transaction: Transaction }
+  /** of a node that has left: it is to hear of it */
+  | { type: 'end-lease'; nodeId: NodeId }
+  /** of nodes that have left: recorded by them while they were leaving */
+  | { type: 'forget-disks'; transaction: Transaction };
 
 interface Memory {
   epoch: number;
@@ -35,18 +51,52 @@ interface Memory {
  */
 export class NodeVerbsKeeper {
   readonly #asked = new Map<VolumeId, Memory>();
+  /** nodes to be decommissioned that hold nothing, since then by this leader's own sight */
+  readonly #emptySinceMs = new Map<NodeId, number>();
 
-  plan(state: ClusterState, now: Now): NodeAction[] {
-    const actions: NodeAction[] = [];
+  /** `voters`: see `Controllers.plan`. */
+  plan(state: ClusterState, now: Now, voters: readonly NodeId[] | null): NodeAction[] {
+    const actions: NodeAction[] = leftOf(state);
     const seen = new Set<VolumeId>();
     for (const node of state.nodes.values()) {
       if (node.value.spec === undefined) continue;
       const ended = endedMaintenance(node, now);
       if (ended) actions.push(ended);
       if (isDrained(node.value)) actions.push(...this.#drain(state, node.value, now, seen));
+      const removal = this.#decommission(state, node, now, voters);
+      if (removal) actions.push(removal);
+    }
+    for (const id of this.#emptySinceMs.keys()) {
+      if (!state.nodes.get(id)?.value.spec?.decommission) this.#emptySinceMs.delete(id);
     }
     for (const id of this.#asked.keys()) if (!seen.has(id)) this.#asked.delete(id);
     return actions;
+  }
+
+  #decommission(
+    state: ClusterState,
+    node: Versioned<NodeRecord>,
+    now: Now,
+    voters: readonly NodeId[] | null,
+  ): NodeAction | null {
+    const { id, spec } = node.value;
+    if (!spec?.decommission) return null;
+    // a voter loses its vote by the rules of the members, which see the same order
+    const mayGo = holdsNothing(holdingsOf(state, id)) && voters?.includes(id) !== true;
+    if (!mayGo) {
+      this.#emptySinceMs.delete(id);
+      return null;
+    }
+    const sinceMs = this.#emptySinceMs.get(id) ?? now.monotonicMs;
+    this.#emptySinceMs.set(id, sinceMs);
+    if (now.monotonicMs - sinceMs < settleMs) return null;
+    const transaction = removalOf(state, node, {
+      how: 'decommissioned',
+      nowWallMs: now.wallMs,
+      mustBeDown: false,
+      isMember: voters !== null,
+    });
+    return { type: 'remove-node', node, transaction };
   }
 
   #drain(state: ClusterState, node: NodeRecord, now: Now, seen: Set<VolumeId>): NodeAction[] {
@@ -98,6 +148,28 @@ export class NodeVerbsKeeper {
     const memory = this.#asked.get(id);
     return memory && memory.epoch <= epoch ? memory.tries : 0;
   }
+}
+
+/** What is still there of nodes that have left: a lease, disks, the wish to be attached there. */
+function leftOf(state: ClusterState): NodeAction[] {
+  const actions: NodeAction[] = [];
+  for (const [nodeId, { value }] of state.forgotten) {
+    if (state.leases.has(nodeId)) actions.push({ type: 'end-lease', nodeId });
+    const disks = disksOn(state, nodeId).slice(0, maxDisksAtOnce);
+    if (disks.length > 0) {
+      const keys = disks.map((disk) => ({ key: diskKey(disk.value.id), disk }));
+      const compare = keys.map(({ key, disk }) => ({ key, modRevision: disk.modRevision }));
+      const operations = keys.map(({ key }) => ({ type: 'delete' as const, key }));
+      actions.push({ type: 'forget-disks', transaction: { compare, operations } });
+    }
+    for (const volume of volumesOn(state.volumes, nodeId)) {
+      if (volume.value.spec.attachTo !== nodeId) continue;
+      const record = wantNowhere(volume.value);
+      const what = `it is wanted on no node, because ${value.name} has left the cluster`;
+      actions.push({ type: 'change-replicas', volume, change: { record, what, forgotten: [] } });
+    }
+  }
+  return actions;
 }
 
 /** It ends by itself; what was not replaced meanwhile is from now on. */

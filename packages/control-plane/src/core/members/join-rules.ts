@@ -1,6 +1,7 @@
 import { StorError } from '@stor/protocol';
 import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
+import { goneForEver } from '../../resources/forgotten-record.ts';
 import type { MemberRecord } from '../../resources/member-record.ts';
 import { maxMembers } from './plan-members.ts';
 
@@ -50,6 +51,8 @@ export function checkJoin({ nodeId, nonce, name, address }: JoinRequest): void {
  */
 export function decideJoin(state: ClusterState, request: JoinRequest, nowMs: number): JoinDecision {
   const { nodeId, nonce, name, address } = request;
+  const gone = state.forgotten.get(nodeId)?.value;
+  if (gone) throw goneForEver(gone);
   const known = state.members.get(nodeId)?.value;
   if (known && known.nonce !== nonce) refuseSecondLife(known);
   if (known?.removedAtMs !== undefined) refuseSecondLife(known);

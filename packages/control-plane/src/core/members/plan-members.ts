@@ -9,6 +9,8 @@ import { byDistance } from './voter-distance.ts';
 /** Members of one store, voters and learners together: what raft-ts carries. */
 export const maxMembers = 63;
 export const defaultVoters = 3;
+/** A node that was decommissioned stays a learner so long (ms): then its own copy of the store says so. */
+export const farewellMs = 3_000;
 
 export type MembersAction =
   | { type: 'add'; id: string }
@@ -32,17 +34,25 @@ export function planMembers(
   nowMs: number,
 ): MembersAction | null {
   return (
-    planRecords(members, state) ?? planVoters(members, state, nowMs) ?? planAddresses(state) ?? null
+    planRecords(members, state, nowMs) ??
+    planVoters(members, state, nowMs) ??
+    planAddresses(state) ??
+    null
   );
 }
 
 /** Who has joined becomes a learner, who has left leaves once it has no vote. */
-function planRecords(members: readonly StoreMember[], state: ClusterState): MembersAction | null {
+function planRecords(
+  members: readonly StoreMember[],
+  state: ClusterState,
+  nowMs: number,
+): MembersAction | null {
   const known = new Map(members.map((member) => [member.id, member]));
   for (const { value: record } of state.members.values()) {
     const member = known.get(record.id);
     const leaves = record.removedAtMs !== undefined;
-    if (leaves && member?.role === 'learner') return { type: 'remove', id: record.id };
+    if (leaves && member?.role === 'learner' && !isToldNow(state, record, nowMs))
+      return { type: 'remove', id: record.id };
     // one of a configuration is a member without having been added
     const isNew = !leaves && !member && record.nonce !== undefined;
     if (isNew && members.length < maxMembers) return { type: 'add', id: record.id };
@@ -112,6 +122,16 @@ function planAddresses(state: ClusterState): MembersAction | null {
     if (address !== record.address) return { type: 'readdress', record, address };
   }
   return null;
+}
+
+/** It has just been decommissioned, and hears of that as long as it is a member. */
+function isToldNow(
+  state: ClusterState,
+  { id, removedAtMs = 0 }: MemberRecord,
+  nowMs: number,
+): boolean {
+  if (state.forgotten.get(id)?.value.how !== 'decommissioned') return false;
+  return nowMs >= removedAtMs && nowMs - removedAtMs < farewellMs;
 }
 
 /** Nobody has said that it is to have no vote. */

@@ -37,13 +37,14 @@ export function changedIntent(
       return uncordoned(node);
     case 'drain':
     case 'evacuate':
+    case 'decommission':
       return wished(node, order.verb, cancel, nowMs);
     case 'maintenance':
       return cancel ? without(intent, 'maintenance') : maintained(intent, order, nowMs);
     default:
       throw new StorError(
         'INVALID_ARGUMENT',
-        `verb ${JSON.stringify(order.verb)} is not known: use cordon, uncordon, drain, evacuate or maintenance`,
+        `verb ${JSON.stringify(order.verb)} is not known: use cordon, uncordon, drain, evacuate, maintenance, decommission or forget`,
       );
   }
 }
@@ -80,12 +81,12 @@ function without(intent: NodeIntent, part: keyof NodeIntent): NodeIntent | null 
 
 function wished(
   { name, spec = {} }: NamedNode,
-  verb: 'drain' | 'evacuate',
+  verb: 'drain' | 'evacuate' | 'decommission',
   cancel: boolean,
   nowMs: number,
 ): NodeIntent | null {
   if (cancel) return without(spec, verb);
-  if (spec.decommission) {
+  if (spec.decommission && verb !== 'decommission') {
     throw new StorError(
       'FAILED_PRECONDITION',
       `node ${name} is being decommissioned, which does that too`,

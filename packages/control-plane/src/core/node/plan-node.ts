@@ -1,16 +1,18 @@
 import { StorError } from '@stor/protocol';
 import type { NodeId, NodePlan, NodeVerb } from '@stor/protocol';
-import { nodeName } from '../../resources/cluster-state.ts';
+import { isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import { disksOn, volumesOn } from '../../resources/state-index.ts';
 import { planMoves } from '../disk/plan-evacuation.ts';
 import { replicasOn } from '../disk/disk-replicas.ts';
 import type { PlacedReplica } from '../disk/disk-replicas.ts';
 import { describeNode } from '../volume/describe-cluster.ts';
-import { byRank, lossOf } from './loss.ts';
+import { byRank, fateOf, fateText, lossOf } from './loss.ts';
 import type { Departure } from './loss.ts';
 import { attachmentMoves } from './plan-attachments.ts';
-import { quorumReason, stoppingBeside } from './raft-quorum.ts';
+import { holdingsOf } from './node-removal.ts';
+import { demotionReason, quorumReason, stoppingBeside } from './raft-quorum.ts';
+import { recoveryOf } from './recovery.ts';
 
 /** At which a rebuild begins, before it has found out what disks and network can (bytes per second). */
 export const assumedBytesPerSecond = 64 * 1024 * 1024;
@@ -41,7 +43,7 @@ export function planNode(
 ): NodePlan {
   const node = state.nodes.get(nodeId);
   if (!node) throw new StorError('NOT_FOUND', `there is no node ${nodeId}`);
-  const body = cancel ? emptyBody() : bodyOf(state, nodeId, verb, sight.voters ?? null);
+  const body = cancel ? emptyBody() : bodyOf(state, nodeId, verb, sight);
   const { rate, etaMs } = copyTime(body.bytes, sight.measuredBytesPerSecond);
   return { verb, node: describeNode(node, state, sight), ...body, rate, etaMs };
 }
@@ -55,12 +57,8 @@ export function copyTime(bytes: number, measured: number): Pick<NodePlan, 'rate'
   return { rate, etaMs: Math.ceil((bytes / rate.bytesPerSecond) * 1000) };
 }
 
-function bodyOf(
-  state: ClusterState,
-  nodeId: NodeId,
-  verb: NodeVerb,
-  voters: readonly NodeId[] | null,
-): PlanBody {
+function bodyOf(state: ClusterState, nodeId: NodeId, verb: NodeVerb, sight: NodeSight): PlanBody {
+  const { voters = null, learners = [] } = sight;
   switch (verb) {
     case 'drain':
       return judged(withAttachments(emptyBody(), state, nodeId));
@@ -68,6 +66,13 @@ function bodyOf(
       return judged(withReplicas(emptyBody(), state, nodeId));
     case 'maintenance':
       return judged(withAbsence(emptyBody(), state, nodeId), quorumReason(state, voters, nodeId));
+    case 'decommission': {
+      const moving = withReplicas(withAttachments(emptyBody(), state, nodeId), state, nodeId);
+      const notes = decommissionNotes(state, nodeId, voters);
+      return judged({ ...moving, notes }, demotionReason(state, { voters, learners }, nodeId));
+    }
+    case 'forget':
+      return judgedLoss(withLoss(emptyBody(), state, nodeId));
     default:
       return emptyBody();
   }
@@ -120,6 +125,62 @@ function withReplicas(body: PlanBody, state: ClusterState, nodeId: NodeId): Plan
   };
 }
 
+/** What is still to be done before the node can go, besides what moves. */
+function decommissionNotes(
+  state: ClusterState,
+  nodeId: NodeId,
+  voters: readonly NodeId[] | null,
+): string[] {
+  const notes: string[] = [];
+  const { leftovers } = holdingsOf(state, nodeId);
+  if (leftovers > 0) {
+    const what = leftovers === 1 ? '1 replica is' : `${leftovers} replicas are`;
+    const isDown = isUp(state, nodeId) ? '' : ', which is down';
+    notes.push(`${what} still to be deleted by its agent${isDown}`);
+  }
+  if (voters?.includes(nodeId) === true) {
+    notes.push('it has a vote in the control plane, which it gives up');
+    const left = voters.length - 1;
+    if (left > 0 && left < 3) {
+      notes.push(
+        `with ${left} ${left === 1 ? 'voter' : 'voters'} the control plane bears no loss, unless another node takes the vote over`,
+      );
+    }
+  }
+  return notes;
+}
+
+/** The node is lost with what it has: what is missing then is made anew elsewhere, if anything is left. */
+function withLoss(body: PlanBody, state: ClusterState, nodeId: NodeId): PlanBody {
+  const departure: Departure = { isAway: (replica) => replica.nodeId === nodeId, forEver: true };
+  const { moves, blocked, bytes } = recoveryOf(state, {
+    nodes: new Set([nodeId]),
+    disks: new Set(),
+  });
+  const trashed = volumesOn(state.trash, nodeId).flatMap(({ value }) => {
+    const { fate, inSync } = fateOf(state, value, departure);
+    if (fate !== 'lost') return [];
+    const { id: volumeId, name } = value.metadata;
+    const text = `it lies in the trash, and ${fateText(state, value, { fate, inSync, departure })}`;
+    return [{ volume: name, volumeId, becomes: fate, inSync, wanted: value.spec.replicas, text }];
+  });
+  return {
+    ...body,
+    moves,
+    bytes,
+    blocked,
+    effects: [...effectsOf(state, nodeId, true), ...trashed].sort(byRank),
+    remaining: { attachments: 0, replicas: placedOn(state, nodeId).length },
+    notes: [...body.notes, 'its id is never used again; its name is free'],
+  };
+}
+
+/** What finds no place now may find one later: only a volume of which nothing is left is in the way. */
+function judgedLoss(body: PlanBody): PlanBody {
+  const { safe, reasons } = judged({ ...body, blocked: [] });
+  return { ...body, safe, reasons };
+}
+
 /** The node is away for a while: nothing moves, and some volumes have fewer replicas meanwhile. */
 function withAbsence(body: PlanBody, state: ClusterState, nodeId: NodeId): PlanBody {
   const effects = effectsOf(state, nodeId);
@@ -139,15 +200,19 @@ function withAbsence(body: PlanBody, state: ClusterState, nodeId: NodeId): PlanB
 }
 
 /**
- * What the volumes that have anything to do with the node lose while it is away for a time. Others that
- * are in maintenance count as away already: they may be stopped at the same time.
+ * What the volumes that have anything to do with the node lose while it is away for a time, or for ever.
+ * For a time, others that are in maintenance count as away already: they may be stopped at the same time.
  */
-export function effectsOf(state: ClusterState, nodeId: NodeId): NodePlan['effects'] {
-  const stopping = new Set(stoppingBeside(state, nodeId));
+export function effectsOf(
+  state: ClusterState,
+  nodeId: NodeId,
+  forEver = false,
+): NodePlan['effects'] {
+  const stopping = new Set(forEver ? [] : stoppingBeside(state, nodeId));
   const before: Departure = { isAway: (r) => stopping.has(r.nodeId), forEver: false };
   const departure: Departure = {
     isAway: (r) => r.nodeId === nodeId || before.isAway(r),
-    forEver: false,
+    forEver,
   };
   return volumesOn(state.volumes, nodeId)
     .flatMap(({ value }) => {

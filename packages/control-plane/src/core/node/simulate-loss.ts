@@ -1,21 +1,14 @@
 import { StorError } from '@stor/protocol';
-import type { DiskId, LossSimulation, NodeId } from '@stor/protocol';
+import type { LossSimulation, NodeId } from '@stor/protocol';
 import { nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
-import { disksOn } from '../../resources/state-index.ts';
-import { replicasOn } from '../disk/disk-replicas.ts';
 import { findDisk, fullName } from '../disk/find-disk.ts';
-import { planMoves } from '../disk/plan-evacuation.ts';
 import { byRank, fateOf, fateText } from './loss.ts';
 import type { Departure, VolumeFate } from './loss.ts';
 import { copyTime } from './plan-node.ts';
 import { raftWithout } from './raft-quorum.ts';
-
-/** What is taken as lost. */
-export interface Losses {
-  nodes: Set<NodeId>;
-  disks: Set<DiskId>;
-}
+import { recoveryOf } from './recovery.ts';
+import type { Losses } from './recovery.ts';
 
 /** `node=n3`, `disk=n1:/srv/d1`, `zone=b`: what these words name. NOT_FOUND, INVALID_ARGUMENT. */
 export function findLosses(state: ClusterState, words: readonly string[]): Losses {
@@ -109,28 +102,4 @@ export function simulateLoss(
     },
     raft: sight.voters && raftWithout(state, sight.voters, losses.nodes),
   };
-}
-
-/** Where what is lost would be made anew. */
-function recoveryOf(state: ClusterState, losses: Losses): ReturnType<typeof planMoves> {
-  const nodes = new Map(state.nodes);
-  const leases = new Map(state.leases);
-  const disks = new Map(state.disks);
-  const gone = new Set(losses.disks);
-  for (const nodeId of losses.nodes) {
-    leases.delete(nodeId);
-    const node = nodes.get(nodeId);
-    const spec = { ...node?.value.spec, evacuate: { sinceMs: 0 } };
-    if (node) nodes.set(nodeId, { ...node, value: { ...node.value, spec } });
-    for (const { value } of disksOn(state, nodeId)) gone.add(value.id);
-  }
-  for (const id of gone) {
-    const disk = disks.get(id);
-    if (disk) disks.set(id, { ...disk, value: { ...disk.value, state: 'failed', evacuate: true } });
-  }
-  const world = { ...state, nodes, leases, disks, volumes: new Map(state.volumes) };
-  const placed = [...gone]
-    .flatMap((diskId) => replicasOn(state, diskId))
-    .filter(({ volume }) => !state.trash.has(volume.metadata.id));
-  return planMoves(world, placed, { areLost: true });
 }

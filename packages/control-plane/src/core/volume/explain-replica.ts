@@ -1,7 +1,7 @@
 import { formatByteSize } from '@stor/protocol';
 import type { SegmentStatus, Volume, VolumeExplanation, VolumeReplica } from '@stor/protocol';
 import type { LiveReplica } from '../../agent-port.ts';
-import { isUp, nodeName } from '../../resources/cluster-state.ts';
+import { isForgotten, isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import { countFills, maxFillsPerNode, maxReplacements } from '../controllers/replica-keeper.ts';
 import { isGoing, sitesOf } from '../controllers/replica-sites.ts';
@@ -44,7 +44,9 @@ export function explainReplica(
     case 'node-down':
       return explainDown(sight, segment, replica);
     case 'failed': {
-      const { message } = state.reports.get(replica.id)?.value ?? { message: '' };
+      const message = isForgotten(state, replica.nodeId)
+        ? 'the node has left the cluster for ever'
+        : (state.reports.get(replica.id)?.value.message ?? '');
       const text = `the replica on node ${node} failed for good${message === '' ? '' : `: ${message}`}`;
       return { causes: [{ text, sinceMs: null }], ...explainReplacement(sight, segment, replica) };
     }

@@ -1,0 +1,241 @@
+// Nodes that leave for ever: decommissioned when they hold nothing any more, or forgotten.
+import { StorError } from '@stor/protocol';
+import type { Volume } from '@stor/protocol';
+import t from 'tap';
+import type { Test } from 'tap';
+import { forgottenKey, nodeKey, nodeLeaseKey, volumeKey } from '../src/resources/keys.ts';
+import { decodeVolume } from '../src/resources/records.ts';
+import { Rig } from './control-plane-rig.ts';
+import type { RigNode } from './control-plane-rig.ts';
+
+async function openRig(t: Test, nodes: number): Promise<Rig> {
+  const rig = await Rig.open(nodes);
+  t.teardown(() => rig.close());
+  for (const node of rig.nodes) node.agent.reaches = (nodeId) => rig.isAlive(nodeId);
+  return rig;
+}
+
+async function said(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise;
+    return 'done';
+  } catch (error) {
+    return error instanceof StorError ? `${error.code}: ${error.message}` : String(error);
+  }
+}
+
+const create = { name: 'db', sizeBytes: 2 ** 30, replicas: 2, labels: {} };
+const nodesOf = (volume: Volume): string[] => volume.status.replicas.map((r) => r.node).sort();
+
+function named(rig: Rig, name: string): RigNode {
+  const node = rig.nodes.find((each) => each.name === name);
+  if (!node) throw new Error(`no node ${name}`);
+  return node;
+}
+
+async function isGone(rig: Rig, node: RigNode): Promise<boolean> {
+  return (await rig.cluster.store(rig.node(0).id).get(nodeKey(node.id))) === null;
+}
+
+t.test('a node is decommissioned, also when the leader changes meanwhile', async (t) => {
+  const rig = await openRig(t, 4);
+  const client = rig.client();
+  await client.createVolume(create);
+  const [first = ''] = nodesOf(await client.getVolume({ name: 'db' }));
+  const node = named(rig, first);
+  const other = rig.nodes.filter((each) => each !== node);
+  const client2 = rig.client(other.map(({ api }) => api));
+  await client2.attachVolume({ name: 'db', node: first });
+  const plan = await client2.orderNode({ name: first, verb: 'decommission', plan: true });
+  t.match(plan, { safe: true, remaining: { attachments: 1, replicas: 1 } });
+  t.same((await client2.getNode({ name: first })).spec.decommission, null, 'nothing is recorded');
+  await client2.orderNode({ name: first, verb: 'decommission' });
+  const repeated = await client2.orderNode({ name: first, verb: 'decommission' });
+  t.ok(repeated.node.spec.decommission);
+  t.match(
+    await said(client2.orderNode({ name: first, verb: 'uncordon' })),
+    /^FAILED_PRECONDITION: node n\d is being decommissioned: .*--cancel/,
+  );
+  const [a, b] = other;
+  let turns = 0;
+  await rig.until(async () => {
+    // whoever leads goes on with what is recorded
+    if (++turns <= 3_000 && turns % 500 === 0)
+      rig.cluster.setLeader((turns % 1_000 === 0 ? a : b)?.id ?? '');
+    return isGone(rig, node);
+  });
+  const moved = await client2.getVolume({ name: 'db' });
+  t.notOk(nodesOf(moved).includes(first));
+  t.equal(moved.status.health, 'healthy');
+  t.same(
+    (await client2.listDisks({})).disks.filter(({ spec }) => spec.nodeId === node.id),
+    [],
+    'its disks are gone too',
+  );
+  t.match(
+    await said(client2.getNode({ name: first })),
+    /^NOT_FOUND: node n\d \(n-\w+\) was decommissioned at \d{4}-.*: it is no node of the cluster any more/,
+  );
+  t.match(
+    await said(client2.orderNode({ name: first, verb: 'decommission' })),
+    /^NOT_FOUND: .*decommissioned/,
+  );
+  // its agent is told: it loses its lease, and gets none again
+  const refused = /was decommissioned at .*: start it with an empty data folder and a token/;
+  await rig.until(() => refused.test(node.control.readiness().reason));
+  const store = rig.cluster.store(rig.node(0).id);
+  await rig.until(async () => (await store.get(nodeLeaseKey(node.id))) === null);
+  for (let i = 0; i < 2_500; i++) await rig.turn();
+  t.equal(await store.get(nodeLeaseKey(node.id)), null, 'long after that too');
+  t.equal((await client2.listDisks({})).disks.length, 3, 'and it records no disk again');
+});
+
+t.test('a decommission waits for what its agent has to delete, and can be cancelled', async (t) => {
+  const rig = await openRig(t, 3);
+  const client = rig.client();
+  await client.createVolume(create);
+  const all = ['n1', 'n2', 'n3'];
+  const [first = '', second = ''] = nodesOf(await client.getVolume({ name: 'db' }));
+  const third = all.find((name) => name !== first && name !== second) ?? '';
+  await client.orderNode({ name: third, verb: 'cordon' });
+  t.match(
+    await said(client.orderNode({ name: first, verb: 'decommission' })),
+    /^UNSAFE_PLAN: node n\d is not decommissioned, because that is not safe: replica r-\w+ of volume db can go nowhere/,
+  );
+  await client.orderNode({ name: first, verb: 'decommission', force: true });
+  for (let i = 0; i < 3_000; i++) await rig.turn();
+  t.notOk(await isGone(rig, named(rig, first)), 'it holds the only place of a replica');
+  await client.orderNode({ name: first, verb: 'decommission', cancel: true });
+  await client.orderNode({ name: third, verb: 'uncordon' });
+  for (let i = 0; i < 3_000; i++) await rig.turn();
+  const kept = await client.getVolume({ name: 'db' });
+  t.same(nodesOf(kept), [first, second], 'taken back: nothing has moved');
+  // a volume in the trash is not moved: it is in the way until somebody decides
+  await client.deleteVolume({ name: 'db', keepMs: 3_600_000 });
+  t.match(
+    await said(client.orderNode({ name: first, verb: 'decommission' })),
+    /^UNSAFE_PLAN: .*in the trash, which is not moved/,
+  );
+  await client.orderNode({ name: first, verb: 'decommission', force: true });
+  for (let i = 0; i < 2_000; i++) await rig.turn();
+  t.notOk(await isGone(rig, named(rig, first)));
+  await client.emptyTrash({ name: 'db' });
+  await rig.until(() => isGone(rig, named(rig, first)));
+});
+
+t.test('a lost node is forgotten, and is refused when it comes back', async (t) => {
+  const rig = await openRig(t, 4);
+  const client = rig.client();
+  await client.createVolume({ ...create, policy: { replacementWaitMs: 86_400_000 } });
+  const on = nodesOf(await client.getVolume({ name: 'db' }));
+  const node = named(rig, on.at(-1) ?? '');
+  const client2 = rig.client(rig.nodes.filter((each) => each !== node).map(({ api }) => api));
+  const order = { name: node.name, verb: 'forget' as const };
+  for (const plan of [true, false]) {
+    t.match(
+      await said(client2.orderNode({ ...order, plan, force: true })),
+      /^FAILED_PRECONDITION: node n\d is up, so it is not lost: "storctl node decommission/,
+    );
+  }
+  await rig.kill(node);
+  rig.cluster.setLeader(rig.nodes.find((each) => each !== node)?.id ?? '');
+  await rig.until(async () => (await client2.getNode({ name: node.name })).status.state === 'down');
+  t.match(
+    await said(client2.orderNode({ ...order, cancel: true })),
+    /^INVALID_ARGUMENT: .*for ever/,
+  );
+  const plan = await client2.orderNode({ ...order, plan: true });
+  t.match(plan, { safe: true, effects: [], remaining: { replicas: 1 }, moves: [{ volume: 'db' }] });
+  t.notOk(await isGone(rig, node), 'a plan changes nothing');
+  await client2.orderNode(order);
+  t.ok(await isGone(rig, node));
+  t.match(await said(client2.orderNode(order)), /^NOT_FOUND: .*was forgotten at/);
+  // long before the wait for a replacement is over
+  await rig.until(async () => {
+    const volume = await client2.getVolume({ name: 'db' });
+    return volume.status.health === 'healthy' && !nodesOf(volume).includes(node.name);
+  });
+  // it comes back with its old folder
+  const index = rig.nodes.indexOf(node);
+  const back = await rig.start(index, node.agent, 'boot-2');
+  rig.nodes[index] = back;
+  const refused = /was forgotten at .*: start it with an empty data folder and a token/;
+  await rig.until(() => refused.test(back.control.readiness().reason));
+  for (let i = 0; i < 3_000; i++) await rig.turn();
+  t.ok(await isGone(rig, node));
+  t.same(
+    (await client2.listNodes({})).nodes.length,
+    3,
+    'neither it nor its disks are recorded again',
+  );
+  t.equal((await client2.listDisks({})).disks.length, 3);
+  t.equal((await client2.getVolume({ name: 'db' })).status.health, 'healthy');
+});
+
+t.test('the node of a last copy is forgotten only when that is said to be known', async (t) => {
+  const rig = await openRig(t, 3);
+  const client = rig.client();
+  await client.createVolume({ ...create, name: 'one', replicas: 1 });
+  await client.createVolume({ ...create, name: 'two', replicas: 2 });
+  const [on = ''] = nodesOf(await client.getVolume({ name: 'one' }));
+  const node = named(rig, on);
+  const client2 = rig.client(rig.nodes.filter((each) => each !== node).map(({ api }) => api));
+  await rig.kill(node);
+  rig.cluster.setLeader(rig.nodes.find((each) => each !== node)?.id ?? '');
+  await rig.until(async () => (await client2.getNode({ name: on })).status.state === 'down');
+  const order = { name: on, verb: 'forget' as const };
+  t.match(
+    await said(client2.orderNode(order)),
+    /^UNSAFE_PLAN: node n\d is not forgotten, because that is not safe: volume one would be lost: no in-sync copy is left/,
+  );
+  t.notOk(await isGone(rig, node));
+  await client2.orderNode({ ...order, force: true });
+  for (let i = 0; i < 2_000; i++) await rig.turn();
+  const one = await client2.getVolume({ name: 'one' });
+  t.equal(one.status.health, 'unavailable');
+  t.match(one.status.replicas, [{ state: 'failed', node: on }], 'no copy is made up');
+  const record = await rig.cluster.store(rig.node(0).id).get(volumeKey(one.metadata.id));
+  const stored = decodeVolume(record?.key ?? '', record?.value ?? new Uint8Array());
+  t.equal(stored.status.segments[0]?.inSync.length, 1, 'and the set is not empty');
+  const { events } = await client2.listEvents({ volume: '', afterRevision: 0, limit: 100 });
+  t.match(
+    events.filter(({ reason }) => reason === 'node-forgotten'),
+    [{ message: /is lost for ever, .*with the last copy of one/ }],
+  );
+  // it can be deleted for good, although nobody deletes what lies there
+  await client2.deleteVolume({ name: 'one', keepMs: 0 });
+  await rig.until(async () => {
+    const { volumes } = await client2.listVolumes({});
+    return !volumes.some(({ metadata }) => metadata.name === 'one');
+  });
+});
+
+t.test('a node that comes back at that moment stays a node', async (t) => {
+  const rig = await openRig(t, 3);
+  const node = rig.node(2);
+  const client = rig.client(rig.nodes.slice(0, 2).map(({ api }) => api));
+  await rig.kill(node);
+  rig.cluster.setLeader(rig.nodes.find((each) => each !== node)?.id ?? '');
+  await rig.until(async () => (await client.getNode({ name: node.name })).status.state === 'down');
+  const store = rig.cluster.store(rig.node(0).id);
+  const transact = store.transact.bind(store);
+  let isBack = false;
+  store.transact = async (transaction, options) => {
+    if (!isBack && transaction.operations.some(({ key }) => key === forgottenKey(node.id))) {
+      isBack = true;
+      const { leaseId } = await store.grantLease(60_000);
+      const put = { type: 'put' as const, key: nodeLeaseKey(node.id), leaseId };
+      const lease = { agentInstance: 'i', bootId: 'b', addresses: node.identity.addresses };
+      const value = new TextEncoder().encode(JSON.stringify(lease));
+      await transact({ compare: [], operations: [{ ...put, value }] });
+    }
+    return transact(transaction, options);
+  };
+  const only = rig.client([rig.node(0).api]);
+  t.match(
+    await said(only.orderNode({ name: node.name, verb: 'forget', force: true })),
+    /^FAILED_PRECONDITION: node n3 is up/,
+  );
+  t.ok(isBack);
+  t.equal(await store.get(forgottenKey(node.id)), null);
+});
