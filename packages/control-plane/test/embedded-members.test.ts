@@ -3,6 +3,8 @@ import path from 'node:path';
 import { hasCode } from '@stor/protocol';
 import t from 'tap';
 import type { ClusterStore } from '../src/cluster-store.ts';
+import { forgottenKey } from '../src/resources/keys.ts';
+import { encodeRecord } from '../src/resources/records.ts';
 import { FreezableStore } from '../src/store-move/index.ts';
 import { EmbeddedCluster, until } from './embedded-cluster.ts';
 
@@ -91,6 +93,30 @@ t.test('a member that was removed is heard no more', async (t) => {
   await cluster.stop(gone);
   await cluster.start(gone);
   await write(cluster.store(others[0] ?? ''), 'after its return');
+});
+
+t.test('a member whose node was forgotten meanwhile is told so when it comes back', async (t) => {
+  const cluster = await formed(t);
+  // a learner calls for no election, so nobody would ever refuse it by itself
+  for (const gone of ['n4', cluster.leaderId() === 'n3' ? 'n2' : 'n3']) {
+    await cluster.stop(gone);
+    const record = { id: gone, name: `name-${gone}`, atMs: 0, how: 'forgotten' };
+    await cluster.store(cluster.leaderId()).transact({
+      compare: [],
+      operations: [{ type: 'put', key: forgottenKey(gone), value: encodeRecord(record) }],
+    });
+    await cluster.record(gone, { removedAtMs: 1 });
+    if (gone !== 'n4') await cluster.change({ type: 'addLearner', id: gone });
+    await cluster.change({ type: 'remove', id: gone });
+    await cluster.start(gone);
+    const told = `node name-${gone} (${gone}) was forgotten at 1970-01-01T00:00:00.000Z: start it with an empty data folder and a token`;
+    await until(async () => {
+      const call = cluster.store(gone).get('x', { timeoutMs: 400 });
+      const error = await call.then(() => null).catch((reason: unknown) => reason as Error);
+      return error?.message.includes(told) === true;
+    });
+    t.equal(await cluster.store(gone).get(forgottenKey(gone), { local: true }), null);
+  }
 });
 
 t.test('the leader dies while a member joins', async (t) => {

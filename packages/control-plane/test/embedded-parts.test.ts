@@ -195,6 +195,7 @@ function leaderCalls(leader: FakeLeader, clock: FakeClock): LeaderCalls {
       },
     }),
     metadata: () => ({}),
+    refusal: () => null,
   });
 }
 

@@ -2,7 +2,8 @@ import fc from 'fast-check';
 import t from 'tap';
 import type { StoreMember } from '../src/cluster-store.ts';
 import { decideJoin, checkJoin, type JoinRequest } from '../src/core/members/join-rules.ts';
-import { maxMembers, planMembers } from '../src/core/members/plan-members.ts';
+import { farewellMs, maxMembers, planMembers } from '../src/core/members/plan-members.ts';
+import { demotionReason } from '../src/core/node/raft-quorum.ts';
 import { usedToken, splitToken, tokenText } from '../src/core/members/token-rules.ts';
 import { byDistance } from '../src/core/members/voter-distance.ts';
 import { emptyState, type ClusterState } from '../src/resources/cluster-state.ts';
@@ -68,6 +69,23 @@ class World {
   up(n: number): void {
     const { downSinceMs: _, ...value } = this.state.nodes.get(idOf(n))?.value as NodeRecord;
     this.node(n, value);
+  }
+
+  /** It is wished at first, and it is gone when that is wished again and it has no vote. */
+  decommission(n: number, atMs: number): void {
+    const id = idOf(n);
+    const node = this.state.nodes.get(id);
+    if (!node || !this.state.members.has(id)) return;
+    if (!node.value.spec?.decommission) {
+      node.value = { ...node.value, spec: { decommission: { sinceMs: atMs } } };
+      return;
+    }
+    if (this.voters().includes(id)) return;
+    this.record(n, { removedAtMs: atMs });
+    const value = { id, name: `n${n}`, atMs, how: 'decommissioned' };
+    this.state.forgotten.set(id, { value, modRevision: 1 });
+    this.state.nodes.delete(id);
+    this.state.leases.delete(id);
   }
 
   /** A node that has joined, whatever its part is. */
@@ -179,10 +197,57 @@ t.test('an operator has a member without a vote, or one that leaves', async (t) 
   t.equal(alone.plan(), null, 'the last voter stays');
 });
 
+t.test('a node that is decommissioned gives its vote up, and hears that it is gone', async (t) => {
+  const world = new World();
+  for (const n of [1, 2, 3]) world.joined(n, n === 1 ? 'leader' : 'voter');
+  world.joined(4, 'learner');
+  world.node(2, { spec: { decommission: { sinceMs: 1 } } });
+  t.match(world.plan(), { promote: [idOf(4)], demote: [idOf(2)] });
+  world.step(nowMs);
+  t.equal(world.plan(), null, 'it stays a member as long as it is a node');
+  const { value: record } = world.state.members.get(idOf(2)) ?? {};
+  t.equal(record?.removedAtMs, undefined);
+  world.state.nodes.delete(idOf(2));
+  world.record(2, { removedAtMs: nowMs });
+  const end = { id: idOf(2), name: 'n2', atMs: nowMs, how: 'decommissioned' };
+  world.state.forgotten.set(idOf(2), { value: end, modRevision: 1 });
+  t.equal(world.plan(nowMs + farewellMs - 1), null, 'its own copy of the store is to say so');
+  t.same(world.plan(nowMs + farewellMs), { type: 'remove', id: idOf(2) });
+  t.same(world.plan(nowMs - 1), { type: 'remove', id: idOf(2) }, 'a clock that was set back');
+  world.state.forgotten.set(idOf(2), { value: { ...end, how: 'forgotten' }, modRevision: 2 });
+  t.same(world.plan(nowMs), { type: 'remove', id: idOf(2) }, 'who is lost is told nothing');
+});
+
+t.test('why a node cannot give its vote up', async (t) => {
+  const world = new World();
+  for (const n of [1, 2, 3]) world.joined(n, n === 1 ? 'leader' : 'voter');
+  const reason = (n: number): string | null => {
+    const learners = [...world.members.values()].filter(({ role }) => role === 'learner');
+    const members = { voters: world.voters(), learners: learners.map(({ id }) => id) };
+    return demotionReason(world.state, members, idOf(n));
+  };
+  t.equal(reason(2), null, 'two that are up bear it');
+  t.equal(demotionReason(world.state, { voters: null, learners: [] }, idOf(2)), null, 'etcd');
+  world.down(3, nowMs);
+  t.match(reason(2), /would have no quorum without its vote: 1 of the 2 other voters is up/);
+  t.equal(reason(3), null, 'it counts for nothing now');
+  world.joined(4, 'learner', { spec: { maintenance: { sinceMs: 0, untilMs: 1 } } });
+  t.match(reason(2), /no quorum/, 'one that is to be away takes no vote');
+  world.node(4);
+  t.equal(reason(2), null, 'another takes it over');
+  t.equal(reason(4), null, 'it has none');
+  const alone = new World();
+  alone.joined(1, 'leader');
+  t.match(
+    demotionReason(alone.state, { voters: [idOf(1)], learners: [] }, idOf(1)),
+    /it is the only voter of the control plane, and no other node can take its vote over/,
+  );
+});
+
 t.test('whatever happens, a majority of voters is kept and the count comes right', async () => {
   const event = fc.record({
     n: fc.integer({ min: 1, max: 7 }),
-    what: fc.constantFrom('down', 'up', 'join', 'never', 'auto', 'leave'),
+    what: fc.constantFrom('down', 'up', 'join', 'never', 'auto', 'leave', 'decommission'),
   });
   fc.assert(
     fc.property(fc.array(event, { maxLength: 60 }), (events) => {
@@ -194,7 +259,7 @@ t.test('whatever happens, a majority of voters is kept and the count comes right
         const id = idOf(n);
         const upVoters = world.voters().filter((each) => world.state.leases.has(each));
         const isLast = upVoters.length * 2 - 2 <= world.voters().length;
-        if (what === 'join' && !world.state.nodes.has(id)) {
+        if (what === 'join' && !world.state.nodes.has(id) && !world.state.forgotten.has(id)) {
           world.node(n);
           world.record(n);
         }
@@ -206,6 +271,7 @@ t.test('whatever happens, a majority of voters is kept and the count comes right
         if (what === 'never' && record && !record.removedAtMs) world.record(n, { voter: 'never' });
         if (what === 'auto' && record && !record.removedAtMs) world.record(n);
         if (what === 'leave' && n !== 1) world.record(n, { removedAtMs: atMs });
+        if (what === 'decommission' && n !== 1) world.decommission(n, atMs);
         let steps = 0;
         while (world.step(atMs)) {
           const voters = world.voters();
@@ -217,7 +283,10 @@ t.test('whatever happens, a majority of voters is kept and the count comes right
       for (let n = 1; n <= 7; n++) if (world.state.nodes.has(idOf(n))) world.up(n);
       for (let i = 0; i < 40; i++) world.step(atMs);
       const fit = [...world.state.members.values()].filter(
-        ({ value }) => value.voter !== 'never' && value.removedAtMs === undefined,
+        ({ value }) =>
+          value.voter !== 'never' &&
+          value.removedAtMs === undefined &&
+          world.state.nodes.get(value.id)?.value.spec?.decommission === undefined,
       ).length;
       const count = world.voters().length;
       const least = Math.min(3, fit % 2 === 1 ? fit : Math.max(1, fit - 1));
@@ -270,6 +339,10 @@ t.test('who may join', async (t) => {
   t.throws(() => join({ nonce: 'b'.repeat(32) }), { code: 'FAILED_PRECONDITION' }, 'another life');
   world.record(4, { nonce: request.nonce, removedAtMs: 1 });
   t.throws(() => join(), { code: 'FAILED_PRECONDITION' }, 'it was removed');
+  const end = { id: idOf(4), name: 'n4', atMs: 0, how: 'forgotten' };
+  world.state.forgotten.set(idOf(4), { value: end, modRevision: 1 });
+  const gone = `node n4 (${idOf(4)}) was forgotten at 1970-01-01T00:00:00.000Z: start it with an empty data folder and a token`;
+  t.throws(() => join(), { code: 'FAILED_PRECONDITION', message: gone });
   for (let n = 10; n < 10 + maxMembers; n++) world.record(n);
   t.throws(() => join({ nodeId: idOf(99) }), { code: 'FAILED_PRECONDITION', message: /etcd/ });
   const bad = [{ nodeId: 'x' }, { nonce: '' }, { name: 'a b' }, { address: 'here' }];

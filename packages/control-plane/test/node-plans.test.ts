@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import type { NodePlan, NodeVerb } from '@stor/protocol';
 import fc from 'fast-check';
 import t from 'tap';
@@ -208,4 +209,100 @@ t.test('what an evacuation copies, how long it takes, and what is in its way', a
   put(state, volumeOn(['a', 'b'], { inSync: ['a'] }));
   state.leases.delete('a');
   t.match(planOf(state, 'a', 'evacuate').reasons, [/no node that is up has an in-sync replica/]);
+});
+
+t.test(
+  'a decommission that is safe ends with the node gone, one that is stuck does not',
+  async (t) => {
+    const seen = { gone: 0, stuck: 0, moved: 0 };
+    fc.assert(
+      fc.property(worlds, (facts) => {
+        const world = worldOf(facts);
+        const nodeId = world.nodes[facts.node % facts.nodes] ?? '';
+        const isDown = facts.down !== null && world.nodes[facts.down % facts.nodes] === nodeId;
+        if (facts.down !== null && !isDown) world.run({ type: 'down', node: facts.down });
+        for (let i = 0; i < world.state.volumes.size; i++)
+          world.run({ type: 'primary', volume: i });
+        const plan = planOf(world.state, nodeId, 'decommission');
+        const before = inSyncOf(world.state);
+        world.run({ type: 'decommission', node: facts.node, wanted: true });
+        for (let i = 0; i < 2; i++) {
+          carryOut(world, () => {
+            for (const [name, count] of inSyncOf(world.state)) {
+              if (count < (before.get(name) ?? 0)) throw new Error(`${name} fell to ${count}`);
+            }
+          });
+        }
+        const isGone = world.state.forgotten.has(nodeId);
+        // one that is down for so long is replaced meanwhile, which may clear the way
+        const mayClear = facts.down !== null && isGone;
+        if (isGone !== plan.safe && !mayClear)
+          throw new Error(`safe: ${plan.safe}, gone: ${isGone}, ${plan.reasons.join()}`);
+        if (isGone === world.state.nodes.has(nodeId)) throw new Error('both a node and none');
+        seen[isGone ? 'gone' : 'stuck'] += 1;
+        seen.moved += plan.moves.length;
+      }),
+      { numRuns },
+    );
+    t.comment(seen);
+    t.ok(seen.gone > 0 && seen.stuck > 0 && seen.moved > 0);
+  },
+);
+
+t.test('what is lost with a forgotten node is named, and only that', async (t) => {
+  const seen = { lost: 0, kept: 0 };
+  const cases = fc.record({
+    /** of each volume: the nodes of its replicas, and which of them are in sync, or failed */
+    volumes: fc.array(
+      fc.record({
+        on: fc.uniqueArray(fc.nat({ max: 3 }), { minLength: 1, maxLength: 3 }),
+        inSync: fc.array(fc.boolean(), { minLength: 3, maxLength: 3 }),
+        failed: fc.array(fc.boolean(), { minLength: 3, maxLength: 3 }),
+        inTrash: fc.boolean(),
+      }),
+      { maxLength: 5 },
+    ),
+    down: fc.option(fc.nat({ max: 3 })),
+    node: fc.nat({ max: 3 }),
+  });
+  fc.assert(
+    fc.property(cases, (facts) => {
+      const names = ['a', 'b', 'c', 'd'];
+      const state = clusterOf({ a: {}, b: {}, c: {}, d: {} });
+      const node = names[facts.node] ?? '';
+      state.leases.delete(node);
+      if (facts.down !== null) state.leases.delete(names[facts.down] ?? '');
+      const expected: string[] = [];
+      facts.volumes.forEach((each, i) => {
+        const on = each.on.map((n) => names[n] ?? '');
+        const some = on.filter((_, j) => each.inSync[j] === true);
+        const inSync = some.length > 0 ? some : on.slice(0, 1);
+        const record = volumeOn(on, { name: `v${i}`, inSync });
+        const failed = new Set<string>();
+        for (const segment of record.status.segments) {
+          segment.replicas = segment.replicas.map((replica, j) => {
+            // the only member can be lost too, by a disk that broke
+            if (each.failed[j] !== true) return replica;
+            failed.add(replica.nodeId);
+            return { ...replica, state: 'failed' as const };
+          });
+        }
+        // a failed member has nothing any more, so what is left of it is what the others have
+        const left = inSync.filter((member) => member !== node && !failed.has(member));
+        if (on.includes(node) && left.length === 0) expected.push(`v${i}`);
+        const versioned = { value: record, modRevision: 1 };
+        (each.inTrash ? state.trash : state.volumes).set(record.metadata.id, versioned);
+      });
+      const plan = planOf(state, node, 'forget');
+      const lost = plan.effects.filter(({ becomes }) => becomes === 'lost');
+      assert.deepEqual(lost.map(({ volume }) => volume).sort(), expected.sort());
+      const harmed = plan.effects.filter(({ becomes }) => becomes !== 'degraded');
+      if (plan.safe !== (harmed.length === 0)) throw new Error('safe');
+      seen.lost += lost.length;
+      seen.kept += facts.volumes.length - lost.length;
+    }),
+    { numRuns },
+  );
+  t.comment(seen);
+  t.ok(seen.lost > 0 && seen.kept > 0);
 });

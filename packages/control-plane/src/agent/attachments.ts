@@ -20,6 +20,8 @@ import type { SnapshotTable, Versioned } from '../resources/cluster-state.ts';
 import { findVolume, readSnapshots, readVolume } from '../resources/find.ts';
 import { joinedSignal } from '../resources/joined-signal.ts';
 import { pause } from '../resources/pause.ts';
+import { decodeForgotten, goneForEver } from '../resources/forgotten-record.ts';
+import { forgottenKey } from '../resources/keys.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import { volumesOn } from '../resources/state-index.ts';
@@ -355,7 +357,14 @@ export class Attachments {
       throw new StorError('UNAVAILABLE', 'this node has no node lease yet: try again in a moment');
     }
     const ownCompare = leaseCompare(this.#nodeId, own);
-    const all = [...compare.filter((other) => other.key !== ownCompare.key), ownCompare];
+    const gone = await this.#store.get(forgottenKey(this.#nodeId), { local: true });
+    if (gone) throw goneForEver(decodeForgotten(gone.key, gone.value));
+    const all = [
+      ...compare.filter((other) => other.key !== ownCompare.key),
+      ownCompare,
+      // a node that has left the cluster begins nothing any more
+      { key: forgottenKey(this.#nodeId), modRevision: 0 },
+    ];
     try {
       return await this.#records.write(volume, decision.record, all);
     } catch (error) {

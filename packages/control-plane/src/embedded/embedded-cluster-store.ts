@@ -35,6 +35,7 @@ import { LatencyHistogram } from './latency-histogram.ts';
 import { LeaderCalls } from './leader-calls.ts';
 import { LeaseKeeper } from './lease-keeper.ts';
 import { MemberBook } from './member-book.ts';
+import { OutcastProbe } from './outcast-probe.ts';
 import { openNode, type EmbeddedStoreOptions, type Failure } from './open-node.ts';
 import { PeerConnections } from './peer-connections.ts';
 import { fromRaft, fromRaftStorage } from './raft-errors.ts';
@@ -106,11 +107,21 @@ export class EmbeddedClusterStore implements ClusterStore {
         learnAddresses(records, book);
       },
     });
+    const ways = {
+      endpoint: (id: string) => connections.channel(id),
+      metadata: (to: string) => connections.metadata(to),
+    };
+    const outcast = new OutcastProbe({
+      ...ways,
+      others: () => book.all().flatMap(({ id }) => (id === options.id ? [] : id)),
+      clock: options.clock,
+      signal: this.#closed.signal,
+    });
     this.#calls = new LeaderCalls({
+      ...ways,
       id: options.id,
       leaderId: () => this.#node.status().leaderId,
-      endpoint: (id) => connections.channel(id),
-      metadata: (to) => connections.metadata(to),
+      refusal: () => outcast.refusal(),
     });
     this.#members = new EmbeddedMembers({
       node,

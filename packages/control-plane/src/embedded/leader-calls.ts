@@ -36,6 +36,8 @@ export interface Leadership {
   /** null for a leader that is not among the members */
   endpoint(id: string): Pick<RpcChannel, 'address' | 'call'> | null;
   metadata(to: string): Record<string, string>;
+  /** while nobody leads: what others have against this member, as far as it is known */
+  refusal(): Error | null;
 }
 
 type Fate = 'final' | 'nothing happened' | 'unknown';
@@ -84,6 +86,7 @@ export class LeaderCalls {
           if (!(error instanceof CallEnded)) cause = error;
         }
       }
+      if (leaderId === null) cause = this.#leadership.refusal() ?? cause;
       if (deadline.end === null) await deadline.pause(pauseMs);
       if (deadline.end !== null) throw deadline.error(unknown, cause);
     }

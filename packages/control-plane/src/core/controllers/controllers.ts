@@ -133,7 +133,7 @@ export class Controllers {
         this.#resting.note(volume, nowMs);
       }
     }
-    actions.push(...this.#planNodes(state, now, voters, actions));
+    actions.push(...this.#nodes.plan(state, now, voters));
     const { moves, notes } = this.#placement.plan(state, context, this.#keeper);
     for (const note of notes) actions.push({ type: 'note-event', note });
     // a volume of which something else is to be done is looked at again after that
@@ -162,23 +162,6 @@ export class Controllers {
     }
     actions.push(...this.#scrubs.plan(state, now));
     return actions;
-  }
-
-  /** A volume that is changed for another reason is left to the next look: one write at a time. */
-  #planNodes(
-    state: ClusterState,
-    now: Now,
-    voters: readonly NodeId[] | null,
-    others: readonly Action[],
-  ): NodeAction[] {
-    const changed = new Set(
-      others.flatMap((action) => ('volume' in action ? [action.volume.value.metadata.id] : [])),
-    );
-    const planned = this.#nodes.plan(state, now, voters);
-    return planned.filter(
-      (action) =>
-        action.type !== 'change-replicas' || !changed.has(action.volume.value.metadata.id),
-    );
   }
 
   #planVolume(

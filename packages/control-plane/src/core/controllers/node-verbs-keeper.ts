@@ -154,7 +154,10 @@ export class NodeVerbsKeeper {
 function leftOf(state: ClusterState): NodeAction[] {
   const actions: NodeAction[] = [];
   for (const [nodeId, { value }] of state.forgotten) {
-    if (state.leases.has(nodeId)) actions.push({ type: 'end-lease', nodeId });
+    // what a client has got there at the last moment it keeps until it has gone (I6): its lease says so
+    const volumes = [...volumesOn(state.volumes, nodeId)];
+    const isPrimary = volumes.some(({ value: v }) => v.status.attachment?.nodeId === nodeId);
+    if (state.leases.has(nodeId) && !isPrimary) actions.push({ type: 'end-lease', nodeId });
     const disks = disksOn(state, nodeId).slice(0, maxDisksAtOnce);
     if (disks.length > 0) {
       const keys = disks.map((disk) => ({ key: diskKey(disk.value.id), disk }));
@@ -162,7 +165,7 @@ function leftOf(state: ClusterState): NodeAction[] {
       const operations = keys.map(({ key }) => ({ type: 'delete' as const, key }));
       actions.push({ type: 'forget-disks', transaction: { compare, operations } });
     }
-    for (const volume of volumesOn(state.volumes, nodeId)) {
+    for (const volume of volumes) {
       if (volume.value.spec.attachTo !== nodeId) continue;
       const record = wantNowhere(volume.value);
       const what = `it is wanted on no node, because ${value.name} has left the cluster`;
