@@ -13,7 +13,7 @@ const sizeBytes = 16 * 1024 * 1024;
 const refusalMs = 20_000;
 
 /** Exit codes: docs/operating/exit-codes.md */
-const exit = { invalid: 2, notFound: 3, exists: 4, precondition: 5 };
+const exit = { invalid: 2, notFound: 3, exists: 4, precondition: 5, unsafePlan: 11 };
 
 /**
  * Everything a person may get wrong with storctl or with an agent's folder: a clear message, the
@@ -23,6 +23,7 @@ export async function badInput(cluster: TestCluster, checks: CheckList): Promise
   await cluster.must('volume', 'create', volume, '--size', String(sizeBytes), '--replicas', '3');
   const hash = await fillVolume(cluster, 0);
   await badVolumes(cluster, checks);
+  await badNodeOrders(cluster, checks);
   await unknownExport(cluster, checks);
   await secondAgent(cluster, checks);
   await foreignFolder(cluster, checks);
@@ -66,9 +67,12 @@ function expectRefusal(result: CommandResult, code: number, message: RegExp): vo
   expect(!/ at .*\(?.*:\d+:\d+\)?/.test(result.stderr), `a stack trace: ${result.stderr}`);
 }
 
+/** What is tried, how, its exit code and its message. */
+type Refusal = [name: string, args: string[], code: number, message: RegExp];
+
 async function badVolumes(cluster: TestCluster, checks: CheckList): Promise<void> {
   const create = ['volume', 'create'];
-  const cases: [string, string[], number, RegExp][] = [
+  const cases: Refusal[] = [
     [
       'a name that is taken',
       [...create, volume, '--size', '1GiB'],
@@ -90,6 +94,45 @@ async function badVolumes(cluster: TestCluster, checks: CheckList): Promise<void
     ['removing what is not there', ['volume', 'rm', 'absent', '-y'], exit.notFound, /absent/],
     ['an unknown verb', ['volume', 'explode'], exit.invalid, /explode/],
   ];
+  await refusedAll(cluster, checks, cases);
+}
+
+/** Three replicas on three nodes, all up: none of them can go. */
+async function badNodeOrders(cluster: TestCluster, checks: CheckList): Promise<void> {
+  const name = cluster.agent(2).place.name;
+  const stuck = new RegExp(
+    `error: node ${name} is not (evacuated|decommissioned), because .* can go`,
+  );
+  const cases: Refusal[] = [
+    ['forgetting an unknown node', ['node', 'forget', 'n99'], exit.notFound, /"n99"/],
+    [
+      'forgetting a node that is up, with force',
+      ['node', 'forget', name, '--yes'],
+      exit.precondition,
+      new RegExp(`node ${name} is up, so it is not lost`),
+    ],
+    ['an evacuation to nowhere', ['node', 'evacuate', name], exit.unsafePlan, stuck],
+    ['a decommission to nowhere', ['node', 'decommission', name], exit.unsafePlan, stuck],
+    ['a verb that is shortened', ['node', 'forg', name], exit.invalid, /forg/],
+    ['what if an unknown node', ['simulate', '--down', 'node=n99'], exit.notFound, /n99/],
+    ['a vote for an unknown node', ['cluster', 'promote', 'n99'], exit.notFound, /n99/],
+    ['a token that is not there', ['token', 'rm', '01234567'], exit.notFound, /01234567/],
+  ];
+  await refusedAll(cluster, checks, cases);
+  await checks.run('storctl: no order was recorded of them', async () => {
+    const { spec } = JSON.parse(await cluster.must('node', 'inspect', name, '-o', 'json')) as {
+      spec: object;
+    };
+    const left = Object.values(spec).filter((wish) => wish !== null);
+    expect(left.length === 0, `something is wanted of ${name}: ${JSON.stringify(spec)}`);
+  });
+}
+
+async function refusedAll(
+  cluster: TestCluster,
+  checks: CheckList,
+  cases: readonly Refusal[],
+): Promise<void> {
   for (const [name, args, code, message] of cases) {
     await checks.run(`storctl: ${name}`, async () => {
       const before = await traces(cluster);

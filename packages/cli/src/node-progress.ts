@@ -78,7 +78,8 @@ function progressOf(
   const stuck = first
     ? `; ${first.replicaId === '' ? 'the attachment' : 'that'} of volume ${first.volume} can go nowhere: ${first.reason}`
     : '';
-  return [`${text}${copyText(rebuilds)}${stuck}`, `${text}${stuck}`];
+  const copying = replicas > 0 ? copyText(rebuilds) : '';
+  return [`${text}${copying}${stuck}`, `${text}${stuck}`];
 }
 
 function copyText(rebuilds: Rebuild[]): string {

@@ -29,6 +29,8 @@ const neverAbbreviated = new Set([
   'empty',
   'promote',
   'demote',
+  'decommission',
+  'forget',
 ]);
 
 /** The whole command line as a commander tree. Errors are thrown, not printed. */

@@ -26,36 +26,77 @@ async function allVerbs(): Promise<string[][]> {
 /** Command lines that are right, and so reach the API: any of its answers may be an error. */
 const right: string[][] = [
   ['cluster', 'status'],
+  ['cluster', 'members'],
+  ['cluster', 'promote', 'n2'],
+  ['cluster', 'demote', 'n2'],
+  ['cluster', 'set', '--voters', '3'],
+  ['cluster', 'backup', '/nowhere/to/be/written'],
+  ['cluster', 'rebalance', 'start', '--dry-run'],
+  ['cluster', 'rebalance', 'status'],
+  ['cluster', 'rebalance', 'pause'],
+  ['cluster', 'rebalance', 'resume'],
+  ['cluster', 'rebalance', 'stop'],
+  ['token', 'create', '--ttl', '5m'],
+  ['token', 'ls'],
+  ['token', 'rm', '01234567'],
   ['node', 'ls'],
   ['node', 'inspect', 'n9'],
   ['node', 'label', 'n9', 'a=b'],
   ['node', 'cordon', 'n9'],
   ['node', 'uncordon', 'n9'],
+  ['node', 'drain', 'n9', '--no-wait'],
+  ['node', 'evacuate', 'n9', '--no-wait'],
+  ['node', 'maintenance', 'n9', '--for', '30m'],
   ['node', 'decommission', 'n9', '--no-wait'],
   ['node', 'forget', 'n9'],
   ['disk', 'ls'],
   ['disk', 'add', 'n9', '/mnt/x'],
   ['disk', 'inspect', 'd9'],
   ['disk', 'evacuate', 'd9', '--plan'],
+  ['disk', 'rm', 'd9'],
   ['pool', 'ls'],
+  ['pool', 'inspect', 'ssd'],
+  ['pool', 'set', '--repair-reserve', '20'],
   ['volume', 'create', 'db', '--size', '1GiB'],
   ['volume', 'ls'],
   ['volume', 'inspect', 'db'],
+  ['volume', 'uri', 'db'],
+  ['volume', 'explain', 'db'],
   ['volume', 'update', 'db', '--shared'],
   ['volume', 'resize', 'db', '2GiB'],
+  ['volume', 'move', 'db', 'r-1', '--to', 'n2', '--no-wait'],
   ['volume', 'attach', 'db'],
   ['volume', 'detach', 'db'],
   ['volume', 'move-primary', 'db', '--to', 'n2'],
+  ['volume', 'fence', 'db', '-y'],
+  ['volume', 'recover', 'db', '--accept-unflushed-loss', '-y'],
+  ['volume', 'rollback', 'db@one', '-y'],
+  ['volume', 'clone', 'db@one', 'copy'],
+  ['volume', 'undelete', 'db'],
   ['volume', 'rm', 'db', '-y'],
+  ['snapshot', 'create', 'db@one'],
   ['snapshot', 'ls'],
+  ['snapshot', 'inspect', 'db@one'],
+  ['snapshot', 'diff', 'db@one', 'db@two'],
+  ['snapshot', 'prune', 'db', '--keep', 'last=3', '-y'],
   ['snapshot', 'rm', 'db@one', '-y'],
+  ['snapshot', 'adopt', 's-0000000000000001', 'db@found'],
   ['trash', 'ls'],
+  ['trash', 'empty', 'db', '-y'],
+  ['placement', 'explain', 'db'],
+  ['placement', 'violations'],
   ['rebuild', 'ls'],
+  ['rebuild', 'pause', 'db'],
+  ['rebuild', 'resume', 'db'],
+  ['scrub', 'status', 'db'],
   ['scrub', 'start', 'db'],
-  ['cluster', 'rebalance', 'start', '--dry-run'],
-  ['cluster', 'rebalance', 'status'],
-  ['cluster', 'rebalance', 'stop'],
+  ['scrub', 'pause', 'db'],
+  ['scrub', 'resume', 'db'],
+  ['scrub', 'stop', 'db'],
+  ['scrub', 'set', '--every', '7d'],
   ['events'],
+  ['simulate', '--down', 'node=n9'],
+  ['upgrade', 'plan'],
 ];
 
 /** As nodes answer them: without a quorum, of another cluster, and so on. */
@@ -69,6 +110,7 @@ const answers: [ErrorCode, string][] = [
   ['FOREIGN_DATA', 'it belongs to another cluster'],
   ['UNAUTHENTICATED', 'the token is not known'],
   ['UNSAFE', 'that is not safe'],
+  ['UNSAFE_PLAN', 'a volume would be lost'],
   ['NO_SPACE', 'no disk has room'],
   ['TIMEOUT', 'no answer in time'],
 ];
@@ -97,6 +139,17 @@ t.test('a flag that no verb has is refused by each', async (t) => {
     t.same([flag.stdout, cluster.calls.length], ['', 0], `${name} asks nothing`);
   }
 });
+
+t.test(
+  'every verb is among those that are tried, but for what moves data or the store',
+  async (t) => {
+    const elsewhere = ['volume import', 'volume export', 'cluster migrate-store'];
+    const tried = right.map((argv) => `${argv.join(' ')} `);
+  const names = (await allVerbs()).map((verb) => verb.join(' '));
+  const missing = names.filter((name) => !tried.some((line) => line.startsWith(`${name} `)));
+  t.same(missing.sort(), elsewhere.sort());
+  },
+);
 
 t.test('a time limit, an output or a version that is none reaches no node', async (t) => {
   for (const argv of right) {

@@ -210,6 +210,38 @@ t.test('the node of a last copy is forgotten only when that is said to be known'
   });
 });
 
+t.test(
+  'what was attached there at the last moment keeps the lease of a node that is gone',
+  async (t) => {
+    const rig = await openRig(t, 3);
+    const node = rig.node(2);
+    const client = rig.client(rig.nodes.slice(0, 2).map(({ api }) => api));
+    await client.createVolume(create);
+    await client.createVolume({ ...create, name: 'two' });
+    await client.attachVolume({ name: 'db', node: 'n3' });
+    const store = rig.cluster.store(rig.node(0).id);
+    const record = { id: node.id, name: 'n3', atMs: 0, how: 'decommissioned' };
+    const value = new TextEncoder().encode(JSON.stringify(record));
+    // as if the grant had come just before it
+    const operations = [
+      { type: 'put' as const, key: forgottenKey(node.id), value },
+      { type: 'delete' as const, key: nodeKey(node.id) },
+    ];
+    await store.transact({ compare: [], operations });
+    for (let i = 0; i < 2_000; i++) await rig.turn();
+    t.ok(await store.get(nodeLeaseKey(node.id)), 'whoever uses it there is served');
+    t.equal((await client.getVolume({ name: 'db' })).status.primary?.nodeId, node.id);
+    const answer = await rig.during(said(node.control.acquire('two', 'auto', { waitMs: 100 })));
+    t.match(
+      answer,
+      /^FAILED_PRECONDITION: node n3 .* was decommissioned at/,
+      'nothing begins there',
+    );
+    await rig.during(client.detachVolume({ name: 'db' }));
+    await rig.until(async () => (await store.get(nodeLeaseKey(node.id))) === null);
+  },
+);
+
 t.test('a node that comes back at that moment stays a node', async (t) => {
   const rig = await openRig(t, 3);
   const node = rig.node(2);

@@ -132,3 +132,57 @@ t.test('a maintenance keeps a node from being replaced, and ends by itself', asy
   await rig.until(async () => nodesOf(await client.getVolume({ name: 'db' })).join() !== on.join());
   t.pass('replaced from then on');
 });
+
+t.test('events tell of every order on a node: begun, done, refused, taken back', async (t) => {
+  const rig = await openRig(t, 3);
+  const client = rig.client();
+  await client.createVolume(create);
+  const told = async (): Promise<string[]> => {
+    const { events } = await client.listEvents({ volume: '', afterRevision: 0, limit: 100 });
+    return events
+      .filter(({ object }) => object.kind === 'node' && object.name === 'n1')
+      .map(({ type, reason, message, count }) => `${type} ${reason} ${count}: ${message}`);
+  };
+  const hears = async (pattern: RegExp): Promise<void> => {
+    await rig.until(async () => (await told()).some((each) => pattern.test(each)));
+    t.pass(String(pattern));
+  };
+  const [on = ''] = nodesOf(await client.getVolume({ name: 'db' }));
+  t.equal(on, 'n1');
+  const order = { name: 'n1' };
+  await client.orderNode({ ...order, verb: 'cordon', reason: 'a fan is loud' });
+  await hears(/^normal node-cordoned 1: node n1 takes nothing new \(a fan is loud\)$/);
+  await client.orderNode({ ...order, verb: 'cordon' });
+  await client.orderNode({ ...order, verb: 'uncordon' });
+  await client.orderNode({ ...order, verb: 'uncordon' });
+  await hears(/^normal node-uncordoned 1: node n1 takes replicas and attachments again$/);
+  await client.attachVolume({ name: 'db', node: 'n1' });
+  await client.orderNode({ ...order, verb: 'drain', plan: true });
+  await client.orderNode({ ...order, verb: 'drain' });
+  await hears(/^normal node-drain-started 1: node n1 is being drained: 1 attachment to move$/);
+  await hears(/^normal node-drained 1: node n1 has no attachment any more$/);
+  await client.orderNode({ name: 'n3', verb: 'cordon' });
+  await said(client.orderNode({ ...order, verb: 'evacuate', plan: true }));
+  t.match(await said(client.orderNode({ ...order, verb: 'evacuate' })), /^UNSAFE_PLAN/);
+  await hears(/^warning node-order-refused 1: node n1 is not evacuated, because .* can go nowhere/);
+  t.match(await said(client.orderNode({ ...order, verb: 'forget' })), /^FAILED_PRECONDITION/);
+  await hears(/^warning node-order-refused 2: node n1 is up, so it is not lost/);
+  await client.orderNode({ ...order, verb: 'evacuate', force: true });
+  await hears(
+    /^warning node-evacuation-started 1: .* 1 replica to move; an operator said so, alth/,
+  );
+  await client.orderNode({ name: 'n3', verb: 'uncordon' });
+  await hears(/^normal node-evacuated 1: node n1 has no replica any more$/);
+  await client.orderNode({ ...order, verb: 'evacuate', cancel: true });
+  await hears(/^normal node-order-cancelled 1: node n1 is not evacuated any more/);
+  await client.orderNode({ ...order, verb: 'maintenance', forMs: 5_000 });
+  await hears(
+    /^normal node-maintenance-started 1: node n1 is in maintenance until \d{4}-.*: its r/,
+  );
+  await hears(/^normal node-maintenance-ended 1: the maintenance of node n1 is over/);
+  await client.orderNode({ ...order, verb: 'decommission' });
+  await hears(/^normal node-decommission-started 1: .*: 0 attachments and 0 replicas to move$/);
+  await hears(/^normal node-decommissioned 1: node n1 held nothing any more and has left/);
+  const reasons = (await told()).map((each) => each.split(' ')[1]);
+  t.equal(reasons.length, 12, 'and nothing twice');
+});

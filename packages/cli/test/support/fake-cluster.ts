@@ -217,7 +217,9 @@ export class FakeCluster {
         return node;
       }),
       orderNode: call('orderNode', (request) =>
-        orderFakeNode(this.node(request.name), request, this.nodePlans),
+        orderFakeNode(this.node(request.name), request, this.nodePlans, (gone) => {
+          this.nodes = this.nodes.filter((each) => each !== gone);
+        }),
       ),
       simulateLoss: call('simulateLoss', ({ down }) => fakeSimulation(down)),
       planUpgrade: call('planUpgrade', () => fakeUpgrade(this.nodes)),

@@ -6,20 +6,34 @@ type NodeOrder = Parameters<StorApi['orderNode']>[0];
 export type FakeNodePlan = Partial<Omit<NodePlan, 'verb' | 'node'>>;
 
 /** What a control plane answers whose plans look like this, one after the other; the last one stays. */
-export function orderFakeNode(node: Node, order: NodeOrder, looks: FakeNodePlan[]): NodePlan {
+export function orderFakeNode(
+  node: Node,
+  order: NodeOrder,
+  looks: FakeNodePlan[],
+  leave: (node: Node) => void,
+): NodePlan {
   const { verb, plan = false, cancel = false, force = false, reason = '', forMs = 0 } = order;
   const spec = { ...node.spec };
   const sinceMs = startMs;
   if (verb === 'cordon') spec.cordoned = { sinceMs, reason };
   if (verb === 'uncordon') node.spec = {};
-  if (verb === 'drain' || verb === 'evacuate') spec[verb] = cancel ? null : { sinceMs };
+  if (verb === 'drain' || verb === 'evacuate' || verb === 'decommission') {
+    spec[verb] = cancel ? null : { sinceMs };
+  }
   if (verb === 'maintenance') {
     spec.maintenance = cancel ? null : { sinceMs, untilMs: startMs + forMs };
   }
-  const body = (looks.length > 1 ? looks.shift() : looks[0]) ?? {};
+  // a look at the last plan finds what it said to be done
+  const isLast = looks.length <= 1;
+  const body = (isLast ? looks[0] : looks.shift()) ?? {};
   if (body.safe === false && !plan && !force && !cancel) {
     throw new StorError('UNSAFE_PLAN', `node ${node.metadata.name}: ${body.reasons?.[0] ?? ''}`);
   }
+  if (verb === 'forget' && node.status.state === 'up') {
+    throw new StorError('FAILED_PRECONDITION', `node ${node.metadata.name} is up`);
+  }
+  const isGone = plan ? isLast && node.spec.decommission : verb === 'forget';
+  if (isGone) leave(node);
   if (!plan && verb !== 'uncordon') node.spec = spec;
   return {
     verb,

@@ -63,6 +63,26 @@ export const scenes: Record<string, (cluster: FakeCluster) => void> = {
     cluster.rebuilds = [fakeRebuild({ reason: 'move', node: 'n4' })];
     cluster.nodePlans = [left, left, left, { remaining: { attachments: 0, replicas: 0 } }];
   },
+  'n2 has a replica of db and a vote, and leaves after three looks': (cluster) => {
+    const here = { volume: 'db', volumeId: hex('v', 1), segment: 0, replicaId: hex('r', 2) };
+    const moves = [{ ...here, toNode: 'n4', toDisk: '/srv/n4/d1', bytes: 2 ** 30 }];
+    const left = { moves, bytes: 2 ** 30, etaMs: 16_000 };
+    const note = 'it has a vote in the control plane, which it gives up';
+    const all = { ...left, remaining: { attachments: 0, replicas: 1 }, notes: [note] };
+    cluster.rebuilds = [fakeRebuild({ reason: 'move', node: 'n4' })];
+    cluster.nodePlans = [all, all, all, { notes: [note] }, {}];
+  },
+  'db has its last copy on n3, which is down': (cluster) => {
+    const node = cluster.nodes.at(-1);
+    if (node) node.status.state = 'down';
+    const text = 'no in-sync copy is left; n1 has an older one, which is not used by itself';
+    const effect = { becomes: 'lost' as const, inSync: 0, wanted: 2, text };
+    const effects = [{ volume: 'db', volumeId: hex('v', 1), ...effect }];
+    const reasons = [`volume db would be lost: ${text}`];
+    const notes = ['its id is never used again; its name is free'];
+    const remaining = { attachments: 0, replicas: 2 };
+    cluster.nodePlans = [{ effects, reasons, notes, remaining, safe: false }];
+  },
   'without n2 nobody serves db': (cluster) => {
     const text = '0 of 1 replicas in sync: nobody can serve it until one is back';
     const effect = { becomes: 'unavailable' as const, inSync: 0, wanted: 1, text };

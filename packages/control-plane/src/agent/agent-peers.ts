@@ -163,7 +163,9 @@ export class AgentPeers {
   ): Promise<unknown> {
     const { state } = this.#cache;
     const name = nodeName(state, nodeId);
-    const address = state.nodes.get(nodeId)?.value.addresses.api;
+    // one that has left the cluster has a lease as long as it serves something
+    const known = state.nodes.get(nodeId) ?? state.leases.get(nodeId);
+    const address = known?.value.addresses.api;
     if (!address)
       throw unreachable('UNAVAILABLE', nodeId, `the address of node ${name} is unknown`);
     const { signal, dispose } = joinedSignal([call.signal, this.#closing.signal]);

@@ -262,11 +262,9 @@ export class LeaderControllers {
         return;
       case 'remove-node':
       case 'end-lease':
-      case 'forget-disks': {
-        const [store, events, logger] = [this.#store, this.#events, this.#logger];
-        await carryOutRemoval(action, { store, events, logger });
+      case 'forget-disks':
+        await carryOutRemoval(action, this.#store, this.#events, this.#logger);
         return;
-      }
       case 'move-primary':
         this.#movePrimary(action);
         return;
@@ -290,13 +288,15 @@ export class LeaderControllers {
     }
   }
 
-  async #putNode({ node, record, what }: Action & { type: 'put-node' }): Promise<void> {
+  async #putNode({ node, record, what, note }: Action & { type: 'put-node' }): Promise<void> {
     const key = nodeKey(record.id);
     const { succeeded } = await this.#store.transact({
       compare: [{ key, modRevision: node.modRevision }],
       operations: [{ type: 'put', key, value: encodeRecord(record) }],
     });
-    if (succeeded) this.#logger.info({ node: record.name, what }, 'node changes');
+    if (!succeeded) return;
+    this.#logger.info({ node: record.name, what }, 'node changes');
+    this.#events.note(note);
   }
 
   /** In one transaction: no move that is not in the record, and none after it was paused. */

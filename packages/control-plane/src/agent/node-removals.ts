@@ -1,6 +1,7 @@
 import type { Logger } from '@stor/runtime';
 import type { ClusterStore } from '../cluster-store.ts';
 import type { NodeAction } from '../core/controllers/node-verbs-keeper.ts';
+import { decommissionedNote } from '../core/node/node-notes.ts';
 import { nodeLeaseKey } from '../resources/keys.ts';
 import type { EventLog } from './event-log.ts';
 
@@ -9,21 +10,17 @@ type Removal = Extract<NodeAction, { type: 'remove-node' | 'end-lease' | 'forget
 /** Carries out what the leader has planned about a node that leaves the cluster. Each works twice. */
 export async function carryOutRemoval(
   action: Removal,
-  parts: { store: ClusterStore; events: Pick<EventLog, 'note'>; logger: Logger },
+  store: ClusterStore,
+  events: Pick<EventLog, 'note'>,
+  logger: Logger,
 ): Promise<void> {
-  const { store, events, logger } = parts;
   switch (action.type) {
     case 'remove-node': {
       const { succeeded } = await store.transact(action.transaction);
       if (!succeeded) return;
       const { id, name } = action.node.value;
       logger.info({ node: name }, 'the node is decommissioned');
-      events.note({
-        type: 'normal',
-        reason: 'node-decommissioned',
-        object: { kind: 'node', id, name },
-        message: `node ${name} held nothing any more and has left the cluster`,
-      });
+      events.note(decommissionedNote({ id, name }));
       return;
     }
     case 'end-lease': {

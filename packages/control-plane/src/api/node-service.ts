@@ -1,4 +1,4 @@
-import { StorError } from '@stor/protocol';
+import { hasCode, StorError } from '@stor/protocol';
 import type { LossSimulation, NodePlan, NodeVerb, StorApi, UpgradePlan } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { EventLog } from '../agent/event-log.ts';
@@ -6,6 +6,8 @@ import type { ClusterStore } from '../cluster-store.ts';
 import { changedIntent } from '../core/node/change-intent.ts';
 import { withIntent } from '../core/node/node-intent.ts';
 import { removalOf } from '../core/node/node-removal.ts';
+import { forgottenNote, orderNotes, refusedNote } from '../core/node/node-notes.ts';
+import type { NotedNode } from '../core/node/node-notes.ts';
 import { planNode } from '../core/node/plan-node.ts';
 import type { NodeSight } from '../core/node/plan-node.ts';
 import { planUpgrade } from '../core/node/plan-upgrade.ts';
@@ -49,13 +51,28 @@ export class NodeService {
 
   /** See StorApi.orderNode. */
   async order(request: Request): Promise<NodePlan> {
+    const isForget = request.verb === 'forget';
+    const found: { node?: NotedNode } = {};
+    try {
+      return await (isForget ? this.#forget(request, found) : this.#order(request, found));
+    } catch (error) {
+      const { node } = found;
+      const isRefused = hasCode(error, 'UNSAFE_PLAN', 'FAILED_PRECONDITION');
+      if (node && isRefused && request.plan !== true) {
+        this.#events.note(refusedNote(node, error.message));
+      }
+      throw error;
+    }
+  }
+
+  async #order(request: Request, found: { node?: NotedNode }): Promise<NodePlan> {
     const { verb, cancel = false, force = false } = request;
-    if (verb === 'forget') return this.#forget(request);
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       // before the state: an order that comes between the two is seen in one of them
       const last = await readSoon((options) => this.#store.get(nodeOrdersKey, options));
       const state = await readSoon((options) => readState(this.#store, options));
       const node = findNode(state, request.name);
+      found.node = node.value;
       checkVersion(node, request.resourceVersion ?? 0);
       const intent = changedIntent(node.value, request, this.#clock.wallMs());
       const record = intent ? withIntent(node.value, intent) : node.value;
@@ -76,6 +93,9 @@ export class NodeService {
       });
       if (!succeeded) continue;
       this.#logger.info({ node: record.name, verb, cancel, force }, 'node ordered');
+      const until = new Date(record.spec?.maintenance?.untilMs ?? 0).toISOString();
+      const notes = orderNotes(plan, { isCancel: cancel, until });
+      for (const note of notes) this.#events.note(note);
       const { metadata } = plan.node;
       return {
         ...plan,
@@ -89,7 +109,7 @@ export class NodeService {
    * A node that never comes back. Carried out at once, in one transaction that holds only while the node
    * has no lease: one that comes back at that moment stays a node.
    */
-  async #forget(request: Request): Promise<NodePlan> {
+  async #forget(request: Request, found: { node?: NotedNode }): Promise<NodePlan> {
     const { cancel = false, force = false } = request;
     if (cancel) {
       throw new StorError(
@@ -100,6 +120,7 @@ export class NodeService {
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const state = await readSoon((options) => readState(this.#store, options));
       const node = findNode(state, request.name);
+      found.node = node.value;
       const { id, name } = node.value;
       checkVersion(node, request.resourceVersion ?? 0);
       if (isUp(state, id)) throw notLost(name);
@@ -116,12 +137,9 @@ export class NodeService {
       );
       if (!succeeded) continue;
       this.#logger.warn({ node: name, id, force }, 'the node is forgotten');
-      this.#events.note({
-        type: 'warning',
-        reason: 'node-forgotten',
-        object: { kind: 'node', id, name },
-        message: `node ${name} is lost for ever, as an operator said${lostText(plan)}`,
-      });
+      const lost = plan.effects.filter(({ becomes }) => becomes === 'lost');
+      const names = lost.map(({ volume }) => volume);
+      this.#events.note(forgottenNote({ id, name }, names));
       return plan;
     }
     throw new StorError('CONFLICT', `node ${request.name} changes too often: try again`);
@@ -193,12 +211,6 @@ function notLost(name: string): StorError {
     'FAILED_PRECONDITION',
     `node ${name} is up, so it is not lost: "storctl node decommission ${name}" moves what it has away first; stop its agent when that is not possible`,
   );
-}
-
-/** What went with it. */
-function lostText({ effects }: NodePlan): string {
-  const lost = effects.filter(({ becomes }) => becomes === 'lost').map(({ volume }) => volume);
-  return lost.length === 0 ? '' : `, with the last copy of ${lost.slice(0, 5).join(', ')}`;
 }
 
 function withNode(state: ClusterState, node: Versioned<NodeRecord>): ClusterState {

@@ -107,22 +107,7 @@ export class EmbeddedClusterStore implements ClusterStore {
         learnAddresses(records, book);
       },
     });
-    const ways = {
-      endpoint: (id: string) => connections.channel(id),
-      metadata: (to: string) => connections.metadata(to),
-    };
-    const outcast = new OutcastProbe({
-      ...ways,
-      others: () => book.all().flatMap(({ id }) => (id === options.id ? [] : id)),
-      clock: options.clock,
-      signal: this.#closed.signal,
-    });
-    this.#calls = new LeaderCalls({
-      ...ways,
-      id: options.id,
-      leaderId: () => this.#node.status().leaderId,
-      refusal: () => outcast.refusal(),
-    });
+    this.#calls = this.#leaderCalls(connections, book);
     this.#members = new EmbeddedMembers({
       node,
       book,
@@ -414,6 +399,26 @@ export class EmbeddedClusterStore implements ClusterStore {
     };
     result.then(done, done);
     return result;
+  }
+
+  #leaderCalls(connections: PeerConnections, book: MemberBook): LeaderCalls {
+    const { id: self, clock } = this.#options;
+    const ways = {
+      endpoint: (id: string) => connections.channel(id),
+      metadata: (to: string) => connections.metadata(to),
+    };
+    const outcast = new OutcastProbe({
+      ...ways,
+      others: () => book.all().flatMap(({ id }) => (id === self ? [] : id)),
+      clock,
+      signal: this.#closed.signal,
+    });
+    return new LeaderCalls({
+      ...ways,
+      id: self,
+      leaderId: () => this.#node.status().leaderId,
+      refusal: () => outcast.refusal(),
+    });
   }
 
   #callers(book: MemberBook): RaftCallers {

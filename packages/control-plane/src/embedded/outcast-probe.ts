@@ -13,9 +13,9 @@ const staleMs = 5_000;
 
 interface OutcastProbeOptions {
   /** ids of the others */
-  others(): string[];
-  endpoint(id: string): Pick<RpcChannel, 'call'> | null;
-  metadata(to: string): Record<string, string>;
+  others: () => string[];
+  endpoint: (id: string) => Pick<RpcChannel, 'call'> | null;
+  metadata: (to: string) => Record<string, string>;
   clock: Clock;
   /** ends what is under way */
   signal: AbortSignal;

@@ -1,4 +1,4 @@
-import type { NodeId, VolumeId } from '@stor/protocol';
+import type { EventNote, NodeId, VolumeId } from '@stor/protocol';
 import type { Transaction } from '../../cluster-store.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import { diskKey } from '../../resources/keys.ts';
@@ -6,8 +6,10 @@ import type { NodeRecord, StoredVolume } from '../../resources/records.ts';
 import { disksOn, volumesOn } from '../../resources/state-index.ts';
 import { isDrained, withIntent } from '../node/node-intent.ts';
 import { holdingsOf, holdsNothing, maxDisksAtOnce, removalOf } from '../node/node-removal.ts';
+import { doneNote, maintenanceOverNote } from '../node/node-notes.ts';
 import { attachmentMoves } from '../node/plan-attachments.ts';
 import type { AttachmentMove } from '../node/plan-attachments.ts';
+import { placedOn } from '../node/plan-node.ts';
 import type { Now } from './absence.ts';
 import { wantAt, wantNowhere } from './attachment-rules.ts';
 import type { ReplicaChange } from './replica-keeper.ts';
@@ -28,7 +30,15 @@ export const settleMs = 10_000;
 
 export type NodeAction =
   /** the record with another wish */
-  | { type: 'put-node'; node: Versioned<NodeRecord>; record: NodeRecord; what: string }
+  | {
+      type: 'put-node';
+      node: Versioned<NodeRecord>;
+      record: NodeRecord;
+      what: string;
+      /** told when it is written */
+      note: EventNote;
+    }
+  | { type: 'note-event'; note: EventNote }
   /** hand the volume over, live, if it is still held at that epoch */
   | { type: 'move-primary'; volumeId: VolumeId; nodeId: NodeId; epoch: number }
   | { type: 'change-replicas'; volume: Versioned<StoredVolume>; change: ReplicaChange }
@@ -53,16 +63,23 @@ export class NodeVerbsKeeper {
   readonly #asked = new Map<VolumeId, Memory>();
   /** nodes to be decommissioned that hold nothing, since then by this leader's own sight */
   readonly #emptySinceMs = new Map<NodeId, number>();
+  /** `drain n-...` of nodes that had something to move at the last look */
+  readonly #moving = new Set<string>();
 
   /** `voters`: see `Controllers.plan`. */
   plan(state: ClusterState, now: Now, voters: readonly NodeId[] | null): NodeAction[] {
     const actions: NodeAction[] = leftOf(state);
     const seen = new Set<VolumeId>();
     for (const node of state.nodes.values()) {
-      if (node.value.spec === undefined) continue;
+      if (node.value.spec === undefined) {
+        this.#moving.delete(`drain ${node.value.id}`);
+        this.#moving.delete(`evacuate ${node.value.id}`);
+        continue;
+      }
       const ended = endedMaintenance(node, now);
       if (ended) actions.push(ended);
       if (isDrained(node.value)) actions.push(...this.#drain(state, node.value, now, seen));
+      actions.push(...this.#tellDone(state, node.value));
       const removal = this.#decommission(state, node, now, voters);
       if (removal) actions.push(removal);
     }
@@ -71,6 +88,26 @@ export class NodeVerbsKeeper {
     }
     for (const id of this.#asked.keys()) if (!seen.has(id)) this.#asked.delete(id);
     return actions;
+  }
+
+  /** Once, when the last of what is to move has gone; a decommission ends with a note of its own. */
+  #tellDone(state: ClusterState, node: NodeRecord): NodeAction[] {
+    const { drain, evacuate } = node.spec ?? {};
+    const counts = {
+      drain: drain ? attachmentMoves(state, node.id).length : null,
+      evacuate: evacuate ? placedOn(state, node.id).length : null,
+    };
+    return (['drain', 'evacuate'] as const).flatMap((verb): NodeAction[] => {
+      const key = `${verb} ${node.id}`;
+      const count = counts[verb];
+      if (count !== null && count > 0) this.#moving.add(key);
+      if (count === 0 && this.#moving.has(key)) {
+        this.#moving.delete(key);
+        return [{ type: 'note-event', note: doneNote(node, verb) }];
+      }
+      if (count === null) this.#moving.delete(key);
+      return [];
+    });
   }
 
   #decommission(
@@ -180,5 +217,6 @@ function endedMaintenance(node: Versioned<NodeRecord>, now: Now): NodeAction | n
   const { maintenance, ...kept } = node.value.spec ?? {};
   if (!maintenance || now.wallMs < maintenance.untilMs) return null;
   const record = withIntent(node.value, kept);
-  return { type: 'put-node', node, record, what: 'its maintenance is over' };
+  const note = maintenanceOverNote(node.value);
+  return { type: 'put-node', node, record, what: 'its maintenance is over', note };
 }
