@@ -145,9 +145,9 @@ t.test(
   async (t) => {
     const elsewhere = ['volume import', 'volume export', 'cluster migrate-store'];
     const tried = right.map((argv) => `${argv.join(' ')} `);
-  const names = (await allVerbs()).map((verb) => verb.join(' '));
-  const missing = names.filter((name) => !tried.some((line) => line.startsWith(`${name} `)));
-  t.same(missing.sort(), elsewhere.sort());
+    const names = (await allVerbs()).map((verb) => verb.join(' '));
+    const missing = names.filter((name) => !tried.some((line) => line.startsWith(`${name} `)));
+    t.same(missing.sort(), elsewhere.sort());
   },
 );
 

@@ -5,6 +5,10 @@ import t from 'tap';
 import type { Test } from 'tap';
 import { forgottenKey, nodeKey, nodeLeaseKey, volumeKey } from '../src/resources/keys.ts';
 import { decodeVolume } from '../src/resources/records.ts';
+import { Controllers } from '../src/core/controllers/controllers.ts';
+import { settleMs } from '../src/core/controllers/node-verbs-keeper.ts';
+import { planAt } from './plan-at.ts';
+import { clusterOf, put, volumeOn } from './volume-fixture.ts';
 import { Rig } from './control-plane-rig.ts';
 import type { RigNode } from './control-plane-rig.ts';
 
@@ -36,6 +40,48 @@ function named(rig: Rig, name: string): RigNode {
 async function isGone(rig: Rig, node: RigNode): Promise<boolean> {
   return (await rig.cluster.store(rig.node(0).id).get(nodeKey(node.id))) === null;
 }
+
+t.test(
+  'only a tombstone says that a node is gone: a record that is missing says nothing',
+  async (t) => {
+    const state = clusterOf({ a: {}, b: {}, c: {} });
+    const record = volumeOn(['a', 'b']);
+    put(state, record);
+    const seen = (): string[] => planAt(new Controllers(), state, 1_000).map(({ type }) => type);
+    // as of a store that lost it, or that was made anew: its lease is gone too
+    state.nodes.delete('b');
+    state.leases.delete('b');
+    t.notOk(seen().includes('mark-failed'));
+    const end = { id: 'b', name: 'b', atMs: 0, how: 'of a newer version' };
+    state.forgotten.set('b', { value: end, modRevision: 1 });
+    t.ok(seen().includes('mark-failed'));
+  },
+);
+
+t.test(
+  'a node leaves only when it has held nothing for a while, and not what was placed late',
+  async (t) => {
+    const state = clusterOf({ a: {}, b: {}, c: {} });
+    put(state, volumeOn(['a', 'b']));
+    const node = state.nodes.get('c');
+    if (!node) throw new Error('no node');
+    node.value = { ...node.value, spec: { decommission: { sinceMs: 0 } } };
+    let leader = new Controllers();
+    const leaves = (nowMs: number): boolean =>
+      planAt(leader, state, nowMs).some(({ type }) => type === 'remove-node');
+    t.notOk(leaves(1_000));
+    t.notOk(leaves(1_000 + settleMs - 1));
+    // by somebody who did not know of the order when it was decided
+    const late = volumeOn(['c', 'a'], { name: 'late' });
+    put(state, late);
+    t.notOk(leaves(1_000 + settleMs));
+    state.volumes.delete(late.metadata.id);
+    t.notOk(leaves(2_000 + settleMs), 'from the beginning');
+    leader = new Controllers();
+    t.notOk(leaves(1_000 + 2 * settleMs), 'another leader has not seen it');
+    t.ok(leaves(1_000 + 3 * settleMs));
+  },
+);
 
 t.test('a node is decommissioned, also when the leader changes meanwhile', async (t) => {
   const rig = await openRig(t, 4);

@@ -217,19 +217,10 @@ export class LeaderControllers {
         await this.#store.transact(deletionOf(action.volume, action.failure));
         return;
       }
-      case 'put-scrub': {
-        const key = scrubKey(action.record.volumeId);
-        const compare = [{ key, modRevision: action.modRevision }];
-        const value = encodeRecord(action.record);
-        await this.#store.transact({ compare, operations: [{ type: 'put', key, value }] });
+      case 'put-scrub':
+      case 'forget-scrub':
+        await this.#changeScrub(action);
         return;
-      }
-      case 'forget-scrub': {
-        const key = scrubKey(action.volumeId);
-        const compare = [{ key, modRevision: action.modRevision }];
-        await this.#store.transact({ compare, operations: [{ type: 'delete', key }] });
-        return;
-      }
       case 'note-absence':
         await this.#noteAbsence(action.note);
         return;
@@ -286,6 +277,17 @@ export class LeaderControllers {
         return;
       }
     }
+  }
+
+  async #changeScrub(action: Action & { type: 'put-scrub' | 'forget-scrub' }): Promise<void> {
+    const isPut = action.type === 'put-scrub';
+    const key = scrubKey(isPut ? action.record.volumeId : action.volumeId);
+    await this.#store.transact({
+      compare: [{ key, modRevision: action.modRevision }],
+      operations: isPut
+        ? [{ type: 'put', key, value: encodeRecord(action.record) }]
+        : [{ type: 'delete', key }],
+    });
   }
 
   async #putNode({ node, record, what, note }: Action & { type: 'put-node' }): Promise<void> {
