@@ -1,5 +1,5 @@
 import { decodeCommand } from './core/kv/kv-command.ts';
-import { decodeSnapshot, encodeSnapshot } from './core/kv/kv-snapshot.ts';
+import { SnapshotReader, snapshotPieces } from './core/kv/kv-snapshot.ts';
 import { KvState, type KvResult } from './core/kv/kv-state.ts';
 
 /** What the machine needs to know of an entry of the Raft log. */
@@ -29,14 +29,15 @@ export class ClusterStoreMachine {
   }
 
   snapshot(): Iterable<Uint8Array> {
-    return [encodeSnapshot(this.state.image())];
+    // of a list of the records as they are now; a change puts another record in the place of one
+    return snapshotPieces(this.state.image());
   }
 
   /** The state stays as it was until all pieces are there. */
   async restore(pieces: AsyncIterable<Uint8Array>): Promise<void> {
-    const all: Uint8Array[] = [];
-    for await (const piece of pieces) all.push(piece);
-    this.state.restore(decodeSnapshot(Buffer.concat(all)));
+    const reader = new SnapshotReader();
+    for await (const piece of pieces) reader.add(piece);
+    this.state.restore(reader.end());
     this.#notify();
   }
 

@@ -9,7 +9,7 @@ import { ChangeHistory } from '../src/core/kv/change-history.ts';
 import { encodeEnvelope } from '../src/core/kv/envelope.ts';
 import { decodeCommand, encodeCommand, type KvCommand } from '../src/core/kv/kv-command.ts';
 import { decodeResult, encodeResult } from '../src/core/kv/kv-result.ts';
-import { decodeSnapshot, encodeSnapshot } from '../src/core/kv/kv-snapshot.ts';
+import { decodeSnapshot, encodeSnapshot, SnapshotReader } from '../src/core/kv/kv-snapshot.ts';
 import { KvState, type KvResult } from '../src/core/kv/kv-state.ts';
 import { LeaseDeadlines } from '../src/core/kv/lease-deadlines.ts';
 import { OrderedKeys } from '../src/core/kv/ordered-keys.ts';
@@ -356,4 +356,116 @@ t.test('lease deadlines', async (t) => {
   t.same(deadlines.due([lease, other], 9_000), [], 'a new term gives all their full time');
   deadlines.stop();
   t.equal(deadlines.term, null);
+});
+
+const keyValue = record({
+  key: fc.string({ minLength: 1, maxLength: 12, unit: 'binary' }),
+  createRevision: fc.nat(9),
+  modRevision: fc.nat(),
+  leaseId: fc.constantFrom('', 'l1', '[",{'),
+  value: fc.uint8Array({ maxLength: 40 }),
+});
+const image = record({
+  revision: fc.nat(),
+  sequence: fc.nat(),
+  items: fc.array(keyValue, { maxLength: 20 }),
+  leases: fc.array(record({ leaseId: fc.string(), ttlMs: fc.nat() }), { maxLength: 4 }),
+  forgottenUpTo: fc.nat(),
+  requests: fc.array(
+    record({
+      id: fc.string(),
+      sequence: fc.nat(),
+      result: record({
+        status: fc.constantFrom('done' as const, 'full' as const),
+        succeeded: fc.boolean(),
+        revision: fc.nat(),
+      }),
+    }),
+    { maxLength: 6 },
+  ),
+  // what a newer program might have
+  extra: fc.dictionary(fc.constantFrom('colour', 'ünknown', '"]'), fc.jsonValue(), {
+    maxKeys: 3,
+    noNullPrototype: true,
+  }),
+});
+
+t.test('a snapshot is read in any pieces, with fields that are not known', async () => {
+  fc.assert(
+    fc.property(image, fc.array(fc.integer({ min: 1, max: 40 })), (written, sizes) => {
+      const bytes = encodeSnapshot(written);
+      const reader = new SnapshotReader();
+      for (let at = 0, i = 0; at < bytes.length; i++) {
+        const size = sizes[i % Math.max(1, sizes.length)] ?? bytes.length;
+        reader.add(bytes.subarray(at, at + size));
+        at += size;
+      }
+      const expected = JSON.parse(JSON.stringify(written.extra)) as unknown;
+      assert.deepEqual(reader.end(), { ...written, extra: expected });
+    }),
+    { numRuns: 500 },
+  );
+});
+
+t.test('a snapshot that is cut off or goes on is refused', async () => {
+  fc.assert(
+    fc.property(image, fc.nat(), (written, at) => {
+      const bytes = encodeSnapshot(written);
+      const cut = bytes.subarray(0, at % bytes.length);
+      assert.throws(() => decodeSnapshot(cut), { code: 'PROTOCOL' });
+      const longer = Buffer.concat([bytes, Uint8Array.of(0)]);
+      assert.throws(() => decodeSnapshot(longer), { code: 'PROTOCOL' });
+    }),
+  );
+});
+
+t.test('a snapshot of an earlier program is read', async (t) => {
+  const header = {
+    colour: 'red',
+    revision: 7,
+    sequence: 9,
+    items: [
+      ['a', 1, 2, 'l1', 3],
+      ['b', 3, 3, '', 0],
+    ],
+    leases: [['l1', 500]],
+    forgottenUpTo: 2,
+    requests: [['r', 9, 'done', 1, 7]],
+  };
+  const read = decodeSnapshot(encodeEnvelope(header, [Buffer.from('one')]));
+  t.match(read, { revision: 7, sequence: 9, forgottenUpTo: 2, extra: { colour: 'red' } });
+  t.same(
+    read.items.map(({ key, value }) => [key, Buffer.from(value).toString()]),
+    [
+      ['a', 'one'],
+      ['b', ''],
+    ],
+  );
+  t.same(read.requests, [
+    { id: 'r', sequence: 9, result: { status: 'done', succeeded: true, revision: 7 } },
+  ]);
+});
+
+t.test('a snapshot is of the state at its beginning, though commands go on', async () => {
+  const commands = fc.array(command, { maxLength: 30, size: 'max' });
+  await fc.assert(
+    fc.asyncProperty(commands, commands, async (before, meanwhile) => {
+      const machine = new ClusterStoreMachine(new KvState());
+      const run = (one: KvCommand, id: string): void => {
+        machine.apply([{ term: 1, data: encodeCommand({ ...one, request: { id, since: 0 } }) }]);
+      };
+      before.forEach((one, i) => {
+        run(one, `b${i}`);
+      });
+      const expected = encodeSnapshot(machine.state.image());
+      const pieces = machine.snapshot();
+      meanwhile.forEach((one, i) => {
+        run(one, `m${i}`);
+      });
+      assert.ok(Buffer.concat([...pieces]).equals(expected));
+      const other = new ClusterStoreMachine(new KvState());
+      await other.restore(Readable.from([expected]));
+      assert.ok(Buffer.from(encodeSnapshot(other.state.image())).equals(expected));
+    }),
+  );
 });

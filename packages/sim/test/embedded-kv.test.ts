@@ -20,6 +20,9 @@ t.test('the embedded store is linearizable whatever happens to its members', asy
   atLeast('writes', 30);
   atLeast('faults', 10);
   atLeast('changes', 0.5);
+  atLeast('full disks', 0.5);
+  atLeast('lost disks', 0.3);
+  atLeast('replaced members', 0.3);
   atLeast('renewals', 2);
   atLeast('leases ended', 2);
   atLeast('watched', 100);

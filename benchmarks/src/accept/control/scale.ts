@@ -41,6 +41,7 @@ export async function scale({ report, figures }: ControlStage): Promise<void> {
   show('log that wrote it', mib('logBytes'));
   show('keys in the store', String(of('storeKeys')));
   show('making a snapshot, on the main thread', ms('snapshotEncode'));
+  show('of it in one turn, at most', ms('snapshotLongestPiece'));
   show('reading a snapshot', ms('snapshotRestore'));
   show('decoding all records, at the start of a member', ms('decodeAll'));
   show('change of leader: full list, decoded, and the first look', ms('newLeader'));

@@ -3,6 +3,7 @@ import { SocketRpcTransport } from '@stor/control-plane/testing';
 import { loadServices, StorError, type Services } from '@stor/protocol';
 import { silentLogger } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
+import type { MemberChange } from 'raft-ts';
 import { MemoryKeyValueDisk } from 'raft-ts/testing';
 
 import { SimNode } from '../cluster/sim-node.ts';
@@ -31,6 +32,10 @@ const clusterId = 'c-0000000000000001';
 const port = 1;
 const firstMembers = 3;
 const nodeCount = 5;
+/** hosts that stand by for those whose disk is lost */
+const standbyCount = 3;
+/** a voter whose disk is lost is replaced within this, with all else in order (ms) */
+const replaceMs = 30_000;
 const clientCount = 4;
 /** a short tick, so that many elections fit into little time */
 const tickMs = 20;
@@ -41,8 +46,9 @@ let services: Promise<Services> | null = null;
 
 /**
  * The embedded cluster store of whole processes over the simulated network and disks: its members
- * are cut off, stopped, killed, lose power, and are added and removed, while clients read, write,
- * watch and hold leases. Everything comes from the seed.
+ * are cut off, stopped, killed, lose power, find their disks full, lose them for good and are replaced,
+ * and are added and removed, while clients read, write, watch and hold leases. Everything comes from the
+ * seed.
  */
 export class KvWorld {
   readonly scheduler = new SimScheduler();
@@ -53,15 +59,24 @@ export class KvWorld {
   readonly #network: SimNetwork;
   readonly #nodes: SimNode[] = [];
   readonly #disks: MemoryKeyValueDisk[] = [];
+  /** hosts that take part, or might; the first of the others stands by */
+  #inUse = nodeCount;
+  /** their disks are lost: they never come back, as nobody may have their names again */
+  readonly #gone = new Set<SimNode>();
+  /** one of them that is a member still: no other disk may be lost meanwhile */
+  #toReplace: SimNode | null = null;
   readonly #stores = new Map<SimNode, EmbeddedClusterStore>();
   #services!: Services;
+  readonly #waitsForRoom: boolean;
   #isOver = false;
 
   constructor(options: KvRunOptions) {
     this.#options = options;
     this.random = new SeededRandom(options.seed);
     this.#network = new SimNetwork(this.scheduler, this.random);
-    for (let index = 0; index < nodeCount; index++) this.#addNode(index);
+    for (let index = 0; index < nodeCount + standbyCount; index++) this.#addNode(index);
+    // a full disk stops the process of some, and others wait for room
+    this.#waitsForRoom = this.random.next() < 0.5;
   }
 
   static async run(options: KvRunOptions): Promise<KvReport> {
@@ -135,8 +150,10 @@ export class KvWorld {
       clock,
       services: this.#services,
     });
-    const logs = this.#disks[node.index];
-    if (!logs) throw new Error('no disk for the Raft log');
+    const disk = this.#disks[node.index];
+    if (!disk) throw new Error('no disk for the Raft log');
+    const { open, exists } = disk;
+    const logs = { open, exists, needsBallast: this.#waitsForRoom };
     const server = await rpc.createServer();
     const members = this.#nodes.map(({ index, host }) => ({
       id: idOf(index),
@@ -197,7 +214,7 @@ export class KvWorld {
 
   async #run(): Promise<void> {
     const { scheduler } = this;
-    for (const node of this.#nodes) node.start();
+    for (const node of this.#hosts()) node.start();
     const isUp = () => [...this.#stores.values()].some((store) => store.status().isLeader);
     if (!(await scheduler.until(isUp, healMs))) throw new Error('no leader at first');
     const clients = Array.from({ length: clientCount }, (_, i) => new KvClient(this, `c${i}`));
@@ -221,10 +238,10 @@ export class KvWorld {
   #disturb(): void {
     const dice = this.chance();
     const [leader] = this.#leader() ?? [];
-    const victim =
-      this.chance() < 0.5 ? (leader ?? this.pick(this.#nodes)) : this.pick(this.#nodes);
+    const hosts = this.#hosts();
+    const victim = this.chance() < 0.5 ? (leader ?? this.pick(hosts)) : this.pick(hosts);
     if (!victim) return;
-    const others = this.#nodes.filter((node) => node !== victim);
+    const others = hosts.filter((node) => node !== victim);
     if (dice < 0.12) victim.pause();
     else if (dice < 0.2) victim.kill();
     else if (dice < 0.26) victim.losePower();
@@ -237,14 +254,58 @@ export class KvWorld {
     } else if (dice < 0.46) {
       for (const { host } of others) this.#network.slowDown(victim.host, host, 400);
     } else if (dice < 0.5) victim.slowDiskMs = this.chance() * 300;
-    else if (dice < 0.58) void this.#changeMembers();
+    else if (dice < 0.54) this.#fill(victim);
+    else if (dice < 0.56) this.#loseDisk(victim);
+    else if (dice < 0.64) void this.#changeMembers();
     else this.#mend();
-    if (dice < 0.5) this.count('faults');
+    if (dice < 0.54) this.count('faults');
+  }
+
+  #hosts(): SimNode[] {
+    return this.#nodes.slice(0, this.#inUse).filter((node) => !this.#gone.has(node));
+  }
+
+  /** No write of the log finds room, until the faults are mended. What is on the disk stays. */
+  #fill(node: SimNode): void {
+    const disk = this.#disks[node.index];
+    if (!disk) return;
+    this.count('full disks');
+    disk.failWrite = () => 'ENOSPC: no space left on device';
+  }
+
+  /** For good. Another host takes its place, under a name of its own, when the others have agreed. */
+  #loseDisk(node: SimNode): void {
+    const standby = this.#nodes[this.#inUse];
+    if (!standby || this.#toReplace || this.#options.changes === false) return;
+    this.count('lost disks');
+    this.#gone.add(node);
+    node.losePower();
+    this.#toReplace = node;
+    this.#inUse += 1;
+    standby.start();
+    void this.#replace(node, standby);
+  }
+
+  async #replace(gone: SimNode, standby: SimNode): Promise<void> {
+    const remove = { type: 'remove', id: idOf(gone.index) } as const;
+    const add = { type: 'addVoter', id: idOf(standby.index) } as const;
+    for (let isDone = false; !isDone;) {
+      await this.scheduler.sleep(200 + this.chance() * 500);
+      const [, store] = this.#leader() ?? [];
+      if (!store) continue;
+      const { voters, learners } = store.members.local();
+      const isMember = [...voters, ...learners].includes(remove.id);
+      isDone = await this.#tryChange(store, isMember ? [remove, add] : [remove], 10_000);
+    }
+    this.count('replaced members');
+    this.#toReplace = null;
   }
 
   #mend(): void {
     this.#network.heal();
-    for (const node of this.#nodes) {
+    for (const node of this.#hosts()) {
+      const disk = this.#disks[node.index];
+      if (disk) disk.failWrite = () => null;
       node.slowDiskMs = 0;
       if (node.isPaused) node.resume();
       node.start();
@@ -253,23 +314,37 @@ export class KvWorld {
 
   async #changeMembers(): Promise<void> {
     const [, store] = this.#leader() ?? [];
-    if (!store || this.#options.changes === false) return;
-    const id = idOf(Math.floor(this.chance() * nodeCount));
+    // with one gone for good, a majority is all that there is
+    if (!store || this.#toReplace || this.#options.changes === false) return;
+    const host = this.pick(this.#hosts());
+    if (!host) return;
+    const id = idOf(host.index);
     const { voters } = store.members.local();
     const isVoter = voters.includes(id);
     // fewer than three stop too easily to be worth anything
     if (isVoter && voters.length <= 3) return;
     const type = isVoter ? (this.chance() < 0.5 ? 'remove' : 'addLearner') : 'addVoter';
+    await this.#tryChange(store, [{ type, id }], 5_000);
+  }
+
+  /** True when it is complete. */
+  async #tryChange(
+    store: EmbeddedClusterStore,
+    changes: MemberChange[],
+    withinMs: number,
+  ): Promise<boolean> {
     const given = new AbortController();
-    const cancel = this.scheduler.at(5_000, () => {
+    const cancel = this.scheduler.at(withinMs, () => {
       given.abort();
     });
     try {
-      await store.members.change([{ type, id }], given.signal);
+      await store.members.change(changes, given.signal);
       this.count('changes');
+      return true;
     } catch (error) {
       if (!(error instanceof StorError)) throw error;
       this.count('changes refused');
+      return false;
     } finally {
       cancel();
     }
@@ -281,6 +356,10 @@ export class KvWorld {
     const { scheduler } = this;
     const hasLeader = () => this.#leader() !== undefined;
     if (!(await scheduler.until(hasLeader, healMs))) throw new Error('no leader after all faults');
+    const isReplaced = () => this.#toReplace === null;
+    if (!(await scheduler.until(isReplaced, replaceMs))) {
+      throw new Error('a member whose disk is lost could not be replaced');
+    }
     await scheduler.sleep(2_000);
   }
 

@@ -8,7 +8,8 @@ import { StorError } from '@stor/protocol';
  */
 export const envelopeVersion = 1;
 const magic = 0x4b;
-const prefixBytes = 6;
+/** magic, version and length */
+export const envelopeHeadBytes = 6;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { fatal: true });
 
@@ -16,13 +17,12 @@ export type Header = Record<string, unknown>;
 
 export function encodeEnvelope(header: Header, values: Uint8Array[] = []): Uint8Array {
   const json = encoder.encode(JSON.stringify(header));
+  const head = encodeEnvelopeHead(json.length);
   const valueBytes = values.reduce((sum, value) => sum + value.length, 0);
-  const bytes = new Uint8Array(prefixBytes + json.length + valueBytes);
-  bytes[0] = magic;
-  bytes[1] = envelopeVersion;
-  new DataView(bytes.buffer).setUint32(2, json.length);
-  bytes.set(json, prefixBytes);
-  let at = prefixBytes + json.length;
+  const bytes = new Uint8Array(head.length + json.length + valueBytes);
+  bytes.set(head);
+  bytes.set(json, head.length);
+  let at = head.length + json.length;
   for (const value of values) {
     bytes.set(value, at);
     at += value.length;
@@ -32,7 +32,27 @@ export function encodeEnvelope(header: Header, values: Uint8Array[] = []): Uint8
 
 /** PROTOCOL when the bytes are not an envelope of this version. `values` is all after the header. */
 export function decodeEnvelope(bytes: Uint8Array): { header: Header; values: Uint8Array } {
-  if (bytes.length < prefixBytes || bytes[0] !== magic) {
+  const length = checkEnvelopeHead(bytes);
+  if (length > bytes.length - envelopeHeadBytes) {
+    throw new StorError('PROTOCOL', 'cluster store record is cut off in its header');
+  }
+  const end = envelopeHeadBytes + length;
+  const header = parseHeader(bytes.subarray(envelopeHeadBytes, end));
+  return { header, values: bytes.subarray(end) };
+}
+
+/** What is in front of a header of so many bytes. */
+export function encodeEnvelopeHead(headerBytes: number): Uint8Array {
+  const bytes = new Uint8Array(envelopeHeadBytes);
+  bytes[0] = magic;
+  bytes[1] = envelopeVersion;
+  new DataView(bytes.buffer).setUint32(2, headerBytes);
+  return bytes;
+}
+
+/** The length of the header (bytes). PROTOCOL when it is not an envelope of this version. */
+export function checkEnvelopeHead(bytes: Uint8Array): number {
+  if (bytes.length < envelopeHeadBytes || bytes[0] !== magic) {
     throw new StorError('PROTOCOL', 'not a cluster store record: wrong first byte or too short');
   }
   if (bytes[1] !== envelopeVersion) {
@@ -41,12 +61,7 @@ export function decodeEnvelope(bytes: Uint8Array): { header: Header; values: Uin
       `cluster store record of version ${bytes[1]}, this program knows ${envelopeVersion}: upgrade it`,
     );
   }
-  const length = new DataView(bytes.buffer, bytes.byteOffset, bytes.length).getUint32(2);
-  if (length > bytes.length - prefixBytes) {
-    throw new StorError('PROTOCOL', 'cluster store record is cut off in its header');
-  }
-  const end = prefixBytes + length;
-  return { header: parseHeader(bytes.subarray(prefixBytes, end)), values: bytes.subarray(end) };
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length).getUint32(2);
 }
 
 function parseHeader(bytes: Uint8Array): Header {
