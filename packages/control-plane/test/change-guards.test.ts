@@ -2,9 +2,11 @@
 import fc from 'fast-check';
 import { StorError } from '@stor/protocol';
 import type { ApiClient } from '@stor/protocol';
+import { silentLogger, systemClock } from '@stor/runtime';
 import t, { type Test } from 'tap';
 import { inChangeScope, scopedStore } from '../src/api/change-scope.ts';
-import { maxRequests, requestMemoryMs } from '../src/api/request-ledger.ts';
+import { checkEtcdTransaction } from '../src/core/etcd/etcd-values.ts';
+import { maxRequests, requestMemoryMs, RequestLedger } from '../src/api/request-ledger.ts';
 import type { ClusterStore, Transaction } from '../src/cluster-store.ts';
 import { changeRules, requestText } from '../src/core/requests/change-rules.ts';
 import { requestsPrefix } from '../src/resources/keys.ts';
@@ -251,6 +253,24 @@ t.test('old requests are forgotten, and never more than so many kept', async (t)
   await rig.during(client.createVolume(request));
   await rig.during(client.detachVolume({ name: 'db', requestId: 'z' }));
   t.ok(await store.get(`${requestsPrefix}z`, { local: true }));
+});
+
+t.test('more old requests than etcd takes at once are forgotten too', async (t) => {
+  const keys = new Set(Array.from({ length: 300 }, (_, i) => `${requestsPrefix}r${i}`));
+  const old = new TextEncoder().encode('{"hash":"","objectId":"","state":"made","sinceMs":1}');
+  const store = {
+    list: () =>
+      Promise.resolve({ items: [...keys].map((key) => ({ key, value: old, modRevision: 1 })) }),
+    transact: async (transaction: Transaction) => {
+      checkEtcdTransaction(transaction, '');
+      for (const { key } of transaction.operations) keys.delete(key);
+      return { succeeded: true, revision: 2 };
+    },
+  } as unknown as ClusterStore;
+  const ledger = new RequestLedger({ store, clock: systemClock, logger: silentLogger });
+  await ledger.trim();
+  ledger.close();
+  t.equal(keys.size, 0);
 });
 
 t.test('a request reads the same to nodes that know more or fewer empty fields', async (t) => {

@@ -3,6 +3,9 @@ import t from 'tap';
 import type { Test } from 'tap';
 import { writeVolumes } from '../src/agent/volume-writes.ts';
 import type { VolumeWrite } from '../src/agent/volume-writes.ts';
+import type { Transaction } from '../src/cluster-store.ts';
+import { checkEtcdTransaction } from '../src/core/etcd/etcd-values.ts';
+import { FreezableStore } from '../src/store-move/index.ts';
 import { Controllers } from '../src/core/controllers/controllers.ts';
 import { volumeKey } from '../src/resources/keys.ts';
 import { decodeVolume, encodeRecord } from '../src/resources/records.ts';
@@ -74,6 +77,31 @@ t.test('what is wrong with one write keeps no other from being written', async (
   t.equal((await read('v1')).status.message, '');
   t.equal((await read('v2')).status.message, 'three');
 });
+
+t.test(
+  'many records are written as etcd takes them, also behind the guard of a move',
+  async (t) => {
+    const volumes = Array.from({ length: 300 }, (_, i) => volumeOn(['a'], { name: `v${i}` }));
+    const { store, read, write } = await storeOf(t, volumes);
+    const sizes: number[] = [];
+    const limited = new Proxy(store, {
+      get: (target, name) => {
+        const value: unknown = Reflect.get(target, name, target);
+        if (typeof value !== 'function') return value;
+        if (name !== 'transact') return value.bind(target) as unknown;
+        return (transaction: Transaction) => {
+          checkEtcdTransaction(transaction, '');
+          sizes.push(transaction.operations.length);
+          return store.transact(transaction);
+        };
+      },
+    });
+    const writes = await Promise.all(volumes.map((volume) => write(volume, says('new'))));
+    await writeVolumes(new FreezableStore(limited), writes);
+    t.same(sizes, [100, 100, 100]);
+    t.equal((await read('v299')).status.message, 'new');
+  },
+);
 
 t.test('one that has changed meanwhile is left out', async (t) => {
   const volumes = ['v0', 'v1'].map((name) => volumeOn(['a'], { name }));

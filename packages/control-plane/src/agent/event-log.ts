@@ -17,6 +17,7 @@ import { eventKey, eventsPrefix } from '../resources/keys.ts';
 import { nodeName, withNodeNames } from '../resources/cluster-state.ts';
 import { decodeEvent, encodeRecord } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { maxBatchItems } from '../resources/batch-limits.ts';
 
 /** Kinds of notes that wait to be written; what is more is counted as dropped. */
 const maxPending = 256;
@@ -32,8 +33,6 @@ const maxNewPerMinute = 300;
 const lookMs = 2_000;
 /** How often the leader drops old events (ms). */
 const trimMs = 60_000;
-/** Keys deleted in one transaction (etcd takes 128). */
-const trimBatch = 100;
 
 interface EventLogOptions {
   store: ClusterStore;
@@ -318,9 +317,9 @@ export class EventLog {
       const { items } = await store.list(eventsPrefix, { local: true });
       const ids = items.map(({ key }) => key.slice(eventsPrefix.length));
       const surplus = surplusEvents(ids, clock.wallMs());
-      for (let at = 0; at < surplus.length; at += trimBatch) {
+      for (let at = 0; at < surplus.length; at += maxBatchItems) {
         const operations = surplus
-          .slice(at, at + trimBatch)
+          .slice(at, at + maxBatchItems)
           .map((id) => ({ type: 'delete' as const, key: eventKey(id) }));
         await store.transact({ compare: [], operations });
       }

@@ -4,9 +4,7 @@ import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
 import { replicaReportKey } from '../resources/keys.ts';
 import { decodeReplicaReport, encodeRecord } from '../resources/records.ts';
 import type { ReplicaReport } from '../resources/records.ts';
-
-/** Reports in one transaction (etcd takes 128 compares, and one is of a move of the store). */
-const maxAtOnce = 100;
+import { maxBatchItems } from '../resources/batch-limits.ts';
 
 interface Waiting {
   report: ReplicaReport;
@@ -53,7 +51,7 @@ export class ReplicaReports {
     const rest: Waiting[] = [];
     for (const one of this.#waiting) {
       const { replicaId } = one.report;
-      if (batch.has(replicaId) || batch.size === maxAtOnce) rest.push(one);
+      if (batch.has(replicaId) || batch.size === maxBatchItems) rest.push(one);
       else batch.set(replicaId, one);
     }
     this.#waiting = rest;

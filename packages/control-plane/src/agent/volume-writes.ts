@@ -2,13 +2,12 @@ import { hasCode } from '@stor/protocol';
 import type { NodeId, ReplicaId, VolumeId } from '@stor/protocol';
 import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
+import { maxBatchItems } from '../resources/batch-limits.ts';
 import { forgottenKey, replicaReportKey, volumeKey } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
 import type { StoredVolume } from '../resources/records.ts';
 
-/** Operations, comparisons and bytes of one transaction: within kvLimits, and small enough to be no long turn. */
-const maxOperations = 128;
-const maxCompares = 128;
+/** Bytes of one transaction: small enough to be no long turn. */
 const maxBytes = 256 * 1024;
 
 /** A new record of one volume, written only if it is still as it was seen. */
@@ -90,10 +89,10 @@ function* batchesOf(writes: readonly VolumeWrite[]): Generator<Batch> {
     const guards = [...(write.nodes ?? [])]
       .map((nodeId): Compare => ({ key: forgottenKey(nodeId), modRevision: 0 }))
       // of a volume on more nodes than one transaction compares, the others are as they were seen
-      .slice(0, maxCompares - 1);
+      .slice(0, maxBatchItems - 1);
     const isFull =
-      batch.operations.length + operations.length > maxOperations ||
-      batch.compare.length + guards.length >= maxCompares ||
+      batch.operations.length + operations.length > maxBatchItems ||
+      batch.compare.length + guards.length >= maxBatchItems ||
       batch.bytes + value.length > maxBytes;
     if (isFull && batch.writes.length > 0) {
       yield batch;

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { StorError } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { ClusterStore, Compare } from '../cluster-store.ts';
+import { maxBatchItems } from '../resources/batch-limits.ts';
 import { requestKey, requestsPrefix } from '../resources/keys.ts';
 import { decodeRequest, encodeRecord } from '../resources/records.ts';
 import type { RequestRecord } from '../resources/records.ts';
@@ -14,7 +15,6 @@ export const maxRequests = 1_000;
 const maxAnswerLength = 4_096;
 /** How often the leader drops old ones (ms). */
 const trimMs = 60_000;
-const trimBatch = 200;
 /** Time for what is only a convenience to later calls (ms). */
 const noteTimeoutMs = 2_000;
 
@@ -115,8 +115,8 @@ export class RequestLedger {
         })
         .sort((a, b) => a.ageMs - b.ageMs);
       const surplus = aged.filter(({ ageMs }, i) => i >= maxRequests || ageMs > requestMemoryMs);
-      for (let at = 0; at < surplus.length; at += trimBatch) {
-        const some = surplus.slice(at, at + trimBatch);
+      for (let at = 0; at < surplus.length; at += maxBatchItems) {
+        const some = surplus.slice(at, at + maxBatchItems);
         await this.#store.transact({
           compare: [],
           operations: some.map(({ key }) => ({ type: 'delete' as const, key })),
