@@ -256,6 +256,29 @@ t.test('the node of a last copy is forgotten only when that is said to be known'
   });
 });
 
+t.test('of the nodes of the last two copies only one is forgotten without a word', async (t) => {
+  const rig = await openRig(t, 5);
+  const client = rig.client();
+  await client.createVolume(create);
+  const on = nodesOf(await client.getVolume({ name: 'db' }));
+  const left = rig.nodes.filter(({ name }) => !on.includes(name));
+  const others = rig.client(left.map(({ api }) => api));
+  for (const name of on) await rig.kill(named(rig, name));
+  // nobody leads: no controller records in between that a replica is gone
+  rig.cluster.setLeader(named(rig, on[0] ?? '').id);
+  const isDown = async (name: string): Promise<boolean> =>
+    (await others.getNode({ name })).status.state === 'down';
+  for (const name of on) await rig.until(() => isDown(name));
+  const orders = await Promise.all(
+    on.map((name) => said(others.orderNode({ name, verb: 'forget' }))),
+  );
+  t.equal(orders.filter((each) => each === 'done').length, 1, orders.join('; '));
+  t.match(
+    orders.find((each) => each !== 'done'),
+    /^UNSAFE_PLAN: .*volume db would be lost: no in-sync copy is left/,
+  );
+});
+
 t.test(
   'what was attached there at the last moment keeps the lease of a node that is gone',
   async (t) => {

@@ -118,6 +118,8 @@ export class NodeService {
       );
     }
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
+      // as in `#order`: two nodes with the last two copies must not both be forgotten unsaid
+      const last = await readSoon((options) => this.#store.get(nodeOrdersKey, options));
       const state = await readSoon((options) => readState(this.#store, options));
       const node = findNode(state, request.name);
       found.node = node.value;
@@ -127,14 +129,17 @@ export class NodeService {
       const plan = planNode(state, id, { verb: 'forget' }, await this.#sight('forget'));
       if (request.plan === true) return plan;
       if (!force) refuseUnsafe(plan);
-      const { succeeded } = await this.#store.transact(
-        removalOf(state, node, {
-          how: 'forgotten',
-          nowWallMs: this.#clock.wallMs(),
-          mustBeDown: true,
-          isMember: this.#voters !== null,
-        }),
-      );
+      const { compare, operations } = removalOf(state, node, {
+        how: 'forgotten',
+        nowWallMs: this.#clock.wallMs(),
+        mustBeDown: true,
+        isMember: this.#voters !== null,
+      });
+      const order = { key: nodeOrdersKey, modRevision: last?.modRevision ?? 0 };
+      const { succeeded } = await this.#store.transact({
+        compare: [...compare, order],
+        operations: [...operations, { type: 'put', key: nodeOrdersKey, value: new Uint8Array() }],
+      });
       if (!succeeded) continue;
       this.#logger.warn({ node: name, id, force }, 'the node is forgotten');
       const lost = plan.effects.filter(({ becomes }) => becomes === 'lost');

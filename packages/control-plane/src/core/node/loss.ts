@@ -1,6 +1,6 @@
 import { membersNeeded } from '@stor/protocol';
 import type { NodePlan, SegmentStatus, VolumeReplica } from '@stor/protocol';
-import { isUp, nodeName } from '../../resources/cluster-state.ts';
+import { isForgotten, isUp, nodeName } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 import { nodesOf } from '../controllers/replica-sites.ts';
@@ -38,7 +38,7 @@ export function fateOf(
   const inSync = counts.length === 0 ? 0 : Math.min(...counts);
   if (inSync >= spec.replicas) return { fate: 'healthy', inSync };
   const isLost =
-    departure?.forEver === true && status.segments.some((each) => isGone(each, departure));
+    departure?.forEver === true && status.segments.some((each) => isGone(state, each, departure));
   if (isLost) return { fate: 'lost', inSync };
   if (inSync === 0) return { fate: 'unavailable', inSync };
   const needed = membersNeeded(spec.policy.failureMode, spec.replicas);
@@ -76,10 +76,16 @@ function serving(
   );
 }
 
-/** Every replica that has all acknowledged writes goes away for ever, or has failed. */
-function isGone(segment: SegmentStatus, departure: Departure): boolean {
+/**
+ * Every replica that has all acknowledged writes goes away for ever, or has failed, or is gone already with
+ * its node: the leader may not have come to recording that.
+ */
+function isGone(state: ClusterState, segment: SegmentStatus, departure: Departure): boolean {
   const members = segment.replicas.filter(
-    ({ id, state }) => segment.inSync.includes(id) && state !== 'failed',
+    (replica) =>
+      segment.inSync.includes(replica.id) &&
+      replica.state !== 'failed' &&
+      !isForgotten(state, replica.nodeId),
   );
   return members.every((replica) => departure.isAway(replica));
 }
