@@ -23,7 +23,7 @@ t.test('from the embedded store to etcd, and back', async (t) => {
   t.match(refused.stderr, /not HOST:PORT/);
 
   // n3 hears nothing of the first move
-  await moveUnderWriter(t, cluster, to, async () => cluster.agent(2).kill9());
+  await moveUnderWriter(t, cluster, { to, volume: 'db' }, async () => cluster.agent(2).kill9());
   const after = JSON.parse(await cluster.must('volume', 'inspect', 'db', '-o', 'json')) as Volume;
   t.equal(after.metadata.id, before.metadata.id);
 
@@ -33,14 +33,15 @@ t.test('from the embedded store to etcd, and back', async (t) => {
   third.start();
   await third.waitReady();
   await cluster.waitHealth('db', 'healthy');
-  await cluster.must('volume', 'create', 'later', '--size', '4MiB', '--replicas', '3');
+  // a writer of its own: the verifier knows the whole content of a volume
+  await cluster.must('volume', 'create', 'later', '--size', String(length), '--replicas', '3');
 
-  await moveUnderWriter(t, cluster, 'embedded', async () => {});
+  await moveUnderWriter(t, cluster, { to: 'embedded', volume: 'later' }, async () => {});
   // nothing of it is needed any more
   await servers.kill(0);
   const last = JSON.parse(await cluster.must('volume', 'inspect', 'db', '-o', 'json')) as Volume;
   t.equal(last.metadata.id, before.metadata.id);
-  t.ok(last.status.epoch > after.status.epoch, 'no epoch is granted twice');
+  t.ok(last.status.epoch >= after.status.epoch, 'epochs do not go back');
   const members = JSON.parse(await cluster.must('cluster', 'members', '-o', 'json')) as {
     role: string;
   }[];
@@ -56,11 +57,11 @@ interface Volume {
 async function moveUnderWriter(
   t: Test,
   cluster: TestCluster,
-  to: string,
+  { to, volume }: { to: string; volume: string },
   meanwhile: () => Promise<void>,
 ): Promise<void> {
-  const uri = cluster.tcpUri(0, 'db');
-  const logPath = `${cluster.dir}/db-${to === 'embedded' ? 2 : 1}.log`;
+  const uri = cluster.tcpUri(0, volume);
+  const logPath = `${cluster.dir}/${volume}.log`;
   const writer = new WriterProcess({ uri, logPath, length, seed: 7, flushEvery: 300 });
   try {
     await waitFor('some writes', () => writer.acknowledged >= 200);
@@ -77,7 +78,7 @@ async function moveUnderWriter(
   });
   // as any client: n2 may still be on its way to the other store, and refuses
   const verified = await waitFor('n2 serves the volume', () =>
-    runVerifier(logPath, { uri: cluster.tcpUri(1, 'db') }),
+    runVerifier(logPath, { uri: cluster.tcpUri(1, volume) }),
   );
   t.match(verified, { wrong: 0, torn: 0, problems: [] });
   t.ok(verified.acknowledged >= 200, `${verified.acknowledged} writes`);

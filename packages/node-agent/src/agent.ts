@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import {
   ControlPlane,
   type ControlPlaneOptions,
+  type EtcdPin,
   type MoveTls,
   EmbeddedClusterStore,
   type ClusterStore,
@@ -10,6 +11,7 @@ import {
 import { StorError, autoDetachMs } from '@stor/protocol';
 import { MetricsPage, type Logger, type MetricSnapshot } from '@stor/runtime';
 import { isEtcd, type AgentConfig } from './config.ts';
+import { storeIdentity } from './core/store-choice.ts';
 import { DataFolder } from './data-folder.ts';
 import type { LaneHost } from './lane/lane-host.ts';
 import type { MainMethods } from './lane/lane-protocol.ts';
@@ -25,6 +27,8 @@ import { agentVersion } from './version.ts';
 
 /** How long a stop waits for attachments to be given back before it takes the rest down (ms). */
 const giveUpMs = 5_000;
+/** At the start etcd is asked for so long whether it is the right one (ms). */
+const verifyMs = 3_000;
 /** A client that opens a volume whose holder has died waits for the node lease to end (ms). */
 const acquireWaitMs = 15_000;
 
@@ -205,10 +209,12 @@ export class Agent {
     });
     const { address, tls } = await nodeStore.choose();
     const store = isEtcd(address)
-      ? await this.#openEtcd(address, tls)
+      ? await this.#openEtcd(folder, address, tls)
       : await this.#openEmbedded(folder, server);
     this.#open.push(() => store.close());
     this.#open.push(() => next.close());
+    // an etcd that is refused ends the start; one that is away does not
+    if ('verify' in store) await store.verify?.(verifyMs);
     this.#store = store;
     if (!isEtcd(address)) folder.noteRaft();
     const watch = nodeStore.watch(store, () => {
@@ -230,10 +236,19 @@ export class Agent {
     return new NextMember({ folder, address: this.#address(listen.api), store });
   }
 
-  #openEtcd(address: string, tls: MoveTls | undefined): Promise<MeasuredStore> {
+  #openEtcd(folder: DataFolder, address: string, tls: MoveTls | undefined): Promise<MeasuredStore> {
     const { clock, random, etcd = systemEtcd } = this.#platform;
     const { nodeId: id } = this.#config;
-    return etcd.openStore({ id, address, tls, clock, random, logger: this.#logger });
+    const pin: EtcdPin = {
+      known: folder.storeNote()?.seen ?? null,
+      note: (seen) => {
+        const note = folder.storeNote();
+        // not of a store that the cluster has moved to meanwhile
+        const isOfIt = note && storeIdentity(note.store) === storeIdentity(address);
+        if (isOfIt) folder.noteStore({ ...note, seen });
+      },
+    };
+    return etcd.openStore({ id, address, tls, pin, clock, random, logger: this.#logger });
   }
 
   async #openEmbedded(folder: DataFolder, server: RpcServer): Promise<EmbeddedClusterStore> {

@@ -61,7 +61,9 @@ export interface EtcdAccess {
 }
 
 /** A store that tells how long its commits take. */
-export type MeasuredStore = ClusterStore & Pick<EtcdClusterStore, 'commitLatency'>;
+export type MeasuredStore = ClusterStore &
+  Pick<EtcdClusterStore, 'commitLatency'> &
+  Partial<Pick<EtcdClusterStore, 'verify'>>;
 
 /** Over the host's network. */
 export const systemEtcd: EtcdAccess = {

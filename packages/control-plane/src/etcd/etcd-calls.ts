@@ -1,9 +1,12 @@
 import { StorError } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import { judgeEtcdError } from '../core/etcd/etcd-errors.ts';
-import type { EtcdHeader } from '../core/etcd/etcd-messages.ts';
+import type { EtcdHeader, EtcdRangeResponse } from '../core/etcd/etcd-messages.ts';
+import { keyBytes } from '../core/etcd/etcd-values.ts';
+import { judgeHistory } from '../core/etcd/judge-history.ts';
 import type { CallDeadline } from '../embedded/call-deadline.ts';
 import type { EtcdCall, EtcdEndpoint, EtcdOutcome } from './etcd-endpoint.ts';
+import type { EtcdHistory } from './etcd-history.ts';
 
 /** A try of what may be asked again is given up after this: another server may answer (ms). */
 const attemptTimeoutMs = 1_000;
@@ -28,6 +31,9 @@ export interface EtcdRequest<T> {
   decode(response: never): T | null;
 }
 
+/** Of one question. */
+export type TrustLimits = Pick<EtcdCall, 'signal' | 'timeoutMs'>;
+
 type Step = 'again' | { unknown: unknown };
 
 /**
@@ -43,15 +49,25 @@ export class EtcdCalls {
   /** why etcd could not be reached, as it was logged last */
   #told = '';
   #at = 0;
-  #clusterId: string | null = null;
-  #revision = 0;
+  readonly #history: EtcdHistory | null;
+  /** the server in use is known to have the past that this node knows */
+  #isTrusted = false;
+  #clusterId: string | null;
+  #revision: number;
   #answeredMs = -Infinity;
 
   constructor(
     endpoints: readonly EtcdEndpoint[],
-    { clock, logger }: { clock: Clock; logger: Logger },
+    {
+      clock,
+      logger,
+      history = null,
+    }: { clock: Clock; logger: Logger; history?: EtcdHistory | null },
     startAt: number,
   ) {
+    this.#history = history;
+    this.#clusterId = history?.seen?.clusterId ?? null;
+    this.#revision = history?.seen?.revision ?? 0;
     this.#logger = logger;
     this.#endpoints = endpoints;
     this.#clock = clock;
@@ -86,6 +102,7 @@ export class EtcdCalls {
 
   /** The server is in trouble: if it is still the one in use, the next one is from now on. */
   leave(endpoint: EtcdEndpoint): void {
+    this.#isTrusted = false;
     if (endpoint !== this.current || this.#endpoints.length === 1) return;
     this.#at = (this.#at + 1) % this.#endpoints.length;
     for (const listener of [...this.#listeners]) listener();
@@ -98,14 +115,49 @@ export class EtcdCalls {
   observe(header: EtcdHeader, endpoint: EtcdEndpoint): void {
     this.#clusterId ??= header.clusterId;
     if (header.clusterId !== this.#clusterId) {
-      throw new StorError(
-        'FOREIGN_DATA',
-        `${endpoint.address} belongs to etcd cluster ${header.clusterId}, the servers asked before to ${this.#clusterId}: correct the list of etcd servers, or restart the agents if etcd was restored`,
-      );
+      const seen = { clusterId: this.#clusterId, revision: this.#revision };
+      const { clusterId, revision } = header;
+      const now = { address: endpoint.address, clusterId, revision: Number(revision) };
+      const refusal = judgeHistory(seen, now);
+      if (refusal) throw refusal;
     }
     this.#answeredMs = this.#clock.monotonicMs();
     this.#told = '';
     this.#revision = Math.max(this.#revision, Number(header.revision));
+  }
+
+  /**
+   * Before anything is asked of a server after a connection broke, it must show that it has the past
+   * that this node knows. Null when it does; FOREIGN_DATA when it does not.
+   */
+  async trust(endpoint: EtcdEndpoint, limits: TrustLimits): Promise<EtcdOutcome | null> {
+    const history = this.#history;
+    if (!history || this.#isTrusted) return null;
+    const put = history.seen?.put;
+    const ask = async (revision: number): Promise<EtcdOutcome> =>
+      endpoint.call({
+        service: 'KV',
+        method: 'Range',
+        request: { key: keyBytes(put?.key ?? history.anyKey), revision },
+        local: false,
+        connectTimeoutMs: attemptConnectMs,
+        ...limits,
+      });
+    let outcome = await ask(put?.revision ?? 0);
+    const then = outcome.type === 'refused' ? outcome.message : '';
+    // what it keeps begins later, or ends earlier: then only its revision tells
+    if (/compacted|future revision/.test(then)) outcome = await ask(0);
+    if (outcome.type !== 'answered') return outcome;
+    const { header, kvs } = outcome.response as EtcdRangeResponse;
+    history.check({
+      address: endpoint.address,
+      clusterId: header.clusterId,
+      revision: Number(header.revision),
+      ...(put && then === '' ? { putRevision: kvs[0] ? Number(kvs[0].modRevision) : null } : {}),
+    });
+    this.observe(header, endpoint);
+    this.#isTrusted = true;
+    return null;
   }
 
   async run<T>(request: EtcdRequest<T>, deadline: CallDeadline): Promise<T> {
@@ -114,25 +166,31 @@ export class EtcdCalls {
     for (let pauseMs = minPauseMs; ; pauseMs = Math.min(pauseMs * 2, maxPauseMs)) {
       if (deadline.end !== null) throw deadline.error(false, cause);
       const endpoint = this.current;
-      const outcome = await endpoint.call({
+      const limits = { signal: deadline.signal, timeoutMs: limitOf(attemptTimeoutMs, deadline) };
+      const untrusted = request.local ? null : await this.trust(endpoint, limits);
+      const least = this.#revision;
+      const asked: EtcdCall = {
         service: request.service,
         method: request.method,
         request: request.request,
-        timeoutMs: Math.min(
-          request.once ? Infinity : attemptTimeoutMs,
-          Math.max(1, deadline.remainingMs()),
-        ),
-        connectTimeoutMs: Math.min(attemptConnectMs, Math.max(1, deadline.remainingMs())),
+        timeoutMs: limitOf(request.once ? Infinity : attemptTimeoutMs, deadline),
+        connectTimeoutMs: limitOf(attemptConnectMs, deadline),
         local: request.local ?? false,
         signal: deadline.signal,
-      });
+      };
+      // a question of ours: the call itself was not sent
+      const outcome = untrusted ? asNotSent(untrusted) : await endpoint.call(asked);
       if (outcome.type === 'answered') {
         const { response } = outcome;
-        this.observe((response as { header: EtcdHeader }).header, endpoint);
+        const { header } = response as { header: EtcdHeader };
+        const isNewest = request.service === 'KV' && !request.local;
+        if (isNewest && Number(header.revision) < least) this.#goneBack(header, endpoint);
+        this.observe(header, endpoint);
         const value = request.decode(response as never);
         if (value !== null) return value;
         cause = new Error(`${endpoint.address} is behind`);
       } else {
+        this.#isTrusted = false;
         const step = this.#judge(outcome, endpoint);
         if (step !== 'again' && request.once) throw this.#unknown(step.unknown, deadline);
         cause = this.#why(outcome, endpoint);
@@ -148,6 +206,15 @@ export class EtcdCalls {
   close(): void {
     this.#listeners.clear();
     for (const endpoint of this.#endpoints) endpoint.close();
+  }
+
+  /** No server that has all that was committed answers with less than was heard of before. */
+  #goneBack({ clusterId, revision }: EtcdHeader, { address }: EtcdEndpoint): void {
+    this.#isTrusted = false;
+    const now = { address, clusterId, revision: Number(revision) };
+    const seen = { clusterId: this.#clusterId ?? clusterId, revision: this.#revision };
+    const refusal = judgeHistory(seen, now);
+    if (refusal) throw refusal;
   }
 
   /** What follows from an outcome that is no answer; throws an error that is final. */
@@ -179,6 +246,16 @@ export class EtcdCalls {
       { cause, details: { outcome: 'unknown' } },
     );
   }
+}
+
+function limitOf(ms: number, deadline: CallDeadline): number {
+  return Math.min(ms, Math.max(1, deadline.remainingMs()));
+}
+
+/** Of a question before the call: nothing became of the call, unless such are refused for good. */
+function asNotSent(outcome: EtcdOutcome): EtcdOutcome {
+  const isFinal = outcome.type === 'refused' && judgeEtcdError(outcome.message).fate === 'final';
+  return isFinal ? outcome : { type: 'not-sent' };
 }
 
 function noneAnswered(cause: unknown): StorError {

@@ -15,6 +15,7 @@ import { EtcdCalls } from './etcd-calls.ts';
 import { EtcdCompactor } from './etcd-compactor.ts';
 import { EtcdElection } from './etcd-election.ts';
 import type { EtcdEndpoint } from './etcd-endpoint.ts';
+import { EtcdHistory, type EtcdPin } from './etcd-history.ts';
 import { EtcdKeys } from './etcd-keys.ts';
 import { EtcdMirror } from './etcd-mirror.ts';
 import { keysPrefix, openEtcdEndpoints, type EtcdFiles } from './open-etcd.ts';
@@ -29,6 +30,8 @@ export interface EtcdStoreOptions {
   address: string;
   /** absent: without TLS */
   tls?: EtcdFiles | undefined;
+  /** which etcd it is @default whichever answers first */
+  pin?: EtcdPin | undefined;
   clock: Clock;
   random: Random;
   logger: Logger;
@@ -45,6 +48,8 @@ export class EtcdClusterStore implements ClusterStore {
   readonly #election: EtcdElection;
   readonly #compactor: EtcdCompactor;
   readonly #mirror: EtcdMirror;
+  readonly #history: EtcdHistory | null;
+  readonly #keysPrefix: string;
   readonly #clock: Clock;
   readonly #latency = new LatencyHistogram();
   readonly #closed = longLivedController();
@@ -57,7 +62,10 @@ export class EtcdClusterStore implements ClusterStore {
     this.#clock = clock;
     // members begin with different servers
     const startAt = Math.floor(random.next() * endpoints.length);
-    this.#calls = new EtcdCalls(endpoints, options, startAt);
+    const { pin } = options;
+    this.#keysPrefix = keysPrefix(prefix);
+    this.#history = pin ? new EtcdHistory({ pin, anyKey: this.#keysPrefix, clock, logger }) : null;
+    this.#calls = new EtcdCalls(endpoints, { clock, logger, history: this.#history }, startAt);
     const common = { calls: this.#calls, clock, random, logger };
     this.#keys = new EtcdKeys({
       ...common,
@@ -84,6 +92,7 @@ export class EtcdClusterStore implements ClusterStore {
       clock,
       logger,
       closed: this.#closed.signal,
+      heard: (key, revision) => this.#history?.heard(this.#keysPrefix + key, revision),
     });
     this.#compactor = new EtcdCompactor({
       calls: this.#calls,
@@ -103,6 +112,20 @@ export class EtcdClusterStore implements ClusterStore {
     return new EtcdClusterStore(options, endpoints, prefix);
   }
 
+  /**
+   * Resolves when etcd was found to be the one that this node knows, or could not be asked (false).
+   * FOREIGN_DATA when it is not.
+   */
+  async verify(timeoutMs: number): Promise<boolean> {
+    try {
+      await this.#keys.get('/', { timeoutMs });
+      return true;
+    } catch (error) {
+      if (hasCode(error, 'FOREIGN_DATA')) throw error;
+      return false;
+    }
+  }
+
   get(key: string, options?: StoreCallOptions & { local?: boolean }): Promise<KeyValue | null> {
     return this.#orMirror(options, this.#keys.get(key, options), () => this.#mirror.get(key));
   }
@@ -119,6 +142,10 @@ export class EtcdClusterStore implements ClusterStore {
     const startMs = this.#clock.monotonicMs();
     const result = await this.#keys.transact(transaction, options);
     this.#latency.observe((this.#clock.monotonicMs() - startMs) / 1000);
+    if (this.#history && result.succeeded && transaction.operations.length > 0) {
+      const put = transaction.operations.find(({ type }) => type === 'put');
+      await this.#history.wrote(put ? this.#keysPrefix + put.key : null, result.revision);
+    }
     return result;
   }
 
@@ -200,5 +227,6 @@ export class EtcdClusterStore implements ClusterStore {
     await this.#keys.settled();
     await this.#electionKeys.settled();
     this.#calls.close();
+    this.#history?.close();
   }
 }

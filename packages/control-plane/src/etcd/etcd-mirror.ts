@@ -14,6 +14,8 @@ export interface EtcdMirrorOptions {
   clock: Clock;
   logger: Logger;
   closed: AbortSignal;
+  /** a key was put @default nobody wants to know */
+  heard?: ((key: string, revision: number) => void) | undefined;
 }
 
 /**
@@ -69,7 +71,8 @@ export class EtcdMirror {
           for (const event of batch) this.#apply(event);
         }
       } catch (error) {
-        if (!hasCode(error, 'FAILED_PRECONDITION', 'UNAVAILABLE', 'ABORTED')) {
+        // a foreign one is told of where it is found out
+        if (!hasCode(error, 'FAILED_PRECONDITION', 'UNAVAILABLE', 'ABORTED', 'FOREIGN_DATA')) {
           logger.warn({ error: StorError.from(error).message }, 'etcd cannot be watched');
         }
         await pause(clock, retryMs, closed);
@@ -85,6 +88,7 @@ export class EtcdMirror {
       if (old) this.#keys.remove(key);
       return;
     }
+    this.#options.heard?.(key, revision);
     if (!old) this.#keys.add(key);
     const createRevision = old?.createRevision ?? revision;
     this.#items.set(key, { key, value, createRevision, modRevision: revision, leaseId });

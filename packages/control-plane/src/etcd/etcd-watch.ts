@@ -47,6 +47,14 @@ export async function* watchEtcd(options: EtcdWatchOptions): AsyncGenerator<Watc
       const verdict = judgeEtcdError(refused.message);
       if (verdict.fate === 'final') throw verdict.error;
     }
+    // after a break it may be another one, or one that has gone back: it would be silent for ever
+    const unknown = await calls.trust(endpoint, limits);
+    if (unknown) {
+      calls.leave(endpoint);
+      await pause(clock, retryMs, signal);
+      retryMs = Math.min(retryMs * 2, maxRetryMs);
+      continue;
+    }
     const stream = new EtcdWatchStream(options, endpoint, assembler);
     try {
       for (;;) {

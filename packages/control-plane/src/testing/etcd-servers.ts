@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { accessSync, constants, mkdtempSync, rmSync } from 'node:fs';
+import { accessSync, constants, cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -50,6 +50,7 @@ export class EtcdServers {
   readonly #tls: EtcdServerOptions['tls'];
   readonly #processes = new Map<number, ChildProcess>();
   #log = '';
+  #copies = 0;
 
   private constructor(folder: string, ports: number[], tls: EtcdServerOptions['tls']) {
     this.#folder = folder;
@@ -139,6 +140,20 @@ export class EtcdServers {
     server.stdout.on('data', note);
     server.stderr.on('data', note);
     this.#processes.set(index, server);
+  }
+
+  /** What a server that is not running has on its disk, for `putBack`. */
+  copyOf(index: number): string {
+    const copy = join(this.#folder, `copy-${this.#copies++}`);
+    cpSync(join(this.#folder, `s${index}`), copy, { recursive: true });
+    return copy;
+  }
+
+  /** A server that is not running loses what it has; with `copy` it has what it had then. */
+  putBack(index: number, copy: string | null): void {
+    const folder = join(this.#folder, `s${index}`);
+    rmSync(folder, { recursive: true });
+    if (copy !== null) cpSync(copy, folder, { recursive: true });
   }
 
   /** Waits until a leader answers. */

@@ -1,4 +1,4 @@
-import { parseEtcdAddress, type MoveTls } from '@stor/control-plane';
+import { parseEtcdAddress, type MoveTls, type SeenEtcd } from '@stor/control-plane';
 
 /** What the data folder says of where the cluster's state is. */
 export interface StoreNote {
@@ -8,6 +8,8 @@ export interface StoreNote {
   tls?: MoveTls | undefined;
   /** stores that the cluster has left for good, as in `storeIdentity` */
   movedFrom?: string[];
+  /** of the etcd that `store` is in: an etcd without it is another one, or has gone back */
+  seen?: SeenEtcd;
   /** an embedded store that this node is a member of, and that the cluster is to move to: its id */
   entering?: string;
 }
