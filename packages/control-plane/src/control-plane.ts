@@ -43,6 +43,7 @@ import { VolumeChanges } from './api/volume-changes.ts';
 import { VolumeGrowthOrders } from './api/volume-growth.ts';
 import { VolumeInsight } from './api/volume-insight.ts';
 import { VolumeService } from './api/volume-service.ts';
+import { watchStreams } from './api/watch-service.ts';
 import type { ClusterStore, StoreCallOptions } from './cluster-store.ts';
 import { holderLives } from './core/controllers/attachment-rules.ts';
 import type { ClusterObservation } from './core/volume/describe-cluster.ts';
@@ -145,7 +146,9 @@ export class ControlPlane implements ControlPlanePort {
     const stor = withChangeGuards(plain, { ...parts, ...more }, controlPlane.#undo);
     const agent = agentService(controlPlane.#nodeCalls(), { clusterId: id, nodeId: node.id });
     const common = { calls: controlPlane.#calls, logger };
-    server.addService('stor', servedMethods(stor, common));
+    const trouble = (): string | null => controlPlane.#session.trouble;
+    const watches = watchStreams({ ...parts, trouble }, common, controlPlane.#undo);
+    server.addService('stor', servedMethods(stor, common), watches);
     server.addService('agent', servedMethods(agent, common));
     return controlPlane;
   }

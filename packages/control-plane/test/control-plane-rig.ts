@@ -156,6 +156,7 @@ export class Rig {
         channel: (address) => Promise.resolve(rpc.channel(address, 'stor')),
         monotonicMs: () => this.clock.monotonicMs(),
         newRequestId: () => `request-${++this.#requests}`,
+        after: (delayMs, fn) => this.clock.after(delayMs, fn),
       },
     });
     this.#clients.push(client);

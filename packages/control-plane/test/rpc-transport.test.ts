@@ -4,6 +4,7 @@ import { systemClock, systemNetwork } from '@stor/runtime';
 import t from 'tap';
 import { grpcTransport } from '../src/rpc/grpc-transport.ts';
 import type { RpcMethod } from '../src/rpc/rpc-transport.ts';
+import { slowReader } from '../src/testing/rpc-stream-suite.ts';
 import { rpcTransportSuite, SocketRpcTransport } from '../src/testing/index.ts';
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
@@ -26,7 +27,7 @@ function world() {
 }
 
 t.test('gRPC', async (t) => {
-  for (const { name, run } of rpcTransportSuite) {
+  for (const { name, run } of [...rpcTransportSuite, slowReader]) {
     await t.test(name, () => run({ transport: grpcTransport(), until: inRealTime }));
   }
 });

@@ -123,6 +123,7 @@ export class ThreadCluster {
         channel: async (address) => rpc.channel(address, 'stor'),
         monotonicMs: () => this.clock.monotonicMs(),
         newRequestId: () => Buffer.from(this.#random.bytes(16)).toString('hex'),
+        after: (delayMs, fn) => this.clock.after(delayMs, fn),
       },
     });
   }

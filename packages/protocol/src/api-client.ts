@@ -3,8 +3,10 @@ import type { CallOptions, StorApi } from './api.ts';
 import { hasCode, StorError } from './errors.ts';
 import type { Rebuild, Scrub, VolumeExplanation } from './resources.ts';
 import { RpcEndpoint } from './rpc/rpc-endpoint.ts';
-import type { RpcOutcome } from './rpc/rpc-endpoint.ts';
+import type { RpcOutcome, RpcStreamCall } from './rpc/rpc-endpoint.ts';
 import { loadServices } from './rpc/services.ts';
+import { watchResources } from './watch-client.ts';
+import type { WatchApi } from './watch-client.ts';
 import { memberCalls } from './member-calls.ts';
 import { rebalanceCalls } from './rebalance-calls.ts';
 import { snapshotCalls } from './snapshot-calls.ts';
@@ -102,7 +104,7 @@ export interface ApiClientOptions {
   host?: ApiClientHost;
 }
 
-type ApiChannel = Pick<RpcEndpoint, 'address' | 'call' | 'close'>;
+type ApiChannel = Pick<RpcEndpoint, 'address' | 'call' | 'stream' | 'close'>;
 
 /** What a client of the API touches besides its endpoints; a simulator gives its own. */
 export interface ApiClientHost {
@@ -111,15 +113,23 @@ export interface ApiClientHost {
   monotonicMs: () => number;
   /** never the same again */
   newRequestId: () => string;
+  /** Calls `fn` once after the time; returns the cancel. */
+  after: (delayMs: number, fn: () => void) => () => void;
 }
 
 const systemHost: ApiClientHost = {
   channel: async (address) => new RpcEndpoint(address, (await loadServices()).stor),
   monotonicMs: () => performance.now(),
   newRequestId: randomUUID,
+  after: (delayMs, fn) => {
+    const timer = setTimeout(fn, delayMs);
+    return () => {
+      clearTimeout(timer);
+    };
+  },
 };
 
-export type ApiClient = StorApi & { close(): Promise<void> };
+export type ApiClient = StorApi & WatchApi & { close(): Promise<void> };
 
 /**
  * A client of the API that lives as long as one of the endpoints does. It stays with the endpoint
@@ -189,6 +199,7 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     setScrub: call('setScrub'),
     ...memberCalls(call),
     ...snapshotCalls(call, () => caller.host.newRequestId()),
+    watch: (watchOptions = {}) => watchResources(caller, watchOptions),
     close: () => caller.close(),
   };
 }
@@ -219,7 +230,7 @@ class FailoverCaller {
   readonly host: ApiClientHost;
   #endpoints: Promise<ApiChannel[]> | null = null;
   #preferred = 0;
-  #closed = false;
+  readonly #closing = new AbortController();
 
   constructor(options: ApiClientOptions) {
     if (options.endpoints.length === 0) {
@@ -240,7 +251,7 @@ class FailoverCaller {
     const first = this.#preferred;
     let last: StorError | null = null;
     for (let i = 0; i < endpoints.length; i++) {
-      if (this.#closed) throw new StorError('ABORTED', 'the client was closed');
+      if (this.closed.aborted) throw new StorError('ABORTED', 'the client was closed');
       const at = (first + i) % endpoints.length;
       const endpoint = endpoints[at];
       if (!endpoint) continue;
@@ -268,8 +279,37 @@ class FailoverCaller {
     throw last ?? this.#nobody();
   }
 
+  get closed(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  get nodes(): number {
+    return this.#addresses.length;
+  }
+
+  /** See `WatchTransport`. */
+  async stream(turn: number, call: RpcStreamCall): Promise<RpcOutcome> {
+    const endpoints = await this.#open();
+    const endpoint = endpoints[(this.#preferred + turn) % endpoints.length];
+    if (this.closed.aborted || !endpoint) return { type: 'not-sent' };
+    return endpoint.stream(call);
+  }
+
+  pause(ms: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const done = (): void => {
+        cancel();
+        signal.removeEventListener('abort', done);
+        resolve();
+      };
+      const cancel = this.host.after(ms, done);
+      signal.addEventListener('abort', done, { once: true });
+      if (signal.aborted) done();
+    });
+  }
+
   async close(): Promise<void> {
-    this.#closed = true;
+    this.#closing.abort();
     if (!this.#endpoints) return;
     for (const endpoint of await this.#endpoints) endpoint.close();
   }

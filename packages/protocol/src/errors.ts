@@ -15,6 +15,10 @@ export const errorCodes = [
   'UNAUTHENTICATED',
   /** A compare-and-set lost, or a resource version is old: read again and retry. */
   'CONFLICT',
+  /** What a watch should go on from is no longer kept: list again and watch from there. */
+  'COMPACTED',
+  /** A watch was ended because its client did not read what came: memory is bounded. */
+  'TOO_SLOW',
   /** No quorum, no leader, a peer is down: retry later. */
   'UNAVAILABLE',
   /** The request may or may not have taken effect: read before trying again. */
@@ -88,6 +92,8 @@ export const exitCodeOf: Readonly<Record<ErrorCode, number>> = {
   UNAUTHENTICATED: 6,
   PERMISSION_DENIED: 7,
   CONFLICT: 8,
+  COMPACTED: 8,
+  TOO_SLOW: 9,
   UNAVAILABLE: 9,
   OUTCOME_UNKNOWN: 9,
   TIMEOUT: 124,
@@ -114,6 +120,8 @@ export const grpcStatusOf: Readonly<Record<ErrorCode, number>> = {
   UNAUTHENTICATED: 16,
   PERMISSION_DENIED: 7,
   CONFLICT: 10,
+  COMPACTED: 11,
+  TOO_SLOW: 8,
   UNAVAILABLE: 14,
   OUTCOME_UNKNOWN: 2,
   TIMEOUT: 4,

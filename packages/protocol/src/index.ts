@@ -14,3 +14,6 @@ export * from './rpc/rpc-endpoint.ts';
 export * from './rpc/rpc-error.ts';
 export * from './rpc/services.ts';
 export * from './volume-policy.ts';
+export * from './watch.ts';
+export * from './watch-fold.ts';
+export type * from './watch-client.ts';

@@ -2,7 +2,7 @@ import { StorError } from '@stor/protocol';
 import type { Logger } from '@stor/runtime';
 import { joinedSignal } from '../resources/joined-signal.ts';
 import { longLivedController } from '../resources/long-lived.ts';
-import type { RpcContext, RpcMethod } from '../rpc/rpc-transport.ts';
+import type { RpcContext, RpcMethod, RpcStreamMethod } from '../rpc/rpc-transport.ts';
 
 /** `signal` aborts when the caller is gone or the node stops. */
 export type CallContext = RpcContext;
@@ -52,13 +52,30 @@ export function servedMethods(
   );
 }
 
-async function answered(
+/** As `servedMethods`, for calls that are answered with messages. */
+export function servedStreams(
+  methods: Readonly<Record<string, RpcStreamMethod>>,
+  options: { calls: OpenCalls; logger: Logger },
+): Record<string, RpcStreamMethod> {
+  return Object.fromEntries(
+    Object.entries(methods).map(([name, method]): [string, RpcStreamMethod] => [
+      name,
+      (request: never, context: RpcContext, send) => {
+        const answer = answered(name, (r, c) => method(r, c, send), request, context, options);
+        options.calls.track(answer);
+        return answer;
+      },
+    ]),
+  );
+}
+
+async function answered<T>(
   name: string,
-  method: UnaryMethod,
+  method: (request: never, context: RpcContext) => Promise<T>,
   request: never,
   context: RpcContext,
   options: { calls: OpenCalls; logger: Logger },
-): Promise<object> {
+): Promise<T> {
   const closing = options.calls.signal;
   const { signal, dispose } = joinedSignal([context.signal, closing]);
   try {

@@ -3,6 +3,9 @@ import type { DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from '@stor/prot
 /** Everything that Stor keeps in the cluster store lies under this prefix. */
 export const rootPrefix = '/stor/';
 
+/** Everything of ours, with what is beside the resources: who reads it sees every revision of the store. */
+export const everythingPrefix = '/stor';
+
 export const clusterKey = '/stor/cluster';
 export const settingsKey = '/stor/settings';
 /** how disks are made equally full */

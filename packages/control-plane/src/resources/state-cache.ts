@@ -3,7 +3,7 @@ import type { Clock, Logger } from '@stor/runtime';
 import type { ClusterStore } from '../cluster-store.ts';
 import { applyChange, emptyState } from './cluster-state.ts';
 import type { ClusterState } from './cluster-state.ts';
-import { rootPrefix } from './keys.ts';
+import { everythingPrefix, rootPrefix } from './keys.ts';
 import { longLivedController } from './long-lived.ts';
 import { pause } from './pause.ts';
 
@@ -20,7 +20,7 @@ export class StateCache {
   readonly #store: ClusterStore;
   readonly #clock: Clock;
   readonly #logger: Logger;
-  readonly #listeners = new Set<() => void>();
+  readonly #listeners = new Set<(keys: readonly string[] | null) => void>();
   readonly #closing = longLivedController();
   readonly #running: Promise<void>;
   #state: ClusterState = emptyState();
@@ -42,8 +42,8 @@ export class StateCache {
     return this.#loaded;
   }
 
-  /** Called after each change; returns the undo. */
-  onChange(listener: () => void): () => void {
+  /** Called after each change with the keys that changed, null: all were read anew; returns the undo. */
+  onChange(listener: (keys: readonly string[] | null) => void): () => void {
     this.#listeners.add(listener);
     return () => {
       this.#listeners.delete(listener);
@@ -97,11 +97,14 @@ export class StateCache {
     while (!signal.aborted) {
       try {
         const revision = await this.#load();
-        for await (const events of this.#store.watch(rootPrefix, revision, signal)) {
-          for (const { key, value, revision: modRevision } of events) {
+        for await (const events of this.#store.watch(everythingPrefix, revision, signal)) {
+          const own = events.filter(({ key }) => key.startsWith(rootPrefix));
+          for (const { key, value, revision: modRevision } of own) {
             this.#apply(this.#state, { key, value, modRevision });
           }
-          this.#notify();
+          // what is beside the resources counts too: this is how far the cache has come
+          this.#state.revision = Math.max(this.#state.revision, events[0]?.revision ?? 0);
+          if (own.length > 0) this.#notify(own.map(({ key }) => key));
         }
       } catch (error) {
         // FAILED_PRECONDITION: the changes since are no longer kept, so everything is read again
@@ -126,7 +129,7 @@ export class StateCache {
     state.revision = revision;
     this.#state = state;
     this.#loaded = true;
-    this.#notify();
+    this.#notify(null);
     return revision;
   }
 
@@ -140,7 +143,7 @@ export class StateCache {
       this.#logger.error({ key: change.key, error: error.message }, 'a record cannot be read');
   }
 
-  #notify(): void {
-    for (const listener of [...this.#listeners]) listener();
+  #notify(keys: readonly string[] | null): void {
+    for (const listener of [...this.#listeners]) listener(keys);
   }
 }

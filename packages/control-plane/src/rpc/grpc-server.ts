@@ -5,6 +5,7 @@ import type {
   ServerCredentials,
   ServerReadableStream,
   ServerUnaryCall,
+  ServerWritableStream,
   ServiceDefinition,
   StatusObject,
   UntypedServiceImplementation,
@@ -17,9 +18,11 @@ import type {
   RpcMethod,
   RpcServer,
   RpcServiceName,
+  RpcStreamMethod,
 } from './rpc-transport.ts';
 
 type UnaryCall = ServerUnaryCall<object, object>;
+type AnswerCall = ServerWritableStream<object, object>;
 type StreamCall = ServerReadableStream<Uint8Array, Uint8Array>;
 
 /** A gRPC status with our error in its trailers. */
@@ -57,20 +60,33 @@ export class GrpcServer implements RpcServer {
     this.#credentials = credentials;
   }
 
-  addService(name: RpcServiceName, methods: Readonly<Record<string, RpcMethod>>): void {
+  addService(
+    name: RpcServiceName,
+    methods: Readonly<Record<string, RpcMethod>>,
+    streams: Readonly<Record<string, RpcStreamMethod>> = {},
+  ): void {
     const definition = this.#definitions[name];
     const handlers: UntypedServiceImplementation = {};
-    for (const [key, { originalName, requestStream }] of Object.entries(definition)) {
+    for (const [key, method] of Object.entries(definition)) {
+      const { originalName, requestStream, responseStream } = method;
       if (requestStream) {
         handlers[key] = (call: StreamCall, callback: sendUnaryData<Uint8Array>) => {
           this.#take(call, callback);
         };
         continue;
       }
-      const method = methods[methodName(key, originalName)];
-      if (!method) throw new StorError('INTERNAL', `no implementation of ${key}`);
+      const named = methodName(key, originalName);
+      const streamed = streams[named];
+      if (responseStream && streamed) {
+        handlers[key] = (call: AnswerCall) => {
+          answerWithStream(streamed, call);
+        };
+        continue;
+      }
+      const unary = methods[named];
+      if (!unary || responseStream) throw new StorError('INTERNAL', `no implementation of ${key}`);
       handlers[key] = (call: UnaryCall, callback: sendUnaryData<object>) => {
-        answer(method, call, callback);
+        answer(unary, call, callback);
       };
     }
     // of a member of the store that was closed meanwhile: the newer one answers
@@ -117,6 +133,43 @@ function answer(method: RpcMethod, call: UnaryCall, callback: sendUnaryData<obje
     },
     (error: unknown) => {
       callback(statusOf(error));
+    },
+  );
+}
+
+/** gRPC says when it has room again; what it holds meanwhile is one message above its mark. */
+function answerWithStream(method: RpcStreamMethod, call: AnswerCall): void {
+  const gone = new AbortController();
+  let isOver = false;
+  let onRoom = (): void => {};
+  call.on('drain', () => {
+    onRoom();
+  });
+  call.on('cancelled', () => {
+    gone.abort();
+  });
+  // a broken connection says so here too; without a listener it would end the process
+  call.on('error', () => {
+    gone.abort();
+  });
+  const context: RpcContext = {
+    signal: gone.signal,
+    header: (name) => headerOf(call.metadata, name),
+  };
+  const send = (message: object): Promise<void> => {
+    if (isOver || gone.signal.aborted || call.write(message)) return Promise.resolve();
+    return new Promise((resolve) => {
+      onRoom = resolve;
+    });
+  };
+  method(call.request as never, context, send).then(
+    () => {
+      isOver = true;
+      if (!gone.signal.aborted) call.end();
+    },
+    (error: unknown) => {
+      isOver = true;
+      if (!gone.signal.aborted) call.emit('error', statusOf(error));
     },
   );
 }

@@ -9,7 +9,13 @@ import {
   type ServiceDefinition,
   type ServiceError,
 } from '@grpc/grpc-js';
-import { loadServices, RpcEndpoint, type RpcCall, type RpcOutcome } from '@stor/protocol';
+import {
+  loadServices,
+  RpcEndpoint,
+  type RpcCall,
+  type RpcOutcome,
+  type RpcStreamCall,
+} from '@stor/protocol';
 import { splitBatch } from '../embedded/raft-frames.ts';
 import { fromBytes, raftServiceDefinition, sendPath, toBytes } from '../embedded/raft-rpc.ts';
 import { GrpcServer } from './grpc-server.ts';
@@ -69,10 +75,12 @@ class GrpcChannel implements RpcChannel {
 
   async call(call: RpcCall): Promise<RpcOutcome> {
     if (this.#isClosed) return { type: 'not-sent' };
-    this.#endpoint ??= definitionOf(this.#service).then(
-      (definition) => new RpcEndpoint(this.address, definition),
-    );
-    return (await this.#endpoint).call(call);
+    return (await this.#opened()).call(call);
+  }
+
+  async stream(call: RpcStreamCall): Promise<RpcOutcome> {
+    if (this.#isClosed) return { type: 'not-sent' };
+    return (await this.#opened()).stream(call);
   }
 
   close(): void {
@@ -80,6 +88,13 @@ class GrpcChannel implements RpcChannel {
     void this.#endpoint?.then((endpoint) => {
       endpoint.close();
     });
+  }
+
+  #opened(): Promise<RpcEndpoint> {
+    this.#endpoint ??= definitionOf(this.#service).then(
+      (definition) => new RpcEndpoint(this.address, definition),
+    );
+    return this.#endpoint;
   }
 }
 

@@ -1,4 +1,4 @@
-import type { RpcCall, RpcOutcome, StorError } from '@stor/protocol';
+import type { RpcCall, RpcOutcome, RpcStreamCall, StorError } from '@stor/protocol';
 
 /**
  * The services between processes: `stor` is the public API, `agent` what a node asks of another
@@ -17,11 +17,23 @@ export interface RpcContext {
 /** Rejects with what the caller is told; what is no StorError reaches it as INTERNAL. */
 export type RpcMethod = (request: never, context: RpcContext) => Promise<object>;
 
+/**
+ * Answers with messages until it returns or rejects. `send` resolves when there is room for the next
+ * one, which is never when the caller does not read: whoever waits for it looks at the time too.
+ */
+export type RpcStreamMethod = (
+  request: never,
+  context: RpcContext,
+  send: (message: object) => Promise<void>,
+) => Promise<void>;
+
 /** Calls to one address. Connects when needed, forgets a connection that failed. */
 export interface RpcChannel {
   readonly address: string;
   /** Never rejects: the outcome says what is known. */
   call(call: RpcCall): Promise<RpcOutcome>;
+  /** Resolves when the stream is over; never rejects. */
+  stream(call: RpcStreamCall): Promise<RpcOutcome>;
   /** Later calls are not sent; those under way go on. Works twice. */
   close(): void;
 }
@@ -64,7 +76,11 @@ export interface RpcServer {
    * Methods by name in camelCase, in place of those that the service had. INTERNAL when one of the
    * service's is missing.
    */
-  addService(name: RpcServiceName, methods: Readonly<Record<string, RpcMethod>>): void;
+  addService(
+    name: RpcServiceName,
+    methods: Readonly<Record<string, RpcMethod>>,
+    streams?: Readonly<Record<string, RpcStreamMethod>>,
+  ): void;
   /** In place of the receiver before. */
   addStream(receive: (stream: IncomingStream) => void): void;
   /**

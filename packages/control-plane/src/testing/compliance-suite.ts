@@ -3,6 +3,7 @@ import { hasCode } from '@stor/protocol';
 import type { Test } from 'tap';
 import type { ClusterStore, Operation, WatchEvent } from '../cluster-store.ts';
 import { kvLimits } from '../core/kv/kv-limits.ts';
+import { watchedObjects } from './watch-compliance.ts';
 
 /** What an implementation gives to the suite. */
 export interface ComplianceTarget {
@@ -66,6 +67,7 @@ export function clusterStoreComplianceSuite(t: Test, target: ComplianceTarget): 
   t.test('reads and races', (t) => readsAndRaces(t, target));
   t.test('watch', (t) => watching(t, target));
   t.test('watch of changes no longer kept', (t) => compaction(t, target));
+  t.test('watch of the objects of the API', async (t) => watchedObjects(t, await target.open(t)));
   t.test('leases', (t) => leases(t, target));
   t.test('leadership, abort and close', (t) => lifecycle(t, target));
 }

@@ -205,6 +205,7 @@ export class LargeCluster {
         address,
         close: () => {},
         call: (call) => this.#answer(address, call),
+        stream: none,
       }),
     };
   }

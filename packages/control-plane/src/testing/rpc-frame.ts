@@ -21,6 +21,9 @@ export const frameKind = {
   ended: 10,
   ping: 11,
   pong: 12,
+  /** one of the messages that a call is answered with; `over` follows the last */
+  message: 13,
+  over: 14,
 } as const;
 
 export type FrameKind = (typeof frameKind)[keyof typeof frameKind];

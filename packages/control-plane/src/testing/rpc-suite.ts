@@ -8,6 +8,7 @@ import type {
   RpcServer,
   RpcTransport,
 } from '../rpc/rpc-transport.ts';
+import { answerStreams } from './rpc-stream-suite.ts';
 
 /** What a test of `rpcTransportSuite` runs on. Addresses are on `127.0.0.1`. */
 export interface RpcUnderTest {
@@ -425,4 +426,4 @@ const streams: RpcTest[] = [
 ];
 
 /** What gRPC and every model of it does. */
-export const rpcTransportSuite: RpcTest[] = [...calls, ...streams];
+export const rpcTransportSuite: RpcTest[] = [...calls, ...streams, ...answerStreams];

@@ -2,14 +2,24 @@ import { encodeRpcError, StorError } from '@stor/protocol';
 import type { Listener, Network, StreamSocket } from '@stor/runtime';
 import type { ServiceDefinition } from '@grpc/grpc-js';
 import { methodName } from '../rpc/grpc-server.ts';
-import type { IncomingStream, RpcMethod, RpcServer, RpcServiceName } from '../rpc/rpc-transport.ts';
+import type {
+  IncomingStream,
+  RpcMethod,
+  RpcServer,
+  RpcServiceName,
+  RpcStreamMethod,
+} from '../rpc/rpc-transport.ts';
 import { rpcReceive } from './rpc-connection.ts';
 import { FramedBatches, frame, frameKind, splitHead, takeFrames, type Frame } from './rpc-frame.ts';
 
 interface KnownMethod {
   definition: ServiceDefinition[string];
-  run: RpcMethod;
+  run: RpcMethod | null;
+  stream: RpcStreamMethod | null;
 }
+
+/** Above this a method that answers with messages waits (bytes). */
+const fullBytes = 64 * 1024;
 
 function errorBody(error: unknown): Uint8Array {
   return encodeRpcError(StorError.from(error)).metadata;
@@ -30,12 +40,18 @@ export class SocketRpcServer implements RpcServer {
     this.#definitions = definitions;
   }
 
-  addService(name: RpcServiceName, methods: Readonly<Record<string, RpcMethod>>): void {
+  addService(
+    name: RpcServiceName,
+    methods: Readonly<Record<string, RpcMethod>>,
+    streams: Readonly<Record<string, RpcStreamMethod>> = {},
+  ): void {
     for (const [key, definition] of Object.entries(this.#definitions[name])) {
       if (definition.requestStream) continue;
-      const run = methods[methodName(key, definition.originalName)];
-      if (!run) throw new StorError('INTERNAL', `no implementation of ${key}`);
-      this.#methods.set(`${name}/${key}`, { definition, run });
+      const named = methodName(key, definition.originalName);
+      const stream = (definition.responseStream ? streams[named] : null) ?? null;
+      const run = (definition.responseStream ? null : methods[named]) ?? null;
+      if (!run && !stream) throw new StorError('INTERNAL', `no implementation of ${key}`);
+      this.#methods.set(`${name}/${key}`, { definition, run, stream });
     }
   }
 
@@ -83,6 +99,7 @@ class ServerConnection {
   readonly #calls = new Map<number, AbortController>();
   #stream: SocketIncomingStream | null = null;
   #isOver = false;
+  #onRoom = new Set<() => void>();
 
   constructor(socket: StreamSocket, options: ServerConnectionOptions) {
     this.#socket = socket;
@@ -99,6 +116,11 @@ class ServerConnection {
     };
     socket.onClose = () => {
       this.#end();
+    };
+    socket.onDrain = () => {
+      const waiting = [...this.#onRoom];
+      this.#onRoom.clear();
+      for (const wake of waiting) wake();
     };
   }
 
@@ -156,9 +178,29 @@ class ServerConnection {
       if (!this.#calls.delete(call) || this.#isOver) return;
       this.#socket.write(answer());
     };
-    const { definition, run } = method;
+    const { definition, run, stream } = method;
     const header = (name: string): string => head.metadata[name] ?? '';
-    run(definition.requestDeserialize(bytes) as never, { signal: gone.signal, header }).then(
+    const context = { signal: gone.signal, header };
+    const request = definition.requestDeserialize(bytes) as never;
+    if (stream) {
+      const send = (message: object): Promise<void> => {
+        if (this.#isOver || !this.#calls.has(call)) return Promise.resolve();
+        const body = definition.responseSerialize(message);
+        this.#socket.write(frame(frameKind.message, call, body));
+        if (this.#socket.pendingBytes <= fullBytes) return Promise.resolve();
+        return new Promise((resolve) => this.#onRoom.add(resolve));
+      };
+      stream(request, context, send).then(
+        () => {
+          reply(() => frame(frameKind.over, call));
+        },
+        (error: unknown) => {
+          reply(() => frame(frameKind.refused, call, errorBody(error)));
+        },
+      );
+      return;
+    }
+    run?.(request, context).then(
       (response) => {
         reply(() => frame(frameKind.answer, call, definition.responseSerialize(response)));
       },

@@ -1,5 +1,5 @@
 import { decodeRpcError, StorError } from '@stor/protocol';
-import type { RpcCall, RpcOutcome, Services } from '@stor/protocol';
+import type { RpcCall, RpcOutcome, RpcStreamCall, Services } from '@stor/protocol';
 import type { Clock, Network, SocketTarget } from '@stor/runtime';
 import { raftServiceDefinition } from '../embedded/raft-rpc.ts';
 import type {
@@ -76,6 +76,8 @@ class SocketChannel implements RpcChannel {
   readonly #network: Network;
   readonly #clock: Clock;
   readonly #pending = new Map<number, (outcome: RpcOutcome) => void>();
+  /** calls that are answered with messages */
+  readonly #streams = new Map<number, (message: Buffer) => void>();
   #connection: RpcConnection | null = null;
   /** told when the connection is open (true) or cannot be had */
   #waiting: ((isOpen: boolean) => void)[] = [];
@@ -106,12 +108,30 @@ class SocketChannel implements RpcChannel {
     return leftMs > 0 ? this.#send(call, leftMs) : { type: 'timeout' };
   }
 
+  /** Messages wait here without bound while one is being read: what a test must not rely on. */
+  async stream(call: RpcStreamCall): Promise<RpcOutcome> {
+    if (call.signal?.aborted) return { type: 'aborted' };
+    const isOpen = await this.#connected({ ...call, timeoutMs: call.connectTimeoutMs });
+    if (call.signal?.aborted) return { type: 'aborted' };
+    if (!isOpen) return { type: 'not-sent' };
+    let reading: Promise<void> = Promise.resolve();
+    const method = this.#definitions[this.#service][call.method];
+    const outcome = await this.#send(call, null, (body) => {
+      const message: unknown = method?.responseDeserialize(body);
+      reading = reading.then(() => {
+        if (!call.signal?.aborted) return call.received(message);
+      });
+    });
+    await reading;
+    return call.signal?.aborted ? { type: 'aborted' } : outcome;
+  }
+
   close(): void {
     this.#isClosed = true;
     if (this.#pending.size === 0) this.#forget();
   }
 
-  #connected(call: RpcCall): Promise<boolean> {
+  #connected(call: Pick<RpcCall, 'timeoutMs' | 'connectTimeoutMs' | 'signal'>): Promise<boolean> {
     if (this.#isClosed) return Promise.resolve(false);
     if (this.#connection?.isOpen) return Promise.resolve(true);
     this.#connection ??= this.#connect();
@@ -169,7 +189,12 @@ class SocketChannel implements RpcChannel {
     connection?.close();
   }
 
-  #send(call: RpcCall, leftMs: number): Promise<RpcOutcome> {
+  /** `leftMs` null: it may last; `onMessage`: it is answered with messages. */
+  #send(
+    call: Pick<RpcCall, 'method' | 'request' | 'metadata' | 'signal'>,
+    leftMs: number | null,
+    onMessage?: (message: Buffer) => void,
+  ): Promise<RpcOutcome> {
     const connection = this.#connection;
     if (!connection?.isOpen) return Promise.resolve({ type: 'not-sent' });
     const method = this.#definitions[this.#service][call.method];
@@ -180,6 +205,7 @@ class SocketChannel implements RpcChannel {
         cancel();
         call.signal?.removeEventListener('abort', onAbort);
         this.#pending.delete(id);
+        this.#streams.delete(id);
         if (this.#pending.size === 0) connection.probe(false);
         if (this.#pending.size === 0 && this.#isClosed) this.#forget();
         resolve(outcome);
@@ -191,13 +217,17 @@ class SocketChannel implements RpcChannel {
       const onAbort = (): void => {
         giveUp({ type: 'aborted' });
       };
-      const cancel = this.#clock.after(leftMs, () => {
-        giveUp({ type: 'timeout' });
-      });
+      const cancel =
+        leftMs === null
+          ? (): void => {}
+          : this.#clock.after(leftMs, () => {
+              giveUp({ type: 'timeout' });
+            });
+      if (onMessage) this.#streams.set(id, onMessage);
       call.signal?.addEventListener('abort', onAbort, { once: true });
       this.#pending.set(id, (outcome) => {
         finish(
-          outcome.type === 'answered'
+          outcome.type === 'answered' && outcome.response !== null
             ? { type: 'answered', response: method.responseDeserialize(outcome.response as Buffer) }
             : outcome,
         );
@@ -212,7 +242,9 @@ class SocketChannel implements RpcChannel {
   #settle({ kind, call, body }: Frame): void {
     const settle = this.#pending.get(call);
     if (!settle) return;
-    if (kind === frameKind.answer) settle({ type: 'answered', response: Buffer.from(body) });
+    if (kind === frameKind.message) this.#streams.get(call)?.(Buffer.from(body));
+    else if (kind === frameKind.over) settle({ type: 'answered', response: null });
+    else if (kind === frameKind.answer) settle({ type: 'answered', response: Buffer.from(body) });
     else if (kind === frameKind.refused) settle({ type: 'refused', error: errorOf(body) });
     else settle({ type: 'refused', error: unknownMethod() });
   }

@@ -23,6 +23,17 @@ export interface RpcCall {
   signal?: AbortSignal | undefined;
 }
 
+/** A call that is answered with messages until one side ends it. */
+export interface RpcStreamCall {
+  method: string;
+  request: object;
+  /** for getting a connection (ms); an open stream lives on, and is probed */
+  connectTimeoutMs: number;
+  signal?: AbortSignal | undefined;
+  /** One after the other: the next is read when this one is resolved. Must not reject. */
+  received(message: unknown): Promise<void> | void;
+}
+
 /**
  * What became of a call. The difference between `not-sent` and `lost` decides whether a change may
  * be tried again elsewhere, so it is a value and not an exception.
@@ -62,6 +73,16 @@ export class RpcEndpoint {
     if (call.signal?.aborted) return { type: 'aborted' };
     if (!client) return { type: 'not-sent' };
     return this.#send(grpc, client, call, deadlineMs);
+  }
+
+  /** Never rejects; `answered` (with null): the server has ended it. */
+  async stream(call: RpcStreamCall): Promise<RpcOutcome> {
+    if (call.signal?.aborted) return { type: 'aborted' };
+    const grpc = await import('@grpc/grpc-js');
+    const deadlineMs = Date.now() + call.connectTimeoutMs;
+    const client = await this.#connected(grpc, { deadlineMs, signal: call.signal });
+    if (call.signal?.aborted) return { type: 'aborted' };
+    return client ? this.#receive(grpc, client, call) : { type: 'not-sent' };
   }
 
   close(): void {
@@ -130,6 +151,33 @@ export class RpcEndpoint {
       call.signal?.addEventListener('abort', onAbort, { once: true });
       if (call.signal?.aborted) onAbort();
     });
+  }
+
+  async #receive(grpc: Grpc, client: Client, call: RpcStreamCall): Promise<RpcOutcome> {
+    const method = this.#definition[call.method];
+    if (!method) throw new StorError('INTERNAL', `there is no call ${call.method}`);
+    const stream = client.makeServerStreamRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      call.request,
+    );
+    const onAbort = (): void => {
+      stream.cancel();
+    };
+    call.signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      for await (const message of stream) {
+        await call.received(message);
+        if (call.signal?.aborted) break;
+      }
+      return call.signal?.aborted ? { type: 'aborted' } : { type: 'answered', response: null };
+    } catch (error) {
+      return call.signal?.aborted ? { type: 'aborted' } : outcomeOf(grpc, error as ServiceError);
+    } finally {
+      stream.cancel();
+      call.signal?.removeEventListener('abort', onAbort);
+    }
   }
 }
 
