@@ -1,4 +1,4 @@
-import type { CallOptions, StorApi } from '@stor/protocol';
+import type { CallOptions, StorApi, WatchApi } from '@stor/protocol';
 import type { Clock } from '@stor/runtime/clock';
 import type { NbdOpener } from './nbd-session.ts';
 import type { Printer, TextSink } from './printer.ts';
@@ -9,7 +9,7 @@ export interface Progress {
   stop(): void;
 }
 
-export type ApiClient = StorApi & { close(): void | Promise<void> };
+export type ApiClient = StorApi & WatchApi & { close(): void | Promise<void> };
 
 /** The world around one run of storctl. Tests give a fake of each part. */
 export interface StorctlIo {
@@ -39,7 +39,7 @@ export interface StorctlIo {
 
 /** What the action of one command gets. */
 export interface CommandContext {
-  api: StorApi;
+  api: StorApi & WatchApi;
   io: StorctlIo;
   print: Printer;
   /** signal and time for each call of the API */

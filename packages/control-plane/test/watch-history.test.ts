@@ -28,8 +28,7 @@ type Change = { key: string; record: object | null };
 const names = ['a', 'b', 'c'];
 const name = fc.constantFrom(...names);
 const addresses = { api: 'h:1', http: 'h:2', peers: ['h:3'], nbd: ['h:4'], nbdUnix: [] };
-const orGone = <T extends object>(record: fc.Arbitrary<T>) =>
-  fc.option(record, { freq: 3 }) as fc.Arbitrary<T | null>;
+const orGone = <T extends object>(record: fc.Arbitrary<T>) => fc.option(record, { freq: 3 });
 
 const nodeRecord = (id: string, renamed: boolean) => ({
   id: `n-000000000000000${id}`,

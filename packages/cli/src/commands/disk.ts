@@ -2,9 +2,11 @@ import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { StorError, formatByteSize, reserveBytes } from '@stor/protocol';
 import type { Disk } from '@stor/protocol';
-import type { RunAction } from '../command-context.ts';
+import type { CommandContext, RunAction } from '../command-context.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
 import { diskColumns, diskSheet } from '../disk-views.ts';
+import { watchFlag, watchHelp, watchObjects, watchText } from '../watch-objects.ts';
+import { disksView } from '../watch-views.ts';
 import { addEvacuateCommand } from './disk-evacuate.ts';
 
 /** A device is looked at, formatted and mounted before the answer (ms). */
@@ -26,6 +28,7 @@ function addList(disk: Command, run: RunAction): void {
     .command('ls')
     .alias('list')
     .option('--node <node>', 'only the disks of this node (name or id)')
+    .option(watchFlag, watchText)
     .description('list the disks of all nodes')
     .addHelpText(
       'after',
@@ -33,37 +36,50 @@ function addList(disk: Command, run: RunAction): void {
 STATE: online; evacuating; failing (it had I/O errors: what it holds moves elsewhere); failed (its
 replicas are rebuilt elsewhere); offline. SPACE: nearly full from 80 %, full from 95 %, without the
 reserve.
-
+${watchHelp}
 Examples:
   storctl disk ls
-  storctl disk ls --node n1 -o json`,
+  storctl disk ls --node n1 -o json
+  storctl disk ls -w`,
     )
-    .action(async (options: { node?: string }, command: Command) =>
-      run(command.optsWithGlobals(), async ({ api, print, call }) => {
-        const [{ disks }, { nodes }] = await Promise.all([
-          api.listDisks({}, call),
-          api.listNodes({}, call),
-        ]);
-        const names = new Map(nodes.map((node) => [node.metadata.id, node.metadata.name]));
-        const wanted = options.node;
-        if (wanted !== undefined && ![...names].flat().includes(wanted)) {
-          throw new StorError(
-            'NOT_FOUND',
-            `node ${JSON.stringify(wanted)} does not exist; "storctl node ls" shows those that do`,
-          );
-        }
-        const rows = disks.map((found) => ({
-          ...found,
-          node: names.get(found.spec.nodeId) ?? found.spec.nodeId,
-        }));
-        print.list(
-          rows.filter(
-            (row) => wanted === undefined || row.node === wanted || row.spec.nodeId === wanted,
-          ),
-          diskColumns,
-        );
+    .action(async (options: ListOptions, command: Command) =>
+      run(command.optsWithGlobals(), (context) => list(context, options), {
+        longRunning: options.watch === true,
       }),
     );
+}
+
+interface ListOptions {
+  node?: string;
+  watch?: true;
+}
+
+async function list(context: CommandContext, { node: wanted, watch }: ListOptions): Promise<void> {
+  const { api, print, call } = context;
+  const [{ disks }, { nodes }] = await Promise.all([
+    api.listDisks({}, call),
+    api.listNodes({}, call),
+  ]);
+  const names = new Map(nodes.map((node) => [node.metadata.id, node.metadata.name]));
+  if (wanted !== undefined && ![...names].flat().includes(wanted)) {
+    throw new StorError(
+      'NOT_FOUND',
+      `node ${JSON.stringify(wanted)} does not exist; "storctl node ls" shows those that do`,
+    );
+  }
+  if (watch === true) {
+    const [nodeId] = [...names].find((one) => wanted !== undefined && one.includes(wanted)) ?? [];
+    await watchObjects(context, disksView(context, names, nodeId));
+    return;
+  }
+  const rows = disks.map((found) => ({
+    ...found,
+    node: names.get(found.spec.nodeId) ?? found.spec.nodeId,
+  }));
+  print.list(
+    rows.filter((row) => wanted === undefined || row.node === wanted || row.spec.nodeId === wanted),
+    diskColumns,
+  );
 }
 
 interface AddOptions {

@@ -3,6 +3,8 @@ import { StorError } from '@stor/protocol';
 import type { RunAction } from '../command-context.ts';
 import { parseLabelChanges } from '../core/label-arguments.ts';
 import { formatLabels, nodeColumns, nodeSheet } from '../resource-views.ts';
+import { watchFlag, watchHelp, watchObjects, watchText } from '../watch-objects.ts';
+import { nodesView } from '../watch-views.ts';
 import { addCordonCommands } from './node-cordon.ts';
 import { addForgetCommand } from './node-forget.ts';
 import { addMaintenanceCommand } from './node-maintenance.ts';
@@ -13,13 +15,25 @@ export function addNodeCommands(program: Command, run: RunAction): void {
   node
     .command('ls')
     .alias('list')
+    .option(watchFlag, watchText)
     .description('list the nodes')
-    .addHelpText('after', '\nExamples:\n  storctl node ls\n  storctl node ls -o wide')
-    .action(async (_options: object, command: Command) =>
-      run(command.optsWithGlobals(), async ({ api, print, call, nowMs }) => {
-        const { nodes } = await api.listNodes({}, call);
-        print.list(nodes, nodeColumns(nowMs));
-      }),
+    .addHelpText(
+      'after',
+      `${watchHelp}\nExamples:\n  storctl node ls\n  storctl node ls -o wide\n  storctl node ls -w`,
+    )
+    .action(async (options: { watch?: true }, command: Command) =>
+      run(
+        command.optsWithGlobals(),
+        async (context) => {
+          if (options.watch === true) {
+            await watchObjects(context, nodesView(context));
+            return;
+          }
+          const { nodes } = await context.api.listNodes({}, context.call);
+          context.print.list(nodes, nodeColumns(context.nowMs));
+        },
+        { longRunning: options.watch === true },
+      ),
     );
   node
     .command('inspect')

@@ -6,6 +6,8 @@ import { confirmRemoval } from '../confirm.ts';
 import { deleteSnapshots } from '../delete-snapshots.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
 import { formatPause, snapshotColumns, snapshotSheet } from '../snapshot-views.ts';
+import { watchFlag, watchHelp, watchObjects, watchText } from '../watch-objects.ts';
+import { snapshotsView } from '../watch-views.ts';
 import { addDiffCommand } from './snapshot-diff.ts';
 import { addPruneCommand } from './snapshot-prune.ts';
 
@@ -99,6 +101,7 @@ function addViews(snapshot: Command, run: RunAction): void {
     .alias('list')
     .argument('[volume]', 'name or id (default: all volumes)')
     .option('--orphans', 'only those that replicas have and the cluster does not know')
+    .option(watchFlag, watchText)
     .description('list snapshots, oldest first')
     .addHelpText(
       'after',
@@ -107,20 +110,22 @@ OWN is what only this snapshot holds on each replica: what removing it would fre
 snapshots share are freed with the last of them ("storctl volume inspect" shows the sum).
 Orphans are what a control plane does not know that was put back to an older state: take them over with
 "storctl snapshot adopt", or remove them.
-
+${watchHelp}
 Examples:
   storctl snapshot ls
   storctl snapshot ls db -o wide`,
     )
-    .action(async (volume: string | undefined, options: { orphans?: true }, command: Command) =>
-      run(command.optsWithGlobals(), async ({ api, print, call, nowMs }) => {
-        const { snapshots } = await api.listSnapshots(
-          { volume: volume ?? '', orphans: options.orphans ?? false },
-          call,
+    .action(async (volume: string | undefined, options: ListOptions, command: Command) => {
+      if (options.watch === true && options.orphans === true) {
+        throw new StorError(
+          'INVALID_ARGUMENT',
+          '--watch shows what the cluster knows, and --orphans what it does not: give one of the two',
         );
-        print.list(snapshots, snapshotColumns(nowMs));
-      }),
-    );
+      }
+      await run(command.optsWithGlobals(), (context) => list(context, volume, options), {
+        longRunning: options.watch === true,
+      });
+    });
   snapshot
     .command('inspect')
     .argument('<snapshot>', 'VOLUME@SNAPSHOT, or an id')
@@ -132,6 +137,29 @@ Examples:
         print.one(found, snapshotSheet(found));
       }),
     );
+}
+
+interface ListOptions {
+  orphans?: true;
+  watch?: true;
+}
+
+async function list(
+  context: CommandContext,
+  volume: string | undefined,
+  { orphans, watch }: ListOptions,
+): Promise<void> {
+  const { api, print, call, nowMs } = context;
+  if (watch !== true) {
+    const { snapshots } = await api.listSnapshots(
+      { volume: volume ?? '', orphans: orphans === true },
+      call,
+    );
+    print.list(snapshots, snapshotColumns(nowMs));
+    return;
+  }
+  const found = volume === undefined ? undefined : await api.getVolume({ name: volume }, call);
+  await watchObjects(context, snapshotsView(context, found?.metadata.id));
 }
 
 function addAdopt(snapshot: Command, run: RunAction): void {

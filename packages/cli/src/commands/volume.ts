@@ -22,6 +22,8 @@ import {
 } from '../policy-options.ts';
 import { addPlacementOptions, readPlacement, type PlacementOptions } from '../placement-options.ts';
 import { formatTime, usedSpace, volumeColumns, volumeSheet } from '../resource-views.ts';
+import { watchFlag, watchHelp, watchObjects, watchText } from '../watch-objects.ts';
+import { volumesView, volumeView } from '../watch-views.ts';
 import { addAttachmentCommands } from './volume-attachment.ts';
 import { addExplainCommand } from './volume-explain.ts';
 import { addMoveCommands } from './volume-move.ts';
@@ -196,30 +198,44 @@ function addViews(volume: Command, run: RunAction): void {
   volume
     .command('ls')
     .alias('list')
+    .option(watchFlag, watchText)
     .description('list the volumes')
     .addHelpText(
       'after',
-      '\nExamples:\n  storctl volume ls\n  storctl volume ls -o name --no-headers',
+      `${watchHelp}
+Examples:
+  storctl volume ls
+  storctl volume ls -o name --no-headers
+  storctl volume ls -w -o json`,
     )
-    .action(async (_options: object, command: Command) =>
-      run(command.optsWithGlobals(), async ({ api, print, call, nowMs }) => {
-        const { volumes } = await api.listVolumes({}, call);
-        print.list(volumes, volumeColumns(nowMs));
+    .action(async (options: { watch?: true }, command: Command) =>
+      run(command.optsWithGlobals(), (context) => listVolumes(context, options.watch === true), {
+        longRunning: options.watch === true,
       }),
     );
   volume
     .command('inspect')
     .argument('<volume>', 'name or id')
+    .option(watchFlag, watchText)
     .description('show everything about a volume')
     .addHelpText(
       'after',
-      '\nExamples:\n  storctl volume inspect db\n  storctl volume inspect db -o json',
+      `${watchHelp}
+Examples:
+  storctl volume inspect db
+  storctl volume inspect db -o json
+  storctl volume inspect db -w`,
     )
-    .action(async (name: string, _options: object, command: Command) =>
-      run(command.optsWithGlobals(), async ({ api, print, call }) => {
-        const found = await api.getVolume({ name }, call);
-        print.one(found, volumeSheet(found));
-      }),
+    .action(async (name: string, options: { watch?: true }, command: Command) =>
+      run(
+        command.optsWithGlobals(),
+        async (context) => {
+          const found = await context.api.getVolume({ name }, context.call);
+          if (options.watch === true) await watchObjects(context, volumeView(found));
+          else context.print.one(found, volumeSheet(found));
+        },
+        { longRunning: options.watch === true },
+      ),
     );
   volume
     .command('uri')
@@ -236,6 +252,15 @@ function addViews(volume: Command, run: RunAction): void {
         context.print.answer({ nbdUri: uri }, `${uri}\n`);
       }),
     );
+}
+
+async function listVolumes(context: CommandContext, isWatched: boolean): Promise<void> {
+  if (isWatched) {
+    await watchObjects(context, volumesView(context));
+    return;
+  }
+  const { volumes } = await context.api.listVolumes({}, context.call);
+  context.print.list(volumes, volumeColumns(context.nowMs));
 }
 
 async function uriOf(

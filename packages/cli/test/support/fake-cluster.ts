@@ -23,6 +23,7 @@ import {
   type VolumePolicy,
 } from '@stor/protocol';
 import { FakeRebalance } from './fake-rebalance.ts';
+import { FakeWatch } from './fake-watch.ts';
 import { FakeMembers } from './fake-members.ts';
 import { fakeSimulation, fakeUpgrade, orderFakeNode } from './fake-node.ts';
 import type { FakeNodePlan } from './fake-node.ts';
@@ -160,6 +161,7 @@ export class FakeCluster {
   /** by volume; one that is not there is idle */
   scrubs = new Map<string, Scrub>();
   scrubSettings: ScrubSettings = { everyMs: 7 * 86_400_000, rateBytesPerSecond: 64 * 2 ** 20 };
+  readonly watched = new FakeWatch();
   private replicaNumber = 11;
 
   constructor(nodes = 3) {
@@ -177,7 +179,11 @@ export class FakeCluster {
     this.opened += 1;
     this.endpoints = options.endpoints;
     this.timeoutMs = options.timeoutMs;
-    return { ...this.api(), close: () => void (this.closed += 1) };
+    return {
+      ...this.api(),
+      watch: this.watched.watch,
+      close: () => void (this.closed += 1),
+    };
   };
 
   api(): StorApi {
