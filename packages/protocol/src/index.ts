@@ -13,6 +13,7 @@ export * from './segments.ts';
 export * from './rpc/rpc-endpoint.ts';
 export * from './rpc/rpc-error.ts';
 export * from './rpc/services.ts';
+export * from './version-range.ts';
 export * from './volume-policy.ts';
 export * from './watch.ts';
 export * from './watch-fold.ts';

@@ -2,6 +2,7 @@ import { z } from 'zod';
 
 import { StorError, errorCodes } from './errors.ts';
 import type { SnapshotId } from './ids.ts';
+import type { VersionRange } from './version-range.ts';
 import { blockBytes, maxPayloadBytes, maxPeerControlBytes } from './limits.ts';
 
 /**
@@ -13,7 +14,9 @@ import { blockBytes, maxPayloadBytes, maxPeerControlBytes } from './limits.ts';
  * 64-bit numbers stay below 2^53. A body's length is checked against its type before anything is
  * allocated for it, so a broken peer can cost one connection and nothing else.
  */
-export const peerVersion = 4;
+export const peerVersions: VersionRange = { min: 4, max: 4 };
+/** What a node speaks that names no range, and what it wants to hear of others. */
+const rangelessVersion = 4;
 export const peerHeaderBytes = 32;
 
 export const peerFrame = {
@@ -290,11 +293,27 @@ const failure = z.object({
 /** First frame of either side. */
 export const peerHello = z.object({
   version: count,
+  /** absent: `version` is the only one */
+  minVersion: count.optional(),
+  maxVersion: count.optional(),
   clusterId: id,
   nodeId: id,
   agentInstance: id,
 });
 export type PeerHello = z.infer<typeof peerHello>;
+
+/** What a hello says of versions: a node that knows no ranges looks at `version` alone. */
+export function helloVersions({
+  min,
+  max,
+}: VersionRange): Partial<PeerHello> & { version: number } {
+  const version = Math.max(min, Math.min(rangelessVersion, max));
+  return { version, minVersion: min, maxVersion: max };
+}
+
+export function versionsOfHello({ version, minVersion, maxVersion }: PeerHello): VersionRange {
+  return { min: minVersion ?? version, max: maxVersion ?? version };
+}
 
 /** Fences the replica at the epoch and binds it to the channel. */
 export const peerOpen = z.object({

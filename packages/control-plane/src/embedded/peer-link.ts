@@ -1,4 +1,5 @@
 import type { OutgoingStream, RpcTransport } from '../rpc/rpc-transport.ts';
+import { versionHeader } from './raft-rpc.ts';
 import type { Clock, Logger, Random } from '@stor/runtime';
 
 /** Bounds of what waits for one peer; Raft sends again what is dropped. */
@@ -62,8 +63,8 @@ export class PeerLink {
   #connect(): void {
     const { address, metadata, clock, transport } = this.#options;
     const stream = transport.openStream(address, metadata, {
-      accepted: () => {
-        this.#accepted(stream);
+      accepted: (header) => {
+        this.#accepted(stream, Number(header(versionHeader) || '1'));
       },
       drained: () => {
         if (this.#stream !== stream || this.#state !== 'full') return;
@@ -81,12 +82,13 @@ export class PeerLink {
     });
   }
 
-  #accepted(stream: OutgoingStream): void {
+  /** `version`: what both sides speak; a member that names none speaks the first. */
+  #accepted(stream: OutgoingStream, version: number): void {
     if (this.#stream !== stream || this.#state !== 'connecting') return;
     this.#cancelTimer();
     this.#backoffMs = minBackoffMs;
     this.#state = 'open';
-    this.#noteReachable(true, '');
+    this.#noteReachable(true, '', version);
     this.#drain();
   }
 
@@ -122,11 +124,12 @@ export class PeerLink {
   }
 
   /** Logs changes only: a dead peer is tried for as long as it is dead. */
-  #noteReachable(reachable: boolean, reason: string): void {
+  #noteReachable(reachable: boolean, reason: string, version = 0): void {
     if (this.#reachable === reachable) return;
     this.#reachable = reachable;
     const { logger, address } = this.#options;
-    if (reachable) logger.info({ peer: address }, 'connected to a member of the cluster store');
+    if (reachable)
+      logger.info({ peer: address, version }, 'connected to a member of the cluster store');
     else logger.warn({ peer: address, reason }, 'no connection to a member of the cluster store');
   }
 }

@@ -1,5 +1,6 @@
 import type { ServiceDefinition } from '@grpc/grpc-js';
-import { StorError } from '@stor/protocol';
+import { commonVersion, formatVersions, parseVersions, StorError } from '@stor/protocol';
+import type { VersionRange } from '@stor/protocol';
 
 /**
  * The calls between members of the embedded store. They carry bytes of our own (`raft-ts` messages
@@ -39,6 +40,16 @@ export const raftServiceDefinition: ServiceDefinition = {
   Members: method('Members', false),
 };
 
+/**
+ * Versions of what the calls carry: the messages of Raft, commands and answers. A caller names its range
+ * with each call, and a stream is accepted with the version that both speak: it is written in that one.
+ * The other calls are in the lowest that the caller names, as it cannot know better.
+ */
+export const raftVersions: VersionRange = { min: 1, max: 1 };
+export const versionHeader = 'stor-raft-version';
+/** A caller that names none is from before there were several. */
+const rangelessVersions = '1-1';
+
 /** Who calls. */
 export interface CallerIdentity {
   clusterId: string;
@@ -47,6 +58,8 @@ export interface CallerIdentity {
   id: string;
   /** host:port at which it is called back; '' when only configurations say so */
   address: string;
+  /** @default `raftVersions` */
+  versions?: VersionRange;
 }
 
 /** Metadata of every call: as of the agents' other calls, and the member that calls. */
@@ -55,6 +68,7 @@ export function callMetadata(self: CallerIdentity, to: string): Record<string, s
     'stor-cluster-id': self.clusterId,
     'stor-node-id': to,
     'stor-from-id': self.id,
+    'stor-raft-versions': formatVersions(self.versions ?? raftVersions),
     ...(self.storeId === '' ? {} : { 'stor-store-id': self.storeId }),
     ...(self.address === '' ? {} : { 'stor-from-address': self.address }),
   };
@@ -63,12 +77,13 @@ export function callMetadata(self: CallerIdentity, to: string): Record<string, s
 /**
  * PERMISSION_DENIED unless the call is of this cluster and store, and meant for this member: a port
  * may have been given to another process since, and a member from before the store was made anew has
- * another truth. Whether the caller is a member is not asked here. Returns who calls.
+ * another truth. PROTOCOL when there is no version that both speak. Whether the caller is a member is not
+ * asked here. Returns who calls.
  */
 export function checkCaller(
   call: { header(name: string): string },
   self: CallerIdentity,
-): { id: string; address: string } {
+): { id: string; address: string; version: number } {
   const clusterId = call.header('stor-cluster-id');
   if (clusterId !== self.clusterId) {
     throw new StorError(
@@ -88,5 +103,11 @@ export function checkCaller(
       `the cluster store was made anew: ${id} has its part of ${storeId || 'the first one'}, this is a member of ${self.storeId || 'the first one'}; let the one that is behind join again with --discard-store`,
     );
   }
-  return { id, address: call.header('stor-from-address') };
+  const versions = parseVersions(call.header('stor-raft-versions') || rangelessVersions);
+  const version = commonVersion(self.versions ?? raftVersions, versions, {
+    protocol: 'the protocol of the cluster store',
+    own: `member ${self.id}`,
+    other: `member ${id}`,
+  });
+  return { id, address: call.header('stor-from-address'), version };
 }

@@ -1,6 +1,6 @@
 import { StorError } from '@stor/protocol';
 import type { IncomingStream, RpcContext, RpcMethod, RpcServer } from '../rpc/rpc-transport.ts';
-import { checkCaller, type CallerIdentity } from './raft-rpc.ts';
+import { checkCaller, versionHeader, type CallerIdentity } from './raft-rpc.ts';
 
 type Bytes = Uint8Array;
 
@@ -75,13 +75,14 @@ export class RaftService {
     from: string;
     handlers: RaftServiceHandlers;
     isMember: boolean;
+    version: number;
   } {
-    const { id, address } = checkCaller(call, this.#self);
+    const { id, address, version } = checkCaller(call, this.#self);
     const { handlers, callers } = { handlers: this.#handlers, callers: this.#callers };
     if (!handlers || !callers) throw this.#stopped();
     if (id === '' || callers.hasLeft(id)) throw noMember(id, callers.whyGone(id));
     if (address !== '') callers.learn(id, address);
-    return { from: id, handlers, isMember: callers.isMember(id) };
+    return { from: id, handlers, isMember: callers.isMember(id), version };
   }
 
   #unary(run: (handlers: RaftServiceHandlers, request: Bytes) => Promise<Bytes>): RpcMethod {
@@ -94,8 +95,9 @@ export class RaftService {
 
   #take(stream: IncomingStream): void {
     let from: string;
+    let version: number;
     try {
-      from = this.#enter(stream).from;
+      ({ from, version } = this.#enter(stream));
     } catch (error) {
       stream.end(StorError.from(error));
       return;
@@ -103,15 +105,16 @@ export class RaftService {
     // one stream per peer: a newer one means that the older one is dead
     this.#streams.get(from)?.end(new StorError('UNAVAILABLE', 'replaced by a newer stream'));
     this.#streams.set(from, stream);
-    stream.accept({
-      batch: (bytes) => {
+    const events = {
+      batch: (bytes: Bytes) => {
         // a throw ends the stream, with the error as its reason
         if (this.#streams.get(from) === stream) this.#handlers?.receive(from, bytes);
       },
       closed: () => {
         if (this.#streams.get(from) === stream) this.#streams.delete(from);
       },
-    });
+    };
+    stream.accept(events, { [versionHeader]: String(version) });
   }
 }
 

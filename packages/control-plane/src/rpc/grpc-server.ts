@@ -33,7 +33,7 @@ function statusOf(error: unknown): Partial<StatusObject> {
   return { code: wire.status, details: wire.text, metadata };
 }
 
-function headerOf(metadata: Metadata, name: string): string {
+export function headerOf(metadata: Metadata, name: string): string {
   const value = metadata.get(name)[0];
   return typeof value === 'string' ? value : '';
 }
@@ -188,7 +188,10 @@ class GrpcIncomingStream implements IncomingStream {
     return headerOf(this.#call.metadata, name);
   }
 
-  accept(events: { batch(bytes: Uint8Array): void; closed(): void }): void {
+  accept(
+    events: { batch(bytes: Uint8Array): void; closed(): void },
+    headers: Readonly<Record<string, string>> = {},
+  ): void {
     const batches = new BatchAssembler();
     const finish = (error: StorError | null): void => {
       if (this.#isOver) return;
@@ -197,7 +200,9 @@ class GrpcIncomingStream implements IncomingStream {
       else this.#callback(null, new Uint8Array());
       events.closed();
     };
-    this.#call.sendMetadata(new Metadata());
+    const metadata = new Metadata();
+    for (const [key, value] of Object.entries(headers)) metadata.set(key, value);
+    this.#call.sendMetadata(metadata);
     this.#call.on('data', (piece: Uint8Array) => {
       if (this.#isOver) return;
       try {

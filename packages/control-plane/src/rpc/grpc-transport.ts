@@ -18,7 +18,7 @@ import {
 } from '@stor/protocol';
 import { splitBatch } from '../embedded/raft-frames.ts';
 import { fromBytes, raftServiceDefinition, sendPath, toBytes } from '../embedded/raft-rpc.ts';
-import { GrpcServer } from './grpc-server.ts';
+import { GrpcServer, headerOf } from './grpc-server.ts';
 import type {
   OutgoingStream,
   OutgoingStreamEvents,
@@ -137,8 +137,8 @@ class GrpcStream implements OutgoingStream {
       broken(error.message);
     });
     // the peer answers with headers once it has accepted us
-    this.#stream.on('metadata', () => {
-      if (!this.#isOver) events.accepted();
+    this.#stream.on('metadata', (accepted: Metadata) => {
+      if (!this.#isOver) events.accepted((name) => headerOf(accepted, name));
     });
     this.#stream.on('drain', () => {
       if (!this.#isOver) events.drained();

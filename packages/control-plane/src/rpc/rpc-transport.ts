@@ -51,8 +51,8 @@ export interface OutgoingStream {
 
 /** None is called before `openStream` has returned. */
 export interface OutgoingStreamEvents {
-  /** The other side has accepted the stream; write only after that. */
-  accepted(): void;
+  /** The other side has accepted the stream, with this metadata; write only after that. */
+  accepted(header: (name: string) => string): void;
   drained(): void;
   /** Once, when it could not be opened or has broken; a part of what was written is lost then. */
   broken(reason: string): void;
@@ -63,9 +63,12 @@ export interface IncomingStream {
   header(name: string): string;
   /**
    * `batch`: in order, the bytes are the receiver's to keep; when it throws, the stream ends with that
-   * error. `closed`: once, unless `end` came before.
+   * error. `closed`: once, unless `end` came before. `metadata`: what the sender is told.
    */
-  accept(events: { batch(bytes: Uint8Array): void; closed(): void }): void;
+  accept(
+    events: { batch(bytes: Uint8Array): void; closed(): void },
+    metadata?: Readonly<Record<string, string>>,
+  ): void;
   /** Refuses the stream or ends it; the sender hears of it as `broken`. Works twice. */
   end(error: StorError): void;
 }

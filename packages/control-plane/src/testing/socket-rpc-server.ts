@@ -10,7 +10,15 @@ import type {
   RpcStreamMethod,
 } from '../rpc/rpc-transport.ts';
 import { rpcReceive } from './rpc-connection.ts';
-import { FramedBatches, frame, frameKind, splitHead, takeFrames, type Frame } from './rpc-frame.ts';
+import {
+  FramedBatches,
+  frame,
+  frameKind,
+  splitHead,
+  takeFrames,
+  withHead,
+  type Frame,
+} from './rpc-frame.ts';
 
 interface KnownMethod {
   definition: ServiceDefinition[string];
@@ -227,9 +235,13 @@ class SocketIncomingStream implements IncomingStream {
     return this.#metadata[name] ?? '';
   }
 
-  accept(events: { batch(bytes: Uint8Array): void; closed(): void }): void {
+  accept(
+    events: { batch(bytes: Uint8Array): void; closed(): void },
+    metadata: Readonly<Record<string, string>> = {},
+  ): void {
     this.#events = events;
-    this.#socket.write(frame(frameKind.accepted, 0));
+    const head = { service: 'raft', method: 'Send', metadata };
+    this.#socket.write(frame(frameKind.accepted, 0, withHead(head)));
   }
 
   end(error: StorError): void {

@@ -10,7 +10,7 @@ import type {
   RpcServiceName,
   RpcTransport,
 } from '../rpc/rpc-transport.ts';
-import { batchFrames, frame, frameKind, withHead, type Frame } from './rpc-frame.ts';
+import { batchFrames, frame, frameKind, splitHead, withHead, type Frame } from './rpc-frame.ts';
 import { RpcConnection } from './rpc-connection.ts';
 import { SocketRpcServer } from './socket-rpc-server.ts';
 
@@ -286,8 +286,10 @@ class SocketStream implements OutgoingStream {
       },
       frame: ({ kind, body }) => {
         if (this.#isOver) return;
-        if (kind === frameKind.accepted) events.accepted();
-        else broken(kind === frameKind.ended ? errorOf(body).message : 'no streams are taken');
+        if (kind === frameKind.accepted) {
+          const { metadata: told } = splitHead(body).head;
+          events.accepted((name) => told[name] ?? '');
+        } else broken(kind === frameKind.ended ? errorOf(body).message : 'no streams are taken');
       },
       drained: () => {
         if (!this.#isFull || this.#isOver) return;

@@ -1,8 +1,10 @@
 import {
   StorError,
+  commonVersion,
   decodePeerHeader,
   decodePongEntry,
   errorOfPeer,
+  helloVersions,
   newPeerHeader,
   parsePeerBody,
   peerClosed,
@@ -12,10 +14,12 @@ import {
   peerPingMs,
   peerPongEntryBytes,
   peerSilenceMs,
-  peerVersion,
+  peerVersions,
   replicaLeaseMs,
+  versionsOfHello,
   type PeerHeader,
   type PeerHello,
+  type VersionRange,
 } from '@stor/protocol';
 import type { Clock, StreamSocket } from '@stor/runtime';
 
@@ -42,6 +46,8 @@ export interface ChannelListener {
  */
 export class PeerConnection {
   readonly nodeId: string;
+  /** of the peer protocol: what both sides speak */
+  readonly version: number;
   readonly output: LinkOutput;
   /** Leases of this connection's channels run until then on the monotonic clock. */
   leaseUntilMs = 0;
@@ -60,13 +66,14 @@ export class PeerConnection {
 
   constructor(
     socket: StreamSocket,
-    nodeId: string,
+    { nodeId, version }: { nodeId: string; version: number },
     clock: Clock,
     outbox: Outbox,
     onOver: () => void,
   ) {
     this.#socket = socket;
     this.nodeId = nodeId;
+    this.version = version;
     this.#clock = clock;
     this.output = new LinkOutput(outbox, socket);
     this.#heardMs = clock.monotonicMs();
@@ -203,30 +210,38 @@ export class PeerConnection {
   }
 }
 
-/** Says hello on a new socket and waits for the peer's. PROTOCOL, FOREIGN_DATA, TIMEOUT. */
+/** Who says hello, and which versions it speaks @default `peerVersions` */
+export interface PeerIdentity extends Pick<PeerHello, 'clusterId' | 'nodeId' | 'agentInstance'> {
+  versions?: VersionRange;
+}
+
+/**
+ * Says hello on a new socket and waits for the peer's; resolves with the version that both speak.
+ * PROTOCOL, FOREIGN_DATA, TIMEOUT.
+ */
 export function greetPeer(
   socket: StreamSocket,
-  own: Omit<PeerHello, 'version'>,
+  own: PeerIdentity,
   expectNodeId: string,
   clock: Clock,
-): Promise<PeerHello> {
+): Promise<number> {
   return new Promise((resolve, reject) => {
     const header = newPeerHeader();
-    const finish = (error: StorError | null, hello: PeerHello | null): void => {
+    const finish = (error: StorError | null, version: number): void => {
       cancel();
       socket.onClose = () => {};
       // nothing follows a hello before the first request, so nothing is lost here
       socket.onData = (_bytes, start, end) => end - start;
-      if (error || !hello) {
+      if (error) {
         socket.destroy();
-        reject(error ?? new StorError('PROTOCOL', 'no hello'));
-      } else resolve(hello);
+        reject(error);
+      } else resolve(version);
     };
     const cancel = clock.after(peerHandshakeMs, () => {
-      finish(new StorError('TIMEOUT', `${socket.remote} sent no hello`), null);
+      finish(new StorError('TIMEOUT', `${socket.remote} sent no hello`), 0);
     });
     socket.onClose = (cause) => {
-      finish(new StorError('UNAVAILABLE', `${socket.remote} closed`, { cause }), null);
+      finish(new StorError('UNAVAILABLE', `${socket.remote} closed`, { cause }), 0);
     };
     socket.onData = (bytes, start, end) => {
       try {
@@ -241,41 +256,43 @@ export function greetPeer(
         const bodyEnd = start + peerHeaderBytes + header.bodyBytes;
         if (bodyEnd > end) return 0;
         const hello = parsePeerBody(peerHello, bytes, start + peerHeaderBytes, bodyEnd);
-        finish(helloProblem(hello, own.clusterId, expectNodeId), hello);
+        finish(null, greetedVersion(hello, own, expectNodeId));
         return bodyEnd - start;
       } catch (error) {
-        finish(StorError.from(error), null);
+        finish(StorError.from(error), 0);
         return end - start;
       }
     };
-    socket.write(encodeHello({ version: peerVersion, ...own }));
+    socket.write(encodeHello(own));
   });
 }
 
-export function helloProblem(
+/** The version to speak with whoever sent this hello. PROTOCOL, FOREIGN_DATA, UNAVAILABLE. */
+export function greetedVersion(
   hello: PeerHello,
-  clusterId: string,
+  own: PeerIdentity,
   expectNodeId: string | null,
-): StorError | null {
-  if (hello.version !== peerVersion) {
-    return new StorError(
-      'PROTOCOL',
-      `the peer speaks version ${hello.version} of the peer protocol, this node ${peerVersion}`,
-    );
-  }
-  if (hello.clusterId !== clusterId) {
-    return new StorError(
+): number {
+  if (hello.clusterId !== own.clusterId) {
+    throw new StorError(
       'FOREIGN_DATA',
-      `the peer belongs to cluster ${hello.clusterId}, this node to ${clusterId}`,
+      `the peer belongs to cluster ${hello.clusterId}, this node to ${own.clusterId}`,
     );
   }
+  const version = commonVersion(own.versions ?? peerVersions, versionsOfHello(hello), {
+    protocol: 'the peer protocol',
+    own: `node ${own.nodeId}`,
+    other: `node ${hello.nodeId}`,
+  });
   if (expectNodeId !== null && hello.nodeId !== expectNodeId) {
-    return new StorError('UNAVAILABLE', `found node ${hello.nodeId} in place of ${expectNodeId}`);
+    throw new StorError('UNAVAILABLE', `found node ${hello.nodeId} in place of ${expectNodeId}`);
   }
-  return null;
+  return version;
 }
 
-export function encodeHello(hello: PeerHello): Buffer {
+export function encodeHello({ versions = peerVersions, ...own }: PeerIdentity): Buffer {
+  const { clusterId, nodeId, agentInstance } = own;
+  const hello: PeerHello = { ...helloVersions(versions), clusterId, nodeId, agentInstance };
   return encodeLoose(peerFrame.hello, hello);
 }
 

@@ -102,18 +102,19 @@ export class PeerDirectory {
         cause,
       });
     }
-    await greetPeer(socket, this.#own, nodeId, this.#clock);
+    const version = await greetPeer(socket, this.#own, nodeId, this.#clock);
     if (this.#abort.signal.aborted) {
       socket.destroy();
       throw new StorError('ABORTED', 'this lane is closing');
     }
     if (socket.destroyed) throw new StorError('UNAVAILABLE', `${nodeId} closed the connection`);
-    const connection = new PeerConnection(socket, nodeId, this.#clock, this.#outbox, () => {
+    const peer = { nodeId, version };
+    const connection = new PeerConnection(socket, peer, this.#clock, this.#outbox, () => {
       if (this.#live.get(key)?.connection === connection) this.#live.delete(key);
       this.#logger.info({ peer: nodeId, reason: connection.over?.message }, 'peer link ended');
     });
     this.#live.set(key, { connection, link });
-    this.#logger.info({ peer: nodeId, host, port, link }, 'peer link is up');
+    this.#logger.info({ peer: nodeId, host, port, link, version }, 'peer link is up');
     connection.ping(this.#clock.monotonicMs());
     return connection;
   }

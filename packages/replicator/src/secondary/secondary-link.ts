@@ -12,7 +12,6 @@ import {
   peerHello,
   peerOpen,
   peerPongEntryBytes,
-  peerVersion,
   type PeerFrameType,
   type PeerHeader,
   type PeerHello,
@@ -25,7 +24,8 @@ import {
 import type { Clock, Logger, StreamSocket } from '@stor/runtime';
 
 import { LinkOutput, type Outbox } from '../peer/outbox.ts';
-import { encodeHello, encodeLoose, helloProblem } from '../peer/peer-connection.ts';
+import { encodeHello, encodeLoose, greetedVersion } from '../peer/peer-connection.ts';
+import type { PeerIdentity } from '../peer/peer-connection.ts';
 import { peerSpaceOf } from '../peer/peer-snapshots.ts';
 import {
   maxSecondaryBacklogBytes,
@@ -40,7 +40,7 @@ import { ReaderChannel } from './reader-channel.ts';
 import { SecondaryChannel, regionBitmap } from './secondary-channel.ts';
 
 export interface SecondaryHost {
-  readonly own: { clusterId: string; nodeId: string; agentInstance: string };
+  readonly own: PeerIdentity;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly outbox: Outbox;
@@ -223,10 +223,10 @@ export class SecondaryLink {
   #greet(header: PeerHeader, bytes: Buffer, body: number): void {
     if (header.type !== peerFrame.hello) throw new StorError('PROTOCOL', 'no hello first');
     const hello = parsePeerBody(peerHello, bytes, body, body + header.bodyBytes);
-    const problem = helloProblem(hello, this.#host.own.clusterId, null);
-    if (problem) throw problem;
+    const version = greetedVersion(hello, this.#host.own, null);
     this.#hello = hello;
-    this.#socket.write(encodeHello({ version: peerVersion, ...this.#host.own }));
+    this.#host.logger.debug({ peer: hello.nodeId, version }, 'a primary connects');
+    this.#socket.write(encodeHello(this.#host.own));
   }
 
   /**
