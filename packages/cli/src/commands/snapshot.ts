@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { StorError, checkSnapshotName, parseSnapshotName } from '@stor/protocol';
 import type { Snapshot } from '@stor/protocol';
-import type { RunAction } from '../command-context.ts';
+import type { CommandContext, RunAction } from '../command-context.ts';
 import { confirmRemoval } from '../confirm.ts';
 import { deleteSnapshots } from '../delete-snapshots.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
