@@ -136,13 +136,12 @@ export class ControlPlane implements ControlPlanePort {
     const growth = new VolumeGrowthOrders({ ...parts, access: more.access });
     const nodes = new NodeService({ ...options, insight, events: controlPlane.#events });
     const who = { nodes, moveStore: options.moveStore, ...memberServices(options) };
-    const placement = new PlacementService(options);
-    const some = { volumes, changes, growth, primaries, insight, disks, placement };
+    const some = { volumes, changes, growth, primaries, insight, disks };
     const events = controlPlane.#events;
     const rebalance = new RebalanceService({ ...options, events });
-    const orders = { ...some, ...who, ...more, rebalance };
+    const all = { ...some, ...who, ...more, rebalance, placement: new PlacementService(options) };
     const scrubs = new ScrubService({ ...options, events });
-    const plain = storService({ store, events, scrubs, ...orders, node, cluster: { id, name } });
+    const plain = storService({ store, events, scrubs, ...all, node, cluster: { id, name } });
     const stor = withChangeGuards(plain, { ...parts, ...more }, controlPlane.#undo);
     const agent = agentService(controlPlane.#nodeCalls(), { clusterId: id, nodeId: node.id });
     const common = { calls: controlPlane.#calls, logger };
