@@ -236,6 +236,7 @@ t.test('volumes attract and repel each other', async (t) => {
   t.equal(on(1, lonely, { labels: { app: 'web' } }).length, 1, 'the first of its kind');
   // what keeps away from others is kept away from
   db.spec.placement = { antiAffinity: [{ labels: { app: 'web' }, required: true }] };
+  put(state, db);
   t.same(on(3, {}, { labels: { app: 'web' } }), ['n1', 'n2', 'n3']);
   t.match(
     errorOf(() => on(4, {}, { labels: { app: 'web' } })),

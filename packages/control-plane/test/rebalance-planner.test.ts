@@ -4,7 +4,7 @@ import { PlacementBoard } from '../src/core/placement/placement-board.ts';
 import { brokenRules } from '../src/core/placement/placement-violations.ts';
 import { diskLoads, fullness, isReported } from '../src/core/rebalance/disk-loads.ts';
 import type { DiskLoad } from '../src/core/rebalance/disk-loads.ts';
-import { movableReplicas } from '../src/core/rebalance/movable-replicas.ts';
+import { MovableReplicas } from '../src/core/rebalance/movable-replicas.ts';
 import { RebalancePlanner } from '../src/core/rebalance/rebalance-planner.ts';
 import type { PlannedMove } from '../src/core/rebalance/rebalance-planner.ts';
 import type { BegunMove } from '../src/core/rebalance/rebalance-record.ts';
@@ -301,8 +301,10 @@ t.test('cordoned and drained nodes and disks that fail give and take nothing', a
 t.test('clones, what they grow from, and volumes that others name stay', async (t) => {
   const state = evenable();
   const ids = (): string[] =>
-    [...movableReplicas(state, () => false).values()]
-      .flat()
+    ['n0', 'n1', 'n2']
+      .flatMap((nodeId) =>
+        new MovableReplicas(state, () => false).on({ nodeId, diskId: `d-${nodeId}` }),
+      )
       .map(({ replica }) => replica.id)
       .sort();
   t.same(ids(), ['r-v0-n0', 'r-v1-n0', 'r-v2-n0']);
@@ -315,10 +317,16 @@ t.test('clones, what they grow from, and volumes that others name stay', async (
   const named = state.volumes.get('v-v1')?.value;
   const naming = state.volumes.get('v-v2')?.value;
   if (!named || !naming) throw new Error('no volume');
+  const again = (): void => {
+    put(state, named);
+    put(state, naming);
+  };
   named.metadata.labels = { app: 'db' };
   naming.spec.placement = { affinity: [{ labels: { app: 'db' }, required: false }] };
+  again();
   t.same(ids(), ['r-v2-n0'], 'beside which another one wants to be');
   naming.spec.placement = { antiAffinity: [{ labels: { app: 'db' }, required: true }] };
+  again();
   t.same(ids(), ['r-v1-n0', 'r-v2-n0'], 'a required one is judged place by place');
   naming.spec.policy.rebuildPaused = true;
   t.same(ids(), ['r-v1-n0']);

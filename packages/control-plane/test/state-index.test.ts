@@ -16,7 +16,9 @@ import {
   disksOn,
   diskShares,
   failedReports,
+  ruledVolumes,
   unsettledVolumes,
+  volumesLabelled,
   volumesOn,
 } from '../src/resources/state-index.ts';
 import { gib, volumeOn } from './volume-fixture.ts';
@@ -54,17 +56,23 @@ const volume = fc
     holder: fc.option(node),
     phase: fc.constantFrom('creating' as const, 'ready' as const, 'ready' as const),
     replicas: fc.integer({ min: 1, max: 3 }),
+    labels: fc.dictionary(fc.constantFrom('k', 'l'), fc.constantFrom('x', 'y')),
+    rules: fc.option(fc.constantFrom('affinity' as const, 'antiAffinity' as const), { freq: 2 }),
   })
-  .map(({ id, segments, growing, attachTo, holder, phase, replicas }): StoredVolume => {
+  .map(({ id, segments, growing, attachTo, holder, phase, replicas, ...more }): StoredVolume => {
     const base = volumeOn([], {
       name: String(id),
       replicas,
       ...(holder === null ? {} : { holder: { nodeId: holder } }),
     });
-    const spec = { ...base.spec, sizeBytes: 5 * gib + 4096, segmentBytes: 2 * gib };
+    const plain = { ...base.spec, sizeBytes: 5 * gib + 4096, segmentBytes: 2 * gib };
+    const rule = { labels: { k: 'x' }, required: true };
+    const placement = more.rules === null ? {} : { placement: { [more.rules]: [rule] } };
+    const spec = { ...plain, ...placement };
     const growth = { sizeBytes: 9 * gib, sinceMs: 1, segments: growing ?? [] };
     return {
       ...base,
+      metadata: { ...base.metadata, labels: { ...more.labels } },
       spec: attachTo === null ? spec : { ...spec, attachTo },
       status: { ...base.status, phase, segments, ...(growing === null ? {} : { growth }) },
     };
@@ -159,6 +167,20 @@ function stupid(state: ClusterState) {
       sorted(all(volumes).flatMap((v) => (concerns(v, nodeId) ? [v.metadata.id] : []))),
     unsettled: (volumes: Volumes) =>
       sorted(all(volumes).flatMap((v) => (rests(v) ? [] : [v.metadata.id]))),
+    labelled: (volumes: Volumes, labels: Record<string, string>) =>
+      sorted(
+        all(volumes).flatMap(({ metadata }) =>
+          Object.entries(labels).every(([key, value]) => metadata.labels[key] === value)
+            ? [metadata.id]
+            : [],
+        ),
+      ),
+    ruled: (volumes: Volumes) =>
+      sorted(
+        all(volumes).flatMap(({ metadata, spec }) =>
+          spec.placement?.affinity || spec.placement?.antiAffinity ? [metadata.id] : [],
+        ),
+      ),
     disks: (nodeId: string) =>
       sorted(
         [...state.disks.values()].flatMap((d) => (d.value.nodeId === nodeId ? [d.value.id] : [])),
@@ -189,6 +211,10 @@ function check(state: ClusterState): void {
     for (const id of nodeIds)
       assert.deepEqual(idsOf(volumesOn(volumes, id)), naive.on(volumes, id));
     assert.deepEqual(idsOf(unsettledVolumes(volumes)), naive.unsettled(volumes));
+    assert.deepEqual(idsOf(ruledVolumes(volumes)), naive.ruled(volumes));
+    for (const labels of [{}, { k: 'x' }, { l: 'y' }, { k: 'y', l: 'x' }]) {
+      assert.deepEqual(idsOf(volumesLabelled(volumes, labels)), naive.labelled(volumes, labels));
+    }
     const shares = [...diskShares(volumes)].map(([id, s]) => [
       id,
       [s.replicas, s.provisionedBytes],

@@ -86,7 +86,7 @@ export class VolumeChanges {
     // what other volumes were promised may be a moment old: it only ranks the disks
     const { volumes, trash } = this.#cache.state;
     const state: ClusterState = {
-      ...(await readHosts(this.#store, { local: true })),
+      ...(await readHosts(this.#store, { local: true, known: this.#cache.state })),
       volumes,
       trash,
     };

@@ -99,7 +99,11 @@ export class VolumeGrowthOrders {
     // what other volumes were promised may be a moment old: it only ranks the disks
     const { volumes, trash } = this.#cache.state;
     return {
-      state: { ...(await readHosts(this.#store, { local: true })), volumes, trash },
+      state: {
+        ...(await readHosts(this.#store, { local: true, known: this.#cache.state })),
+        volumes,
+        trash,
+      },
       wallMs: this.#clock.wallMs(),
       newReplicaId: () => makeId('r', this.#random.bytes(8)),
     };

@@ -157,7 +157,7 @@ export class VolumeService {
   async get(name: string): Promise<Volume> {
     const volume = await readSoon((options) => findVolume(this.#store, name, options));
     const { id } = volume.value.metadata;
-    const hosts = await readHosts(this.#store, { local: true });
+    const hosts = await this.#hosts();
     const snapshots = new Map([[id, await readSnapshots(this.#store, id, { local: true })]]);
     return this.#describeOne(volume, { ...hosts, snapshots });
   }
@@ -188,7 +188,7 @@ export class VolumeService {
 
   async attach(name: string, node: string): Promise<Volume> {
     const id = await this.#idOf(name);
-    const state = await readHosts(this.#store, { local: true });
+    const state = await this.#hosts();
     const nodeId = node === '' ? this.#nodeId : findNode(state, node).value.id;
     const known = state.nodes.get(nodeId)?.value;
     const cordon = cordonOf(known);
@@ -260,6 +260,11 @@ export class VolumeService {
     }
   }
 
+  /** Nodes and disks as this member has them; a read of the store that came before makes that current. */
+  #hosts(): Promise<ClusterState> {
+    return readHosts(this.#store, { local: true, known: this.#cache.state });
+  }
+
   #isSpaceComing(): boolean {
     const sinceMs = this.#clock.monotonicMs() - this.#lastDeletionMs;
     return this.#cache.state.deleted.size > 0 || sinceMs < freedSpaceWaitMs;
@@ -281,7 +286,7 @@ export class VolumeService {
       }
       // what other volumes were promised may be a moment old: it only ranks the disks
       const { volumes, trash } = this.#cache.state;
-      const state = { ...(await readHosts(this.#store, { local: true })), volumes, trash };
+      const state = { ...(await this.#hosts()), volumes, trash };
       const record = { ...make(state), ...(requestHash === '' ? {} : { requestHash }) };
       const { id } = record.metadata;
       const { succeeded } = await this.#store.transact({

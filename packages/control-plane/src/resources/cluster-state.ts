@@ -108,31 +108,39 @@ export function withNodeNames(state: ClusterState, text: string): string {
 
 const decodeName = (_key: string, value: Uint8Array): string => new TextDecoder().decode(value);
 
-type Decode = (key: string, value: Uint8Array) => unknown;
-
-function tables(state: ClusterState): [string, Map<string, Versioned<unknown>>, Decode][] {
-  return [
-    [keys.nodeLeasesPrefix, state.leases, records.decodeNodeLease],
-    [keys.nodesPrefix, state.nodes, records.decodeNode],
-    [keys.forgottenPrefix, state.forgotten, decodeForgotten],
-    [keys.disksPrefix, state.disks, records.decodeDisk],
-    [keys.volumesPrefix, state.volumes, records.decodeVolume],
-    [keys.volumeNamesPrefix, state.names, decodeName],
-    [keys.trashPrefix, state.trash, records.decodeVolume],
-    [keys.deletedPrefix, state.deleted, records.decodeVolume],
-    [keys.replicaReportsPrefix, state.reports, records.decodeReplicaReport],
-    [keys.scrubsPrefix, state.scrubs, records.decodeScrub],
-    [keys.membersPrefix, state.members, decodeMember],
-  ];
+interface Table {
+  prefix: string;
+  of: (state: ClusterState) => Map<string, Versioned<unknown>>;
+  decode: (key: string, value: Uint8Array) => unknown;
 }
+
+const tables: readonly Table[] = [
+  { prefix: keys.nodeLeasesPrefix, of: ({ leases }) => leases, decode: records.decodeNodeLease },
+  { prefix: keys.nodesPrefix, of: ({ nodes }) => nodes, decode: records.decodeNode },
+  { prefix: keys.forgottenPrefix, of: ({ forgotten }) => forgotten, decode: decodeForgotten },
+  { prefix: keys.disksPrefix, of: ({ disks }) => disks, decode: records.decodeDisk },
+  { prefix: keys.volumesPrefix, of: ({ volumes }) => volumes, decode: records.decodeVolume },
+  { prefix: keys.volumeNamesPrefix, of: ({ names }) => names, decode: decodeName },
+  { prefix: keys.trashPrefix, of: ({ trash }) => trash, decode: records.decodeVolume },
+  { prefix: keys.deletedPrefix, of: ({ deleted }) => deleted, decode: records.decodeVolume },
+  {
+    prefix: keys.replicaReportsPrefix,
+    of: ({ reports }) => reports,
+    decode: records.decodeReplicaReport,
+  },
+  { prefix: keys.scrubsPrefix, of: ({ scrubs }) => scrubs, decode: records.decodeScrub },
+  { prefix: keys.membersPrefix, of: ({ members }) => members, decode: decodeMember },
+];
 
 /**
  * Applies one change. Returns the error of a record that cannot be read: the entry is then left out
  * of the state, and since nothing is written without comparing its revision, it stays as it is.
+ * A record that `known` has of the same revision is taken from there: decoding thousands takes long.
  */
 export function applyChange(
   state: ClusterState,
   change: { key: string; value: Uint8Array | null; modRevision: number },
+  known: ClusterState | null = null,
 ): StorError | null {
   const { key, value, modRevision } = change;
   try {
@@ -164,11 +172,14 @@ export function applyChange(
         : null;
       return null;
     }
-    for (const [prefix, table, decode] of tables(state)) {
+    for (const { prefix, of, decode } of tables) {
       if (!key.startsWith(prefix)) continue;
       const id = key.slice(prefix.length);
+      const table = of(state);
       table.delete(id);
-      if (value) table.set(id, { value: decode(key, value), modRevision });
+      const same = known && of(known).get(id);
+      if (value && same?.modRevision === modRevision) table.set(id, same);
+      else if (value) table.set(id, { value: decode(key, value), modRevision });
       return null;
     }
     return null;

@@ -50,18 +50,18 @@ export async function findVolume(
 
 /**
  * Nodes, their leases, disks and the settings as of now: few, where volumes may be many. `options` as for reads
- * of the store.
+ * of the store; `known`: where records that have not changed since need not be decoded again.
  */
 export async function readHosts(
   store: ClusterStore,
-  options: StoreCallOptions & { local?: boolean } = {},
+  { known, ...options }: StoreCallOptions & { local?: boolean; known?: ClusterState } = {},
 ): Promise<ClusterState> {
   const state = emptyState();
   let local = options.local ?? false;
   for (const prefix of [nodesPrefix, forgottenPrefix, nodeLeasesPrefix, disksPrefix, settingsKey]) {
     // the first read waits until this member is up to date, so the others may read here
     const { revision, items } = await store.list(prefix, { ...options, local });
-    for (const item of items) applyChange(state, item);
+    for (const item of items) applyChange(state, item, known);
     state.revision = revision;
     local = true;
   }

@@ -3,7 +3,7 @@ import type { ClusterState, Versioned } from './cluster-state.ts';
 import { DiskTable } from './disk-table.ts';
 import type { DiskRecord, ReplicaReport, StoredVolume } from './records.ts';
 import { ReportTable } from './report-table.ts';
-import { addShares, isUnsettled, nodesOf, VolumeTable } from './volume-table.ts';
+import { addShares, isRuled, isUnsettled, nodesOf, VolumeTable } from './volume-table.ts';
 import type { DiskShare } from './volume-table.ts';
 
 /**
@@ -40,6 +40,31 @@ export function unsettledVolumes(volumes: Volumes): Versioned<StoredVolume>[] {
     return [...volumes.values()].filter(({ value }) => isUnsettled(value));
   }
   return Array.from(volumes.unsettled, (id) => volumes.get(id) as Versioned<StoredVolume>);
+}
+
+/** Volumes of a table that have all these labels; with none of them all volumes. */
+export function volumesLabelled(
+  volumes: Volumes,
+  labels: Readonly<Record<string, string>>,
+): Versioned<StoredVolume>[] {
+  const pairs = Object.entries(labels);
+  const hasAll = ({ value }: Versioned<StoredVolume>): boolean =>
+    pairs.every(([key, wanted]) => value.metadata.labels[key] === wanted);
+  if (!(volumes instanceof VolumeTable) || pairs.length === 0) {
+    return [...volumes.values()].filter(hasAll);
+  }
+  const fewest = pairs
+    .map((pair) => volumes.idsLabelled(pair))
+    .reduce((a, b) => (b.size < a.size ? b : a));
+  return Array.from(fewest, (id) => volumes.get(id) as Versioned<StoredVolume>).filter(hasAll);
+}
+
+/** Volumes of a table with rules of affinity or anti-affinity; usually few. */
+export function ruledVolumes(volumes: Volumes): Versioned<StoredVolume>[] {
+  if (!(volumes instanceof VolumeTable)) {
+    return [...volumes.values()].filter(({ value }) => isRuled(value));
+  }
+  return Array.from(volumes.ruled, (id) => volumes.get(id) as Versioned<StoredVolume>);
 }
 
 /** Replicas and promises of each disk that has any, of the volumes of a table. */

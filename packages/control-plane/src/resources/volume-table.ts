@@ -23,6 +23,8 @@ export class VolumeTable extends Map<VolumeId, Volume> {
   readonly #byNode = new Map<NodeId, Set<VolumeId>>();
   readonly #byDisk = new Map<DiskId, DiskShare>();
   readonly #unsettled = new Set<VolumeId>();
+  readonly #byLabel = new Map<string, Set<VolumeId>>();
+  readonly #ruled = new Set<VolumeId>();
 
   constructor(volumes: Iterable<readonly [VolumeId, Volume]> = []) {
     // the base class would fill itself before the index is there
@@ -37,6 +39,10 @@ export class VolumeTable extends Map<VolumeId, Volume> {
     for (const nodeId of nodesOf(value)) addTo(this.#byNode, nodeId, id);
     addShares(this.#byDisk, value, 1);
     if (isUnsettled(value)) this.#unsettled.add(id);
+    for (const pair of Object.entries(value.metadata.labels)) {
+      addTo(this.#byLabel, labelKey(pair), id);
+    }
+    if (isRuled(value)) this.#ruled.add(id);
     return this;
   }
 
@@ -50,6 +56,8 @@ export class VolumeTable extends Map<VolumeId, Volume> {
     this.#byNode.clear();
     this.#byDisk.clear();
     this.#unsettled.clear();
+    this.#byLabel.clear();
+    this.#ruled.clear();
   }
 
   /** Volumes that have anything to do with the node: see `nodesOf`. */
@@ -67,13 +75,36 @@ export class VolumeTable extends Map<VolumeId, Volume> {
     return this.#unsettled;
   }
 
+  /** Volumes with that label. */
+  idsLabelled(pair: readonly [string, string]): ReadonlySet<VolumeId> {
+    return this.#byLabel.get(labelKey(pair)) ?? none;
+  }
+
+  /** Volumes with rules about other volumes: see `isRuled`. */
+  get ruled(): ReadonlySet<VolumeId> {
+    return this.#ruled;
+  }
+
   #forget(id: VolumeId): void {
     const volume = this.get(id);
     if (!volume) return;
     for (const nodeId of nodesOf(volume.value)) removeFrom(this.#byNode, nodeId, id);
     addShares(this.#byDisk, volume.value, -1);
     this.#unsettled.delete(id);
+    for (const pair of Object.entries(volume.value.metadata.labels)) {
+      removeFrom(this.#byLabel, labelKey(pair), id);
+    }
+    this.#ruled.delete(id);
   }
+}
+
+/** Neither keys nor values have such a character. */
+const labelKey = ([key, value]: readonly [string, string]): string => `${key}\u0000${value}`;
+
+/** It has rules of affinity or anti-affinity. */
+export function isRuled({ spec }: StoredVolume): boolean {
+  const { affinity = [], antiAffinity = [] } = spec.placement ?? {};
+  return affinity.length + antiAffinity.length > 0;
 }
 
 const none: ReadonlySet<string> = new Set();

@@ -4,7 +4,11 @@ import { Controllers } from '../core/controllers/controllers.ts';
 import { SnapshotReader, snapshotPieces } from '../core/kv/kv-snapshot.ts';
 import { encodeCommand } from '../core/kv/kv-command.ts';
 import { KvState } from '../core/kv/kv-state.ts';
+import { withAllSegments } from '../core/placement/place-segments.ts';
+import { describeRebalance } from '../core/rebalance/describe-rebalance.ts';
+import { begunRebalance, defaultRebalance } from '../core/rebalance/rebalance-record.ts';
 import { applyChange, emptyState } from '../resources/cluster-state.ts';
+import { readHosts } from '../resources/find.ts';
 import { rootPrefix } from '../resources/keys.ts';
 import { LargeCluster } from './large-cluster.ts';
 import { largeRecords, volumeIdOf, type LargeShape } from './large-records.ts';
@@ -149,6 +153,33 @@ async function measurePlans(large: LargeCluster): Promise<void> {
   await timed('planOfOneChange', () => controllers.plan(cache.state, now(), newReplicaId));
 }
 
+/** Volumes that are placed one after the other, each as though it was the only request. */
+const placedVolumes = 20;
+
+/** What the place of one new volume costs, and what the next move of a rebalance costs the leader. */
+async function measurePlaces({ cache, store, clock }: LargeCluster): Promise<void> {
+  const known = cache.state.volumes.get(volumeIdOf(3))?.value;
+  if (!known) throw new Error('the volume to place another one like is gone');
+  const places = async (): Promise<void> => {
+    for (let i = 0; i < placedVolumes; i += 1) {
+      const { volumes, trash } = cache.state;
+      const hosts = await readHosts(store, { local: true, known: cache.state });
+      const metadata = { ...known.metadata, id: `v-new${i}`, name: `new${i}` };
+      const status = { ...known.status, attachment: null, segments: [] };
+      const record = { ...known, metadata, status };
+      withAllSegments(record, { ...hosts, volumes, trash }, newReplicaId);
+    }
+  };
+  // the first ones are slower: nothing is compiled yet
+  await places();
+  await timed('placeVolumes', places);
+  figures['placeVolume'] = (figures['placeVolumes'] ?? 0) / placedVolumes;
+  const nowWallMs = clock.wallMs();
+  const settings = { ...defaultRebalance, bandPercent: 1 };
+  const record = begunRebalance(null, { settings, nowWallMs });
+  await timed('rebalancePlan', () => describeRebalance(cache.state, record, { isDryRun: true }));
+}
+
 async function measureLoss(large: LargeCluster): Promise<void> {
   const { revision } = large.cluster.machine.state;
   const clockMs = large.clock.monotonicMs();
@@ -174,6 +205,7 @@ if (large.state.volumes.size !== shape.volumes)
   throw new Error('the cache has not read everything');
 await measureStore(large);
 await measurePlans(large);
+await measurePlaces(large);
 await measureLoss(large);
 await large.close();
 figures['rssBytes'] = process.memoryUsage.rss();

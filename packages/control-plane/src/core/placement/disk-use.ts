@@ -2,7 +2,7 @@ import type { DiskId, SegmentStatus, VolumeReplica } from '@stor/protocol';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 import { diskShares, unsettledVolumes } from '../../resources/state-index.ts';
-import { placedSegments } from '../volume/segment-size.ts';
+import { placedSegments, promisedSizeOf } from '../volume/segment-size.ts';
 
 /** What the records say of the replicas on one disk. */
 export interface DiskUse {
@@ -22,14 +22,36 @@ export function keptVolumes(state: ClusterState): Versioned<StoredVolume>[] {
 
 /**
  * Replicas and promises of each disk that has any. Sums come from the index of the tables; what is on
- * its way only from volumes at which something is under way.
+ * its way only from volumes at which something is under way. `instead`: see `PlacementBoard`.
  */
-export function diskUses(state: ClusterState): Map<DiskId, DiskUse> {
+export function diskUses(
+  state: ClusterState,
+  instead: StoredVolume | null = null,
+): Map<DiskId, DiskUse> {
   const uses = new Map<DiskId, DiskUse>();
   const useOf = (diskId: DiskId): DiskUse => {
     const use = uses.get(diskId) ?? { ...unused };
     uses.set(diskId, use);
     return use;
+  };
+  const count = (volume: StoredVolume, sign: 1 | -1): void => {
+    for (const segment of placedSegments(volume)) {
+      const bytes = promisedSizeOf(volume, segment.index);
+      for (const { diskId } of segment.replicas) {
+        const use = useOf(diskId);
+        use.replicas += sign;
+        use.provisionedBytes += sign * bytes;
+      }
+    }
+  };
+  const countComing = (volume: StoredVolume): void => {
+    for (const segment of placedSegments(volume)) {
+      const expected = expectedBytes(state, segment);
+      for (const replica of segment.replicas) {
+        const bytes = comingBytes(state, segment, replica, expected);
+        if (bytes > 0) useOf(replica.diskId).comingBytes += bytes;
+      }
+    }
   };
   for (const volumes of [state.volumes, state.trash]) {
     for (const [diskId, { replicas, provisionedBytes }] of diskShares(volumes)) {
@@ -38,15 +60,14 @@ export function diskUses(state: ClusterState): Map<DiskId, DiskUse> {
       use.provisionedBytes += provisionedBytes;
     }
     for (const { value } of unsettledVolumes(volumes)) {
-      for (const segment of placedSegments(value)) {
-        const expected = expectedBytes(state, segment);
-        for (const replica of segment.replicas) {
-          const bytes = comingBytes(state, segment, replica, expected);
-          if (bytes > 0) useOf(replica.diskId).comingBytes += bytes;
-        }
-      }
+      if (value.metadata.id !== instead?.metadata.id) countComing(value);
     }
   }
+  if (!instead) return uses;
+  const recorded = state.volumes.get(instead.metadata.id);
+  if (recorded) count(recorded.value, -1);
+  count(instead, 1);
+  countComing(instead);
   return uses;
 }
 

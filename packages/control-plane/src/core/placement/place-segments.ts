@@ -17,11 +17,9 @@ export function withAllSegments(
   newReplicaId: () => ReplicaId,
   local?: NodeId,
 ): StoredVolume {
-  const { id } = record.metadata;
   const count = segmentCount(record.spec.sizeBytes, segmentBytesOf(record.spec));
   let grown = record;
-  const volumes = new Map(state.volumes).set(id, { value: record, modRevision: 0 });
-  const board = new PlacementBoard({ ...state, volumes });
+  const board = new PlacementBoard(state, record);
   for (let index = record.status.segments.length; index < count; index++) {
     const wanted = volumeNeed(record, index);
     const { subject } = wanted;

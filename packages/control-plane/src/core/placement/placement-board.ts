@@ -6,12 +6,15 @@ import type {
   PlacementRules,
   VolumeId,
 } from '@stor/protocol';
-import type { ClusterState } from '../../resources/cluster-state.ts';
+import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { DiskRecord, NodeRecord, StoredVolume } from '../../resources/records.ts';
+import { ruledVolumes, volumesLabelled } from '../../resources/state-index.ts';
+import { isRuled } from '../../resources/volume-table.ts';
 import { placedSegments } from '../volume/segment-size.ts';
 import { settingsOf } from './cluster-limits.ts';
 import { diskUses, unused } from './disk-use.ts';
 import type { DiskUse } from './disk-use.ts';
+import type { Site } from './spread.ts';
 
 /** A required anti-affinity rule, and the nodes of the volumes that have it. */
 export interface Repeller {
@@ -31,6 +34,7 @@ export function hasLabels(labels: Labels, wanted: Labels): boolean {
  */
 export class PlacementBoard {
   readonly state: ClusterState;
+  readonly #instead: StoredVolume | null;
   #settings: ClusterSettings | null = null;
   #uses: Map<DiskId, DiskUse> | null = null;
   #disks: Map<NodeId, DiskRecord[]> | null = null;
@@ -39,10 +43,13 @@ export class PlacementBoard {
   readonly #holders = new Map<string, Map<NodeId, Set<VolumeId>>>();
   readonly #knownLabels = new Map<string, boolean>();
   readonly #domains = new Map<string, Set<string>>();
+  readonly #sites = new Map<string, Map<NodeId, Site>>();
   readonly #placed = new Map<VolumeId, NodeId[]>();
 
-  constructor(state: ClusterState) {
+  /** `instead`: a volume that is about to be written, in place of what the state says of it, if anything. */
+  constructor(state: ClusterState, instead: StoredVolume | null = null) {
     this.state = state;
+    this.#instead = instead;
   }
 
   /** A caller may have one already, or only the state. */
@@ -56,7 +63,7 @@ export class PlacementBoard {
   }
 
   useOf(diskId: DiskId): DiskUse {
-    this.#uses ??= diskUses(this.state);
+    this.#uses ??= diskUses(this.state, this.#instead);
     return this.#uses.get(diskId) ?? unused;
   }
 
@@ -88,6 +95,20 @@ export class PlacementBoard {
     return known;
   }
 
+  /** Of volumes that the state was asked for, those that hold here. */
+  #known(found: Versioned<StoredVolume>[], isOne: (volume: StoredVolume) => boolean) {
+    const instead = this.#instead;
+    const values = found.map(({ value }) => value);
+    if (!instead) return values;
+    const others = values.filter(({ metadata }) => metadata.id !== instead.metadata.id);
+    return isOne(instead) ? [...others, instead] : others;
+  }
+
+  #labelled(labels: Labels): StoredVolume[] {
+    const isOne = ({ metadata }: StoredVolume): boolean => hasLabels(metadata.labels, labels);
+    return this.#known(volumesLabelled(this.state.volumes, labels), isOne);
+  }
+
   /** Nodes with a replica that stays of a volume with these labels, and of which volumes. */
   holders(labels: Labels): ReadonlyMap<NodeId, ReadonlySet<VolumeId>> {
     const key = JSON.stringify(Object.entries(labels).sort());
@@ -95,8 +116,7 @@ export class PlacementBoard {
     if (known) return known;
     const holders = new Map<NodeId, Set<VolumeId>>();
     this.#holders.set(key, holders);
-    for (const { value } of this.state.volumes.values()) {
-      if (!hasLabels(value.metadata.labels, labels)) continue;
+    for (const value of this.#labelled(labels)) {
       for (const nodeId of this.nodesOf(value)) addTo(holders, nodeId, value.metadata.id);
     }
     return holders;
@@ -104,10 +124,7 @@ export class PlacementBoard {
 
   /** Whether any volume has these labels; `except` does not count. */
   hasVolume(labels: Labels, except: VolumeId): boolean {
-    for (const { value } of this.state.volumes.values()) {
-      if (value.metadata.id !== except && hasLabels(value.metadata.labels, labels)) return true;
-    }
-    return false;
+    return this.#labelled(labels).some(({ metadata }) => metadata.id !== except);
   }
 
   /** Required rules that keep others away, and where the volumes that have them lie; usually few. */
@@ -118,7 +135,7 @@ export class PlacementBoard {
 
   #findRepellers(): Repeller[] {
     const repellers = new Map<string, Repeller>();
-    for (const { value } of this.state.volumes.values()) {
+    for (const value of this.#known(ruledVolumes(this.state.volumes), isRuled)) {
       for (const rule of value.spec.placement?.antiAffinity ?? []) {
         if (!rule.required) continue;
         const key = JSON.stringify([rule.domain ?? '', Object.entries(rule.labels).sort()]);
@@ -148,6 +165,15 @@ export class PlacementBoard {
     const known = this.#domains.get(about) ?? count();
     this.#domains.set(about, known);
     return known;
+  }
+
+  /** What a node offers under rules that are alike; see `siteOf`. */
+  rememberSite(about: string, nodeId: NodeId, make: () => Site): Site {
+    const sites = this.#sites.get(about) ?? new Map<NodeId, Site>();
+    this.#sites.set(about, sites);
+    const site = sites.get(nodeId) ?? make();
+    sites.set(nodeId, site);
+    return site;
   }
 
   /** Another replica is about to be put there: who is placed next finds that. */

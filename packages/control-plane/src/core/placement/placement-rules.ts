@@ -30,6 +30,24 @@ export function siteOf(
   domains: readonly string[] = preferredDomains(board, subject.rules),
 ): Site {
   const { rules } = subject;
+  const { affinity = [], antiAffinity = [] } = rules;
+  const isSame = [...affinity, ...antiAffinity].every((rule) => rule.required);
+  // without preferred rules it depends on the node alone, and the next volume or segment asks again
+  if (!isSame) return makeSiteOf(board, subject, node, domains);
+  return board.rememberSite(
+    [...(rules.required ?? []), '', ...domains].join('\u0000'),
+    node.id,
+    () => makeSiteOf(board, subject, node, domains),
+  );
+}
+
+function makeSiteOf(
+  board: PlacementBoard,
+  subject: PlacementSubject,
+  node: NodeRecord,
+  domains: readonly string[],
+): Site {
+  const { rules } = subject;
   const required = (rules.required ?? []).map((key) => `${key}=${node.labels[key] ?? ''}`);
   const path: string[] = [];
   for (const key of domains) {

@@ -1,6 +1,7 @@
-import type { DiskId, ReplicaId, SegmentStatus, VolumeReplica } from '@stor/protocol';
+import type { DiskId, NodeId, SegmentStatus, VolumeReplica } from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
+import { ruledVolumes, volumesOn } from '../../resources/state-index.ts';
 import { expectedBytes, reportedBytes } from '../placement/disk-use.ts';
 import { hasLabels } from '../placement/placement-board.ts';
 import { placedSegments } from '../volume/segment-size.ts';
@@ -20,46 +21,71 @@ export interface Movable {
 }
 
 /**
- * By disk, the largest first. Left out is what moving makes worse: clones and what they grow from (on one
- * disk they share their chunks, apart they do not), and volumes beside which others want to be, or from
- * which others would rather keep away.
+ * What may move, disk by disk: of most disks of a large cluster nobody asks. Left out is what moving makes
+ * worse: clones and what they grow from (on one disk they share their chunks, apart they do not), and volumes
+ * beside which others want to be, or from which others would rather keep away.
  */
-export function movableReplicas(
-  state: ClusterState,
-  isSettled: (replica: VolumeReplica) => boolean,
-): Map<DiskId, Movable[]> {
-  const sharing = sharingReplicas(state);
-  const isNamed = namedByOthers(state);
-  const byDisk = new Map<DiskId, Movable[]>();
-  for (const { value: volume } of state.volumes.values()) {
-    const { status, spec } = volume;
-    if (status.phase !== 'ready' || spec.policy.rebuildPaused || isNamed(volume)) continue;
-    for (const segment of status.segments) {
-      for (const replica of segment.replicas) {
-        const bytes = reportedBytes(state, replica);
-        if (bytes < minMoveBytes || isSettled(replica) || sharing.has(replica.id)) continue;
-        const fillBytes = Math.max(bytes, expectedBytes(state, segment));
-        const movable = { volume, segment, replica, bytes, fillBytes };
-        const known = byDisk.get(replica.diskId);
-        if (known) known.push(movable);
-        else byDisk.set(replica.diskId, [movable]);
+export class MovableReplicas {
+  readonly #state: ClusterState;
+  readonly #isSettled: (replica: VolumeReplica) => boolean;
+  readonly #isNamed: (volume: StoredVolume) => boolean;
+  readonly #byDisk = new Map<DiskId, Movable[]>();
+  readonly #sizes = new Map<DiskId, readonly number[]>();
+
+  constructor(state: ClusterState, isSettled: (replica: VolumeReplica) => boolean) {
+    this.#state = state;
+    this.#isSettled = isSettled;
+    this.#isNamed = namedByOthers(state);
+  }
+
+  /** The largest first. */
+  on({ diskId, nodeId }: { diskId: DiskId; nodeId: NodeId }): readonly Movable[] {
+    const known = this.#byDisk.get(diskId) ?? this.#find(diskId, nodeId);
+    this.#byDisk.set(diskId, known);
+    return known;
+  }
+
+  /** What the replicas of a disk take, also of those that may not move: without a look at volumes. */
+  sizesOn(diskId: DiskId): readonly number[] {
+    const reported = this.#state.disks.get(diskId)?.value.replicaBytes ?? {};
+    const known =
+      this.#sizes.get(diskId) ?? Object.values(reported).filter((bytes) => bytes >= minMoveBytes);
+    this.#sizes.set(diskId, known);
+    return known;
+  }
+
+  #find(diskId: DiskId, nodeId: NodeId): Movable[] {
+    const state = this.#state;
+    const found: Movable[] = [];
+    const here = volumesOn(state.volumes, nodeId).map(({ value }) => value);
+    const sharing = sharingReplicas([
+      ...here,
+      ...volumesOn(state.trash, nodeId).map(({ value }) => value),
+    ]);
+    for (const volume of here) {
+      const { status, spec } = volume;
+      if (status.phase !== 'ready' || spec.policy.rebuildPaused || this.#isNamed(volume)) continue;
+      for (const segment of status.segments) {
+        for (const replica of segment.replicas) {
+          if (replica.diskId !== diskId || sharing.has(replica.id)) continue;
+          const bytes = reportedBytes(state, replica);
+          if (bytes < minMoveBytes || this.#isSettled(replica)) continue;
+          const fillBytes = Math.max(bytes, expectedBytes(state, segment));
+          found.push({ volume, segment, replica, bytes, fillBytes });
+        }
       }
     }
+    return found.sort((a, b) => b.bytes - a.bytes || (a.replica.id < b.replica.id ? -1 : 1));
   }
-  for (const all of byDisk.values()) all.sort((a, b) => b.bytes - a.bytes);
-  return byDisk;
 }
 
-function sharingReplicas(state: ClusterState): Set<ReplicaId> {
-  const sharing = new Set<ReplicaId>();
-  for (const volumes of [state.volumes, state.trash]) {
-    for (const { value } of volumes.values()) {
-      for (const { replicas } of placedSegments(value)) {
-        for (const { id, cloneOf } of replicas) {
-          if (!cloneOf) continue;
-          sharing.add(id);
-          sharing.add(cloneOf.replicaId);
-        }
+/** A clone lies on the disk of what it grows from, so those of one node are all that count. */
+function sharingReplicas(volumes: readonly StoredVolume[]): Set<string> {
+  const sharing = new Set<string>();
+  for (const volume of volumes) {
+    for (const { replicas } of placedSegments(volume)) {
+      for (const { id, cloneOf } of replicas) {
+        if (cloneOf) sharing.add(id).add(cloneOf.replicaId);
       }
     }
   }
@@ -69,7 +95,7 @@ function sharingReplicas(state: ClusterState): Set<ReplicaId> {
 /** Whether a rule of affinity, or a preferred one of anti-affinity, of some other volume names it. */
 function namedByOthers(state: ClusterState): (volume: StoredVolume) => boolean {
   const rules = new Map<string, { labels: Record<string, string>; owners: Set<string> }>();
-  for (const { value } of state.volumes.values()) {
+  for (const { value } of ruledVolumes(state.volumes)) {
     const { affinity = [], antiAffinity = [] } = value.spec.placement ?? {};
     for (const { labels } of [...affinity, ...antiAffinity.filter((rule) => !rule.required)]) {
       const key = JSON.stringify(Object.entries(labels).sort());

@@ -9,7 +9,7 @@ import type { AvoidedDisks } from '../placement/rank.ts';
 import { chosenOf, compareScores, scoreOf, withSite } from '../placement/spread.ts';
 import { byTag, fullness, spreadOf } from './disk-loads.ts';
 import type { DiskLoad } from './disk-loads.ts';
-import { movableReplicas } from './movable-replicas.ts';
+import { MovableReplicas } from './movable-replicas.ts';
 import type { Movable } from './movable-replicas.ts';
 
 /** Places that one search judges by all rules; what it has not come to is looked at by the next one. */
@@ -51,7 +51,7 @@ export interface PlannedMove extends Movable {
 export class RebalancePlanner {
   readonly #options: PlannerOptions;
   readonly #pools: DiskLoad[][];
-  readonly #movables: Map<DiskId, Movable[]>;
+  readonly #movables: MovableReplicas;
   /** as they are after what was taken */
   readonly #volumes = new Map<VolumeId, StoredVolume>();
   readonly #mayMove = new Map<VolumeId, boolean>();
@@ -62,7 +62,7 @@ export class RebalancePlanner {
   constructor(options: PlannerOptions) {
     this.#options = options;
     this.#pools = [...byTag(options.loads.values()).values()];
-    this.#movables = movableReplicas(options.board.state, options.isSettled);
+    this.#movables = new MovableReplicas(options.board.state, options.isSettled);
   }
 
   /** The last search judged as many places as it may, so there may be a move that it did not find. */
@@ -91,7 +91,8 @@ export class RebalancePlanner {
       const most = Math.max(...pool.map(({ capacityBytes }) => capacityBytes));
       const search = { rising, most, lowest: fullness(rising[0] ?? noLoad) };
       for (const from of rising.toReversed()) {
-        for (const movable of this.#movables.get(from.diskId) ?? []) {
+        if (!this.#mayBeat(from, search, best?.gain ?? 0)) continue;
+        for (const movable of this.#movables.on(from)) {
           const found = this.#bestOf(movable, from, search, best?.gain ?? 0);
           if (found) best = found;
         }
@@ -131,21 +132,24 @@ export class RebalancePlanner {
     return (highest - lowest) * 100 <= this.#options.bandPercent;
   }
 
+  /** Whether any replica of the disk could lower the sum by more than `floor`, wherever it went. */
+  #mayBeat(from: DiskLoad, search: Search, floor: number): boolean {
+    return this.#movables.sizesOn(from.diskId).some((bytes) => {
+      const gain = benefitOf(from, bytes) - cheapest(search, bytes, search.lowest);
+      return gain > Math.max(floor, this.#leastGain(2 * bytes));
+    });
+  }
+
+  #leastGain(bytes: number): number {
+    return (this.#options.bandPercent / 100) * leastGainOfBand * bytes;
+  }
+
   /** The best move of this replica that lowers the sum by more than `floor`; null: there is none. */
-  #bestOf(
-    movable: Movable,
-    from: DiskLoad,
-    search: { rising: readonly DiskLoad[]; most: number; lowest: number },
-    floor: number,
-  ): PlannedMove | null {
+  #bestOf(movable: Movable, from: DiskLoad, search: Search, floor: number): PlannedMove | null {
     const { replica, bytes, fillBytes, volume } = movable;
-    const benefit = (bytes * (2 * from.usedBytes - bytes)) / from.capacityBytes;
-    const leastDifference = (this.#options.bandPercent / 100) * leastGainOfBand;
-    const least = Math.max(floor, leastDifference * (bytes + fillBytes));
-    // no disk could take it for less than this, whatever its size is
-    const cheapest = (share: number): number =>
-      2 * fillBytes * share + (fillBytes * fillBytes) / search.most;
-    if (benefit - cheapest(search.lowest) <= least) return null;
+    const benefit = benefitOf(from, bytes);
+    const least = Math.max(floor, this.#leastGain(bytes + fillBytes));
+    if (benefit - cheapest(search, fillBytes, search.lowest) <= least) return null;
     const { barren } = this.#options;
     if (this.#taken.has(replica.id) || barren?.has(replica.id) === true) return null;
     if (!this.#mayMoveNow(volume)) {
@@ -156,7 +160,7 @@ export class RebalancePlanner {
     let best: PlannedMove | null = null;
     const judgedBefore = this.#judged;
     for (const to of search.rising) {
-      if (benefit - cheapest(fullness(to)) <= (best?.gain ?? least)) break;
+      if (benefit - cheapest(search, fillBytes, fullness(to)) <= (best?.gain ?? least)) break;
       if (to === from) continue;
       const cost = (fillBytes * (2 * to.usedBytes + fillBytes)) / to.capacityBytes;
       const gain = benefit - cost;
@@ -180,6 +184,26 @@ export class RebalancePlanner {
     this.#mayMove.set(id, known);
     return known;
   }
+}
+
+/** Where replicas of one tag could go. */
+interface Search {
+  /** the emptiest first */
+  rising: readonly DiskLoad[];
+  /** the largest capacity (bytes) */
+  most: number;
+  /** the smallest share in use */
+  lowest: number;
+}
+
+/** What its own disk's part of the sum falls by when a replica leaves. */
+function benefitOf({ usedBytes, capacityBytes }: DiskLoad, bytes: number): number {
+  return (bytes * (2 * usedBytes - bytes)) / capacityBytes;
+}
+
+/** By less than this no disk's part of the sum rises of which so much is in use, whatever its size is. */
+function cheapest({ most }: Search, bytes: number, share: number): number {
+  return 2 * bytes * share + (bytes * bytes) / most;
 }
 
 const noLoad: DiskLoad = { diskId: '', nodeId: '', tag: '', capacityBytes: 1, usedBytes: 0 };

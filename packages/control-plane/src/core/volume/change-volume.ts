@@ -78,10 +78,8 @@ export function updatedVolume(
   const rules = placement ? { placement } : {};
   const changed = { ...record, spec: { ...spec, ...rules, replicas, policy } };
   if (replicas <= spec.replicas) return changed;
-  const volumes = new Map(context.state.volumes);
-  volumes.set(record.metadata.id, { value: changed, modRevision: 0 });
   // each is placed by what those before it have taken
-  const board = new PlacementBoard({ ...context.state, volumes });
+  const board = new PlacementBoard(context.state, changed);
   return record.status.segments.reduce(
     (now, segment) => withSegment(now, grown(segment, now, context, board)),
     changed,
