@@ -14,7 +14,8 @@ export function resultOrThrow(result: KvResult): KvResult {
     case 'full':
       throw new StorError(
         'NO_SPACE',
-        `the cluster store is full: it holds at most ${kvLimits.maxStateBytes} bytes and ` +
+        `the cluster store is full: it holds at most ${kvLimits.maxStateBytesOfLevel2} bytes ` +
+          `(${kvLimits.maxStateBytes} until all members run this version) and ` +
           `${kvLimits.maxLeases} leases; delete something first`,
       );
     case 'forgotten':

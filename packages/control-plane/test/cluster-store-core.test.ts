@@ -52,6 +52,7 @@ const command: fc.Arbitrary<KvCommand> = fc.oneof(
     leaseId,
     onlyInTerm: fc.option(fc.constantFrom(1, 2)),
   }),
+  record({ type: fc.constant('raiseLevel' as const), request, level: fc.constantFrom(1, 2) }),
 );
 
 /** The state machine as one would explain it: everything is a list and is gone through. */
@@ -62,6 +63,7 @@ class StupidState {
   requests: { id: string; result: KvResult; sequence: number }[] = [];
   forgotten: { sequence: number }[] = [];
   sequence = 0;
+  level = 1;
   readonly maxRequests: number;
 
   constructor(maxRequests: number) {
@@ -97,6 +99,10 @@ class StupidState {
       const kept = this.items.filter((item) => item.leaseId !== command.leaseId);
       if (kept.length < this.items.length) this.revision++;
       this.items = kept;
+      return yes;
+    }
+    if (command.type === 'raiseLevel') {
+      if (command.level > this.level) this.level = command.level;
       return yes;
     }
     const { compare, operations } = command.transaction;
@@ -154,6 +160,7 @@ t.test('the state machine does what a stupid one does, through restarts too', as
         const { state } = machine;
         assert.equal(state.revision, stupid.revision);
         assert.equal(state.sequence, stupid.sequence);
+        assert.equal(state.level, stupid.level);
         for (const prefix of ['', 'a', 'a/', 'b', 'c']) {
           assert.deepEqual(state.list(prefix), stupid.list(prefix));
         }
@@ -265,6 +272,41 @@ t.test('fields of a newer program', async (t) => {
   state.restore({ ...new KvState().image(), extra: { colour: 'red' } });
   const carried = decodeSnapshot(encodeSnapshot(state.image()));
   t.same(carried.extra, { colour: 'red' }, 'a snapshot carries them along');
+});
+
+t.test('a level is for all members, and none passes over one that it does not know', async (t) => {
+  const limits = { maxStateBytes: 200, maxStateBytesOfLevel2: 400, keyOverheadBytes: 100 };
+  const machine = new ClusterStoreMachine(new KvState(limits));
+  let n = 0;
+  const put = (to: ClusterStoreMachine, key: string): string | undefined => {
+    const request = { id: `${n++}`, since: 0 };
+    const operations: Operation[] = [{ type: 'put', key, value: new Uint8Array(50) }];
+    const transaction = { compare: [], operations };
+    const data = encodeCommand({ type: 'transact', request, transaction });
+    return to.apply([{ term: 1, data }])[0]?.status;
+  };
+  t.equal(put(machine, 'a'), 'done');
+  t.equal(put(machine, 'b'), 'full');
+  t.equal(Buffer.from(encodeSnapshot(machine.state.image()))[1], 1, 'as every version knows it');
+  const raise = (level: number): Uint8Array =>
+    encodeCommand({ type: 'raiseLevel', request: { id: `${n++}`, since: 0 }, level });
+  machine.apply([{ term: 1, data: raise(2) }]);
+  t.equal(put(machine, 'b'), 'done');
+  t.equal(put(machine, 'c'), 'full');
+  const bytes = Buffer.from(encodeSnapshot(machine.state.image()));
+  t.equal(bytes[1], 2, 'a program that knows level 1 only refuses it');
+  const other = new ClusterStoreMachine(new KvState(limits));
+  await other.restore(Readable.from([bytes]));
+  t.equal(other.state.level, 2);
+  t.equal(put(other, 'c'), 'full');
+  t.equal(put(other, 'a'), 'done');
+  // what this program does not know
+  t.throws(() => raise(3), { code: 'INVALID_ARGUMENT' });
+  const header = { id: 'x', since: 0, type: 'raiseLevel', level: 3 };
+  const data = encodeEnvelope(header);
+  t.throws(() => machine.apply([{ term: 1, data }]), { code: 'PROTOCOL', message: /upgrade/ });
+  bytes[1] = 3;
+  t.throws(() => decodeSnapshot(bytes), { code: 'PROTOCOL', message: /upgrade/ });
 });
 
 t.test('limits of the state', async (t) => {

@@ -10,6 +10,7 @@ import { CallDeadline } from '../src/embedded/call-deadline.ts';
 import { LatencyHistogram } from '../src/embedded/latency-histogram.ts';
 import { LeaderCalls, type LeaderCall } from '../src/embedded/leader-calls.ts';
 import { LeaseKeeper } from '../src/embedded/lease-keeper.ts';
+import { LevelKeeper } from '../src/embedded/level-keeper.ts';
 import { BatchAssembler, maxBatchBytes, splitBatch } from '../src/embedded/raft-frames.ts';
 
 /** Lets everything run that waits for nothing but promises. */
@@ -331,4 +332,44 @@ t.test('latency histogram', async (t) => {
     ],
   );
   t.equal(counts.at(-1), 1);
+});
+
+t.test('the level rises when every member knows it', async (t) => {
+  const machine = new ClusterStoreMachine();
+  const proposed: number[] = [];
+  let [members, isLeader, fails] = [['a', 'b', 'c'], false, true];
+  const keeper = new LevelKeeper({
+    id: 'a',
+    machine,
+    isLeader: () => isLeader,
+    members: () => ({ voters: members.slice(0, 2), outgoing: [], learners: members.slice(2) }),
+    propose: (level) => {
+      proposed.push(level);
+      if (fails) return Promise.reject(new Error('it leads no more'));
+      const request = { id: 'r', since: 0 };
+      machine.apply([{ term: 1, data: encodeCommand({ type: 'raiseLevel', request, level }) }]);
+      return Promise.resolve();
+    },
+    logger: silentLogger,
+  });
+
+  keeper.heard('b', 2);
+  keeper.heard('c', 2);
+  t.same(proposed, [], 'a follower does nothing');
+  isLeader = true;
+  keeper.heard('c', 1);
+  t.same(proposed, [], 'one of them was started with an earlier version');
+  members = ['a', 'b', 'd'];
+  keeper.look();
+  t.same(proposed, [], 'and of another nothing is known');
+  keeper.heard('d', 3);
+  keeper.look();
+  t.same(proposed, [2], 'one at a time');
+  await settled();
+  fails = false;
+  keeper.look();
+  t.same(proposed, [2, 2], 'again when it failed');
+  await settled();
+  keeper.look();
+  t.same(proposed, [2, 2], 'and once is enough');
 });

@@ -38,7 +38,13 @@ async function talk(
       renewLease: echo,
       members: echo,
     },
-    { learn: () => {}, isMember: () => true, hasLeft: () => false, whyGone: () => '' },
+    {
+      heard: () => {},
+      learn: () => {},
+      isMember: () => true,
+      hasLeft: () => false,
+      whyGone: () => '',
+    },
   );
   const address = `10.0.0.2:${await server.listen('10.0.0.2', 0)}`;
   const noted: { level: string; fields: Record<string, unknown> }[] = [];

@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { StorError } from '@stor/protocol';
 import { systemFiles } from '@stor/runtime';
-import { LevelRaftStorage, decodeMessages, type OpenKeyValueLog, type RaftNode } from 'raft-ts';
+import { LevelRaftStorage, decodeMessages, type RaftNode } from 'raft-ts';
 import { ClusterStoreMachine } from '../cluster-store-machine.ts';
 import { resultOrThrow } from '../cluster-store-result.ts';
 import type {
@@ -29,20 +29,20 @@ import {
 } from '../core/kv/kv-command.ts';
 import { decodeResult, encodeResult } from '../core/kv/kv-result.ts';
 import type { KvResult } from '../core/kv/kv-state.ts';
-import { Ballast } from './ballast.ts';
 import { CallDeadline } from './call-deadline.ts';
+import { checkMembers } from './check-members.ts';
 import { LatencyHistogram } from './latency-histogram.ts';
 import { LeaderCalls } from './leader-calls.ts';
 import { LeaseKeeper } from './lease-keeper.ts';
+import { LevelKeeper } from './level-keeper.ts';
+import { logOpener } from './log-opener.ts';
 import { MemberBook } from './member-book.ts';
 import { OutcastProbe } from './outcast-probe.ts';
 import { openNode, type EmbeddedStoreOptions, type Failure } from './open-node.ts';
 import { PeerConnections } from './peer-connections.ts';
 import { fromRaft, fromRaftStorage } from './raft-errors.ts';
-import { levelLogs } from './raft-logs.ts';
 import { RaftService, type RaftCallers } from './raft-service.ts';
 import { RecordedMembers } from './recorded-members.ts';
-import { RoomyLog } from './roomy-log.ts';
 import { claimFolder } from './store-identity.ts';
 import { EmbeddedMembers } from './embedded-members.ts';
 import { longLivedController } from '../resources/long-lived.ts';
@@ -69,6 +69,7 @@ export class EmbeddedClusterStore implements ClusterStore {
   readonly #members: EmbeddedMembers;
   readonly #calls: LeaderCalls;
   readonly #leases: LeaseKeeper;
+  readonly #level: LevelKeeper;
   readonly #latency = new LatencyHistogram();
   readonly #closed = longLivedController();
   readonly #failure: Failure;
@@ -122,6 +123,14 @@ export class EmbeddedClusterStore implements ClusterStore {
       logger: options.logger,
       proposeExpiry: (leaseId, term) =>
         this.#executeHere({ type: 'revokeLease', leaseId, onlyInTerm: term }),
+    });
+    this.#level = new LevelKeeper({
+      id: options.id,
+      machine: this.#machine,
+      isLeader: () => this.status().isLeader,
+      members: () => this.#node.members(),
+      propose: (level) => this.#executeHere({ type: 'raiseLevel', level }),
+      logger: options.logger,
     });
     this.#node.onRoleChange(() => {
       this.#noticeLeadership();
@@ -423,6 +432,9 @@ export class EmbeddedClusterStore implements ClusterStore {
 
   #callers(book: MemberBook): RaftCallers {
     return {
+      heard: (id, level) => {
+        this.#level.heard(id, level);
+      },
       learn: (id, address) => {
         book.learn([{ id, address }]);
       },
@@ -459,6 +471,7 @@ export class EmbeddedClusterStore implements ClusterStore {
   #noticeLeadership(): void {
     if (this.#closed.signal.aborted) return;
     const { isLeader } = this.status();
+    if (isLeader) this.#level.look();
     if (isLeader === this.#wasLeader) return;
     this.#wasLeader = isLeader;
     this.#notify(isLeader);
@@ -474,19 +487,6 @@ export class EmbeddedClusterStore implements ClusterStore {
   }
 }
 
-/** The first voters come from the configuration, or are said; then the configuration may know nobody. */
-function checkMembers({ id, members, voters }: EmbeddedStoreOptions): void {
-  const ids = new Set(members.map((member) => member.id));
-  const first = voters ?? [...ids];
-  const isIn = first.includes(id) || (voters !== undefined && first.length === 0);
-  if (isIn && ids.size === members.length) return;
-  throw new StorError(
-    'INVALID_ARGUMENT',
-    `the members of the cluster store must differ and include ${id}: ` +
-      (voters ?? members.map((member) => member.id)).join(', '),
-  );
-}
-
 /** Members are found where their records say. */
 function learnAddresses(records: ReadonlyMap<string, MemberRecord>, book: MemberBook): void {
   const stay = [...records.values()].filter(({ removedAtMs }) => removedAtMs === undefined);
@@ -496,12 +496,4 @@ function learnAddresses(records: ReadonlyMap<string, MemberRecord>, book: Member
 function stopped(cause: StorError): StorError {
   const message = `this member of the cluster store has stopped: ${cause.message}`;
   return new StorError('UNAVAILABLE', message, { cause });
-}
-
-function logOpener(options: EmbeddedStoreOptions): OpenKeyValueLog {
-  const { dataPath, clock, logger, files = systemFiles, logs = levelLogs } = options;
-  const { open } = logs;
-  if (!logs.needsBallast) return open;
-  const ballast = new Ballast(files, dataPath, path.join(dataPath, 'ballast'));
-  return (logPath) => RoomyLog.open(logPath, { open, ballast, clock, logger });
 }

@@ -1,6 +1,7 @@
 import type { ServiceDefinition } from '@grpc/grpc-js';
 import { commonVersion, formatVersions, parseVersions, StorError } from '@stor/protocol';
 import type { VersionRange } from '@stor/protocol';
+import { kvLevel } from '../core/kv/kv-limits.ts';
 
 /**
  * The calls between members of the embedded store. They carry bytes of our own (`raft-ts` messages
@@ -69,6 +70,7 @@ export function callMetadata(self: CallerIdentity, to: string): Record<string, s
     'stor-node-id': to,
     'stor-from-id': self.id,
     'stor-raft-versions': formatVersions(self.versions ?? raftVersions),
+    'stor-kv-level': String(kvLevel),
     ...(self.storeId === '' ? {} : { 'stor-store-id': self.storeId }),
     ...(self.address === '' ? {} : { 'stor-from-address': self.address }),
   };

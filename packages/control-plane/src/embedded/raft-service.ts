@@ -16,6 +16,8 @@ export interface RaftServiceHandlers {
 
 /** Who may call. */
 export interface RaftCallers {
+  /** A caller says up to which level of the state it can follow; one of an earlier version 1. */
+  heard(id: string, level: number): void;
   /** A caller says where it is called back. */
   learn(id: string, address: string): void;
   /** May it have commands done here? Only members may. */
@@ -82,6 +84,7 @@ export class RaftService {
     if (!handlers || !callers) throw this.#stopped();
     if (id === '' || callers.hasLeft(id)) throw noMember(id, callers.whyGone(id));
     if (address !== '') callers.learn(id, address);
+    callers.heard(id, Number(call.header('stor-kv-level')) || 1);
     return { from: id, handlers, isMember: callers.isMember(id), version };
   }
 

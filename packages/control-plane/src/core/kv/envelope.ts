@@ -42,23 +42,24 @@ export function decodeEnvelope(bytes: Uint8Array): { header: Header; values: Uin
 }
 
 /** What is in front of a header of so many bytes. */
-export function encodeEnvelopeHead(headerBytes: number): Uint8Array {
+export function encodeEnvelopeHead(headerBytes: number, version = envelopeVersion): Uint8Array {
   const bytes = new Uint8Array(envelopeHeadBytes);
   bytes[0] = magic;
-  bytes[1] = envelopeVersion;
+  bytes[1] = version;
   new DataView(bytes.buffer).setUint32(2, headerBytes);
   return bytes;
 }
 
-/** The length of the header (bytes). PROTOCOL when it is not an envelope of this version. */
-export function checkEnvelopeHead(bytes: Uint8Array): number {
+/** The length of the header (bytes). PROTOCOL when it is not an envelope of such a version. */
+export function checkEnvelopeHead(bytes: Uint8Array, newest = envelopeVersion): number {
   if (bytes.length < envelopeHeadBytes || bytes[0] !== magic) {
     throw new StorError('PROTOCOL', 'not a cluster store record: wrong first byte or too short');
   }
-  if (bytes[1] !== envelopeVersion) {
+  const version = bytes[1] ?? 0;
+  if (version < 1 || version > newest) {
     throw new StorError(
       'PROTOCOL',
-      `cluster store record of version ${bytes[1]}, this program knows ${envelopeVersion}: upgrade it`,
+      `cluster store record of version ${version}, this program knows ${newest}: upgrade it`,
     );
   }
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.length).getUint32(2);

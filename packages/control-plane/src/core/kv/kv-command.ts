@@ -2,7 +2,7 @@ import { StorError } from '@stor/protocol';
 import type { Compare, Operation, Transaction } from '../../cluster-store.ts';
 import { ValueReader, decodeEnvelope, encodeEnvelope } from './envelope.ts';
 import { countField, listField, objectField, textField } from './field.ts';
-import { kvLimits } from './kv-limits.ts';
+import { kvLevel, kvLimits } from './kv-limits.ts';
 
 /**
  * Names a request, so that it is applied once however often it is sent. `since` is the number of
@@ -18,6 +18,8 @@ export interface RequestStamp {
 export type KvCommand =
   | { type: 'transact'; request: RequestStamp; transaction: Transaction }
   | { type: 'grantLease'; request: RequestStamp; leaseId: string; ttlMs: number }
+  /** see `kvLevel` */
+  | { type: 'raiseLevel'; request: RequestStamp; level: number }
   | {
       type: 'revokeLease';
       request: RequestStamp;
@@ -113,6 +115,10 @@ export function checkCommand(command: KvCommand): void {
     checkTransaction(command.transaction);
     return;
   }
+  if (command.type === 'raiseLevel') {
+    if (command.level <= kvLevel) return;
+    throw invalid(`level ${command.level} is not known, this program knows ${kvLevel}: upgrade it`);
+  }
   checkId(command.leaseId, 'a lease id');
   if (command.type === 'grantLease') checkLeaseMs(command.ttlMs);
 }
@@ -142,6 +148,8 @@ export function encodeCommand(command: KvCommand): Uint8Array {
         leaseId: command.leaseId,
         ttlMs: command.ttlMs,
       });
+    case 'raiseLevel':
+      return encodeEnvelope({ ...common, type: 'raiseLevel', level: command.level });
     case 'revokeLease':
       return encodeEnvelope({
         ...common,
@@ -201,6 +209,8 @@ function decodeBody(
         leaseId: textField(header['leaseId'], 'leaseId'),
         ttlMs: countField(header['ttlMs'], 'ttlMs'),
       };
+    case 'raiseLevel':
+      return { type, request, level: countField(header['level'], 'level') };
     case 'revokeLease': {
       const term = header['onlyInTerm'] ?? null;
       return {

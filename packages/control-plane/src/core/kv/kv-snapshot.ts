@@ -3,6 +3,7 @@ import { StorError } from '@stor/protocol';
 import { checkEnvelopeHead, encodeEnvelopeHead, envelopeHeadBytes } from './envelope.ts';
 import { countField, listField, textField } from './field.ts';
 import { JsonParts, type JsonPart } from './json-parts.ts';
+import { kvLevel } from './kv-limits.ts';
 import { statusField } from './kv-result.ts';
 import type { KvImage, LeaseRecord } from './kv-state.ts';
 import type { RememberedRequest } from './remembered-requests.ts';
@@ -24,7 +25,8 @@ export function* snapshotPieces(image: KvImage): Generator<Uint8Array> {
     headerBytes += Buffer.byteLength(text);
     if (++count % pieceRecords === 0) yield new Uint8Array();
   }
-  yield encodeEnvelopeHead(headerBytes);
+  // a program that does not know the level must not take it for what it knows
+  yield encodeEnvelopeHead(headerBytes, image.level ?? 1);
   for (const texts of groups(headerTexts(image), (text) => text.length)) {
     yield encoder.encode(texts.join(''));
   }
@@ -40,8 +42,8 @@ export function encodeSnapshot(image: KvImage): Uint8Array {
 
 /** The JSON of the header: each record of a list, and what is between them. */
 function* headerTexts(image: KvImage): Generator<string> {
-  const { extra, revision, sequence, items, leases, forgottenUpTo, requests } = image;
-  const first = JSON.stringify({ ...extra, revision, sequence, forgottenUpTo });
+  const { extra, revision, sequence, level, items, leases, forgottenUpTo, requests } = image;
+  const first = JSON.stringify({ ...extra, revision, sequence, level, forgottenUpTo });
   yield first.slice(0, -1);
   yield* listTexts('items', items, itemFields);
   yield* listTexts('leases', leases, ({ leaseId, ttlMs }) => [leaseId, ttlMs]);
@@ -115,7 +117,9 @@ export class SnapshotReader {
     const part = piece.subarray(0, missing);
     this.#head.set(part, this.#headBytes);
     this.#headBytes += part.length;
-    if (this.#headBytes === envelopeHeadBytes) this.#headerLeft = checkEnvelopeHead(this.#head);
+    if (this.#headBytes === envelopeHeadBytes) {
+      this.#headerLeft = checkEnvelopeHead(this.#head, kvLevel);
+    }
     return piece.subarray(part.length);
   }
 
@@ -153,12 +157,14 @@ export class SnapshotReader {
     this.#header.end();
     if (this.#nextValue())
       throw new StorError('PROTOCOL', 'cluster store record is cut off in its values');
-    const { revision, sequence, forgottenUpTo, items, leases, requests, ...extra } = this.#fields;
+    const { revision, sequence, level, forgottenUpTo, items, leases, requests, ...extra } =
+      this.#fields;
     const lists = { items, leases, requests };
     for (const [name, list] of Object.entries(lists)) listField(list, name);
     return {
       revision: countField(revision, 'revision'),
       sequence: countField(sequence, 'sequence'),
+      ...(level === undefined ? {} : { level: countField(level, 'level') }),
       items: this.#items,
       leases: this.#leases,
       forgottenUpTo: countField(forgottenUpTo, 'forgottenUpTo'),

@@ -32,6 +32,8 @@ export interface LeaseRecord {
 export interface KvImage {
   revision: number;
   sequence: number;
+  /** see `kvLevel` @default 1 */
+  level?: number;
   items: KeyValue[];
   leases: LeaseRecord[];
   forgottenUpTo: number;
@@ -56,6 +58,7 @@ export class KvState {
   #history: ChangeHistory;
   #revision = 0;
   #sequence = 0;
+  #level = 1;
   #bytes = 0;
   #extra: Record<string, unknown> = {};
 
@@ -72,6 +75,10 @@ export class KvState {
   /** counts commands */
   get sequence(): number {
     return this.#sequence;
+  }
+  /** by which commands are applied; see `kvLevel` */
+  get level(): number {
+    return this.#level;
   }
   /** Watches may start at this revision or later. */
   get droppedRevision(): number {
@@ -116,6 +123,7 @@ export class KvState {
     return {
       revision: this.#revision,
       sequence: this.#sequence,
+      ...(this.#level > 1 ? { level: this.#level } : {}),
       items: this.list(''),
       leases: this.leases(),
       forgottenUpTo: this.#requests.forgottenUpTo,
@@ -135,6 +143,7 @@ export class KvState {
     this.#requests.restore(image.forgottenUpTo, image.requests);
     this.#revision = image.revision;
     this.#sequence = image.sequence;
+    this.#level = image.level ?? 1;
     this.#bytes = image.items.reduce((sum, item) => sum + this.#bytesOf(item), 0);
     this.#extra = image.extra;
     this.#history = this.#newHistory();
@@ -156,6 +165,9 @@ export class KvState {
         if (this.#leases.has(command.leaseId)) return this.#result('leaseExists');
         if (this.#leases.size >= this.#limits.maxLeases) return this.#result('full');
         this.#leases.set(command.leaseId, { ttlMs: command.ttlMs, keys: new Set() });
+        return this.#result('done', true);
+      case 'raiseLevel':
+        this.#level = Math.max(this.#level, command.level);
         return this.#result('done', true);
       case 'revokeLease':
         if (command.onlyInTerm !== null && command.onlyInTerm !== term) return this.#result('done');
@@ -179,7 +191,7 @@ export class KvState {
       growthBytes += this.#bytesOf(operation);
     }
     // what frees space is always let through, or a full store could not be helped
-    if (growthBytes > 0 && this.#bytes + growthBytes > this.#limits.maxStateBytes) {
+    if (growthBytes > 0 && this.#bytes + growthBytes > this.#maxStateBytes) {
       return this.#result('full');
     }
     const revision = this.#revision + 1;
@@ -190,6 +202,11 @@ export class KvState {
     }
     this.#commit(revision, events);
     return this.#result('done', true);
+  }
+
+  get #maxStateBytes(): number {
+    const { maxStateBytes, maxStateBytesOfLevel2 } = this.#limits;
+    return this.#level >= 2 ? maxStateBytesOfLevel2 : maxStateBytes;
   }
 
   #revoke(leaseId: string): KvResult {
