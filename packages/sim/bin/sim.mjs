@@ -1,5 +1,5 @@
 // pnpm sim [--seeds N] [--first-seed N] [--minutes N] [--jobs N] [--world agents|lanes]
-//          [--mutation NAME] [--replay SEED] [--dense] [--scrub] [--snapshots]
+//          [--mutation NAME] [--replay SEED] [--dense] [--scrub] [--snapshots] [--node-orders]
 //          [--verbose]
 // Runs whole clusters from seeds, and says which seed broke which promise.
 
@@ -23,6 +23,7 @@ const { values } = parseArgs({
     dense: { type: 'boolean', default: false },
     scrub: { type: 'boolean', default: false },
     snapshots: { type: 'boolean', default: false },
+    'node-orders': { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
   },
 });
@@ -53,6 +54,7 @@ function runOptions(seed) {
     ...(values.dense ? { dense: true } : {}),
     ...(values.scrub ? { scrub: true } : {}),
     ...(values.snapshots ? { snapshots: true } : {}),
+    ...(values['node-orders'] ? { nodeOrders: true } : {}),
     ...(values.world ? { world: values.world } : {}),
   };
 }
@@ -93,7 +95,7 @@ function tell({ seed, violations }) {
   }
   const world = values.world ? ` --world ${values.world}` : '';
   const mutation = values.mutation ? ` --mutation ${values.mutation}` : '';
-  const flags = ['dense', 'scrub', 'snapshots'].filter((flag) => values[flag]);
+  const flags = ['dense', 'scrub', 'snapshots', 'node-orders'].filter((flag) => values[flag]);
   const more = flags.map((flag) => ` --${flag}`).join('');
   process.stdout.write(
     `  again: pnpm sim --replay ${seed} --minutes ${values.minutes}${world}${mutation}${more} --verbose\n`,

@@ -16,6 +16,7 @@ import { FaultScene } from '../faults/fault-scene.ts';
 import type { LogSink } from '../world/sim-logger.ts';
 import { loadOf, type VolumeRun } from './volume-run.ts';
 import { EventStorm } from '../world/scheduler.ts';
+import { NodeOrders } from './node-orders.ts';
 import { Scrubbing } from './scrubbing.ts';
 import { Snapshotting, groupLabels } from './snapshotting.ts';
 import { UnderWay } from '../workload/under-way.ts';
@@ -32,6 +33,8 @@ export interface SeedOptions {
   scrub?: boolean;
   /** snapshots, rollbacks and growth beside the faults, of whole agents @default false */
   snapshots?: boolean;
+  /** cordons, drains, evacuations and decommissions beside the faults, of whole agents @default false */
+  nodeOrders?: boolean;
   /** instead of those of the seed */
   faults?: Fault[];
   /** every log line of the cluster */
@@ -100,6 +103,7 @@ export class SeedRun {
   readonly #faults: FaultScene;
   readonly #watch: MetadataWatch;
   readonly #scrubbing: Scrubbing | null;
+  readonly #nodeOrders: NodeOrders | null;
   readonly #snapshots: { checker: SnapshotChecker; orders: Snapshotting } | null;
   /** positions in the run's order, of all volumes */
   readonly #moments = { at: 0 };
@@ -139,6 +143,8 @@ export class SeedRun {
     });
     this.#snapshots = options.snapshots === true ? this.#snapshotter() : null;
     this.#scrubbing = options.scrub === true ? this.#scrubber() : null;
+    const { seed, nodeOrders = false } = options;
+    this.#nodeOrders = nodeOrders ? new NodeOrders(this.#faults, seed) : null;
     this.#watch = new MetadataWatch(this.#cluster, (detail) => this.#violation('metadata', detail));
   }
 
@@ -188,6 +194,7 @@ export class SeedRun {
     for (const { clients } of this.#volumes) for (const client of clients) client.start();
     const { minutes, faults } = this.#options;
     void this.#scrubbing?.run();
+    void this.#nodeOrders?.run();
     void this.#snapshots?.orders.run();
     const runner = new FaultRunner(this.#faults);
     await this.#suffer(runner, minutes, faults);
