@@ -303,7 +303,7 @@ t.test(
     const answer = await rig.during(said(node.control.acquire('two', 'auto', { waitMs: 100 })));
     t.match(
       answer,
-      /^FAILED_PRECONDITION: node n3 .* was decommissioned at/,
+      /^UNAVAILABLE: node n3 .* was decommissioned at/,
       'nothing begins there',
     );
     await rig.during(client.detachVolume({ name: 'db' }));

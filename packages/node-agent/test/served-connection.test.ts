@@ -1,3 +1,4 @@
+import { StorError } from '@stor/protocol';
 import type { PrimaryVolume } from '@stor/replicator';
 import { FakeClock } from '@stor/runtime/testing';
 import t from 'tap';
@@ -38,3 +39,47 @@ t.test('a target that was found is waited for no more when it is lost in its tur
   t.equal(connection.waitsForTarget, false, 'it serves now');
   connection.release();
 });
+
+t.test(
+  'a node that the cluster refuses says to its clients that another may serve them',
+  async (t) => {
+    const clock = new FakeClock();
+    let isRefused = false;
+    const why = 'node n3 (n-3) was decommissioned at ...';
+    const connection = new ServedConnection({
+      name: 'db',
+      isDirect: false,
+      peer: {
+        id: 1,
+        remote: 'test',
+        client: null,
+        contexts: [],
+        left: new AbortController().signal,
+      },
+      snapshots: new Map(),
+      relayIdentity: { id: 'c', sequence: [] },
+      clock,
+      place: async (each) => {
+        if (isRefused) throw new StorError('PERMISSION_DENIED', why);
+        each.serveFrom({ sizeBytes: 4096 } as unknown as PrimaryVolume);
+        return true;
+      },
+      leaveEntry: () => {},
+    });
+    const { device } = await connection.open();
+    isRefused = true;
+    connection.hold();
+    connection.move();
+    const answers: (StorError | null)[] = [];
+    const bytes = new Uint8Array(512);
+    const request = { offset: 0, length: 512, bytes, start: 0, retained: true, noHole: false };
+    device.write({ ...request, fua: false, done: (error) => answers.push(error) });
+    for (let ms = 0; ms < 70_000 && answers.length === 0; ms += 50) {
+      clock.advance(50);
+      for (let i = 0; i < 10; i++) await Promise.resolve();
+    }
+    // EPERM would be an error of the request: a client that reconnects by itself would give it up
+    t.match(answers, [{ code: 'UNAVAILABLE', message: why }]);
+    connection.release();
+  },
+);

@@ -358,7 +358,11 @@ export class Attachments {
     }
     const ownCompare = leaseCompare(this.#nodeId, own);
     const gone = await this.#store.get(forgottenKey(this.#nodeId), { local: true });
-    if (gone) throw goneForEver(decodeForgotten(gone.key, gone.value));
+    if (gone) {
+      // of this node only: another one may serve it
+      const { message } = goneForEver(decodeForgotten(gone.key, gone.value));
+      throw new StorError('UNAVAILABLE', message);
+    }
     const all = [
       ...compare.filter((other) => other.key !== ownCompare.key),
       ownCompare,

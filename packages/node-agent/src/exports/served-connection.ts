@@ -289,7 +289,7 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
   #reroute(): void {
     if (this.#routing || this.#over) return;
     this.#route(findPatienceMs, false).catch((error: unknown) => {
-      this.revoke(StorError.from(error));
+      this.revoke(notServed(StorError.from(error)));
     });
   }
 
@@ -328,6 +328,16 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
       if (signal.aborted) end();
     });
   }
+}
+
+/**
+ * What its requests end with: nothing is wrong with them, whatever this node was refused. So its client
+ * goes to another node, and hears of no error.
+ */
+function notServed(error: StorError): StorError {
+  if (isFinal(error)) return error;
+  const { message, details } = error;
+  return new StorError('UNAVAILABLE', message, { cause: error, details });
 }
 
 /** No other try can go better: the volume is gone, or this connection must not be served. */

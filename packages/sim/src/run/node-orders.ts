@@ -116,8 +116,8 @@ export class NodeOrders {
     for (let twice = 0; twice < 2; twice++) {
       for (const node of cluster.nodes) {
         const error = await cluster.tryOrder('GetNode', { name: node.host });
-        if (error?.code === 'NOT_FOUND') this.#scene.count('node-left');
-        else await this.#takeBack(node, cancelTries);
+        if (error?.code !== 'NOT_FOUND') await this.#takeBack(node, cancelTries);
+        else if (twice > 0) this.#scene.count('node-left');
       }
       // what a process that was stopped had been asked for may be done after that
       await cluster.scheduler.sleep(lateOrderMs);
