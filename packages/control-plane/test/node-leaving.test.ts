@@ -301,11 +301,7 @@ t.test(
     t.ok(await store.get(nodeLeaseKey(node.id)), 'whoever uses it there is served');
     t.equal((await client.getVolume({ name: 'db' })).status.primary?.nodeId, node.id);
     const answer = await rig.during(said(node.control.acquire('two', 'auto', { waitMs: 100 })));
-    t.match(
-      answer,
-      /^UNAVAILABLE: node n3 .* was decommissioned at/,
-      'nothing begins there',
-    );
+    t.match(answer, /^UNAVAILABLE: node n3 .* was decommissioned at/, 'nothing begins there');
     await rig.during(client.detachVolume({ name: 'db' }));
     await rig.until(async () => (await store.get(nodeLeaseKey(node.id))) === null);
   },
