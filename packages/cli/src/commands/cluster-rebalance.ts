@@ -6,6 +6,7 @@ import { rebalanceSheet, rebalanceWord } from '../rebalance-views.ts';
 
 interface StartOptions {
   dryRun?: true;
+  plan?: true;
   band?: string;
   budget?: string;
   maxMoves?: string;
@@ -50,6 +51,7 @@ function addStart(rebalance: Command, run: RunAction): void {
   rebalance
     .command('start')
     .option('--dry-run', 'change nothing, only show what would move')
+    .option('--plan', 'the same as --dry-run')
     .option('--band <percent>', 'end when disks of a tag differ by at most so much (default: 5%)')
     .option(
       '--budget <size>',
@@ -70,11 +72,12 @@ Examples:
   storctl cluster rebalance start --band 10% --max-moves 1 --stop-after 20`,
     )
     .action(async (options: StartOptions, command: Command) => {
-      const request = { ...settingsOf(options), dryRun: options.dryRun ?? false };
+      const dryRun = options.dryRun ?? options.plan ?? false;
+      const request = { ...settingsOf(options), dryRun };
       await run(command.optsWithGlobals(), async (context) => {
         const { api, print, call, nowMs } = context;
         const known = await api.startRebalance(request, call);
-        if (options.dryRun === true) print.answer({ ...known }, rebalanceSheet(known, nowMs, true));
+        if (dryRun) print.answer({ ...known }, rebalanceSheet(known, nowMs, true));
         else show(context, known);
       });
     });
@@ -115,7 +118,7 @@ function settingsOf({
 
 function parsePercent(text: string): number {
   if (/^[0-9]{1,2}(\.[0-9]+)?%?$/.test(text)) return Number(text.replace('%', ''));
-  throw invalid(`--band ${JSON.stringify(text)} is not valid: give percents from 1% to 50%`);
+  throw invalid(`--band ${JSON.stringify(text)} is not valid: give percents from 0.1% to 50%`);
 }
 
 function parseBudget(text: string): number {

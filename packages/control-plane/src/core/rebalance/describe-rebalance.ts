@@ -35,10 +35,12 @@ export function describeRebalance(
   const leftBytes = plannedBytes + sum(moving.map(({ bytes }) => bytes));
   const rate = rateOf(record);
   const isRunning = isShown && record?.state === 'running';
+  const left = plan.moves.length + moving.length;
   const wait = isRunning ? rebalanceWait(state, record) : null;
   return {
     state: stateOf(record, wait),
-    message: wait ?? record?.message ?? '',
+    message:
+      wait ?? (isRunning && left === 0 && begun.length > 0 ? reportText : (record?.message ?? '')),
     settings: { ...settings },
     startedAtMs: isDryRun ? null : (record?.startedAtMs ?? null),
     endedAtMs: record?.endedAtMs ?? null,
@@ -55,6 +57,9 @@ export function describeRebalance(
     etaMs: isRunning ? Math.ceil((leftBytes / rate.bytesPerSecond) * 1_000) : null,
   };
 }
+
+/** It ends when it has seen that this is so. */
+const reportText = 'all has moved; disks are about to report what they hold now';
 
 const noPlan = { moves: [] as PlannedMove[], isWhole: true };
 
@@ -144,9 +149,9 @@ function poolsOf(before: Spreads, after: Spreads): PoolSpread[] {
     .sort((a, b) => (a.tag < b.tag ? -1 : 1));
 }
 
-/** With one digit behind the point. */
+/** With two digits behind the point. */
 function percent(share: number): number {
-  return Math.round(share * 1_000) / 10;
+  return Math.round(share * 10_000) / 100;
 }
 
 /** What metrics show of it. */

@@ -193,7 +193,7 @@ export function changedRebalance(
   return next;
 }
 
-const minBandPercent = 1;
+const minBandPercent = 0.1;
 const maxBandPercent = 50;
 const minBudgetBytes = 1024 * 1024;
 /** As many as may move in the cluster for any reason. */
