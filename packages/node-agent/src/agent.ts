@@ -13,6 +13,7 @@ import { MetricsPage, type Logger, type MetricSnapshot } from '@stor/runtime';
 import { isEtcd, type AgentConfig } from './config.ts';
 import { storeIdentity } from './core/store-choice.ts';
 import { DataFolder } from './data-folder.ts';
+import { checkFirstStart } from './formation/check-first-start.ts';
 import type { LaneHost } from './lane/lane-host.ts';
 import type { MainMethods } from './lane/lane-protocol.ts';
 import { metricFamilies } from './metric-families.ts';
@@ -259,6 +260,10 @@ export class Agent {
     const hasMoved = (folder.storeNote()?.movedFrom ?? []).length > 0;
     const { formation = hasMoved ? { voters: [], storeId: '', known: [] } : undefined } =
       this.#config;
+    if (!formation && !folder.hasBegunRaft && !logs.exists(join(folder.raftPath, 'log'))) {
+      const { nodeName: name, members } = this.#config;
+      await checkFirstStart(rpc, { id: nodeId, name }, members);
+    }
     const formed = formation && {
       // once it has begun, the log alone says who votes
       voters: folder.hasBegunRaft ? [] : formation.voters,
