@@ -8,6 +8,7 @@ import { failover } from './control/failover.ts';
 import { writeFigures } from './control/figures.ts';
 import { formation } from './control/formation.ts';
 import { linearizable } from './control/linearizable.ts';
+import { mixedVersions } from './control/mixed-versions.ts';
 import { scale } from './control/scale.ts';
 import type { ControlStage } from './control/stage.ts';
 import { suites } from './control/suites.ts';
@@ -19,6 +20,7 @@ const parts: Record<string, (stage: ControlStage) => Promise<void>> = {
   ...suites,
   scale,
   linearizable,
+  'mixed-versions': mixedVersions,
 };
 
 const { positionals, values } = parseArgs({

@@ -30,6 +30,8 @@ export class AgentProcess {
   readonly place: AgentPlace;
   #child: ChildProcess | null = null;
   #exited: Promise<AgentExit> = Promise.resolve({ code: 0, signal: null });
+  /** the compiled agent of another version; null: that of this checkout */
+  mainFile: string | null = null;
   /** the last end of the process, null while it runs or before it ever ran */
   lastExit: AgentExit | null = null;
 
@@ -63,7 +65,11 @@ export class AgentProcess {
   start(): void {
     if (this.#child) throw new Error(`${this.place.name} runs already`);
     const log = openSync(this.logPath, 'a');
-    const agent = [join(checkoutRoot(), 'bin/stor-agent'), '--config', this.configPath];
+    const started =
+      this.mainFile === null
+        ? [join(checkoutRoot(), 'bin/stor-agent')]
+        : [process.execPath, this.mainFile];
+    const agent = [...started, '--config', this.configPath];
     const { netns } = this.place;
     // nsenter becomes the program it runs, so the process id is the agent's. "ip netns exec" would
     // give each process mounts of its own, which looks like another mount of the disk.
@@ -74,6 +80,7 @@ export class AgentProcess {
       env: {
         ...process.env,
         ...(netns === undefined ? {} : { STOR_SKIP_BUILD: '1' }),
+        ...(this.mainFile === null ? {} : { UV_THREADPOOL_SIZE: '32' }),
         ...this.place.env,
       },
     });
