@@ -9,7 +9,7 @@ import type {
   WatchOptions,
   WatchPosition,
 } from '@stor/protocol';
-import { silentLogger } from '@stor/runtime';
+import { silentLogger, type Clock } from '@stor/runtime';
 import { FakeClock, SeededRandom } from '@stor/runtime/testing';
 import t from 'tap';
 import { WatchService } from '../src/api/watch-service.ts';
@@ -215,7 +215,26 @@ async function served(limits = { changes: 3, chars: 1_000_000 }) {
   const logger = silentLogger;
   const cache = new StateCache(store, clock, logger);
   const random = new SeededRandom(1);
-  const common = { store, cache, clock, logger, random };
+  const timers = new Set<() => void>();
+  const counting: Clock = {
+    monotonicMs: () => clock.monotonicMs(),
+    wallMs: () => clock.wallMs(),
+    endOfTurn: (run) => {
+      clock.endOfTurn(run);
+    },
+    after: (delayMs, run) => {
+      const cancel = clock.after(delayMs, () => {
+        timers.delete(cancel);
+        run();
+      });
+      timers.add(cancel);
+      return () => {
+        timers.delete(cancel);
+        cancel();
+      };
+    },
+  };
+  const common = { store, cache, clock: counting, logger, random };
   const service = new WatchService({ ...common, limits, trouble: () => null });
   const put = async (i: number, version: string): Promise<void> => {
     const id = `n-000000000000000${i}`;
@@ -253,7 +272,7 @@ async function served(limits = { changes: 3, chars: 1_000_000 }) {
     await cache.close();
   };
   await put(1, 'a');
-  return { clock, service, put, until, watch, close };
+  return { clock, service, put, until, watch, close, timers };
 }
 
 t.test('a client that falls behind what is kept is let go, and slows nobody', async (t) => {
@@ -305,5 +324,35 @@ t.test('a node serves so many watches and no more', async (t) => {
   const more = watch();
   await until(() => more.error !== null);
   t.match(more.error, { code: 'UNAVAILABLE', message: /256 watches/ });
+  await close();
+});
+
+t.test('a node that stops leaves no timer behind, whenever a watch was begun', async (t) => {
+  for (const turns of [0, 1, 2, 5, 50]) {
+    const { clock, until, watch, close, timers } = await served();
+    const seen = watch();
+    for (let i = 0; i < turns; i++) {
+      clock.advance(1);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    await close();
+    await until(() => seen.error !== null);
+    t.match(seen.error, { code: 'UNAVAILABLE', message: /stopping/ });
+    const late = watch();
+    await until(() => late.error !== null);
+    for (let i = 0; i < 3; i++) {
+      clock.advance(10);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    t.equal(timers.size, 0);
+  }
+});
+
+t.test('the history goes a while after the last watch', async (t) => {
+  const { until, watch, close, timers } = await served();
+  const stalled = watch();
+  await until(() => stalled.error !== null);
+  t.ok(timers.size > 0, 'it is kept for those that come back');
+  await until(() => timers.size === 0);
   await close();
 });

@@ -227,7 +227,7 @@ async function checkRefusal(
       /(node|member) n-\w+ speaks version[^"]*: upgrade (node|member) [^"]*/.exec(logs) ?? [];
     return Promise.resolve(found ?? null);
   });
-  say('a version that N does not know is refused', told, true);
+  say('a version that N does not know is refused', told.split(': ').at(-1) ?? told, true);
   delete agent.place.env;
   await become(cluster, 1, null);
 }

@@ -53,6 +53,8 @@ interface WireStart {
 interface Watcher {
   /** null: its history is still being put together */
   cursor: WatchCursor | null;
+  /** it has ended: what it began goes no further */
+  isOver: boolean;
   /** ends it, whatever it waits for */
   fail: (error: StorError) => void;
   /** rejects then */
@@ -73,6 +75,7 @@ export class WatchService {
   #filling: Promise<void> | null = null;
   #undo: (() => void)[] = [];
   #cancelLinger = (): void => {};
+  #isClosed = false;
 
   constructor(options: WatchServiceOptions) {
     this.#options = options;
@@ -94,6 +97,7 @@ export class WatchService {
     send: (message: object) => Promise<void>,
   ): Promise<void> {
     const start = parseStart(request);
+    if (this.#isClosed) throw new StorError('UNAVAILABLE', 'the node is stopping');
     if (this.#watchers.size >= maxWatchers) {
       throw new StorError(
         'UNAVAILABLE',
@@ -124,7 +128,9 @@ export class WatchService {
   async #run(watcher: Watcher, start: WatchStart): Promise<never> {
     const { clock } = this.#options;
     this.#checkLease();
-    await this.#catchUp();
+    await this.#catchUp(watcher);
+    // nobody would close a history that is begun for a watch that has ended
+    if (watcher.isOver) return watcher.failed;
     const cursor = new WatchCursor(await this.#opened(), start);
     watcher.cursor = cursor;
     // one that goes on hears at once that it does
@@ -170,12 +176,13 @@ export class WatchService {
    * Proves that this node is not cut off, and waits until its cache has what was committed before the
    * watch began. Over etcd the cache may be a moment behind all the same: others move the revision too.
    */
-  async #catchUp(): Promise<void> {
+  async #catchUp(watcher: Watcher): Promise<void> {
     const { store, cache, clock } = this.#options;
     const { revision } = await readSoon((options) => store.list(clusterKey, options));
     const untilMs = clock.monotonicMs() + catchUpMs;
     while (!cache.loaded || cache.state.revision < revision) {
-      if (cache.loaded && clock.monotonicMs() >= untilMs) return;
+      const isLate = cache.loaded && clock.monotonicMs() >= untilMs;
+      if (isLate || watcher.isOver) return;
       await pause(clock, catchUpStepMs);
     }
   }
@@ -255,6 +262,7 @@ export class WatchService {
 
   #linger(): void {
     this.#cancelLinger();
+    if (this.#isClosed) return;
     this.#cancelLinger = this.#options.clock.after(lingerMs, () => {
       if (this.#watchers.size === 0) this.#forget();
     });
@@ -273,6 +281,7 @@ export class WatchService {
   }
 
   close(): void {
+    this.#isClosed = true;
     this.#cancelLinger();
     this.#end(new StorError('UNAVAILABLE', 'the node is stopping'));
   }
@@ -299,13 +308,24 @@ function readAnew(): StorError {
 }
 
 function newWatcher(send: (batch: WatchBatch) => Promise<void>): Watcher {
-  let fail: (error: StorError) => void = () => {};
-  const failed = new Promise<never>((_resolve, reject) => {
-    fail = reject;
+  let reject: (error: StorError) => void = () => {};
+  const failed = new Promise<never>((_resolve, fail) => {
+    reject = fail;
   });
   // it may fail while nobody waits for it
   failed.catch(() => {});
-  return { cursor: null, fail, failed, wake: () => {}, send };
+  const watcher: Watcher = {
+    cursor: null,
+    isOver: false,
+    fail: (error) => {
+      watcher.isOver = true;
+      reject(error);
+    },
+    failed,
+    wake: () => {},
+    send,
+  };
+  return watcher;
 }
 
 /** INVALID_ARGUMENT */
