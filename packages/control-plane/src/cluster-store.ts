@@ -124,6 +124,8 @@ export interface ClusterStore {
   status(): StoreStatus;
   /** absent when the members are not nodes of ours (etcd) */
   readonly members?: StoreMembers;
+  /** of a store that is not kept by the nodes: what a node that joins has to use */
+  readonly address?: string;
   /**
    * Called with true when this member becomes leader, false when it stops; returns the undo. Not
    * called for how it is at the time of the call: read `status()` for that.

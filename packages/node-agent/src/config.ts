@@ -94,12 +94,7 @@ export function namesNode(value: unknown): boolean {
 export function checkAgentSettings(value: unknown, where: string): AgentSettings {
   const parsed = agentSettingsSchema.safeParse(value);
   if (!parsed.success) throw notValid(where, parsed.error);
-  if (isEtcd(parsed.data.store)) {
-    throw new StorError(
-      'INVALID_ARGUMENT',
-      `${where}: with etcd as the store the config file says clusterId, nodeId and nodeName`,
-    );
-  }
+  checkStore(parsed.data, where);
   checkLabels(parsed.data.labels ?? {});
   checkListen(parsed.data, where);
   return parsed.data;
@@ -111,7 +106,7 @@ export function checkAgentConfig(value: unknown, path: string): AgentConfig {
   const parsed = agentConfigSchema.safeParse(value);
   if (!parsed.success) throw notValid(where, parsed.error);
   const config = parsed.data;
-  checkStore(config, path);
+  checkStore(config, where);
   if (!isEtcd(config.store) && !config.members.some((member) => member.id === config.nodeId)) {
     throw new StorError(
       'INVALID_ARGUMENT',
@@ -126,9 +121,12 @@ export function isEtcd(store: string | undefined): store is string {
   return store !== undefined && store !== 'embedded';
 }
 
-function checkStore({ store, etcdTls }: AgentConfig, path: string): void {
+function checkStore(
+  { store, etcdTls }: Pick<AgentConfig, 'store' | 'etcdTls'>,
+  where: string,
+): void {
   const wrong = (problem: string): StorError =>
-    new StorError('INVALID_ARGUMENT', `config file ${path}: ${problem}`);
+    new StorError('INVALID_ARGUMENT', `${where}: ${problem}`);
   if (isEtcd(store)) {
     try {
       parseEtcdAddress(store);

@@ -188,3 +188,34 @@ async function checkMovedWithout(t: Test, cluster: ThreadCluster, api: ApiClient
   });
   await checkMoved(t, cluster, api);
 }
+
+t.test('a node joins a cluster whose state is in etcd, and moves with it', async (t) => {
+  const { cluster, api } = await started(5);
+  const { token } = await cluster.during(api.createToken({ ttlMs: 0, uses: 2 }));
+  const other = cluster.join(4, { store: 'etcd://e:1/other' }, { token });
+  await t.rejects(other, {
+    code: 'FAILED_PRECONDITION',
+    message: /is in the store etcd:\/\/e:1\/first, not in etcd:\/\/e:1\/other/,
+  });
+  const fourth = await cluster.join(4, {}, { token });
+  t.match(fourth.config, { store: etcd, clusterId: cluster.node(0).config.clusterId });
+  await cluster.start(fourth);
+  const isUp = async (): Promise<boolean> => {
+    const { nodes } = await cluster.during(api.listNodes({}));
+    return nodes.some(({ metadata, status }) => metadata.name === 'n4' && status.state === 'up');
+  };
+  await cluster.until(isUp);
+  cluster.kill(fourth);
+  const again = await cluster.join(4, {}, { token: 'not needed' });
+  t.equal(again.config.nodeId, fourth.config.nodeId, 'a restart needs no token');
+  t.equal(again.config.store, etcd);
+  await cluster.start(fourth);
+  await cluster.until(isUp);
+  await moveOrRepeat(cluster, async () => {});
+  await checkMoved(t, cluster, api);
+  const { members } = await cluster.during(api.listMembers({}));
+  t.equal(members.length, 4, 'all are members');
+
+  await cluster.during(api.close());
+  await cluster.close();
+});

@@ -15,6 +15,8 @@ import {
   type MemoryHost,
 } from '@stor/runtime/testing';
 import { NbdClient } from 'nbd-client-js';
+import type { AgentSettings } from '../src/config.ts';
+import { formNode } from '../src/formation/form-node.ts';
 import { Agent, type AgentConfig, type Platform } from '../src/index.ts';
 import { startLaneInThread, type ThreadLaneHost } from '../src/testing/index.ts';
 
@@ -55,6 +57,7 @@ export class ThreadCluster {
   readonly etcds = new Map<string, MemoryCluster>();
   readonly #random: SeededRandom;
   readonly #services: Services;
+  readonly #seed: number;
 
   constructor(
     seed: number,
@@ -64,32 +67,52 @@ export class ThreadCluster {
     this.#random = new SeededRandom(seed);
     this.#services = services;
     this.network = new MemoryNetwork({ clock: this.clock });
+    this.#seed = seed;
     const ids = [1, 2, 3].map((i) => `n-000000000000000${i}`);
     const members = ids.map((id, i) => ({ id, name: `n${i + 1}`, api: `10.0.0.${i + 1}:10` }));
     for (const [i, id] of ids.entries()) {
-      const host = `10.0.0.${i + 1}`;
-      const files = new FaultyFiles({ seed: seed + i });
-      files.defer = (step) => void this.clock.after(fileStepMs, step);
-      const logs = new MemoryKeyValueDisk({
-        random: () => this.#random.next(),
-        schedule: (run) => void this.clock.after(logSyncMs, run),
+      this.#addNode(i + 1, {
+        nodeId: id,
+        members,
+        autoDisk: !options.computeOnly?.includes(i),
+        ...(options.store === undefined ? {} : { store: options.store }),
       });
-      const config: AgentConfig = {
+    }
+  }
+
+  #addNode(number: number, config: Partial<AgentConfig> = {}): ThreadNode {
+    const host = `10.0.0.${number}`;
+    const files = new FaultyFiles({ seed: this.#seed + number - 1 });
+    files.defer = (step) => void this.clock.after(fileStepMs, step);
+    const logs = new MemoryKeyValueDisk({
+      random: () => this.#random.next(),
+      schedule: (run) => void this.clock.after(logSyncMs, run),
+    });
+    const node: ThreadNode = {
+      id: config.nodeId ?? '',
+      host,
+      config: {
         clusterId,
         clusterName: 'thread',
-        nodeId: id,
-        nodeName: `n${i + 1}`,
+        nodeId: '',
+        nodeName: `n${number}`,
         dataDir: '/data',
         listen: { host, api: 10, http: 11, peers: 12, nbd: [nbdPort] },
-        members,
+        members: [],
         logLevel: 'info',
-        autoDisk: !options.computeOnly?.includes(i),
+        autoDisk: true,
         insecureListen: true,
-        ...(options.store === undefined ? {} : { store: options.store }),
-      };
-      const parts = { id, host, config, files, logs, etcdStores: [] };
-      this.nodes.push({ ...parts, sockets: null, lane: null, agent: null });
-    }
+        ...config,
+      },
+      files,
+      logs,
+      etcdStores: [],
+      sockets: null,
+      lane: null,
+      agent: null,
+    };
+    this.nodes.push(node);
+    return node;
   }
 
   node(index: number): ThreadNode {
@@ -111,6 +134,37 @@ export class ThreadCluster {
       });
     };
     await this.during(begin());
+  }
+
+  /** A node of its own folder, which asks n1 to let it in; started by its config afterwards. */
+  async join(
+    index: number,
+    settings: Partial<AgentSettings>,
+    wish: { token: string; discardStore?: boolean },
+  ): Promise<ThreadNode> {
+    const node = this.nodes[index - 1] ?? this.#addNode(index);
+    const sockets = this.network.host(node.host);
+    node.sockets = sockets;
+    const { dataDir, listen, logLevel, autoDisk } = node.config;
+    const base = { dataDir, listen, logLevel, autoDisk, clusterName: 'x', insecureListen: true };
+    const { files, logs, rpc, clock, random } = this.#platform(node, sockets);
+    const logger = this.#logger(node);
+    node.config = await this.during(
+      formNode(
+        { ...base, nodeName: `n${index}`, ...settings },
+        {
+          bootstrap: false,
+          join: {
+            addresses: ['10.0.0.1:10'],
+            token: wish.token,
+            replace: false,
+            discardStore: wish.discardStore ?? false,
+          },
+        },
+        { files, logs, rpc, clock, random, logger, hostName: 'host' },
+      ),
+    );
+    return node;
   }
 
   /** A client of the API, on a host of its own. @default of all nodes */
@@ -213,6 +267,7 @@ export class ThreadCluster {
     return {
       openStore: async ({ id, address }) =>
         Object.assign(kept(open(address).join(id)), {
+          address,
           commitLatency: () => ({ bounds: [], counts: [0], sum: 0 }),
         }),
       openKeys: async ({ address }) => {

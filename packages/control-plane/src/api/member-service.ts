@@ -12,7 +12,7 @@ import { encodeBackup } from '../core/members/backup-file.ts';
 import { isBackedUp } from '../core/members/raise-epochs.ts';
 import { checkJoin, decideJoin } from '../core/members/join-rules.ts';
 import { describeMembers } from '../core/members/describe-members.ts';
-import { bearsLoss } from '../core/members/plan-members.ts';
+import { bearsLoss, maxMembers } from '../core/members/plan-members.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState } from '../resources/cluster-state.ts';
 import { memberKey, memberSettingsKey, nodeKey, nodeNameKey } from '../resources/keys.ts';
@@ -147,9 +147,13 @@ export class MemberService {
     throw new StorError('CONFLICT', 'the settings change too often: try again');
   }
 
-  /** See StorApi.joinCluster: one transaction, after which the leader adds the node as a learner. */
+  /**
+   * See StorApi.joinCluster: one transaction, after which the leader adds the node as a learner. With
+   * etcd the record only keeps the node's name and its place in an embedded store later.
+   */
   async join(request: Request<'joinCluster'>): Promise<JoinAnswer> {
-    const members = this.#members();
+    const { members, address: storeAddress = '' } = this.#store;
+    if (storeAddress === '') this.#members();
     checkJoin(request);
     if (request.clusterId !== '' && request.clusterId !== this.#cluster.id) {
       throw new StorError(
@@ -161,7 +165,8 @@ export class MemberService {
       const used = await this.#tokens.use(request.token, request.nodeId);
       const state = await readMembers(this.#store);
       const name = await this.#store.get(nodeNameKey(request.name));
-      const { record, replaced } = decideJoin(state, request, this.#clock.wallMs());
+      const most = members ? maxMembers : Infinity;
+      const { record, replaced } = decideJoin(state, request, this.#clock.wallMs(), most);
       const key = memberKey(record.id);
       const nameKey = nodeNameKey(record.name);
       const value = new TextEncoder().encode(record.id);
@@ -184,8 +189,9 @@ export class MemberService {
       const { id, address } = record;
       this.#logger.info({ node: record.name, id, address, replaced }, 'a node joins the cluster');
       const { id: clusterId, name: clusterName } = this.#cluster;
-      const known = members.addresses().filter((member) => member.id !== id);
-      return { clusterId, clusterName, storeId: members.storeId, members: known };
+      const known = (members?.addresses() ?? []).filter((member) => member.id !== id);
+      const storeId = members?.storeId ?? '';
+      return { clusterId, clusterName, storeId, members: known, store: storeAddress };
     }
     throw new StorError('CONFLICT', 'too many nodes join at once: try again');
   }

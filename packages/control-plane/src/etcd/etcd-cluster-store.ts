@@ -42,6 +42,7 @@ export interface EtcdStoreOptions {
  * elected leader for the controllers. Reads and writes are linearizable by etcd's own Raft.
  */
 export class EtcdClusterStore implements ClusterStore {
+  readonly address: string;
   readonly #calls: EtcdCalls;
   readonly #keys: EtcdKeys;
   readonly #electionKeys: EtcdKeys;
@@ -59,6 +60,7 @@ export class EtcdClusterStore implements ClusterStore {
 
   private constructor(options: EtcdStoreOptions, endpoints: EtcdEndpoint[], prefix: string) {
     const { id, clock, random, logger } = options;
+    this.address = options.address;
     this.#clock = clock;
     // members begin with different servers
     const startAt = Math.floor(random.next() * endpoints.length);

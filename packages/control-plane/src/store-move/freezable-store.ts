@@ -24,6 +24,7 @@ export class FreezableStore implements ClusterStore {
   readonly status: ClusterStore['status'];
   readonly onLeadership: ClusterStore['onLeadership'];
   readonly members?: StoreMembers;
+  readonly address?: string;
 
   constructor(store: ClusterStore) {
     this.#store = store;
@@ -36,6 +37,7 @@ export class FreezableStore implements ClusterStore {
     this.status = store.status.bind(store);
     this.onLeadership = store.onLeadership.bind(store);
     if (store.members) this.members = store.members;
+    if (store.address !== undefined) this.address = store.address;
   }
 
   /** UNAVAILABLE, and nothing is done, while the store is frozen. */

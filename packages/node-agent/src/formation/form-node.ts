@@ -1,7 +1,9 @@
 import type { RaftLogs } from '@stor/control-plane';
 import { makeId, StorError } from '@stor/protocol';
 import type { Files, Random } from '@stor/runtime';
-import type { AgentConfig, AgentSettings, Formation } from '../config.ts';
+import { isEtcd, type AgentConfig, type AgentSettings, type Formation } from '../config.ts';
+import { storeIdentity } from '../core/store-choice.ts';
+import { movedNote, readStoreNote, writeStoreNote } from '../store-note.ts';
 import { forgetRaft, makeAnew, setRaftAside, useEmbedded } from './make-anew.ts';
 import { askToJoin, clusterAt, type JoinHost } from './ask-to-join.ts';
 import {
@@ -61,7 +63,27 @@ export async function formNode(
     nodeName: identity.nodeName ?? host.hostName,
     members: [],
     formation,
+    ...storeOf(settings, identity, host.files),
   };
+}
+
+/** What is given; else the store that the node is in, or was told of when it joined. */
+function storeOf(
+  { store, dataDir }: AgentSettings,
+  identity: NodeFolderIdentity,
+  files: Files,
+): { store?: string } {
+  const known = store ?? readStoreNote(files, dataDir)?.store ?? identity.store;
+  return known === undefined ? {} : { store: known };
+}
+
+/** FAILED_PRECONDITION when another store was given than the cluster is in. */
+function checkStore(given: string | undefined, store: string): void {
+  if (given === undefined || storeIdentity(given) === storeIdentity(store)) return;
+  throw new StorError(
+    'FAILED_PRECONDITION',
+    `the state of the cluster is in the store ${store}, not in ${given}: leave --store out, or name the same prefix`,
+  );
 }
 
 async function identityOf(
@@ -117,6 +139,12 @@ async function makeIdentity(
       `data folder ${dataDir} is new: give --bootstrap to make a cluster, or --join ADDRESS --token TOKEN to enter one`,
     );
   }
+  if (isEtcd(settings.store)) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      'a new cluster is made with the embedded store: move it to etcd with "storctl cluster migrate-store", or name clusterId, nodeId and nodeName in a config file with etcd as the store',
+    );
+  }
   const identity: NodeFolderIdentity = {
     formatVersion,
     clusterId: makeId('c', host.random.bytes(8)),
@@ -158,6 +186,8 @@ async function joined(
     neverVotes: !autoDisk,
     clusterId: found?.clusterId ?? '',
   });
+  const store = answer.store ? answer.store : 'embedded';
+  checkStore(settings.store, store);
   // refused until here: what is set aside now is of a store that is no more
   if (found) {
     setRaftAside(files, dataDir, host.clock.wallMs());
@@ -173,7 +203,10 @@ async function joined(
     origin: 'joined',
     storeId,
     known: members,
+    ...(store === 'embedded' ? {} : { store }),
   };
+  const note = readStoreNote(files, dataDir);
+  if (note && store !== 'embedded') writeStoreNote(files, dataDir, movedNote(note, store));
   writeIdentity(files, dataDir, identity, { keepsJoin: true });
   if (found) forgetRaft(files, dataDir);
   endJoin(files, dataDir);

@@ -25,6 +25,8 @@ const identitySchema = z.object({
   /** see StoreMembers.storeId */
   storeId: z.string().optional(),
   known: z.array(address).optional(),
+  /** the etcd that the cluster's state was in when the node joined; what it is in now says the folder's note */
+  store: z.string().optional(),
 });
 export type NodeFolderIdentity = z.infer<typeof identitySchema>;
 

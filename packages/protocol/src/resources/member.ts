@@ -44,4 +44,6 @@ export interface JoinAnswer {
   /** '' is the cluster's first store; another one after a restore */
   storeId: string;
   members: { id: NodeId; address: string }[];
+  /** of the etcd that the cluster's state is in; '' (absent from older nodes): the nodes keep it */
+  store?: string;
 }

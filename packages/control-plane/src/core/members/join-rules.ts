@@ -49,7 +49,12 @@ export function checkJoin({ nodeId, nonce, name, address }: JoinRequest): void {
  * Whether a node may join. ALREADY_EXISTS (its name is another node's), FAILED_PRECONDITION (its id
  * was a member of this store before, or there are too many members).
  */
-export function decideJoin(state: ClusterState, request: JoinRequest, nowMs: number): JoinDecision {
+export function decideJoin(
+  state: ClusterState,
+  request: JoinRequest,
+  nowMs: number,
+  most = maxMembers,
+): JoinDecision {
   const { nodeId, nonce, name, address } = request;
   const gone = state.forgotten.get(nodeId)?.value;
   if (gone) throw goneForEver(gone);
@@ -60,10 +65,10 @@ export function decideJoin(state: ClusterState, request: JoinRequest, nowMs: num
   const members = [...state.members.values()].filter(
     ({ value }) => value.removedAtMs === undefined,
   ).length;
-  if (!known && members >= maxMembers) {
+  if (!known && members >= most) {
     throw new StorError(
       'FAILED_PRECONDITION',
-      `the cluster has ${members} members, and more than ${maxMembers} are not possible with the embedded store: use etcd as the cluster store`,
+      `the cluster has ${members} members, and more than ${most} are not possible with the embedded store: use etcd as the cluster store`,
     );
   }
   const { neverVotes } = request;
