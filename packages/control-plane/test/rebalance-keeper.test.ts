@@ -96,6 +96,18 @@ t.test('one move after another begins, each with the record in which it stands',
   t.match(shown, { state: 'running', moved: 0, moving: [{ fromNode: 'a', toNode: 'd' }, {}] });
 });
 
+t.test('what was placed since it began stays, however full its disk is', async (t) => {
+  const state = lopsided();
+  for (const { value } of [...state.volumes.values()]) {
+    const other = value.metadata.name === 'v0' || value.metadata.name === 'v2' ? 'b' : 'c';
+    const { name } = value.metadata;
+    put(state, volumeOn(['a', other], { name, of: { a: { placedAtMs: 5_000 } } }));
+  }
+  begin(state);
+  const step = stepOf(new Controllers(), state, 6_000);
+  t.match(step?.record.moves, [{ fromDiskId: /^d-[bc]$/, toDiskId: 'd-d' }]);
+});
+
 t.test('a budget is kept on average, also when the clock is set back', async (t) => {
   const state = lopsided();
   begin(state, { bytesPerSecond: gib, maxMoves: 4 });

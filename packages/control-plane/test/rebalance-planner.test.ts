@@ -298,6 +298,21 @@ t.test('cordoned and drained nodes and disks that fail give and take nothing', a
   t.same(targets(state), ['d-n0 d-n1'], 'a node that is down');
 });
 
+t.test('what is preferred gets no worse', async (t) => {
+  const nodes = ['x', 'y', 'y'].map((zone) => ({ capacity: 100, zone, tag: '' }));
+  const volume = { first: 0, replicas: 2, size: 10, isApart: false, local: false };
+  const state = stateOf({ nodes, volumes: [volume, volume, volume] });
+  for (const { value } of state.volumes.values()) value.spec.placement = {};
+  const planner = plannerOf(state, diskLoads(state, []));
+  const found: string[] = [];
+  for (let move = planner.next(); move; move = planner.next()) {
+    found.push(`${move.from.diskId} ${move.to.diskId}`);
+    planner.take(move);
+  }
+  // those on n0 are the only ones in zone x
+  t.same(found, ['d-n1 d-n2']);
+});
+
 t.test('clones, what they grow from, and volumes that others name stay', async (t) => {
   const state = evenable();
   const ids = (): string[] =>
