@@ -9,6 +9,7 @@ import { writeFigures } from './control/figures.ts';
 import { formation } from './control/formation.ts';
 import { linearizable } from './control/linearizable.ts';
 import { mixedVersions } from './control/mixed-versions.ts';
+import { nodeOrders } from './control/node-orders.ts';
 import { scale } from './control/scale.ts';
 import type { ControlStage } from './control/stage.ts';
 import { suites } from './control/suites.ts';
@@ -21,6 +22,7 @@ const parts: Record<string, (stage: ControlStage) => Promise<void>> = {
   scale,
   linearizable,
   'mixed-versions': mixedVersions,
+  'node-orders': nodeOrders,
 };
 
 const { positionals, values } = parseArgs({

@@ -73,6 +73,13 @@ t.test('snapshots beside every fault are of one moment, and the same everywhere'
   t.match(output, /snapshot-export/);
 });
 
+t.test('a node leaves beside every fault, and its clients go on elsewhere', async (t) => {
+  const one = ['--seeds', '1', '--minutes', '3', '--jobs', '1', '--first-seed', '108'];
+  const { status, output } = await run('packages/sim/bin/sim.mjs', [...one, '--node-orders']);
+  t.equal(status, 0, output);
+  t.match(output, /node-left/);
+});
+
 t.test('every mutation still fits the sources', (t) => {
   if (!hasPatch(t)) {
     t.end();
