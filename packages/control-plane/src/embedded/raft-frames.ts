@@ -1,11 +1,11 @@
 import { StorError } from '@stor/protocol';
 
 /**
- * A batch of Raft messages may hold a log snapshot of many MiB, more than one gRPC message may
+ * A batch of Raft messages may hold a window of appends, many MiB and more than one gRPC message may
  * have. It goes as pieces, each with one byte in front: 0, more follows; 1, the last.
  */
 export const pieceBytes = 512 * 1024;
-/** Largest batch: a snapshot of 64 MiB, a window of appends and headers. */
+/** Largest batch: a snapshot in one message, as earlier versions send it, a window of appends and headers. */
 export const maxBatchBytes = 96 * 1024 * 1024;
 
 export function splitBatch(batch: Uint8Array): Uint8Array[] {
