@@ -2,7 +2,7 @@ import path from 'node:path';
 import { hasCode } from '@stor/protocol';
 import { silentLogger, systemClock, systemRandom } from '@stor/runtime';
 import t from 'tap';
-import { decodeBackup, encodeBackup } from '../src/core/members/backup-file.ts';
+import { decodeBackup, encodeBackup } from '../src/embedded/backup-file.ts';
 import { freezeKey } from '../src/core/store-move/move-records.ts';
 import { isBackedUp, isKept, raisedEpoch, raisedItems } from '../src/core/members/raise-epochs.ts';
 import { EmbeddedClusterStore, makeStoreAnew, readMemberState } from '../src/embedded/index.ts';

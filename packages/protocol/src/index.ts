@@ -1,5 +1,6 @@
 export * from './api-client.ts';
 export * from './api.ts';
+export * from './backup-text.ts';
 export * from './byte-size.ts';
 export * from './disk-space.ts';
 export * from './errors.ts';

@@ -16,7 +16,7 @@ export function addBackupCommand(cluster: Command, run: RunAction): void {
       'after',
       `
 The file appears under its name when it is whole and on disk. It tells where replicas are, not what is
-in them. It is put back by "stor-agent --restore FILE": see docs/operating/cluster.md.
+in them. How it is put back says "storctl cluster restore FILE".
 
 Examples:
   storctl cluster backup cluster.backup

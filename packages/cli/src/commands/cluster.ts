@@ -4,6 +4,7 @@ import { ExitStatus } from '../exit-status.ts';
 import { addMigrateStoreCommand } from './cluster-migrate-store.ts';
 import { clusterIsHealthy, clusterSheet } from '../resource-views.ts';
 import { addBackupCommand } from './cluster-backup.ts';
+import { addRestoreCommand } from './cluster-restore.ts';
 import { addMemberCommands } from './cluster-members.ts';
 import { addRebalanceCommands } from './cluster-rebalance.ts';
 
@@ -32,5 +33,6 @@ export function addClusterCommands(program: Command, run: RunAction): void {
   addMemberCommands(cluster, run);
   addMigrateStoreCommand(cluster, run);
   addBackupCommand(cluster, run);
+  addRestoreCommand(cluster, run);
   addRebalanceCommands(cluster, run);
 }

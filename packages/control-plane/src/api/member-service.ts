@@ -8,7 +8,7 @@ import type {
   StoreMember,
   StoreMembers,
 } from '../cluster-store.ts';
-import { encodeBackup } from '../core/members/backup-file.ts';
+import { encodeBackup } from '../embedded/backup-file.ts';
 import { isBackedUp } from '../core/members/raise-epochs.ts';
 import { checkJoin, decideJoin } from '../core/members/join-rules.ts';
 import { describeMembers } from '../core/members/describe-members.ts';

@@ -4,4 +4,4 @@ export * from './raft-logs.ts';
 export * from './make-anew.ts';
 export * from './make-first.ts';
 export { claimFolder } from './store-identity.ts';
-export * from '../core/members/backup-file.ts';
+export * from './backup-file.ts';

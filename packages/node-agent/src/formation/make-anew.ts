@@ -1,12 +1,6 @@
 import { join } from 'node:path';
-import {
-  claimFolder,
-  decodeBackup,
-  makeStoreAnew,
-  readMemberState,
-  type BackupHead,
-} from '@stor/control-plane';
-import { makeId, StorError } from '@stor/protocol';
+import { claimFolder, decodeBackup, makeStoreAnew, readMemberState } from '@stor/control-plane';
+import { makeId, StorError, type BackupHead } from '@stor/protocol';
 import { makeDurableDirectory, readTextFile, type Files } from '@stor/runtime';
 import type { AgentSettings } from '../config.ts';
 import type { FormationHost, FormationWish } from './form-node.ts';
