@@ -218,6 +218,23 @@ t.test('a node that is decommissioned gives its vote up, and hears that it is go
   t.same(world.plan(nowMs), { type: 'remove', id: idOf(2) }, 'who is lost is told nothing');
 });
 
+t.test('a node that was forgotten while the cluster was in etcd is no member again', async (t) => {
+  const world = new World();
+  for (const n of [1, 2, 3]) world.joined(n, n === 1 ? 'leader' : 'voter');
+  // its record was kept by a version that marked only members of the embedded store
+  world.record(4);
+  t.same(world.plan(), { type: 'add', id: idOf(4) });
+  const end = { id: idOf(4), name: 'n4', atMs: 1, how: 'forgotten' };
+  world.state.forgotten.set(idOf(4), { value: end, modRevision: 1 });
+  t.equal(world.plan(), null);
+  world.member(4, 'learner');
+  t.same(world.plan(), { type: 'remove', id: idOf(4) }, 'one that was added goes again');
+  world.step(nowMs);
+  world.node(5, { name: 'n4' });
+  const join = { ...request, nodeId: idOf(5), name: 'n4' };
+  t.match(decideJoin(world.state, join, nowMs), { replaced: null }, 'its name is free');
+});
+
 t.test('why a node cannot give its vote up', async (t) => {
   const world = new World();
   for (const n of [1, 2, 3]) world.joined(n, n === 1 ? 'leader' : 'voter');

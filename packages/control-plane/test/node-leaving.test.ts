@@ -3,9 +3,16 @@ import { StorError } from '@stor/protocol';
 import type { Volume } from '@stor/protocol';
 import t from 'tap';
 import type { Test } from 'tap';
-import { forgottenKey, nodeKey, nodeLeaseKey, volumeKey } from '../src/resources/keys.ts';
+import {
+  forgottenKey,
+  memberKey,
+  nodeKey,
+  nodeLeaseKey,
+  volumeKey,
+} from '../src/resources/keys.ts';
 import { decodeVolume } from '../src/resources/records.ts';
 import { Controllers } from '../src/core/controllers/controllers.ts';
+import { removalOf } from '../src/core/node/node-removal.ts';
 import { settleMs } from '../src/core/controllers/node-verbs-keeper.ts';
 import { planAt } from './plan-at.ts';
 import { clusterOf, put, volumeOn } from './volume-fixture.ts';
@@ -306,6 +313,21 @@ t.test(
     await rig.until(async () => (await store.get(nodeLeaseKey(node.id))) === null);
   },
 );
+
+t.test('the record by which a node would be a member later goes with it', async (t) => {
+  const state = clusterOf({ a: {}, b: {} });
+  const node = state.nodes.get('b');
+  if (!node) throw new Error('no node');
+  const how = { how: 'forgotten', nowWallMs: 7, mustBeDown: true, isMember: false } as const;
+  const isMarked = (): boolean =>
+    removalOf(state, node, how).operations.some(({ key }) => key === memberKey('b'));
+  t.notOk(isMarked(), 'one that never had any needs none');
+  const record = { id: 'b', name: 'b', address: 'h:1', addedAtMs: 1, nonce: 'x'.repeat(16) };
+  state.members.set('b', { value: record, modRevision: 5 });
+  t.ok(isMarked(), 'of the time in etcd');
+  const { compare } = removalOf(state, node, how);
+  t.same(compare.at(-1), { key: memberKey('b'), modRevision: 5 });
+});
 
 t.test('a node that comes back at that moment stays a node', async (t) => {
   const rig = await openRig(t, 3);

@@ -87,6 +87,29 @@ t.test('a restoration that was killed before the store was whole begins anew', a
   );
 });
 
+t.test('no store is made by a node that is gone for ever by what it is made from', async (t) => {
+  const { dataDir, backup, run } = restoring(t);
+  const { nodeId } = await run({ backup });
+  const end = { id: nodeId, name: 'n1', atMs: 1, how: 'decommissioned' };
+  const value = new TextEncoder().encode(JSON.stringify(end));
+  const gone = { ...item, key: `/stor/forgotten/${nodeId}`, value };
+  const head = { clusterId, clusterName: 'test', revision: 13, takenAtMs: 1 };
+  writeFileSync(backup, encodeBackup(head, [item, gone]));
+  await t.rejects(run({ backup }), {
+    code: 'FAILED_PRECONDITION',
+    message: /^node n1 \(n-.*\) has left the cluster for ever .*: give another node, or/,
+  });
+  const { items } = await readMemberState(join(dataDir, 'raft'));
+  t.equal(items.length, 1, 'what it has stays as it is');
+  const other = restoring(t);
+  writeFileSync(other.backup, encodeBackup(head, [item, gone]));
+  t.not(
+    (await other.run({ backup: other.backup })).nodeId,
+    nodeId,
+    'in an empty folder it is another',
+  );
+});
+
 t.test('one that was killed before the store had its place goes on with it', async (t) => {
   const { dataDir, backup, run } = restoring(t);
   const files = new Proxy(systemFiles, {

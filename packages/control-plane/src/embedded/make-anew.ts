@@ -6,6 +6,8 @@ import { ClusterStoreMachine } from '../cluster-store-machine.ts';
 import type { KeyValue } from '../cluster-store.ts';
 import { encodeSnapshot } from '../core/kv/kv-snapshot.ts';
 import { raisedItems } from '../core/members/raise-epochs.ts';
+import { decodeForgotten, type ForgottenRecord } from '../resources/forgotten-record.ts';
+import { forgottenKey } from '../resources/keys.ts';
 import { fromRaftStorage } from './raft-errors.ts';
 import { levelLogs, type RaftLogs } from './raft-logs.ts';
 import { claimFolder, type StoreIdentity } from './store-identity.ts';
@@ -68,6 +70,7 @@ async function* contentOf(
 /**
  * Makes a store of one voter from the items of another one, in a folder where none is: with its
  * epochs raised, and under an id of its own, so that no member of the other one is ever heard in it.
+ * FAILED_PRECONDITION when the items say that this node is gone for ever.
  */
 export async function makeStoreAnew(options: {
   dataPath: string;
@@ -79,6 +82,8 @@ export async function makeStoreAnew(options: {
   logs?: RaftLogs;
 }): Promise<void> {
   const { dataPath, identity, from, files = systemFiles, logs = levelLogs } = options;
+  const gone = from.items.find(({ key }) => key === forgottenKey(identity.id));
+  if (gone) throw goneOf(decodeForgotten(gone.key, gone.value));
   claimFolder(files, dataPath, identity);
   const revision = from.revision + revisionsAbove;
   const items = raisedItems(from.items, options.nowMs).map((item) => {
@@ -101,4 +106,12 @@ export async function makeStoreAnew(options: {
   } finally {
     await storage.close();
   }
+}
+
+/** It would be the only voter of a cluster in which it is never let in as a node. */
+function goneOf({ id, name }: ForgottenRecord): StorError {
+  return new StorError(
+    'FAILED_PRECONDITION',
+    `node ${name} (${id}) has left the cluster for ever by the state that the store is to be made from: give another node, or a backup and an empty data folder`,
+  );
 }

@@ -62,9 +62,7 @@ export function decideJoin(
   if (known && known.nonce !== nonce) refuseSecondLife(known);
   if (known?.removedAtMs !== undefined) refuseSecondLife(known);
   const replaced = replacedNode(state, request);
-  const members = [...state.members.values()].filter(
-    ({ value }) => value.removedAtMs === undefined,
-  ).length;
+  const members = [...state.members.values()].filter(({ value }) => stays(state, value)).length;
   if (!known && members >= most) {
     throw new StorError(
       'FAILED_PRECONDITION',
@@ -90,12 +88,17 @@ function refuseSecondLife({ id, name }: MemberRecord): never {
   );
 }
 
+/** Its name and its place are its own. */
+function stays(state: ClusterState, { id, removedAtMs }: MemberRecord): boolean {
+  return removedAtMs === undefined && !state.forgotten.has(id);
+}
+
 function replacedNode(state: ClusterState, { nodeId, name, replace }: JoinRequest): string | null {
   const owner =
     [...state.nodes.values()].find(({ value }) => value.name === name && value.id !== nodeId)
       ?.value ??
     [...state.members.values()].find(
-      ({ value }) => value.name === name && value.id !== nodeId && value.removedAtMs === undefined,
+      ({ value }) => value.name === name && value.id !== nodeId && stays(state, value),
     )?.value;
   if (!owner) return null;
   if (isUp(state, owner.id)) {

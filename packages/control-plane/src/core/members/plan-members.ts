@@ -50,7 +50,7 @@ function planRecords(
   const known = new Map(members.map((member) => [member.id, member]));
   for (const { value: record } of state.members.values()) {
     const member = known.get(record.id);
-    const leaves = record.removedAtMs !== undefined;
+    const leaves = record.removedAtMs !== undefined || state.forgotten.has(record.id);
     if (leaves && member?.role === 'learner' && !isToldNow(state, record, nowMs))
       return { type: 'remove', id: record.id };
     // one of a configuration is a member without having been added
@@ -138,6 +138,7 @@ function isToldNow(
 export function mayVote(state: ClusterState, id: string): boolean {
   const record = state.members.get(id)?.value;
   if (record?.removedAtMs !== undefined || record?.voter === 'never') return false;
+  if (state.forgotten.has(id)) return false;
   return state.nodes.get(id)?.value.spec?.decommission === undefined;
 }
 

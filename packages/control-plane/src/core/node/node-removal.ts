@@ -18,7 +18,8 @@ export const maxDisksAtOnce = 100;
 
 /**
  * Removes a node for ever: its record and those of its disks go, and a tombstone says that they are not
- * merely missing. `mustBeDown`: only while it holds no lease. `isMember`: it leaves the embedded store too.
+ * merely missing. `mustBeDown`: only while it holds no lease. `isMember`: it leaves the embedded store too;
+ * with etcd it leaves the record that would make it a member when the cluster moves to the embedded store.
  */
 export function removalOf(
   state: ClusterState,
@@ -47,8 +48,8 @@ export function removalOf(
     compare.push({ key, modRevision: disk.modRevision });
     operations.push({ type: 'delete', key });
   }
-  if (isMember) {
-    const known = state.members.get(id);
+  const known = state.members.get(id);
+  if (isMember || known) {
     const key = memberKey(id);
     compare.push({ key, modRevision: known?.modRevision ?? 0 });
     operations.push({
