@@ -222,6 +222,8 @@ export class Simulation {
       this.#postChunks(member);
       this.#apply(member);
       if (member.save || !raw.hasReady()) return;
+      // as the driver does before each save: a leader's snapshot takes the place of its own
+      if (raw.log.mustRestore) member.making = null;
       const ready = raw.ready();
       if (RawNode.needsNoWrite(ready)) {
         this.#post(raw.saved(ready));
