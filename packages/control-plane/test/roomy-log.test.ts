@@ -27,8 +27,13 @@ class FakeLogs {
     if (this.failure) throw this.failure;
     this.opens += 1;
     let isBroken = false;
+    let isClosed = false;
     return {
-      getMany: async (keys) => keys.map((key) => this.#find(key)),
+      getMany: async (keys) => {
+        await Promise.resolve();
+        if (isClosed) throw new Error('Database is not open');
+        return keys.map((key) => this.#find(key));
+      },
       range: async function* () {},
       batch: async (operations) => {
         if (isBroken) throw new Error('written behind half a record');
@@ -46,6 +51,7 @@ class FakeLogs {
         this.kept.push(`mark ${slot}`);
       },
       close: async () => {
+        isClosed = true;
         this.closes += 1;
       },
     };
@@ -105,6 +111,37 @@ t.test('batches wait while the file system is full, and come in their order', as
     await log.close();
     t.equal(logs.closes, 2);
   }
+});
+
+t.test('a log snapshot is read while the file system is full, or a little later', async (t) => {
+  const { clock, logs, open } = rig();
+  const log = await open();
+  await log.batch([put('a')], { sync: true });
+  const read = () => log.getMany([bytes('a')]);
+  logs.failure = full();
+  const pending = log.batch([put('b')], { sync: true });
+  const reads = [read()];
+  // the log is closed under some of them
+  for (let i = 0; i < 12; i += 1) {
+    await Promise.resolve();
+    reads.push(read());
+  }
+  await turns();
+  reads.push(read());
+  logs.failure = null;
+  clock.advance(1_000);
+  await pending;
+  for (const each of await Promise.all(reads)) t.same(each, [bytes('a')]);
+  await log.close();
+  await t.rejects(read(), /not open/);
+  const { logs: others, open: openOther } = rig();
+  const other = await openOther();
+  others.failure = full();
+  const lost = t.rejects(other.batch([put('a')], { sync: true }), { code: 'CLOSED' });
+  await turns();
+  const waiting = t.rejects(other.getMany([bytes('a')]), /not open/);
+  await other.close();
+  await Promise.all([lost, waiting]);
 });
 
 t.test('any other error is told, and closing ends the wait', async (t) => {

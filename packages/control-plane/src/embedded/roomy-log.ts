@@ -31,6 +31,8 @@ export class RoomyLog implements KeyValueLog {
   readonly #options: RoomyLogOptions;
   #log: KeyValueLog;
   #closing = false;
+  /** over when there is room, or never will be; null: it is not under way */
+  #reopening: Promise<void> | null = null;
   #wake: () => void = () => {};
   #working: Promise<void> = Promise.resolve();
   #layByAtMs: number;
@@ -56,8 +58,17 @@ export class RoomyLog implements KeyValueLog {
     return roomy;
   }
 
-  getMany(keys: readonly Uint8Array[]): Promise<(Uint8Array | undefined)[]> {
-    return this.#log.getMany(keys);
+  /** A log snapshot is read beside what is written: while the log is opened anew, that waits too. */
+  async getMany(keys: readonly Uint8Array[]): Promise<(Uint8Array | undefined)[]> {
+    for (;;) {
+      await this.#reopening;
+      const log = this.#log;
+      try {
+        return await log.getMany(keys);
+      } catch (error) {
+        if (log === this.#log && this.#reopening === null) throw error;
+      }
+    }
   }
 
   range(range: KeyValueRange): AsyncIterable<readonly [Uint8Array, Uint8Array]> {
@@ -90,7 +101,13 @@ export class RoomyLog implements KeyValueLog {
         break;
       } catch (error) {
         if (!isFull(error)) throw error;
-        await this.#reopen(error);
+        const reopening = this.#reopen(error);
+        this.#reopening = reopening.catch(() => {});
+        try {
+          await reopening;
+        } finally {
+          this.#reopening = null;
+        }
       }
     }
     if (this.#options.clock.monotonicMs() < this.#layByAtMs) return;
