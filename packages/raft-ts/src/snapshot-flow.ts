@@ -1,6 +1,7 @@
 import { crc32 } from './core/crc32.ts';
 import type { RaftLimits } from './core/limits.ts';
 import type { OwnSnapshot, RawNode } from './core/raw-node.ts';
+import type { RaftStorage } from './core/storage.ts';
 import type { ChunkOrder, LogPosition, RaftMessage, Snapshot } from './core/types.ts';
 import { RaftError } from './errors.ts';
 import type { Settings } from './raft-options.ts';
@@ -30,6 +31,8 @@ export class SnapshotFlow {
   #cancelWork: (() => void) | null = null;
   #nextIndex: number;
   #appliedBytes = 0;
+  /** the newest cannot be read any more: another one has to take its place */
+  #isDamaged = false;
   #restoring: { snapshot: Snapshot; done: Promise<void> } | null = null;
   #isSending = false;
   #sending: Promise<void> = Promise.resolve();
@@ -69,7 +72,11 @@ export class SnapshotFlow {
   #isDue(): boolean {
     const { raw, limits } = this.#node;
     const { appliedIndex } = raw.status;
-    return appliedIndex >= this.#nextIndex || this.#appliedBytes >= limits.snapshotLogBytes;
+    return (
+      this.#isDamaged ||
+      appliedIndex >= this.#nextIndex ||
+      this.#appliedBytes >= limits.snapshotLogBytes
+    );
   }
 
   #begin(): void {
@@ -79,6 +86,7 @@ export class SnapshotFlow {
     if (term === undefined || index === raw.log.snapshot.index) return;
     this.#nextIndex = index + settings.snapshotEntries;
     this.#appliedBytes = 0;
+    this.#isDamaged = false;
     const membership = raw.log.membershipAt(index);
     this.#maker.begin({ index, term, membership }, settings.stateMachine.snapshot());
     this.#maker.work();
@@ -163,11 +171,10 @@ export class SnapshotFlow {
   }
 
   async #send(first: ChunkOrder): Promise<void> {
-    const { raw, settings, isStopped } = this.#node;
+    const { raw, isStopped } = this.#node;
     try {
       for (let order: ChunkOrder | null = first; order; order = raw.takeChunkOrder()) {
-        const { snapshot, offset, length } = order;
-        const read = await settings.storage.readSnapshot(snapshot, offset, length);
+        const read = await this.#read(order);
         if (isStopped()) return;
         const message = raw.chunkOf(order, read);
         if (message) this.#node.send([message]);
@@ -177,6 +184,31 @@ export class SnapshotFlow {
     } finally {
       this.#isSending = false;
     }
+  }
+
+  /**
+   * Null: it is not there, or damaged. The state machine has all that was in it, so a new one is made with
+   * the next entry, and the transfer begins anew with that.
+   */
+  async #read(order: ChunkOrder): ReturnType<RaftStorage['readSnapshot']> {
+    const { snapshot, offset, length } = order;
+    try {
+      return await this.#node.settings.storage.readSnapshot(snapshot, offset, length);
+    } catch (error) {
+      if (!(error instanceof RaftError) || error.code !== 'CORRUPT') throw error;
+      this.#noteDamage(snapshot, error);
+      return null;
+    }
+  }
+
+  #noteDamage({ index, term }: Snapshot, error: RaftError): void {
+    const { raw, settings, pump } = this.#node;
+    const { snapshot } = raw.log;
+    const isNewest = snapshot.index === index && snapshot.term === term;
+    if (!isNewest || this.#maker.isActive || this.#isDamaged) return;
+    this.#isDamaged = true;
+    settings.logger?.error({ index, error }, 'the log snapshot is damaged: another one is made');
+    pump();
   }
 
   /** Snapshots that are being read: the store must keep them. */

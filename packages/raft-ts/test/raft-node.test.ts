@@ -3,8 +3,10 @@ import {
   membershipOf,
   MemoryRaftStorage,
   inOnePiece,
+  RaftError,
   RaftNode,
   type RaftMessage,
+  type RaftStorage,
   type SaveBatch,
 } from '../src/index.ts';
 import { ManualClock } from '../src/testing/index.ts';
@@ -85,6 +87,42 @@ t.test('log snapshots: a member that was away gets one, and restarts from it', a
   );
   const stored = await again.storage.load();
   t.ok((stored?.entries.length ?? 0) < 50, 'the log is kept short');
+});
+
+/** A store in which one log snapshot is damaged. */
+class RottenStorage extends MemoryRaftStorage {
+  rotten = -1;
+
+  override async readSnapshot(
+    ...at: Parameters<RaftStorage['readSnapshot']>
+  ): ReturnType<RaftStorage['readSnapshot']> {
+    if (at[0].index === this.rotten) throw new RaftError('CORRUPT', 'a piece is damaged');
+    return super.readSnapshot(...at);
+  }
+}
+
+t.test('a damaged log snapshot is made anew, when a follower needs it', async (t) => {
+  const ids = ['a', 'b', 'c'];
+  const cluster = new Cluster(ids, null, { snapshotEntries: 20, trailingEntries: 5 });
+  t.teardown(() => cluster.stopAll());
+  const stores = new Map(ids.map((id) => [id, new RottenStorage()]));
+  const start = (id: string) => cluster.start(id, { storage: stores.get(id) as RottenStorage });
+  for (const id of ids) await start(id);
+  const { node: leader, machine, fatal } = await cluster.untilLeader();
+  const away = ids.find((id) => id !== leader.id) ?? '';
+  await cluster.stop(away);
+  for (let i = 0; i < 50; i++) await leader.propose(bytes(`item ${i}`));
+  const storage = stores.get(leader.id) as RottenStorage;
+  const newest = async () => (await storage.load())?.snapshot.index ?? 0;
+  await cluster.until('the second one', async () => (await newest()) >= 40);
+  storage.rotten = await newest();
+  const back = await start(away);
+  await leader.propose(bytes('one more'));
+  await cluster.until('it has caught up', () => back.machine.items.length === 51);
+  t.same(back.machine.items, machine.items);
+  t.ok((await newest()) > storage.rotten, 'another one');
+  t.same(fatal, []);
+  t.equal(leader.status().role, 'leader');
 });
 
 t.test('a log snapshot is taken for bytes, too', async (t) => {
