@@ -208,7 +208,7 @@ t.test('the rules of the record', (t) => {
   const attachment = { nodeId: 'n-1', agentInstance: 'i', epoch: 4, mode: 'auto', sinceMs: 0 };
   const status = { phase: 'ready', attachment, segments: [] };
   const plain = {
-    metadata: { id: 'v-1', name: 'db' },
+    metadata: { id: 'v-1', name: 'db', labels: {} },
     spec: {},
     status,
   } as unknown as StoredVolume;

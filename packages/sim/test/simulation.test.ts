@@ -74,10 +74,14 @@ t.test('snapshots beside every fault are of one moment, and the same everywhere'
 });
 
 t.test('a node leaves beside every fault, and its clients go on elsewhere', async (t) => {
-  const one = ['--seeds', '1', '--minutes', '3', '--jobs', '1', '--first-seed', '108'];
-  const { status, output } = await run('packages/sim/bin/sim.mjs', [...one, '--node-orders']);
-  t.equal(status, 0, output);
-  t.match(output, /node-left/);
+  // in one seed of five a node leaves; which ones these are changes with the product
+  for (const seed of Array.from({ length: 20 }, (_, i) => 104 + i)) {
+    const one = ['--seeds', '1', '--minutes', '3', '--jobs', '1', '--first-seed', String(seed)];
+    const { status, output } = await run('packages/sim/bin/sim.mjs', [...one, '--node-orders']);
+    t.equal(status, 0, output);
+    if (status !== 0 || /node-left/.test(output)) return;
+  }
+  t.fail('no node has left in any of the seeds');
 });
 
 t.test('every mutation still fits the sources', (t) => {
