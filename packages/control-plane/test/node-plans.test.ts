@@ -250,7 +250,7 @@ t.test(
 );
 
 t.test('what is lost with a forgotten node is named, and only that', async (t) => {
-  const seen = { lost: 0, kept: 0 };
+  const seen = { lost: 0, stranded: 0, kept: 0 };
   const cases = fc.record({
     /** of each volume: the nodes of its replicas, and which of them are in sync, or failed */
     volumes: fc.array(
@@ -273,6 +273,7 @@ t.test('what is lost with a forgotten node is named, and only that', async (t) =
       state.leases.delete(node);
       if (facts.down !== null) state.leases.delete(names[facts.down] ?? '');
       const expected: string[] = [];
+      const stranded: string[] = [];
       facts.volumes.forEach((each, i) => {
         const on = each.on.map((n) => names[n] ?? '');
         const some = on.filter((_, j) => each.inSync[j] === true);
@@ -290,15 +291,22 @@ t.test('what is lost with a forgotten node is named, and only that', async (t) =
         // a failed member has nothing any more, so what is left of it is what the others have
         const left = inSync.filter((member) => member !== node && !failed.has(member));
         if (on.includes(node) && left.length === 0) expected.push(`v${i}`);
+        const downNode = facts.down === null ? '' : names[facts.down];
+        const hasCopy = inSync.includes(node) && !failed.has(node);
+        const isUseless = left.length > 0 && left.every((member) => member === downNode);
+        if (!each.inTrash && hasCopy && isUseless) stranded.push(`v${i}`);
         const versioned = { value: record, modRevision: 1 };
         (each.inTrash ? state.trash : state.volumes).set(record.metadata.id, versioned);
       });
       const plan = planOf(state, node, 'forget');
       const lost = plan.effects.filter(({ becomes }) => becomes === 'lost');
       assert.deepEqual(lost.map(({ volume }) => volume).sort(), expected.sort());
+      const useless = plan.effects.filter(({ becomes }) => becomes === 'unavailable');
+      assert.deepEqual(useless.map(({ volume }) => volume).sort(), stranded.sort());
       const harmed = plan.effects.filter(({ becomes }) => becomes !== 'degraded');
       if (plan.safe !== (harmed.length === 0)) throw new Error('safe');
       seen.lost += lost.length;
+      seen.stranded += useless.length;
       seen.kept += facts.volumes.length - lost.length;
     }),
     { numRuns },

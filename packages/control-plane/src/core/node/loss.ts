@@ -60,6 +60,26 @@ export function lossOf(
   return { becomes: fate, inSync, wanted, text };
 }
 
+/**
+ * A volume that nobody can serve now loses a copy for ever, and those that are left lie where nobody is up:
+ * whether one of them comes back decides then. Null when that is not so.
+ */
+export function strandedBy(
+  state: ClusterState,
+  volume: StoredVolume,
+  departure: Departure,
+): VolumeLoss | null {
+  const { fate, inSync } = fateOf(state, volume, departure);
+  const goes = volume.status.segments.some(({ replicas, inSync: members }) =>
+    replicas.some(
+      (each) => members.includes(each.id) && each.state === 'ready' && departure.isAway(each),
+    ),
+  );
+  if (fate !== 'unavailable' || !goes) return null;
+  const text = fateText(state, volume, { fate, inSync, departure });
+  return { becomes: fate, inSync, wanted: volume.spec.replicas, text };
+}
+
 /** In-sync replicas that can be reached: on nodes that are up, on disks that work. */
 function serving(
   state: ClusterState,

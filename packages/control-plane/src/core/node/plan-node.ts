@@ -7,7 +7,7 @@ import { planMoves } from '../disk/plan-evacuation.ts';
 import { replicasOn } from '../disk/disk-replicas.ts';
 import type { PlacedReplica } from '../disk/disk-replicas.ts';
 import { describeNode } from '../volume/describe-cluster.ts';
-import { byRank, fateOf, fateText, lossOf } from './loss.ts';
+import { byRank, fateOf, fateText, lossOf, strandedBy } from './loss.ts';
 import type { Departure } from './loss.ts';
 import { attachmentMoves } from './plan-attachments.ts';
 import { holdingsOf } from './node-removal.ts';
@@ -216,7 +216,9 @@ export function effectsOf(
   };
   return volumesOn(state.volumes, nodeId)
     .flatMap(({ value }) => {
-      const loss = value.status.phase === 'ready' ? lossOf(state, value, departure, before) : null;
+      if (value.status.phase !== 'ready') return [];
+      const stranded = forEver ? strandedBy(state, value, departure) : null;
+      const loss = lossOf(state, value, departure, before) ?? stranded;
       const { id, name } = value.metadata;
       return loss ? [{ volume: name, volumeId: id, ...loss }] : [];
     })
