@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream, mkdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Disk } from '@stor/protocol';
 import { runFio } from '../../fio/fio.ts';
 import { describeResult, mustRun, runCommand } from '../../harness/run-command.ts';
 import type { TestCluster } from '../../harness/test-cluster.ts';
@@ -48,7 +49,7 @@ async function run(stage: StoreStage, cluster: TestCluster): Promise<void> {
   const { report, dir } = stage;
   const shape = ['--size', String(volumeBytes), '--segment-size', String(segmentBytes)];
   await cluster.must('volume', 'create', 'big', ...shape, '--replicas', '2');
-  const disks = JSON.parse(await cluster.must('disk', 'ls', '-o', 'json')) as DiskList;
+  const disks = JSON.parse(await cluster.must('disk', 'ls', '-o', 'json')) as Disk[];
   const largest = Math.max(...disks.map(({ status }) => status.capacityBytes));
   report.add(
     'size of the volume, and of the largest disk',
@@ -119,8 +120,6 @@ async function run(stage: StoreStage, cluster: TestCluster): Promise<void> {
     wrong.length === 0 && read.replicas.length > 0,
   );
 }
-
-type DiskList = { status: { capacityBytes: number } }[];
 
 /** Returns the hash of what is in the volume then. */
 async function copyInAndOut({ report, dir }: StoreStage, cluster: TestCluster): Promise<string> {
@@ -207,10 +206,22 @@ async function writing(): Promise<void> {
 async function move(cluster: TestCluster): Promise<string> {
   const replicas = async () => (await cluster.inspect('big')).status.replicas;
   const before = await replicas();
-  const from = before.find(({ node }) => node === 'n2');
-  if (!from) return 'n2 has none';
-  const others = before.filter(({ segment }) => segment === from.segment);
-  const target = ['n4', 'n3', 'n1'].find((name) => others.every(({ node }) => node !== name)) ?? '';
+  const disks = JSON.parse(await cluster.must('disk', 'ls', '-o', 'json')) as Disk[];
+  const free = (name: string): number =>
+    disks.find(({ metadata }) => metadata.name.startsWith(`${name}:`))?.status.freeBytes ?? 0;
+  // the disks are nearly full: to where there is most room
+  const places = before
+    .filter(({ node }) => node === 'n2')
+    .flatMap((from) => {
+      const others = before.filter(({ segment }) => segment === from.segment);
+      return ['n4', 'n3', 'n1']
+        .filter((name) => others.every(({ node }) => node !== name))
+        .map((target) => ({ from, target }));
+    })
+    .sort((a, b) => free(b.target) - free(a.target));
+  const [place] = places;
+  if (!place) return 'n2 has none';
+  const { from, target } = place;
   const which = ['--segment', String(from.segment)];
   await cluster.must('volume', 'move', 'big', 'n2', ...which, '--to', target);
   const after = await waitFor('the move', async () => {
