@@ -69,7 +69,13 @@ t.test('the replicas of a volume change under load', async (t) => {
   const secondary = async (): Promise<string> =>
     (await nodes()).find((name) => name !== 'n1') ?? '';
   const [from, to] = [await secondary(), await spare()];
-  await cluster.must('volume', 'move', 'db', from, '--to', to, '--no-wait');
+  // the node that was given up a moment ago says no until it has deleted its old replica
+  await waitFor('the move to be taken', async () => {
+    const asked = await cluster.storctl('volume', 'move', 'db', from, '--to', to, '--no-wait');
+    if (asked.code === 0) return true;
+    if (asked.stderr.includes('still deleting an older one')) return null;
+    throw new Error(asked.stderr);
+  });
   await waitFor('the move', async () => ((await nodes()).includes(from) ? null : true));
   await healthy(3);
   await goesOn();
