@@ -1,6 +1,7 @@
 import type { DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from '../ids.ts';
 import type { ReplicaPurpose } from './segment-status.ts';
 import type { SnapshotPhase } from './snapshot.ts';
+import type { VolumeQos } from '../qos.ts';
 import type { Attachment, VolumePolicy } from './volume.ts';
 
 /** What the control plane gives to a new primary. */
@@ -40,6 +41,8 @@ export interface VolumeSettings {
   /** wanted number of replicas: what the failure mode counts from */
   replicas: number;
   policy: VolumePolicy;
+  /** limits, weight and guarantee. Absent: none, and the default weight */
+  qos?: VolumeQos;
   /** It is being rolled back: no client is served before this is gone. Absent: it is not. */
   rollback?: { id: string };
   /**
