@@ -1,9 +1,10 @@
-import { formatByteSize, joinSnapshotName } from '@stor/protocol';
+import { formatByteSize, joinSnapshotName, knownQos } from '@stor/protocol';
 import type { ClusterStatus, Node, Volume, VolumePolicy } from '@stor/protocol';
 import { formatAge, formatWait } from './core/duration.ts';
 import { intentText, intentWords } from './core/node-words.ts';
 import { failureModeText } from './core/policy-text.ts';
 import { placementLines } from './core/placement-text.ts';
+import { effectiveLines, effectiveText, qosText } from './core/qos-text.ts';
 import { bySegment, leastReplicas, nodesOf } from './core/segment-view.ts';
 import { renderSheet, renderTable, type Column } from './core/table.ts';
 
@@ -74,6 +75,7 @@ export function volumeColumns(nowMs: number): Column<Volume>[] {
       cell: ({ spec }) => `${spec.policy.failureMode},${spec.policy.onLoss}`,
       wide: true,
     },
+    { title: 'QOS', cell: effectiveText, wide: true },
     { title: 'NBD URI', cell: (volume) => volume.status.nbdUri, wide: true },
     { title: 'LABELS', cell: (volume) => formatLabels(volume.metadata.labels), wide: true },
   ];
@@ -153,6 +155,8 @@ export function volumeSheet(volume: Volume): string {
     ['Shared', spec.policy.shared ? 'yes' : ''],
     ['Disk tag', spec.diskTag ?? ''],
     ...placementLines(spec.placement ?? {}),
+    ['QoS wanted', qosText(knownQos(spec.qos))],
+    ...effectiveLines(volume),
   ]);
   const columns =
     bySegment(volume).length > 1 ? [segmentColumn, ...replicaColumns] : replicaColumns;

@@ -1,3 +1,4 @@
+import type { QosSpec } from './qos.ts';
 import type {
   ClusterSettings,
   ClusterStatus,
@@ -173,6 +174,8 @@ export interface StorApi {
       placement?: PlacementRules;
       /** name or id of a node that gets a replica if it fits; '' or absent: none */
       onNode?: string;
+      /** its own wishes of quality of service */
+      qos?: QosSpec;
     },
     options?: CallOptions,
   ): Promise<Volume>;
@@ -188,6 +191,10 @@ export interface StorApi {
       policy?: Partial<VolumePolicy>;
       /** all rules, in place of those that hold; what lies elsewhere moves. Absent: they stay */
       placement?: PlacementRules;
+      /** fields to set; what is absent stays */
+      qos?: QosSpec;
+      /** names of fields to take back: what the policy says holds again; they go before `qos` */
+      clearQos?: string[];
     } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Volume>;

@@ -544,6 +544,7 @@ t.test('what is not known is null for the caller, and not given stays not given'
     name: 'db',
     policy: null,
     placement: null,
+    clearQos: [],
     resourceVersion: 0,
     requestId: '',
   });
@@ -553,11 +554,16 @@ t.test('what is not known is null for the caller, and not given stays not given'
       name: 'db',
       policy: { shared: false, ioTimeoutMs: 0 },
       placement: null,
+      clearQos: [],
       resourceVersion: 0,
       requestId: '',
     },
     'false and 0 are changes',
   );
   t.match(await sent(client.updateVolume({ name: 'db', replicas: 2 })), { replicas: 2 });
+  const qos = { iops: 0, burst: { factor: 1.5, seconds: 30 }, weight: 7 };
+  const wishes = await sent(client.updateVolume({ name: 'db', qos, clearQos: ['bps'] }));
+  t.match(wishes, { clearQos: ['bps'] });
+  t.strictSame((wishes as { qos: object }).qos, qos, 'what is not given is absent, and 0 is 0');
   t.match(await sent(client.createVolume(volume)), { policy: null });
 });

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { StorError, changePolicy, membersNeeded } from '@stor/protocol';
+import { StorError, changedQos, changePolicy, knownQos, membersNeeded } from '@stor/protocol';
 import type { Volume, VolumePolicy } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
 import { confirmUnsafe } from '../confirm.ts';
@@ -18,10 +18,11 @@ import {
   type PolicyOptions,
 } from '../policy-options.ts';
 import { addPlacementOptions, readPlacement, type PlacementOptions } from '../placement-options.ts';
+import { addQosOption, qosHelp, readQos, type QosOptions } from '../qos-options.ts';
 import { waitForVolume } from '../wait-for-volume.ts';
 import { bySegment, nodesOf } from '../core/segment-view.ts';
 
-interface UpdateOptions extends PolicyOptions, PlacementOptions {
+interface UpdateOptions extends PolicyOptions, PlacementOptions, QosOptions {
   replicas?: number;
   wait: boolean;
   yes?: true;
@@ -32,7 +33,10 @@ export function addUpdateCommand(volume: Command, run: RunAction): void {
     .command('update')
     .argument('<volume>', 'name or id')
     .option('--replicas <count>', 'copies on different nodes, 1 to 5', parseReplicas);
-  addPlacementOptions(addPolicyOptions(update))
+  addQosOption(
+    addPlacementOptions(addPolicyOptions(update)),
+    'limits, guarantees and weight, changed at once: iops=5000,bps=none,... or none (see below)',
+  )
     .option('--shared', 'any node takes connections and relays them to the primary')
     .option('--no-shared', 'a node that is not the primary refuses connections')
     .option('--no-wait', 'return at once instead of when the replicas are in sync')
@@ -43,18 +47,22 @@ export function addUpdateCommand(volume: Command, run: RunAction): void {
       `
 More replicas are placed and filled; fewer leave when enough others are in sync. The volume is served
 meanwhile. Replicas that lie where the rules forbid it move by themselves. What costs redundancy or would hold I/O at once is refused (exit 11) without --yes.
+${qosHelp}
 
 Examples:
   storctl volume update db --replicas 3
   storctl volume update db --failure-mode hard --on-loss error
   storctl volume update db --replacement-wait 1h --no-wait
-  storctl volume update db --require-spread zone --spread-over zone,rack`,
+  storctl volume update db --require-spread zone --spread-over zone,rack
+  storctl volume update db --qos iops=8000,min-iops=none
+  storctl volume update db --qos none`,
     )
     .action(async (name: string, options: UpdateOptions, command: Command) => {
       const policy = readPolicy(options);
       const replicas = options.replicas;
       const isPlaced = readPlacement(options) !== null;
-      if (replicas === undefined && Object.keys(policy).length === 0 && !isPlaced) {
+      const isSaid = isPlaced || readQos(options) !== null;
+      if (replicas === undefined && Object.keys(policy).length === 0 && !isSaid) {
         throw new StorError(
           'INVALID_ARGUMENT',
           'nothing to change was given; "storctl volume update --help" shows what is possible',
@@ -78,6 +86,9 @@ async function updateVolume(
   const { api, io, print, call } = context;
   const before = await api.getVolume({ name }, call);
   const placement = readPlacement(options, before.spec.placement);
+  const qos = readQos(options);
+  // before anything is asked
+  if (qos) changedQos(knownQos(before.spec.qos), qos.set, qos.clear);
   const after: VolumeShape = {
     replicas: request.replicas ?? before.spec.replicas,
     policy: changePolicy(before.spec.policy, request.policy),
@@ -92,7 +103,12 @@ async function updateVolume(
   }
   // by its id: the name may have gone to another volume since it was looked at
   const updated = await api.updateVolume(
-    { name: before.metadata.id, ...request, ...(placement === null ? {} : { placement }) },
+    {
+      name: before.metadata.id,
+      ...request,
+      ...(placement === null ? {} : { placement }),
+      ...(qos === null ? {} : { qos: qos.set, clearQos: qos.clear }),
+    },
     call,
   );
   const waits = options.wait && request.replicas !== undefined;

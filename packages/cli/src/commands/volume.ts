@@ -2,13 +2,14 @@ import { Option, type Command } from 'commander';
 import {
   StorError,
   blockBytes,
+  checkQos,
   checkVolumeName,
   formatByteSize,
   hasCode,
   maxTrashKeepMs,
   parseByteSize,
 } from '@stor/protocol';
-import type { PlacementRules, Volume, VolumePolicy } from '@stor/protocol';
+import type { PlacementRules, QosSpec, Volume, VolumePolicy } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
 import { formatWait, parsePolicyTimeMs } from '../core/duration.ts';
 import { parseNewLabels } from '../core/label-arguments.ts';
@@ -21,6 +22,7 @@ import {
   type PolicyOptions,
 } from '../policy-options.ts';
 import { addPlacementOptions, readPlacement, type PlacementOptions } from '../placement-options.ts';
+import { addQosOption, qosHelp, readQos, type QosOptions } from '../qos-options.ts';
 import { formatTime, usedSpace, volumeColumns, volumeSheet } from '../resource-views.ts';
 import { watchFlag, watchHelp, watchObjects, watchText } from '../watch-objects.ts';
 import { volumesView, volumeView } from '../watch-views.ts';
@@ -45,7 +47,7 @@ export function addVolumeCommands(program: Command, run: RunAction): Command {
   return volume;
 }
 
-interface CreateOptions extends PolicyOptions, PlacementOptions {
+interface CreateOptions extends PolicyOptions, PlacementOptions, QosOptions {
   size: string;
   segmentSize?: string;
   replicas?: number;
@@ -78,6 +80,7 @@ interface CreateRequest {
   diskTag?: string;
   placement?: PlacementRules;
   onNode?: string;
+  qos?: QosSpec;
 }
 
 function addCreate(volume: Command, run: RunAction): void {
@@ -102,12 +105,16 @@ function addCreate(volume: Command, run: RunAction): void {
         .choices(['error', 'ok'])
         .default('error'),
     );
-  addPlacementOptions(addPolicyOptions(create))
+  addQosOption(
+    addPlacementOptions(addPolicyOptions(create)),
+    'limits, guarantees and weight: iops=5000,bps=100MiB,burst=2x/30s,... (see below)',
+  )
     .option('--shared', 'any node takes connections and relays them to the primary')
     .description('create a volume; returns when every replica is on its disk')
     .addHelpText(
       'after',
-      '\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok\n  storctl volume create wal --size 8GiB --failure-mode hard --on-loss error\n  storctl volume create archive --size 40TiB --segment-size 256GiB\n  storctl volume create ha --size 20GiB --require-spread zone --anti-affinity app=db:required --label app=db',
+      qosHelp +
+        '\n\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok\n  storctl volume create wal --size 8GiB --failure-mode hard --on-loss error\n  storctl volume create archive --size 40TiB --segment-size 256GiB\n  storctl volume create ha --size 20GiB --require-spread zone --anti-affinity app=db:required --label app=db\n  storctl volume create web --size 20GiB --qos iops=5000,bps=100MiB,burst=2x/30s,min-iops=500',
     )
     .action(async (name: string, options: CreateOptions, command: Command) => {
       checkVolumeName(name);
@@ -117,6 +124,8 @@ function addCreate(volume: Command, run: RunAction): void {
       }
       const policy = readPolicy(options);
       const placement = readPlacement(options);
+      const qos = readQos(options)?.set ?? {};
+      checkQos(qos);
       checkThreshold(policy, options.replicas);
       const request: CreateRequest = {
         name,
@@ -130,6 +139,7 @@ function addCreate(volume: Command, run: RunAction): void {
         ...(options.diskTag === undefined ? {} : { diskTag: options.diskTag }),
         ...(placement === null ? {} : { placement }),
         ...(options.on === undefined ? {} : { onNode: options.on }),
+        ...(Object.keys(qos).length === 0 ? {} : { qos }),
       };
       await run(command.optsWithGlobals(), (context) =>
         createVolume(context, request, options.ifExists === 'ok'),
@@ -164,6 +174,7 @@ function checkSameSpec({ metadata, spec, status }: Volume, request: CreateReques
     replicas: request.replicas || spec.replicas,
     policy: { ...spec.policy, ...request.policy },
     placement: request.placement ?? spec.placement ?? {},
+    qos: { ...spec.qos, ...request.qos },
   };
   const { segmentBytes = spec.segmentBytes } = request;
   if (

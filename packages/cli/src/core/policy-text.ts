@@ -1,7 +1,8 @@
-import { membersNeeded } from '@stor/protocol';
-import type { FailureMode, PlacementRules, Volume, VolumePolicy } from '@stor/protocol';
+import { knownQos, membersNeeded } from '@stor/protocol';
+import type { FailureMode, PlacementRules, QosSpec, Volume, VolumePolicy } from '@stor/protocol';
 import { formatWait } from './duration.ts';
 import { placementChanges } from './placement-text.ts';
+import { qosChanges } from './qos-text.ts';
 import { leastReplicas } from './segment-view.ts';
 
 /** The shape of a volume that an operator chooses and may change while it is in use. */
@@ -9,6 +10,7 @@ export interface VolumeShape {
   replicas: number;
   policy: VolumePolicy;
   placement?: PlacementRules;
+  qos?: QosSpec;
 }
 
 /** `soft: 2 of 3 must be in sync` */
@@ -44,6 +46,7 @@ export function shapeChanges(before: VolumeShape, after: VolumeShape): [string, 
     ['rebuild paused', yesNo(before.policy.rebuildPaused), yesNo(after.policy.rebuildPaused)],
     ['shared', yesNo(before.policy.shared), yesNo(after.policy.shared)],
     ...placementChanges(before.placement ?? {}, after.placement ?? {}),
+    ...qosChanges(knownQos(before.qos), knownQos(after.qos)),
   ];
   return lines
     .filter(([, from, to]) => from !== to)

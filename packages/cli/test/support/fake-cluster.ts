@@ -1,5 +1,6 @@
 import {
   StorError,
+  changedQos,
   changePolicy,
   defaultTrashKeepMs,
   type ClusterStatus,
@@ -9,6 +10,7 @@ import {
   type EvacuationPlan,
   type Node,
   type Pool,
+  type QosSpec,
   type Rebuild,
   type Snapshot,
   type Scrub,
@@ -30,6 +32,7 @@ import type { FakeNodePlan } from './fake-node.ts';
 import {
   changeReplicas,
   fakeExplanation,
+  fakeQos,
   fakeReplica,
   fakeSnapshot,
   fakeVolume,
@@ -588,9 +591,13 @@ export class FakeCluster {
     name: string;
     replicas?: number;
     policy?: Partial<VolumePolicy>;
+    qos?: QosSpec;
+    clearQos?: string[];
   }): Volume {
     const volume = this.volume(request.name);
     volume.spec.policy = changePolicy(volume.spec.policy, request.policy ?? {});
+    volume.spec.qos = changedQos(volume.spec.qos ?? {}, request.qos ?? {}, request.clearQos ?? []);
+    volume.status.qos = fakeQos(volume.spec.qos);
     if (request.replicas !== undefined) changeReplicas(volume, request.replicas, this.nodes);
     return volume;
   }

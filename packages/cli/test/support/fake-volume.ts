@@ -2,7 +2,9 @@ import {
   StorError,
   changePolicy,
   defaultPolicy,
+  effectiveQos,
   type Node,
+  type QosSpec,
   type ReplicaPurpose,
   type Snapshot,
   type Volume,
@@ -43,6 +45,7 @@ export function fakeVolume(
     labels: Record<string, string>;
     segmentBytes?: number;
     policy?: Partial<VolumePolicy>;
+    qos?: QosSpec;
   },
   nodes: readonly Node[],
 ): Volume {
@@ -62,6 +65,7 @@ export function fakeVolume(
       ...(segmentBytes ? { segmentBytes } : {}),
       replicas,
       policy: changePolicy(defaultPolicy(replicas), request.policy ?? {}),
+      ...(request.qos ? { qos: request.qos } : {}),
     },
     status: {
       health: 'healthy',
@@ -81,8 +85,14 @@ export function fakeVolume(
       origin: null,
       space: null,
       nbdUri: `nbd://127.0.0.1:17113/${request.name}`,
+      qos: fakeQos(request.qos ?? {}),
     },
   };
+}
+
+export function fakeQos(own: QosSpec): NonNullable<Volume['status']['qos']> {
+  const { qos, sources } = effectiveQos(own, null);
+  return { effective: qos, sources };
 }
 
 /** As the control plane: more replicas are placed and empty, surplus ones are marked. */

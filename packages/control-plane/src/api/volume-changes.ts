@@ -41,8 +41,8 @@ export class VolumeChanges {
 
   /** See StorApi.updateVolume. */
   async update(request: { name: string } & VolumeUpdate): Promise<Volume> {
-    const { replicas, policy, placement } = request;
-    const what = { volume: request.name, replicas, policy, placement };
+    const { replicas, policy, placement, qos, clearQos } = request;
+    const what = { volume: request.name, replicas, policy, placement, qos, clearQos };
     return this.#change(request.name, what, (record, context) =>
       updatedVolume(record, request, context),
     );

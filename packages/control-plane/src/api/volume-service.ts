@@ -3,11 +3,13 @@ import {
   changePolicy,
   checkLabels,
   checkPlacement,
+  checkQos,
   checkVolumeName,
   defaultPolicy,
   errorCodes,
   formatByteSize,
   hasCode,
+  knownQos,
   makeId,
   maxReplicas,
   maxSegmentBytes,
@@ -22,6 +24,7 @@ import type {
   ErrorCode,
   NodeId,
   PlacementRules,
+  QosSpec,
   Volume,
   VolumeId,
   VolumePolicy,
@@ -74,6 +77,7 @@ export interface CreateVolumeRequest {
   /** on the wire what is absent is null */
   placement?: PlacementRules | null;
   onNode?: string;
+  qos?: QosSpec | null;
 }
 
 /** Which volume is to be made, and by which request. */
@@ -309,6 +313,7 @@ export class VolumeService {
     const replicas = request.replicas || usual;
     const tag = request.diskTag ?? '';
     const placement = checkPlacement(request.placement ?? {});
+    const qos = knownQos(request.qos);
     const record: StoredVolume = {
       metadata: {
         id: makeId('v', this.#random.bytes(8)),
@@ -323,6 +328,7 @@ export class VolumeService {
         ...(tag === '' ? {} : { diskTag: tag }),
         ...(placement ? { placement } : {}),
         policy: changePolicy(defaultPolicy(replicas), request.policy ?? {}),
+        ...(Object.keys(qos).length === 0 ? {} : { qos }),
       },
       status: {
         phase: 'creating',
@@ -370,6 +376,7 @@ function checkCreate(request: CreateVolumeRequest): VolumeSize {
   checkVolumeName(name);
   checkPlacement(request.placement ?? {});
   checkLabels(labels);
+  checkQos(knownQos(request.qos));
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0) {
     throw new StorError(
       'INVALID_ARGUMENT',

@@ -143,6 +143,20 @@ const placementSchema = z.looseObject({
   antiAffinity: z.array(affinityRule).optional(),
 });
 
+/** Every field may be missing: what is absent is not limited, not guaranteed. */
+const qosSchema = z.looseObject({
+  readIops: z.number().optional(),
+  writeIops: z.number().optional(),
+  iops: z.number().optional(),
+  readBps: z.number().optional(),
+  writeBps: z.number().optional(),
+  bps: z.number().optional(),
+  burst: z.looseObject({ factor: z.number(), seconds: z.number() }).optional(),
+  weight: z.number().optional(),
+  minIops: z.number().optional(),
+  minBps: z.number().optional(),
+});
+
 const removedReplica = z.looseObject({
   id: z.string(),
   nodeId: z.string(),
@@ -187,6 +201,7 @@ const volumeSchema = z.looseObject({
     placement: placementSchema.optional(),
     attachTo: z.string().optional(),
     policy: policySchema.default({}),
+    qos: qosSchema.optional(),
   }),
   status: z.looseObject({
     phase: z.string(),

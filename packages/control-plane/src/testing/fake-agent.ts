@@ -340,14 +340,14 @@ export class FakeAgent implements AgentPort {
   async updateVolume(settings: VolumeSettings): Promise<void> {
     const held = this.attached.get(settings.volumeId);
     if (held?.grant.epoch !== settings.epoch) return;
-    if (settings.resourceVersion <= held.grant.resourceVersion) return;
+    if (settings.resourceVersion < held.grant.resourceVersion) return;
     // what it serves under changes only by its own proposals (I4)
     const known = held.grant.segments;
     const segments = settings.segments.map((segment) => {
       const own = known.find((each) => each.index === segment.index);
       return own ? { ...segment, inSync: own.inSync, setRevision: own.setRevision } : segment;
     });
-    const { rollback: _over, ...kept } = held.grant;
+    const { rollback: _over, qos: _old, ...kept } = held.grant;
     held.grant = { ...kept, ...settings, segments };
     if (!settings.rollback) this.#touched.delete(settings.volumeId);
     this.#settleSnapshots(settings.volumeId, settings, false);

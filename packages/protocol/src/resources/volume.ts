@@ -1,4 +1,6 @@
 import type { DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from '../ids.ts';
+import type { QosField, QosSource } from '../qos-rules.ts';
+import type { QosSpec } from '../qos.ts';
 import type { Metadata } from './metadata.ts';
 import type { PlacementRules } from './placement.ts';
 import type { ReplicaPurpose, SegmentStatus } from './segment-status.ts';
@@ -59,6 +61,8 @@ export interface VolumeRecord {
     /** an operator wants the volume attached on this node until `detach`; absent: on none */
     attachTo?: NodeId;
     policy: VolumePolicy;
+    /** its own wishes, over those of its `policyName`; absent: none */
+    qos?: QosSpec;
   };
   status: {
     phase: 'creating' | 'ready' | 'deleting';
@@ -183,7 +187,15 @@ export interface Volume {
       reclaimableBytes: number;
     } | null;
     nbdUri: string;
+    /** absent: answered by an older version */
+    qos?: VolumeQosStatus;
   };
+}
+
+/** What a primary enforces for a volume, and where each value comes from. */
+export interface VolumeQosStatus {
+  effective: QosSpec;
+  sources: Partial<Record<QosField, QosSource>>;
 }
 
 /** Why a volume is as it is, for people: `storctl volume explain`. */

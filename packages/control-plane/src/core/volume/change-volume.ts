@@ -1,7 +1,15 @@
-import { changePolicy, checkPlacement, maxReplicas, StorError } from '@stor/protocol';
+import {
+  changedQos,
+  changePolicy,
+  checkPlacement,
+  knownQos,
+  maxReplicas,
+  StorError,
+} from '@stor/protocol';
 import type {
   NodeId,
   PlacementRules,
+  QosSpec,
   ReplicaId,
   SegmentStatus,
   VolumePolicy,
@@ -34,6 +42,10 @@ export interface VolumeUpdate {
   policy?: Partial<VolumePolicy> | null | undefined;
   /** all rules, in place of those that hold; null or absent: they stay */
   placement?: PlacementRules | null | undefined;
+  /** fields to set; null or absent ones stay */
+  qos?: QosSpec | null | undefined;
+  /** names of fields to take back */
+  clearQos?: readonly string[] | null | undefined;
 }
 
 /** FAILED_PRECONDITION, UNAVAILABLE unless the volume can be changed. */
@@ -61,7 +73,7 @@ export function updatedVolume(
   context: ChangeContext,
 ): StoredVolume {
   checkChangeable(record);
-  const { placement: oldRules, ...spec } = record.spec;
+  const { placement: oldRules, qos: oldQos, ...spec } = record.spec;
   const placement = update.placement ? checkPlacement(update.placement) : oldRules;
   const replicas = update.replicas ?? spec.replicas;
   if (!Number.isInteger(replicas) || replicas < 1 || replicas > maxReplicas) {
@@ -76,7 +88,9 @@ export function updatedVolume(
   const isDefault = grewFromOne && spec.policy.failureMode === 'alwayson';
   const policy = changePolicy(spec.policy, isDefault ? { ...wanted, failureMode: 'soft' } : wanted);
   const rules = placement ? { placement } : {};
-  const changed = { ...record, spec: { ...spec, ...rules, replicas, policy } };
+  const qos = changedQos(oldQos ?? {}, knownQos(update.qos), update.clearQos ?? []);
+  const wishes = Object.keys(qos).length > 0 ? { qos } : {};
+  const changed = { ...record, spec: { ...spec, ...rules, ...wishes, replicas, policy } };
   if (replicas <= spec.replicas) return changed;
   // each is placed by what those before it have taken
   const board = new PlacementBoard(context.state, changed);

@@ -1,4 +1,10 @@
-import { formatByteSize, joinSnapshotName, membersNeeded, segmentBytesOf } from '@stor/protocol';
+import {
+  formatByteSize,
+  joinSnapshotName,
+  knownQos,
+  membersNeeded,
+  segmentBytesOf,
+} from '@stor/protocol';
 import type {
   Attachment,
   NodeId,
@@ -12,6 +18,7 @@ import { nodesOf } from '../controllers/replica-sites.ts';
 import { isUp, nodeName, snapshotsOf, withNodeNames } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
+import { qosOf } from './volume-qos.ts';
 
 type ReplicaView = Volume['status']['replicas'][number];
 
@@ -42,6 +49,7 @@ export function describeVolume(
     segment.replicas.map((replica) => describeReplica(replica, segment, state, current)),
   );
   const health = healthOf(volume.value, replicas, current);
+  const { qos, sources } = qosOf(volume.value, state);
   return {
     metadata: { ...metadata, resourceVersion: volume.modRevision },
     spec: {
@@ -51,8 +59,10 @@ export function describeVolume(
       policy: spec.policy,
       ...(spec.diskTag === undefined ? {} : { diskTag: spec.diskTag }),
       placement: spec.placement ?? {},
+      qos: knownQos(spec.qos),
     },
     status: {
+      qos: { effective: qos, sources },
       health,
       serving: current?.state ?? '',
       message: withNodeNames(state, messageOf(volume.value, health, replicas, current, state)),

@@ -3,6 +3,7 @@ import type { Attachment, AttachmentGrant, VolumeReplica, VolumeSettings } from 
 import { snapshotsOf } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import { snapshotPhase } from './describe-snapshot.ts';
+import { enforcedQos } from './volume-qos.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 
 /** Splits `host:port` and `[v6]:port`; port 0 when there is none. */
@@ -25,6 +26,7 @@ export function settingsOf(
   state: ClusterState,
 ): VolumeSettings {
   const { metadata, spec, status } = volume.value;
+  const qos = enforcedQos(volume.value, state);
   return {
     volumeId: metadata.id,
     epoch,
@@ -32,6 +34,7 @@ export function settingsOf(
     sizeBytes: spec.sizeBytes,
     replicas: spec.replicas,
     policy: spec.policy,
+    ...(qos ? { qos } : {}),
     ...(status.rollback ? { rollback: { id: status.rollback.id } } : {}),
     snapshots: snapshotsOf(state, metadata.id).map(({ value }) => ({
       id: value.id,

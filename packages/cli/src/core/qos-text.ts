@@ -1,0 +1,151 @@
+import {
+  effectiveQos,
+  knownQos,
+  parseByteSize,
+  qosFieldNames,
+  qosFields,
+  qosValueText,
+  StorError,
+} from '@stor/protocol';
+import type { QosBurst, QosField, QosSpec, Volume } from '@stor/protocol';
+import { parseDurationMs } from './duration.ts';
+
+/** What a `--qos` asks for: fields to set, and fields to take back. */
+export interface QosChange {
+  set: QosSpec;
+  clear: QosField[];
+}
+
+const fieldsByName: ReadonlyMap<string, QosField> = new Map(
+  qosFields.map((field) => [qosFieldNames[field], field]),
+);
+
+/**
+ * `iops=5000,bps=100MiB,burst=2x/30s,min-iops=none`, or `none` alone, which takes all fields back.
+ * Throws INVALID_ARGUMENT.
+ */
+export function parseQos(texts: readonly string[]): QosChange {
+  const change: QosChange = { set: {}, clear: [] };
+  const words = texts.flatMap((text) => text.split(',')).map((word) => word.trim());
+  if (words.length === 1 && isNone(words[0] ?? '')) return { set: {}, clear: [...qosFields] };
+  const seen = new Set<QosField>();
+  for (const word of words) {
+    const at = word.indexOf('=');
+    const name = at < 0 ? word : word.slice(0, at);
+    const field = fieldsByName.get(name);
+    if (!field || at < 0) throw notKnown(word);
+    if (seen.has(field)) throw invalid(`--qos names ${name} twice: say it once`);
+    seen.add(field);
+    const text = word.slice(at + 1).trim();
+    if (isNone(text)) change.clear.push(field);
+    else Object.assign(change.set, { [field]: parseValue(field, name, text) });
+  }
+  return change;
+}
+
+const isNone = (text: string): boolean => text === 'none' || text === '-';
+
+function parseValue(field: QosField, name: string, text: string): number | QosBurst {
+  if (field === 'burst') return parseBurst(text);
+  if (field === 'weight') return parseCount(name, text);
+  if (text === 'unlimited' || text === 'off') return 0;
+  if (!field.toLowerCase().endsWith('bps')) return parseCount(name, text.replace(/ ?iops$/i, ''));
+  try {
+    return aboveZero(name, text, parseByteSize(text.replace(/\/s$/, '')));
+  } catch {
+    throw invalid(
+      `${name}=${text} is not valid: write bytes per second, for example ${name}=100MiB, unlimited, or none to take it back`,
+    );
+  }
+}
+
+/** `5000`, `5k`, `1.5M` */
+function parseCount(name: string, text: string): number {
+  const match = /^([0-9]+(?:\.[0-9]+)?)([kM]?)$/.exec(text);
+  const factor = match?.[2] === 'M' ? 1e6 : match?.[2] === 'k' ? 1_000 : 1;
+  const count = match ? Number((Number(match[1]) * factor).toFixed(6)) : NaN;
+  if (match && Number.isSafeInteger(count) && count > 0) return count;
+  const example = name === 'weight' ? 'weight=200' : `${name}=5000 or ${name}=5k, unlimited`;
+  throw invalid(
+    `${name}=${text} is not valid: write a whole number, for example ${example}, or none to take it back`,
+  );
+}
+
+function aboveZero(name: string, text: string, value: number): number {
+  if (value > 0) return value;
+  throw invalid(`${name}=${text} is nothing at all`);
+}
+
+/** `2x/30s`; `off` is written down as one that saves nothing. */
+function parseBurst(text: string): QosBurst {
+  if (text === 'off') return { factor: 1, seconds: 1 };
+  const match = /^([0-9]+(?:\.[0-9]+)?)x\/(.+)$/.exec(text);
+  if (match) {
+    try {
+      return { factor: Number(match[1]), seconds: parseDurationMs(match[2] ?? '') / 1_000 };
+    } catch {
+      // said below
+    }
+  }
+  throw invalid(
+    `burst=${text} is not valid: write how many times the limit and for how long, for example burst=2x/30s, off, or none to take it back`,
+  );
+}
+
+function notKnown(word: string): StorError {
+  return invalid(
+    `--qos ${JSON.stringify(word)} is not valid: write NAME=VALUE,... with ${qosFields.map((field) => qosFieldNames[field]).join(', ')}, or none to take all back`,
+  );
+}
+
+function invalid(message: string): StorError {
+  return new StorError('INVALID_ARGUMENT', message);
+}
+
+/** `iops=5000,bps=100MiB`; '' when nothing is wanted. */
+export function qosText(spec: QosSpec): string {
+  return qosFields
+    .filter((field) => spec[field] !== undefined)
+    .map((field) => `${qosFieldNames[field]}=${qosValueText(field, spec)}`)
+    .join(',');
+}
+
+/** One line for each value that holds: `iops  5000 (policy gold)`. */
+export function effectiveLines(volume: Volume): [string, string][] {
+  const { effective, sources } = qosStatus(volume);
+  return qosFields
+    .filter((field) => effective[field] !== undefined)
+    .map((field) => [
+      `QoS ${qosFieldNames[field]}`,
+      `${qosValueText(field, effective)} (${sources[field] ?? 'volume'})`,
+    ]);
+}
+
+/** A node of an older version does not say it: then nothing is enforced by a policy. */
+function qosStatus({ spec, status }: Volume): {
+  effective: QosSpec;
+  sources: Record<string, string>;
+} {
+  const known = status.qos;
+  if (!known) {
+    const { qos, sources } = effectiveQos(knownQos(spec.qos), null);
+    return { effective: qos, sources };
+  }
+  return { effective: knownQos(known.effective), sources: known.sources };
+}
+
+/** `iops=5000,bps=100MiB`: what is enforced. */
+export function effectiveText(volume: Volume): string {
+  return qosText(qosStatus(volume).effective);
+}
+
+/** `iops  5000 -> none` for each wish that differs. */
+export function qosChanges(before: QosSpec, after: QosSpec): [string, string, string][] {
+  const said = (field: QosField, spec: QosSpec): string =>
+    spec[field] === undefined ? 'none' : qosValueText(field, spec);
+  return qosFields.map((field) => [
+    `QoS ${qosFieldNames[field]}`,
+    said(field, before),
+    said(field, after),
+  ]);
+}

@@ -1,0 +1,107 @@
+import t from 'tap';
+import { parseQos, qosText } from '../src/core/qos-text.ts';
+import { FakeCluster } from './support/fake-cluster.ts';
+import { run } from './support/run.ts';
+
+const requestOf = (cluster: FakeCluster, method: string) =>
+  cluster.calls.find((call) => call.method === method)?.request;
+
+t.test('what people write for QoS', async (t) => {
+  const MiB = 2 ** 20;
+  t.same(parseQos(['iops=5000,bps=100MiB', 'read-iops=1.5k, write-bps=2MB/s']), {
+    set: { iops: 5_000, bps: 100 * MiB, readIops: 1_500, writeBps: 2_000_000 },
+    clear: [],
+  });
+  t.same(parseQos(['burst=2.5x/1m,weight=200,min-iops=1k,min-bps=20MiB']).set, {
+    burst: { factor: 2.5, seconds: 60 },
+    weight: 200,
+    minIops: 1_000,
+    minBps: 20 * MiB,
+  });
+  t.same(parseQos(['iops=none,bps=-,burst=off,min-iops=off,read-iops=unlimited']), {
+    set: { burst: { factor: 1, seconds: 1 }, minIops: 0, readIops: 0 },
+    clear: ['iops', 'bps'],
+  });
+  t.equal(parseQos(['none']).clear.length, 10);
+  t.equal(parseQos(['-']).clear.length, 10);
+  const text = 'iops=5000,bps=100MiB,burst=2x/30s,weight=200,min-iops=off';
+  t.equal(qosText(parseQos([text]).set), text, 'it is shown as it is written');
+});
+
+t.test('what is no QoS reaches no node', async (t) => {
+  const table: [string, RegExp][] = [
+    ['', /--qos "" is not valid: write NAME=VALUE/],
+    ['iops', /--qos "iops" is not valid/],
+    ['iops=5000,', /--qos "" is not valid/],
+    ['riops=5', /--qos "riops=5" is not valid: write NAME=VALUE,\.\.\. with iops, read-iops/],
+    ['toString=5', /--qos "toString=5" is not valid/],
+    ['iops=0', /iops=0 is not valid/],
+    ['iops=-5', /iops=-5 is not valid/],
+    ['iops=1.5', /iops=1.5 is not valid: write a whole number, for example iops=5000/],
+    ['iops=5000MiB', /iops=5000MiB is not valid/],
+    ['iops=5,iops=6', /--qos names iops twice/],
+    ['bps=fast', /bps=fast is not valid: write bytes per second/],
+    ['bps=0', /bps=0 is not valid/],
+    ['bps=1', /bps=1 is out of range: use whole 4KiB to 1TiB/],
+    ['weight=20000', /weight=20000 is out of range/],
+    ['weight=heavy', /weight=heavy is not valid: write a whole number, for example weight=200/],
+    ['burst=2x', /burst=2x is not valid: write how many times the limit and for how long/],
+    ['burst=2x/soon', /burst=2x\/soon is not valid/],
+    ['burst=2x/500ms', /burst=2x\/0.5s is out of range/],
+    ['burst=200x/30s', /burst=200x\/30s is out of range/],
+    ['iops=100,read-iops=200', /read-iops=200 is above iops=100/],
+    ['iops=100,min-iops=200', /min-iops=200 is above what iops=100 lets through/],
+  ];
+  for (const [text, message] of table) {
+    for (const argv of [
+      ['volume', 'create', 'db', '--size', '1GiB', '--qos', text],
+      ['volume', 'update', 'db', '--qos', text],
+    ]) {
+      const cluster = new FakeCluster();
+      await run(cluster, ['volume', 'create', 'db', '--size', '1GiB']);
+      cluster.calls = [];
+      const { exitCode, stderr } = await run(cluster, argv);
+      t.equal(exitCode, 2, argv.join(' '));
+      t.match(stderr, message, argv.join(' '));
+      const changes = cluster.calls.filter(({ method }) => method !== 'getVolume');
+      t.same(changes, [], 'nothing was asked for');
+    }
+  }
+});
+
+t.test('a volume gets its wishes, and says what holds and why', async (t) => {
+  const cluster = new FakeCluster();
+  const qos = 'iops=5000,burst=2x/30s,min-iops=500';
+  await run(cluster, ['volume', 'create', 'db', '--size', '1GiB', '--qos', qos]);
+  t.match(requestOf(cluster, 'createVolume'), {
+    qos: { iops: 5_000, burst: { factor: 2, seconds: 30 }, minIops: 500 },
+  });
+  const sheet = (await run(cluster, ['volume', 'inspect', 'db'])).stdout;
+  t.match(sheet, /QoS wanted: +iops=5000,burst=2x\/30s,min-iops=500/);
+  t.match(sheet, /QoS iops: +5000 \(volume\)/);
+  t.match((await run(cluster, ['volume', 'ls', '-o', 'wide'])).stdout, qos);
+  t.notMatch((await run(cluster, ['volume', 'ls'])).stdout, qos);
+
+  const changed = await run(cluster, [
+    'volume',
+    'update',
+    'db',
+    '--qos',
+    'iops=9000,min-iops=none',
+  ]);
+  t.match(requestOf(cluster, 'updateVolume'), { qos: { iops: 9_000 }, clearQos: ['minIops'] });
+  t.match(changed.stdout, /QoS iops: +5000 -> 9000/);
+  t.match(changed.stdout, /QoS min-iops: +500 -> none/);
+  await run(cluster, ['volume', 'update', 'db', '--qos', 'none']);
+  t.notMatch((await run(cluster, ['volume', 'inspect', 'db'])).stdout, 'QoS');
+});
+
+t.test('a volume that exists with other limits is not the one that was asked for', async (t) => {
+  const cluster = new FakeCluster();
+  const create = ['volume', 'create', 'db', '--size', '1GiB', '--if-exists', 'ok', '--qos'];
+  await run(cluster, [...create, 'iops=100']);
+  t.equal((await run(cluster, [...create, 'iops=100'])).exitCode, 0);
+  const { exitCode, stderr } = await run(cluster, [...create, 'iops=200']);
+  t.equal(exitCode, 4);
+  t.match(stderr, 'with another policy (QoS iops 100 -> 200)');
+});

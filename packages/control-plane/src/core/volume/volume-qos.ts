@@ -1,0 +1,15 @@
+import { effectiveQos, knownQos } from '@stor/protocol';
+import type { EffectiveQos, VolumeQos } from '@stor/protocol';
+import type { ClusterState } from '../../resources/cluster-state.ts';
+import type { StoredVolume } from '../../resources/records.ts';
+
+/** What holds for the volume, and where each value comes from. */
+export function qosOf(volume: StoredVolume, _state: ClusterState): EffectiveQos {
+  return effectiveQos(knownQos(volume.spec.qos), null);
+}
+
+/** What its primary enforces; null: nothing, and it has the default weight. */
+export function enforcedQos(volume: StoredVolume, state: ClusterState): VolumeQos | null {
+  const { qos } = qosOf(volume, state);
+  return Object.keys(qos).length === 0 ? null : qos;
+}
