@@ -104,6 +104,9 @@ class LaggingSocket implements StreamSocket {
   resume(): void {
     this.#socket.resume();
   }
+  startTls(): Promise<never> {
+    return Promise.reject(new Error('no TLS over a lagging connection'));
+  }
   end(): void {
     this.#later(() => this.#socket.end());
   }

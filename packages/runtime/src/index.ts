@@ -9,4 +9,12 @@ export * from './logger.ts';
 export * from './metrics.ts';
 export * from './random.ts';
 export * from './sockets.ts';
+export {
+  tlsServer,
+  type TlsClient,
+  type TlsIdentity,
+  type TlsServer,
+  type TlsServerCredentials,
+  type TlsSession,
+} from './tls.ts';
 export * from './yaml.ts';

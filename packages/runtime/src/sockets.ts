@@ -1,5 +1,6 @@
 import { unlink } from 'node:fs/promises';
 import net from 'node:net';
+import { startTls, type TlsClient, type TlsServer, type TlsSession } from './tls.ts';
 
 /**
  * Takes what has arrived: `bytes[start, end)`. Returns how many bytes of it are done with; the rest
@@ -34,6 +35,13 @@ export interface StreamSocket {
   /** Ends after what was written has been sent. */
   end(): void;
   destroy(error?: Error): void;
+  /**
+   * Goes on as TLS, with the same handlers. Call it when the socket is paused, all that was written has
+   * left (`written`), and nothing of what has arrived is left over: such bytes came in the clear, and
+   * the connection ends. Then call `resume`. Rejects with why there is no TLS; the socket is destroyed
+   * then. A peer that says nothing is waited for until the socket is destroyed.
+   */
+  startTls(options: TlsServer | TlsClient): Promise<TlsSession>;
 }
 
 export interface Listener {
@@ -105,6 +113,11 @@ export class ReceiveBuffer {
     this.#bytes = Buffer.allocUnsafeSlow(options.receiveBytes);
   }
 
+  /** bytes that the handler has left */
+  get keptBytes(): number {
+    return this.#end - this.#start;
+  }
+
   /** Where the next read goes; null when the limit is reached by one unfinished message. */
   room(): Buffer | null {
     if (this.#bytes.length - this.#end < minReadBytes) this.#makeRoom();
@@ -164,7 +177,8 @@ class NodeSocket implements StreamSocket {
   onData: DataHandler = (_bytes, start, end) => end - start;
   onClose: (error: Error | null) => void = () => {};
   onDrain: () => void = () => {};
-  readonly #socket: net.Socket;
+  /** what is written to and read from; over another one when there is TLS */
+  #socket: net.Socket;
   readonly #receive: ReceiveBuffer;
   #error: Error | null = null;
   #inHandler = false;
@@ -175,15 +189,46 @@ class NodeSocket implements StreamSocket {
     this.remote = remote;
     socket.setNoDelay(true);
     socket.setKeepAlive(true, keepAliveMs);
+    this.#listen(socket);
+  }
+
+  #listen(socket: net.Socket): void {
     socket.on('error', (error) => {
-      this.#error = error;
+      this.#error ??= error;
     });
     socket.on('close', () => {
-      this.onClose(this.#error);
+      if (this.#socket === socket) this.onClose(this.#error);
     });
     socket.on('drain', () => {
-      this.onDrain();
+      if (this.#socket === socket) this.onDrain();
     });
+  }
+
+  async startTls(options: TlsServer | TlsClient): Promise<TlsSession> {
+    const plain = this.#socket;
+    if (plain.destroyed) throw this.#error ?? new Error('the connection is closed');
+    if (this.#receive.keptBytes > 0 || plain.writableLength > 0) {
+      const error = new Error('bytes in the clear are left over at the start of TLS');
+      this.destroy(error);
+      throw error;
+    }
+    let started: ReturnType<typeof startTls>;
+    try {
+      started = startTls(plain, options);
+    } catch (error) {
+      // a certificate or key that is none
+      this.destroy(error as Error);
+      throw error;
+    }
+    const { secure, agreed } = started;
+    this.#socket = secure;
+    this.#listen(secure);
+    // while the handshake is made nothing is read, and nothing is given to the handler before `resume`
+    secure.on('data', (chunk: Buffer) => {
+      this.receivedChunk(chunk);
+    });
+    secure.pause();
+    return agreed;
   }
 
   /** `length` bytes have been read into the receive buffer. */

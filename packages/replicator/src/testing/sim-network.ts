@@ -61,6 +61,11 @@ export class SimSocket implements StreamSocket {
     this.#schedule();
   }
 
+  /** The simulated network has no TLS: what is asked for it here is refused. */
+  startTls(): Promise<never> {
+    return Promise.reject(new Error('the simulated network has no TLS'));
+  }
+
   destroy(error?: Error): void {
     if (this.destroyed) return;
     this.#network.breakPair(this, error ?? null);

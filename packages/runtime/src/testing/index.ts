@@ -5,3 +5,4 @@ export * from './faulty-files.ts';
 export * from './reserve-ports.ts';
 export * from './memory-network.ts';
 export * from './paced-clock.ts';
+export * from './test-certificates.ts';

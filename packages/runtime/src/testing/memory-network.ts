@@ -9,6 +9,7 @@ import {
   type SocketTarget,
   type StreamSocket,
 } from '../sockets.ts';
+import { agreeInMemory, type TlsClient, type TlsServer, type TlsSession } from '../tls.ts';
 
 /** What a socket has in the network above this makes its writer wait for `onDrain` (bytes). */
 const highWaterBytes = 64 * 1024;
@@ -183,6 +184,12 @@ export class MemoryHost implements Network {
   }
 }
 
+interface TlsStart {
+  options: TlsServer | TlsClient;
+  resolve: (session: TlsSession) => void;
+  reject: (error: Error) => void;
+}
+
 class MemorySocket implements StreamSocket {
   readonly remote: string;
   readonly owner: MemoryHost;
@@ -195,8 +202,12 @@ class MemorySocket implements StreamSocket {
   readonly #network: MemoryNetwork;
   readonly #receive: ReceiveBuffer;
   #peer: MemorySocket | null = null;
-  #queue: { bytes: Uint8Array; written: (() => void) | undefined }[] = [];
+  #queue: { bytes: Uint8Array; written: (() => void) | undefined; isTls: boolean }[] = [];
   #arrived: Buffer[] = [];
+  /** its own start of TLS, once it has begun */
+  #tls: TlsStart | null = null;
+  /** what was sent in the clear is none of TLS's from here on */
+  #isTls = false;
   #isScheduled = false;
   #isPaused = false;
   #isFull = false;
@@ -238,8 +249,48 @@ class MemorySocket implements StreamSocket {
     if (this.destroyed || this.#isEnding) return;
     this.pendingBytes += bytes.length;
     if (this.pendingBytes > highWaterBytes) this.#isFull = true;
-    this.#queue.push({ bytes, written });
+    this.#queue.push({ bytes, written, isTls: this.#isTls });
     this.kick();
+  }
+
+  /** Without cryptography: both sides' options are compared when both have come to it. */
+  startTls(options: TlsServer | TlsClient): Promise<TlsSession> {
+    if (this.destroyed) return Promise.reject(new Error('the connection is closed'));
+    if (this.#receive.keptBytes > 0 || this.pendingBytes > 0) {
+      const error = new Error('bytes in the clear are left over at the start of TLS');
+      this.destroy(error);
+      return Promise.reject(error);
+    }
+    return new Promise((resolve, reject) => {
+      this.#isTls = true;
+      this.#tls = { options, resolve, reject };
+      // what has arrived by now was in the clear; nothing that is in the clear may follow it
+      if (this.#arrived.length > 0) this.destroy(new Error('bytes in the clear instead of TLS'));
+      else this.#network.clock.after(this.#network.latencyMs, () => this.#agree());
+    });
+  }
+
+  #agree(): void {
+    const peer = this.#peer;
+    if (this.destroyed || !peer) return;
+    const [mine, theirs] = [this.#tls, peer.#tls];
+    if (!mine || !theirs) return;
+    if (this.#network.isBlocked(this.owner, peer.owner)) return;
+    this.#tls = null;
+    peer.#tls = null;
+    try {
+      const sides = [mine.options, theirs.options];
+      const server = sides.find((side) => side.side === 'server');
+      const client = sides.find((side) => side.side === 'client');
+      if (!server || !client) throw new Error('TLS needs a server and a client');
+      const session = agreeInMemory(server, client);
+      mine.resolve(session);
+      theirs.resolve(session);
+    } catch (error) {
+      mine.reject(error as Error);
+      theirs.reject(error as Error);
+      this.destroy(error as Error);
+    }
   }
 
   cork(): void {}
@@ -286,6 +337,7 @@ class MemorySocket implements StreamSocket {
       this.#closed(null, false);
       return;
     }
+    if (this.#tls) this.#agree();
     if (this.#queue.length === 0 && !this.#isEnding) return;
     this.#isScheduled = true;
     this.#network.clock.after(this.#network.latencyMs, () => {
@@ -297,8 +349,12 @@ class MemorySocket implements StreamSocket {
   #send(): void {
     const peer = this.#peer;
     if (this.destroyed || !peer || this.#network.isBlocked(this.owner, peer.owner)) return;
-    for (const { bytes, written } of this.#queue.splice(0)) {
+    for (const { bytes, written, isTls } of this.#queue.splice(0)) {
       this.pendingBytes -= bytes.length;
+      if (isTls !== peer.#isTls) {
+        peer.destroy(new Error('bytes in the clear instead of TLS'));
+        break;
+      }
       peer.#arrived.push(Buffer.from(bytes));
       written?.();
     }
@@ -343,6 +399,8 @@ class MemorySocket implements StreamSocket {
   /** Tells the owner in a later event, as a real socket does, and the other side after the latency. */
   #closed(error: Error | null, tellPeer: boolean): void {
     this.destroyed = true;
+    this.#tls?.reject(error ?? new Error('the connection was closed during the TLS handshake'));
+    this.#tls = null;
     this.#queue = [];
     this.#arrived = [];
     this.#network.remove(this);
