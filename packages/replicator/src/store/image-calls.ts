@@ -79,7 +79,7 @@ export class ImageCalls {
   }
 
   async #put(part: { from: number; to: number }, source: Source): Promise<void> {
-    const { image, lineage } = this.#parts;
+    const { image, lineage, hot } = this.#parts;
     const { slots } = lineage;
     const before = part.from - source.offset;
     for (const run of runsOf(image.slotOf, part.from, part.to - part.from)) {
@@ -89,7 +89,9 @@ export class ImageCalls {
       if (source.length <= inlineBytes) {
         slots.writeSync(run.linear, run.count, source.bytes, at, source.sums, sum);
       } else {
-        await slots.write(run.linear, run.count, source.bytes, at, source.sums, sum);
+        const first = part.from / blockBytes + run.at;
+        const isCached = hot?.hasAll(first, run.count) === true;
+        await slots.write(run.linear, run.count, source.bytes, at, source.sums, sum, isCached);
       }
     }
   }

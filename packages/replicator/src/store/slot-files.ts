@@ -94,6 +94,7 @@ export class SlotFiles {
     this.#writeSums(linear, count, sums, sumsStart);
   }
 
+  /** `isCached`: its pages are in the page cache already, as far as is known. */
   async write(
     linear: number,
     count: number,
@@ -101,9 +102,11 @@ export class SlotFiles {
     start: number,
     sums: Uint32Array,
     sumsStart: number,
+    isCached: boolean,
   ): Promise<void> {
     this.dirty = true;
-    await this.#pool.write(this.data, bytes, start, count * blockBytes, linear * blockBytes);
+    const length = count * blockBytes;
+    await this.#pool.write(this.data, bytes, start, length, linear * blockBytes, isCached);
     // a sync may have begun meanwhile, without these bytes
     this.dirty = true;
     this.#writeSums(linear, count, sums, sumsStart);

@@ -65,6 +65,14 @@ export class HotBlocks {
     return ((this.#bits[(place - 1) * bytesPerRegion + (bit >> 3)] ?? 0) & (1 << (bit & 7))) !== 0;
   }
 
+  /** All of them: a large write need not care how their pages come into the cache. */
+  hasAll(firstBlock: number, count: number): boolean {
+    for (let block = firstBlock; block < firstBlock + count; block++) {
+      if (!this.has(block)) return false;
+    }
+    return true;
+  }
+
   #claim(region: number): number {
     if (this.#used === this.#maxRegions) this.clear();
     this.#used += 1;
