@@ -12,6 +12,7 @@ export interface ConnectorOptions {
   /** all of one export; not empty */
   targets: readonly NbdTarget[];
   structuredReplies: boolean;
+  extendedHeaders: boolean;
   metaContexts: readonly string[];
   limits: ReconnectLimits;
   clock: NbdClock;
@@ -142,13 +143,15 @@ export class ExportConnector {
   }
 
   async #try(target: NbdTarget, signal: AbortSignal): Promise<NbdClient> {
-    const { limits, structuredReplies, metaContexts, network, clock } = this.#options;
+    const { limits, structuredReplies, extendedHeaders, metaContexts, network, clock } =
+      this.#options;
     this.#tries += 1;
     const identity = { id: this.#options.clientId, sequence: [this.#tries] };
     const client = await NbdClient.connect({
       ...target.address,
       exportName: target.exportName,
       structuredReplies,
+      extendedHeaders,
       metaContexts: [...metaContexts, formatClientContext(identity)],
       greetingTimeoutMs: limits.greetingTimeoutMs,
       connectTimeoutMs: limits.grantTimeoutMs,

@@ -14,13 +14,16 @@ export * from './nbd-error.ts';
 export type {
   BlockStatusExtent,
   BlockStatusOptions,
+  BlockStatusesOptions,
   NbdConnectOptions,
+  ReadOptions,
   RequestOptions,
   WriteOptions,
   WriteZeroesOptions,
 } from './nbd-options.ts';
 export * from './nbd-uri.ts';
 export * from './reconnecting-nbd-client.ts';
+export type { ExportInfo } from './server-questions.ts';
 export { probeServer } from './server-probe.ts';
 export { defaultReconnectLimits } from './reconnect-limits.ts';
 export type { ReconnectLimits } from './reconnect-limits.ts';

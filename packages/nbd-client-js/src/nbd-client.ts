@@ -8,19 +8,26 @@ import {
 import type { BlockSizes } from './core/client-handshake.ts';
 import { Coverage } from './core/coverage.ts';
 import { ReplyDecoder } from './core/reply-decoder.ts';
-import { requestHeaderBytes, writeRequest } from './core/transmission-codec.ts';
+import {
+  encodeStatusFilter,
+  extendedHeaderBytes,
+  requestHeaderBytes,
+  writeExtendedRequest,
+  writeRequest,
+} from './core/transmission-codec.ts';
 import { systemClock } from './nbd-clock.ts';
 import type { NbdClock } from './nbd-clock.ts';
 import { NbdError } from './nbd-error.ts';
-import { systemNetwork } from './nbd-network.ts';
 import type { NbdStream } from './nbd-network.ts';
 import { openNegotiated } from './nbd-socket.ts';
-import type { NegotiatedSocket, OpenOptions } from './nbd-socket.ts';
+import type { NegotiatedSocket } from './nbd-socket.ts';
 import { targetOf } from './nbd-options.ts';
 import type {
   BlockStatusExtent,
   BlockStatusOptions,
+  BlockStatusesOptions,
   NbdConnectOptions,
+  ReadOptions,
   RequestOptions,
   WriteOptions,
   WriteZeroesOptions,
@@ -28,15 +35,19 @@ import type {
 import type { NbdTarget } from './nbd-uri.ts';
 import { OutstandingRequests } from './outstanding-requests.ts';
 import type { OutstandingRequest, StatusExtent } from './outstanding-requests.ts';
-import { checkRange, maxRangeBytes, needFlag, readTarget } from './request-rules.ts';
+import { checkRange, maxCompactBytes, needFlag, readTarget } from './request-rules.ts';
+import {
+  exportInfo,
+  listExports,
+  listMetaContexts,
+  openOptionsOf,
+  type ExportInfo,
+} from './server-questions.ts';
 
-const defaultConnectTimeoutMs = 30_000;
 /** Requests on the wire at once; more wait here. */
 const defaultMaxInFlight = 64;
 /** Requests that may wait; above it a request is refused with OVERLOADED. */
 const maxWaiting = 65_536;
-/** Bytes that one BLOCK_STATUS asks about: the largest 32-bit length of whole 4 KiB blocks. */
-const maxStatusBytes = 2 ** 32 - 4096;
 /** How long `disconnect` waits for the server to close (ms). */
 const disconnectTimeoutMs = 5_000;
 
@@ -56,6 +67,10 @@ export class NbdClient {
   readonly flags: number;
   readonly blockSizes: Readonly<BlockSizes>;
   readonly structuredReplies: boolean;
+  /** requests and replies have 64-bit lengths */
+  readonly extendedHeaders: boolean;
+  /** what the server says about the export, for people; null when it does not */
+  readonly description: string | null;
   /** names of the contexts that the server granted */
   readonly metaContexts: readonly string[];
 
@@ -89,11 +104,13 @@ export class NbdClient {
     this.sizeBytes = result.sizeBytes;
     this.flags = result.flags;
     this.blockSizes = result.blockSizes;
-    this.structuredReplies = result.structuredReplies;
+    this.structuredReplies = result.form !== 'simple';
+    this.extendedHeaders = result.form === 'extended';
+    this.description = result.description;
     this.#contextIds = result.metaContexts;
     this.metaContexts = [...result.metaContexts.keys()];
-    this.#outstanding = new OutstandingRequests(result.structuredReplies);
-    const decoder = new ReplyDecoder(this.#outstanding, result.structuredReplies);
+    this.#outstanding = new OutstandingRequests(result.form);
+    const decoder = new ReplyDecoder(this.#outstanding, result.form);
     negotiated.onBytes = (bytes, start, end) => {
       this.#receivedBytes += end - start;
       decoder.receive(bytes, start, end);
@@ -118,6 +135,7 @@ export class NbdClient {
       {
         exportName: target.exportName,
         structuredReplies: options.structuredReplies ?? true,
+        extendedHeaders: options.extendedHeaders ?? true,
         metaContexts: options.metaContexts ?? [allocationContext],
         listOnly: false,
       },
@@ -127,39 +145,21 @@ export class NbdClient {
   }
 
   /** Names of the exports of a server, over a connection of its own. Errors as `connect`. */
-  static async list(options: NbdConnectOptions): Promise<string[]> {
-    const negotiated = await openNegotiated(
-      targetOf(options).address,
-      { exportName: '', structuredReplies: false, metaContexts: [], listOnly: true },
-      openOptionsOf(options),
-    );
-    negotiated.socket.end();
-    return negotiated.result.exportNames;
+  static list(options: NbdConnectOptions): Promise<string[]> {
+    return listExports(options);
   }
 
-  /**
-   * Names of the metadata contexts that an export offers, over a connection of its own: those that
-   * match a query (a name, or a namespace with its colon), all of them without one. Errors as
-   * `connect`; REFUSED also when the server has no structured replies.
-   */
-  static async listMetaContexts(
+  /** Names of the metadata contexts of an export, over a connection of its own; see `listMetaContexts`. */
+  static listMetaContexts(
     options: NbdConnectOptions,
     queries: readonly string[] = [],
   ): Promise<string[]> {
-    const target = targetOf(options);
-    const negotiated = await openNegotiated(
-      target.address,
-      {
-        exportName: target.exportName,
-        structuredReplies: true,
-        metaContexts: queries,
-        listOnly: false,
-        listContexts: true,
-      },
-      openOptionsOf(options),
-    );
-    negotiated.socket.end();
-    return [...negotiated.result.metaContexts.keys()];
+    return listMetaContexts(options, queries);
+  }
+
+  /** Facts of an export, which is not opened, over a connection of its own. Errors as `connect`. */
+  static info(options: NbdConnectOptions): Promise<ExportInfo> {
+    return exportInfo(options);
   }
 
   get exportName(): string {
@@ -185,19 +185,22 @@ export class NbdClient {
     offset: number,
     length: number,
     target?: Uint8Array,
-    options: RequestOptions = {},
+    options: ReadOptions = {},
   ): Promise<Buffer> {
+    if (options.df) needFlag(this.flags, transmissionFlag.sendDf, 'DF');
     checkRange(offset, length, this.blockSizes.maximum, this.sizeBytes);
     const bytes = readTarget(length, target);
     if (length === 0) return bytes;
-    await this.#request(command.read, 0, offset, length, options, { target: bytes });
+    const flags = options.df ? commandFlag.df : 0;
+    await this.#request(command.read, flags, offset, length, options, { target: bytes });
     return bytes;
   }
 
   /** `bytes` must stay unchanged until this has settled; see `RequestOptions` for aborts. */
   async write(offset: number, bytes: Uint8Array, options: WriteOptions = {}): Promise<void> {
     checkRange(offset, bytes.length, this.blockSizes.maximum, this.sizeBytes);
-    const flags = options.fua ? commandFlag.fua : 0;
+    const payload = this.extendedHeaders ? commandFlag.payloadLength : 0;
+    const flags = (options.fua ? commandFlag.fua : 0) | payload;
     await this.#request(command.write, flags, offset, bytes.length, options, { payload: bytes });
   }
 
@@ -207,22 +210,33 @@ export class NbdClient {
     await this.#request(command.flush, 0, 0, 0, options, {});
   }
 
+  /** Of any length: without extended headers one above 4 GiB is several requests in a row. */
   async trim(offset: number, length: number, options: WriteOptions = {}): Promise<void> {
     needFlag(this.flags, transmissionFlag.sendTrim, 'TRIM');
-    checkRange(offset, length, maxRangeBytes, this.sizeBytes);
     const flags = options.fua ? commandFlag.fua : 0;
-    await this.#request(command.trim, flags, offset, length, options, {});
+    await this.#effect(command.trim, flags, offset, length, options);
   }
 
+  /** Of any length, as `trim`; of several requests in a row some may be done when one fails. */
   async writeZeroes(
     offset: number,
     length: number,
     options: WriteZeroesOptions = {},
   ): Promise<void> {
     needFlag(this.flags, transmissionFlag.sendWriteZeroes, 'WRITE_ZEROES');
-    checkRange(offset, length, maxRangeBytes, this.sizeBytes);
-    const flags = (options.fua ? commandFlag.fua : 0) | (options.noHole ? commandFlag.noHole : 0);
-    await this.#request(command.writeZeroes, flags, offset, length, options, {});
+    if (options.fastZero) needFlag(this.flags, transmissionFlag.sendFastZero, 'FAST_ZERO');
+    const flags =
+      (options.fua ? commandFlag.fua : 0) |
+      (options.noHole ? commandFlag.noHole : 0) |
+      (options.fastZero ? commandFlag.fastZero : 0);
+    await this.#effect(command.writeZeroes, flags, offset, length, options);
+  }
+
+  /** Says that the range will be read soon: a hint, which may do nothing. */
+  async cache(offset: number, length: number, options: RequestOptions = {}): Promise<void> {
+    checkRange(offset, length, Infinity, this.sizeBytes);
+    if ((this.flags & transmissionFlag.sendCache) === 0) return;
+    await this.#effect(command.cache, 0, offset, length, options);
   }
 
   /**
@@ -234,17 +248,9 @@ export class NbdClient {
     length: number,
     options: BlockStatusOptions = {},
   ): Promise<BlockStatusExtent[]> {
-    const context = options.context ?? allocationContext;
-    const id = this.#contextIds.get(context);
-    if (id === undefined) {
-      throw new NbdError('INVALID_ARGUMENT', `the server has no metadata context ${context}`);
-    }
-    checkRange(offset, length, Infinity, this.sizeBytes);
-    if (length === 0) return [];
-    const statuses = await this.#askStatus(offset, length, options);
-    const extents = statuses.get(id);
-    if (!extents) throw new NbdError('PROTOCOL', `the server left out context ${context}`);
-    return extents.map((extent) => ({
+    const { context = allocationContext, ...rest } = options;
+    const statuses = await this.blockStatuses(offset, length, { ...rest, contexts: [context] });
+    return (statuses.get(context) ?? []).map((extent) => ({
       ...extent,
       hole: (extent.flags & allocationState.hole) !== 0,
       zero: (extent.flags & allocationState.zero) !== 0,
@@ -252,19 +258,29 @@ export class NbdClient {
   }
 
   /**
-   * As `blockStatus`, in every context that the server granted, by its name and with one request.
-   * The answer may end earlier in one context than in another. Empty without any context.
+   * As `blockStatus`, in several contexts by their names, with one request: in all that the server
+   * granted unless `contexts` says which. The answer may end earlier in one context than in another.
+   * Empty without any context.
    */
   async blockStatuses(
     offset: number,
     length: number,
-    options: Omit<BlockStatusOptions, 'context'> = {},
+    options: BlockStatusesOptions = {},
   ): Promise<Map<string, StatusExtent[]>> {
+    const asked = new Map<string, number>();
+    for (const context of options.contexts ?? this.metaContexts) {
+      const id = this.#contextIds.get(context);
+      if (id === undefined) {
+        throw new NbdError('INVALID_ARGUMENT', `the server has no metadata context ${context}`);
+      }
+      asked.set(context, id);
+    }
     checkRange(offset, length, Infinity, this.sizeBytes);
     const answer = new Map<string, StatusExtent[]>();
-    if (this.#contextIds.size === 0) return answer;
-    const statuses = length === 0 ? null : await this.#askStatus(offset, length, options);
-    for (const [context, id] of this.#contextIds) {
+    if (asked.size === 0) return answer;
+    const statuses =
+      length === 0 ? null : await this.#askStatus(offset, length, [...asked.values()], options);
+    for (const [context, id] of asked) {
       const extents = statuses ? statuses.get(id) : [];
       if (!extents) throw new NbdError('PROTOCOL', `the server left out context ${context}`);
       answer.set(context, extents);
@@ -275,13 +291,51 @@ export class NbdClient {
   async #askStatus(
     offset: number,
     length: number,
-    options: Omit<BlockStatusOptions, 'context'>,
+    ids: number[],
+    options: BlockStatusesOptions,
   ): Promise<Map<number, StatusExtent[]>> {
     const statuses = new Map<number, StatusExtent[]>();
-    const flags = options.reqOne ? commandFlag.reqOne : 0;
-    const asked = Math.min(length, maxStatusBytes);
-    await this.#request(command.blockStatus, flags, offset, asked, options, { statuses });
+    const { signal } = options;
+    let flags = options.reqOne ? commandFlag.reqOne : 0;
+    let payload: Buffer | null = null;
+    const asked = this.extendedHeaders ? length : Math.min(length, maxCompactBytes);
+    const canFilter = (this.flags & transmissionFlag.blockStatusPayload) !== 0;
+    if (canFilter && this.extendedHeaders && ids.length < this.#contextIds.size) {
+      flags |= commandFlag.payloadLength;
+      payload = encodeStatusFilter({ length, ids });
+    }
+    const contextIds = payload ? ids : [...this.#contextIds.values()];
+    await this.#request(
+      command.blockStatus,
+      flags,
+      offset,
+      asked,
+      { signal },
+      {
+        statuses,
+        contextIds,
+        payload,
+      },
+    );
     return statuses;
+  }
+
+  /** A request without data in either direction. */
+  async #effect(
+    type: number,
+    flags: number,
+    offset: number,
+    length: number,
+    { signal }: RequestOptions,
+  ): Promise<void> {
+    checkRange(offset, length, Infinity, this.sizeBytes);
+    const most = this.extendedHeaders ? Infinity : maxCompactBytes;
+    let done = 0;
+    do {
+      const part = Math.min(length - done, most);
+      await this.#request(type, flags, offset + done, part, { signal }, {});
+      done += part;
+    } while (done < length);
   }
 
   /** Lets outstanding requests finish, says goodbye, and waits for the end. Works twice. */
@@ -292,9 +346,7 @@ export class NbdClient {
         await new Promise<void>((resolve) => this.#idle.push(resolve));
       }
       if (!this.#failure) {
-        const bytes = Buffer.alloc(requestHeaderBytes);
-        this.#writeHeader(bytes, command.disconnect, 0, 0, 0, 0);
-        this.#socket.write(bytes);
+        this.#socket.write(this.#header(command.disconnect, 0, 0, 0, 0));
         this.#socket.end();
       }
     }
@@ -325,7 +377,8 @@ export class NbdClient {
     options: RequestOptions,
     extra: {
       target?: Buffer;
-      payload?: Uint8Array;
+      payload?: Uint8Array | null;
+      contextIds?: readonly number[];
       statuses?: Map<number, StatusExtent[]>;
     },
   ): Promise<void> {
@@ -348,8 +401,11 @@ export class NbdClient {
         length,
         target: extra.target ?? null,
         coverage: type === command.read ? new Coverage() : null,
+        df: (flags & commandFlag.df) !== 0,
         errno: 0,
         message: '',
+        errorOffset: null,
+        contextIds: extra.contextIds ?? [],
         statuses: extra.statuses ?? null,
         settle: (error) => {
           signal?.removeEventListener('abort', onAbort);
@@ -390,8 +446,9 @@ export class NbdClient {
   #send(request: OutstandingRequest, flags: number, payload: Uint8Array | null): void {
     const cookie = this.#nextCookie++;
     this.#outstanding.add(cookie, request);
-    const header = Buffer.allocUnsafe(requestHeaderBytes);
-    this.#writeHeader(header, request.type, flags, cookie, request.offset, request.length);
+    const hasPayload = (flags & commandFlag.payloadLength) !== 0;
+    const length = hasPayload ? (payload?.length ?? 0) : request.length;
+    const header = this.#header(request.type, flags, cookie, request.offset, length);
     if (!this.#corked) {
       // requests of one turn leave in one system call
       this.#corked = true;
@@ -405,16 +462,15 @@ export class NbdClient {
     if (payload && payload.length > 0) this.#socket.write(payload);
   }
 
-  #writeHeader(
-    bytes: Buffer,
-    type: number,
-    flags: number,
-    cookie: number,
-    offset: number,
-    length: number,
-  ): void {
+  #header(type: number, flags: number, cookie: number, offset: number, length: number): Buffer {
     const cookieHigh = Math.floor(cookie / 2 ** 32);
-    writeRequest(bytes, 0, { flags, type, cookieHigh, cookieLow: cookie >>> 0, offset, length });
+    const fields = { flags, type, cookieHigh, cookieLow: cookie >>> 0, offset, length };
+    const bytes = Buffer.allocUnsafe(
+      this.extendedHeaders ? extendedHeaderBytes : requestHeaderBytes,
+    );
+    if (this.extendedHeaders) writeExtendedRequest(bytes, 0, fields);
+    else writeRequest(bytes, 0, fields);
+    return bytes;
   }
 
   #oneDone(): void {
@@ -439,14 +495,4 @@ export class NbdClient {
     for (const waiting of this.#waiting.splice(0)) waiting.fail(error);
     this.#checkIdle();
   }
-}
-
-function openOptionsOf(options: NbdConnectOptions): OpenOptions {
-  return {
-    network: options.network ?? systemNetwork,
-    clock: options.clock ?? systemClock,
-    signal: options.signal,
-    connectTimeoutMs: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
-    greetingTimeoutMs: options.greetingTimeoutMs,
-  };
 }

@@ -24,17 +24,20 @@ export class NbdError extends Error {
   readonly errno: number;
   /** `optionReplyType` of a REFUSED; 0 for every other error. */
   readonly optionReply: number;
+  /** Byte of the export at which the request failed, when the server said it; else null. */
+  readonly offset: number | null;
 
   constructor(
     code: NbdErrorCode,
     message: string,
-    options: { cause?: unknown; errno?: number; optionReply?: number } = {},
+    options: { cause?: unknown; errno?: number; optionReply?: number; offset?: number | null } = {},
   ) {
     super(message, options.cause === undefined ? {} : { cause: options.cause });
     this.name = 'NbdError';
     this.code = code;
     this.errno = options.errno ?? 0;
     this.optionReply = options.optionReply ?? 0;
+    this.offset = options.offset ?? null;
   }
 
   /** `EIO`, `ENOSPC`, …; empty when the error is not from a reply. */

@@ -16,6 +16,11 @@ export interface NbdConnectOptions {
   exportName?: string;
   /** asked for unless false; `structuredReplies` of the client says whether the server agreed */
   structuredReplies?: boolean;
+  /**
+   * 64-bit lengths, asked for unless false, with structured replies only; `extendedHeaders` of the
+   * client says whether the server agreed
+   */
+  extendedHeaders?: boolean;
   /** contexts to ask block status for, `['base:allocation']` unless given */
   metaContexts?: readonly string[];
   /** for connecting and handshake (ms), 30 s unless given */
@@ -39,6 +44,10 @@ export interface RequestOptions {
    */
   signal?: AbortSignal | undefined;
 }
+export interface ReadOptions extends RequestOptions {
+  /** all in one piece: the data are of one moment where the server can do that, else EOVERFLOW */
+  df?: boolean;
+}
 export interface WriteOptions extends RequestOptions {
   /** answered only when the effect is durable */
   fua?: boolean;
@@ -46,12 +55,21 @@ export interface WriteOptions extends RequestOptions {
 export interface WriteZeroesOptions extends WriteOptions {
   /** keep the space allocated */
   noHole?: boolean;
+  /** only if that is quicker than writing zeros as data; else IO with ENOTSUP, at once */
+  fastZero?: boolean;
 }
 export interface BlockStatusOptions extends RequestOptions {
   /** only the first extent */
   reqOne?: boolean;
   /** `base:allocation` unless given */
   context?: string;
+}
+
+export interface BlockStatusesOptions extends RequestOptions {
+  /** only the first extent of each context */
+  reqOne?: boolean;
+  /** all that the server granted unless given */
+  contexts?: readonly string[];
 }
 
 export interface BlockStatusExtent extends StatusExtent {

@@ -1,4 +1,4 @@
-import { command, errnoName } from './core/constants.ts';
+import { command, errnoName, type HeaderForm } from './core/constants.ts';
 import type { Coverage } from './core/coverage.ts';
 import type { ReplyHandler, StatusDescriptor } from './core/reply-decoder.ts';
 import { NbdError } from './nbd-error.ts';
@@ -21,9 +21,15 @@ export interface OutstandingRequest {
   /** where the data of a read goes; null once the caller has given up, so that it is dropped */
   target: Buffer | null;
   coverage: Coverage | null;
+  /** a read whose answer must be one chunk */
+  readonly df: boolean;
   errno: number;
   message: string;
-  /** answers to block status by context id */
+  /** where it failed, when the server says it */
+  errorOffset: number | null;
+  /** ids of the contexts that a block status asks for */
+  readonly contextIds: readonly number[];
+  /** answers to it by context id */
   statuses: Map<number, StatusExtent[]> | null;
   settle(error: NbdError | null): void;
 }
@@ -31,10 +37,10 @@ export interface OutstandingRequest {
 /** Answers requests from the decoder's events, and refuses what a server may not send. */
 export class OutstandingRequests implements ReplyHandler {
   readonly #requests = new Map<number, OutstandingRequest>();
-  readonly #structured: boolean;
+  readonly #form: HeaderForm;
 
-  constructor(structured: boolean) {
-    this.#structured = structured;
+  constructor(form: HeaderForm) {
+    this.#form = form;
   }
 
   get count(): number {
@@ -55,12 +61,16 @@ export class OutstandingRequests implements ReplyHandler {
   simple(cookie: number, errno: number): { offset: number; length: number } | null {
     const request = this.#get(cookie);
     const isRead = request.type === command.read;
-    if (isRead && this.#structured) throw broken('a simple reply to a read');
+    if (isRead && this.#form !== 'simple') throw broken('a simple reply to a read');
     if (request.type === command.blockStatus) throw broken('a simple reply to a block status');
     request.errno = errno;
     if (!isRead || errno !== 0) return null;
     request.coverage?.add(request.offset, request.offset + request.length);
     return { offset: request.offset, length: request.length };
+  }
+
+  extendedChunk(cookie: number, offset: number): void {
+    if (offset !== this.#get(cookie).offset) throw broken('a reply with the offset of another');
   }
 
   dataChunk(cookie: number, offset: number, length: number): void {
@@ -80,7 +90,9 @@ export class OutstandingRequests implements ReplyHandler {
 
   status(cookie: number, contextId: number, descriptors: StatusDescriptor[]): void {
     const request = this.#get(cookie);
-    if (!request.statuses) throw broken('a block status that was not asked for');
+    if (!request.statuses || !request.contextIds.includes(contextId)) {
+      throw broken('a block status that was not asked for');
+    }
     if (request.statuses.has(contextId)) throw broken('two block statuses of one context');
     let offset = request.offset;
     const extents = descriptors.map(({ length, flags }) => {
@@ -91,10 +103,17 @@ export class OutstandingRequests implements ReplyHandler {
     request.statuses.set(contextId, extents);
   }
 
-  error(cookie: number, errno: number, message: string): void {
+  error(cookie: number, errno: number, message: string, offset: number | null): void {
     const request = this.#get(cookie);
+    const end = request.offset + request.length;
+    if (offset !== null && (offset < request.offset || offset >= end)) {
+      throw broken('an error outside the request');
+    }
+    // the first of several says most
+    if (request.errno !== 0) return;
     request.errno = errno;
     request.message = message;
+    request.errorOffset = offset;
   }
 
   finished(cookie: number): void {
@@ -120,6 +139,7 @@ export class OutstandingRequests implements ReplyHandler {
     const inside =
       length > 0 && offset >= request.offset && offset + length <= request.offset + request.length;
     if (!request.coverage || !inside) throw broken('data that was not asked for');
+    if (request.df && request.coverage.pieces > 0) throw broken('pieces in spite of DF');
     if (!request.coverage.add(offset, offset + length)) throw broken('the same data twice');
     if (request.coverage.pieces > maxReadPieces) throw broken('a read in too many pieces');
   }
@@ -131,9 +151,12 @@ const commandNames = new Map<number, string>(
 
 function replyError(request: OutstandingRequest): NbdError {
   const what = `${commandNames.get(request.type) ?? 'request'} of ${request.length} bytes at ${request.offset}`;
-  const why = request.message === '' ? '' : `: ${request.message}`;
-  return new NbdError('IO', `${what} failed with ${errnoName(request.errno)}${why}`, {
-    errno: request.errno,
+  const { errno, message, errorOffset: offset } = request;
+  const where = offset === null ? '' : ` at ${offset}`;
+  const why = message === '' ? '' : `: ${message}`;
+  return new NbdError('IO', `${what} failed${where} with ${errnoName(errno)}${why}`, {
+    errno,
+    offset,
   });
 }
 

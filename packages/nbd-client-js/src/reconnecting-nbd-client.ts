@@ -12,6 +12,8 @@ import { targetOf } from './nbd-options.ts';
 import type {
   BlockStatusExtent,
   BlockStatusOptions,
+  BlockStatusesOptions,
+  ReadOptions,
   RequestOptions,
   WriteOptions,
   WriteZeroesOptions,
@@ -20,7 +22,7 @@ import type { NbdTarget } from './nbd-uri.ts';
 import { completeLimits } from './reconnect-limits.ts';
 import type { ReconnectLimits } from './reconnect-limits.ts';
 import { ReconnectingSession } from './reconnecting-session.ts';
-import { checkRange, maxRangeBytes, needFlag, readTarget } from './request-rules.ts';
+import { checkRange, needFlag, readTarget } from './request-rules.ts';
 
 /** Addresses that one client takes; a round of tries is bounded by it. */
 const maxAddresses = 256;
@@ -34,6 +36,8 @@ export interface ReconnectingOptions extends Partial<ReconnectLimits> {
   /** taken from the URIs unless given */
   exportName?: string;
   structuredReplies?: boolean;
+  /** as of `NbdClient` */
+  extendedHeaders?: boolean;
   metaContexts?: readonly string[];
   /**
    * Takes an export that does not say CAN_MULTI_CONN. Only when its FLUSH makes durable what was
@@ -87,6 +91,7 @@ export class ReconnectingNbdClient {
     const connector = new ExportConnector({
       targets,
       structuredReplies: options.structuredReplies ?? true,
+      extendedHeaders: options.extendedHeaders ?? true,
       metaContexts: options.metaContexts ?? [allocationContext],
       limits,
       clock,
@@ -122,10 +127,11 @@ export class ReconnectingNbdClient {
     offset: number,
     length: number,
     target?: Uint8Array,
-    options: RequestOptions = {},
+    options: ReadOptions = {},
   ): Promise<Buffer> {
+    if (options.df) needFlag(this.flags, transmissionFlag.sendDf, 'DF');
     checkRange(offset, length, this.blockSizes.maximum, this.sizeBytes);
-    const { signal } = options;
+    const { signal, df = false } = options;
     if (target) readTarget(length, target);
     return this.#session.submit(
       {
@@ -133,7 +139,7 @@ export class ReconnectingNbdClient {
         end: offset + length,
         mutates: false,
         heldBytes: length,
-        run: (client) => client.read(offset, length, target, { signal }),
+        run: (client) => client.read(offset, length, target, { signal, df }),
       },
       signal,
     );
@@ -160,7 +166,7 @@ export class ReconnectingNbdClient {
 
   async trim(offset: number, length: number, options: WriteOptions = {}): Promise<void> {
     needFlag(this.flags, transmissionFlag.sendTrim, 'TRIM');
-    checkRange(offset, length, maxRangeBytes, this.sizeBytes);
+    checkRange(offset, length, Infinity, this.sizeBytes);
     const fua = options.fua ?? false;
     await this.#change(offset, length, 0, options, (client) =>
       client.trim(offset, length, { fua }),
@@ -173,10 +179,28 @@ export class ReconnectingNbdClient {
     options: WriteZeroesOptions = {},
   ): Promise<void> {
     needFlag(this.flags, transmissionFlag.sendWriteZeroes, 'WRITE_ZEROES');
-    checkRange(offset, length, maxRangeBytes, this.sizeBytes);
-    const { fua = false, noHole = false } = options;
+    checkRange(offset, length, Infinity, this.sizeBytes);
+    const { fua = false, noHole = false, fastZero = false } = options;
+    if (fastZero) needFlag(this.flags, transmissionFlag.sendFastZero, 'FAST_ZERO');
     await this.#change(offset, length, 0, options, (client) =>
-      client.writeZeroes(offset, length, { fua, noHole }),
+      client.writeZeroes(offset, length, { fua, noHole, fastZero }),
+    );
+  }
+
+  /** As `NbdClient.cache`. */
+  async cache(offset: number, length: number, options: RequestOptions = {}): Promise<void> {
+    checkRange(offset, length, Infinity, this.sizeBytes);
+    const { signal } = options;
+    await this.#session.submit(
+      // a hint: it waits for nothing, and nothing for it
+      {
+        start: 0,
+        end: 0,
+        mutates: false,
+        heldBytes: 0,
+        run: (client) => client.cache(offset, length, { signal }),
+      },
+      signal,
     );
   }
 
@@ -204,7 +228,7 @@ export class ReconnectingNbdClient {
   async blockStatuses(
     offset: number,
     length: number,
-    options: Omit<BlockStatusOptions, 'context'> = {},
+    options: BlockStatusesOptions = {},
   ): Promise<Map<string, StatusExtent[]>> {
     checkRange(offset, length, Infinity, this.sizeBytes);
     return this.#session.submit(

@@ -1,7 +1,10 @@
 import { NbdError } from './nbd-error.ts';
 
-/** The largest range of one TRIM or WRITE_ZEROES (bytes): the protocol's 32-bit length. */
-export const maxRangeBytes = 2 ** 32 - 1;
+/**
+ * What one request without a payload may cover when lengths have 32 bits (bytes): whole 4 KiB blocks.
+ * With extended headers there is no such bound.
+ */
+export const maxCompactBytes = 2 ** 32 - 4096;
 
 /** Throws INVALID_ARGUMENT unless the range lies in the export and is not too long. */
 export function checkRange(

@@ -181,6 +181,7 @@ function recorder(): { handler: ReplyHandler; log: string[] } {
       log.push(`simple ${cookie} ${errno}`);
       return errno === 0 && cookie % 2 === 0 ? { offset: 1000, length: 5 } : null;
     },
+    extendedChunk: (cookie, offset) => log.push(`extended ${cookie} ${offset}`),
     dataChunk: (cookie, offset, length) => log.push(`chunk ${cookie} ${offset} ${length}`),
     data: (cookie, offset, bytes, start, end) => {
       log.push(
@@ -190,7 +191,8 @@ function recorder(): { handler: ReplyHandler; log: string[] } {
     hole: (cookie, offset, length) => log.push(`hole ${cookie} ${offset} ${length}`),
     status: (cookie, id, found) =>
       log.push(`status ${cookie} ${id} ${found.map((d) => `${d.length}/${d.flags}`).join(',')}`),
-    error: (cookie, errno, message) => log.push(`error ${cookie} ${errno} ${message}`),
+    error: (cookie, errno, message, offset) =>
+      log.push(`error ${cookie} ${errno} ${message} ${offset}`),
     finished: (cookie) => log.push(`finished ${cookie}`),
   };
   return { handler, log };
@@ -298,9 +300,9 @@ t.test('replies decode alike however the stream is cut', async (t) => {
       (list, cuts) => {
         const stream = Buffer.concat(list.map(encodeReply));
         const whole = recorder();
-        new ReplyDecoder(whole.handler, true).receive(stream, 0, stream.length);
+        new ReplyDecoder(whole.handler, 'structured').receive(stream, 0, stream.length);
         const pieces = recorder();
-        const decoder = new ReplyDecoder(pieces.handler, true);
+        const decoder = new ReplyDecoder(pieces.handler, 'structured');
         for (let at = 0, i = 0; at < stream.length; i++) {
           const end = Math.min(at + cuts[i % cuts.length]!, stream.length);
           // a copy that is overwritten afterwards: nothing may keep a reference
@@ -320,7 +322,7 @@ t.test('replies decode alike however the stream is cut', async (t) => {
 
 t.test('a stream that breaks the rules is refused, and no length is believed', async (t) => {
   const refuse = (name: string, bytes: Buffer, structured = true): void => {
-    const decoder = new ReplyDecoder(recorder().handler, structured);
+    const decoder = new ReplyDecoder(recorder().handler, structured ? 'structured' : 'simple');
     t.throws(
       () => decoder.receive(bytes, 0, bytes.length),
       { name: 'NbdError', code: 'PROTOCOL' },
@@ -353,7 +355,7 @@ t.test('a stream that breaks the rules is refused, and no length is believed', a
   refuse('error 0', noError);
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 200 }), fc.boolean(), (raw, startsRight) => {
-      const decoder = new ReplyDecoder(recorder().handler, true);
+      const decoder = new ReplyDecoder(recorder().handler, 'structured');
       const bytes = Buffer.from(raw);
       if (startsRight && bytes.length > 4) bytes.writeUInt32BE(0x668e33ef, 0);
       try {

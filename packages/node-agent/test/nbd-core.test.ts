@@ -51,8 +51,8 @@ function run(input: Buffer, cuts: number[] = [1 << 20]): string[] {
     }
     if (next.kind === 'close') log.push('close');
     if (next.kind === 'transmission') {
-      const { structuredReplies: structured, contexts } = handshake;
-      log.push(`transmission ${JSON.stringify({ structured, contexts })}`);
+      const { form, contexts } = handshake;
+      log.push(`transmission ${JSON.stringify({ form, contexts })}`);
     }
     return next.kind === 'again' || next.kind === 'wait';
   };
@@ -99,7 +99,7 @@ t.test('GO, as qemu does it: structured replies, context, block size', async (t)
     replyTo(7, 3, '0001' + hex('db')),
     replyTo(7, 3, '0003' + '00000001' + '00001000' + '02000000'),
     replyTo(7, 1),
-    'transmission {"structured":true,"contexts":["base:allocation"]}',
+    'transmission {"form":"structured","contexts":["base:allocation"]}',
   ];
   t.strictSame(run(input), expected);
   fc.assert(
@@ -119,7 +119,7 @@ t.test(
         encodeOption(optionType.exportName, Buffer.from(name)),
       ]);
     const ask = 'ask {"kind":"open","name":"db","client":null,"contexts":[]}';
-    const transmission = 'transmission {"structured":false,"contexts":[]}';
+    const transmission = 'transmission {"form":"simple","contexts":[]}';
     const head = 'send 0000000000100000' + '056d';
     t.strictSame(run(input(3, 'db')), [greeting, ask, head, transmission]);
     t.strictSame(run(input(1, 'db')), [greeting, ask, head + '00'.repeat(124), transmission]);
@@ -208,7 +208,7 @@ t.test('a client may say who it is, and which of its connections this is', async
     ),
     'it is told with the question',
   );
-  t.equal(log.at(-1), 'transmission {"structured":true,"contexts":["base:allocation"]}');
+  t.equal(log.at(-1), 'transmission {"form":"structured","contexts":["base:allocation"]}');
   t.equal(log.filter((line) => line.includes(hex('x-client'))).length, 0, 'and is no context');
 });
 
@@ -280,7 +280,7 @@ t.test('requests are judged as the specification says', async (t) => {
   const rules = {
     sizeBytes: 10_000,
     payloadBytes: 4_096,
-    structuredReplies: true,
+    form: 'structured' as const,
     hasContexts: true,
     readOnly: false,
   };
@@ -312,7 +312,7 @@ t.test('requests are judged as the specification says', async (t) => {
   }
   t.equal(ask(command.read, 0, 0, 4_097), errno.EINVAL);
   t.equal(ask(command.write, 0, 0, 4_097), errno.EINVAL);
-  t.equal(ask(command.read, commandFlag.df, 0, 1, { structuredReplies: false }), errno.EINVAL);
+  t.equal(ask(command.read, commandFlag.df, 0, 1, { form: 'simple' }), errno.EINVAL);
   t.equal(ask(command.blockStatus, 0, 0, 1, { hasContexts: false }), errno.EINVAL);
   for (const type of [command.write, command.writeZeroes, command.trim]) {
     t.equal(ask(type, 0, 0, 1, { readOnly: true }), errno.EPERM);

@@ -226,8 +226,12 @@ export class RawClient {
     }
   }
 
-  async go(name: string, options: { structured?: boolean; context?: boolean } = {}): Promise<void> {
+  async go(
+    name: string,
+    options: { structured?: boolean; extended?: boolean; context?: boolean } = {},
+  ): Promise<void> {
     await this.greet();
+    if (options.extended) await this.option(optionType.extendedHeaders);
     if (options.structured) await this.option(optionType.structuredReply);
     if (options.context) {
       const queries = ['base:allocation'];
@@ -239,6 +243,40 @@ export class RawClient {
 
   request(request: RawRequest): void {
     this.send(encodeRequest(request));
+  }
+
+  /** A request with an extended header; `length` unless given is that of the payload. */
+  extended(request: Omit<RawRequest, 'length'> & { length?: number | bigint }): void {
+    const { type, flags = 0, offset = 0, payload = Buffer.alloc(0) } = request;
+    const bytes = Buffer.alloc(32);
+    bytes.writeUInt32BE(0x21e41c71, 0);
+    bytes.writeUInt16BE(flags, 4);
+    bytes.writeUInt16BE(type, 6);
+    bytes.writeUInt32BE(0xc00c1e, 8);
+    bytes.writeUInt32BE(request.cookie ?? 1, 12);
+    bytes.writeBigUInt64BE(BigInt(offset), 16);
+    bytes.writeBigUInt64BE(BigInt(request.length ?? payload.length), 24);
+    this.send(bytes, payload);
+  }
+
+  async extendedChunk(): Promise<{
+    flags: number;
+    type: number;
+    cookie: number;
+    offset: bigint;
+    body: Buffer;
+  }> {
+    const bytes = await this.take(32);
+    if (bytes.readUInt32BE(0) !== 0x6e8a278c)
+      throw new Error(`not an extended chunk: ${bytes.toString('hex')}`);
+    if (bytes.readUInt32BE(8) !== 0xc00c1e) throw new Error('reply to another request');
+    return {
+      flags: bytes.readUInt16BE(4),
+      type: bytes.readUInt16BE(6),
+      cookie: bytes.readUInt32BE(12),
+      offset: bytes.readBigUInt64BE(16),
+      body: await this.take(Number(bytes.readBigUInt64BE(24))),
+    };
   }
 
   /** A simple reply: its error number. Its cookie must be the one that `request` sends. */

@@ -18,6 +18,7 @@ import {
   errno,
   optionReplyType,
   optionType,
+  type HeaderForm,
 } from 'nbd-client-js';
 import { NbdServer } from '../src/nbd/nbd-server.ts';
 import { NbdStats } from '../src/nbd/nbd-stats.ts';
@@ -45,7 +46,8 @@ function answerLater(device: TestServer['device'], random: SeededRandom): void {
   };
 }
 
-async function modelRun(t: Test, structuredReplies: boolean, isSlow: boolean): Promise<void> {
+async function modelRun(t: Test, form: HeaderForm, isSlow: boolean): Promise<void> {
+  const structuredReplies = form !== 'simple';
   const { device, port, exports, server } = await startServer(t);
   if (isSlow) answerLater(device, new SeededRandom(7));
   const client = await NbdClient.connect({
@@ -53,7 +55,9 @@ async function modelRun(t: Test, structuredReplies: boolean, isSlow: boolean): P
     port,
     exportName: 'db',
     structuredReplies,
+    extendedHeaders: form === 'extended',
   });
+  t.equal(client.extendedHeaders, form === 'extended');
   const random = new SeededRandom(structuredReplies ? 1 : 2);
   const model = Buffer.alloc(mebibyte);
   const below = (n: number): number => Math.floor(random.next() * n);
@@ -113,10 +117,10 @@ async function modelRun(t: Test, structuredReplies: boolean, isSlow: boolean): P
 }
 
 t.test('random requests agree with a buffer', async (t) => {
-  await t.test('inline, simple replies', (t) => modelRun(t, false, false));
-  await t.test('inline, structured replies', (t) => modelRun(t, true, false));
-  await t.test('slow, simple replies', (t) => modelRun(t, false, true));
-  await t.test('slow, structured replies', (t) => modelRun(t, true, true));
+  for (const form of ['simple', 'structured', 'extended'] as const) {
+    await t.test(`inline, ${form} headers`, (t) => modelRun(t, form, false));
+    await t.test(`slow, ${form} headers`, (t) => modelRun(t, form, true));
+  }
 });
 
 t.test('large requests, up to the limit', async (t) => {

@@ -6,6 +6,7 @@ import {
   maxStringBytes,
   optionReplyType,
   optionType,
+  type HeaderForm,
 } from './constants.ts';
 import {
   decodeGreeting,
@@ -43,11 +44,15 @@ export interface BlockSizes {
 export interface HandshakeWishes {
   exportName: string;
   structuredReplies: boolean;
+  /** asked for before structured replies, which they include */
+  extendedHeaders?: boolean;
   metaContexts: readonly string[];
   /** true: ask for the names of all exports and leave */
   listOnly: boolean;
   /** ask which contexts of the export match `metaContexts`, all of them without any, and leave */
   listContexts?: boolean;
+  /** ask for the facts of the export without opening it, and leave */
+  infoOnly?: boolean;
 }
 
 export interface HandshakeResult {
@@ -55,14 +60,27 @@ export interface HandshakeResult {
   /** `transmissionFlag` bits */
   flags: number;
   blockSizes: BlockSizes;
-  structuredReplies: boolean;
+  /** the server's own name of the export, and what it says about it; null when it did not */
+  canonicalName: string | null;
+  description: string | null;
+  form: HeaderForm;
   /** context name -> id in block status chunks */
   metaContexts: Map<string, number>;
   /** only when listing */
   exportNames: string[];
 }
 
-type Step = 'greeting' | 'structured' | 'meta' | 'listMeta' | 'go' | 'list' | 'exportName' | 'over';
+type Step =
+  | 'greeting'
+  | 'extended'
+  | 'structured'
+  | 'meta'
+  | 'listMeta'
+  | 'info'
+  | 'go'
+  | 'list'
+  | 'exportName'
+  | 'over';
 
 /**
  * The client's side of the fixed newstyle handshake: bytes in, bytes out, no I/O. One option is
@@ -82,7 +100,9 @@ export class ClientHandshake {
   #sizeBytes = -1;
   #flags = 0;
   #blockSizes: BlockSizes = { minimum: 1, preferred: 4096, maximum: defaultMaxPayloadBytes };
-  #structured = false;
+  #canonicalName: string | null = null;
+  #description: string | null = null;
+  #form: HeaderForm = 'simple';
   #contexts = new Map<string, number>();
   #names: string[] = [];
 
@@ -143,18 +163,33 @@ export class ClientHandshake {
       if (!this.#fixed) throw broken('the server cannot list its contexts');
       this.#ask('structured');
     } else if (!this.#fixed) {
+      if (this.#wishes.infoOnly) throw broken('the server cannot tell about its exports');
       this.#ask('exportName');
     } else if (this.#wishes.structuredReplies) {
-      this.#ask('structured');
+      this.#ask(this.#wishes.extendedHeaders ? 'extended' : 'structured');
     } else {
-      this.#ask('go');
+      this.#askForExport();
     }
+  }
+
+  #askForExport(): void {
+    this.#ask(this.#wishes.infoOnly ? 'info' : 'go');
+  }
+
+  #askForContexts(): void {
+    if (this.#wishes.listContexts) this.#ask('listMeta');
+    else if (this.#wishes.metaContexts.length > 0 && !this.#wishes.infoOnly) this.#ask('meta');
+    else this.#askForExport();
   }
 
   #option(): number {
     switch (this.#step) {
+      case 'extended':
+        return optionType.extendedHeaders;
       case 'structured':
         return optionType.structuredReply;
+      case 'info':
+        return optionType.info;
       case 'meta':
         return optionType.setMetaContext;
       case 'listMeta':
@@ -171,6 +206,7 @@ export class ClientHandshake {
     this.#replies = 0;
     const { exportName, metaContexts } = this.#wishes;
     switch (step) {
+      case 'extended':
       case 'structured':
       case 'list':
         this.output.push(encodeOption(this.#option()));
@@ -184,14 +220,12 @@ export class ClientHandshake {
           ),
         );
         return;
-      case 'go':
-        this.output.push(
-          encodeOption(
-            optionType.go,
-            encodeGoBody({ name: exportName, infos: [infoType.blockSize] }),
-          ),
-        );
+      case 'info':
+      case 'go': {
+        const infos = [infoType.name, infoType.description, infoType.blockSize];
+        this.output.push(encodeOption(this.#option(), encodeGoBody({ name: exportName, infos })));
         return;
+      }
       case 'exportName':
         this.output.push(encodeOption(optionType.exportName, Buffer.from(exportName, 'utf8')));
         return;
@@ -215,7 +249,7 @@ export class ClientHandshake {
       const context = decodeMetaContextReply(body);
       if (!context) throw broken('metadata context that is not one');
       this.#contexts.set(context.name, context.id);
-    } else if (type === optionReplyType.info && this.#step === 'go') {
+    } else if (type === optionReplyType.info && (this.#step === 'go' || this.#step === 'info')) {
       this.#takeInfo(body);
     } else {
       throw broken(`reply of type ${type} to option ${this.#option()}`);
@@ -235,6 +269,8 @@ export class ClientHandshake {
     const info = decodeInfo(body);
     if (!info) throw broken('information that cannot be read');
     if (info.kind === 'export') this.#takeSize(info.sizeBytes, info.flags);
+    if (info.kind === 'name') this.#canonicalName = info.text;
+    if (info.kind === 'description') this.#description = info.text;
     if (info.kind === 'blockSize') {
       const { minimum, preferred, maximum } = info;
       const right =
@@ -252,10 +288,13 @@ export class ClientHandshake {
 
   #takeAck(): void {
     switch (this.#step) {
+      case 'extended':
+        this.#form = 'extended';
+        this.#askForContexts();
+        return;
       case 'structured':
-        this.#structured = true;
-        if (this.#wishes.listContexts) this.#ask('listMeta');
-        else this.#ask(this.#wishes.metaContexts.length > 0 ? 'meta' : 'go');
+        this.#form = 'structured';
+        this.#askForContexts();
         return;
       case 'meta':
         this.#ask('go');
@@ -265,16 +304,28 @@ export class ClientHandshake {
         this.output.push(encodeOption(optionType.abort));
         this.#finish();
         return;
+      case 'info':
+        this.output.push(encodeOption(optionType.abort));
+        this.#finishWithSize();
+        return;
       default:
-        if (this.#sizeBytes < 0) throw broken('no size of the export');
-        this.#finish();
+        this.#finishWithSize();
     }
+  }
+
+  #finishWithSize(): void {
+    if (this.#sizeBytes < 0) throw broken('no size of the export');
+    this.#finish();
   }
 
   #takeError(type: number, message: string): void {
     // an older server that lacks an extension: go on without it
+    if (this.#step === 'extended' && type !== optionReplyType.errShutdown) {
+      this.#ask('structured');
+      return;
+    }
     if (this.#step === 'structured' && !this.#wishes.listContexts) {
-      this.#ask('go');
+      this.#askForExport();
       return;
     }
     // but one that cannot tell now may well know contexts: then it is no answer about them
@@ -283,7 +334,8 @@ export class ClientHandshake {
       this.#ask('go');
       return;
     }
-    if (this.#step === 'go' && type === optionReplyType.errUnsup) {
+    // with extended headers a server must have GO, and a client must not ask for EXPORT_NAME
+    if (this.#step === 'go' && type === optionReplyType.errUnsup && this.#form !== 'extended') {
       this.#ask('exportName');
       return;
     }
@@ -310,7 +362,9 @@ export class ClientHandshake {
       sizeBytes: this.#sizeBytes,
       flags: this.#flags,
       blockSizes: this.#blockSizes,
-      structuredReplies: this.#structured,
+      canonicalName: this.#canonicalName,
+      description: this.#description,
+      form: this.#form,
       metaContexts: this.#contexts,
       exportNames: this.#names,
     };

@@ -10,6 +10,15 @@ export const optionReplyMagic = 0x0003e889045565a9n;
 export const requestMagic = 0x25609513;
 export const simpleReplyMagic = 0x67446698;
 export const structuredReplyMagic = 0x668e33ef;
+/** Of the extension EXTENDED_HEADERS (branch extension-ext-header of the same document). */
+export const extendedRequestMagic = 0x21e41c71;
+export const extendedReplyMagic = 0x6e8a278c;
+
+/**
+ * What the transmission phase is made of, as the handshake settled it. `simple`: 28-byte requests and
+ * simple replies; `structured`: replies in chunks; `extended`: both with 64-bit lengths, in 32 bytes.
+ */
+export type HeaderForm = 'simple' | 'structured' | 'extended';
 
 /** Handshake flags, and the client's flags of the same bits. */
 export const handshakeFlag = { fixedNewstyle: 1, noZeroes: 2 } as const;
@@ -24,6 +33,7 @@ export const optionType = {
   structuredReply: 8,
   listMetaContext: 9,
   setMetaContext: 10,
+  extendedHeaders: 11,
 } as const;
 
 export const optionReplyType = {
@@ -40,6 +50,7 @@ export const optionReplyType = {
   errShutdown: 0x80000007,
   errBlockSizeReqd: 0x80000008,
   errTooBig: 0x80000009,
+  errExtHeaderReqd: 0x8000000a,
 } as const;
 
 export const infoType = { export: 0, name: 1, description: 2, blockSize: 3 } as const;
@@ -57,6 +68,7 @@ export const transmissionFlag = {
   sendResize: 1 << 9,
   sendCache: 1 << 10,
   sendFastZero: 1 << 11,
+  blockStatusPayload: 1 << 12,
 } as const;
 
 export const command = {
@@ -76,6 +88,8 @@ export const commandFlag = {
   df: 1 << 2,
   reqOne: 1 << 3,
   fastZero: 1 << 4,
+  /** extended headers: the length counts a payload that follows */
+  payloadLength: 1 << 5,
 } as const;
 
 export const chunkFlag = { done: 1 } as const;
@@ -85,6 +99,7 @@ export const chunkType = {
   offsetData: 1,
   offsetHole: 2,
   blockStatus: 5,
+  blockStatusExt: 6,
   error: 0x8001,
   errorOffset: 0x8002,
 } as const;

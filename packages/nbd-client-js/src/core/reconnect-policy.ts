@@ -45,13 +45,26 @@ export interface ExportFacts {
   readonly metaContexts: readonly string[];
 }
 
+/**
+ * What requests that wait were made for. The other flags may come and go, as when servers are upgraded
+ * one by one: they are hints, or a request that needs one is refused by itself.
+ */
+const reliedOn =
+  transmissionFlag.hasFlags |
+  transmissionFlag.readOnly |
+  transmissionFlag.sendFlush |
+  transmissionFlag.sendFua |
+  transmissionFlag.sendTrim |
+  transmissionFlag.sendWriteZeroes |
+  transmissionFlag.canMultiConn;
+
 /** How an export differs from what it was, in words; null when requests made for it still fit. */
 export function exportDifference(was: ExportFacts, is: ExportFacts): string | null {
   // one that has grown has everything that it had
   if (is.sizeBytes < was.sizeBytes) {
     return `its size changed from ${was.sizeBytes} to ${is.sizeBytes} bytes`;
   }
-  if (is.flags !== was.flags) {
+  if ((is.flags & reliedOn) !== (was.flags & reliedOn)) {
     return `its flags changed from ${flagNames(was.flags)} to ${flagNames(is.flags)}`;
   }
   for (const key of ['minimum', 'preferred', 'maximum'] as const) {

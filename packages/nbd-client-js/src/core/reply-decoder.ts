@@ -3,16 +3,22 @@ import {
   chunkErrorBit,
   chunkFlag,
   chunkType,
+  extendedReplyMagic,
   simpleReplyMagic,
   structuredReplyMagic,
+  type HeaderForm,
 } from './constants.ts';
 import {
   chunkHeaderBytes,
   errorBodyPrefixBytes,
+  extendedHeaderBytes,
+  extendedStatusDescriptorBytes,
+  extendedStatusPrefixBytes,
   offsetDataPrefixBytes,
   offsetHoleBodyBytes,
   simpleReplyBytes,
   statusDescriptorBytes,
+  statusPrefixBytes,
 } from './transmission-codec.ts';
 import { readText, readU64 } from './wire-integers.ts';
 
@@ -21,7 +27,7 @@ const maxStatusDescriptors = 2 ** 20;
 /** Bytes of an error chunk that are accepted: header, a message, an offset, and room to spare. */
 const maxErrorBodyBytes = 16 * 1024;
 
-/** One piece of a block status answer. */
+/** One piece of a block status answer. `flags` above 2^53, which no known context has, are rounded. */
 export interface StatusDescriptor {
   length: number;
   flags: number;
@@ -31,6 +37,8 @@ export interface StatusDescriptor {
 export interface ReplyHandler {
   /** A simple reply. Returns offset and length of the data that follow it; null when none do. */
   simple(cookie: number, errno: number): { offset: number; length: number } | null;
+  /** A chunk with an extended header, which repeats the offset of the request. */
+  extendedChunk(cookie: number, offset: number): void;
   /**
    * A chunk begins, with this many bytes of data at `offset` (0 bytes for any other chunk), so that
    * the handler can check them against its request before they arrive.
@@ -40,7 +48,8 @@ export interface ReplyHandler {
   data(cookie: number, offset: number, bytes: Buffer, start: number, end: number): void;
   hole(cookie: number, offset: number, length: number): void;
   status(cookie: number, contextId: number, descriptors: StatusDescriptor[]): void;
-  error(cookie: number, errno: number, message: string): void;
+  /** `offset`: where, when the server says it; null for all of the request */
+  error(cookie: number, errno: number, message: string, offset: number | null): void;
   /** The last reply or chunk for this cookie has been given. */
   finished(cookie: number): void;
 }
@@ -51,7 +60,7 @@ export interface ReplyHandler {
  */
 export class ReplyDecoder {
   readonly #handler: ReplyHandler;
-  readonly #structured: boolean;
+  readonly #form: HeaderForm;
   /** a header or small body that is being gathered */
   #gather = Buffer.alloc(64);
   #gathered = 0;
@@ -66,9 +75,9 @@ export class ReplyDecoder {
   #dataLeft = 0;
   #dataIsLast = false;
 
-  constructor(handler: ReplyHandler, structured: boolean) {
+  constructor(handler: ReplyHandler, form: HeaderForm) {
     this.#handler = handler;
-    this.#structured = structured;
+    this.#form = form;
   }
 
   /** Takes all of `bytes[start, end)`. Throws PROTOCOL when the server breaks the rules. */
@@ -118,12 +127,15 @@ export class ReplyDecoder {
 
   #readMagic(): void {
     const magic = this.#gather.readUInt32BE(0);
-    if (magic === simpleReplyMagic) {
+    if (magic === simpleReplyMagic && this.#form !== 'extended') {
       this.#step = 'simple';
       this.#needed = simpleReplyBytes;
-    } else if (magic === structuredReplyMagic && this.#structured) {
+    } else if (magic === structuredReplyMagic && this.#form === 'structured') {
       this.#step = 'chunk';
       this.#needed = chunkHeaderBytes;
+    } else if (magic === extendedReplyMagic && this.#form === 'extended') {
+      this.#step = 'chunk';
+      this.#needed = extendedHeaderBytes;
     } else {
       throw broken(`reply with magic 0x${magic.toString(16)}`);
     }
@@ -152,7 +164,12 @@ export class ReplyDecoder {
     this.#chunkFlags = this.#gather.readUInt16BE(4);
     this.#chunkType = this.#gather.readUInt16BE(6);
     this.#cookie = readU64(this.#gather, 8);
-    this.#chunkLength = this.#gather.readUInt32BE(16);
+    if (this.#form === 'extended') {
+      this.#chunkLength = readU64(this.#gather, 24);
+      this.#handler.extendedChunk(this.#cookie, readU64(this.#gather, 16));
+    } else {
+      this.#chunkLength = this.#gather.readUInt32BE(16);
+    }
     const bodyBytes = this.#checkedBodyBytes();
     this.#step = 'body';
     this.#gathered = 0;
@@ -184,10 +201,12 @@ export class ReplyDecoder {
         right = length === offsetHoleBodyBytes;
         break;
       case chunkType.blockStatus:
-        right =
-          length > 4 &&
-          (length - 4) % statusDescriptorBytes === 0 &&
-          (length - 4) / statusDescriptorBytes <= maxStatusDescriptors;
+        right = isStatusLength(length, statusPrefixBytes, statusDescriptorBytes);
+        break;
+      case chunkType.blockStatusExt:
+        if (this.#form !== 'extended')
+          throw broken('a 64-bit block status without extended headers');
+        right = isStatusLength(length, extendedStatusPrefixBytes, extendedStatusDescriptorBytes);
         break;
       default:
         throw broken(`chunk of unknown type ${type}`);
@@ -210,6 +229,8 @@ export class ReplyDecoder {
       this.#handler.hole(this.#cookie, readU64(body, 0), body.readUInt32BE(8));
     } else if (this.#chunkType === chunkType.blockStatus) {
       this.#readStatus(body);
+    } else if (this.#chunkType === chunkType.blockStatusExt) {
+      this.#readExtendedStatus(body);
     } else if ((this.#chunkType & chunkErrorBit) !== 0) {
       this.#readError(body);
     }
@@ -219,10 +240,29 @@ export class ReplyDecoder {
 
   #readStatus(body: Buffer): void {
     const descriptors: StatusDescriptor[] = [];
-    for (let at = 4; at < this.#chunkLength; at += statusDescriptorBytes) {
+    for (let at = statusPrefixBytes; at < this.#chunkLength; at += statusDescriptorBytes) {
       const length = body.readUInt32BE(at);
       if (length === 0) throw broken('block status of length 0');
       descriptors.push({ length, flags: body.readUInt32BE(at + 4) });
+    }
+    this.#handler.status(this.#cookie, body.readUInt32BE(0), descriptors);
+  }
+
+  #readExtendedStatus(body: Buffer): void {
+    const count = body.readUInt32BE(4);
+    const bytes = this.#chunkLength - extendedStatusPrefixBytes;
+    if (count !== 0 && count * extendedStatusDescriptorBytes !== bytes) {
+      throw broken(`block status of ${bytes} bytes with ${count} descriptors`);
+    }
+    const descriptors: StatusDescriptor[] = [];
+    for (
+      let at = extendedStatusPrefixBytes;
+      at < this.#chunkLength;
+      at += extendedStatusDescriptorBytes
+    ) {
+      const length = readU64(body, at);
+      if (length === 0) throw broken('block status of length 0');
+      descriptors.push({ length, flags: readU64(body, at + 8) });
     }
     this.#handler.status(this.#cookie, body.readUInt32BE(0), descriptors);
   }
@@ -235,8 +275,20 @@ export class ReplyDecoder {
       throw broken('error message longer than its chunk');
     }
     const message = body.subarray(errorBodyPrefixBytes, errorBodyPrefixBytes + messageBytes);
-    this.#handler.error(this.#cookie, errno, readText(message) ?? '');
+    const text = readText(message) ?? '';
+    if (this.#chunkType !== chunkType.errorOffset) {
+      this.#handler.error(this.#cookie, errno, text, null);
+      return;
+    }
+    const offsetAt = errorBodyPrefixBytes + messageBytes;
+    if (offsetAt + 8 !== this.#chunkLength) throw broken('error chunk without its offset');
+    this.#handler.error(this.#cookie, errno, text, readU64(body, offsetAt));
   }
+}
+
+function isStatusLength(length: number, prefixBytes: number, descriptorBytes: number): boolean {
+  const count = (length - prefixBytes) / descriptorBytes;
+  return Number.isInteger(count) && count >= 1 && count <= maxStatusDescriptors;
 }
 
 function broken(what: string): NbdError {

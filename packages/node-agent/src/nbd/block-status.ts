@@ -20,18 +20,35 @@ export class BlockStatus {
   readonly #lease: Pick<NbdExportLease, 'device' | 'changedSince'>;
   /** null: `base:allocation`; else the name of a snapshot */
   readonly #snapshots: readonly (string | null)[];
+  readonly #allIds: readonly number[];
 
   constructor(lease: Pick<NbdExportLease, 'device' | 'changedSince'>, contexts: readonly string[]) {
     this.#lease = lease;
     this.#snapshots = contexts.map((context) => snapshotOfContext(context));
+    this.#allIds = contexts.map((_context, at) => at + 1);
   }
 
-  /** `done` gets at most `limit` descriptors for each context, or the first error of any. */
-  ask(offset: number, length: number, limit: number, done: StatusDone): void {
+  /** Ids are the places of the contexts, from 1. */
+  get allIds(): readonly number[] {
+    return this.#allIds;
+  }
+
+  /**
+   * `done` gets at most `limit` descriptors for each context of `ids`, in their order, or the first
+   * error of any.
+   */
+  ask(
+    ids: readonly number[],
+    offset: number,
+    length: number,
+    limit: number,
+    done: StatusDone,
+  ): void {
     const statuses: StatusDescriptor[][] = [];
-    let open = this.#snapshots.length;
+    let open = ids.length;
     let failed: StorError | null = null;
-    for (const [at, snapshot] of this.#snapshots.entries()) {
+    for (const [at, id] of ids.entries()) {
+      const snapshot = this.#snapshots[id - 1] ?? null;
       let answered = false;
       const one = (
         error: StorError | null,

@@ -158,8 +158,8 @@ export class NbdConnection {
     const peer = { id, remote: socket.remote, client, contexts, left: this.#left.signal };
     const lease = await exports.open(name, peer);
     this.#lease = lease;
-    const { device, readOnly } = lease;
-    return { kind: 'export', name: lease.name, sizeBytes: device.sizeBytes, readOnly };
+    const { device, readOnly, description = '' } = lease;
+    return { kind: 'export', name: lease.name, sizeBytes: device.sizeBytes, readOnly, description };
   }
 
   #startTransmission(): void {
@@ -176,7 +176,7 @@ export class NbdConnection {
     const transmission = new Transmission({
       socket,
       lease,
-      structuredReplies: this.#handshake.structuredReplies,
+      form: this.#handshake.form,
       contexts: this.#handshake.contexts,
       limits,
       clock,

@@ -31,6 +31,8 @@ export interface NbdExportLease {
     done: DirtyDone,
   ): void;
   name: string;
+  /** one line for people (INFO_DESCRIPTION) */
+  description?: string;
   volumeId: string;
   /** from another node's relay, which counts its requests itself */
   isRelay: boolean;
@@ -43,6 +45,15 @@ export interface NbdExportLease {
   onRevoked(listener: () => void): void;
 }
 
+/** What NBD_OPT_INFO tells of an export. */
+export interface ExportFacts {
+  name: string;
+  sizeBytes: number;
+  readOnly: boolean;
+  /** one line for people */
+  description?: string;
+}
+
 /** Where the server gets its volumes. Errors are StorError, told to the client by `nbd-errno.ts`. */
 export interface NbdExports {
   list(): Promise<string[]>;
@@ -52,7 +63,7 @@ export interface NbdExports {
    */
   open(name: string, connection: NbdPeer): Promise<NbdExportLease>;
   /** For NBD_OPT_INFO: facts without attaching. NOT_FOUND, UNAVAILABLE. */
-  info(name: string): Promise<{ sizeBytes: number; name: string; readOnly: boolean }>;
+  info(name: string): Promise<ExportFacts>;
   /** Which of the asked snapshots changes of this export can be told since. NOT_FOUND (the export). */
   snapshotsOf(name: string, asked: readonly string[] | 'all'): Promise<string[]>;
 }

@@ -1,5 +1,6 @@
 import type { StorError } from '@stor/protocol';
 import type { BlockRequest } from '@stor/replicator';
+import type { ReplyTarget } from 'nbd-client-js';
 
 /** Who is told that a request is finished. */
 export interface RequestOwner {
@@ -11,7 +12,7 @@ export interface RequestOwner {
  * request allocates nothing; `active` catches a device that answers twice, which would otherwise
  * answer a later request of another owner with success.
  */
-export class NbdRequest implements BlockRequest {
+export class NbdRequest implements BlockRequest, ReplyTarget {
   offset = 0;
   length = 0;
   bytes: Uint8Array | null = null;
@@ -24,6 +25,8 @@ export class NbdRequest implements BlockRequest {
   type = 0;
   cookieHigh = 0;
   cookieLow = 0;
+  offsetHigh = 0;
+  offsetLow = 0;
   arrivedMs = 0;
   /** payload that counts as in flight (bytes) */
   heldBytes = 0;

@@ -4,12 +4,19 @@ import {
   chunkType,
   command,
   errorBodyPrefixBytes,
+  extendedHeaderBytes,
+  extendedStatusDescriptorBytes,
+  extendedStatusPrefixBytes,
   offsetDataPrefixBytes,
   simpleReplyBytes,
   statusDescriptorBytes,
+  statusPrefixBytes,
   writeChunkHeader,
+  writeExtendedChunkHeader,
   writeSimpleReply,
   writeU64,
+  type HeaderForm,
+  type ReplyTarget,
   type StatusDescriptor,
 } from 'nbd-client-js';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
@@ -26,60 +33,47 @@ export class ReplyWriter {
   /** what stands in front of the data of a read (bytes) */
   readonly readHeaderBytes: number;
   readonly #output: ReplyOutput;
-  readonly #structured: boolean;
+  readonly #form: HeaderForm;
+  /** header of a chunk (bytes) */
+  readonly #chunkBytes: number;
   readonly #readBuffers: ReadBufferPool;
 
-  constructor(
-    output: ReplyOutput,
-    options: { structuredReplies: boolean; readBuffers: ReadBufferPool },
-  ) {
+  constructor(output: ReplyOutput, options: { form: HeaderForm; readBuffers: ReadBufferPool }) {
     this.#output = output;
-    this.#structured = options.structuredReplies;
+    this.#form = options.form;
     this.#readBuffers = options.readBuffers;
-    this.readHeaderBytes = this.#structured
-      ? chunkHeaderBytes + offsetDataPrefixBytes
-      : simpleReplyBytes;
+    this.#chunkBytes = this.#form === 'extended' ? extendedHeaderBytes : chunkHeaderBytes;
+    this.readHeaderBytes =
+      this.#form === 'simple' ? simpleReplyBytes : this.#chunkBytes + offsetDataPrefixBytes;
   }
 
-  simple(error: number, cookieHigh: number, cookieLow: number): void {
-    const out = this.#output.reserve(simpleReplyBytes);
-    writeSimpleReply(out.bytes, out.used, error, cookieHigh, cookieLow);
-    this.#output.commit(out, simpleReplyBytes);
+  /** Success of a request that has no data. */
+  done(to: ReplyTarget): void {
+    if (this.#form === 'extended') this.#none(to);
+    else this.#simple(to, 0);
   }
 
   /** With structured replies the specification allows no simple reply to READ and BLOCK_STATUS. */
-  error(type: number, error: number, cookieHigh: number, cookieLow: number, message: string): void {
-    if (!this.#structured || (type !== command.read && type !== command.blockStatus)) {
-      this.simple(error, cookieHigh, cookieLow);
+  error(type: number, error: number, to: ReplyTarget, message: string): void {
+    const isStructured = type === command.read || type === command.blockStatus;
+    if (this.#form === 'simple' || (this.#form === 'structured' && !isStructured)) {
+      this.#simple(to, error);
       return;
     }
     const text = Buffer.from(message.slice(0, maxErrorTextBytes / 4), 'utf8');
     const bodyBytes = errorBodyPrefixBytes + text.length;
-    const out = this.#output.reserve(chunkHeaderBytes + bodyBytes);
-    let at = writeChunkHeader(
-      out.bytes,
-      out.used,
-      chunkFlag.done,
-      chunkType.error,
-      cookieHigh,
-      cookieLow,
-      bodyBytes,
-    );
+    const out = this.#output.reserve(this.#chunkBytes + bodyBytes);
+    let at = this.#header(out.bytes, out.used, chunkFlag.done, chunkType.error, to, bodyBytes);
     at = out.bytes.writeUInt32BE(error, at);
     at = out.bytes.writeUInt16BE(text.length, at);
     out.bytes.set(text, at);
-    this.#output.commit(out, chunkHeaderBytes + bodyBytes);
+    this.#output.commit(out, this.#chunkBytes + bodyBytes);
   }
 
-  emptyRead(cookieHigh: number, cookieLow: number): void {
-    if (!this.#structured) {
-      this.simple(0, cookieHigh, cookieLow);
-      return;
-    }
+  emptyRead(to: ReplyTarget): void {
     // a data chunk has at least one byte
-    const out = this.#output.reserve(chunkHeaderBytes);
-    writeChunkHeader(out.bytes, out.used, chunkFlag.done, chunkType.none, cookieHigh, cookieLow, 0);
-    this.#output.commit(out, chunkHeaderBytes);
+    if (this.#form === 'simple') this.#simple(to, 0);
+    else this.#none(to);
   }
 
   writeReadHeader(
@@ -87,40 +81,25 @@ export class ReplyWriter {
     at: number,
     offset: number,
     length: number,
-    cookieHigh: number,
-    cookieLow: number,
+    to: ReplyTarget,
   ): void {
-    if (!this.#structured) {
-      writeSimpleReply(bytes, at, 0, cookieHigh, cookieLow);
+    if (this.#form === 'simple') {
+      writeSimpleReply(bytes, at, 0, to.cookieHigh, to.cookieLow);
       return;
     }
     // one chunk, so that DF is kept without looking at it
     const bodyBytes = offsetDataPrefixBytes + length;
-    writeChunkHeader(
-      bytes,
-      at,
-      chunkFlag.done,
-      chunkType.offsetData,
-      cookieHigh,
-      cookieLow,
-      bodyBytes,
-    );
-    writeU64(bytes, offset, at + chunkHeaderBytes);
+    const end = this.#header(bytes, at, chunkFlag.done, chunkType.offsetData, to, bodyBytes);
+    writeU64(bytes, offset, end);
   }
 
   /** The data of a read; the buffer goes back to its pool when the socket is done with it. */
-  data(
-    offset: number,
-    length: number,
-    buffer: Buffer,
-    cookieHigh: number,
-    cookieLow: number,
-  ): void {
+  data(offset: number, length: number, buffer: Buffer, to: ReplyTarget): void {
     const readBuffers = this.#readBuffers;
     const headerBytes = this.readHeaderBytes;
     const isSmall = length <= copiedReadBytes;
     const out = this.#output.reserve(headerBytes + (isSmall ? length : 0));
-    this.writeReadHeader(out.bytes, out.used, offset, length, cookieHigh, cookieLow);
+    this.writeReadHeader(out.bytes, out.used, offset, length, to);
     if (isSmall) {
       buffer.copy(out.bytes, out.used + headerBytes, 0, length);
       readBuffers.give(buffer);
@@ -134,15 +113,16 @@ export class ReplyWriter {
     });
   }
 
-  /** The answer to BLOCK_STATUS: a chunk for each context, in the order of their ids from 1. */
+  /** The answer to BLOCK_STATUS: a chunk for each context, with the ids in the same order. */
   statuses(
+    ids: readonly number[],
     statuses: readonly (readonly StatusDescriptor[])[],
-    cookieHigh: number,
-    cookieLow: number,
+    to: ReplyTarget,
   ): void {
     for (const [at, descriptors] of statuses.entries()) {
       const flags = at === statuses.length - 1 ? chunkFlag.done : 0;
-      this.#status(at + 1, flags, descriptors, cookieHigh, cookieLow);
+      if (this.#form === 'extended') this.#extendedStatus(ids[at] ?? 0, flags, descriptors, to);
+      else this.#status(ids[at] ?? 0, flags, descriptors, to);
     }
   }
 
@@ -150,26 +130,65 @@ export class ReplyWriter {
     contextId: number,
     flags: number,
     descriptors: readonly StatusDescriptor[],
-    cookieHigh: number,
-    cookieLow: number,
+    to: ReplyTarget,
   ): void {
-    const bodyBytes = 4 + statusDescriptorBytes * descriptors.length;
-    const out = this.#output.reserve(chunkHeaderBytes + bodyBytes);
+    const bodyBytes = statusPrefixBytes + statusDescriptorBytes * descriptors.length;
+    const out = this.#output.reserve(this.#chunkBytes + bodyBytes);
     const { bytes } = out;
-    let at = writeChunkHeader(
-      bytes,
-      out.used,
-      flags,
-      chunkType.blockStatus,
-      cookieHigh,
-      cookieLow,
-      bodyBytes,
-    );
+    let at = this.#header(bytes, out.used, flags, chunkType.blockStatus, to, bodyBytes);
     at = bytes.writeUInt32BE(contextId, at);
     for (const descriptor of descriptors) {
       at = bytes.writeUInt32BE(descriptor.length, at);
       at = bytes.writeUInt32BE(descriptor.flags, at);
     }
-    this.#output.commit(out, chunkHeaderBytes + bodyBytes);
+    this.#output.commit(out, this.#chunkBytes + bodyBytes);
+  }
+
+  #extendedStatus(
+    contextId: number,
+    flags: number,
+    descriptors: readonly StatusDescriptor[],
+    to: ReplyTarget,
+  ): void {
+    const bodyBytes =
+      extendedStatusPrefixBytes + extendedStatusDescriptorBytes * descriptors.length;
+    const out = this.#output.reserve(this.#chunkBytes + bodyBytes);
+    const { bytes } = out;
+    let at = this.#header(bytes, out.used, flags, chunkType.blockStatusExt, to, bodyBytes);
+    at = bytes.writeUInt32BE(contextId, at);
+    at = bytes.writeUInt32BE(descriptors.length, at);
+    for (const descriptor of descriptors) {
+      writeU64(bytes, descriptor.length, at);
+      writeU64(bytes, descriptor.flags, at + 8);
+      at += extendedStatusDescriptorBytes;
+    }
+    this.#output.commit(out, this.#chunkBytes + bodyBytes);
+  }
+
+  #simple({ cookieHigh, cookieLow }: ReplyTarget, error: number): void {
+    const out = this.#output.reserve(simpleReplyBytes);
+    writeSimpleReply(out.bytes, out.used, error, cookieHigh, cookieLow);
+    this.#output.commit(out, simpleReplyBytes);
+  }
+
+  #none(to: ReplyTarget): void {
+    const out = this.#output.reserve(this.#chunkBytes);
+    this.#header(out.bytes, out.used, chunkFlag.done, chunkType.none, to, 0);
+    this.#output.commit(out, this.#chunkBytes);
+  }
+
+  /** Returns where the body begins. */
+  #header(
+    bytes: Buffer,
+    at: number,
+    flags: number,
+    type: number,
+    to: ReplyTarget,
+    bodyBytes: number,
+  ): number {
+    if (this.#form === 'extended') {
+      return writeExtendedChunkHeader(bytes, at, flags, type, to, bodyBytes);
+    }
+    return writeChunkHeader(bytes, at, flags, type, to.cookieHigh, to.cookieLow, bodyBytes);
   }
 }

@@ -1,11 +1,25 @@
 import type { StorError } from '@stor/protocol';
 import type { BlockDevice } from '@stor/replicator';
 import type { Clock, Logger, StreamSocket } from '@stor/runtime';
-import { command, commandFlag, readU64, requestHeaderBytes, requestMagic } from 'nbd-client-js';
+import {
+  command,
+  commandFlag,
+  decodeStatusFilter,
+  errno,
+  extendedHeaderBytes,
+  newRequestHeader,
+  readRequest,
+  requestHeaderBytes,
+  statusFilterPrefixBytes,
+  type HeaderForm,
+  type ReplyTarget,
+  type RequestHeader,
+} from 'nbd-client-js';
 import { nbdErrnoOf } from '../core/nbd/nbd-errno.ts';
 import type { NbdLimits } from '../core/nbd/nbd-limits.ts';
 import { checkRequest, type RequestRules } from '../core/nbd/request-check.ts';
 import { BlockStatus } from './block-status.ts';
+import { LongEffect } from './long-effect.ts';
 import type { NbdExportLease } from './nbd-exports.ts';
 import { NbdRequest, type RequestOwner } from './nbd-request.ts';
 import type { ExportStats, NbdStats, OperationStats } from './nbd-stats.ts';
@@ -16,7 +30,7 @@ import { ReplyOutput, type OutputBufferPool } from './reply-output.ts';
 export interface TransmissionOptions {
   socket: StreamSocket;
   lease: Pick<NbdExportLease, 'device' | 'readOnly' | 'changedSince'>;
-  structuredReplies: boolean;
+  form: HeaderForm;
   /** names of metadata contexts; the id of each is its place, from 1 */
   contexts: readonly string[];
   limits: NbdLimits;
@@ -47,6 +61,11 @@ export class Transmission implements RequestOwner {
   readonly #output: ReplyOutput;
   readonly #replies: ReplyWriter;
   readonly #rules: RequestRules;
+  readonly #isExtended: boolean;
+  /** of a request (bytes) */
+  readonly #headerBytes: number;
+  /** the request that is being looked at */
+  readonly #header: RequestHeader = newRequestHeader();
   readonly #blockStatus: BlockStatus;
   readonly #inlineReadBytes: number;
   readonly #exportStats: ExportStats;
@@ -79,10 +98,12 @@ export class Transmission implements RequestOwner {
       this.#resumeIfRoom();
     };
     this.#inlineReadBytes = Math.min(options.limits.inlineReadBytes, copiedReadBytes);
+    this.#isExtended = options.form === 'extended';
+    this.#headerBytes = this.#isExtended ? extendedHeaderBytes : requestHeaderBytes;
     this.#rules = {
       sizeBytes: options.lease.device.sizeBytes,
       payloadBytes: options.limits.payloadBytes,
-      structuredReplies: options.structuredReplies,
+      form: options.form,
       hasContexts: options.contexts.length > 0,
       readOnly: options.lease.readOnly,
     };
@@ -104,7 +125,7 @@ export class Transmission implements RequestOwner {
         at += length;
         this.#skipBytes -= length;
       }
-      if (end - at < requestHeaderBytes) break;
+      if (end - at < this.#headerBytes) break;
       if (this.#isFull(pendingBytes, 1)) {
         this.#pause();
         break;
@@ -161,46 +182,74 @@ export class Transmission implements RequestOwner {
 
   /** One request at `at`: how many bytes of it are done with; 0 when its payload is not there yet. */
   #takeRequest(bytes: Buffer, at: number, end: number, arrivedMs: number): number {
-    if (bytes.readUInt32BE(at) !== requestMagic) {
+    const header = this.#header;
+    if (!readRequest(bytes, at, this.#isExtended, header)) {
       // the stream is out of step: nothing that follows can be trusted
       this.#options.logger.warn({}, 'NBD request with a wrong magic; connection closed');
       this.endAfterReplies();
       return 0;
     }
-    const flags = bytes.readUInt16BE(at + 4);
-    const type = bytes.readUInt16BE(at + 6);
-    const offset = readU64(bytes, at + 16);
-    const length = bytes.readUInt32BE(at + 24);
+    const { type, flags, offset, length } = header;
     if (type === command.disconnect) {
       this.endAfterReplies();
       return 0;
     }
-    const refusal = checkRequest(type, flags, offset, length, this.#rules);
-    if (refusal === 0 && type === command.write && end - at < requestHeaderBytes + length) return 0;
-    const cookieHigh = bytes.readUInt32BE(at + 8);
-    const cookieLow = bytes.readUInt32BE(at + 12);
-    if (refusal !== 0) {
-      this.#refuse(type, refusal, cookieHigh, cookieLow, arrivedMs);
-      if (type === command.write) this.#skipPayload(length);
-      return requestHeaderBytes;
+    const hasPayload = this.#isExtended
+      ? (flags & commandFlag.payloadLength) !== 0
+      : type === command.write;
+    const payloadAt = at + this.#headerBytes;
+    if (type === command.blockStatus && hasPayload) {
+      return this.#filteredStatus(bytes, payloadAt, end, arrivedMs);
     }
+    const refusal = checkRequest(type, flags, offset, length, this.#rules);
+    if (refusal !== 0) {
+      this.#refuse(header, refusal, arrivedMs);
+      if (hasPayload) this.#skipPayload(length);
+      // whether its data follow nobody knows, and they must not be taken for requests
+      else if (type === command.write) this.endAfterReplies();
+      return this.#headerBytes;
+    }
+    if (type === command.write && end - payloadAt < length) return 0;
     if (type === command.read) {
-      this.#read(flags, offset, length, cookieHigh, cookieLow, arrivedMs);
-      return requestHeaderBytes;
+      this.#read(header, arrivedMs);
+      return this.#headerBytes;
     }
     if (type === command.blockStatus) {
-      this.#status(flags, offset, length, cookieHigh, cookieLow);
-      return requestHeaderBytes;
+      this.#status(header, this.#blockStatus.allIds, length);
+      return this.#headerBytes;
     }
     if (type === command.cache || (length === 0 && type !== command.flush)) {
       // CACHE is a hint; a request for nothing has no effect that could be made durable
-      this.#replies.simple(0, cookieHigh, cookieLow);
+      this.#replies.done(header);
     } else {
-      const request = this.#take(type, offset, length, cookieHigh, cookieLow, arrivedMs);
+      const request = this.#take(header, arrivedMs);
       request.fua = (flags & commandFlag.fua) !== 0;
-      this.#start(request, flags, bytes, at + requestHeaderBytes);
+      this.#start(request, flags, bytes, payloadAt);
     }
-    return requestHeaderBytes + (type === command.write ? length : 0);
+    return this.#headerBytes + (type === command.write ? length : 0);
+  }
+
+  /** BLOCK_STATUS with a payload: the contexts that it is about, and how far it goes. */
+  #filteredStatus(bytes: Buffer, payloadAt: number, end: number, arrivedMs: number): number {
+    const header = this.#header;
+    const { type, flags, offset, length: payloadBytes } = header;
+    const { allIds } = this.#blockStatus;
+    if (payloadBytes <= statusFilterPrefixBytes + 4 * allIds.length) {
+      if (end - payloadAt < payloadBytes) return 0;
+      const filter = decodeStatusFilter(bytes, payloadAt, payloadAt + payloadBytes);
+      const ids = filter?.ids ?? [];
+      const isRight =
+        ids.length > 0 &&
+        new Set(ids).size === ids.length &&
+        ids.every((id) => allIds.includes(id)) &&
+        checkRequest(type, flags, offset, filter?.length ?? 0, this.#rules) === 0;
+      if (isRight) this.#status(header, ids, filter?.length ?? 0);
+      else this.#refuse(header, errno.EINVAL, arrivedMs);
+      return this.#headerBytes + payloadBytes;
+    }
+    this.#refuse(header, errno.EINVAL, arrivedMs);
+    this.#skipPayload(payloadBytes);
+    return this.#headerBytes;
   }
 
   #start(request: NbdRequest, flags: number, bytes: Buffer, payloadAt: number): void {
@@ -216,37 +265,39 @@ export class Transmission implements RequestOwner {
         this.#device.flush(request);
         return;
       case command.trim:
-        this.#device.trim(request);
+        if (request.length > this.#limits.effectBytes) this.#startLong(request, 'trim');
+        else this.#device.trim(request);
         return;
       default:
         request.noHole = (flags & commandFlag.noHole) !== 0;
-        this.#device.writeZeroes(request);
+        if (request.length > this.#limits.effectBytes) this.#startLong(request, 'writeZeroes');
+        else this.#device.writeZeroes(request);
     }
   }
 
-  #read(
-    flags: number,
-    offset: number,
-    length: number,
-    cookieHigh: number,
-    cookieLow: number,
-    arrivedMs: number,
-  ): void {
+  #startLong(request: NbdRequest, kind: 'trim' | 'writeZeroes'): void {
+    const partBytes = this.#limits.effectBytes;
+    const isOver = (): boolean => this.#state !== 'open';
+    new LongEffect(request, this.#device, { kind, partBytes, isOver }).run();
+  }
+
+  #read(header: RequestHeader, arrivedMs: number): void {
+    const { flags, offset, length } = header;
     if (length === 0) {
-      this.#replies.emptyRead(cookieHigh, cookieLow);
+      this.#replies.emptyRead(header);
       return;
     }
     if (length <= this.#inlineReadBytes) {
       const { readHeaderBytes: headerBytes } = this.#replies;
       const out = this.#output.reserve(headerBytes + length);
       if (this.#device.readInline(offset, length, out.bytes, out.used + headerBytes)) {
-        this.#replies.writeReadHeader(out.bytes, out.used, offset, length, cookieHigh, cookieLow);
+        this.#replies.writeReadHeader(out.bytes, out.used, offset, length, header);
         this.#output.commit(out, headerBytes + length);
         this.#exportStats.read.record(this.#clock.monotonicMs() - arrivedMs, length, false);
         return;
       }
     }
-    const request = this.#take(command.read, offset, length, cookieHigh, cookieLow, arrivedMs);
+    const request = this.#take(header, arrivedMs);
     const buffer = this.#options.readBuffers.take(length);
     request.buffer = buffer;
     request.bytes = buffer;
@@ -257,20 +308,15 @@ export class Transmission implements RequestOwner {
     this.#device.read(request);
   }
 
-  #take(
-    type: number,
-    offset: number,
-    length: number,
-    cookieHigh: number,
-    cookieLow: number,
-    arrivedMs: number,
-  ): NbdRequest {
+  #take(header: RequestHeader, arrivedMs: number): NbdRequest {
     const request = this.#idle.pop() ?? new NbdRequest(this);
-    request.type = type;
-    request.offset = offset;
-    request.length = length;
-    request.cookieHigh = cookieHigh;
-    request.cookieLow = cookieLow;
+    request.type = header.type;
+    request.offset = header.offset;
+    request.length = header.length;
+    request.cookieHigh = header.cookieHigh;
+    request.cookieLow = header.cookieLow;
+    request.offsetHigh = header.offsetHigh;
+    request.offsetLow = header.offsetLow;
     request.arrivedMs = arrivedMs;
     request.bytes = null;
     request.start = 0;
@@ -294,7 +340,7 @@ export class Transmission implements RequestOwner {
     this.#inFlight -= 1;
     this.#exportStats.inFlight -= 1;
     this.#inFlightBytes -= request.heldBytes;
-    const { type, cookieHigh, cookieLow, length, buffer } = request;
+    const { type, length, buffer } = request;
     const latencyMs = this.#clock.monotonicMs() - request.arrivedMs;
     this.#operationStats(type)?.record(latencyMs, length, error !== null);
     request.bytes = null;
@@ -303,11 +349,11 @@ export class Transmission implements RequestOwner {
       if (buffer) this.#options.readBuffers.give(buffer);
     } else if (error) {
       if (buffer) this.#options.readBuffers.give(buffer);
-      this.#errorReply(type, nbdErrnoOf[error.code], cookieHigh, cookieLow, error.message);
+      this.#errorReply(type, nbdErrnoOf[error.code], request, error.message);
     } else if (buffer) {
-      this.#replies.data(request.offset, length, buffer, cookieHigh, cookieLow);
+      this.#replies.data(request.offset, length, buffer, request);
     } else {
-      this.#replies.simple(0, cookieHigh, cookieLow);
+      this.#replies.done(request);
     }
     this.#idle.push(request);
     if (!this.#receiving) this.#planFlush();
@@ -359,50 +405,35 @@ export class Transmission implements RequestOwner {
     }
   }
 
-  #refuse(
-    type: number,
-    error: number,
-    cookieHigh: number,
-    cookieLow: number,
-    arrivedMs: number,
-  ): void {
+  #refuse(header: RequestHeader, error: number, arrivedMs: number): void {
+    const { type } = header;
     this.#operationStats(type)?.record(this.#clock.monotonicMs() - arrivedMs, 0, true);
-    this.#errorReply(type, error, cookieHigh, cookieLow, '');
+    this.#errorReply(type, error, header, '');
   }
 
-  #status(
-    flags: number,
-    offset: number,
-    length: number,
-    cookieHigh: number,
-    cookieLow: number,
-  ): void {
+  #status(header: RequestHeader, ids: readonly number[], length: number): void {
     this.#inFlight += 1;
     this.#exportStats.inFlight += 1;
-    const limit = (flags & commandFlag.reqOne) !== 0 ? 1 : this.#limits.statusDescriptors;
-    this.#blockStatus.ask(offset, length, limit, (error, statuses) => {
+    const isOne = (header.flags & commandFlag.reqOne) !== 0;
+    const limit = isOne ? 1 : this.#limits.statusDescriptors;
+    const asked = Math.min(length, this.#limits.statusBytes);
+    const to = { ...header };
+    this.#blockStatus.ask(ids, header.offset, asked, limit, (error, statuses) => {
       this.#inFlight -= 1;
       this.#exportStats.inFlight -= 1;
       if (this.#state === 'gone') {
         // nobody is there to be told
       } else if (error) {
-        const code = nbdErrnoOf[error.code];
-        this.#errorReply(command.blockStatus, code, cookieHigh, cookieLow, error.message);
+        this.#errorReply(command.blockStatus, nbdErrnoOf[error.code], to, error.message);
       } else {
-        this.#replies.statuses(statuses, cookieHigh, cookieLow);
+        this.#replies.statuses(ids, statuses, to);
       }
       if (!this.#receiving) this.#planFlush();
     });
   }
 
-  #errorReply(
-    type: number,
-    error: number,
-    cookieHigh: number,
-    cookieLow: number,
-    message: string,
-  ): void {
+  #errorReply(type: number, error: number, to: ReplyTarget, message: string): void {
     this.#options.stats.countError(error);
-    this.#replies.error(type, error, cookieHigh, cookieLow, message);
+    this.#replies.error(type, error, to, message);
   }
 }

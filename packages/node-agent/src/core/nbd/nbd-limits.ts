@@ -35,6 +35,10 @@ export interface NbdLimits {
   inlineReadBytes: number;
   /** descriptors in one answer to BLOCK_STATUS */
   statusDescriptors: number;
+  /** of a longer TRIM or WRITE_ZEROES so much is given to the device at a time (bytes) */
+  effectBytes: number;
+  /** range that one BLOCK_STATUS is answered for at most: looking at it takes time (bytes) */
+  statusBytes: number;
   /** free read buffers kept for reuse by all connections (bytes) */
   pooledBytes: number;
   /** how long `close` lets started requests finish before it cuts the connections (ms) */
@@ -58,6 +62,8 @@ export const defaultNbdLimits: NbdLimits = {
   outputBytes: 4 * mebibyte,
   inlineReadBytes: 64 * 1024,
   statusDescriptors: 1_024,
+  effectBytes: 1024 * mebibyte,
+  statusBytes: 64 * 1024 * mebibyte,
   pooledBytes: 64 * mebibyte,
   closeDrainMs: 10_000,
 };

@@ -1,11 +1,11 @@
-import { command, commandFlag, errno } from 'nbd-client-js';
+import { command, commandFlag, errno, type HeaderForm } from 'nbd-client-js';
 
 /** What the answer depends on besides the request itself. */
 export interface RequestRules {
   sizeBytes: number;
   /** largest payload of a READ or WRITE (bytes) */
   payloadBytes: number;
-  structuredReplies: boolean;
+  form: HeaderForm;
   /** some metadata context was set */
   hasContexts: boolean;
   /** nothing may be changed through this export */
@@ -19,18 +19,19 @@ export interface RequestRules {
 const allowedFlags: readonly number[] = (() => {
   const allowed: number[] = [];
   allowed[command.read] = commandFlag.fua | commandFlag.df;
-  allowed[command.write] = commandFlag.fua;
+  allowed[command.write] = commandFlag.fua | commandFlag.payloadLength;
   allowed[command.flush] = commandFlag.fua;
   allowed[command.trim] = commandFlag.fua;
   allowed[command.cache] = commandFlag.fua;
   allowed[command.writeZeroes] = commandFlag.fua | commandFlag.noHole;
-  allowed[command.blockStatus] = commandFlag.fua | commandFlag.reqOne;
+  allowed[command.blockStatus] = commandFlag.fua | commandFlag.reqOne | commandFlag.payloadLength;
   return allowed;
 })();
 
 /**
  * The error number for a request that must not reach the device, 0 for a good one. DISC is not asked
- * about: it has no reply. `offset` may be above 2^53, rounded.
+ * about: it has no reply. `offset` and `length` may be above 2^53, rounded; `length` is that of the
+ * payload for a WRITE, else that of the effect.
  *
  * From the specification ("Error values", "Request types"): unknown commands and flags EINVAL; what
  * changes a read-only export EPERM; beyond the end, ENOSPC for what writes data and EINVAL for everything else.
@@ -44,11 +45,15 @@ export function checkRequest(
 ): number {
   const allowed = allowedFlags[type];
   if (allowed === undefined || (flags & ~allowed) !== 0) return errno.EINVAL;
+  // a payload is counted by this flag alone when headers are extended, and by the command when not
+  const isCounted = (flags & commandFlag.payloadLength) !== 0;
+  if (isCounted && rules.form !== 'extended') return errno.EINVAL;
+  if (type === command.write && !isCounted && rules.form === 'extended') return errno.EINVAL;
   if (rules.readOnly && changes(type)) return errno.EPERM;
   switch (type) {
     case command.read:
       // DF is exposed only by structured replies
-      if ((flags & commandFlag.df) !== 0 && !rules.structuredReplies) return errno.EINVAL;
+      if ((flags & commandFlag.df) !== 0 && rules.form === 'simple') return errno.EINVAL;
       if (length > rules.payloadBytes) return errno.EINVAL;
       break;
     case command.write:

@@ -20,6 +20,7 @@ import {
   readText,
   transmissionFlag,
   type ClientIdentity,
+  type HeaderForm,
 } from 'nbd-client-js';
 import { askedContexts, dirtyContext, type AskedContexts } from './meta-contexts.ts';
 import type { NbdLimits } from './nbd-limits.ts';
@@ -38,7 +39,7 @@ export type HandshakeQuestion =
 
 export type HandshakeAnswer =
   | { kind: 'names'; names: readonly string[] }
-  | { kind: 'export'; name: string; sizeBytes: number; readOnly: boolean }
+  | { kind: 'export'; name: string; sizeBytes: number; readOnly: boolean; description?: string }
   | { kind: 'snapshots'; names: readonly string[] }
   /** `type` is a value of `optionReplyType` */
   | { kind: 'error'; type: number; message: string };
@@ -81,7 +82,7 @@ type HandshakeLimits = Pick<
  */
 export class ServerHandshake {
   /** settled when the client enters transmission */
-  structuredReplies = false;
+  form: HeaderForm = 'simple';
   /** of the last SET_META_CONTEXT: a context counts only for the export that it was set for */
   #set: { exportName: string; contexts: readonly string[] } | null = null;
   /** of the last INFO or GO */
@@ -111,7 +112,7 @@ export class ServerHandshake {
   }
 
   #contextsOf(exportName: string): readonly string[] {
-    const isForIt = this.structuredReplies && this.#set?.exportName === exportName;
+    const isForIt = this.form !== 'simple' && this.#set?.exportName === exportName;
     return isForIt ? (this.#set?.contexts ?? []) : [];
   }
 
@@ -177,7 +178,15 @@ export class ServerHandshake {
         return refuse(option, 'this server has no TLS', optionReplyType.errUnsup);
       case optionType.structuredReply:
         if (data.length > 0) return refuse(option, 'STRUCTURED_REPLY has no data');
-        this.structuredReplies = true;
+        if (this.form === 'extended') {
+          const message = 'extended headers were chosen already, which include structured replies';
+          return refuse(option, message, optionReplyType.errExtHeaderReqd);
+        }
+        this.form = 'structured';
+        return step(0, [ack(option)], { kind: 'again' });
+      case optionType.extendedHeaders:
+        if (data.length > 0) return refuse(option, 'EXTENDED_HEADERS has no data');
+        this.form = 'extended';
         return step(0, [ack(option)], { kind: 'again' });
       case optionType.info:
       case optionType.go:
@@ -196,6 +205,8 @@ export class ServerHandshake {
   }
 
   #takeExportName(data: Buffer): HandshakeStep {
+    // its answer has no room for what else was settled: the specification forbids it then
+    if (this.form === 'extended') return closing('EXPORT_NAME after EXTENDED_HEADERS');
     const name = data.length > maxStringBytes ? null : readText(data);
     if (name === null) return closing('an export name that is not one');
     const pending = { option: optionType.exportName, exportName: name, infos: [], asked: null };
@@ -220,7 +231,9 @@ export class ServerHandshake {
   #takeMetaContext(option: number, data: Buffer): HandshakeStep {
     const isSet = option === optionType.setMetaContext;
     if (isSet) this.#set = null;
-    if (!this.structuredReplies) return refuse(option, 'needs STRUCTURED_REPLY first');
+    if (this.form === 'simple') {
+      return refuse(option, 'needs STRUCTURED_REPLY or EXTENDED_HEADERS first');
+    }
     const body = decodeMetaContextBody(data);
     if (!body) return refuse(option, 'the data are not an export name and a list of queries');
     if (!body.queries.every((query) => query.includes(':'))) {
@@ -268,7 +281,7 @@ export class ServerHandshake {
     if (answer.kind !== 'export') throw new Error('the answer is not to what was asked');
     if (option === optionType.exportName) {
       this.#exportName = pending.exportName;
-      const flags = this.#transmissionFlags(answer.readOnly);
+      const flags = this.#transmissionFlags(answer.readOnly, false);
       const reply = encodeExportNameReply(answer.sizeBytes, flags, this.#noZeroes);
       return step(0, [reply], { kind: 'transmission' });
     }
@@ -279,11 +292,16 @@ export class ServerHandshake {
 
   #infoReplies(
     { option, infos }: PendingOption,
-    { name, sizeBytes, readOnly }: { name: string; sizeBytes: number; readOnly: boolean },
+    { name, sizeBytes, readOnly, description = '' }: HandshakeAnswer & { kind: 'export' },
   ): Buffer[] {
-    const flags = this.#transmissionFlags(readOnly);
+    // INFO tells what GO would, with contexts
+    const canFilter = option === optionType.info || this.contexts.length > 0;
+    const flags = this.#transmissionFlags(readOnly, canFilter);
     const replies = [encodeInfo({ kind: 'export', sizeBytes, flags })];
     if (infos.includes(infoType.name)) replies.push(encodeInfo({ kind: 'name', text: name }));
+    if (infos.includes(infoType.description) && description !== '') {
+      replies.push(encodeInfo({ kind: 'description', text: description }));
+    }
     if (infos.includes(infoType.blockSize)) {
       const maximum = this.#limits.payloadBytes;
       replies.push(encodeInfo({ kind: 'blockSize', minimum: 1, preferred: 4096, maximum }));
@@ -312,7 +330,7 @@ export class ServerHandshake {
     return step(0, [...replies, ack(option)], { kind: 'again' });
   }
 
-  #transmissionFlags(readOnly: boolean): number {
+  #transmissionFlags(readOnly: boolean, canFilter: boolean): number {
     return (
       transmissionFlag.hasFlags |
       (readOnly ? transmissionFlag.readOnly : 0) |
@@ -322,7 +340,8 @@ export class ServerHandshake {
       transmissionFlag.canMultiConn |
       transmissionFlag.sendCache |
       // must be clear unless structured replies were negotiated
-      (this.structuredReplies ? transmissionFlag.sendDf : 0)
+      (this.form === 'simple' ? 0 : transmissionFlag.sendDf) |
+      (this.form === 'extended' && canFilter ? transmissionFlag.blockStatusPayload : 0)
     );
   }
 }
