@@ -2,9 +2,16 @@ import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeResult, mustRun, runCommand, type CommandResult } from '../harness/run-command.ts';
 
+/** How fio reaches what it measures: its engine and that engine's own options. */
+export type FioTarget = Readonly<Record<string, string>>;
+
+export function nbdTarget(uri: string): FioTarget {
+  return { ioengine: 'nbd', uri };
+}
+
 export interface FioJob {
-  /** NBD URI, for fio's nbd engine */
-  uri: string;
+  /** an NBD URI stands for fio's nbd engine */
+  uri: string | FioTarget;
   /** fio's own option values by name, for example { rw: 'randwrite', bs: '4k', iodepth: '32' } */
   options: Record<string, string>;
   /** a folder for fio's files: state of verification, logs */
@@ -20,6 +27,7 @@ export interface FioDirection {
   bytesPerSecond: number;
   p50Us: number;
   p99Us: number;
+  p999Us: number;
 }
 
 export interface FioResult {
@@ -45,12 +53,14 @@ function direction(json: FioJsonDirection): FioDirection {
     bytesPerSecond: json.bw_bytes,
     p50Us: (percentile['50.000000'] ?? 0) / 1_000,
     p99Us: (percentile['99.000000'] ?? 0) / 1_000,
+    p999Us: (percentile['99.900000'] ?? 0) / 1_000,
   };
 }
 
-/** Arguments of a fio run with its nbd engine and JSON output. */
+/** Arguments of a fio run with JSON output. */
 export function fioArguments(job: FioJob): string[] {
-  const options = { name: 'stor', ioengine: 'nbd', uri: job.uri, ...job.options };
+  const target = typeof job.uri === 'string' ? nbdTarget(job.uri) : job.uri;
+  const options = { name: 'stor', ...target, ...job.options };
   return [
     '--output-format=json',
     `--aux-path=${job.dir}`,
@@ -83,7 +93,7 @@ export function parseFioResult(command: CommandResult): FioResult {
 
 /** Writes the whole export once, in order, with requests of one size, then flushes. */
 export async function prefill(
-  uri: string,
+  uri: string | FioTarget,
   sizeBytes: number,
   bs: string,
   dir: string,

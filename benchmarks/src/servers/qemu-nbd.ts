@@ -1,70 +1,65 @@
-import { spawn } from 'node:child_process';
-import { closeSync, existsSync, ftruncateSync, openSync } from 'node:fs';
 import { join } from 'node:path';
-import { waitFor } from '../harness/wait-for.ts';
-import type { BlockServer } from './block-server.ts';
+import { nbdTarget, type FioTarget } from '../fio/fio.ts';
+import type { NbdServer, OwnServer } from './block-server.ts';
+import { ServerProcess } from './server-process.ts';
+import { makeSparseFile } from './sparse-file.ts';
+
+export type QemuAio = 'threads' | 'io_uring';
+
+export interface QemuNbdOptions {
+  name?: string;
+  aio?: QemuAio;
+  /** the file that it serves; a new sparse one by default */
+  path?: string;
+}
+
+/** What every qemu-nbd here is started with: as many clients as the workloads have connections. */
+export const qemuNbdArguments = ['--cache=writeback', '--persistent', '--shared=8'];
 
 /**
- * A qemu-nbd on a sparse raw file, on a UNIX socket: the yardstick. It writes through the page
- * cache (cache=writeback), as Stor does, so both promise the same: durable after FLUSH.
+ * A qemu-nbd on a raw file, on a UNIX socket: the yardstick. It writes through the page cache
+ * (cache=writeback), as Stor does, so both promise the same: durable after FLUSH.
  */
-export class QemuNbd implements BlockServer {
-  readonly name = 'qemu-nbd';
+export class QemuNbd implements NbdServer, OwnServer {
+  readonly name: string;
   readonly uri: string;
-  readonly #pid: number;
-  readonly #stop: () => Promise<void>;
+  readonly #process: ServerProcess;
 
-  private constructor(uri: string, pid: number, stop: () => Promise<void>) {
+  private constructor(name: string, uri: string, process: ServerProcess) {
+    this.name = name;
     this.uri = uri;
-    this.#pid = pid;
-    this.#stop = stop;
+    this.#process = process;
   }
 
-  static async start(dir: string, sizeBytes: number): Promise<QemuNbd> {
-    const path = join(dir, 'qemu.raw');
-    const file = openSync(path, 'w');
-    ftruncateSync(file, sizeBytes);
-    closeSync(file);
-    const socket = join(dir, 'qemu.sock');
-    const child = spawn(
-      'qemu-nbd',
-      [
-        '--format=raw',
-        '--cache=writeback',
-        '--aio=threads',
-        '--discard=unmap',
-        '--persistent',
-        '--shared=8',
-        `--socket=${socket}`,
-        '--export-name=yardstick',
-        path,
-      ],
-      { stdio: ['ignore', 'inherit', 'inherit'] },
-    );
-    let ended = false;
-    const exit = new Promise<void>((resolve) => {
-      const over = (): void => {
-        ended = true;
-        resolve();
-      };
-      child.once('exit', over);
-      child.once('error', over);
-    });
-    await waitFor('qemu-nbd to listen', () => {
-      if (ended) throw new Error('qemu-nbd ended');
-      return existsSync(socket);
-    });
-    return new QemuNbd(`nbd+unix:///yardstick?socket=${socket}`, child.pid ?? 0, async () => {
-      child.kill('SIGTERM');
-      await exit;
-    });
+  static async start(
+    dir: string,
+    sizeBytes: number,
+    { name = 'qemu-nbd', aio = 'threads', path = join(dir, `${name}.raw`) }: QemuNbdOptions = {},
+  ): Promise<QemuNbd> {
+    makeSparseFile(path, sizeBytes);
+    const socket = join(dir, `${name}.sock`);
+    const args = [
+      ...qemuNbdArguments,
+      '--format=raw',
+      `--aio=${aio}`,
+      '--discard=unmap',
+      `--socket=${socket}`,
+      '--export-name=yardstick',
+      path,
+    ];
+    const process = await ServerProcess.start('qemu-nbd', args, socket);
+    return new QemuNbd(name, `nbd+unix:///yardstick?socket=${socket}`, process);
+  }
+
+  get target(): FioTarget {
+    return nbdTarget(this.uri);
   }
 
   pids(): number[] {
-    return [this.#pid];
+    return [this.#process.pid];
   }
 
   close(): Promise<void> {
-    return this.#stop();
+    return this.#process.stop();
   }
 }

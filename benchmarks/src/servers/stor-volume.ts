@@ -1,5 +1,6 @@
+import { nbdTarget } from '../fio/fio.ts';
 import type { TestCluster } from '../harness/test-cluster.ts';
-import type { BlockServer } from './block-server.ts';
+import type { NbdServer } from './block-server.ts';
 
 /**
  * A new volume of a running cluster, served over the UNIX socket of a node that has a replica of
@@ -10,15 +11,17 @@ export async function createStorVolume(
   volume: string,
   sizeBytes: number,
   replicas: number,
-): Promise<BlockServer> {
+): Promise<NbdServer> {
   const size = String(sizeBytes);
   await cluster.must('volume', 'create', volume, '--size', size, '--replicas', String(replicas));
   const { status } = await cluster.inspect(volume);
   const node = status.replicas[0]?.node;
   if (node === undefined) throw new Error(`${volume} has no replica`);
+  const uri = cluster.unixUri(cluster.indexOfNode(node), volume);
   return {
     name: `stor-${replicas}`,
-    uri: cluster.unixUri(cluster.indexOfNode(node), volume),
+    uri,
+    target: nbdTarget(uri),
     pids: () => cluster.agents.map((agent) => agent.pid),
   };
 }

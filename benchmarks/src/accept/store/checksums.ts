@@ -44,7 +44,7 @@ export async function checksums(stage: StoreStage): Promise<void> {
       await cluster.start();
       servers.push({ ...(await createStorVolume(cluster, 'volume', sizeBytes, 1)), name });
     }
-    for (const { uri } of servers) await prefill(uri, sizeBytes, '4k', dir);
+    for (const { target } of servers) await prefill(target, sizeBytes, '4k', dir);
     const samples = await runRounds({
       ...{ servers, workloads, rounds, sizeBytes, dir },
       runtimeSeconds: quick ? 1 : secondsPerSample,
