@@ -70,6 +70,9 @@ const glanceMs = 1_000;
 /** How often local work is looked at besides at each change (ms). */
 const reconcileMs = 2_000;
 
+/** Work of this node has ended: no record is new by that alone. */
+const noKeys: readonly string[] = [];
+
 type StoreReadOptions = StoreCallOptions & { local?: boolean };
 
 export interface ControlPlaneOptions {
@@ -191,7 +194,7 @@ export class ControlPlane implements ControlPlanePort {
     this.#reconciler = new LocalReconciler({
       ...common,
       changed: () => {
-        this.#look();
+        this.#look(noKeys);
       },
       replicasChanged: () => {
         this.#reportSpace();
@@ -205,7 +208,7 @@ export class ControlPlane implements ControlPlanePort {
     this.#snapshots = new SnapshotReconciler({
       ...common,
       changed: () => {
-        this.#look();
+        this.#look(noKeys);
       },
     });
     this.#settings = new SettingsPush({ ...common, agentInstance });
@@ -219,8 +222,8 @@ export class ControlPlane implements ControlPlanePort {
     };
     this.#session = new NodeSession({ store, agent, node, cluster, clock, logger, registered });
     this.#undo.push(
-      cache.onChange(() => {
-        this.#look();
+      cache.onChange((keys) => {
+        this.#look(keys);
         this.#tellPeers();
       }),
       every(clock, reconcileMs, () => {
@@ -437,7 +440,7 @@ export class ControlPlane implements ControlPlanePort {
         this.#attachments.releaseHere(volumeId, epoch, ifIdle),
       attachHere: ({ volumeId, mode, ...options }) =>
         this.#attachments.attachHere(volumeId, mode, options),
-      liveVolumes: () => this.#options.agent.liveVolumes(),
+      liveVolumes: (volumeIds) => this.#options.agent.liveVolumes(volumeIds),
       handOver: ({ volumeId, epoch }) => this.#options.agent.handOver(volumeId, epoch),
       addDisk: (order) => this.#disks.addDisk(order),
       removeDisk: ({ diskId, lost }) => this.#disks.removeDisk(diskId, lost),
@@ -464,11 +467,12 @@ export class ControlPlane implements ControlPlanePort {
     return !this.#closing && this.#cache.loaded && this.#session.trouble === null;
   }
 
-  #look(): void {
+  /** `keys`: what has changed since the last look; null: that is not known. */
+  #look(keys: readonly string[] | null = null): void {
     if (!this.#mayAct) return;
     this.#reconciler.reconcile();
     this.#snapshots.reconcile();
-    this.#settings.push();
+    this.#settings.push(keys);
     this.#scrubs.look();
     if (!this.#hasReported) this.#report();
   }

@@ -104,6 +104,8 @@ function addLane(
     for (const { op, count, bytes, buckets, secondsSum } of counters.operations) {
       add(`stor_volume_${op}_ops_total`, { volume, node }, count);
       add(`stor_volume_${op}_bytes_total`, { volume, node }, bytes);
+      // twenty lines each: a thousand volumes of which nobody trims a thing should not make 20,000
+      if (count === 0) continue;
       latencies.push({
         labels: { volume, node, op },
         bounds: lane.latencyBucketsSeconds,
@@ -112,12 +114,19 @@ function addLane(
       });
     }
   }
+  const spaces = new Map<string, ReplicaSpace[]>();
+  for (const space of sources.spaces) {
+    const known = spaces.get(space.volumeId);
+    if (known) known.push(space);
+    else spaces.set(space.volumeId, [space]);
+  }
+  const names = exportNames(lane);
   for (const volume of sources.live) {
-    const name = lane.exports.find((counters) => counters.volumeId === volume.volumeId)?.volume;
+    const name = names.get(volume.volumeId);
     if (name === undefined) continue;
     const labels = { volume: name, node };
     add('stor_volume_allocated_bytes', labels, volume.allocatedBytes);
-    const mine = sources.spaces.filter(({ volumeId }) => volumeId === volume.volumeId);
+    const mine = spaces.get(volume.volumeId) ?? [];
     const sum = (bytesOf: (space: ReplicaSpace) => number): number =>
       mine.reduce((bytes, space) => bytes + bytesOf(space), 0);
     add(
@@ -151,13 +160,18 @@ function addLane(
     add('stor_disk_errors_total', { node, disk: diskId }, errors);
 }
 
+/** By volume id; of those that a client has been at. */
+function exportNames(lane: LaneCounters): Map<string, string> {
+  return new Map(lane.exports.map(({ volumeId, volume }) => [volumeId, volume]));
+}
+
 /** What the primaries of this node say of themselves, and of the replicas that they fill. */
 function addPrimaries({ node, lane, live: volumes }: MetricSources, add: Add): void {
+  const names = exportNames(lane);
   for (const live of volumes) {
     const { volumeId, state, settleBytesRemaining, badBlocks, replicas } = live;
     // the name is known once a client has been there
-    const name = lane.exports.find((counters) => counters.volumeId === volumeId)?.volume;
-    const labels = { volume: name ?? volumeId, node };
+    const labels = { volume: names.get(volumeId) ?? volumeId, node };
     for (const each of primaryStates) {
       add('stor_primary_state', { ...labels, state: each }, each === state ? 1 : 0);
     }

@@ -92,8 +92,8 @@ export class NodePort implements AgentPort {
     return this.#lane.detach(volumeId, epoch, ifIdle);
   }
 
-  liveVolumes(): Promise<LiveVolume[]> {
-    return this.#lane.liveVolumes();
+  liveVolumes(volumeIds?: readonly VolumeId[]): Promise<LiveVolume[]> {
+    return this.#lane.liveVolumes(volumeIds);
   }
 
   updateVolume(settings: VolumeSettings): Promise<void> {

@@ -316,7 +316,7 @@ export class ExportNode {
       clock: cluster.clock,
       logger: silentLogger,
       autoDetachMs: 30_000,
-      allocatedBytesOf: () => 0,
+      allocatedBytes: () => new Map(),
       snapshotSource: ({ replicaId }) => ({
         replicaId,
         open: async () => {

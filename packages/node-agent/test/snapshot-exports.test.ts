@@ -78,7 +78,7 @@ async function setUp(t: Test): Promise<Rig> {
     clock: systemClock,
     logger: silentLogger,
     autoDetachMs: 30_000,
-    allocatedBytesOf: () => 0,
+    allocatedBytes: () => new Map(),
     snapshotSource: ({ replicaId }, { segment, sizeBytes: size }) => ({
       replicaId,
       open: async () => {

@@ -91,7 +91,7 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     clock,
     logger: silentLogger,
     autoDetachMs: 30_000,
-    allocatedBytesOf: () => 0,
+    allocatedBytes: () => new Map(),
     snapshotSource: noSnapshots,
   });
   return {

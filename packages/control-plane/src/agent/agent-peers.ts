@@ -21,7 +21,8 @@ export interface NodeCalls {
     signal?: AbortSignal,
   ): Promise<'released' | 'busy' | 'gone'>;
   attachHere(request: AttachOrder): Promise<{ epoch: number }>;
-  liveVolumes(): Promise<LiveVolume[]>;
+  /** of these volumes; a node of an earlier version answers with all of its own */
+  liveVolumes(volumeIds?: readonly VolumeId[]): Promise<LiveVolume[]>;
   /** See AgentPort.handOver. */
   handOver(request: { volumeId: VolumeId; epoch: number }): Promise<'released' | 'gone'>;
   addDisk(request: DiskOrder): Promise<{ diskId: DiskId }>;
@@ -107,10 +108,10 @@ export class AgentPeers {
           request,
           timeoutMs: attachTimeoutMs,
         }) as Promise<{ epoch: number }>,
-      liveVolumes: async () => {
+      liveVolumes: async (volumeIds) => {
         const answer = (await this.#call(nodeId, {
           method: 'LiveVolumes',
-          request: {},
+          request: { volumeIds: volumeIds ?? [] },
           timeoutMs: glanceTimeoutMs,
         })) as { volumes: LiveVolume[] };
         return answer.volumes.map(decodedLive);

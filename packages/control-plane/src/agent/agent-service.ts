@@ -49,7 +49,9 @@ export function agentService(
     handOver: checked(async (request: Parameters<NodeCalls['handOver']>[0]) => ({
       result: await calls.handOver(request),
     })),
-    liveVolumes: checked(async () => ({ volumes: await calls.liveVolumes() })),
+    liveVolumes: checked(async ({ volumeIds }: { volumeIds: string[] }) => ({
+      volumes: await calls.liveVolumes(volumeIds.length > 0 ? volumeIds : undefined),
+    })),
     addDisk: checked((request: Parameters<NodeCalls['addDisk']>[0]) => calls.addDisk(request)),
     removeDisk: checked(async (request: Parameters<NodeCalls['removeDisk']>[0]) => {
       await calls.removeDisk(request);

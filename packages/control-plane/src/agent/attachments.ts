@@ -398,7 +398,7 @@ export class Attachments {
     const known = this.#grants.get(id);
     if (!present || present.agentInstance !== this.#agentInstance) return null;
     if (known?.epoch !== present.epoch) return null;
-    const live = (await this.#agent.liveVolumes()).find(({ volumeId }) => volumeId === id);
+    const [live] = await this.#agent.liveVolumes([id]);
     if (live?.epoch !== present.epoch || live.state === 'stopping') return null;
     const changed =
       present.mode === wanted.mode
@@ -451,8 +451,8 @@ export class Attachments {
     const attachment = volume?.value.status.attachment;
     if (!attachment || attachment.nodeId !== this.#nodeId) return null;
     if (attachment.agentInstance !== this.#agentInstance) return null;
-    const live = await this.#agent.liveVolumes();
-    const serves = live.some((v) => v.volumeId === volumeId && v.epoch === attachment.epoch);
+    const live = await this.#agent.liveVolumes([volumeId]);
+    const serves = live.some(({ epoch }) => epoch === attachment.epoch);
     return serves ? { attachment } : null;
   }
 

@@ -25,6 +25,7 @@ import { encodeRecord } from '../resources/records.ts';
 import { pause } from '../resources/pause.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import type { AgentPeers } from './agent-peers.ts';
+import { BoundedTurns } from './bounded-turns.ts';
 import { MemberKeeper } from './member-keeper.ts';
 import { carryOutRemoval } from './node-removals.ts';
 import { SnapshotRecords } from './snapshot-records.ts';
@@ -39,6 +40,12 @@ import { VolumeRollbacks } from '../api/volume-rollbacks.ts';
 const lookMs = 1_000;
 /** After a look nothing is looked at for so many times as long as it took: the process has other work. */
 const restShare = 4;
+
+/**
+ * Attachments that one node is asked for at once. Each takes several round trips and some 20 ms of its main
+ * thread: a node that is to take a thousand back after a restart would not renew its lease meanwhile.
+ */
+const maxAttachesPerNode = 16;
 
 /** Deleted in one transaction, with room for the record (etcd takes 128 operations). */
 const maxReportsAtOnce = 100;
@@ -59,6 +66,7 @@ export class LeaderControllers {
   readonly #undo: (() => void)[];
   /** by volume and node: one that is slow to answer is not asked again meanwhile */
   readonly #asking = new Map<string, Promise<void>>();
+  readonly #attaching = new BoundedTurns(maxAttachesPerNode);
   #controllers: Controllers | null = null;
   #cancel: () => void = () => {};
   #round: Promise<void> = Promise.resolve();
@@ -266,10 +274,13 @@ export class LeaderControllers {
         const { volumeId, nodeId, mode, onlyIfWanted } = action;
         this.#ask(
           `${volumeId} ${nodeId}`,
-          async () => {
-            this.#logger.info({ volumeId, nodeId, mode }, 'asking a node to attach');
-            await this.#peers.at(nodeId).attachHere({ volumeId, mode, onlyIfWanted });
-          },
+          () =>
+            this.#attaching.run(nodeId, async () => {
+              // whoever leads now asks by itself
+              if (!this.#controllers) return;
+              this.#logger.info({ volumeId, nodeId, mode }, 'asking a node to attach');
+              await this.#peers.at(nodeId).attachHere({ volumeId, mode, onlyIfWanted });
+            }),
           (error) => {
             this.#logger.warn({ volumeId, nodeId, error }, 'the node did not attach');
           },

@@ -7,9 +7,9 @@ import { placedSegments, segmentSizeOf } from '../core/volume/segment-size.ts';
 import { readVolume } from '../resources/find.ts';
 import { replicaReportKey } from '../resources/keys.ts';
 import type { StoredVolume } from '../resources/records.ts';
-import type { ClusterState } from '../resources/cluster-state.ts';
+import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import type { StateCache } from '../resources/state-cache.ts';
-import { volumesOn } from '../resources/state-index.ts';
+import { unsettledVolumes, volumesOn } from '../resources/state-index.ts';
 import { ReplicaReports } from './replica-reports.ts';
 
 /**
@@ -92,7 +92,8 @@ export class LocalReconciler {
     const { state } = this.#cache;
     const nowMs = this.#clock.monotonicMs();
     for (const [id, atMs] of this.#notBeforeMs) if (atMs <= nowMs) this.#notBeforeMs.delete(id);
-    for (const local of this.#mine(state.volumes)) {
+    // whoever has one that is to be created or to go is not settled, and the others need no look
+    for (const local of this.#replicasOf(unsettledVolumes(state.volumes))) {
       const { state: wanted, id } = local.replica;
       const report = state.reports.get(id)?.value;
       if (wanted === 'creating' && !report)
@@ -200,8 +201,12 @@ export class LocalReconciler {
   }
 
   /** Replicas of this node: of thousands of volumes, the few that have any here are looked at. */
-  *#mine(volumes: ClusterState['volumes']): Iterable<LocalReplica> {
-    for (const { value: volume } of volumesOn(volumes, this.#nodeId)) {
+  #mine(volumes: ClusterState['volumes']): Iterable<LocalReplica> {
+    return this.#replicasOf(volumesOn(volumes, this.#nodeId));
+  }
+
+  *#replicasOf(volumes: readonly Versioned<StoredVolume>[]): Iterable<LocalReplica> {
+    for (const { value: volume } of volumes) {
       for (const segment of placedSegments(volume)) {
         for (const replica of segment.replicas) {
           if (replica.nodeId === this.#nodeId) yield { volume, segment: segment.index, replica };

@@ -3,7 +3,8 @@ import type { NodeId, VolumeId, VolumeSettings } from '@stor/protocol';
 import type { Logger } from '@stor/runtime';
 import type { AgentPort } from '../agent-port.ts';
 import { settingsOf } from '../core/volume/grant.ts';
-import type { Versioned } from '../resources/cluster-state.ts';
+import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
+import { nodesPrefix, volumesPrefix } from '../resources/keys.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import { volumesOn } from '../resources/state-index.ts';
@@ -27,7 +28,9 @@ export class SettingsPush {
   readonly #nodeId: NodeId;
   readonly #agentInstance: string;
   /** what was told last, without what the primary itself changes */
-  #told = new Map<VolumeId, Told>();
+  readonly #told = new Map<VolumeId, Told>();
+  /** where the nodes listen, as of the last look at all of them */
+  #peers = '';
   readonly #work = new Set<Promise<void>>();
 
   constructor(options: {
@@ -44,31 +47,48 @@ export class SettingsPush {
     this.#agentInstance = options.agentInstance;
   }
 
-  push(): void {
+  /** `keys`: what has changed since the last call; null: that is not known. */
+  push(keys: readonly string[] | null = null): void {
     const { state } = this.#cache;
-    const told = new Map<VolumeId, Told>();
-    const peers = JSON.stringify(
+    if (keys === null || keys.some((key) => key.startsWith(nodesPrefix))) {
+      this.#pushAll(state);
+      return;
+    }
+    for (const key of keys) {
+      if (!key.startsWith(volumesPrefix)) continue;
+      const id = key.slice(volumesPrefix.length);
+      const volume = state.volumes.get(id);
+      // attached here no more
+      if (!volume || !this.#look(volume, state)) this.#told.delete(id);
+    }
+  }
+
+  #pushAll(state: ClusterState): void {
+    this.#peers = JSON.stringify(
       [...state.nodes.values()].map(({ value }) => value.addresses.peers),
     );
+    const attached = new Set<VolumeId>();
     for (const volume of volumesOn(state.volumes, this.#nodeId)) {
-      const { id } = volume.value.metadata;
-      const { attachment } = volume.value.status;
-      if (attachment?.nodeId !== this.#nodeId) continue;
-      if (attachment.agentInstance !== this.#agentInstance) continue;
-      const known = this.#told.get(id);
-      if (known?.volume === volume && known.peers === peers) {
-        told.set(id, known);
-        continue;
-      }
-      const settings = settingsOf(volume, attachment.epoch, state);
-      const { resourceVersion: _version, segments, ...rest } = settings;
-      const content = JSON.stringify([rest, segments.map(({ replicas }) => replicas)]);
-      told.set(id, { volume, peers, content });
-      if (known?.content === content) continue;
-      this.#tell(settings, content);
+      if (this.#look(volume, state)) attached.add(volume.value.metadata.id);
     }
-    // those that are attached here no more are forgotten
-    this.#told = told;
+    for (const id of this.#told.keys()) if (!attached.has(id)) this.#told.delete(id);
+  }
+
+  /** Tells the primary what is new; false: the volume is not attached to this process. */
+  #look(volume: Versioned<StoredVolume>, state: ClusterState): boolean {
+    const { id } = volume.value.metadata;
+    const { attachment } = volume.value.status;
+    if (attachment?.nodeId !== this.#nodeId) return false;
+    if (attachment.agentInstance !== this.#agentInstance) return false;
+    const known = this.#told.get(id);
+    const peers = this.#peers;
+    if (known?.volume === volume && known.peers === peers) return true;
+    const settings = settingsOf(volume, attachment.epoch, state);
+    const { resourceVersion: _version, segments, ...rest } = settings;
+    const content = JSON.stringify([rest, segments.map(({ replicas }) => replicas)]);
+    this.#told.set(id, { volume, peers, content });
+    if (known?.content !== content) this.#tell(settings, content);
+    return true;
   }
 
   /** Tells everything once more. */

@@ -6,6 +6,9 @@ import type { AgentPeers } from '../agent/agent-peers.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import type { StoredVolume } from '../resources/records.ts';
 
+/** Volumes that a node is asked about by name; for more of them it tells of all that it has. */
+const maxNamed = 64;
+
 /**
  * What primaries say of their volumes: each is asked once, all at the same time; one that does not
  * answer soon is left out.
@@ -16,15 +19,22 @@ export async function liveStatus(
   options: { peers: AgentPeers; logger: Logger },
 ): Promise<Map<VolumeId, LiveVolume>> {
   const holderOf = new Map<VolumeId, NodeId>();
+  const heldBy = new Map<NodeId, VolumeId[]>();
   for (const { value } of volumes) {
     const holder = value.status.attachment?.nodeId;
-    if (holder !== undefined && state.leases.has(holder)) holderOf.set(value.metadata.id, holder);
+    if (holder === undefined || !state.leases.has(holder)) continue;
+    holderOf.set(value.metadata.id, holder);
+    const held = heldBy.get(holder) ?? [];
+    held.push(value.metadata.id);
+    heldBy.set(holder, held);
   }
   const live = new Map<VolumeId, LiveVolume>();
   await Promise.all(
-    [...new Set(holderOf.values())].map(async (nodeId) => {
+    [...heldBy].map(async ([nodeId, ids]) => {
       try {
-        for (const seen of await options.peers.at(nodeId).liveVolumes()) {
+        // naming many costs more than the few others that their node would tell of besides
+        const asked = ids.length <= maxNamed ? ids : undefined;
+        for (const seen of await options.peers.at(nodeId).liveVolumes(asked)) {
           if (holderOf.get(seen.volumeId) === nodeId) live.set(seen.volumeId, seen);
         }
       } catch (error) {

@@ -175,7 +175,7 @@ export class PrimaryOrders {
   async #whyNot(id: VolumeId, nodeId: NodeId, error: StorError): Promise<string> {
     if (error.code !== 'OUTCOME_UNKNOWN') return error.message;
     try {
-      const volumes = await this.#peers.at(nodeId).liveVolumes();
+      const volumes = await this.#peers.at(nodeId).liveVolumes([id]);
       const live = volumes.find(({ volumeId }) => volumeId === id);
       return live
         ? `still ${live.state}${live.reason === '' ? '' : `: ${live.reason}`}`

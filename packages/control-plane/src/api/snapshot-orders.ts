@@ -196,7 +196,7 @@ export class SnapshotOrders {
   }
 
   async #checkUnused({ volumeId, name, nodeId }: PrimaryHandle): Promise<void> {
-    const live = await this.#peers.at(nodeId).liveVolumes();
+    const live = await this.#peers.at(nodeId).liveVolumes([volumeId]);
     const connections = live.find((each) => each.volumeId === volumeId)?.connections ?? 0;
     if (connections > 0) throw inUse(name, connections);
   }

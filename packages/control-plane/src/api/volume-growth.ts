@@ -196,7 +196,7 @@ export class VolumeGrowthOrders {
     for (;;) {
       const volumes = await this.#peers
         .at(nodeId)
-        .liveVolumes()
+        .liveVolumes([volumeId])
         .catch(() => null);
       const live = volumes?.find((each) => each.volumeId === volumeId && each.epoch === epoch);
       // who does not answer, or is not primary any more, needs no wait: the record counts

@@ -322,8 +322,10 @@ export class FakeAgent implements AgentPort {
     return 'released';
   }
 
-  async liveVolumes(): Promise<LiveVolume[]> {
-    return [...this.attached.values()].map(({ grant, connections }) => ({
+  async liveVolumes(volumeIds?: readonly VolumeId[]): Promise<LiveVolume[]> {
+    const all = [...this.attached.values()];
+    const asked = all.filter(({ grant }) => volumeIds?.includes(grant.volumeId) ?? true);
+    return asked.map(({ grant, connections }) => ({
       volumeId: grant.volumeId,
       epoch: grant.epoch,
       state: 'serving',

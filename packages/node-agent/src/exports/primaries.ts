@@ -82,8 +82,8 @@ export interface PrimariesOptions {
   clock: Clock;
   logger: Logger;
   autoDetachMs?: number;
-  /** bytes that this node's replica of the volume takes; 0 when it has none */
-  allocatedBytesOf: (volumeId: VolumeId) => number;
+  /** bytes that this node's replicas take, by volume */
+  allocatedBytes: () => ReadonlyMap<VolumeId, number>;
 }
 
 /** Which volumes this lane is primary of, from the grant of an attachment until its release. */
@@ -284,13 +284,17 @@ export class Primaries {
     if (entry?.grant.epoch === settings.epoch) entry.gate.update(settings);
   }
 
-  liveVolumes(): LiveVolume[] {
+  /** Of these volumes, or of all. */
+  liveVolumes(volumeIds: Iterable<VolumeId> = this.#entries.keys()): LiveVolume[] {
+    const entries = [...new Set(volumeIds)].flatMap((id) => this.#entries.get(id) ?? []);
+    if (entries.length === 0) return [];
     const nowMs = this.#clock.monotonicMs();
-    const { host, allocatedBytesOf } = this.#options;
-    return [...this.#entries.values()].map((entry) => {
+    const allocated = this.#options.allocatedBytes();
+    return entries.map((entry) => {
       const { volumeId } = entry.grant;
-      const starting = entry.primary ? null : host.primary(volumeId);
-      return liveVolume(entry, { nowMs, starting, allocatedBytes: allocatedBytesOf(volumeId) });
+      const starting = entry.primary ? null : this.#options.host.primary(volumeId);
+      const allocatedBytes = allocated.get(volumeId) ?? 0;
+      return liveVolume(entry, { nowMs, starting, allocatedBytes });
     });
   }
 

@@ -160,8 +160,8 @@ export class VolumeExports implements NbdExports {
     return this.#primaries.scrub(order);
   }
 
-  liveVolumes(): LiveVolume[] {
-    return this.#primaries.liveVolumes();
+  liveVolumes(volumeIds?: readonly VolumeId[]): LiveVolume[] {
+    return this.#primaries.liveVolumes(volumeIds);
   }
 
   /** Gives everything back: connections end, primaries drain. */

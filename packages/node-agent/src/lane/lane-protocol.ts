@@ -109,7 +109,7 @@ export interface LaneMethods {
   replicas(): Promise<LocalReplica[]>;
   attach(grant: AttachmentGrant): Promise<void>;
   detach(volumeId: VolumeId, epoch: number, ifIdle: boolean): Promise<'released' | 'busy' | 'gone'>;
-  liveVolumes(): Promise<LiveVolume[]>;
+  liveVolumes(volumeIds?: readonly VolumeId[]): Promise<LiveVolume[]>;
   updateVolume(settings: VolumeSettings): Promise<void>;
   handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'>;
   /** See AgentPort.scrub. */

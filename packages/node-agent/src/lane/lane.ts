@@ -136,7 +136,7 @@ export class Lane implements LaneMethods {
       clock,
       logger,
       autoDetachMs: options.autoDetachMs,
-      allocatedBytesOf: (volumeId) => this.#allocatedBytes(volumeId),
+      allocatedBytes: () => this.#allocatedBytes(),
       snapshotSource: (replica, snapshot) => this.#replicator.snapshotSource(replica, snapshot),
     });
     this.#cancelProbe = clock.after(diskProbeMs, this.#probe);
@@ -292,8 +292,8 @@ export class Lane implements LaneMethods {
     const volumeId = store.replica(replicaId)?.volumeId;
     await store.deleteReplica(replicaId);
     // a volume that lives on may still be served here, without a replica of its own
-    const isServed = this.#exports.liveVolumes().some((live) => live.volumeId === volumeId);
-    if (volumeId !== undefined && !isServed) this.#nbd?.stats.forget(volumeId);
+    if (volumeId === undefined) return;
+    if (this.#exports.liveVolumes([volumeId]).length === 0) this.#nbd?.stats.forget(volumeId);
   }
 
   async replicas(): Promise<LocalReplica[]> {
@@ -322,8 +322,8 @@ export class Lane implements LaneMethods {
     return this.#exports.detach(volumeId, epoch, ifIdle);
   }
 
-  async liveVolumes(): Promise<LiveVolume[]> {
-    return this.#exports.liveVolumes();
+  async liveVolumes(volumeIds?: readonly VolumeId[]): Promise<LiveVolume[]> {
+    return this.#exports.liveVolumes(volumeIds);
   }
 
   async updateVolume(settings: VolumeSettings): Promise<void> {
@@ -376,14 +376,14 @@ export class Lane implements LaneMethods {
     throw new StorError('NOT_FOUND', `no disk ${diskId} on node ${this.#options.nodeName}`);
   }
 
-  #allocatedBytes(volumeId: VolumeId): number {
-    let bytes = 0;
+  #allocatedBytes(): Map<VolumeId, number> {
+    const all = new Map<VolumeId, number>();
     for (const { store } of this.#disks.values()) {
-      for (const replica of store.replicas()) {
-        if (replica.volumeId === volumeId) bytes += replica.allocatedBytes;
+      for (const { volumeId, allocatedBytes } of store.replicas()) {
+        all.set(volumeId, (all.get(volumeId) ?? 0) + allocatedBytes);
       }
     }
-    return bytes;
+    return all;
   }
 
   /** One disk that cannot say how full it is must not hide the others. */

@@ -65,6 +65,11 @@ export class ForegroundProbe {
     }
   }
 
+  /** No client has asked for anything for a moment, nor since `look`. */
+  isQuiet(nowMs: number): boolean {
+    return !this.sawInline && !this.meter.isActive(nowMs);
+  }
+
   /** What clients feel, since it was last asked. */
   look(nowMs: number): Foreground {
     const isActive = this.meter.isActive(nowMs) || this.sawInline;

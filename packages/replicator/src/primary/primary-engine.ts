@@ -2,9 +2,11 @@ import { StorError, type AttachmentGrant, type VolumeSettings } from '@stor/prot
 
 import type { BlockRequest, Extent } from '../block-device.ts';
 import { leaseSpanMs } from '../core/replication/lease-promises.ts';
+import { LookPace } from '../core/replication/look-pace.ts';
 import { Membership } from '../core/replication/membership.ts';
 import {
   activationTimeoutMs,
+  quietLookMs,
   stopDrainMs,
   stopPollMs,
   type CheckpointPace,
@@ -36,6 +38,8 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
   readonly #segment: Segment;
   readonly #io: VolumeIo;
   readonly #resyncer: Resyncer;
+  readonly #probe: ForegroundProbe;
+  readonly #looks = new LookPace(quietLookMs);
   readonly #checkpointer: Checkpointer;
   readonly #hold: SegmentHold;
   protected readonly orders: SegmentSnapshots;
@@ -67,6 +71,7 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
       segment.changed();
     });
     const probe = new ForegroundProbe(segment.options.clock, resyncPace);
+    this.#probe = probe;
     this.#io.probe = probe;
     this.#resyncer = new Resyncer(segment, this.#io.reads, {
       mayStart: settled,
@@ -188,13 +193,28 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
   }
 
   tick(nowMs: number): void {
-    if (this.#over) return;
+    if (this.#over || !this.#looks.isDue(nowMs, this.#isQuiet(nowMs))) return;
     this.#look();
     this.#segment.tick(nowMs);
     this.#io.tick(nowMs);
     this.#checkpointer.tick(nowMs);
     this.#resyncer.tick(nowMs);
     this.scrubber.tick();
+  }
+
+  /** Every replica is in the set, nothing is under way, and no client has asked for anything lately. */
+  #isQuiet(nowMs: number): boolean {
+    const { membership, members } = this.#segment;
+    return (
+      this.#state === 'serving' &&
+      membership?.stable === true &&
+      membership.committed.length === members.length &&
+      this.#io.inFlight === 0 &&
+      this.#probe.isQuiet(nowMs) &&
+      !this.#io.settler.active &&
+      !this.#checkpointer.running &&
+      !this.scrubber.isWanted
+    );
   }
 
   /** Ends at once: what is under way fails with the reason. */

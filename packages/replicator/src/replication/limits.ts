@@ -62,6 +62,11 @@ export const proposeTimeoutMs = 10_000;
 
 /** How often the engine looks at pings, silence, checkpoints (ms). */
 export const tickMs = 250;
+/**
+ * How often it looks at a volume of which nobody wants anything (ms): at every fourth tick. What waits for
+ * longer than that while a volume is quiet is a disk that broke without a request, and a due checkpoint.
+ */
+export const quietLookMs = 4 * tickMs - tickMs / 2;
 /** When checkpoints come. */
 export interface CheckpointPace {
   /** between two while regions are marked that have come to rest (ms) */
