@@ -70,9 +70,6 @@ const glanceMs = 1_000;
 /** How often local work is looked at besides at each change (ms). */
 const reconcileMs = 2_000;
 
-/** Work of this node has ended: no record is new by that alone. */
-const noKeys: readonly string[] = [];
-
 type StoreReadOptions = StoreCallOptions & { local?: boolean };
 
 export interface ControlPlaneOptions {
@@ -193,8 +190,9 @@ export class ControlPlane implements ControlPlanePort {
     this.#disks = new DiskReporter({ ...common, note: this.noteEvent.bind(this) });
     this.#reconciler = new LocalReconciler({
       ...common,
+      // no record is new by that alone
       changed: () => {
-        this.#look(noKeys);
+        this.#look([]);
       },
       replicasChanged: () => {
         this.#reportSpace();
@@ -207,8 +205,9 @@ export class ControlPlane implements ControlPlanePort {
     this.#scrubs = new ScrubDriver({ ...common, agentInstance, events: this.#events });
     this.#snapshots = new SnapshotReconciler({
       ...common,
+      // no record is new by that alone
       changed: () => {
-        this.#look(noKeys);
+        this.#look([]);
       },
     });
     this.#settings = new SettingsPush({ ...common, agentInstance });

@@ -140,3 +140,8 @@ export interface Member extends MemberImage {
   /** Asks anew which chunks are its own: snapshots that were dropped give some back. */
   refreshSpace(): void;
 }
+
+/** It serves, and its disk has no room for a new chunk. */
+export function hasNoSpace(member: Member): boolean {
+  return member.isOpen && !member.answer?.failure && member.isFull;
+}

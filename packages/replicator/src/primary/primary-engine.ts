@@ -2,11 +2,9 @@ import { StorError, type AttachmentGrant, type VolumeSettings } from '@stor/prot
 
 import type { BlockRequest, Extent } from '../block-device.ts';
 import { leaseSpanMs } from '../core/replication/lease-promises.ts';
-import { LookPace } from '../core/replication/look-pace.ts';
 import { Membership } from '../core/replication/membership.ts';
 import {
   activationTimeoutMs,
-  quietLookMs,
   stopDrainMs,
   stopPollMs,
   type CheckpointPace,
@@ -16,8 +14,9 @@ import { Checkpointer } from './checkpointer.ts';
 import { decideMembers } from './decide-members.ts';
 import { ForegroundProbe } from './foreground-probe.ts';
 import type { LaneParts } from './lane-parts.ts';
-import type { Member } from './member.ts';
+import { hasNoSpace, type Member } from './member.ts';
 import { OrderedVolume } from './ordered-volume.ts';
+import { QuietLook } from './quiet-look.ts';
 import type { SegmentPrimary } from './segmented-volume.ts';
 import { Resyncer } from './resyncer.ts';
 import { Scrubber } from './scrubber.ts';
@@ -38,8 +37,7 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
   readonly #segment: Segment;
   readonly #io: VolumeIo;
   readonly #resyncer: Resyncer;
-  readonly #probe: ForegroundProbe;
-  readonly #looks = new LookPace(quietLookMs);
+  readonly #looks: QuietLook;
   readonly #checkpointer: Checkpointer;
   readonly #hold: SegmentHold;
   protected readonly orders: SegmentSnapshots;
@@ -71,8 +69,8 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
       segment.changed();
     });
     const probe = new ForegroundProbe(segment.options.clock, resyncPace);
-    this.#probe = probe;
     this.#io.probe = probe;
+    this.#looks = new QuietLook(segment, this.#io);
     this.#resyncer = new Resyncer(segment, this.#io.reads, {
       mayStart: settled,
       pendingRanges: () => this.#io.writes.pendingRanges(),
@@ -193,28 +191,13 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
   }
 
   tick(nowMs: number): void {
-    if (this.#over || !this.#looks.isDue(nowMs, this.#isQuiet(nowMs))) return;
+    if (this.#over || !this.#looks.isDue(nowMs, this.scrubber.isWanted)) return;
     this.#look();
     this.#segment.tick(nowMs);
     this.#io.tick(nowMs);
     this.#checkpointer.tick(nowMs);
     this.#resyncer.tick(nowMs);
     this.scrubber.tick();
-  }
-
-  /** Every replica is in the set, nothing is under way, and no client has asked for anything lately. */
-  #isQuiet(nowMs: number): boolean {
-    const { membership, members } = this.#segment;
-    return (
-      this.#state === 'serving' &&
-      membership?.stable === true &&
-      membership.committed.length === members.length &&
-      this.#io.inFlight === 0 &&
-      this.#probe.isQuiet(nowMs) &&
-      !this.#io.settler.active &&
-      !this.#checkpointer.running &&
-      !this.scrubber.isWanted
-    );
   }
 
   /** Ends at once: what is under way fails with the reason. */
@@ -519,8 +502,4 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
     if (this.#resyncer.isFilling(member)) return 'syncing';
     return member.isOpen ? 'absent' : 'connecting';
   }
-}
-
-function hasNoSpace(member: Member): boolean {
-  return member.isOpen && !member.answer?.failure && member.isFull;
 }
