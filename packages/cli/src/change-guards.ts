@@ -11,6 +11,7 @@ const making = new Set([
   'disk add',
   'pool set',
   'scrub set',
+  'policy create',
 ]);
 
 /** Verbs that change an object that exists. */
@@ -33,6 +34,8 @@ const changing = new Set([
   'volume rm',
   'volume undelete',
   'snapshot rm',
+  'policy update',
+  'policy rm',
 ]);
 
 /** Gives every verb that changes something `--request-id`, and `--if-version` where it has a meaning. */

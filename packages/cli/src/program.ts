@@ -6,6 +6,7 @@ import { addEventsCommand } from './commands/events.ts';
 import { addHelpCommand } from './commands/help.ts';
 import { addNodeCommands } from './commands/node.ts';
 import { addPlacementCommands } from './commands/placement.ts';
+import { addPolicyCommands } from './commands/policy.ts';
 import { addPoolCommands } from './commands/pool.ts';
 import { addRebuildCommands } from './commands/rebuild.ts';
 import { addScrubCommands } from './commands/scrub.ts';
@@ -71,6 +72,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addTransferCommands(volume, run);
   addSnapshotCommands(program, run);
   addTrashCommands(program, run);
+  addPolicyCommands(program, run);
   addPlacementCommands(program, run);
   addRebuildCommands(program, run);
   addScrubCommands(program, run);

@@ -76,6 +76,7 @@ export function volumeColumns(nowMs: number): Column<Volume>[] {
       wide: true,
     },
     { title: 'QOS', cell: effectiveText, wide: true },
+    { title: 'QOS POLICY', cell: ({ spec }) => spec.policyName ?? '', wide: true },
     { title: 'NBD URI', cell: (volume) => volume.status.nbdUri, wide: true },
     { title: 'LABELS', cell: (volume) => formatLabels(volume.metadata.labels), wide: true },
   ];
@@ -155,6 +156,7 @@ export function volumeSheet(volume: Volume): string {
     ['Shared', spec.policy.shared ? 'yes' : ''],
     ['Disk tag', spec.diskTag ?? ''],
     ...placementLines(spec.placement ?? {}),
+    ['Policy', spec.policyName ?? ''],
     ['QoS wanted', qosText(knownQos(spec.qos))],
     ...effectiveLines(volume),
   ]);

@@ -10,7 +10,7 @@ import type { WatchView } from './watch-objects.ts';
 /** Columns of what no record says. */
 const unrecorded = new Set(['USED', 'SERVING', 'OWN']);
 
-function drawn<Row extends { metadata: { id: string; name: string } }>(
+export function drawn<Row extends { metadata: { id: string; name: string } }>(
   { print }: CommandContext,
   rows: Row[],
   columns: Column<Row>[],

@@ -105,3 +105,60 @@ t.test('a volume that exists with other limits is not the one that was asked for
   t.equal(exitCode, 4);
   t.match(stderr, 'with another policy (QoS iops 100 -> 200)');
 });
+
+t.test('policies are made, shown, changed and removed', async (t) => {
+  const cluster = new FakeCluster();
+  const made = await run(cluster, ['policy', 'create', 'batch', '--qos', 'iops=500,weight=10']);
+  t.equal(made.stdout, 'policy batch created: iops=500,weight=10\n');
+  t.equal((await run(cluster, ['policy', 'create', 'batch'])).exitCode, 4);
+  await run(cluster, ['volume', 'create', 'db', '--size', '1GiB', '--policy', 'batch']);
+  t.match(requestOf(cluster, 'createVolume'), { policyName: 'batch' });
+  const sheet = (await run(cluster, ['volume', 'inspect', 'db'])).stdout;
+  t.match(sheet, /Policy: +batch/);
+  t.match(sheet, /QoS iops: +500 \(policy batch\)/);
+  const args = ['--qos', 'iops=800,weight=none', '--description', 'nightly jobs'];
+  const changed = await run(cluster, ['policy', 'update', 'batch', ...args]);
+  t.equal(changed.stdout, 'policy batch changed: iops=800; 1 volume has it\n');
+  t.match(requestOf(cluster, 'updatePolicy'), {
+    qos: { iops: 800 },
+    clearQos: ['weight'],
+    description: 'nightly jobs',
+  });
+  t.match(
+    (await run(cluster, ['policy', 'inspect', 'batch'])).stdout,
+    /Description: +nightly jobs/,
+  );
+  t.match((await run(cluster, ['policy', 'ls'])).stdout, /^NAME .*QOS.*VOLUMES/);
+  t.equal((await run(cluster, ['policy', 'ls', '-o', 'name'])).stdout, 'gold\nbronze\nbatch\n');
+  t.equal((await run(cluster, ['policy', 'rm', 'batch'])).exitCode, 5, 'a volume has it');
+
+  const moved = await run(cluster, ['volume', 'update', 'db', '--policy', 'gold']);
+  t.match(moved.stdout, /policy: +batch -> gold/);
+  await run(cluster, ['volume', 'update', 'db', '--qos', 'weight=7']);
+  t.match((await run(cluster, ['volume', 'inspect', 'db'])).stdout, /QoS weight: +7 \(volume\)/);
+  await run(cluster, ['volume', 'update', 'db', '--policy', 'none']);
+  t.match(cluster.calls.findLast(({ method }) => method === 'updateVolume')?.request, {
+    policyName: '',
+  });
+  const gone = await run(cluster, ['policy', 'rm', 'batch']);
+  t.same([gone.exitCode, gone.stdout], [0, 'policy batch removed\n']);
+  t.equal((await run(cluster, ['policy', 'inspect', 'batch'])).exitCode, 3);
+  t.equal((await run(cluster, ['volume', 'update', 'db', '--policy', 'batch'])).exitCode, 3);
+});
+
+t.test('what is wrong with a policy reaches no node', async (t) => {
+  const table: [string[], RegExp][] = [
+    [['policy', 'create', '../x'], /policy name "..\/x" is not valid/],
+    [['policy', 'create', 'x', '--qos', 'iops=1,min-iops=2'], /min-iops=2 is above/],
+    [['policy', 'update', 'gold'], /nothing to change was given/],
+    [['policy', 'update', 'gold', '--qos', 'iops=many'], /iops=many is not valid/],
+    [['volume', 'update', 'db', '--policy', 'a b'], /policy name "a b" is not valid/],
+    [['volume', 'create', 'db', '--size', '1GiB', '--policy', ''], /policy name "" is not valid/],
+  ];
+  for (const [argv, message] of table) {
+    const cluster = new FakeCluster();
+    const { exitCode, stderr } = await run(cluster, argv);
+    t.same([exitCode, cluster.calls.length], [2, 0], argv.join(' '));
+    t.match(stderr, message);
+  }
+});

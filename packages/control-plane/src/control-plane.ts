@@ -30,7 +30,7 @@ import { DiskService } from './api/disk-service.ts';
 import { memberServices } from './api/member-service.ts';
 import { NodeService } from './api/node-service.ts';
 import { storeRoles } from './api/store-roles.ts';
-import { PlacementService } from './api/placement-service.ts';
+import { placingServices } from './api/placing-services.ts';
 import { RebalanceService } from './api/rebalance-service.ts';
 import { PrimaryOrders } from './api/primary-orders.ts';
 import { ScrubService } from './api/scrub-service.ts';
@@ -139,7 +139,7 @@ export class ControlPlane implements ControlPlanePort {
     const some = { volumes, changes, growth, primaries, insight, disks };
     const events = controlPlane.#events;
     const rebalance = new RebalanceService({ ...options, events });
-    const all = { ...some, ...who, ...more, rebalance, placement: new PlacementService(options) };
+    const all = { ...some, ...who, ...more, rebalance, ...placingServices(options) };
     const scrubs = new ScrubService({ ...options, events });
     const plain = storService({ store, events, scrubs, ...all, node, cluster: { id, name } });
     const stor = withChangeGuards(plain, { ...parts, ...more }, controlPlane.#undo);

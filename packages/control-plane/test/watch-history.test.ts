@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import t from 'tap';
 import { diskUses } from '../src/core/placement/disk-use.ts';
 import { describeDisk } from '../src/core/disk/describe-disk.ts';
+import { describePolicy, usersOf } from '../src/core/qos/policy-rules.ts';
 import { describeNode } from '../src/core/volume/describe-cluster.ts';
 import type { StoreRoles } from '../src/core/volume/describe-cluster.ts';
 import { describeSnapshot } from '../src/core/volume/describe-snapshot.ts';
@@ -17,6 +18,7 @@ import {
   diskKey,
   nodeKey,
   nodeLeaseKey,
+  policyKey,
   snapshotKey,
   trashKey,
   volumeKey,
@@ -51,8 +53,9 @@ const volumeRecord = fc
     holder: fc.option(name),
     wanted: fc.integer({ min: 1, max: 3 }),
     about: fc.option(name),
+    policy: fc.option(name),
   })
-  .map(({ id, nodes, inSync, holder, wanted, about }) => {
+  .map(({ id, nodes, inSync, holder, wanted, about, policy }) => {
     const volume = volumeOn(nodes, {
       name: id,
       replicas: wanted,
@@ -62,6 +65,7 @@ const volumeRecord = fc
     });
     // a message may name any node, also one that has nothing to do with the volume
     if (about !== null) volume.status.message = `node ${nodeId(about)} has no room`;
+    if (policy !== null) volume.spec.policyName = policy;
     return volume;
   });
 
@@ -96,7 +100,16 @@ const change: fc.Arbitrary<Change> = fc.oneof(
     key: key(`v-${id}`),
     record: null,
   })),
-  volumeRecord.map((record) => ({ key: trashKey(record.metadata.id), record })),
+  volumeRecord.map((record) => {
+    const trash = { deletedAtMs: 0, keptUntilMs: 1 };
+    return { key: trashKey(record.metadata.id), record: { ...record, trash } };
+  }),
+  fc
+    .tuple(name, orGone(fc.record({ weight: fc.integer({ min: 1, max: 2 }) })))
+    .map(([id, qos]) => ({
+      key: policyKey(id),
+      record: qos && { id: `p-${id}`, name: id, createdAtMs: 0, qos },
+    })),
   fc
     .tuple(name, fc.constantFrom('1', '2'), orGone(fc.record({ isHidden: fc.boolean() })))
     .map(([id, n, snapshot]) => ({
@@ -128,6 +141,7 @@ function listed(state: ClusterState, roles: StoreRoles, kinds: readonly WatchKin
     node: [...state.nodes].map(([id, node]) => [id, describeNode(node, state, roles)]),
     disk: [...state.disks].map(([id, disk]) => [id, describeDisk(disk, state, uses)]),
     volume: [...state.volumes].map(([id, each]) => [id, describeVolume(each, state, null, '')]),
+    policy: [],
     snapshot: [...state.snapshots].flatMap(([volumeId, table]) => {
       const volume = state.volumes.get(volumeId);
       const shown = volume ? [...table].filter(([, { value }]) => !value.isHidden) : [];
@@ -135,6 +149,9 @@ function listed(state: ClusterState, roles: StoreRoles, kinds: readonly WatchKin
       return shown.map(([id, each]) => [id, describeSnapshot(each, of, null)] as [string, unknown]);
     }),
   };
+  all.policy = [...state.policies].map(([id, each]) => {
+    return [id, describePolicy(each, usersOf(state, id).length)];
+  });
   const entries = kinds.flatMap((kind) => all[kind].map(([id, o]) => [`${kind} ${id}`, o]));
   return JSON.parse(JSON.stringify(Object.fromEntries(entries))) as Objects;
 }

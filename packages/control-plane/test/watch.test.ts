@@ -81,7 +81,8 @@ t.test('a watch tells what is there, then what happens, at any node', async (t) 
     t.ok(listed.every((type) => type === 'ADDED'));
     t.equal(reader.events.at(-1)?.type, 'SYNCED');
     t.same([...reader.objects.keys()].map((key) => key.replace(/:.*/, '')).sort(), [
-      ...['disk n1', 'disk n2', 'disk n3', 'node n1', 'node n2', 'node n3', 'volume first'],
+      ...['disk n1', 'disk n2', 'disk n3', 'node n1', 'node n2', 'node n3'],
+      ...['policy bronze', 'policy gold', 'policy silver', 'volume first'],
     ]);
   }
   await rig.during(rig.client().createVolume(volume('second')));

@@ -8,6 +8,7 @@ import { loadServices } from './rpc/services.ts';
 import { watchResources } from './watch-client.ts';
 import type { WatchApi } from './watch-client.ts';
 import { memberCalls } from './member-calls.ts';
+import { qosCalls } from './qos-calls.ts';
 import { rebalanceCalls } from './rebalance-calls.ts';
 import { snapshotCalls } from './snapshot-calls.ts';
 import type { ApiCall } from './snapshot-calls.ts';
@@ -88,6 +89,11 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   removeToken: 'once',
   joinCluster: 'repeatable',
   backupCluster: 'read',
+  listPolicies: 'read',
+  getPolicy: 'read',
+  createPolicy: 'repeatable',
+  updatePolicy: 'repeatable',
+  removePolicy: 'once',
 };
 
 /** True for a method that changes something; it may carry the id of the request. */
@@ -198,6 +204,7 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
       decodedScrubs(await listScrubs(request, callOptions)),
     setScrub: call('setScrub'),
     ...memberCalls(call),
+    ...qosCalls(call, () => caller.host.newRequestId()),
     ...snapshotCalls(call, () => caller.host.newRequestId()),
     watch: (watchOptions = {}) => watchResources(caller, watchOptions),
     close: () => caller.close(),

@@ -16,6 +16,7 @@ import type {
   PlacementExplanation,
   PlacementRules,
   PlacementViolation,
+  Policy,
   Pool,
   Rebalance,
   RebalanceSettings,
@@ -176,6 +177,8 @@ export interface StorApi {
       onNode?: string;
       /** its own wishes of quality of service */
       qos?: QosSpec;
+      /** name or id of a policy; '' or absent: none. NOT_FOUND */
+      policyName?: string;
     },
     options?: CallOptions,
   ): Promise<Volume>;
@@ -195,6 +198,8 @@ export interface StorApi {
       qos?: QosSpec;
       /** names of fields to take back: what the policy says holds again; they go before `qos` */
       clearQos?: string[];
+      /** name or id of a policy; '': none any more; absent: as it is. NOT_FOUND */
+      policyName?: string;
     } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Volume>;
@@ -501,6 +506,36 @@ export interface StorApi {
     request: Record<string, never>,
     options?: CallOptions,
   ): Promise<{ backup: string; items: number; revision: number }>;
+  /** By name. */
+  listPolicies(
+    request: Record<string, never>,
+    options?: CallOptions,
+  ): Promise<{ policies: Policy[] }>;
+  /** NOT_FOUND */
+  getPolicy(request: { name: string }, options?: CallOptions): Promise<Policy>;
+  /** ALREADY_EXISTS, INVALID_ARGUMENT, FAILED_PRECONDITION (too many) */
+  createPolicy(
+    request: { name: string; description?: string; qos?: QosSpec } & RequestId,
+    options?: CallOptions,
+  ): Promise<Policy>;
+  /**
+   * Changes what is given; all its volumes that are in use are told. `clearQos`: names of fields to take
+   * back, before `qos` is set. NOT_FOUND, INVALID_ARGUMENT.
+   */
+  updatePolicy(
+    request: {
+      name: string;
+      description?: string;
+      qos?: QosSpec;
+      clearQos?: string[];
+    } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<Policy>;
+  /** NOT_FOUND; IN_USE while volumes name it, those in the trash too (the message names them). */
+  removePolicy(
+    request: { name: string } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<Record<string, never>>;
   /**
    * Asked by an agent that joins, with an id that it has made; asking again is the same. UNAUTHENTICATED
    * (the token), ALREADY_EXISTS (the name), FOREIGN_DATA (its folder is of another cluster),

@@ -34,6 +34,11 @@ export const maxSnapshotGroup = 64;
 /** The longest pause of I/O for a snapshot (ms): when it would take longer it is given up. */
 export const snapshotHoldMs = 100;
 
+/** Policies of a cluster: each change of one is told to all its volumes. */
+export const maxPolicies = 256;
+/** Characters of a description. */
+export const maxDescriptionLength = 256;
+
 /** A deleted volume stays in the trash for this long (ms), and at most a year. */
 export const defaultTrashKeepMs = 24 * 3_600_000;
 export const maxTrashKeepMs = 366 * 24 * 3_600_000;

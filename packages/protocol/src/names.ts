@@ -24,6 +24,15 @@ export function checkSnapshotName(name: string): void {
   );
 }
 
+/** Throws INVALID_ARGUMENT unless `name` may be a policy's name. */
+export function checkPolicyName(name: string): void {
+  if (volumeNamePattern.test(name)) return;
+  throw new StorError(
+    'INVALID_ARGUMENT',
+    `policy name ${JSON.stringify(name.slice(0, 128))} is not valid: use 1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit`,
+  );
+}
+
 /** A volume, and one of its snapshots: both names, or ids. */
 export interface SnapshotName {
   volume: string;

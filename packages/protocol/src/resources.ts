@@ -8,6 +8,7 @@ export type * from './resources/node.ts';
 export type * from './resources/node-intent.ts';
 export type * from './resources/node-plan.ts';
 export type * from './resources/placement.ts';
+export type * from './resources/policy.ts';
 export type * from './resources/rebalance.ts';
 export type * from './resources/scrub.ts';
 export type * from './resources/segment-status.ts';

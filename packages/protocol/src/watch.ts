@@ -1,7 +1,7 @@
-import type { Disk, Node, Snapshot, Volume } from './resources.ts';
+import type { Disk, Node, Policy, Snapshot, Volume } from './resources.ts';
 
 /** Kinds of objects that can be watched. */
-export const watchKinds = ['volume', 'node', 'disk', 'snapshot'] as const;
+export const watchKinds = ['volume', 'node', 'disk', 'snapshot', 'policy'] as const;
 export type WatchKind = (typeof watchKinds)[number];
 
 export interface WatchedObjects {
@@ -9,6 +9,7 @@ export interface WatchedObjects {
   node: Node;
   disk: Disk;
   snapshot: Snapshot;
+  policy: Policy;
 }
 
 /** An object, and what became of it; a deleted one is shown as it was last. */
@@ -86,8 +87,10 @@ export function decodeWatchBatch(wire: unknown): WatchBatch {
 }
 
 export function encodeWatchStart({ kinds, name, after, listAgain }: WatchStart): object {
+  const isAll = watchKinds.every((kind) => kinds.includes(kind));
   return {
-    kinds: [...kinds],
+    // a node of an older version knows fewer kinds, and none means all that it knows
+    kinds: isAll ? [] : [...kinds],
     name,
     history: after?.history ?? '',
     afterRevision: after?.revision ?? 0,

@@ -18,11 +18,19 @@ import {
   type PolicyOptions,
 } from '../policy-options.ts';
 import { addPlacementOptions, readPlacement, type PlacementOptions } from '../placement-options.ts';
-import { addQosOption, qosHelp, readQos, type QosOptions } from '../qos-options.ts';
+import {
+  addPolicyNameOption,
+  addQosOption,
+  qosHelp,
+  readPolicyName,
+  readQos,
+  type PolicyNameOptions,
+  type QosOptions,
+} from '../qos-options.ts';
 import { waitForVolume } from '../wait-for-volume.ts';
 import { bySegment, nodesOf } from '../core/segment-view.ts';
 
-interface UpdateOptions extends PolicyOptions, PlacementOptions, QosOptions {
+interface UpdateOptions extends PolicyOptions, PlacementOptions, QosOptions, PolicyNameOptions {
   replicas?: number;
   wait: boolean;
   yes?: true;
@@ -34,7 +42,7 @@ export function addUpdateCommand(volume: Command, run: RunAction): void {
     .argument('<volume>', 'name or id')
     .option('--replicas <count>', 'copies on different nodes, 1 to 5', parseReplicas);
   addQosOption(
-    addPlacementOptions(addPolicyOptions(update)),
+    addPolicyNameOption(addPlacementOptions(addPolicyOptions(update))),
     'limits, guarantees and weight, changed at once: iops=5000,bps=none,... or none (see below)',
   )
     .option('--shared', 'any node takes connections and relays them to the primary')
@@ -55,20 +63,25 @@ Examples:
   storctl volume update db --replacement-wait 1h --no-wait
   storctl volume update db --require-spread zone --spread-over zone,rack
   storctl volume update db --qos iops=8000,min-iops=none
-  storctl volume update db --qos none`,
+  storctl volume update db --policy silver --qos none`,
     )
     .action(async (name: string, options: UpdateOptions, command: Command) => {
       const policy = readPolicy(options);
       const replicas = options.replicas;
       const isPlaced = readPlacement(options) !== null;
-      const isSaid = isPlaced || readQos(options) !== null;
+      const policyName = readPolicyName(options);
+      const isSaid = isPlaced || readQos(options) !== null || policyName !== undefined;
       if (replicas === undefined && Object.keys(policy).length === 0 && !isSaid) {
         throw new StorError(
           'INVALID_ARGUMENT',
           'nothing to change was given; "storctl volume update --help" shows what is possible',
         );
       }
-      const request = { ...(replicas === undefined ? {} : { replicas }), policy };
+      const request = {
+        ...(replicas === undefined ? {} : { replicas }),
+        policy,
+        ...(policyName === undefined ? {} : { policyName }),
+      };
       await run(
         command.optsWithGlobals(),
         (context) => updateVolume(context, name, request, options),
@@ -80,7 +93,7 @@ Examples:
 async function updateVolume(
   context: CommandContext,
   name: string,
-  request: { replicas?: number; policy: Partial<VolumePolicy> },
+  request: { replicas?: number; policy: Partial<VolumePolicy>; policyName?: string },
   options: UpdateOptions,
 ): Promise<void> {
   const { api, io, print, call } = context;

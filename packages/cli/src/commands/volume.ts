@@ -22,7 +22,15 @@ import {
   type PolicyOptions,
 } from '../policy-options.ts';
 import { addPlacementOptions, readPlacement, type PlacementOptions } from '../placement-options.ts';
-import { addQosOption, qosHelp, readQos, type QosOptions } from '../qos-options.ts';
+import {
+  addPolicyNameOption,
+  addQosOption,
+  qosHelp,
+  readPolicyName,
+  readQos,
+  type PolicyNameOptions,
+  type QosOptions,
+} from '../qos-options.ts';
 import { formatTime, usedSpace, volumeColumns, volumeSheet } from '../resource-views.ts';
 import { watchFlag, watchHelp, watchObjects, watchText } from '../watch-objects.ts';
 import { volumesView, volumeView } from '../watch-views.ts';
@@ -47,7 +55,7 @@ export function addVolumeCommands(program: Command, run: RunAction): Command {
   return volume;
 }
 
-interface CreateOptions extends PolicyOptions, PlacementOptions, QosOptions {
+interface CreateOptions extends PolicyOptions, PlacementOptions, QosOptions, PolicyNameOptions {
   size: string;
   segmentSize?: string;
   replicas?: number;
@@ -81,6 +89,7 @@ interface CreateRequest {
   placement?: PlacementRules;
   onNode?: string;
   qos?: QosSpec;
+  policyName?: string;
 }
 
 function addCreate(volume: Command, run: RunAction): void {
@@ -106,7 +115,7 @@ function addCreate(volume: Command, run: RunAction): void {
         .default('error'),
     );
   addQosOption(
-    addPlacementOptions(addPolicyOptions(create)),
+    addPolicyNameOption(addPlacementOptions(addPolicyOptions(create))),
     'limits, guarantees and weight: iops=5000,bps=100MiB,burst=2x/30s,... (see below)',
   )
     .option('--shared', 'any node takes connections and relays them to the primary')
@@ -114,7 +123,7 @@ function addCreate(volume: Command, run: RunAction): void {
     .addHelpText(
       'after',
       qosHelp +
-        '\n\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok\n  storctl volume create wal --size 8GiB --failure-mode hard --on-loss error\n  storctl volume create archive --size 40TiB --segment-size 256GiB\n  storctl volume create ha --size 20GiB --require-spread zone --anti-affinity app=db:required --label app=db\n  storctl volume create web --size 20GiB --qos iops=5000,bps=100MiB,burst=2x/30s,min-iops=500',
+        '\n\nExamples:\n  storctl volume create db --size 20GiB --replicas 3\n  storctl volume create cache --size 512MiB --replicas 1 --label app=web --if-exists ok\n  storctl volume create wal --size 8GiB --failure-mode hard --on-loss error\n  storctl volume create archive --size 40TiB --segment-size 256GiB\n  storctl volume create ha --size 20GiB --require-spread zone --anti-affinity app=db:required --label app=db\n  storctl volume create web --size 20GiB --policy gold --qos iops=5000,bps=100MiB,burst=2x/30s',
     )
     .action(async (name: string, options: CreateOptions, command: Command) => {
       checkVolumeName(name);
@@ -125,6 +134,7 @@ function addCreate(volume: Command, run: RunAction): void {
       const policy = readPolicy(options);
       const placement = readPlacement(options);
       const qos = readQos(options)?.set ?? {};
+      const policyName = readPolicyName(options) ?? '';
       checkQos(qos);
       checkThreshold(policy, options.replicas);
       const request: CreateRequest = {
@@ -140,6 +150,7 @@ function addCreate(volume: Command, run: RunAction): void {
         ...(placement === null ? {} : { placement }),
         ...(options.on === undefined ? {} : { onNode: options.on }),
         ...(Object.keys(qos).length === 0 ? {} : { qos }),
+        ...(policyName === '' ? {} : { policyName }),
       };
       await run(command.optsWithGlobals(), (context) =>
         createVolume(context, request, options.ifExists === 'ok'),
@@ -175,6 +186,7 @@ function checkSameSpec({ metadata, spec, status }: Volume, request: CreateReques
     policy: { ...spec.policy, ...request.policy },
     placement: request.placement ?? spec.placement ?? {},
     qos: { ...spec.qos, ...request.qos },
+    policyName: request.policyName ?? spec.policyName ?? '',
   };
   const { segmentBytes = spec.segmentBytes } = request;
   if (

@@ -11,6 +11,7 @@ export interface VolumeShape {
   policy: VolumePolicy;
   placement?: PlacementRules;
   qos?: QosSpec;
+  policyName?: string;
 }
 
 /** `soft: 2 of 3 must be in sync` */
@@ -46,6 +47,7 @@ export function shapeChanges(before: VolumeShape, after: VolumeShape): [string, 
     ['rebuild paused', yesNo(before.policy.rebuildPaused), yesNo(after.policy.rebuildPaused)],
     ['shared', yesNo(before.policy.shared), yesNo(after.policy.shared)],
     ...placementChanges(before.placement ?? {}, after.placement ?? {}),
+    ['policy', before.policyName || 'none', after.policyName || 'none'],
     ...qosChanges(knownQos(before.qos), knownQos(after.qos)),
   ];
   return lines

@@ -117,8 +117,12 @@ export function effectiveLines(volume: Volume): [string, string][] {
     .filter((field) => effective[field] !== undefined)
     .map((field) => [
       `QoS ${qosFieldNames[field]}`,
-      `${qosValueText(field, effective)} (${sources[field] ?? 'volume'})`,
+      `${qosValueText(field, effective)} (${sourceText(sources[field], volume)})`,
     ]);
+}
+
+function sourceText(source: string | undefined, { spec }: Volume): string {
+  return source === 'policy' ? `policy ${spec.policyName ?? ''}` : 'volume';
 }
 
 /** A node of an older version does not say it: then nothing is enforced by a policy. */

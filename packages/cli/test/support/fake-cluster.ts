@@ -27,12 +27,12 @@ import {
 import { FakeRebalance } from './fake-rebalance.ts';
 import { FakeWatch } from './fake-watch.ts';
 import { FakeMembers } from './fake-members.ts';
+import { FakeQos } from './fake-qos.ts';
 import { fakeSimulation, fakeUpgrade, orderFakeNode } from './fake-node.ts';
 import type { FakeNodePlan } from './fake-node.ts';
 import {
   changeReplicas,
   fakeExplanation,
-  fakeQos,
   fakeReplica,
   fakeSnapshot,
   fakeVolume,
@@ -130,6 +130,7 @@ export class FakeCluster {
   nodes: Node[];
   readonly rebalance = new FakeRebalance();
   readonly members = new FakeMembers(() => this.nodes);
+  readonly qos = new FakeQos(() => this.volumes);
   disks: Disk[];
   volumes: Volume[] = [];
   calls: { method: string; request: unknown }[] = [];
@@ -192,6 +193,7 @@ export class FakeCluster {
   api(): StorApi {
     const members = this.members.methods();
     const rebalance = this.rebalance.methods();
+    const qos = this.qos.methods();
     const call =
       <Request, Response>(method: keyof StorApi, answer: (request: Request) => Response) =>
       async (request: Request, options?: { signal?: AbortSignal }): Promise<Response> => {
@@ -334,6 +336,11 @@ export class FakeCluster {
       startRebalance: call('startRebalance', rebalance.startRebalance),
       orderRebalance: call('orderRebalance', rebalance.orderRebalance),
       getRebalance: call('getRebalance', rebalance.getRebalance),
+      listPolicies: call('listPolicies', qos.listPolicies),
+      getPolicy: call('getPolicy', qos.getPolicy),
+      createPolicy: call('createPolicy', qos.createPolicy),
+      updatePolicy: call('updatePolicy', qos.updatePolicy),
+      removePolicy: call('removePolicy', qos.removePolicy),
       listEvents: call('listEvents', ({ volume, afterRevision, limit }) => {
         this.eventSteps.shift()?.();
         const events = this.events
@@ -578,11 +585,14 @@ export class FakeCluster {
     replicas: number;
     labels: Record<string, string>;
     policy?: Partial<VolumePolicy>;
+    policyName?: string;
   }): Volume {
     if (this.volumes.some((volume) => volume.metadata.name === request.name)) {
       throw new StorError('ALREADY_EXISTS', `volume "${request.name}" exists already`);
     }
+    if (request.policyName) this.qos.find(request.policyName);
     const volume = fakeVolume(this.volumes.length + 1, request, this.nodes);
+    this.qos.show(volume);
     this.volumes.push(volume);
     return volume;
   }
@@ -593,11 +603,17 @@ export class FakeCluster {
     policy?: Partial<VolumePolicy>;
     qos?: QosSpec;
     clearQos?: string[];
+    policyName?: string;
   }): Volume {
     const volume = this.volume(request.name);
     volume.spec.policy = changePolicy(volume.spec.policy, request.policy ?? {});
     volume.spec.qos = changedQos(volume.spec.qos ?? {}, request.qos ?? {}, request.clearQos ?? []);
-    volume.status.qos = fakeQos(volume.spec.qos);
+    const { policyName } = request;
+    if (policyName === '') delete volume.spec.policyName;
+    else if (policyName !== undefined) {
+      volume.spec.policyName = this.qos.find(policyName).metadata.name;
+    }
+    this.qos.show(volume);
     if (request.replicas !== undefined) changeReplicas(volume, request.replicas, this.nodes);
     return volume;
   }

@@ -46,6 +46,7 @@ export function fakeVolume(
     segmentBytes?: number;
     policy?: Partial<VolumePolicy>;
     qos?: QosSpec;
+    policyName?: string;
   },
   nodes: readonly Node[],
 ): Volume {
@@ -66,6 +67,7 @@ export function fakeVolume(
       replicas,
       policy: changePolicy(defaultPolicy(replicas), request.policy ?? {}),
       ...(request.qos ? { qos: request.qos } : {}),
+      ...(request.policyName ? { policyName: request.policyName } : {}),
     },
     status: {
       health: 'healthy',
@@ -90,7 +92,7 @@ export function fakeVolume(
   };
 }
 
-export function fakeQos(own: QosSpec): NonNullable<Volume['status']['qos']> {
+function fakeQos(own: QosSpec): NonNullable<Volume['status']['qos']> {
   const { qos, sources } = effectiveQos(own, null);
   return { effective: qos, sources };
 }

@@ -28,6 +28,7 @@ import type { AgentPeers } from './agent-peers.ts';
 import { BoundedTurns } from './bounded-turns.ts';
 import { MemberKeeper } from './member-keeper.ts';
 import { carryOutRemoval } from './node-removals.ts';
+import { shipPolicies } from './policy-shipping.ts';
 import { SnapshotRecords } from './snapshot-records.ts';
 import { writeVolumes } from './volume-writes.ts';
 import type { VolumeWrite } from './volume-writes.ts';
@@ -259,6 +260,11 @@ export class LeaderControllers {
       case 'rebalance':
         await this.#rebalance(action);
         return;
+      case 'ship-policies': {
+        const means = { store: this.#store, clock: this.#clock, random: this.#random };
+        await shipPolicies(action.names, this.#cache.state, means);
+        return;
+      }
       case 'remove-node':
       case 'end-lease':
       case 'forget-disks':

@@ -2,17 +2,25 @@ import { StorError } from '@stor/protocol';
 import type { NodeId, VolumeId, VolumeSettings } from '@stor/protocol';
 import type { Logger } from '@stor/runtime';
 import type { AgentPort } from '../agent-port.ts';
+import { BoundedTurns } from './bounded-turns.ts';
 import { settingsOf } from '../core/volume/grant.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
-import { nodesPrefix, volumesPrefix } from '../resources/keys.ts';
+import { nodesPrefix, policiesPrefix, volumesPrefix } from '../resources/keys.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import { volumesOn } from '../resources/state-index.ts';
 
+/** Primaries that are told at once, in the order of the changes: a policy may have thousands of volumes. */
+const maxTellings = 32;
+
+const concernsAll = (key: string): boolean =>
+  key.startsWith(nodesPrefix) || key.startsWith(policiesPrefix);
+
 interface Told {
   /** as it was looked at last: one that is the same object says nothing new */
   volume: Versioned<StoredVolume>;
-  peers: string;
+  /** see `#others` */
+  others: string;
   content: string;
 }
 
@@ -29,8 +37,9 @@ export class SettingsPush {
   readonly #agentInstance: string;
   /** what was told last, without what the primary itself changes */
   readonly #told = new Map<VolumeId, Told>();
-  /** where the nodes listen, as of the last look at all of them */
-  #peers = '';
+  /** what all settings depend on besides: where nodes listen, and policies, as of the last look at all */
+  #others = '';
+  readonly #turns = new BoundedTurns(maxTellings);
   readonly #work = new Set<Promise<void>>();
 
   constructor(options: {
@@ -50,7 +59,7 @@ export class SettingsPush {
   /** `keys`: what has changed since the last call; null: that is not known. */
   push(keys: readonly string[] | null = null): void {
     const { state } = this.#cache;
-    if (keys === null || keys.some((key) => key.startsWith(nodesPrefix))) {
+    if (keys === null || keys.some(concernsAll)) {
       this.#pushAll(state);
       return;
     }
@@ -64,9 +73,10 @@ export class SettingsPush {
   }
 
   #pushAll(state: ClusterState): void {
-    this.#peers = JSON.stringify(
+    this.#others = JSON.stringify([
       [...state.nodes.values()].map(({ value }) => value.addresses.peers),
-    );
+      [...state.policies.values()].map(({ modRevision }) => modRevision),
+    ]);
     const attached = new Set<VolumeId>();
     for (const volume of volumesOn(state.volumes, this.#nodeId)) {
       if (this.#look(volume, state)) attached.add(volume.value.metadata.id);
@@ -81,12 +91,12 @@ export class SettingsPush {
     if (attachment?.nodeId !== this.#nodeId) return false;
     if (attachment.agentInstance !== this.#agentInstance) return false;
     const known = this.#told.get(id);
-    const peers = this.#peers;
-    if (known?.volume === volume && known.peers === peers) return true;
+    const others = this.#others;
+    if (known?.volume === volume && known.others === others) return true;
     const settings = settingsOf(volume, attachment.epoch, state);
     const { resourceVersion: _version, segments, ...rest } = settings;
     const content = JSON.stringify([rest, segments.map(({ replicas }) => replicas)]);
-    this.#told.set(id, { volume, peers, content });
+    this.#told.set(id, { volume, others, content });
     if (known?.content !== content) this.#tell(settings, content);
     return true;
   }
@@ -104,8 +114,8 @@ export class SettingsPush {
 
   #tell(settings: VolumeSettings, content: string): void {
     const { volumeId } = settings;
-    const work = this.#agent
-      .updateVolume(settings)
+    const work = this.#turns
+      .run('', () => this.#agent.updateVolume(settings))
       .catch((error: unknown) => {
         const { message } = StorError.from(error);
         this.#logger.warn({ volumeId, error: message }, 'the primary was not told, will retry');

@@ -1,6 +1,6 @@
 import { StorError } from '@stor/protocol';
 import type { NodeId, VolumeId } from '@stor/protocol';
-import type { ClusterStore, Compare } from '../cluster-store.ts';
+import type { ClusterStore, Compare, Operation } from '../cluster-store.ts';
 import type { Versioned } from '../resources/cluster-state.ts';
 import { readVolume } from '../resources/find.ts';
 import { nodeLeaseKey, volumeKey } from '../resources/keys.ts';
@@ -31,11 +31,12 @@ export class VolumeRecords {
     volume: Versioned<StoredVolume>,
     record: StoredVolume,
     compare: Compare[] = [],
+    operations: Operation[] = [],
   ): Promise<Versioned<StoredVolume> | null> {
     const key = volumeKey(record.metadata.id);
     const { succeeded, revision } = await this.#store.transact({
       compare: [{ key, modRevision: volume.modRevision }, ...compare],
-      operations: [{ type: 'put', key, value: encodeRecord(record) }],
+      operations: [{ type: 'put', key, value: encodeRecord(record) }, ...operations],
     });
     return succeeded ? { value: record, modRevision: revision } : null;
   }

@@ -1,11 +1,19 @@
 import { joinSnapshotName, StorError } from '@stor/protocol';
-import type { Disk, Node, Volume } from '@stor/protocol';
+import type { Disk, Node, Policy, Volume } from '@stor/protocol';
 import type { ClusterStore } from '../cluster-store.ts';
 import { findDisk } from '../core/disk/find-disk.ts';
 import type { AnswerSource, ObjectKind } from '../core/requests/change-rules.ts';
+import { findPolicy } from '../core/qos/policy-rules.ts';
 import { findTrashed } from '../core/volume/trash-rules.ts';
 import { findVolume, readHosts, readSnapshots, readState, readVolume } from '../resources/find.ts';
-import { diskKey, nodeKey, snapshotKey, trashKey, volumeKey } from '../resources/keys.ts';
+import {
+  diskKey,
+  nodeKey,
+  policyKey,
+  snapshotKey,
+  trashKey,
+  volumeKey,
+} from '../resources/keys.ts';
 import { decodeVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import { findNode } from './find-node.ts';
@@ -32,6 +40,7 @@ export class ChangedObjects {
     node: (id: string) => Promise<Node>;
     volume: (id: string) => Promise<Volume>;
     disks: () => Promise<Disk[]>;
+    policy: (id: string) => Promise<Policy>;
   };
 
   constructor(options: {
@@ -42,6 +51,7 @@ export class ChangedObjects {
       node: (id: string) => Promise<Node>;
       volume: (id: string) => Promise<Volume>;
       disks: () => Promise<Disk[]>;
+      policy: (id: string) => Promise<Policy>;
     };
   }) {
     this.#store = options.store;
@@ -63,6 +73,9 @@ export class ChangedObjects {
       case 'snapshot':
         // its key needs the volume too; a repetition finds it by the id
         return snapshotKey(volumeOfSnapshot(this.#cache, id), id);
+      case 'policy':
+        // its key is its name
+        return policyKey(nameOfPolicy(this.#cache, id));
     }
   }
 
@@ -97,6 +110,11 @@ export class ChangedObjects {
         const key = snapshotKey(volumeId, id);
         return { id, key, modRevision: snapshot.modRevision, isIdle: true };
       }
+      case 'policy': {
+        const { policies } = await readSoon((options) => readHosts(this.#store, options));
+        const { value, modRevision } = findPolicy(policies, name);
+        return { id: value.id, key: policyKey(value.name), modRevision, isIdle: true };
+      }
     }
   }
 
@@ -109,6 +127,8 @@ export class ChangedObjects {
         return this.#shown.volume(id);
       case 'snapshot':
         return this.#snapshots.get(id);
+      case 'policy':
+        return this.#shown.policy(id);
       case 'deletion':
         return { keptUntilMs: await this.#keptUntilMs(id) };
       case 'rolled-back':
@@ -154,5 +174,10 @@ export class ChangedObjects {
 
 function volumeOfSnapshot(cache: StateCache, id: string): string {
   for (const [volumeId, table] of cache.state.snapshots) if (table.has(id)) return volumeId;
+  return '';
+}
+
+function nameOfPolicy(cache: StateCache, id: string): string {
+  for (const { value } of cache.state.policies.values()) if (value.id === id) return value.name;
   return '';
 }

@@ -18,6 +18,7 @@ import type { DiskService } from './disk-service.ts';
 import { findNode } from './find-node.ts';
 import type { NodeService } from './node-service.ts';
 import type { PlacementService } from './placement-service.ts';
+import type { PolicyService } from './policy-service.ts';
 import { rebalanceMethods, type RebalanceService } from './rebalance-service.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
 import type { CreateSnapshotRequest, SnapshotOrders } from './snapshot-orders.ts';
@@ -56,6 +57,7 @@ interface StorServiceOptions {
   events: EventLog;
   scrubs: ScrubService;
   placement: PlacementService;
+  policies: PolicyService;
   rebalance: RebalanceService;
   node: NodeIdentity;
   cluster: { id: string; name: string };
@@ -141,12 +143,9 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
         () => snapshots.get(name),
         () => orphans.get(name),
       ),
-    startScrub: ({ volume }: Request<'startScrub'>) => options.scrubs.start(volume),
-    pauseScrub: ({ volume, paused }: Request<'pauseScrub'>) => options.scrubs.pause(volume, paused),
-    stopScrub: ({ volume }: Request<'stopScrub'>) => options.scrubs.stop(volume),
-    listScrubs: ({ volume }: Request<'listScrubs'>) => options.scrubs.list(volume),
-    setScrub: (request: Request<'setScrub'>) => options.scrubs.set(request),
+    ...scrubMethods(options.scrubs),
     ...rebalanceMethods(options.rebalance),
+    ...policyMethods(options.policies),
     ...sightCalls(options),
   };
 }
@@ -189,6 +188,33 @@ function nodeMethods(
     orderNode: (request: Request<'orderNode'>) => nodes.order(request),
     simulateLoss: (request: Request<'simulateLoss'>) => nodes.simulate(request),
     planUpgrade: () => nodes.upgrade(),
+  };
+}
+
+type ScrubMethod = 'startScrub' | 'pauseScrub' | 'stopScrub' | 'listScrubs' | 'setScrub';
+
+function scrubMethods(scrubs: ScrubService): Record<ScrubMethod, UnaryMethod> {
+  return {
+    startScrub: ({ volume }: Request<'startScrub'>) => scrubs.start(volume),
+    pauseScrub: ({ volume, paused }: Request<'pauseScrub'>) => scrubs.pause(volume, paused),
+    stopScrub: ({ volume }: Request<'stopScrub'>) => scrubs.stop(volume),
+    listScrubs: ({ volume }: Request<'listScrubs'>) => scrubs.list(volume),
+    setScrub: (request: Request<'setScrub'>) => scrubs.set(request),
+  };
+}
+
+type PolicyMethod = 'listPolicies' | 'getPolicy' | 'createPolicy' | 'updatePolicy' | 'removePolicy';
+
+function policyMethods(policies: PolicyService): Record<PolicyMethod, UnaryMethod> {
+  return {
+    listPolicies: async () => ({ policies: await policies.list() }),
+    getPolicy: ({ name }: Request<'getPolicy'>) => policies.get(name),
+    createPolicy: (request: Request<'createPolicy'>) => policies.create(request),
+    updatePolicy: (request: Request<'updatePolicy'>) => policies.update(request),
+    removePolicy: async ({ name }: Request<'removePolicy'>) => {
+      await policies.remove(name);
+      return {};
+    },
   };
 }
 

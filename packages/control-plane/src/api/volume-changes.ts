@@ -3,6 +3,7 @@ import type { Volume } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
 import { maxConflicts, VolumeRecords } from '../agent/volume-records.ts';
 import type { ClusterStore } from '../cluster-store.ts';
+import { holdOfPolicy } from '../core/qos/policy-rules.ts';
 import { movedReplica, updatedVolume } from '../core/volume/change-volume.ts';
 import type { ChangeContext, VolumeUpdate } from '../core/volume/change-volume.ts';
 import type { ClusterState } from '../resources/cluster-state.ts';
@@ -41,8 +42,9 @@ export class VolumeChanges {
 
   /** See StorApi.updateVolume. */
   async update(request: { name: string } & VolumeUpdate): Promise<Volume> {
-    const { replicas, policy, placement, qos, clearQos } = request;
-    const what = { volume: request.name, replicas, policy, placement, qos, clearQos };
+    const { name: volume, ...changes } = request;
+    const { replicas, policy, placement, qos, clearQos, policyName } = changes;
+    const what = { volume, replicas, policy, placement, qos, clearQos, policyName };
     return this.#change(request.name, what, (record, context) =>
       updatedVolume(record, request, context),
     );
@@ -72,9 +74,11 @@ export class VolumeChanges {
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
       const volume = await readVolume(this.#store, id);
       if (!volume) throw new StorError('NOT_FOUND', `volume ${name} was deleted meanwhile`);
-      const record = change(volume.value, await this.#context());
+      const context = await this.#context();
+      const record = change(volume.value, context);
       if (!record) return this.#volumes.get(id);
-      if (await this.#records.write(volume, record)) {
+      const hold = holdOfPolicy(record, volume.value, context.state);
+      if (await this.#records.write(volume, record, hold.compare, hold.operations)) {
         this.#logger.info(what, 'volume changed');
         return this.#volumes.get(id);
       }

@@ -36,6 +36,7 @@ import type { ClusterStore } from '../cluster-store.ts';
 import { countStorageNodes } from '../core/node/compute-only.ts';
 import { cordonOf, cordoned } from '../core/node/node-intent.ts';
 import { withAllSegments } from '../core/placement/place-segments.ts';
+import { findPolicy, holdOfPolicy } from '../core/qos/policy-rules.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
 import { checkKeepMs, deletionOf, trashingOf } from '../core/volume/trash-rules.ts';
 import { nodeName } from '../resources/cluster-state.ts';
@@ -78,6 +79,7 @@ export interface CreateVolumeRequest {
   placement?: PlacementRules | null;
   onNode?: string;
   qos?: QosSpec | null;
+  policyName?: string;
 }
 
 /** Which volume is to be made, and by which request. */
@@ -293,14 +295,17 @@ export class VolumeService {
       const state = { ...(await this.#hosts()), volumes, trash };
       const record = { ...make(state), ...(requestHash === '' ? {} : { requestHash }) };
       const { id } = record.metadata;
+      const hold = holdOfPolicy(record, null, state);
       const { succeeded } = await this.#store.transact({
         compare: [
+          ...hold.compare,
           { key: volumeNameKey(name), modRevision: 0 },
           { key: volumeKey(id), modRevision: 0 },
         ],
         operations: [
           { type: 'put', key: volumeKey(id), value: encodeRecord(record) },
           { type: 'put', key: volumeNameKey(name), value: new TextEncoder().encode(id) },
+          ...hold.operations,
         ],
       });
       if (succeeded) return id;
@@ -314,6 +319,8 @@ export class VolumeService {
     const tag = request.diskTag ?? '';
     const placement = checkPlacement(request.placement ?? {});
     const qos = knownQos(request.qos);
+    const wanted = request.policyName ?? '';
+    const policyName = wanted === '' ? '' : findPolicy(state.policies, wanted).value.name;
     const record: StoredVolume = {
       metadata: {
         id: makeId('v', this.#random.bytes(8)),
@@ -329,6 +336,7 @@ export class VolumeService {
         ...(placement ? { placement } : {}),
         policy: changePolicy(defaultPolicy(replicas), request.policy ?? {}),
         ...(Object.keys(qos).length === 0 ? {} : { qos }),
+        ...(policyName === '' ? {} : { policyName }),
       },
       status: {
         phase: 'creating',

@@ -14,6 +14,8 @@ import { decodeForgotten, type ForgottenRecord } from './forgotten-record.ts';
 import * as keys from './keys.ts';
 import { decodeMember, type MemberRecord } from './member-record.ts';
 import { decodeMemberSettings, type MemberSettings } from './member-settings.ts';
+import { decodePolicy, decodeShippedPolicies } from './policy-record.ts';
+import type { PolicyRecord, ShippedPolicies } from './policy-record.ts';
 import * as records from './records.ts';
 import { ReportTable } from './report-table.ts';
 import { VolumeTable } from './volume-table.ts';
@@ -53,6 +55,10 @@ export interface ClusterState {
   members: Map<NodeId, Versioned<MemberRecord>>;
   /** null: nobody has changed them */
   memberSettings: Versioned<MemberSettings> | null;
+  /** wishes that volumes share, by name */
+  policies: Map<string, Versioned<PolicyRecord>>;
+  /** null: none was made yet */
+  shippedPolicies: Versioned<ShippedPolicies> | null;
   /** of each volume, also of one in the trash; a volume without snapshots has no entry */
   snapshots: Map<VolumeId, SnapshotTable>;
 }
@@ -78,6 +84,8 @@ export function emptyState(): ClusterState {
     rebalance: null,
     members: new Map(),
     memberSettings: null,
+    policies: new Map(),
+    shippedPolicies: null,
     snapshots: new Map(),
   };
 }
@@ -130,6 +138,7 @@ const tables: readonly Table[] = [
   },
   { prefix: keys.scrubsPrefix, of: ({ scrubs }) => scrubs, decode: records.decodeScrub },
   { prefix: keys.membersPrefix, of: ({ members }) => members, decode: decodeMember },
+  { prefix: keys.policiesPrefix, of: ({ policies }) => policies, decode: decodePolicy },
 ];
 
 /**
@@ -169,6 +178,12 @@ export function applyChange(
     if (key === keys.memberSettingsKey) {
       state.memberSettings = value
         ? { value: decodeMemberSettings(key, value), modRevision }
+        : null;
+      return null;
+    }
+    if (key === keys.shippedPoliciesKey) {
+      state.shippedPolicies = value
+        ? { value: decodeShippedPolicies(key, value), modRevision }
         : null;
       return null;
     }

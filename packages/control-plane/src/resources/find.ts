@@ -8,6 +8,7 @@ import {
   forgottenPrefix,
   nodeLeasesPrefix,
   nodesPrefix,
+  policiesPrefix,
   rootPrefix,
   settingsKey,
   snapshotsOfPrefix,
@@ -48,8 +49,17 @@ export async function findVolume(
   return found;
 }
 
+const hostPrefixes = [
+  nodesPrefix,
+  forgottenPrefix,
+  nodeLeasesPrefix,
+  disksPrefix,
+  settingsKey,
+  policiesPrefix,
+];
+
 /**
- * Nodes, their leases, disks and the settings as of now: few, where volumes may be many. `options` as for reads
+ * Nodes, their leases, disks, policies and the settings as of now: few, where volumes may be many. `options` as for reads
  * of the store; `known`: where records that have not changed since need not be decoded again.
  */
 export async function readHosts(
@@ -58,7 +68,7 @@ export async function readHosts(
 ): Promise<ClusterState> {
   const state = emptyState();
   let local = options.local ?? false;
-  for (const prefix of [nodesPrefix, forgottenPrefix, nodeLeasesPrefix, disksPrefix, settingsKey]) {
+  for (const prefix of hostPrefixes) {
     // the first read waits until this member is up to date, so the others may read here
     const { revision, items } = await store.list(prefix, { ...options, local });
     for (const item of items) applyChange(state, item, known);

@@ -50,6 +50,12 @@ export const scrubsPrefix = '/stor/scrubs/';
 export const scrubKey = (id: VolumeId): string => scrubsPrefix + id;
 export const scrubSettingsKey = '/stor/scrub-settings';
 
+/** wishes that volumes share, by their names */
+export const policiesPrefix = '/stor/policies/';
+export const policyKey = (name: string): string => policiesPrefix + name;
+/** which of the policies that come with Stor were made once: deleted ones do not come back */
+export const shippedPoliciesKey = '/stor/shipped-policies';
+
 /**
  * Not below `rootPrefix`: whoever reads or watches the resources need not read what once happened.
  * Ids of events begin with their time.
@@ -73,3 +79,6 @@ export const requestKey = (id: string): string => requestsPrefix + id;
 
 /** Written with every order about a node: two that are each safe alone may not be safe together. */
 export const nodeOrdersKey = '/stor-node-orders';
+
+/** Written with every volume that takes a policy: one that is about to go must not get a new user. */
+export const policyUsesKey = '/stor-policy-uses';

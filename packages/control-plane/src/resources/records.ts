@@ -144,7 +144,7 @@ const placementSchema = z.looseObject({
 });
 
 /** Every field may be missing: what is absent is not limited, not guaranteed. */
-const qosSchema = z.looseObject({
+export const qosSchema = z.looseObject({
   readIops: z.number().optional(),
   writeIops: z.number().optional(),
   iops: z.number().optional(),
@@ -202,6 +202,7 @@ const volumeSchema = z.looseObject({
     attachTo: z.string().optional(),
     policy: policySchema.default({}),
     qos: qosSchema.optional(),
+    policyName: z.string().optional(),
   }),
   status: z.looseObject({
     phase: z.string(),
@@ -456,7 +457,7 @@ export function encodeRecord(record: object): Uint8Array {
 }
 
 /** INTERNAL when the bytes are not such a record: never guessed at, never overwritten. */
-function decoder<T>(kind: string, schema: z.ZodType): (key: string, value: Uint8Array) => T {
+export function decoder<T>(kind: string, schema: z.ZodType): (key: string, value: Uint8Array) => T {
   return (key, value) => {
     let json: unknown;
     try {

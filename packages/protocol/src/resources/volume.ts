@@ -63,6 +63,8 @@ export interface VolumeRecord {
     policy: VolumePolicy;
     /** its own wishes, over those of its `policyName`; absent: none */
     qos?: QosSpec;
+    /** of the `Policy` whose wishes it has; absent: none. (`policy` is how it bears losses.) */
+    policyName?: string;
   };
   status: {
     phase: 'creating' | 'ready' | 'deleting';

@@ -17,6 +17,7 @@ import { RebalanceKeeper } from './rebalance-keeper.ts';
 import type { RebalanceStep } from './rebalance-keeper.ts';
 import { PlacementBoard } from '../placement/placement-board.ts';
 import { isDrained } from '../node/node-intent.ts';
+import { unshipped } from '../qos/policy-rules.ts';
 import { growthUndone } from '../volume/grow-volume.ts';
 import { placedSegments } from '../volume/segment-size.ts';
 import { Absence } from './absence.ts';
@@ -73,6 +74,8 @@ export type Action =
       onlyIfWanted: boolean;
     }
   | NodeAction
+  /** policies that come with Stor and were never made */
+  | { type: 'ship-policies'; names: string[] }
   | RebalanceStep
   | ScrubAction;
 
@@ -161,6 +164,8 @@ export class Controllers {
       if (gone) actions.push({ type: 'finish-delete', volume, replicaIds });
     }
     actions.push(...this.#scrubs.plan(state, now));
+    const names = unshipped(state);
+    if (names.length > 0) actions.push({ type: 'ship-policies', names });
     return actions;
   }
 

@@ -2,10 +2,11 @@ import { StorError } from '@stor/protocol';
 import type { StorApi } from '@stor/protocol';
 
 /** What a change is about: whose version may be asked for, and whose id a repeated request keeps to. */
-export type ObjectKind = 'node' | 'disk' | 'volume' | 'trashed-volume' | 'snapshot';
+export type ObjectKind = 'node' | 'disk' | 'volume' | 'trashed-volume' | 'snapshot' | 'policy';
 
 /** Where the answer of a change that was made is read, when it was not kept itself. */
-export type AnswerSource = 'node' | 'volume' | 'rolled-back' | 'snapshot' | 'deletion' | 'empty';
+export type AnswerSource =
+  'node' | 'volume' | 'rolled-back' | 'snapshot' | 'deletion' | 'policy' | 'empty';
 
 export interface ChangeRule {
   /** null: it makes something, or is about all */
@@ -28,7 +29,7 @@ const disk = { kind: 'disk', field: 'disk' } as const;
 const scrub = { kind: 'volume', field: 'volume', form: 'steps' } as const;
 
 /**
- * Every change of the API besides those that make a volume or a snapshot, whose records keep the id
+ * Every change of the API besides those that make a volume, a snapshot or a policy, whose records keep the id
  * of the request that made them.
  */
 export const changeRules: Readonly<Partial<Record<keyof StorApi, ChangeRule>>> = {
@@ -57,6 +58,8 @@ export const changeRules: Readonly<Partial<Record<keyof StorApi, ChangeRule>>> =
     answer: 'empty',
     ends: true,
   },
+  updatePolicy: { kind: 'policy', field: 'name', form: 'once', answer: 'policy' },
+  removePolicy: { kind: 'policy', field: 'name', form: 'once', answer: 'empty', ends: true },
   startScrub: scrub,
   pauseScrub: scrub,
   stopScrub: scrub,

@@ -20,6 +20,7 @@ import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
 import { addReplica, isGood, staying } from '../controllers/replica-rules.ts';
 import { nodesOf, sitesOf } from '../controllers/replica-sites.ts';
+import { findPolicy } from '../qos/policy-rules.ts';
 import { settingsOf } from '../placement/cluster-limits.ts';
 import { refusalOf } from '../placement/disk-room.ts';
 import type { DiskNeed } from '../placement/disk-room.ts';
@@ -46,6 +47,8 @@ export interface VolumeUpdate {
   qos?: QosSpec | null | undefined;
   /** names of fields to take back */
   clearQos?: readonly string[] | null | undefined;
+  /** name or id; '': none any more; null or absent: as it is */
+  policyName?: string | null | undefined;
 }
 
 /** FAILED_PRECONDITION, UNAVAILABLE unless the volume can be changed. */
@@ -73,7 +76,7 @@ export function updatedVolume(
   context: ChangeContext,
 ): StoredVolume {
   checkChangeable(record);
-  const { placement: oldRules, qos: oldQos, ...spec } = record.spec;
+  const { placement: oldRules, qos: _qos, policyName: _policyName, ...spec } = record.spec;
   const placement = update.placement ? checkPlacement(update.placement) : oldRules;
   const replicas = update.replicas ?? spec.replicas;
   if (!Number.isInteger(replicas) || replicas < 1 || replicas > maxReplicas) {
@@ -88,8 +91,7 @@ export function updatedVolume(
   const isDefault = grewFromOne && spec.policy.failureMode === 'alwayson';
   const policy = changePolicy(spec.policy, isDefault ? { ...wanted, failureMode: 'soft' } : wanted);
   const rules = placement ? { placement } : {};
-  const qos = changedQos(oldQos ?? {}, knownQos(update.qos), update.clearQos ?? []);
-  const wishes = Object.keys(qos).length > 0 ? { qos } : {};
+  const wishes = changedWishes(record.spec, update, context);
   const changed = { ...record, spec: { ...spec, ...rules, ...wishes, replicas, policy } };
   if (replicas <= spec.replicas) return changed;
   // each is placed by what those before it have taken
@@ -98,6 +100,23 @@ export function updatedVolume(
     (now, segment) => withSegment(now, grown(segment, now, context, board)),
     changed,
   );
+}
+
+/** What the volume asks for itself, and the policy that it has. */
+function changedWishes(
+  before: Pick<StoredVolume['spec'], 'qos' | 'policyName'>,
+  update: VolumeUpdate,
+  { state }: ChangeContext,
+): Pick<StoredVolume['spec'], 'qos' | 'policyName'> {
+  const qos = changedQos(before.qos ?? {}, knownQos(update.qos), update.clearQos ?? []);
+  const wanted = update.policyName ?? before.policyName ?? '';
+  // one that stays is not looked for: it may be gone
+  const isNew = wanted !== '' && wanted !== before.policyName;
+  const policyName = isNew ? findPolicy(state.policies, wanted).value.name : wanted;
+  return {
+    ...(Object.keys(qos).length > 0 ? { qos } : {}),
+    ...(policyName === '' ? {} : { policyName }),
+  };
 }
 
 function grown(

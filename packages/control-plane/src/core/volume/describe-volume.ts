@@ -18,7 +18,7 @@ import { nodesOf } from '../controllers/replica-sites.ts';
 import { isUp, nodeName, snapshotsOf, withNodeNames } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
-import { qosOf } from './volume-qos.ts';
+import { qosOf } from '../qos/volume-qos.ts';
 
 type ReplicaView = Volume['status']['replicas'][number];
 
@@ -60,6 +60,7 @@ export function describeVolume(
       ...(spec.diskTag === undefined ? {} : { diskTag: spec.diskTag }),
       placement: spec.placement ?? {},
       qos: knownQos(spec.qos),
+      ...(spec.policyName === undefined ? {} : { policyName: spec.policyName }),
     },
     status: {
       qos: { effective: qos, sources },

@@ -3,7 +3,7 @@ import type { Attachment, AttachmentGrant, VolumeReplica, VolumeSettings } from 
 import { snapshotsOf } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import { snapshotPhase } from './describe-snapshot.ts';
-import { enforcedQos } from './volume-qos.ts';
+import { enforcedQos } from '../qos/volume-qos.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 
 /** Splits `host:port` and `[v6]:port`; port 0 when there is none. */

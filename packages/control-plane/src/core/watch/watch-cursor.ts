@@ -67,7 +67,8 @@ export class WatchCursor {
 
   #wants({ kind, id, object }: WatchedChange): boolean {
     if (!this.#kinds.has(kind)) return false;
-    return this.#name === '' || this.#name === id || this.#name === object.metadata.name;
+    const { metadata } = object;
+    return ['', id, metadata.id, metadata.name].includes(this.#name);
   }
 
   #cut(changes: WatchedChange[], position: WatchPosition, listing: boolean): void {

@@ -4,7 +4,9 @@ import type { ClusterState } from '../../resources/cluster-state.ts';
 import * as keys from '../../resources/keys.ts';
 import { diskShares, disksOn, volumesOn } from '../../resources/state-index.ts';
 import { describeDisk } from '../disk/describe-disk.ts';
+import { keptVolumes } from '../placement/disk-use.ts';
 import type { DiskUse } from '../placement/disk-use.ts';
+import { describePolicy, usersOf } from '../qos/policy-rules.ts';
 import { describeNode } from '../volume/describe-cluster.ts';
 import type { StoreRoles } from '../volume/describe-cluster.ts';
 import { describeSnapshot } from '../volume/describe-snapshot.ts';
@@ -28,6 +30,8 @@ export class WatchedState {
   /** volumes of snapshots that the records have, shown or not */
   readonly #volumeOf = new Map<string, string>();
   #uses = new Map<string, DiskUse>();
+  /** policies that volumes name, by the keys of their records */
+  readonly #policyOf = new Map<string, string>();
 
   objects(kind: WatchKind): ReadonlyMap<string, WatchedChange['object']> {
     return this.#table(kind);
@@ -36,6 +40,11 @@ export class WatchedState {
   /** Before everything is looked at for the first time, or again. */
   prepare(state: ClusterState): void {
     this.#uses = usesOf(state);
+    this.#policyOf.clear();
+    for (const { metadata, spec, trash } of keptVolumes(state).map(({ value }) => value)) {
+      const key = trash ? keys.trashKey(metadata.id) : keys.volumeKey(metadata.id);
+      if (spec.policyName !== undefined) this.#policyOf.set(key, spec.policyName);
+    }
     for (const [volumeId, table] of state.snapshots) {
       for (const id of table.keys()) this.#volumeOf.set(id, volumeId);
     }
@@ -51,6 +60,7 @@ export class WatchedState {
       ...names('disk', state.disks.keys()),
       ...names('volume', state.volumes.keys()),
       ...names('snapshot', snapshots),
+      ...names('policy', state.policies.keys()),
     ];
   }
 
@@ -119,6 +129,10 @@ export class WatchedState {
       }
       case 'snapshot':
         return this.#describeSnapshot(id, state);
+      case 'policy': {
+        const policy = state.policies.get(id);
+        return policy ? describePolicy(policy, usersOf(state, id).length) : null;
+      }
     }
   }
 
@@ -158,6 +172,12 @@ export class WatchedState {
       add('volume', volumeId);
       return;
     }
+    const policy = idAfter(keys.policiesPrefix);
+    if (policy !== null) {
+      add('policy', policy);
+      for (const { metadata } of usersOf(state, policy)) add('volume', metadata.id);
+      return;
+    }
     const volumeId = idAfter(keys.volumesPrefix);
     if (volumeId !== null) {
       add('volume', volumeId);
@@ -166,7 +186,9 @@ export class WatchedState {
         add('snapshot', id);
       }
     }
-    if (volumeId !== null || key.startsWith(keys.trashPrefix)) this.#affectedUses(state, add);
+    if (volumeId === null && !key.startsWith(keys.trashPrefix)) return;
+    this.#affectedPolicies(key, state, add);
+    this.#affectedUses(state, add);
   }
 
   #affectedByNode(
@@ -187,6 +209,19 @@ export class WatchedState {
         add('volume', id);
       }
     }
+  }
+
+  /** Policies count their users: those that the volume of this key had, and has. */
+  #affectedPolicies(key: string, state: ClusterState, add: (kind: WatchKind, id: string) => void) {
+    const before = this.#policyOf.get(key);
+    const table = key.startsWith(keys.volumesPrefix)
+      ? state.volumes.get(key.slice(keys.volumesPrefix.length))
+      : state.trash.get(key.slice(keys.trashPrefix.length));
+    const after = table?.value.spec.policyName;
+    if (before === after) return;
+    if (after === undefined) this.#policyOf.delete(key);
+    else this.#policyOf.set(key, after);
+    for (const name of [before, after]) if (name !== undefined) add('policy', name);
   }
 
   /** Disks on which there are more or fewer replicas than before. */

@@ -3,9 +3,10 @@ import type { EffectiveQos, VolumeQos } from '@stor/protocol';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 
-/** What holds for the volume, and where each value comes from. */
-export function qosOf(volume: StoredVolume, _state: ClusterState): EffectiveQos {
-  return effectiveQos(knownQos(volume.spec.qos), null);
+/** What holds for the volume, and where each value comes from. A policy that is gone says nothing. */
+export function qosOf({ spec }: Pick<StoredVolume, 'spec'>, state: ClusterState): EffectiveQos {
+  const policy = state.policies.get(spec.policyName ?? '')?.value;
+  return effectiveQos(knownQos(spec.qos), policy ? knownQos(policy.qos) : null);
 }
 
 /** What its primary enforces; null: nothing, and it has the default weight. */

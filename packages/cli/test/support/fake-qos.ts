@@ -1,0 +1,85 @@
+import { changedQos, effectiveQos, StorError } from '@stor/protocol';
+import type { Policy, QosSpec, StorApi, Volume } from '@stor/protocol';
+import { hex, startMs } from './fake-volume.ts';
+
+type PolicyMethod = 'listPolicies' | 'getPolicy' | 'createPolicy' | 'updatePolicy' | 'removePolicy';
+type Plain<M extends keyof StorApi> = (
+  request: Parameters<StorApi[M]>[0],
+) => Awaited<ReturnType<StorApi[M]>>;
+
+/** Policies from memory. */
+export class FakeQos {
+  policies = [
+    makePolicy(1, 'gold', { weight: 400, minIops: 1_000 }),
+    makePolicy(2, 'bronze', { iops: 1_000, weight: 25 }),
+  ];
+  readonly #volumes: () => Volume[];
+
+  constructor(volumes: () => Volume[]) {
+    this.#volumes = volumes;
+  }
+
+  /** What holds for a volume, as the control plane says it. */
+  show(volume: Volume): void {
+    const policy = this.policies.find(({ metadata }) => metadata.name === volume.spec.policyName);
+    const { qos, sources } = effectiveQos(volume.spec.qos ?? {}, policy?.spec.qos ?? null);
+    volume.status.qos = { effective: qos, sources };
+  }
+
+  find(name: string): Policy {
+    const found = this.policies.find(({ metadata }) => [metadata.id, metadata.name].includes(name));
+    if (!found) throw new StorError('NOT_FOUND', `there is no policy ${JSON.stringify(name)}`);
+    found.status.volumes = this.#users(found).length;
+    return found;
+  }
+
+  #users({ metadata }: Policy): Volume[] {
+    return this.#volumes().filter(({ spec }) => spec.policyName === metadata.name);
+  }
+
+  methods(): { [M in PolicyMethod]: Plain<M> } {
+    return {
+      listPolicies: () => ({
+        policies: this.policies.map(({ metadata }) => this.find(metadata.id)),
+      }),
+      getPolicy: ({ name }) => this.find(name),
+      createPolicy: ({ name, description = '', qos = {} }) => {
+        if (this.policies.some(({ metadata }) => metadata.name === name)) {
+          throw new StorError('ALREADY_EXISTS', `there is a policy ${name} already`);
+        }
+        const made = makePolicy(this.policies.length + 1, name, qos);
+        made.spec.description = description;
+        this.policies.push(made);
+        return made;
+      },
+      updatePolicy: ({ name, description, qos = {}, clearQos = [] }) => {
+        const found = this.find(name);
+        found.spec.qos = changedQos(found.spec.qos, qos, clearQos);
+        found.spec.description = description ?? found.spec.description;
+        for (const volume of this.#users(found)) this.show(volume);
+        return found;
+      },
+      removePolicy: ({ name }) => {
+        const found = this.find(name);
+        const [user] = this.#users(found);
+        if (user) throw new StorError('IN_USE', `volume ${user.metadata.name} has it`);
+        this.policies = this.policies.filter((each) => each !== found);
+        return {};
+      },
+    };
+  }
+}
+
+function makePolicy(number: number, name: string, qos: QosSpec): Policy {
+  return {
+    metadata: {
+      id: hex('p', number),
+      name,
+      labels: {},
+      createdAtMs: startMs,
+      resourceVersion: number,
+    },
+    spec: { description: '', qos },
+    status: { volumes: 0 },
+  };
+}
