@@ -3,6 +3,7 @@ export * from './core/client-identity.ts';
 export * from './core/constants.ts';
 export * from './core/coverage.ts';
 export * from './core/handshake-codec.ts';
+export * from './core/psk-file.ts';
 export * from './core/request-order.ts';
 export * from './core/reply-decoder.ts';
 export * from './core/transmission-codec.ts';

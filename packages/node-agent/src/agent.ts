@@ -15,7 +15,7 @@ import { storeIdentity } from './core/store-choice.ts';
 import { DataFolder } from './data-folder.ts';
 import { checkFirstStart } from './formation/check-first-start.ts';
 import type { LaneHost } from './lane/lane-host.ts';
-import type { MainMethods } from './lane/lane-protocol.ts';
+import type { LaneOptions, MainMethods } from './lane/lane-protocol.ts';
 import { metricFamilies } from './metric-families.ts';
 import { metricSnapshot } from './metrics-snapshot.ts';
 import { NodeDisks } from './node-disks.ts';
@@ -172,6 +172,7 @@ export class Agent {
         diskReserveBytes: this.#config.diskReserveBytes ?? null,
         autoDetachMs: this.#config.autoDetachMs ?? autoDetachMs,
         logLevel: this.#config.logLevel,
+        ...tlsOf(this.#config),
       },
       laneControl(control),
     );
@@ -414,6 +415,14 @@ function portError(what: string, address: string, cause: Error): StorError {
         `cannot listen for ${what} on ${address}: ${cause.message}`,
         { cause },
       );
+}
+
+function tlsOf({ nbd }: AgentConfig): Pick<LaneOptions, 'nbdTls'> {
+  const tls = nbd?.tls;
+  if (!tls) return {};
+  const { clientCertificates, ...files } = tls;
+  const demands = clientCertificates ?? (tls.ca === undefined ? 'none' : 'required');
+  return { nbdTls: { ...files, demandsCertificate: demands === 'required' } };
 }
 
 /** What lanes may call; until the control plane is there, they are told to come again. */

@@ -6,6 +6,43 @@ import { z } from 'zod';
 
 const port = z.number().int().min(0).max(65535);
 
+const tlsFile = z.string().startsWith('/');
+
+/** How NBD over TCP is encrypted; see docs/operating/tls.md. Files are PEM. */
+const nbdTlsSchema = z
+  .strictObject({
+    /** required: nothing is served in the clear; allowed: a client may ask for TLS */
+    mode: z.enum(['off', 'allowed', 'required']),
+    cert: tlsFile.optional(),
+    key: tlsFile.optional(),
+    /** who vouches for clients and for the other nodes */
+    ca: tlsFile.optional(),
+    /** default: required when there is a CA */
+    clientCertificates: z.enum(['required', 'none']).optional(),
+    /** pre-shared keys as psktool makes them */
+    pskFile: tlsFile.optional(),
+    /** the name of this node among them, towards other nodes; default: the first */
+    pskIdentity: z.string().min(1).max(128).optional(),
+  })
+  .superRefine(({ mode, cert, key, ca, clientCertificates, pskFile, pskIdentity }, context) => {
+    const wrong = (message: string): void => context.addIssue({ code: 'custom', message });
+    if ((cert === undefined) !== (key === undefined)) wrong('cert and key go together');
+    if (mode !== 'off' && cert === undefined && pskFile === undefined) {
+      wrong('give cert and key, or pskFile');
+    }
+    if (ca !== undefined && cert === undefined) wrong('ca goes with cert and key');
+    if (clientCertificates === 'required' && ca === undefined) {
+      wrong('clientCertificates: required needs ca');
+    }
+    const isOpen = clientCertificates === 'none' || ca === undefined;
+    if (cert !== undefined && pskFile !== undefined && isOpen) {
+      wrong(
+        'with cert and key but no client certificates anybody gets in without a key of pskFile',
+      );
+    }
+    if (pskIdentity !== undefined && pskFile === undefined) wrong('pskIdentity needs pskFile');
+  });
+
 const agentConfigSchema = z.strictObject({
   clusterId: z.string().regex(/^c-[0-9a-f]{16}$/),
   clusterName: z.string().min(1).default('stor'),
@@ -23,6 +60,7 @@ const agentConfigSchema = z.strictObject({
   }),
   /** where the NBD UNIX sockets of the lanes are made; no UNIX socket when absent */
   nbdUnixDir: z.string().startsWith('/').optional(),
+  nbd: z.strictObject({ tls: nbdTlsSchema.optional() }).optional(),
   members: z
     .array(z.strictObject({ id: z.string(), name: z.string(), api: z.string() }))
     .max(7)

@@ -231,4 +231,9 @@ export const metricFamilies: readonly MetricFamily[] = [
   },
   { name: 'stor_nbd_inflight', help: 'NBD requests received and not answered yet', type: 'gauge' },
   { name: 'stor_nbd_errors_total', help: 'NBD requests answered with an error', type: 'counter' },
+  {
+    name: 'stor_nbd_refused_connections_total',
+    help: 'NBD connections turned away or cut off: too many, too slow a handshake, no TLS, replies not taken',
+    type: 'counter',
+  },
 ];

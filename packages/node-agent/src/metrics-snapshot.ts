@@ -156,6 +156,9 @@ function addLane(
   add('stor_nbd_inflight', { node }, inflight);
   for (const { error, count } of lane.nbdErrors)
     add('stor_nbd_errors_total', { node, error }, count);
+  for (const { reason, count } of lane.nbdRefused) {
+    add('stor_nbd_refused_connections_total', { node, reason }, count);
+  }
   for (const { diskId, errors } of lane.disks)
     add('stor_disk_errors_total', { node, disk: diskId }, errors);
 }

@@ -3,7 +3,10 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
+import { silentLogger, systemClock } from '@stor/runtime';
+import { makeTestCertificates, missingOpenssl } from '@stor/runtime/testing';
 import t, { type Test } from 'tap';
+import { TlsFiles, type TlsSettings } from '../src/nbd/tls-files.ts';
 import { startServer, until, type TestServer } from './nbd-harness.ts';
 
 const mebibyte = 1 << 20;
@@ -15,6 +18,7 @@ const packageOf: Record<string, string> = {
   nbdcopy: 'libnbd-bin',
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
+  psktool: 'gnutls-bin',
   fio: 'fio',
 };
 
@@ -44,11 +48,19 @@ function run(program: string, ...args: string[]): Promise<string> {
 async function serve(
   t: Test,
   sizeBytes: number,
+  tls?: (dir: string) => Promise<Partial<TlsSettings>>,
 ): Promise<TestServer & { dir: string; tcp: string; unix: string; base: string }> {
   const dir = mkdtempSync(join(tmpdir(), 'stor-nbd-'));
   t.teardown(() => rmSync(dir, { recursive: true }));
   const path = join(dir, 'nbd.sock');
-  const started = await startServer(t, { sizeBytes, path });
+  const settings = { mode: 'required', demandsCertificate: false, ...(await tls?.(dir)) } as const;
+  const options = { clock: systemClock, logger: silentLogger };
+  const files = tls ? new TlsFiles(settings, options) : null;
+  const started = await startServer(t, {
+    sizeBytes,
+    path,
+    ...(files ? { tls: { mode: settings.mode, server: () => files.server() } } : {}),
+  });
   return {
     ...started,
     dir,
@@ -226,4 +238,85 @@ t.test('fio verifies what it wrote, over two connections', { skip: missing('fio'
   t.ok(stats.flush.ops > 0);
   await until(() => server.exports.released === server.exports.opened);
   t.equal(stats.write.errors + stats.read.errors, 0);
+});
+
+/** Copies in and out, and lists, over TLS as `query` and the user of the URI say. */
+async function copyOver(
+  t: Test,
+  server: Awaited<ReturnType<typeof serve>>,
+  user: string,
+  query: string,
+): Promise<void> {
+  const uri = (name: string): string => `nbds://${user}127.0.0.1:${server.port}/${name}?${query}`;
+  const { unix } = server;
+  const info = JSON.parse(await run('nbdinfo', '--json', uri('db')));
+  t.match(info, { TLS: true, structured: true, exports: [{ 'export-size': 16 * mebibyte }] });
+  t.match(await run('nbdinfo', '--list', uri('')), /db/);
+  const bytes = image();
+  const source = join(server.dir, 'in.img');
+  const target = join(server.dir, 'out.img');
+  writeFileSync(source, bytes);
+  await run('nbdcopy', '--flush', source, uri('db'));
+  t.ok(contents(server).equals(bytes));
+  await run('nbdcopy', uri('db'), target);
+  t.ok(readFileSync(target).equals(bytes));
+  const overUnix = `${unix.replace('nbd+unix:///', `nbds+unix://${user}/`)}&${query}`;
+  t.match(JSON.parse(await run('nbdinfo', '--json', overUnix)), { TLS: true });
+  t.match(JSON.parse(await run('nbdinfo', '--json', unix)), { TLS: false });
+  await t.rejects(run('nbdinfo', server.tcp), /TLS/i);
+}
+
+async function qemuReads(
+  t: Test,
+  server: Awaited<ReturnType<typeof serve>>,
+  credentials: string,
+): Promise<void> {
+  const target = join(server.dir, 'qemu.img');
+  const { port } = server;
+  const at = `driver=nbd,host=127.0.0.1,port=${port},export=db,tls-creds=tls0,tls-hostname=localhost`;
+  const object = ['--object', `${credentials},id=tls0,endpoint=client`];
+  const asRaw = [...object, '--image-opts', at];
+  t.match(await run('qemu-img', 'info', ...asRaw), /16 MiB/);
+  await run('qemu-img', 'convert', '-O', 'raw', ...asRaw, target);
+  t.ok(readFileSync(target).equals(contents(server)));
+}
+
+const tlsPrograms = missing('nbdinfo', 'nbdcopy', 'qemu-img', 'psktool') || missingOpenssl();
+
+t.test('TLS with certificates: nbdinfo, nbdcopy, qemu-img', { skip: tlsPrograms }, async (t) => {
+  const pki = (dir: string): string => join(dir, 'pki');
+  const server = await serve(t, 16 * mebibyte, async (dir) => {
+    makeTestCertificates(pki(dir));
+    const file = (name: string): string => join(pki(dir), name);
+    const [cert, key] = [file('server-cert.pem'), file('server-key.pem')];
+    return { demandsCertificate: true, cert, key, ca: file('ca-cert.pem') };
+  });
+  const dir = pki(server.dir);
+  await copyOver(t, server, '', `tls-certificates=${dir}`);
+  const { caller } = server.exports.asked.findLast(({ caller: { tls } }) => tls !== null) ?? {};
+  t.match(caller?.tls?.peer, { kind: 'certificate', subject: 'O=Test, CN=alice' });
+  await qemuReads(t, server, `tls-creds-x509,dir=${dir}`);
+  const others = join(server.dir, 'others');
+  makeTestCertificates(others, 'mallory');
+  const stranger = `nbds://127.0.0.1:${server.port}/db?tls-certificates=${others}`;
+  const asked = server.exports.asked.length;
+  await t.rejects(run('nbdinfo', stranger));
+  t.equal(server.exports.asked.length, asked, 'who is not vouched for asks for nothing');
+});
+
+t.test('TLS with keys of psktool: nbdinfo, nbdcopy, qemu-img', { skip: tlsPrograms }, async (t) => {
+  const server = await serve(t, 16 * mebibyte, async (dir) => {
+    const pskFile = join(dir, 'keys.psk');
+    await run('psktool', '-u', 'alice', '-p', pskFile);
+    return { pskFile };
+  });
+  const file = join(server.dir, 'keys.psk');
+  await copyOver(t, server, 'alice@', `tls-psk-file=${file}`);
+  const { caller } = server.exports.asked.findLast(({ caller: { tls } }) => tls !== null) ?? {};
+  t.match(caller?.tls?.peer, { kind: 'psk', name: 'alice' });
+  await qemuReads(t, server, `tls-creds-psk,dir=${server.dir},username=alice`);
+  const wrong = join(server.dir, 'wrong.psk');
+  await run('psktool', '-u', 'alice', '-p', wrong);
+  const stranger = `nbds://alice@127.0.0.1:${server.port}/db?tls-psk-file=${wrong}`;
+  await t.rejects(run('nbdinfo', stranger));
 });

@@ -153,7 +153,7 @@ t.test('questions, refusals and what is unknown leave the handshake open', async
     [optionType.go, encodeGoBody({ name: 'x', infos: [] }), [/^ask.*open/, /0000000780000006/]],
     [optionType.go, Buffer.alloc(5), [/0000000780000003/]],
     [optionType.starttls, Buffer.alloc(0), [/0000000580000001/]],
-    [optionType.starttls, Buffer.alloc(1), [/0000000580000003/]],
+    [optionType.starttls, Buffer.alloc(1), [/0000000580000001/]],
     [4, Buffer.alloc(9), [/0000000480000001/]],
     [0xffffffff, Buffer.alloc(0), [/ffffffff80000001/]],
     [optionType.setMetaContext, metaBody('db', 'base:allocation'), [/0000000a80000003/]],

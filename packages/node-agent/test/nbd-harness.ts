@@ -1,4 +1,5 @@
 import net from 'node:net';
+import tls from 'node:tls';
 import { StorError } from '@stor/protocol';
 import type { DirtyExtent } from '@stor/replicator';
 import { silentLogger, systemClock, type Clock } from '@stor/runtime';
@@ -15,7 +16,8 @@ import {
 } from 'nbd-client-js';
 import type { Test } from 'tap';
 import type { NbdLimits } from '../src/core/nbd/nbd-limits.ts';
-import type { NbdExportLease, NbdExports } from '../src/nbd/nbd-exports.ts';
+import type { ConnectionTls } from '../src/nbd/nbd-connection.ts';
+import type { NbdCaller, NbdExportLease, NbdExports } from '../src/nbd/nbd-exports.ts';
 import { NbdServer } from '../src/nbd/nbd-server.ts';
 import { MemoryBlockDevice } from '../src/testing/memory-block-device.ts';
 
@@ -27,6 +29,8 @@ export class TestExports implements NbdExports {
   readonly volumes = new Map<string, MemoryBlockDevice>();
   /** of each volume, the chunks of 64 KiB that have changed since; exported as `volume@snapshot` too */
   readonly snapshots = new Map<string, Map<string, Set<number>>>();
+  /** who asked for what */
+  readonly asked: { what: string; caller: NbdCaller }[] = [];
   opened = 0;
   released = 0;
   /** leases released while requests of the device were unfinished */
@@ -42,11 +46,16 @@ export class TestExports implements NbdExports {
     return device;
   }
 
-  list(): Promise<string[]> {
+  list(caller: NbdCaller): Promise<string[]> {
+    this.asked.push({ what: 'list', caller });
     return Promise.resolve([...this.volumes.keys()]);
   }
 
-  async info(name: string): Promise<{ sizeBytes: number; name: string; readOnly: boolean }> {
+  async info(
+    name: string,
+    caller: NbdCaller,
+  ): Promise<{ sizeBytes: number; name: string; readOnly: boolean }> {
+    this.asked.push({ what: `info ${name}`, caller });
     return { name, sizeBytes: this.#device(name).sizeBytes, readOnly: name.includes('@') };
   }
 
@@ -56,7 +65,8 @@ export class TestExports implements NbdExports {
     return asked === 'all' ? all : all.filter((each) => asked.includes(each));
   }
 
-  async open(name: string): Promise<NbdExportLease> {
+  async open(name: string, caller: NbdCaller): Promise<NbdExportLease> {
+    this.asked.push({ what: `open ${name}`, caller });
     if (this.openGate) await this.openGate;
     if (this.openError) throw this.openError;
     const device = this.#device(name);
@@ -116,7 +126,13 @@ export interface TestServer {
 /** A server with one volume `db`, closed when the test is over. */
 export async function startServer(
   t: Test,
-  options: { sizeBytes?: number; limits?: Partial<NbdLimits>; path?: string; clock?: Clock } = {},
+  options: {
+    sizeBytes?: number;
+    limits?: Partial<NbdLimits>;
+    path?: string;
+    clock?: Clock;
+    tls?: ConnectionTls;
+  } = {},
 ): Promise<TestServer> {
   const exports = new TestExports();
   const device = exports.add('db', options.sizeBytes ?? 1 << 20);
@@ -126,6 +142,7 @@ export async function startServer(
     clock: options.clock ?? systemClock,
     logger: silentLogger,
     limits: { closeDrainMs: 2_000, ...options.limits },
+    ...(options.tls ? { tls: options.tls } : {}),
   });
   t.teardown(() => server.close());
   return { server, exports, device, port: server.port };
@@ -162,7 +179,7 @@ export function encodeRequest(request: RawRequest): Buffer {
 
 /** A client that sends bytes as a test wants them. */
 export class RawClient {
-  readonly socket: net.Socket;
+  socket: net.Socket;
   #got: Buffer = Buffer.alloc(0);
   #wake: () => void = () => {};
   ended = false;
@@ -178,6 +195,23 @@ export class RawClient {
       this.ended = true;
       this.#wake();
     });
+  }
+
+  /** Goes on as TLS, after the answer to STARTTLS. Rejects with why there is none. */
+  async secure(options: tls.ConnectionOptions): Promise<tls.TLSSocket> {
+    const plain = this.socket;
+    plain.removeAllListeners('data');
+    const secure = tls.connect({ ...options, socket: plain });
+    secure.on('data', (chunk: Buffer) => {
+      this.#got = Buffer.concat([this.#got, chunk]);
+      this.#wake();
+    });
+    await new Promise<void>((resolve, reject) => {
+      secure.once('secureConnect', resolve);
+      secure.on('error', reject);
+    });
+    this.socket = secure;
+    return secure;
   }
 
   send(...parts: Buffer[]): void {

@@ -638,7 +638,7 @@ t.test('too many connections', async (t) => {
   const clients = [rawClient(t, port), rawClient(t, port)];
   for (const client of clients) await client.take(18);
   t.equal((await rawClient(t, port).rest()).length, 0);
-  t.equal(server.stats.refusedConnections, 1);
+  t.equal(server.stats.refused.get('connections'), 1);
   clients[0]!.socket.destroy();
   await until(() => server.connectionCount === 1);
   await rawClient(t, port).take(18);

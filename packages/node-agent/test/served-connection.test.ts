@@ -12,7 +12,14 @@ t.test('a target that was found is waited for no more when it is lost in its tur
   const connection = new ServedConnection({
     name: 'db',
     isDirect: false,
-    peer: { id: 1, remote: 'test', client: null, contexts: [], left: new AbortController().signal },
+    peer: {
+      id: 1,
+      remote: 'test',
+      tls: null,
+      client: null,
+      contexts: [],
+      left: new AbortController().signal,
+    },
     snapshots: new Map(),
     relayIdentity: { id: 'c', sequence: [] },
     clock,
@@ -52,6 +59,7 @@ t.test(
       peer: {
         id: 1,
         remote: 'test',
+        tls: null,
         client: null,
         contexts: [],
         left: new AbortController().signal,

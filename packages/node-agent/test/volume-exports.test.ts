@@ -120,6 +120,7 @@ const settle = async (): Promise<void> => {
 const client: NbdPeer = {
   id: 1,
   remote: 'test',
+  tls: null,
   client: null,
   contexts: [],
   left: new AbortController().signal,

@@ -13,6 +13,11 @@ export interface StreamSocket {
   readonly remote: string;
   /** bytes given to `write` that the kernel has not taken yet */
   readonly pendingBytes: number;
+  /**
+   * The same, but it falls already when the kernel has taken a part of one large write: who watches it
+   * sees whether the other side takes anything. Absent: `pendingBytes` is all there is.
+   */
+  readonly unsentBytes?: number;
   readonly destroyed: boolean;
   /** Called with received bytes; set it before the turn ends in which the socket was got. */
   onData: DataHandler;
@@ -179,12 +184,15 @@ class NodeSocket implements StreamSocket {
   onDrain: () => void = () => {};
   /** what is written to and read from; over another one when there is TLS */
   #socket: net.Socket;
+  /** what the host knows as the connection */
+  readonly #plain: net.Socket;
   readonly #receive: ReceiveBuffer;
   #error: Error | null = null;
   #inHandler = false;
 
   constructor(socket: net.Socket, receive: ReceiveBuffer, remote: string) {
     this.#socket = socket;
+    this.#plain = socket;
     this.#receive = receive;
     this.remote = remote;
     socket.setNoDelay(true);
@@ -205,7 +213,8 @@ class NodeSocket implements StreamSocket {
   }
 
   async startTls(options: TlsServer | TlsClient): Promise<TlsSession> {
-    const plain = this.#socket;
+    const plain = this.#plain;
+    if (this.#socket !== plain) throw new Error('this is TLS already');
     if (plain.destroyed) throw this.#error ?? new Error('the connection is closed');
     if (this.#receive.keptBytes > 0 || plain.writableLength > 0) {
       const error = new Error('bytes in the clear are left over at the start of TLS');
@@ -259,6 +268,10 @@ class NodeSocket implements StreamSocket {
 
   get pendingBytes(): number {
     return this.#socket.writableLength;
+  }
+  get unsentBytes(): number {
+    const { _handle: handle } = this.#plain as unknown as { _handle?: { writeQueueSize?: number } };
+    return this.#socket.writableLength + (handle?.writeQueueSize ?? 0);
   }
   get destroyed(): boolean {
     return this.#socket.destroyed;

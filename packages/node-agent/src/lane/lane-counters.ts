@@ -30,6 +30,7 @@ export function laneCounters(
     })),
     latencyBucketsSeconds: [...latencyBucketsSeconds],
     nbdErrors: [...(stats?.errors ?? [])].map(([error, count]) => ({ error, count })),
+    nbdRefused: [...(stats?.refused ?? [])].map(([reason, count]) => ({ reason, count })),
     disks: disks.map((disk) => ({
       diskId: disk.diskId,
       errors: (disk.failure ? 1 : 0) + disk.replicas().filter(({ failure }) => failure).length,

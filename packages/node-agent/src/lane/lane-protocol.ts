@@ -23,6 +23,7 @@ import type {
 } from '@stor/protocol';
 
 import type { IntegrityCounters } from '@stor/replicator';
+import type { TlsSettings } from '../nbd/tls-files.ts';
 
 /** What a lane is started with (structured-clone data only). */
 export interface LaneOptions {
@@ -40,6 +41,8 @@ export interface LaneOptions {
   diskReserveBytes: number | null;
   autoDetachMs: number;
   logLevel: string;
+  /** absent: NBD in the clear */
+  nbdTls?: TlsSettings;
 }
 
 /** A disk that a lane is to open. */
@@ -81,6 +84,8 @@ export interface LaneCounters {
   exports: ExportCounters[];
   latencyBucketsSeconds: number[];
   nbdErrors: { error: string; count: number }[];
+  /** connections that were turned away or cut off, see RefusalReason */
+  nbdRefused: { reason: string; count: number }[];
   disks: { diskId: DiskId; errors: number }[];
   /** connections of this node's clients that another node's primary serves, and what they carried */
   relays: { connections: number; readBytes: number; writtenBytes: number };

@@ -42,7 +42,9 @@ import {
   type Network,
 } from '@stor/runtime';
 import { VolumeExports } from '../exports/volume-exports.ts';
+import type { ConnectionTls } from '../nbd/nbd-connection.ts';
 import { NbdServer } from '../nbd/nbd-server.ts';
+import { TlsFiles } from '../nbd/tls-files.ts';
 import { FailureLog } from './failure-log.ts';
 import { laneCounters } from './lane-counters.ts';
 import type {
@@ -93,6 +95,7 @@ export class Lane implements LaneMethods {
   readonly #exports: VolumeExports;
   #peers: Listener | null = null;
   #nbd: NbdServer | null = null;
+  readonly #tls: TlsFiles | null;
   #closing: Promise<void> | null = null;
   #cancelProbe: () => void;
 
@@ -108,6 +111,9 @@ export class Lane implements LaneMethods {
     this.#control = control;
     this.#clock = clock;
     this.#logger = logger;
+    const { nbdTls } = options;
+    // read before anything is opened: wrong files end the start
+    this.#tls = nbdTls && nbdTls.mode !== 'off' ? new TlsFiles(nbdTls, { clock, logger }) : null;
     this.#failures = new FailureLog(`${options.dataDir}/failures.jsonl`, machine.files);
     this.#replicator = new LaneReplicator({
       nodeId: options.nodeId,
@@ -166,6 +172,7 @@ export class Lane implements LaneMethods {
         clock: this.#clock,
         logger: this.#logger,
         network: this.#machine.network,
+        ...(this.#tls ? { tls: connectionTls(this.#tls) } : {}),
       }),
     );
     return { peersPort: this.#peers.port, nbdPort: this.#nbd.port };
@@ -421,6 +428,10 @@ export class Lane implements LaneMethods {
       this.#logger.warn({ error: StorError.from(error).message }, 'failure not reported yet');
     });
   }
+}
+
+function connectionTls(files: TlsFiles): ConnectionTls {
+  return { mode: files.settings.mode, server: () => files.server() };
 }
 
 function failedDisk(entry: LaneDisk, message: string, isLost: boolean): AgentDisk {

@@ -1,14 +1,16 @@
 import { StorError } from '@stor/protocol';
-import type { Clock, Logger, StreamSocket } from '@stor/runtime';
+import { optionReplyType } from 'nbd-client-js';
+import type { Clock, Logger, StreamSocket, TlsServer, TlsSession } from '@stor/runtime';
 import type { NbdLimits } from '../core/nbd/nbd-limits.ts';
 import { nbdOptionErrorOf } from '../core/nbd/nbd-errno.ts';
+import type { TlsMode } from '../core/nbd/tls-gate.ts';
 import {
   ServerHandshake,
   type HandshakeAnswer,
   type HandshakeQuestion,
   type HandshakeStep,
 } from '../core/nbd/server-handshake.ts';
-import type { NbdExportLease, NbdExports } from './nbd-exports.ts';
+import type { NbdCaller, NbdExportLease, NbdExports } from './nbd-exports.ts';
 import { ExportStats, type NbdStats } from './nbd-stats.ts';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
 import type { OutputBufferPool } from './reply-output.ts';
@@ -24,6 +26,14 @@ export interface ConnectionOptions {
   stats: NbdStats;
   readBuffers: ReadBufferPool;
   outputBuffers: OutputBufferPool;
+  /** null: there is no TLS here */
+  tls: ConnectionTls | null;
+}
+
+export interface ConnectionTls {
+  mode: TlsMode;
+  /** what the connection is to use if it begins TLS now */
+  server(): TlsServer;
 }
 
 /**
@@ -43,6 +53,16 @@ export class NbdConnection {
   #lease: NbdExportLease | null = null;
   #exportStats: ExportStats | null = null;
   #asking = false;
+  /** between STARTTLS and the end of the TLS handshake */
+  #securing = false;
+  #tls: TlsSession | null = null;
+  /** the server is stopping */
+  #stopping = false;
+  /** the time for the handshake was over */
+  #isLate = false;
+  /** what the client had not taken, when that changed last */
+  #unsentBytes = 0;
+  #unsentSinceMs = 0;
   #closed = false;
   #ending = false;
   /** waiting until the client takes the answers that it asked for */
@@ -56,7 +76,7 @@ export class NbdConnection {
   constructor(options: ConnectionOptions) {
     this.#options = options;
     this.#socket = options.socket;
-    this.#handshake = new ServerHandshake(options.limits);
+    this.#handshake = new ServerHandshake(options.limits, options.tls?.mode);
     this.#handshakeLeftMs = options.limits.handshakeMs;
     this.#logger = options.logger.child({ connection: options.id, remote: options.socket.remote });
     this.over = new Promise((resolve) => {
@@ -73,10 +93,38 @@ export class NbdConnection {
     this.#socket.write(this.#handshake.greeting());
   }
 
-  /** Ends it: what has been started is answered first. */
+  /**
+   * Ends it: what has been started is answered first, and what is asked meanwhile is answered that the
+   * server stops. One that asks for nothing is closed after a moment.
+   */
   shutDown(): void {
-    if (this.#transmission) this.#transmission.endAfterReplies();
-    else this.destroy();
+    if (this.#stopping) return;
+    this.#stopping = true;
+    if (this.#transmission) {
+      this.#transmission.stop();
+      return;
+    }
+    this.#handshake.stop();
+    if (this.#asking) return;
+    this.#stopTimer();
+    this.#cancelTimer = this.#options.clock.after(this.#options.limits.stopGraceMs, () => {
+      if (this.#securing) this.destroy();
+      else this.#end();
+    });
+  }
+
+  /** Cuts it off when the client has taken nothing of what waits for it for too long. */
+  checkStalled(nowMs: number): void {
+    const { pendingBytes, unsentBytes = pendingBytes } = this.#socket;
+    if (unsentBytes === 0 || unsentBytes !== this.#unsentBytes) {
+      this.#unsentBytes = unsentBytes;
+      this.#unsentSinceMs = nowMs;
+      return;
+    }
+    if (nowMs - this.#unsentSinceMs < this.#options.limits.stalledMs) return;
+    this.#options.stats.countRefused('stalled');
+    this.#logger.warn({ unsentBytes }, 'an NBD client takes no replies; connection closed');
+    this.destroy();
   }
 
   destroy(): void {
@@ -86,18 +134,57 @@ export class NbdConnection {
   #receive(bytes: Buffer, start: number, end: number): number {
     let at = start;
     while (!this.#transmission && !this.#ending) {
-      if (this.#asking || this.#outputFull) return at - start;
+      if (this.#asking || this.#outputFull || this.#securing) return at - start;
       const step = this.#handshake.receive(bytes, at, end);
       at += step.used;
-      this.#perform(step);
+      if (step.next.kind === 'tls') this.#beginTls(step, end - at);
+      else this.#perform(step);
       if (step.next.kind === 'wait') return at - start;
     }
     if (!this.#transmission) return end - start;
     return at - start + this.#transmission.receive(bytes, at, end);
   }
 
+  /**
+   * What came in the clear behind STARTTLS must never be read as though it came over TLS: the client
+   * has to wait for the answer, so that who sends more is no client.
+   */
+  #beginTls(step: HandshakeStep, leftoverBytes: number): void {
+    const { tls, stats } = this.#options;
+    if (!tls || leftoverBytes > 0) {
+      stats.countRefused('tls');
+      this.#logger.warn({ leftoverBytes }, 'bytes in the clear behind STARTTLS; connection closed');
+      this.destroy();
+      return;
+    }
+    this.#securing = true;
+    this.#socket.pause();
+    this.#socket.write(Buffer.concat(step.send), () => void this.#secure(tls));
+  }
+
+  /** Never rejects. */
+  async #secure(tls: ConnectionTls): Promise<void> {
+    try {
+      this.#tls = await this.#socket.startTls(tls.server());
+    } catch (error) {
+      if (!this.#isLate && !this.#stopping) this.#options.stats.countRefused('tls');
+      this.#logger.info({ err: (error as Error).message }, 'no TLS; NBD connection closed');
+      this.destroy();
+      return;
+    }
+    this.#logger.debug({ tls: this.#tls }, 'NBD over TLS');
+    this.#handshake.secured();
+    this.#securing = false;
+    this.#socket.resume();
+  }
+
   #perform(step: HandshakeStep): void {
     if (step.send.length > 0) this.#socket.write(Buffer.concat(step.send));
+    // told that the server stops
+    if (this.#stopping && step.send.length > 0) {
+      this.#end();
+      return;
+    }
     switch (step.next.kind) {
       case 'ask':
         this.#asking = true;
@@ -137,6 +224,11 @@ export class NbdConnection {
       answer = { kind: 'error', type: nbdOptionErrorOf[error.code], message: error.message };
     }
     this.#asking = false;
+    if (this.#stopping && answer.kind !== 'error') {
+      this.#releaseLease();
+      const message = 'this server is stopping';
+      answer = { kind: 'error', type: optionReplyType.errShutdown, message };
+    }
     if (this.#closed) {
       this.#releaseLease();
       return;
@@ -148,14 +240,17 @@ export class NbdConnection {
 
   async #answerTo(question: HandshakeQuestion): Promise<HandshakeAnswer> {
     const { exports, id, socket } = this.#options;
-    if (question.kind === 'list') return { kind: 'names', names: await exports.list() };
-    if (question.kind === 'info') return { kind: 'export', ...(await exports.info(question.name)) };
+    const caller: NbdCaller = { id, remote: socket.remote, tls: this.#tls };
+    if (question.kind === 'list') return { kind: 'names', names: await exports.list(caller) };
+    if (question.kind === 'info') {
+      return { kind: 'export', ...(await exports.info(question.name, caller)) };
+    }
     if (question.kind === 'snapshots') {
-      const names = await exports.snapshotsOf(question.name, question.asked);
+      const names = await exports.snapshotsOf(question.name, question.asked, caller);
       return { kind: 'snapshots', names };
     }
     const { name, client, contexts } = question;
-    const peer = { id, remote: socket.remote, client, contexts, left: this.#left.signal };
+    const peer = { ...caller, client, contexts, left: this.#left.signal };
     const lease = await exports.open(name, peer);
     this.#lease = lease;
     const { device, readOnly, description = '' } = lease;
@@ -192,7 +287,7 @@ export class NbdConnection {
     });
     this.#transmission = transmission;
     lease.onRevoked(() => {
-      transmission.endAfterReplies();
+      transmission.stop();
     });
   }
 
@@ -233,6 +328,8 @@ export class NbdConnection {
     this.#cancelTimer();
     this.#handshakeSinceMs = clock.monotonicMs();
     this.#cancelTimer = clock.after(Math.max(0, this.#handshakeLeftMs), () => {
+      this.#isLate = true;
+      this.#options.stats.countRefused('handshake-timeout');
       this.#logger.info({}, 'NBD handshake took too long; connection closed');
       this.#socket.destroy();
     });

@@ -1,11 +1,18 @@
 import type { BlockDevice, DirtyDone } from '@stor/replicator';
+import type { TlsSession } from '@stor/runtime';
 import type { ClientIdentity } from 'nbd-client-js';
 
-/** A connection that asks for an export. */
-export interface NbdPeer {
+/** Who asks: the place to decide what a client may see and use. Today every one that is let in may all. */
+export interface NbdCaller {
   /** of the server, larger for each connection */
   id: number;
   remote: string;
+  /** the session that protects it and who the client has proved to be; null: it is in the clear */
+  tls: TlsSession | null;
+}
+
+/** A connection that asks for an export. */
+export interface NbdPeer extends NbdCaller {
   /** null: the client did not say who it is */
   client: ClientIdentity | null;
   /** metadata contexts that were granted for the export, `base:allocation` too */
@@ -56,14 +63,14 @@ export interface ExportFacts {
 
 /** Where the server gets its volumes. Errors are StorError, told to the client by `nbd-errno.ts`. */
 export interface NbdExports {
-  list(): Promise<string[]>;
+  list(caller: NbdCaller): Promise<string[]>;
   /**
    * Opens for one connection; the lease is released exactly once when the connection is over.
    * NOT_FOUND, ATTACHED_ELSEWHERE, UNAVAILABLE, …
    */
   open(name: string, connection: NbdPeer): Promise<NbdExportLease>;
   /** For NBD_OPT_INFO: facts without attaching. NOT_FOUND, UNAVAILABLE. */
-  info(name: string): Promise<ExportFacts>;
+  info(name: string, caller: NbdCaller): Promise<ExportFacts>;
   /** Which of the asked snapshots changes of this export can be told since. NOT_FOUND (the export). */
-  snapshotsOf(name: string, asked: readonly string[] | 'all'): Promise<string[]>;
+  snapshotsOf(name: string, asked: readonly string[] | 'all', caller: NbdCaller): Promise<string[]>;
 }

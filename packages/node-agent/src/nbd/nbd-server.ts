@@ -10,7 +10,7 @@ import {
   type StreamSocket,
 } from '@stor/runtime';
 import { defaultNbdLimits, type NbdLimits } from '../core/nbd/nbd-limits.ts';
-import { NbdConnection } from './nbd-connection.ts';
+import { NbdConnection, type ConnectionTls } from './nbd-connection.ts';
 import type { NbdExports } from './nbd-exports.ts';
 import { NbdStats } from './nbd-stats.ts';
 import { ReadBufferPool } from './read-buffer-pool.ts';
@@ -32,6 +32,8 @@ export interface NbdServerOptions {
   /** what is left out has its default */
   limits?: Partial<NbdLimits>;
   stats?: NbdStats;
+  /** on TCP; on UNIX sockets TLS is offered and never demanded. Absent: none */
+  tls?: ConnectionTls;
   /** @default the host's */
   network?: Network;
 }
@@ -46,6 +48,9 @@ export class NbdServer {
   readonly #readBuffers: ReadBufferPool;
   readonly #outputBuffers = new OutputBufferPool();
   readonly #connections = new Set<NbdConnection>();
+  /** connections by the address or UNIX socket that they came from */
+  readonly #perPeer = new Map<string, number>();
+  #cancelLook: (() => void) | null = null;
   #nextId = 1;
   #closing: Promise<void> | null = null;
 
@@ -96,6 +101,7 @@ export class NbdServer {
   }
 
   async #closeOnce(): Promise<void> {
+    this.#cancelLook?.();
     const connections = [...this.#connections];
     for (const connection of connections) connection.shutDown();
     const { clock } = this.#shared;
@@ -118,12 +124,18 @@ export class NbdServer {
       socket.destroy();
       return;
     }
-    if (this.#connections.size >= this.#limits.connections) {
-      this.stats.refusedConnections += 1;
-      this.#shared.logger.warn({ remote: socket.remote }, 'too many NBD connections; one refused');
+    const peer = peerOf(socket.remote);
+    const fromPeer = this.#perPeer.get(peer) ?? 0;
+    const isFull = this.#connections.size >= this.#limits.connections;
+    if (isFull || fromPeer >= this.#limits.connectionsPerPeer) {
+      const reason = isFull ? 'connections' : 'connections-per-peer';
+      this.stats.countRefused(reason);
+      const fields = { remote: socket.remote, reason };
+      this.#shared.logger.warn(fields, 'too many NBD connections; one refused');
       socket.destroy();
       return;
     }
+    this.#perPeer.set(peer, fromPeer + 1);
     const connection = new NbdConnection({
       id: this.#nextId++,
       socket,
@@ -134,10 +146,48 @@ export class NbdServer {
       stats: this.stats,
       readBuffers: this.#readBuffers,
       outputBuffers: this.#outputBuffers,
+      tls: this.#tlsFor(socket),
     });
     this.#connections.add(connection);
-    void connection.over.then(() => this.#connections.delete(connection));
+    this.#look();
+    void connection.over.then(() => {
+      this.#connections.delete(connection);
+      const left = (this.#perPeer.get(peer) ?? 1) - 1;
+      if (left > 0) this.#perPeer.set(peer, left);
+      else this.#perPeer.delete(peer);
+    });
   }
+
+  /** The permissions of its file guard a UNIX socket, and nothing of it leaves the host. */
+  #tlsFor({ remote }: StreamSocket): ConnectionTls | null {
+    const { tls } = this.#shared;
+    if (!tls || tls.mode === 'off') return null;
+    if (tls.mode === 'allowed' || !remote.startsWith(unixPrefix)) return tls;
+    return { mode: 'allowed', server: () => tls.server() };
+  }
+
+  /** Now and then, as long as there are connections: finds those that take no replies. */
+  #look(): void {
+    if (this.#cancelLook || this.#closing) return;
+    const { clock } = this.#shared;
+    this.#cancelLook = clock.after(this.#limits.stalledMs / looksPerStall, () => {
+      this.#cancelLook = null;
+      const nowMs = clock.monotonicMs();
+      for (const connection of this.#connections) connection.checkStalled(nowMs);
+      if (this.#connections.size > 0) this.#look();
+    });
+  }
+}
+
+/** A client that takes no replies is found this part of the limit later, at most. */
+const looksPerStall = 8;
+/** What `remote` of a connection over a UNIX socket begins with. */
+const unixPrefix = 'unix:';
+
+/** Without the port; all over one UNIX socket are one. */
+function peerOf(remote: string): string {
+  const colon = remote.lastIndexOf(':');
+  return remote.startsWith(unixPrefix) || colon < 0 ? remote : remote.slice(0, colon);
 }
 
 async function listenReplacing(

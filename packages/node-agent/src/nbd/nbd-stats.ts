@@ -51,14 +51,28 @@ export class ExportStats {
   }
 }
 
+/**
+ * `connections`: too many in all. `connections-per-peer`: too many from one address or over one UNIX
+ * socket. `handshake-timeout`: it took too long. `tls`: no TLS could be agreed on, or the client was not
+ * let in. `stalled`: it took no replies.
+ */
+export const refusalReasons = [
+  'connections',
+  'connections-per-peer',
+  'handshake-timeout',
+  'tls',
+  'stalled',
+] as const;
+export type RefusalReason = (typeof refusalReasons)[number];
+
 /** Plain counters of one server, read by whoever serves metrics. */
 export class NbdStats {
   /** by volume id */
   readonly exports = new Map<string, ExportStats>();
   /** error replies by errno name */
   readonly errors = new Map<string, number>();
-  /** connections that were turned away because there were too many */
-  refusedConnections = 0;
+  /** connections that the server has turned away or cut off, by reason */
+  readonly refused = new Map<RefusalReason, number>(refusalReasons.map((reason) => [reason, 0]));
 
   ofExport(volumeId: string, name: string): ExportStats {
     let stats = this.exports.get(volumeId);
@@ -73,6 +87,10 @@ export class NbdStats {
   /** Forgets a volume that was deleted, so that the map does not grow for ever. */
   forget(volumeId: string): void {
     if (this.exports.get(volumeId)?.connections === 0) this.exports.delete(volumeId);
+  }
+
+  countRefused(reason: RefusalReason): void {
+    this.refused.set(reason, (this.refused.get(reason) ?? 0) + 1);
   }
 
   countError(errno: number): void {

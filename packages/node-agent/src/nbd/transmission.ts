@@ -78,10 +78,10 @@ export class Transmission implements RequestOwner {
   #paused = false;
   #flushPlanned = false;
   /**
-   * open: requests are read. ending: none are started any more, but what was is answered.
-   * gone: nobody will read an answer.
+   * open: requests are read. stopping: each that comes is refused, until what was started is answered.
+   * ending: none is read any more, but what was started is answered. gone: nobody will read an answer.
    */
-  #state: 'open' | 'ending' | 'gone' = 'open';
+  #state: 'open' | 'stopping' | 'ending' | 'gone' = 'open';
   #drainedSaid = false;
 
   constructor(options: TransmissionOptions) {
@@ -119,14 +119,14 @@ export class Transmission implements RequestOwner {
     const arrivedMs = this.#clock.monotonicMs();
     const pendingBytes = this.#socket.pendingBytes;
     let at = start;
-    while (this.#state === 'open') {
+    while (this.#isReading) {
       if (this.#skipBytes > 0) {
         const length = Math.min(this.#skipBytes, end - at);
         at += length;
         this.#skipBytes -= length;
       }
       if (end - at < this.#headerBytes) break;
-      if (this.#isFull(pendingBytes, 1)) {
+      if (this.#state === 'open' && this.#isFull(pendingBytes, 1)) {
         this.#pause();
         break;
       }
@@ -137,7 +137,32 @@ export class Transmission implements RequestOwner {
     this.#receiving = false;
     this.#output.flush();
     this.#sayDrained();
-    return this.#state === 'open' ? at - start : end - start;
+    return this.#isReading ? at - start : end - start;
+  }
+
+  get #isReading(): boolean {
+    return this.#state === 'open' || this.#state === 'stopping';
+  }
+
+  /**
+   * The server stops, or the volume may not be used any longer: what was started is answered, requests
+   * that come meanwhile get ESHUTDOWN, and then the connection ends. A client with simple replies is
+   * most likely the kernel's driver, which takes ESHUTDOWN for a bad disk but sends again what was not
+   * answered: its requests are dropped.
+   */
+  stop(): void {
+    if (this.#state !== 'open') return;
+    if (this.#options.form === 'simple') {
+      this.endAfterReplies();
+      return;
+    }
+    this.#state = 'stopping';
+    if (this.#paused) {
+      this.#paused = false;
+      // what it has not looked at yet is offered, and refused
+      this.#socket.resume();
+    }
+    this.#planFlush();
   }
 
   /**
@@ -145,7 +170,7 @@ export class Transmission implements RequestOwner {
    * have not been started are dropped.
    */
   endAfterReplies(): void {
-    if (this.#state !== 'open') return;
+    if (!this.#isReading) return;
     this.#state = 'ending';
     this.#planFlush();
   }
@@ -198,12 +223,17 @@ export class Transmission implements RequestOwner {
       ? (flags & commandFlag.payloadLength) !== 0
       : type === command.write;
     const payloadAt = at + this.#headerBytes;
-    if (type === command.blockStatus && hasPayload) {
+    const isStopping = this.#state === 'stopping';
+    if (type === command.blockStatus && hasPayload && !isStopping) {
       return this.#filteredStatus(bytes, payloadAt, end, arrivedMs);
     }
-    const refusal = checkRequest(type, flags, offset, length, this.#rules);
+    const refusal = isStopping
+      ? errno.ESHUTDOWN
+      : checkRequest(type, flags, offset, length, this.#rules);
     if (refusal !== 0) {
       this.#refuse(header, refusal, arrivedMs);
+      // who takes no answer is not told without end
+      if (isStopping && this.#isFull(this.#socket.pendingBytes, 1)) this.endAfterReplies();
       if (hasPayload) this.#skipPayload(length);
       // whether its data follow nobody knows, and they must not be taken for requests
       else if (type === command.write) this.endAfterReplies();

@@ -15,12 +15,19 @@ export interface NbdLimits {
   options: number;
   /** metadata contexts of one connection: each makes every block status longer */
   metaContexts: number;
-  /** from accept to the last option, time that the server itself takes not counted (ms) */
+  /** from accept to the last option, TLS too, time that the server itself takes not counted (ms) */
   handshakeMs: number;
   /** answers of the handshake that the client has not taken; above it no option is read (bytes) */
   handshakeOutputBytes: number;
   /** on all listeners together */
   connections: number;
+  /** of those from one address, or over one UNIX socket: one client must not take the place of all */
+  connectionsPerPeer: number;
+  /**
+   * replies wait and the client has taken nothing of them for so long: it has vanished without a word,
+   * or hangs; it is cut off (ms). One that has nothing to take is found out by TCP keepalive.
+   */
+  stalledMs: number;
   /** payload of one READ or WRITE (bytes) */
   payloadBytes: number;
   /** payload of a too large WRITE that is skipped; beyond it the connection ends (bytes) */
@@ -43,6 +50,8 @@ export interface NbdLimits {
   pooledBytes: number;
   /** how long `close` lets started requests finish before it cuts the connections (ms) */
   closeDrainMs: number;
+  /** how long a client in its handshake is told that the server stops, before it is closed (ms) */
+  stopGraceMs: number;
 }
 
 const mebibyte = 1024 * 1024;
@@ -55,6 +64,8 @@ export const defaultNbdLimits: NbdLimits = {
   handshakeMs: nbdHandshakeTimeoutMs,
   handshakeOutputBytes: mebibyte,
   connections: maxNbdConnectionsPerLane,
+  connectionsPerPeer: (maxNbdConnectionsPerLane * 3) / 4,
+  stalledMs: 60_000,
   payloadBytes: maxPayloadBytes,
   skippedPayloadBytes: 2 * maxPayloadBytes,
   inFlightRequests: 256,
@@ -66,4 +77,5 @@ export const defaultNbdLimits: NbdLimits = {
   statusBytes: 64 * 1024 * mebibyte,
   pooledBytes: 64 * mebibyte,
   closeDrainMs: 10_000,
+  stopGraceMs: 500,
 };

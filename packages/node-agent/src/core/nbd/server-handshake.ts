@@ -24,6 +24,7 @@ import {
 } from 'nbd-client-js';
 import { askedContexts, dirtyContext, type AskedContexts } from './meta-contexts.ts';
 import type { NbdLimits } from './nbd-limits.ts';
+import { TlsGate, type TlsMode } from './tls-gate.ts';
 
 /** Longest message in a reply; the specification allows 4096 bytes. */
 const maxMessageChars = 1_000;
@@ -52,6 +53,8 @@ export type HandshakeNext =
   | { kind: 'again' }
   | { kind: 'ask'; question: HandshakeQuestion }
   | { kind: 'transmission' }
+  /** when `send` has left the connection goes on as TLS; then call `secured` */
+  | { kind: 'tls' }
   | { kind: 'close'; reason: string };
 
 export interface HandshakeStep {
@@ -96,9 +99,25 @@ export class ServerHandshake {
   #skipBytes = 0;
   #pending: PendingOption | null = null;
   readonly #limits: HandshakeLimits;
+  readonly #gate: TlsGate;
 
-  constructor(limits: HandshakeLimits) {
+  constructor(limits: HandshakeLimits, tls: TlsMode = 'off') {
     this.#limits = limits;
+    this.#gate = new TlsGate(tls);
+  }
+
+  /** TLS has been agreed on: all that was settled in the clear is forgotten. */
+  secured(): void {
+    this.#gate.secured();
+    this.form = 'simple';
+    this.#set = null;
+    this.#exportName = '';
+    this.#client = null;
+  }
+
+  /** Grants nothing any more: options are answered ERR_SHUTDOWN. */
+  stop(): void {
+    this.#gate.stop();
   }
 
   /** What the server says first. */
@@ -159,12 +178,22 @@ export class ServerHandshake {
     }
     if (this.#options > options) return closing('too many options');
     this.#skipBytes = length;
+    const refusal = this.#gate.refusalOf(option);
+    if (refusal) {
+      const reply = errorReply(option, refusal.type, refusal.message);
+      return step(optionHeaderBytes, [reply], { kind: 'again' });
+    }
     const message = `option data of ${length} bytes; the most is ${optionBytes}`;
     const reply = errorReply(option, optionReplyType.errTooBig, message);
     return step(optionHeaderBytes, [reply], { kind: 'again' });
   }
 
   #takeOption(option: number, data: Buffer): HandshakeStep {
+    const refusal = this.#gate.refusalOf(option);
+    if (refusal) {
+      const { type, message } = refusal;
+      return option === optionType.exportName ? closing(message) : refuse(option, message, type);
+    }
     switch (option) {
       case optionType.exportName:
         return this.#takeExportName(data);
@@ -175,7 +204,7 @@ export class ServerHandshake {
         return this.#ask({ option, exportName: '', infos: [], asked: null }, { kind: 'list' });
       case optionType.starttls:
         if (data.length > 0) return refuse(option, 'STARTTLS has no data');
-        return refuse(option, 'this server has no TLS', optionReplyType.errUnsup);
+        return step(0, [ack(option)], { kind: 'tls' });
       case optionType.structuredReply:
         if (data.length > 0) return refuse(option, 'STRUCTURED_REPLY has no data');
         if (this.form === 'extended') {

@@ -1,0 +1,167 @@
+import { readFileSync } from 'node:fs';
+import { StorError } from '@stor/protocol';
+import { tlsServer, type Clock, type Logger, type TlsServer } from '@stor/runtime';
+import { maxPskFileBytes, parsePskFile } from 'nbd-client-js';
+import type { TlsMode } from '../core/nbd/tls-gate.ts';
+
+/** How NBD is encrypted, as the configuration says it; paths of PEM files. */
+export interface TlsSettings {
+  mode: TlsMode;
+  cert?: string | undefined;
+  key?: string | undefined;
+  /** who vouches for clients, and for other nodes */
+  ca?: string | undefined;
+  /** a client must show a certificate of the CA, or use a pre-shared key */
+  demandsCertificate: boolean;
+  /** as psktool makes it */
+  pskFile?: string | undefined;
+  /** the name of this node in that file when it is the client of another; its first one unless given */
+  pskIdentity?: string | undefined;
+}
+
+/** Files that have changed are seen at most so much later (ms): each look reads all of them. */
+const lookMs = 1_000;
+
+interface Loaded {
+  /** all that was read, to see whether it has changed */
+  texts: string;
+  server: TlsServer;
+  ca: string | undefined;
+  cert: string | undefined;
+  key: string | undefined;
+  psk: ReadonlyMap<string, Uint8Array> | undefined;
+}
+
+/**
+ * Certificates and keys of the NBD server, and of this node as the client of others. They are read
+ * again when a connection needs them, so that new files count for new connections; files that do not
+ * fit together (one of a pair is replaced before the other) leave the old ones in use.
+ */
+export class TlsFiles {
+  readonly settings: TlsSettings;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #readText: (path: string) => string;
+  #loaded: Loaded;
+  #lookedMs: number;
+  /** the last complaint: the same one is not logged for each connection */
+  #complaint = '';
+
+  /** Throws INVALID_ARGUMENT, with the file that is wrong. */
+  constructor(
+    settings: TlsSettings,
+    {
+      clock,
+      logger,
+      readText = readFile,
+    }: {
+      clock: Clock;
+      logger: Logger;
+      readText?: (path: string) => string;
+    },
+  ) {
+    this.settings = settings;
+    this.#clock = clock;
+    this.#logger = logger;
+    this.#readText = readText;
+    this.#loaded = load(this.#read(), settings);
+    this.#lookedMs = clock.monotonicMs();
+  }
+
+  /** For a connection that begins TLS now. */
+  server(): TlsServer {
+    return this.#current().server;
+  }
+
+  /** How this node, as a client of another, proves who it is and knows that one; see NbdTlsOptions. */
+  client(): RelayTls {
+    const { ca, cert, key, psk } = this.#current();
+    const { mode, pskIdentity } = this.settings;
+    const connect = mode === 'required' ? 'require' : 'allow';
+    if (cert !== undefined) return { mode: connect, ca, cert, key };
+    const name = pskIdentity ?? psk?.keys().next().value ?? '';
+    return { mode: connect, psk: { identity: name, key: psk?.get(name) ?? new Uint8Array() } };
+  }
+
+  #current(): Loaded {
+    const nowMs = this.#clock.monotonicMs();
+    if (nowMs - this.#lookedMs < lookMs) return this.#loaded;
+    this.#lookedMs = nowMs;
+    try {
+      const texts = this.#read();
+      if (JSON.stringify(texts) !== this.#loaded.texts) {
+        this.#loaded = load(texts, this.settings);
+        this.#logger.info({}, 'new TLS certificates and keys for NBD');
+      }
+      this.#complaint = '';
+    } catch (thrown) {
+      const { message } = StorError.from(thrown);
+      if (message !== this.#complaint) {
+        this.#logger.error(
+          { error: message },
+          'TLS files of NBD; the ones read before stay in use',
+        );
+      }
+      this.#complaint = message;
+    }
+    return this.#loaded;
+  }
+
+  #read(): Texts {
+    const { cert, key, ca, pskFile } = this.settings;
+    const read = (path: string | undefined): string | undefined =>
+      path === undefined ? undefined : this.#readText(path);
+    return { cert: read(cert), key: read(key), ca: read(ca), psk: read(pskFile) };
+  }
+}
+
+/** See `NbdTlsOptions` of nbd-client-js. */
+export interface RelayTls {
+  mode: 'require' | 'allow';
+  ca?: string | undefined;
+  cert?: string | undefined;
+  key?: string | undefined;
+  psk?: { identity: string; key: Uint8Array };
+}
+
+interface Texts {
+  cert: string | undefined;
+  key: string | undefined;
+  ca: string | undefined;
+  psk: string | undefined;
+}
+
+function load(texts: Texts, settings: TlsSettings): Loaded {
+  const { cert, key, ca } = texts;
+  const { demandsCertificate, pskFile, pskIdentity } = settings;
+  try {
+    const psk =
+      texts.psk === undefined ? undefined : parsePskFile(texts.psk, `pskFile ${pskFile ?? ''}`);
+    if (pskIdentity !== undefined && psk?.has(pskIdentity) !== true) {
+      throw new Error(`pskFile ${pskFile ?? ''} has no key for pskIdentity ${pskIdentity}`);
+    }
+    const server = tlsServer({ cert, key, ca, demandsCertificate, psk });
+    return { texts: JSON.stringify(texts), server, ca, cert, key, psk };
+  } catch (error) {
+    const files = [settings.cert, settings.key, settings.ca, pskFile].filter((path) => path);
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `nbd.tls: ${(error as Error).message} (of ${files.join(', ')})`,
+      { cause: error },
+    );
+  }
+}
+
+/** INVALID_ARGUMENT. */
+function readFile(path: string): string {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new StorError('INVALID_ARGUMENT', `nbd.tls: cannot read ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+  if (text.length <= maxPskFileBytes) return text;
+  throw new StorError('INVALID_ARGUMENT', `nbd.tls: ${path} is too large`);
+}
