@@ -12,6 +12,7 @@ import {
   writeResult,
   type BenchResult,
 } from '../matrix/results-file.ts';
+import { whyNot } from '../matrix/result-table.ts';
 import { estimateSeconds, runPiece, type PieceOptions } from '../matrix/run-piece.ts';
 import { systemsNamed } from '../matrix/systems.ts';
 import { workloadsLike } from '../measure/workloads.ts';
@@ -110,7 +111,7 @@ function printTable(result: BenchResult): boolean {
   const lines = verdictLines(result.samples, readRecordedPeers());
   for (const line of lines) printLine(line);
   for (const { name, failure } of result.systems) {
-    if (failure !== null) process.stdout.write(`${name} was not measured: ${failure}\n`);
+    if (failure !== null) process.stdout.write(`${name} was ${whyNot(failure)}\n`);
   }
   const missed = lines.filter((line) => !line.isMet).length;
   const short = lines.filter((line) => line.isMet && !line.isAimMet).length;

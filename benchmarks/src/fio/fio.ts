@@ -14,6 +14,8 @@ export interface FioJob {
   uri: string | FioTarget;
   /** fio's own option values by name, for example { rw: 'randwrite', bs: '4k', iodepth: '32' } */
   options: Record<string, string>;
+  /** variables of its environment, beside those of this process */
+  env?: Readonly<Record<string, string>>;
   /** a folder for fio's files: state of verification, logs */
   dir: string;
   timeoutMs?: number;
@@ -73,6 +75,7 @@ export async function runFio(job: FioJob): Promise<FioResult> {
   const command = await runCommand('fio', fioArguments(job), {
     cwd: job.dir,
     timeoutMs: job.timeoutMs ?? 300_000,
+    ...(job.env ? { env: job.env } : {}),
     ...(job.signal ? { signal: job.signal } : {}),
   });
   return parseFioResult(command);
@@ -97,10 +100,12 @@ export async function prefill(
   sizeBytes: number,
   bs: string,
   dir: string,
+  env: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   const result = await runFio({
     uri,
     dir,
+    env,
     options: {
       rw: 'write',
       bs,

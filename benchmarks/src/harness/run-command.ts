@@ -12,7 +12,7 @@ export interface CommandResult {
 
 export interface CommandOptions {
   cwd?: string;
-  env?: Record<string, string>;
+  env?: Readonly<Record<string, string>>;
   /** the command is killed after this time (ms) and the result says so; default 120,000 */
   timeoutMs?: number;
   stdin?: string;

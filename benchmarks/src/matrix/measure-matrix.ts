@@ -69,7 +69,7 @@ export async function measureMatrix(options: MatrixOptions): Promise<MatrixResul
         started.push({ system, server });
         const size = server.prefill ?? options.prefill;
         if (server.isFilled !== true) {
-          await prefill(server.target, options.sizeBytes, size, options.dir);
+          await prefill(server.target, options.sizeBytes, size, options.dir, server.env);
         }
         facts.push(factsOf(system, size, server));
       } catch (error) {

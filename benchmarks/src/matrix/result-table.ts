@@ -64,9 +64,14 @@ export function resultTable(result: BenchResult): string {
   lines.push('MiB: resident memory of all server processes after the run.', '');
   for (const system of result.systems) {
     lines.push(`${system.name}: ${system.acknowledges}.`);
-    if (system.failure !== null) lines.push(`  not measured: ${system.failure}`);
+    if (system.failure !== null) lines.push(`  ${whyNot(system.failure)}`);
   }
   return `${lines.join('\n')}\n`;
+}
+
+/** The log behind the first line is in the file of results. */
+export function whyNot(failure: string): string {
+  return `not measured: ${failure.split('\n', 1)[0] ?? ''}`;
 }
 
 const widths = [18, 26, 8, 8, 9, 8, 8, 6, 0];

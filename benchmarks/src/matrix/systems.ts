@@ -3,6 +3,7 @@ import type { TestCluster } from '../harness/test-cluster.ts';
 import type { BenchWorkload } from '../measure/workloads.ts';
 import type { BlockServer } from '../servers/block-server.ts';
 import { startNbdkit } from '../servers/nbdkit.ts';
+import { startPeer, type PeerName } from '../servers/peer.ts';
 import { QemuNbd, type QemuAio } from '../servers/qemu-nbd.ts';
 import { startQemuQuorum, type QuorumReads } from '../servers/qemu-quorum.ts';
 import { openRawFile } from '../servers/raw-file.ts';
@@ -92,6 +93,35 @@ const nbdkit: BenchSystem = {
   },
 };
 
+function peer(
+  name: PeerName,
+  rest: Omit<BenchSystem, 'name' | 'start' | 'copies'>,
+  prefill?: string,
+) {
+  return {
+    ...{ name, copies: 3, ...rest },
+    start: async ({ dir, sizeBytes }: MatrixStage): Promise<StartedSystem> =>
+      Object.assign(
+        await startPeer(name, dir, sizeBytes),
+        prefill === undefined ? {} : { prefill },
+      ),
+  };
+}
+
+const gluster = peer('gluster', {
+  acknowledges: `${pageCache('all three bricks')}; its caches and early answers are off. Its client (fio) sends every write three times`,
+});
+
+/** Its OSDs do not use the page cache, so it does not matter to them how large the first writes were. */
+const ceph = peer(
+  'ceph',
+  {
+    acknowledges:
+      'a write is durable in the log of all three OSDs; a FLUSH has nothing to do. Its client library runs in fio',
+  },
+  '1m',
+);
+
 function rawFile(ioengine: 'psync' | 'io_uring'): BenchSystem {
   const name = `file-${ioengine}`;
   return {
@@ -120,6 +150,8 @@ export const benchSystems: readonly BenchSystem[] = [
   nbdkit,
   quorum('quorum'),
   quorum('fifo'),
+  gluster,
+  ceph,
   rawFile('psync'),
   rawFile('io_uring'),
 ];

@@ -88,6 +88,7 @@ async function measure(
   const cpuBeforeUs = cpuTimeOfAllUs(pids);
   const result = await runFio({
     uri: server.target,
+    ...(server.env ? { env: server.env } : {}),
     dir: options.dir,
     ...(options.signal ? { signal: options.signal } : {}),
     options: {

@@ -4,6 +4,8 @@ import type { FioTarget } from '../fio/fio.ts';
 export interface BlockServer {
   name: string;
   target: FioTarget;
+  /** variables of fio's environment: where a client library finds its configuration */
+  env?: Readonly<Record<string, string>>;
   /** processes whose CPU time and memory count */
   pids(): number[];
 }

@@ -100,7 +100,7 @@ export const targets: readonly Target[] = [
 /** Systems of a group, with those that a recorded peer was measured beside. */
 export const systemsOf: Readonly<Record<Group, readonly string[]>> = {
   'one-replica': ['stor-1', ...qemu, 'nbdkit'],
-  'three-replicas': ['stor-3', 'qemu-nbd', 'qemu-quorum', 'qemu-quorum-fifo'],
+  'three-replicas': ['stor-3', 'qemu-nbd', ...threeCopies.filter((name) => name !== 'longhorn')],
   unreplicated: ['stor-3', ...qemu],
   latency: ['stor-1', 'stor-3'],
 };
