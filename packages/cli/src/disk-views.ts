@@ -23,6 +23,7 @@ export const diskColumns: Column<DiskRow>[] = [
     right: true,
     wide: true,
   },
+  { title: 'LANE', cell: (disk) => String(disk.status.lane), right: true, wide: true },
   { title: 'ID', cell: (disk) => disk.metadata.id, wide: true },
   { title: 'DIRECTORY', cell: (disk) => disk.spec.path, wide: true },
   { title: 'LABELS', cell: (disk) => formatLabels(disk.metadata.labels), wide: true },

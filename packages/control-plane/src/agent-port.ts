@@ -4,6 +4,7 @@ import type {
   DiskId,
   EventNote,
   NodeId,
+  PeerLanes,
   ReplicaId,
   SnapshotId,
   SnapshotName,
@@ -32,6 +33,8 @@ export interface AgentDisk {
   reservedBytes?: number;
   /** why it is not to be trusted although it answers: I/O errors; absent: it is */
   trouble?: string;
+  /** which lane of the node has it; absent: 0 */
+  lane?: number;
 }
 
 /** What is to become a disk of the node. */
@@ -102,6 +105,8 @@ export interface LiveVolume {
   settleBytesRemaining: number;
   /** writes refused for lack of space since it became primary; only known on its own node */
   noSpaceWrites?: number;
+  /** which lane of the node serves it; absent: 0 */
+  lane?: number;
   /** blocks that did not verify at a member since it became primary, and those repaired (I9) */
   badBlocks?: { found: number; repaired: number };
   replicas: LiveReplica[];
@@ -238,8 +243,8 @@ export interface AgentPort {
    * else it stops. Null when it is not primary at that epoch, or does not serve yet.
    */
   scrub(order: ScrubOrder): Promise<ScrubProgress | null>;
-  /** Where every node's replication listener is; called at start and when one changes. */
-  peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): void;
+  /** Where every node's replication listeners are; called at start and when one changes. */
+  peersChanged(peers: PeerLanes[]): void;
   /** The node's lease is valid until this time on the monotonic clock of the process (ms). */
   nodeLeaseUntil(deadlineMonotonicMs: number): void;
 }
@@ -250,6 +255,16 @@ export interface NamedSnapshot {
   name: string;
   /** of the volume when it was taken */
   sizeBytes: number;
+}
+
+/** Where the replicas of a volume are, as far as its record says. */
+export interface VolumePlaces {
+  volumeId: VolumeId;
+  name: string;
+  segments: {
+    inSync: ReplicaId[];
+    replicas: { id: ReplicaId; nodeId: NodeId; diskId: DiskId; leaving: boolean }[];
+  }[];
 }
 
 /** What the node agent asks of the control plane. */
@@ -273,6 +288,8 @@ export interface ControlPlanePort {
   volumeInfo(
     name: string,
   ): Promise<{ name: string; volumeId: VolumeId; sizeBytes: number; shared: boolean }>;
+  /** Where a volume's replicas are, without attaching. NOT_FOUND. */
+  volumePlaces(name: string): Promise<VolumePlaces>;
   proposeSet(proposal: {
     volumeId: VolumeId;
     segment: number;

@@ -9,7 +9,7 @@ import type {
   VolumeId,
 } from '@stor/protocol';
 import type { Clock, Logger, Random } from '@stor/runtime';
-import type { AgentPort, ControlPlanePort, NamedSnapshot } from './agent-port.ts';
+import type { AgentPort, ControlPlanePort, NamedSnapshot, VolumePlaces } from './agent-port.ts';
 import { AgentPeers } from './agent/agent-peers.ts';
 import type { NodeCalls } from './agent/agent-peers.ts';
 import { agentService } from './agent/agent-service.ts';
@@ -50,7 +50,7 @@ import type { ClusterObservation } from './core/volume/describe-cluster.ts';
 import { observeCluster } from './core/volume/observe-cluster.ts';
 import { exportOf, readySnapshots } from './core/volume/export-snapshot.ts';
 import type { SnapshotExport } from './core/volume/export-snapshot.ts';
-import { splitAddress } from './core/volume/grant.ts';
+import { mayMoveLanes, nbdAddress, peerLanes, placesOf } from './core/volume/lane-addresses.ts';
 import { nodeName } from './resources/cluster-state.ts';
 import type { ClusterState, Versioned } from './resources/cluster-state.ts';
 import { every } from './resources/every.ts';
@@ -223,7 +223,7 @@ export class ControlPlane implements ControlPlanePort {
     this.#undo.push(
       cache.onChange((keys) => {
         this.#look(keys);
-        this.#tellPeers();
+        if (mayMoveLanes(keys)) this.#tellPeers();
       }),
       every(clock, reconcileMs, () => {
         this.#look();
@@ -246,15 +246,18 @@ export class ControlPlane implements ControlPlanePort {
     return this.#attachments.release(volumeId, epoch, options.clean);
   }
 
-  async volumeInfo(
-    name: string,
-  ): Promise<{ name: string; volumeId: VolumeId; sizeBytes: number; shared: boolean }> {
+  async volumeInfo(name: string): ReturnType<ControlPlanePort['volumeInfo']> {
     const { store } = this.#options;
     // what is asked for here changes nothing, so without a quorum an older answer will do
-    const { metadata, spec } = (await this.#orLocal((options) => findVolume(store, name, options)))
-      .value;
+    const found = await this.#orLocal((options) => findVolume(store, name, options));
+    const { metadata, spec } = found.value;
     const { sizeBytes, policy } = spec;
     return { name: metadata.name, volumeId: metadata.id, sizeBytes, shared: policy.shared };
+  }
+
+  async volumePlaces(name: string): Promise<VolumePlaces> {
+    const { store } = this.#options;
+    return placesOf((await this.#orLocal((options) => findVolume(store, name, options))).value);
   }
 
   async primaryAddress(volumeId: VolumeId): Promise<{ nodeId: NodeId; nbd: string } | null> {
@@ -262,9 +265,10 @@ export class ControlPlane implements ControlPlanePort {
     // an old answer harms nobody: a node that is not primary any more refuses
     const volume = await this.#orLocal((options) => readVolume(store, volumeId, options));
     const holder = volume?.value.status.attachment;
-    const { leases, nodes } = this.#cache.state;
-    if (!holder || !holderLives(holder, leases.get(holder.nodeId)?.value ?? null)) return null;
-    const nbd = nodes.get(holder.nodeId)?.value.addresses.nbd[0];
+    const { state } = this.#cache;
+    if (!holder || !holderLives(holder, state.leases.get(holder.nodeId)?.value ?? null))
+      return null;
+    const nbd = nbdAddress(state, holder.nodeId, volume.value);
     return nbd === undefined ? null : { nodeId: holder.nodeId, nbd };
   }
 
@@ -512,10 +516,7 @@ export class ControlPlane implements ControlPlanePort {
 
   /** Tells the data path where replication listeners are, when that changed. */
   #tellPeers(): void {
-    const peers = [...this.#cache.state.nodes.values()].map(({ value }) => ({
-      nodeId: value.id,
-      ...splitAddress(value.addresses.peers[0] ?? ''),
-    }));
+    const peers = peerLanes(this.#cache.state);
     const told = JSON.stringify(peers);
     if (told === this.#peersTold || peers.length === 0) return;
     this.#peersTold = told;

@@ -16,7 +16,8 @@ import {
 } from '../src/core/controllers/controllers.ts';
 import { placeReplicas } from '../src/core/placement/place-replicas.ts';
 import { describeVolume } from '../src/core/volume/describe-volume.ts';
-import { grantOf, settingsOf, splitAddress } from '../src/core/volume/grant.ts';
+import { grantOf, settingsOf } from '../src/core/volume/grant.ts';
+import { splitAddress } from '../src/core/volume/lane-addresses.ts';
 import { applyChange, emptyState } from '../src/resources/cluster-state.ts';
 import type { ClusterState } from '../src/resources/cluster-state.ts';
 import { snapshotKey, volumeKey } from '../src/resources/keys.ts';

@@ -8,30 +8,28 @@ import {
   type ClusterStore,
   type RpcServer,
 } from '@stor/control-plane';
-import { StorError, autoDetachMs } from '@stor/protocol';
+import { StorError } from '@stor/protocol';
 import { MetricsPage, type Logger, type MetricSnapshot } from '@stor/runtime';
-import { isEtcd, type AgentConfig } from './config.ts';
+import { isEtcd, lanePorts, type AgentConfig } from './config.ts';
 import { storeIdentity } from './core/store-choice.ts';
 import { DataFolder } from './data-folder.ts';
 import { checkFirstStart } from './formation/check-first-start.ts';
-import type { LaneHost } from './lane/lane-host.ts';
-import type { LaneOptions, MainMethods } from './lane/lane-protocol.ts';
 import { metricFamilies } from './metric-families.ts';
 import { metricSnapshot } from './metrics-snapshot.ts';
 import { NodeDisks } from './node-disks.ts';
+import type { NodeLanes } from './node-lanes.ts';
 import { NodePort } from './node-port.ts';
 import { enterStore, NextMember } from './next-member.ts';
 import { NodeStore } from './node-store.ts';
 import { systemEtcd, systemPlatform, type MeasuredStore, type Platform } from './platform.ts';
 import { RaftMetrics } from './raft-metrics.ts';
+import { nbdUnixPaths, startLanes } from './start-lanes.ts';
 import { agentVersion } from './version.ts';
 
 /** How long a stop waits for attachments to be given back before it takes the rest down (ms). */
 const giveUpMs = 5_000;
 /** At the start etcd is asked for so long whether it is the right one (ms). */
 const verifyMs = 3_000;
-/** A client that opens a volume whose holder has died waits for the node lease to end (ms). */
-const acquireWaitMs = 15_000;
 
 interface OpenedStore {
   store: MeasuredStore;
@@ -41,8 +39,8 @@ interface OpenedStore {
 }
 
 /**
- * One node of Stor. Composes the data folder, the lane, the cluster store, the control plane and
- * HTTP, in that order, and takes them down in the reverse one; before that the lane gives up its
+ * One node of Stor. Composes the data folder, the lanes, the cluster store, the control plane and
+ * HTTP, in that order, and takes them down in the reverse one; before that the lanes give up their
  * attachments.
  */
 export class Agent {
@@ -109,10 +107,10 @@ export class Agent {
     const agentInstance = Buffer.from(random.bytes(8)).toString('hex');
     const server = await rpc.createServer();
     const control: { plane?: ControlPlane } = {};
-    const lane = await this.#startLane(folder, agentInstance, control);
-    const disks = this.#disks(lane, folder);
+    const lanes = await this.#startLanes(folder, agentInstance, control);
+    const disks = this.#disks(lanes, folder);
     await disks.open();
-    const node = new NodePort(lane.methods, disks);
+    const node = new NodePort(lanes, disks);
     const { store, guarded, move } = await this.#openStore(folder, server);
     const plane = await ControlPlane.open({
       store: guarded,
@@ -130,72 +128,59 @@ export class Agent {
     this.#open.push(() => plane.close());
     control.plane = plane;
     await this.#serve(server);
-    this.#open.push(() => this.#giveUp(lane, plane));
-    await this.#serveHttp(lane, plane, store, node);
+    this.#open.push(() => this.#giveUp(lanes, plane));
+    await this.#serveHttp(lanes, plane, store, node);
     this.#writePidFile();
     this.#logger.info({ version: agentVersion, nodeId, agentInstance }, 'agent started');
   }
 
-  #disks(lane: LaneHost, folder: DataFolder): NodeDisks {
+  #disks(lanes: NodeLanes, folder: DataFolder): NodeDisks {
     const { files, random, devices = null } = this.#platform;
     return new NodeDisks({
-      lane: lane.methods,
+      lanes,
       folder,
       files,
       devices,
       random,
       logger: this.#logger,
       autoDisk: this.#config.autoDisk,
+      poolThreads: this.#platform.poolThreads ?? null,
     });
   }
 
-  async #startLane(
+  #startLanes(
     folder: DataFolder,
     agentInstance: string,
     control: { plane?: ControlPlane },
-  ): Promise<LaneHost> {
-    const { listen, nbdUnixDir } = this.#config;
-    if (nbdUnixDir) this.#platform.files.makeDirectory(nbdUnixDir);
-    const lane = this.#platform.startLane(
-      {
-        lane: 0,
-        clusterId: this.#config.clusterId,
-        nodeId: this.#config.nodeId,
-        nodeName: this.#config.nodeName,
-        agentInstance,
-        bootId: this.#platform.bootId(),
-        dataDir: folder.path,
-        host: listen.host,
-        peersPort: listen.peers,
-        nbdPort: listen.nbd[0] ?? 0,
-        nbdUnixPath: nbdUnixDir ? join(nbdUnixDir, 'nbd-0.sock') : null,
-        diskReserveBytes: this.#config.diskReserveBytes ?? null,
-        autoDetachMs: this.#config.autoDetachMs ?? autoDetachMs,
-        logLevel: this.#config.logLevel,
-        ...tlsOf(this.#config),
+  ): Promise<NodeLanes> {
+    return startLanes({
+      config: this.#config,
+      platform: this.#platform,
+      dataDir: folder.path,
+      agentInstance,
+      control,
+      started: (lane) => {
+        this.#open.push(() => lane.close());
+        // the others go on until this process ends, which is at once: their volumes lose nothing
+        lane.onDeath((error) => {
+          this.#fail(error);
+        });
       },
-      laneControl(control),
-    );
-    this.#open.push(() => lane.close());
-    lane.onDeath((error) => {
-      this.#fail(error);
     });
-    await lane.methods.listen();
-    return lane;
   }
 
   /**
    * The first thing of a stop: attachments are given back while the control plane can still be told,
    * so that the next primary need not wait. What takes longer ends later, when the lane closes.
    */
-  async #giveUp(lane: LaneHost, plane: ControlPlane): Promise<void> {
+  async #giveUp(lanes: NodeLanes, plane: ControlPlane): Promise<void> {
     plane.stopAttaching();
     let cancel = (): void => {};
     const tooLate = new Promise<void>((resolve) => {
       cancel = this.#platform.clock.after(giveUpMs, resolve);
     });
     try {
-      await Promise.race([lane.methods.giveUp(), tooLate]);
+      await Promise.race([lanes.giveUp(), tooLate]);
     } finally {
       cancel();
     }
@@ -304,7 +289,7 @@ export class Agent {
   }
 
   async #serveHttp(
-    lane: LaneHost,
+    lanes: NodeLanes,
     plane: ControlPlane,
     store: OpenedStore['store'],
     node: NodePort,
@@ -313,7 +298,7 @@ export class Agent {
     const { listenHttp } = this.#platform;
     if (!listenHttp) return;
     const raft = new RaftMetrics(this.#config.nodeName, store);
-    const metrics = new MetricsPage(metricFamilies, () => this.#snapshot(lane, plane, raft, node));
+    const metrics = new MetricsPage(metricFamilies, () => this.#snapshot(lanes, plane, raft, node));
     const server = await listenHttp({
       host,
       port: http,
@@ -327,21 +312,21 @@ export class Agent {
   }
 
   async #snapshot(
-    lane: LaneHost,
+    lanes: NodeLanes,
     plane: ControlPlane,
     raft: RaftMetrics,
     node: NodePort,
   ): Promise<MetricSnapshot> {
     const [counters, live, disks] = await Promise.all([
-      lane.methods.counters(),
-      lane.methods.liveVolumes(),
+      lanes.counters(),
+      lanes.liveVolumes(),
       node.disks(),
     ]);
     return metricSnapshot({
       node: this.#config.nodeName,
       lane: counters,
       live,
-      spaces: await lane.methods.replicaSpace(live.map(({ volumeId }) => volumeId)),
+      spaces: await lanes.replicaSpace(live.map(({ volumeId }) => volumeId)),
       disks,
       raft: raft.read(),
       cluster: raft.isLeader ? await plane.observe() : null,
@@ -352,7 +337,8 @@ export class Agent {
     agentInstance: string,
     folder: DataFolder,
   ): Promise<Parameters<typeof ControlPlane.open>[0]['node']> {
-    const { listen, nodeId, nodeName, nbdUnixDir, labels } = this.#config;
+    const { listen, nodeId, nodeName, labels } = this.#config;
+    const ports = lanePorts(this.#config, 'config');
     return {
       id: nodeId,
       name: nodeName,
@@ -364,9 +350,9 @@ export class Agent {
       addresses: {
         api: this.#address(listen.api),
         http: this.#address(listen.http),
-        peers: [this.#address(listen.peers)],
-        nbd: [this.#address(listen.nbd[0] ?? 0)],
-        nbdUnix: nbdUnixDir ? [join(nbdUnixDir, 'nbd-0.sock')] : [],
+        peers: ports.map(({ peers }) => this.#address(peers)),
+        nbd: ports.map(({ nbd }) => this.#address(nbd)),
+        nbdUnix: nbdUnixPaths(this.#config),
       },
     };
   }
@@ -415,34 +401,4 @@ function portError(what: string, address: string, cause: Error): StorError {
         `cannot listen for ${what} on ${address}: ${cause.message}`,
         { cause },
       );
-}
-
-function tlsOf({ nbd }: AgentConfig): Pick<LaneOptions, 'nbdTls'> {
-  const tls = nbd?.tls;
-  if (!tls) return {};
-  const { clientCertificates, ...files } = tls;
-  const demands = clientCertificates ?? (tls.ca === undefined ? 'none' : 'required');
-  return { nbdTls: { ...files, demandsCertificate: demands === 'required' } };
-}
-
-/** What lanes may call; until the control plane is there, they are told to come again. */
-function laneControl(control: { plane?: ControlPlane }): MainMethods {
-  const plane = (): ControlPlane => {
-    if (control.plane) return control.plane;
-    throw new StorError('UNAVAILABLE', 'the agent is starting');
-  };
-  return {
-    acquire: async (name) => plane().acquire(name, 'auto', { waitMs: acquireWaitMs }),
-    release: async (volumeId, epoch, options) => plane().release(volumeId, epoch, options),
-    proposeSet: async (proposal) => plane().proposeSet(proposal),
-    reportFailure: async (failure) => plane().reportFailure(failure),
-    volumeNames: async (limit) => plane().volumeNames(limit),
-    volumeInfo: async (name) => plane().volumeInfo(name),
-    snapshotExport: async (name) => plane().snapshotExport(name),
-    snapshotIds: async (volume) => plane().snapshotIds(volume),
-    primaryAddress: async (volumeId) => plane().primaryAddress(volumeId),
-    noteEvent: async (note) => {
-      control.plane?.noteEvent(note);
-    },
-  };
 }

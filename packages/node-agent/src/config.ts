@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { parseEtcdAddress } from '@stor/control-plane';
-import { checkLabels, StorError } from '@stor/protocol';
+import { checkLabels, maxLanes, StorError } from '@stor/protocol';
 import { parseYaml } from '@stor/runtime';
 import { z } from 'zod';
 
@@ -55,9 +55,13 @@ const agentConfigSchema = z.strictObject({
     advertise: z.string().min(1).optional(),
     api: port,
     http: port,
-    peers: port,
+    /** one for each lane; a single number is a list of one */
+    peers: z.union([port, z.array(port).min(1)]),
+    /** one for each lane; more than there are lanes are not used */
     nbd: z.array(port).min(1),
   }),
+  /** data-path threads, each with disks and volumes of its own @default 1 */
+  lanes: z.number().int().min(1).max(maxLanes).optional(),
   /** where the NBD UNIX sockets of the lanes are made; no UNIX socket when absent */
   nbdUnixDir: z.string().startsWith('/').optional(),
   nbd: z.strictObject({ tls: nbdTlsSchema.optional() }).optional(),
@@ -134,6 +138,8 @@ export function checkAgentSettings(value: unknown, where: string): AgentSettings
   if (!parsed.success) throw notValid(where, parsed.error);
   checkStore(parsed.data, where);
   checkLabels(parsed.data.labels ?? {});
+  lanePorts(parsed.data, where);
+  checkLaneSockets(parsed.data, where);
   checkListen(parsed.data, where);
   return parsed.data;
 }
@@ -151,8 +157,47 @@ export function checkAgentConfig(value: unknown, path: string): AgentConfig {
       `${where}: members does not contain nodeId ${config.nodeId}`,
     );
   }
+  lanePorts(config, where);
+  checkLaneSockets(config, where);
   checkListen(config, where);
   return config;
+}
+
+/** The ports of each lane. INVALID_ARGUMENT when there are too few. */
+export function lanePorts(
+  { lanes = 1, listen }: Pick<AgentSettings, 'lanes' | 'listen'>,
+  where: string,
+): { peers: number; nbd: number }[] {
+  const { peers, nbd } = listen;
+  const peerPorts = typeof peers === 'number' ? [peers] : peers;
+  const few = peerPorts.length < lanes ? 'peers' : 'nbd';
+  const count = Math.min(peerPorts.length, nbd.length);
+  if (count < lanes) {
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `${where}: lanes: ${lanes} needs as many ports in listen.${few}: give a list of ${lanes}`,
+    );
+  }
+  const ports = Array.from({ length: lanes }, (_, lane) => ({
+    peers: peerPorts[lane] ?? 0,
+    nbd: nbd[lane] ?? 0,
+  }));
+  const used = ports.flatMap((lane) => [lane.peers, lane.nbd]).filter((each) => each !== 0);
+  const twice = used.find((each, at) => used.indexOf(each) !== at);
+  if (twice === undefined) return ports;
+  throw new StorError('INVALID_ARGUMENT', `${where}: port ${twice} is given to two listeners`);
+}
+
+/** Lanes reach each other's NBD in clear text, which TCP does not take where TLS is required. */
+function checkLaneSockets(
+  { lanes = 1, nbd, nbdUnixDir }: Pick<AgentSettings, 'lanes' | 'nbd' | 'nbdUnixDir'>,
+  where: string,
+): void {
+  if (lanes === 1 || nbd?.tls?.mode !== 'required' || nbdUnixDir !== undefined) return;
+  throw new StorError(
+    'INVALID_ARGUMENT',
+    `${where}: lanes: ${lanes} with nbd.tls.mode: required needs nbdUnixDir: lanes reach each other by the sockets there`,
+  );
 }
 
 export function isEtcd(store: string | undefined): store is string {

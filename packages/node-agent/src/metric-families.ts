@@ -225,6 +225,21 @@ export const metricFamilies: readonly MetricFamily[] = [
     type: 'counter',
   },
   {
+    name: 'stor_lane_relay_connections',
+    help: "NBD connections that came to another lane of this node than the volume's",
+    type: 'gauge',
+  },
+  {
+    name: 'stor_lane_relay_read_bytes_total',
+    help: 'Bytes read through another lane of this node',
+    type: 'counter',
+  },
+  {
+    name: 'stor_lane_relay_written_bytes_total',
+    help: 'Bytes written through another lane of this node',
+    type: 'counter',
+  },
+  {
     name: 'stor_handovers_total',
     help: 'Volumes that this node gave over to another while they were in use',
     type: 'counter',

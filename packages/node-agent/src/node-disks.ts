@@ -4,12 +4,14 @@ import { StorError, makeId, reserveBytes, type DiskId } from '@stor/protocol';
 import { removeDiskFiles } from '@stor/replicator';
 import type { Files, Logger, Random } from '@stor/runtime';
 import { judgeDevice, judgeFileSystem } from './core/devices/judge-device.ts';
+import { pooledCallsPerDisk } from './core/lanes/pooled-calls.ts';
 import type { DataFolder, DiskEntry } from './data-folder.ts';
 import type { BlockDevices } from './devices/block-devices.ts';
-import type { LaneDisk, LaneMethods } from './lane/lane-protocol.ts';
+import type { LaneDisk } from './lane/lane-protocol.ts';
+import type { NodeLanes } from './node-lanes.ts';
 
 export interface NodeDisksOptions {
-  lane: Pick<LaneMethods, 'openDisk' | 'closeDisk'>;
+  lanes: Pick<NodeLanes, 'openDisk' | 'closeDisk'>;
   folder: DataFolder;
   files: Files;
   /** null: there are only directories, of which nothing is known */
@@ -18,6 +20,8 @@ export interface NodeDisksOptions {
   logger: Logger;
   /** make a disk in the data folder when the node has never had one */
   autoDisk: boolean;
+  /** of the process's thread pool, which disks share; null: not known */
+  poolThreads?: number | null;
 }
 
 /**
@@ -36,12 +40,12 @@ export class NodeDisks {
    * unless it is to have none; one whose last disk was removed stays without.
    */
   async open(): Promise<void> {
-    const { lane, folder, random, autoDisk } = this.#options;
+    const { lanes, folder, random, autoDisk } = this.#options;
     await this.#dropStrayMounts();
     for (const entry of folder.disks()) {
       const unavailable = await this.#mount(entry);
-      const disk = laneDisk(entry, false);
-      await lane.openDisk(unavailable === null ? disk : { ...disk, unavailable });
+      const disk = this.#laneDisk(entry, false);
+      await lanes.openDisk(unavailable === null ? disk : { ...disk, unavailable });
     }
     if (!autoDisk || folder.hasHadDisks) return;
     // the disk store makes its directory, and makes it durable with those above it
@@ -94,10 +98,10 @@ export class NodeDisks {
    * the next start ends, or files of an empty disk.
    */
   async remove(diskId: DiskId, lost: boolean): Promise<void> {
-    const { lane, folder, files, devices, logger } = this.#options;
+    const { lanes, folder, files, devices, logger } = this.#options;
     const entry = folder.disks().find((disk) => disk.diskId === diskId);
     if (!entry) return;
-    await lane.closeDisk(diskId, lost);
+    await lanes.closeDisk(diskId, lost);
     folder.removeDisk(diskId);
     try {
       // so that the directory can be given again; what a lost disk holds is left alone
@@ -111,10 +115,22 @@ export class NodeDisks {
 
   /** The disk is made first and noted after: a crash between leaves an empty disk, which a retry takes. */
   async #create(entry: DiskEntry): Promise<AgentDisk> {
-    const { lane, folder } = this.#options;
-    const disk = await lane.openDisk(laneDisk(entry, true));
+    const { lanes, folder } = this.#options;
+    const disk = await lanes.openDisk(this.#laneDisk(entry, true));
     folder.addDisk({ ...entry, diskId: disk.diskId });
     return disk;
+  }
+
+  #laneDisk(entry: DiskEntry, create: boolean): LaneDisk {
+    const { folder, poolThreads = null } = this.#options;
+    const { device, ...rest } = entry;
+    const disks = folder.disks().length + (create ? 1 : 0);
+    return {
+      ...rest,
+      ...(device === undefined ? {} : { device: device.path }),
+      ...(poolThreads === null ? {} : { pooledCalls: pooledCallsPerDisk(poolThreads, disks) }),
+      create,
+    };
   }
 
   async #addDevice(
@@ -172,11 +188,6 @@ export class NodeDisks {
       });
     }
   }
-}
-
-function laneDisk(entry: DiskEntry, create: boolean): LaneDisk {
-  const { device, ...rest } = entry;
-  return { ...rest, ...(device === undefined ? {} : { device: device.path }), create };
 }
 
 /** A random UUID (RFC 9562, version 4) of these 16 bytes. */

@@ -13,7 +13,7 @@ import type {
 import type {
   AttachmentGrant,
   DiskId,
-  NodeId,
+  PeerLanes,
   ReplicaId,
   ScrubOrder,
   ScrubProgress,
@@ -21,17 +21,17 @@ import type {
   VolumeId,
   VolumeSettings,
 } from '@stor/protocol';
-import type { LaneMethods } from './lane/lane-protocol.ts';
 import type { NodeDisks } from './node-disks.ts';
+import type { NodeLanes } from './node-lanes.ts';
 
-/** What the control plane asks of this node, carried to its lane. */
+/** What the control plane asks of this node, carried to its lanes. */
 export class NodePort implements AgentPort {
-  readonly #lane: LaneMethods;
+  readonly #lanes: NodeLanes;
   readonly #disks: NodeDisks;
   #leaseUntilMs = 0;
 
-  constructor(lane: LaneMethods, disks: NodeDisks) {
-    this.#lane = lane;
+  constructor(lanes: NodeLanes, disks: NodeDisks) {
+    this.#lanes = lanes;
     this.#disks = disks;
   }
 
@@ -41,7 +41,7 @@ export class NodePort implements AgentPort {
   }
 
   disks(): Promise<AgentDisk[]> {
-    return this.#lane.disks();
+    return this.#lanes.disks();
   }
 
   addDisk(order: DiskOrder): Promise<AgentDisk> {
@@ -53,7 +53,7 @@ export class NodePort implements AgentPort {
   }
 
   createReplica(diskId: DiskId, replica: NewReplica): Promise<void> {
-    return this.#lane.createReplica(diskId, replica);
+    return this.#lanes.createReplica(diskId, replica);
   }
 
   dropSnapshots(
@@ -61,27 +61,27 @@ export class NodePort implements AgentPort {
     replicaId: ReplicaId,
     drops: SnapshotDrop[],
   ): Promise<SnapshotId[]> {
-    return this.#lane.dropSnapshots(diskId, replicaId, drops);
+    return this.#lanes.dropSnapshots(diskId, replicaId, drops);
   }
 
   replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]> {
-    return this.#lane.replicaSpace(volumeIds);
+    return this.#lanes.replicaSpace(volumeIds);
   }
 
   orderPrimary(volumeId: VolumeId, epoch: number, order: PrimaryOrder): Promise<PrimaryAnswer> {
-    return this.#lane.orderPrimary(volumeId, epoch, order);
+    return this.#lanes.orderPrimary(volumeId, epoch, order);
   }
 
   deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void> {
-    return this.#lane.deleteReplica(diskId, replicaId);
+    return this.#lanes.deleteReplica(diskId, replicaId);
   }
 
   replicas(): Promise<LocalReplica[]> {
-    return this.#lane.replicas();
+    return this.#lanes.replicas();
   }
 
   attach(grant: AttachmentGrant): Promise<void> {
-    return this.#lane.attach(grant);
+    return this.#lanes.attach(grant);
   }
 
   detach(
@@ -89,28 +89,28 @@ export class NodePort implements AgentPort {
     epoch: number,
     ifIdle: boolean,
   ): Promise<'released' | 'busy' | 'gone'> {
-    return this.#lane.detach(volumeId, epoch, ifIdle);
+    return this.#lanes.detach(volumeId, epoch, ifIdle);
   }
 
   liveVolumes(volumeIds?: readonly VolumeId[]): Promise<LiveVolume[]> {
-    return this.#lane.liveVolumes(volumeIds);
+    return this.#lanes.liveVolumes(volumeIds);
   }
 
   updateVolume(settings: VolumeSettings): Promise<void> {
-    return this.#lane.updateVolume(settings);
+    return this.#lanes.updateVolume(settings);
   }
 
   scrub(order: ScrubOrder): Promise<ScrubProgress | null> {
-    return this.#lane.scrub(order);
+    return this.#lanes.scrub(order);
   }
 
   handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'> {
-    return this.#lane.handOver(volumeId, epoch);
+    return this.#lanes.handOver(volumeId, epoch);
   }
 
-  peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): void {
+  peersChanged(peers: PeerLanes[]): void {
     // A lane that has ended takes the agent down; there is nobody to tell then.
-    this.#lane.peersChanged(peers).catch(() => {});
+    this.#lanes.peersChanged(peers).catch(() => {});
   }
 
   nodeLeaseUntil(deadlineMonotonicMs: number): void {

@@ -51,6 +51,8 @@ export interface Platform {
   startLane(options: LaneOptions, control: MainMethods): LaneHost;
   /** null: metrics and health are not served */
   readonly listenHttp: typeof HttpServer.listen | null;
+  /** threads that calls of files run in; absent: not known, and no disk is held back */
+  readonly poolThreads?: number;
   /** Returns its removal. */
   writePidFile(path: string): () => Promise<void>;
 }
@@ -82,6 +84,8 @@ export const systemPlatform: Platform = {
   bootId: () => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
   startLane,
   listenHttp: (options) => HttpServer.listen(options),
+  // as libuv reads it
+  poolThreads: Number(process.env['UV_THREADPOOL_SIZE'] ?? 4) || 4,
   writePidFile: (path) => {
     writeFileSync(path, `${process.pid}\n`);
     return () => rm(path, { force: true });

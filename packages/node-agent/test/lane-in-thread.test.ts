@@ -3,10 +3,13 @@ import { FakeClock, FaultyFiles, MemoryNetwork } from '@stor/runtime/testing';
 import t from 'tap';
 import type { LaneOptions, MainMethods } from '../src/index.ts';
 import { diskProbeMs } from '../src/lane/lane.ts';
+import { ThreadLock } from '../src/lane/thread-lock.ts';
 import { startLaneInThread } from '../src/testing/index.ts';
 
 const options: LaneOptions = {
   lane: 0,
+  lanes: 1,
+  failureLock: ThreadLock.newMemory(),
   clusterId: 'c-00000000000000c1',
   nodeId: 'n-0000000000000001',
   nodeName: 'n1',

@@ -4,11 +4,14 @@ import t from 'tap';
 import { silentLogger, systemClock } from '@stor/runtime';
 import type { LaneOptions, MainMethods } from '../src/lane/lane-protocol.ts';
 import { Lane } from '../src/lane/lane.ts';
+import { ThreadLock } from '../src/lane/thread-lock.ts';
 import type { ReplicaStore } from '@stor/replicator';
 
 function openLane(dataDir: string): Lane {
   const options: LaneOptions = {
     lane: 0,
+    lanes: 1,
+    failureLock: ThreadLock.newMemory(),
     clusterId: 'c-0123456789abcdef',
     nodeId: 'n-0123456789abcdef',
     nodeName: 'n1',

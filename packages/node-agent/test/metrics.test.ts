@@ -67,6 +67,9 @@ const ours = [
   'stor_primary_full_replicas',
   'stor_primary_bad_blocks_total',
   'stor_primary_repaired_blocks_total',
+  'stor_lane_relay_connections',
+  'stor_lane_relay_read_bytes_total',
+  'stor_lane_relay_written_bytes_total',
   'stor_relay_connections',
   'stor_relay_read_bytes_total',
   'stor_relay_written_bytes_total',
@@ -117,6 +120,7 @@ const sources: MetricSources = {
     nbdErrors: [{ error: 'EIO', count: 1 }],
     disks: [{ diskId: 'd-1', errors: 0 }],
     relays: { connections: 3, readBytes: 100, writtenBytes: 200 },
+    crossings: { connections: 2, readBytes: 30, writtenBytes: 40 },
     handovers: 4,
     integrity: {
       disks: [{ diskId: 'd-1', found: 9, repaired: 8 }],

@@ -6,6 +6,7 @@ import type { Test } from 'tap';
 import { DataFolder } from '../src/data-folder.ts';
 import type { LaneOptions, MainMethods } from '../src/lane/lane-protocol.ts';
 import { Lane } from '../src/lane/lane.ts';
+import { ThreadLock } from '../src/lane/thread-lock.ts';
 import { NodeDisks } from '../src/node-disks.ts';
 import { FakeBlockDevices } from '../src/testing/index.ts';
 
@@ -35,6 +36,8 @@ class Host {
     const options: LaneOptions = {
       ...ids,
       lane: 0,
+      lanes: 1,
+      failureLock: ThreadLock.newMemory(),
       nodeName: 'n1',
       agentInstance: 'i',
       bootId: this.files.bootId,
@@ -51,7 +54,7 @@ class Host {
     const folder = DataFolder.open('/data', ids, files);
     this.lane = new Lane(options, {} as MainMethods, this.clock, silentLogger, { files, network });
     this.disks = new NodeDisks({
-      lane: this.lane,
+      lanes: this.lane,
       folder,
       files,
       devices: this.devices,

@@ -82,7 +82,8 @@ async function isOver(cluster: ThreadCluster, api: ApiClient): Promise<boolean> 
 
 /** From now on a segment of the volume does not get on with a rollback on this node. */
 function stall(node: ThreadNode, segment: number): void {
-  const replicas = node.lane?.lane.stores.flatMap((store) => store.replicas()) ?? [];
+  const stores = node.lanes.flatMap(({ lane }) => lane.stores);
+  const replicas = stores.flatMap((store) => store.replicas());
   for (const replica of replicas) if (replica.segment === segment) replica.rollback = () => {};
 }
 

@@ -22,6 +22,8 @@ import { startLaneInThread, type ThreadLaneHost } from '../src/testing/index.ts'
 
 const clusterId = 'c-00000000000000c1';
 const nbdPort = 13;
+/** Lanes of each agent where a test does not say; to run all tests with more. */
+const testLanes = Number(process.env['STOR_TEST_LANES'] ?? 1);
 /** How long a sync of the Raft log and a step of a pooled file call take (ms). */
 const logSyncMs = 0.5;
 const fileStepMs = 0.05;
@@ -38,7 +40,7 @@ export interface ThreadNode {
   files: FaultyFiles;
   logs: MemoryKeyValueDisk;
   sockets: MemoryHost | null;
-  lane: ThreadLaneHost | null;
+  lanes: ThreadLaneHost[];
   agent: Agent | null;
   /** its stores in etcds */
   etcdStores: ClusterStore[];
@@ -58,12 +60,14 @@ export class ThreadCluster {
   readonly #random: SeededRandom;
   readonly #services: Services;
   readonly #seed: number;
+  readonly #lanes: number;
 
   constructor(
     seed: number,
     services: Services,
-    options: { computeOnly?: number[]; store?: string } = {},
+    options: { computeOnly?: number[]; store?: string; lanes?: number } = {},
   ) {
+    this.#lanes = options.lanes ?? testLanes;
     this.#random = new SeededRandom(seed);
     this.#services = services;
     this.network = new MemoryNetwork({ clock: this.clock });
@@ -97,7 +101,12 @@ export class ThreadCluster {
         nodeId: '',
         nodeName: `n${number}`,
         dataDir: '/data',
-        listen: { host, api: 10, http: 11, peers: 12, nbd: [nbdPort] },
+        lanes: this.#lanes,
+        listen: {
+          ...{ host, api: 10, http: 11 },
+          peers: Array.from({ length: this.#lanes }, (_, lane) => 112 + lane),
+          nbd: Array.from({ length: this.#lanes }, (_, lane) => nbdPort + lane),
+        },
         members: [],
         logLevel: 'info',
         autoDisk: true,
@@ -108,7 +117,7 @@ export class ThreadCluster {
       logs,
       etcdStores: [],
       sockets: null,
-      lane: null,
+      lanes: [],
       agent: null,
     };
     this.nodes.push(node);
@@ -182,10 +191,14 @@ export class ThreadCluster {
     });
   }
 
-  connect(node: ThreadNode, exportName: string): Promise<NbdClient> {
+  /** By the port of a lane, which may be another than the volume's. */
+  connect(node: ThreadNode, exportName: string, lane = 0): Promise<NbdClient> {
     const network = this.network.host('client');
     return this.during(
-      NbdClient.connect({ host: node.host, port: nbdPort, exportName, network, clock: this.clock }),
+      NbdClient.connect({
+        ...{ host: node.host, port: nbdPort + lane, exportName, network },
+        clock: this.clock,
+      }),
     );
   }
 
@@ -194,7 +207,7 @@ export class ThreadCluster {
     node.sockets?.kill();
     node.files.kill();
     node.logs.kill();
-    node.lane?.kill();
+    for (const lane of node.lanes.splice(0)) lane.kill();
     for (const store of node.etcdStores.splice(0)) void store.close();
     node.sockets = null;
     node.agent = null;
@@ -244,8 +257,10 @@ export class ThreadCluster {
       bootId: () => node.files.bootId,
       startLane: (options, control) => {
         const machine = { files, network: sockets };
-        node.lane = startLaneInThread(options, control, { clock, logger, machine });
-        return node.lane;
+        const lane = startLaneInThread(options, control, { clock, logger, machine });
+        if (options.lane === 0) node.lanes.length = 0;
+        node.lanes.push(lane);
+        return lane;
       },
       listenHttp: null,
       writePidFile: () => () => Promise.resolve(),

@@ -5,6 +5,7 @@ export * from './byte-size.ts';
 export * from './disk-space.ts';
 export * from './errors.ts';
 export * from './ids.ts';
+export * from './lanes.ts';
 export * from './limits.ts';
 export * from './names.ts';
 export * from './peer-frame.ts';

@@ -83,8 +83,8 @@ export function startAgent(options: {
       cwd: options.cwd,
       detached: true,
       stdio: ['ignore', log, log],
-      // Cold reads share the thread pool with the Raft log: Node's default of 4 threads starves it.
-      env: { UV_THREADPOOL_SIZE: '32', ...process.env },
+      // All disks share the thread pool with the Raft log: Node's default of 4 threads starves it.
+      env: { UV_THREADPOOL_SIZE: '64', ...process.env },
     });
     child.unref();
     return { child, logStart: logBytes > maxLogBytes ? 0 : logBytes };

@@ -90,6 +90,7 @@ function makeDisk(n: number): Disk {
       provisionedBytes: 20 * 2 ** 30,
       replicas: 1,
       space: 'ok',
+      lane: 0,
     },
   };
 }

@@ -204,6 +204,7 @@ export class DiskReporter {
     if (known.path !== disk.path || known.tag !== disk.tag) return true;
     if (known.trouble !== disk.trouble || known.device !== disk.device) return true;
     if (known.reservedBytes !== disk.reservedBytes) return true;
+    if ((known.lane ?? 0) !== (disk.lane ?? 0)) return true;
     // however small the change: it decides whether a volume can be created
     const reserve = repairReserveBytes(disk, settingsOf(this.#cache.state));
     const takesNew = (free: number): boolean => free > reserve;

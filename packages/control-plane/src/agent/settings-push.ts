@@ -1,11 +1,12 @@
 import { StorError } from '@stor/protocol';
-import type { NodeId, VolumeId, VolumeSettings } from '@stor/protocol';
+import type { DiskId, NodeId, VolumeId, VolumeSettings } from '@stor/protocol';
 import type { Logger } from '@stor/runtime';
 import type { AgentPort } from '../agent-port.ts';
 import { BoundedTurns } from './bounded-turns.ts';
 import { settingsOf } from '../core/volume/grant.ts';
+import { peerLanes } from '../core/volume/lane-addresses.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
-import { nodesPrefix, policiesPrefix, volumesPrefix } from '../resources/keys.ts';
+import { disksPrefix, nodesPrefix, policiesPrefix, volumesPrefix } from '../resources/keys.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
 import { volumesOn } from '../resources/state-index.ts';
@@ -40,6 +41,8 @@ export class SettingsPush {
   /** what all settings depend on besides: where nodes listen, and policies, as of the last look at all */
   #others = '';
   readonly #turns = new BoundedTurns(maxTellings);
+  /** disks that are not lane 0's */
+  #lanes = new Map<DiskId, number>();
   readonly #work = new Set<Promise<void>>();
 
   constructor(options: {
@@ -59,7 +62,7 @@ export class SettingsPush {
   /** `keys`: what has changed since the last call; null: that is not known. */
   push(keys: readonly string[] | null = null): void {
     const { state } = this.#cache;
-    if (keys === null || keys.some(concernsAll)) {
+    if (keys === null || keys.some((key) => concernsAll(key) || this.#movesDisk(key, state))) {
       this.#pushAll(state);
       return;
     }
@@ -72,9 +75,18 @@ export class SettingsPush {
     }
   }
 
+  /** A disk is another lane's now. */
+  #movesDisk(key: string, state: ClusterState): boolean {
+    if (!key.startsWith(disksPrefix)) return false;
+    const diskId = key.slice(disksPrefix.length);
+    return (state.disks.get(diskId)?.value.lane ?? 0) !== (this.#lanes.get(diskId) ?? 0);
+  }
+
   #pushAll(state: ClusterState): void {
+    const peers = peerLanes(state);
+    this.#lanes = new Map(peers.flatMap(({ lanes }) => Object.entries(lanes)));
     this.#others = JSON.stringify([
-      [...state.nodes.values()].map(({ value }) => value.addresses.peers),
+      peers,
       [...state.policies.values()].map(({ modRevision }) => modRevision),
     ]);
     const attached = new Set<VolumeId>();

@@ -80,6 +80,7 @@ const diskSchema = z.looseObject({
   reservedBytes: z.number().optional(),
   evacuate: z.boolean().optional(),
   trouble: z.string().optional(),
+  lane: z.number().int().optional(),
   replicaBytes: z.record(z.string(), z.number()).optional(),
 });
 
@@ -390,6 +391,8 @@ export interface DiskRecord {
   evacuate?: boolean;
   /** why it is not to be trusted although it answers (I/O errors); as `evacuate`. Absent: it is */
   trouble?: string;
+  /** which lane of its node has it; absent: 0 */
+  lane?: number;
   /**
    * What its replicas take, the largest ones. As old as the record, which is written when the disk's
    * use has changed notably: good enough to plan where replicas fit.

@@ -3,6 +3,7 @@ import type {
   AttachmentGrant,
   DiskId,
   NodeId,
+  PeerLanes,
   ReplicaId,
   ScrubOrder,
   ScrubProgress,
@@ -45,7 +46,7 @@ export class FakeAgent implements AgentPort {
   readonly diskList: AgentDisk[] = [];
   readonly replicaList = new Map<ReplicaId, FakeReplica>();
   readonly attached = new Map<VolumeId, { grant: AttachmentGrant; connections: number }>();
-  peers: { nodeId: NodeId; host: string; port: number }[] = [];
+  peers: PeerLanes[] = [];
   leaseUntilMs = 0;
   /** the control plane that releases go to */
   control: Pick<ControlPlanePort, 'release' | 'proposeSet'> | null = null;
@@ -392,7 +393,7 @@ export class FakeAgent implements AgentPort {
     return result === 'released' ? 'released' : 'gone';
   }
 
-  peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): void {
+  peersChanged(peers: PeerLanes[]): void {
     this.peers = peers;
   }
 

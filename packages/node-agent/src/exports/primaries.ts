@@ -11,7 +11,7 @@ import {
 import type { PrimaryVolume } from '@stor/replicator';
 import type { Clock, Logger } from '@stor/runtime';
 import type { MainMethods } from '../lane/lane-protocol.ts';
-import { EndedEpochs } from './ended-epochs.ts';
+import { EndedEpochs } from '../core/lanes/ended-epochs.ts';
 import { liveVolume } from './live-volume.ts';
 import { carryOut } from './primary-orders.ts';
 import { RecentNames } from './recent-names.ts';

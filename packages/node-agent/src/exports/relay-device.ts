@@ -1,6 +1,6 @@
 import { StorError, type ErrorCode } from '@stor/protocol';
 import type { BlockDevice, BlockRequest, DirtyDone, DirtyExtent, Extent } from '@stor/replicator';
-import type { Clock, Network } from '@stor/runtime';
+import type { Clock, Network, SocketTarget } from '@stor/runtime';
 import {
   NbdClient,
   NbdError,
@@ -37,7 +37,7 @@ export interface RelayStats {
 export type RelayEnd = 'closed' | 'silent';
 
 export interface RelayOptions {
-  address: { host: string; port: number };
+  address: SocketTarget;
   /** name of the export at the other node */
   exportName: string;
   identity: ClientIdentity;
@@ -46,6 +46,8 @@ export interface RelayOptions {
   network: Network;
   clock: Clock;
   stats: RelayStats;
+  /** false: the other side lives as long as this one, and is not probed @default true */
+  isWatched?: boolean;
   signal: AbortSignal;
 }
 
@@ -263,6 +265,7 @@ export class RelayDevice implements BlockDevice {
   /** While requests are out: finds a node that is gone without a word. */
   #watch(): void {
     if (this.#cancelWatch || this.#ending || this.#running === 0) return;
+    if (this.#options.isWatched === false) return;
     const seenBytes = this.#client.receivedBytes;
     this.#cancelWatch = this.#options.clock.after(silenceMs, () => {
       void this.#look(seenBytes);

@@ -9,11 +9,12 @@ import {
   type VolumeId,
   type VolumeSettings,
 } from '@stor/protocol';
-import type { Network } from '@stor/runtime';
+import type { Network, SocketTarget } from '@stor/runtime';
 import type { ClientIdentity } from 'nbd-client-js';
 import { snapshotOfContext } from '../core/nbd/meta-contexts.ts';
 import type { NbdExportLease, NbdExports, NbdPeer } from '../nbd/nbd-exports.ts';
 import { ClientRegistry } from './client-registry.ts';
+import { LaneCrossing } from './lane-crossing.ts';
 import { Primaries, type PrimariesOptions, type PrimaryEntry } from './primaries.ts';
 import { RelayDevice, type RelayStats } from './relay-device.ts';
 import { ServedConnection } from './served-connection.ts';
@@ -28,6 +29,11 @@ const maxListedExports = 4_096;
  */
 const directPrefix = 'primary:';
 /**
+ * Before a name, and before that prefix: from another lane of this node, which has found that the
+ * volume is this lane's. It is not sent on to a third one.
+ */
+const lanePrefix = 'lane:';
+/**
  * How long a client's newer connection waits for what was started over its older one (ms). That is
  * ahead of all that the newer one brings, so nothing depends on it; it keeps the two apart in time.
  */
@@ -38,6 +44,9 @@ const noSnapshots: ReadonlyMap<string, string> = new Map();
 export interface VolumeExportsOptions extends PrimariesOptions {
   nodeId: NodeId;
   agentInstance: string;
+  /** which lane of the node this is, and how many there are @default the only one */
+  lane?: number;
+  lanes?: number;
   network: Network;
   /** how a replica's snapshot is read, here or on another node */
   snapshotSource: SnapshotExportsOptions['source'];
@@ -49,10 +58,13 @@ export interface VolumeExportsOptions extends PrimariesOptions {
  */
 export class VolumeExports implements NbdExports {
   readonly relayStats: RelayStats = { connections: 0, readBytes: 0, writtenBytes: 0 };
+  /** what came here for a volume of another lane of this node */
+  readonly crossingStats: RelayStats = { connections: 0, readBytes: 0, writtenBytes: 0 };
   readonly #primaries: Primaries;
   readonly #snapshots: SnapshotExports;
   readonly #registry = new ClientRegistry();
   readonly #connections = new Set<ServedConnection>();
+  readonly #crossings = new Set<LaneCrossing>();
   readonly #options: VolumeExportsOptions;
 
   constructor(options: VolumeExportsOptions) {
@@ -95,8 +107,13 @@ export class VolumeExports implements NbdExports {
   async open(exportName: string, peer: NbdPeer): Promise<NbdExportLease> {
     const snapshot = SnapshotExports.nameOf(exportName);
     if (snapshot) return this.#snapshots.open(exportName, snapshot, peer);
-    const { name, isDirect } = parseName(exportName);
-    const { nodeId, agentInstance, clock, logger } = this.#options;
+    const { name, isDirect, isCrossing } = parseName(exportName);
+    // on the only lane nothing may come between the lines below
+    if (!isCrossing && this.#mayCross(name)) {
+      const elsewhere = await this.#laneElsewhere(name);
+      if (elsewhere) return this.#cross(exportName, name, peer, elsewhere);
+    }
+    const { clock, logger } = this.#options;
     const { client } = peer;
     const asksForChanges = peer.contexts.some((context) => snapshotOfContext(context) !== null);
     const snapshots = asksForChanges ? await this.#snapshots.idsOf(name) : noSnapshots;
@@ -105,7 +122,7 @@ export class VolumeExports implements NbdExports {
       isDirect,
       peer,
       snapshots,
-      relayIdentity: client ?? { id: `${nodeId}-${agentInstance}-${peer.id}`, sequence: [] },
+      relayIdentity: client ?? { id: this.#nameOf(peer), sequence: [] },
       clock,
       place: (each) => this.#place(each),
       leaveEntry: (entry, user) => {
@@ -170,7 +187,52 @@ export class VolumeExports implements NbdExports {
     const primaries = this.#primaries.close();
     this.#snapshots.close();
     for (const connection of [...this.#connections]) connection.revoke(reason);
+    for (const crossing of [...this.#crossings]) crossing.revoke(reason);
     await primaries;
+  }
+
+  /** Of a client that does not say who it is: different for each connection and lane. */
+  #nameOf(peer: NbdPeer): string {
+    const { nodeId, agentInstance } = this.#options;
+    return `${nodeId}-${agentInstance}-${peer.id}`;
+  }
+
+  #mayCross(name: string): boolean {
+    const { lanes = 1 } = this.#options;
+    return lanes > 1 && this.#primaries.sizeOf(name) === null;
+  }
+
+  /** The lane of this node that has the volume; null when it is this one. */
+  async #laneElsewhere(name: string): Promise<SocketTarget | null> {
+    const { lane = 0, control } = this.#options;
+    const target = await control.route(name);
+    return target.lane === lane ? null : target.address;
+  }
+
+  async #cross(
+    exportName: string,
+    name: string,
+    peer: NbdPeer,
+    address: SocketTarget,
+  ): Promise<NbdExportLease> {
+    const { network, clock, logger } = this.#options;
+    const crossing: LaneCrossing = new LaneCrossing({
+      ...{ address, name, peer, network, clock, stats: this.crossingStats },
+      exportName: `${lanePrefix}${exportName}`,
+      identity: peer.client ?? { id: this.#nameOf(peer), sequence: [1] },
+      ended: () => {
+        this.#crossings.delete(crossing);
+      },
+    });
+    this.#crossings.add(crossing);
+    try {
+      const lease = await crossing.open();
+      logger.info({ volume: name, remote: peer.remote, ...address }, 'sent on to another lane');
+      return lease;
+    } catch (error) {
+      crossing.release();
+      throw error;
+    }
   }
 
   /** DESIGN "Clients": nothing of an older connection begins once a newer one is served. */
@@ -312,9 +374,11 @@ export class VolumeExports implements NbdExports {
   }
 }
 
-function parseName(exportName: string): { name: string; isDirect: boolean } {
-  const isDirect = exportName.startsWith(directPrefix);
-  return { name: isDirect ? exportName.slice(directPrefix.length) : exportName, isDirect };
+function parseName(exportName: string): { name: string; isDirect: boolean; isCrossing: boolean } {
+  const isCrossing = exportName.startsWith(lanePrefix);
+  const rest = isCrossing ? exportName.slice(lanePrefix.length) : exportName;
+  const isDirect = rest.startsWith(directPrefix);
+  return { name: isDirect ? rest.slice(directPrefix.length) : rest, isDirect, isCrossing };
 }
 
 function parseAddress(address: string): { host: string; port: number } {

@@ -6,6 +6,8 @@ import type { FormationWish } from './form-node.ts';
 
 /** The defaults of DESIGN section 8: the API, and behind it HTTP, replication and NBD. */
 const firstPort = 17_110;
+/** Lanes whose ports fit in a node's ten. */
+const maxDefaultLanes = 4;
 
 interface Flags {
   config?: string;
@@ -22,6 +24,7 @@ interface Flags {
   listen?: string;
   advertise?: string;
   port?: string;
+  lanes?: string;
   label?: string[];
   computeOnly?: true;
   insecureListen?: true;
@@ -66,7 +69,11 @@ export function addAgentOptions(program: Command): Command {
     .option('--advertise <host>', 'address that others reach it by (at first that of --listen)')
     .option(
       '--port <port>',
-      `first of its four ports: API, HTTP, replication, NBD (at first ${firstPort})`,
+      `first of its ports: API, HTTP, replication, NBD; ten with several lanes (at first ${firstPort})`,
+    )
+    .option(
+      '--lanes <count>',
+      'data-path threads, 1 to 4: see docs/operating/lanes.md (at first 1)',
     )
     .option(
       '--label <key=value>',
@@ -142,7 +149,13 @@ function wishOf(
 function merged(file: unknown, flags: Flags): unknown {
   if (typeof file !== 'object' || file === null) return file;
   const known = file as Record<string, unknown>;
-  const listen = listenOf(known['listen'] as Record<string, unknown> | undefined, flags);
+  const lanes = laneCount(flags);
+  const count = lanes ?? (typeof known['lanes'] === 'number' ? known['lanes'] : 1);
+  const listen = listenOf(
+    known['listen'] as Record<string, unknown> | undefined,
+    flags,
+    Math.min(count, maxDefaultLanes),
+  );
   const { dataDir, name, clusterName, computeOnly, insecureListen, logLevel, pidFile } = flags;
   const labels = flags.label && labelsOf(flags.label);
   return {
@@ -152,6 +165,7 @@ function merged(file: unknown, flags: Flags): unknown {
     ...(dataDir === undefined ? {} : { dataDir: resolve(dataDir) }),
     ...(name === undefined ? {} : { nodeName: name }),
     ...(clusterName === undefined ? {} : { clusterName }),
+    ...(lanes === undefined ? {} : { lanes }),
     ...(computeOnly ? { autoDisk: false } : {}),
     ...(insecureListen ? { insecureListen } : {}),
     ...(logLevel === undefined ? {} : { logLevel }),
@@ -181,12 +195,13 @@ function storeOf({
 function listenOf(
   known: Record<string, unknown> | undefined,
   { listen, advertise, port }: Flags,
+  lanes: number,
 ): Record<string, unknown> {
   const first = port === undefined ? firstPort : Number(port);
   if (!(Number.isInteger(first) && first >= 1 && first <= 65_532)) {
     throw usage(`--port ${JSON.stringify(port)} is not valid: 1 to 65532, and three more follow`);
   }
-  const ports = { api: first, http: first + 1, peers: first + 2, nbd: [first + 3] };
+  const ports = { api: first, http: first + 1, ...lanePortsFrom(first, lanes) };
   return {
     ...ports,
     ...known,
@@ -194,6 +209,24 @@ function listenOf(
     ...(listen === undefined ? {} : { host: listen }),
     ...(advertise === undefined ? {} : { advertise }),
   };
+}
+
+/** The ports of the lanes in a node's ten: NBD from +3, replication +2, and +7 to +9 of lanes 1 to 3. */
+function lanePortsFrom(first: number, lanes: number): { peers: number[]; nbd: number[] } {
+  const each = Array.from({ length: lanes }, (_, lane) => lane);
+  return {
+    peers: each.map((lane) => first + (lane === 0 ? 2 : 6 + lane)),
+    nbd: each.map((lane) => first + 3 + lane),
+  };
+}
+
+function laneCount({ lanes }: Pick<Flags, 'lanes'>): number | undefined {
+  if (lanes === undefined) return undefined;
+  const count = Number(lanes);
+  if (Number.isInteger(count) && count >= 1 && count <= maxDefaultLanes) return count;
+  throw usage(
+    `--lanes ${JSON.stringify(lanes)} is not valid: 1 to 4; for more, name their ports in a config file`,
+  );
 }
 
 function labelsOf(words: readonly string[]): Record<string, string> {

@@ -2,6 +2,7 @@ import { dirname } from 'node:path';
 import type { DiskId, ReplicaId } from '@stor/protocol';
 import type { FailureRecorder } from '@stor/replicator';
 import { readTextFile, systemFiles, type Files } from '@stor/runtime';
+import { ThreadLock } from './thread-lock.ts';
 
 interface Failure {
   diskId: DiskId;
@@ -19,15 +20,26 @@ const reserveBytes = 64 * 1024;
 export class FailureLog implements FailureRecorder {
   readonly #path: string;
   readonly #files: Files;
+  readonly #lock: ThreadLock;
 
-  constructor(path: string, files: Files = systemFiles) {
+  /** All lanes write to one file: `lock` is the same memory for all of them. */
+  constructor(path: string, files: Files = systemFiles, lock = ThreadLock.newMemory()) {
     this.#path = path;
     this.#files = files;
-    this.#keepReserve();
+    this.#lock = new ThreadLock(lock);
+    this.#lock.run(() => {
+      this.#keepReserve();
+    });
   }
 
   /** A full file system is what makes disks fail at times, so there the reserve makes room. */
   record(failure: Failure): void {
+    this.#lock.run(() => {
+      this.#record(failure);
+    });
+  }
+
+  #record(failure: Failure): void {
     try {
       this.#append(failure);
     } catch (error) {

@@ -36,6 +36,7 @@ export function laneCounters(
       errors: (disk.failure ? 1 : 0) + disk.replicas().filter(({ failure }) => failure).length,
     })),
     relays: { ...exports.relayStats },
+    crossings: { ...exports.crossingStats },
     integrity,
     handovers: exports.handovers,
   };

@@ -14,6 +14,7 @@ import type {
   DiskId,
   EventNote,
   NodeId,
+  PeerLanes,
   ReplicaId,
   ScrubOrder,
   ScrubProgress,
@@ -23,6 +24,7 @@ import type {
 } from '@stor/protocol';
 
 import type { IntegrityCounters } from '@stor/replicator';
+import type { SocketTarget } from '@stor/runtime';
 import type { TlsSettings } from '../nbd/tls-files.ts';
 
 /** What a lane is started with (structured-clone data only). */
@@ -34,6 +36,10 @@ export interface LaneOptions {
   agentInstance: string;
   bootId: string;
   dataDir: string;
+  /** how many lanes the agent has */
+  lanes: number;
+  /** memory of the lock on the failure log (see ThreadLock) */
+  failureLock: SharedArrayBuffer;
   host: string;
   peersPort: number;
   nbdPort: number;
@@ -59,6 +65,8 @@ export interface LaneDisk {
   note?: string;
   /** why it cannot be opened now (its device is not there); the directory must not be touched then */
   unavailable?: string;
+  /** reads and writes that it may have in the process's thread pool; absent: as the store says */
+  pooledCalls?: number;
   /** a missing or empty directory becomes a disk */
   create: boolean;
 }
@@ -89,6 +97,8 @@ export interface LaneCounters {
   disks: { diskId: DiskId; errors: number }[];
   /** connections of this node's clients that another node's primary serves, and what they carried */
   relays: { connections: number; readBytes: number; writtenBytes: number };
+  /** the same of connections that came to another lane of this node than the volume's */
+  crossings: { connections: number; readBytes: number; writtenBytes: number };
   /** bad blocks that the primaries of this lane found, and what their scrubs have read */
   integrity: IntegrityCounters;
   /** volumes that this node gave over to another while they were in use */
@@ -110,7 +120,12 @@ export interface LaneMethods {
   dropSnapshots(diskId: DiskId, replicaId: ReplicaId, drops: SnapshotDrop[]): Promise<SnapshotId[]>;
   replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]>;
   orderPrimary(volumeId: VolumeId, epoch: number, order: PrimaryOrder): Promise<PrimaryAnswer>;
-  deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void>;
+  /** Resolves with the volume that it was of; null when there was no such replica. */
+  deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<VolumeId | null>;
+  /** Drops the counters of a volume that is not served by this lane. */
+  forgetVolume(volumeId: VolumeId): Promise<void>;
+  /** bytes that the replicas on this lane's disks take, by volume; those that have none are left out */
+  allocatedBytes(volumeIds: VolumeId[]): Promise<Record<VolumeId, number>>;
   replicas(): Promise<LocalReplica[]>;
   attach(grant: AttachmentGrant): Promise<void>;
   detach(volumeId: VolumeId, epoch: number, ifIdle: boolean): Promise<'released' | 'busy' | 'gone'>;
@@ -119,15 +134,23 @@ export interface LaneMethods {
   handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'>;
   /** See AgentPort.scrub. */
   scrub(order: ScrubOrder): Promise<ScrubProgress | null>;
-  peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): Promise<void>;
+  peersChanged(peers: PeerLanes[]): Promise<void>;
   counters(): Promise<LaneCounters>;
   /** Stops serving: every attachment drains and is given back, none begins. Works twice. */
   giveUp(): Promise<void>;
   close(): Promise<void>;
 }
 
+/** Where a lane serves NBD for the other lanes of its node. */
+export interface LaneTarget {
+  lane: number;
+  address: SocketTarget;
+}
+
 /** Lane to main thread: the control plane as far as the data path needs it. */
 export interface MainMethods {
+  /** Which lane of this node serves, or would serve, the volume. NOT_FOUND, UNAVAILABLE. */
+  route(name: string): Promise<LaneTarget>;
   acquire(name: string): Promise<AttachmentGrant>;
   release: ControlPlanePort['release'];
   proposeSet: ControlPlanePort['proposeSet'];

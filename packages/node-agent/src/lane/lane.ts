@@ -14,7 +14,7 @@ import {
   reserveBytes,
   type AttachmentGrant,
   type DiskId,
-  type NodeId,
+  type PeerLanes,
   type ReplicaId,
   type SnapshotId,
   type ScrubOrder,
@@ -114,10 +114,15 @@ export class Lane implements LaneMethods {
     const { nbdTls } = options;
     // read before anything is opened: wrong files end the start
     this.#tls = nbdTls && nbdTls.mode !== 'off' ? new TlsFiles(nbdTls, { clock, logger }) : null;
-    this.#failures = new FailureLog(`${options.dataDir}/failures.jsonl`, machine.files);
+    this.#failures = new FailureLog(
+      `${options.dataDir}/failures.jsonl`,
+      machine.files,
+      options.failureLock,
+    );
     this.#replicator = new LaneReplicator({
       nodeId: options.nodeId,
-      agentInstance: options.agentInstance,
+      // a replica tells the lanes of a node apart by it: an epoch is never served by two of them
+      agentInstance: laneInstance(options),
       clusterId: options.clusterId,
       clock,
       logger,
@@ -135,7 +140,9 @@ export class Lane implements LaneMethods {
     });
     this.#exports = new VolumeExports({
       nodeId: options.nodeId,
-      agentInstance: options.agentInstance,
+      agentInstance: laneInstance(options),
+      lane: options.lane,
+      lanes: options.lanes,
       network: machine.network,
       host: this.#replicator,
       control,
@@ -237,6 +244,7 @@ export class Lane implements LaneMethods {
       options: {
         ...this.#machine.diskOptions,
         ...(keptBytes === null ? {} : { reserveBytes: keptBytes }),
+        ...(entry.pooledCalls === undefined ? {} : { maxPooledCalls: entry.pooledCalls }),
       },
     });
   }
@@ -294,13 +302,27 @@ export class Lane implements LaneMethods {
     return this.#exports.order(volumeId, epoch, order);
   }
 
-  async deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<void> {
+  async deleteReplica(diskId: DiskId, replicaId: ReplicaId): Promise<VolumeId | null> {
     const store = this.#store(diskId);
-    const volumeId = store.replica(replicaId)?.volumeId;
+    const volumeId = store.replica(replicaId)?.volumeId ?? null;
     await store.deleteReplica(replicaId);
+    if (volumeId !== null) await this.forgetVolume(volumeId);
+    return volumeId;
+  }
+
+  async forgetVolume(volumeId: VolumeId): Promise<void> {
     // a volume that lives on may still be served here, without a replica of its own
-    if (volumeId === undefined) return;
     if (this.#exports.liveVolumes([volumeId]).length === 0) this.#nbd?.stats.forget(volumeId);
+  }
+
+  async allocatedBytes(volumeIds: VolumeId[]): Promise<Record<VolumeId, number>> {
+    const wanted = new Set(volumeIds);
+    const bytes: Record<VolumeId, number> = {};
+    for (const replica of this.stores.flatMap((store) => store.replicas())) {
+      const { volumeId, allocatedBytes } = replica;
+      if (wanted.has(volumeId)) bytes[volumeId] = (bytes[volumeId] ?? 0) + allocatedBytes;
+    }
+    return bytes;
   }
 
   async replicas(): Promise<LocalReplica[]> {
@@ -345,8 +367,8 @@ export class Lane implements LaneMethods {
     return this.#exports.scrub(order);
   }
 
-  async peersChanged(peers: { nodeId: NodeId; host: string; port: number }[]): Promise<void> {
-    for (const { nodeId, host, port } of peers) this.#replicator.updatePeer(nodeId, host, port);
+  async peersChanged(peers: PeerLanes[]): Promise<void> {
+    for (const peer of peers) this.#replicator.updatePeer(peer);
   }
 
   async counters(): Promise<LaneCounters> {
@@ -432,6 +454,10 @@ export class Lane implements LaneMethods {
 
 function connectionTls(files: TlsFiles): ConnectionTls {
   return { mode: files.settings.mode, server: () => files.server() };
+}
+
+function laneInstance({ agentInstance, lane }: LaneOptions): string {
+  return lane === 0 ? agentInstance : `${agentInstance}_${lane}`;
 }
 
 function failedDisk(entry: LaneDisk, message: string, isLost: boolean): AgentDisk {

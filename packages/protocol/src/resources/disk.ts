@@ -30,6 +30,8 @@ export interface Disk {
     provisionedBytes: number;
     replicas: number;
     space: SpaceLevel;
+    /** which data-path thread of its node has it */
+    lane: number;
   };
 }
 

@@ -69,13 +69,14 @@ export class PeerDirectory {
     }
   }
 
-  /** Connections to another address of this node are of a former life of it. */
-  forgetOthers(nodeId: string, host: string, port: number): void {
-    const address = addressKey(nodeId, host, port);
+  /** Connections to other addresses of this node than its lanes' are of a former life of it. */
+  forgetOthers(nodeId: string, lanes: readonly { host: string; port: number }[]): void {
+    const known = lanes.map(({ host, port }) => addressKey(nodeId, host, port));
     for (const [key, { connection }] of [...this.#live]) {
-      if (connection.nodeId === nodeId && !key.startsWith(address)) {
-        connection.destroy(`${nodeId} has moved to ${host}:${port}`);
-      }
+      if (connection.nodeId !== nodeId || known.some((address) => key.startsWith(address)))
+        continue;
+      const now = lanes.map(({ host, port }) => `${host}:${port}`).join(', ');
+      connection.destroy(`${nodeId} has moved to ${now}`);
     }
   }
 

@@ -1,4 +1,5 @@
-import { StorError, type AttachmentGrant, type VolumeSettings } from '@stor/protocol';
+import { StorError } from '@stor/protocol';
+import type { AttachmentGrant, PeerLanes, VolumeSettings } from '@stor/protocol';
 
 import type { BlockRequest, Extent } from '../block-device.ts';
 import { leaseSpanMs } from '../core/replication/lease-promises.ts';
@@ -15,6 +16,7 @@ import { decideMembers } from './decide-members.ts';
 import { ForegroundProbe } from './foreground-probe.ts';
 import type { LaneParts } from './lane-parts.ts';
 import { hasNoSpace, type Member } from './member.ts';
+import { peerMoved } from './peer-moved.ts';
 import { OrderedVolume } from './ordered-volume.ts';
 import { QuietLook } from './quiet-look.ts';
 import type { SegmentPrimary } from './segmented-volume.ts';
@@ -248,10 +250,8 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
   }
 
   /** A node listens elsewhere now. */
-  peerMoved(nodeId: string, host: string, port: number): void {
-    for (const member of this.#segment.remotes) {
-      if (member.nodeId === nodeId) member.moved(host, port);
-    }
+  peerMoved(peer: PeerLanes): void {
+    peerMoved(this.#segment.remotes, peer);
   }
 
   /** replicas are still being made equal after an unclean stop */

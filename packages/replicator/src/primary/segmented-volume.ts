@@ -3,6 +3,7 @@ import {
   segmentBytesOf,
   segmentSizeBytes,
   type AttachmentGrant,
+  type PeerLanes,
   type SnapshotId,
   type ScrubOrder,
   type ScrubProgress,
@@ -29,7 +30,7 @@ export interface SegmentPrimary extends Omit<PrimaryVolume, 'scrub' | 'isScrubbi
   /** Ends at once: what is under way fails with the reason. */
   finish(reason: StorError): void;
   /** A node listens elsewhere now. */
-  peerMoved(nodeId: string, host: string, port: number): void;
+  peerMoved(peer: PeerLanes): void;
   /** its part of a scrub of the volume */
   readonly scrubber: Pick<Scrubber, 'order' | 'isWanted'>;
   /** replicas are still being made equal after an unclean stop: flushes are about that too */
@@ -209,9 +210,9 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
     await super.rollback(snapshotId, options);
   }
 
-  peerMoved(nodeId: string, host: string, port: number): void {
+  peerMoved(peer: PeerLanes): void {
     const all = [...this.#engines, ...(this.#growth?.added ?? [])];
-    for (const engine of all) engine.peerMoved(nodeId, host, port);
+    for (const engine of all) engine.peerMoved(peer);
   }
 
   scrub(order: ScrubOrder): ScrubProgress | null {

@@ -2,6 +2,7 @@ import {
   StorError,
   segmentBytesOf,
   type AttachmentGrant,
+  type PeerLanes,
   type VolumeSettings,
 } from '@stor/protocol';
 import type { Clock, Logger, StreamSocket } from '@stor/runtime';
@@ -146,10 +147,10 @@ export class LaneReplicator {
     this.#primaries.get(settings.volumeId)?.update(settings);
   }
 
-  /** A node listens elsewhere now (it was started anew). */
-  updatePeer(nodeId: string, host: string, port: number): void {
-    this.#directory.forgetOthers(nodeId, host, port);
-    for (const volume of this.#primaries.values()) volume.peerMoved(nodeId, host, port);
+  /** A node listens elsewhere now (it was started anew), or its disks are other lanes'. */
+  updatePeer(peer: PeerLanes): void {
+    this.#directory.forgetOthers(peer.nodeId, peer.addresses);
+    for (const volume of this.#primaries.values()) volume.peerMoved(peer);
   }
 
   /**

@@ -43,6 +43,7 @@ export function describeDisk(
       provisionedBytes,
       replicas,
       space: shown === 'failed' ? 'unknown' : spaceLevel(space),
+      lane: value.lane ?? 0,
     },
   };
 }

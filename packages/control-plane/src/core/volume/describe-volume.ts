@@ -14,6 +14,7 @@ import type {
   VolumeReplica,
 } from '@stor/protocol';
 import type { LiveVolume } from '../../agent-port.ts';
+import { nbdAddress } from './lane-addresses.ts';
 import { nodesOf } from '../controllers/replica-sites.ts';
 import { isUp, nodeName, snapshotsOf, withNodeNames } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
@@ -77,7 +78,7 @@ export function describeVolume(
       ).length,
       origin: volume.value.origin ?? null,
       space: null,
-      nbdUri: nbdUri(state, attachment?.nodeId ?? answeringNodeId, metadata.name),
+      nbdUri: nbdUri(state, attachment?.nodeId ?? answeringNodeId, volume.value, current),
     },
   };
 }
@@ -257,7 +258,13 @@ function describePrimary(attachment: Attachment, state: ClusterState): Volume['s
   return { nodeId, node: nodeName(state, nodeId), mode, sinceMs };
 }
 
-function nbdUri(state: ClusterState, nodeId: NodeId, name: string): string {
-  const address = state.nodes.get(nodeId)?.value.addresses.nbd[0];
-  return address ? `nbd://${address}/${name}` : '';
+/** Any lane of the node serves it; this is the one that has it, or would have it. */
+function nbdUri(
+  state: ClusterState,
+  nodeId: NodeId,
+  volume: StoredVolume,
+  live: LiveVolume | null,
+): string {
+  const address = nbdAddress(state, nodeId, volume, live?.lane);
+  return address ? `nbd://${address}/${volume.metadata.name}` : '';
 }

@@ -3,7 +3,7 @@ import type { DiskId, NodeId, ReplicaId, SnapshotId, SnapshotName, VolumeId } fr
 import { snapshotsOf } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { SnapshotRecord, StoredVolume } from '../../resources/records.ts';
-import { splitAddress } from './grant.ts';
+import { peerAddress } from './lane-addresses.ts';
 
 /** What a node needs to serve a snapshot read-only. */
 export interface SnapshotExport {
@@ -66,7 +66,7 @@ export function exportOf(
           replicaId: id,
           nodeId,
           diskId,
-          ...splitAddress(state.nodes.get(nodeId)?.value.addresses.peers[0] ?? ''),
+          ...peerAddress(state, nodeId, diskId),
         })),
     })),
   };

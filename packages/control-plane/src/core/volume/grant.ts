@@ -4,15 +4,8 @@ import { snapshotsOf } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import { snapshotPhase } from './describe-snapshot.ts';
 import { enforcedQos } from '../qos/volume-qos.ts';
+import { peerAddress } from './lane-addresses.ts';
 import type { StoredVolume } from '../../resources/records.ts';
-
-/** Splits `host:port` and `[v6]:port`; port 0 when there is none. */
-export function splitAddress(address: string): { host: string; port: number } {
-  const at = address.lastIndexOf(':');
-  if (at < 0) return { host: address, port: 0 };
-  const host = address.slice(0, at).replace(/^\[(.*)\]$/, '$1');
-  return { host, port: Number(address.slice(at + 1)) || 0 };
-}
 
 /** Those on their disks: a replica that is still being created can be fenced and filled by nobody. */
 function isOnDisk(replica: VolumeReplica): boolean {
@@ -48,12 +41,11 @@ export function settingsOf(
       inSync: segment.inSync,
       replicas: segment.replicas.filter(isOnDisk).map((replica) => {
         const { id, nodeId, diskId } = replica;
-        const address = state.nodes.get(nodeId)?.value.addresses.peers[0] ?? '';
         return {
           id,
           nodeId,
           diskId,
-          ...splitAddress(address),
+          ...peerAddress(state, nodeId, diskId),
           leaving: replica.leaving ?? false,
           failed: replica.state === 'failed',
           purpose: replica.purpose ?? 'volume',
