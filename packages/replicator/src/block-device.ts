@@ -44,6 +44,11 @@ export interface BlockDevice {
    * false means that `read` must be called.
    */
   readInline(offset: number, length: number, target: Uint8Array, start: number): boolean;
+  /**
+   * How many bytes from `offset` on, up to `length`, are known at once to read as zeros and to take no
+   * space; 0 for none. Without it nothing ever is.
+   */
+  holeBytes?(offset: number, length: number): number;
   read(request: BlockRequest): void;
   write(request: BlockRequest): void;
   writeZeroes(request: BlockRequest): void;

@@ -400,6 +400,11 @@ export class DiskScenario {
   ): Promise<void> {
     const bytes = Buffer.alloc((to - from) * sectorBytes, 0xee);
     const offset = from * sectorBytes;
+    if (serving.volume.holeBytes?.(offset, bytes.length) === bytes.length) {
+      this.#count('reads of holes');
+      const problem = this.#model.read(from, to, Buffer.alloc(bytes.length));
+      if (problem) this.problems.push(problem);
+    }
     const inline =
       this.#random.next() < 0.5 && serving.volume.readInline(offset, bytes.length, bytes, 0);
     const error = inline

@@ -159,6 +159,7 @@ t.test('a primary that was stopped and goes on serves nothing on an old lease', 
   const young = await cluster.wait(cluster.attach(1));
   t.equal(await write(cluster, young, 0, 2), null);
   t.notOk(old.readInline(0, blockBytes, Buffer.alloc(blockBytes), 0), 'its leases are over (I6)');
+  t.equal(old.holeBytes?.(chunkBytes, blockBytes), 0, 'nor does it know holes any more');
   const late = request(old, 'read', 0, blockBytes, Buffer.alloc(blockBytes));
   cluster.resume(0);
   t.equal((await cluster.wait(late))?.code, 'STALE_EPOCH');
@@ -581,6 +582,11 @@ t.test('extents say what takes space', async (t) => {
       { offset: chunkBytes, length: chunkBytes, allocated: true },
       { offset: 2 * chunkBytes, length: chunkBytes + 512, allocated: false },
     ]);
+    const holeBytes = (offset: number, length: number): number | undefined =>
+      volume.holeBytes?.(offset, length);
+    t.equal(holeBytes(512, 3 * chunkBytes), chunkBytes - 512, 'as far as the data');
+    t.equal(holeBytes(chunkBytes, 2 * chunkBytes), 0);
+    t.equal(holeBytes(2 * chunkBytes + 3, 5), 5);
     await cluster.wait(request(volume, 'trim', chunkBytes, chunkBytes, null));
     t.notOk(cluster.states[0]?.allocated.has(1));
     await cluster.wait(volume.stop());
@@ -644,10 +650,13 @@ t.test('what is being trimmed is no hole until every replica has trimmed it', as
   await cluster.run(100);
   // after a crash of the primary it may be data again, and nobody may have read zeros there
   t.equal(await isData(), true);
+  t.equal(volume.holeBytes?.(chunkBytes, blockBytes), 0);
+  t.equal(volume.holeBytes?.(2 * chunkBytes, blockBytes), blockBytes, 'beside it');
   store.stuck = false;
   store.flush(() => {});
   t.equal(await cluster.wait(trim), null);
   t.equal(await isData(), false);
+  t.equal(volume.holeBytes?.(chunkBytes, blockBytes), blockBytes);
 });
 
 // A client of bytes against a plain buffer: unaligned, large, zeroed, trimmed; several at a time.

@@ -45,6 +45,12 @@ class FakeSegment extends NoSnapshots implements SegmentPrimary {
     target.set(this.bytes.subarray(offset, offset + length), start);
     return true;
   }
+  holeBytes(offset: number, length: number): number {
+    if (!this.inline) return 0;
+    if (offset + length > this.sizeBytes) throw new Error('behind the end');
+    const next = this.bytes.subarray(offset, offset + length).findIndex((byte) => byte !== 0);
+    return next < 0 ? length : next;
+  }
   read(request: BlockRequest): void {
     this.#do(request, () => {
       const { offset, length, start, bytes } = request;
@@ -270,6 +276,10 @@ t.test('behaves like one flat device, also when segments fail', async (t) => {
             for (const at of touched) {
               if (!unknown.has(at) && inline[at - offset] !== flat[at]) fail(step);
             }
+          }
+          const holeBytes = rig.volume.holeBytes?.(offset, length) ?? 0;
+          for (const at of range(offset, holeBytes)) {
+            if (!unknown.has(at) && flat[at] !== 0) fail(step);
           }
         } else if (kind !== 'flush' && kind !== 'read') {
           for (const at of touched) {

@@ -27,6 +27,9 @@ export class SwitchingDevice implements BlockDevice {
   readInline(offset: number, length: number, target: Uint8Array, start: number): boolean {
     return this.#target !== null && this.#target.readInline(offset, length, target, start);
   }
+  holeBytes(offset: number, length: number): number {
+    return this.#target?.holeBytes?.(offset, length) ?? 0;
+  }
   read(request: BlockRequest): void {
     if (this.#target) this.#target.read(request);
     else this.#hold(KeptRequest.of('read', request));

@@ -1,6 +1,7 @@
 import type { StorError } from '@stor/protocol';
 import type { BlockRequest } from '@stor/replicator';
 import type { ReplyTarget } from 'nbd-client-js';
+import type { ReadPiece } from './split-read.ts';
 
 /** Who is told that a request is finished. */
 export interface RequestOwner {
@@ -32,6 +33,8 @@ export class NbdRequest implements BlockRequest, ReplyTarget {
   heldBytes = 0;
   /** of a read, from the pool */
   buffer: Buffer | null = null;
+  /** of a read that is answered in parts */
+  pieces: ReadPiece[] | null = null;
   active = false;
   readonly #owner: RequestOwner;
 

@@ -8,6 +8,7 @@ import {
   extendedStatusDescriptorBytes,
   extendedStatusPrefixBytes,
   offsetDataPrefixBytes,
+  offsetHoleBodyBytes,
   simpleReplyBytes,
   statusDescriptorBytes,
   statusPrefixBytes,
@@ -19,8 +20,10 @@ import {
   type ReplyTarget,
   type StatusDescriptor,
 } from 'nbd-client-js';
+import { nbdErrnoOf } from '../core/nbd/nbd-errno.ts';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
 import type { ReplyOutput } from './reply-output.ts';
+import type { ReadPiece } from './split-read.ts';
 
 /** Text of an error chunk (bytes); the specification allows 4096. */
 const maxErrorTextBytes = 1_024;
@@ -60,14 +63,47 @@ export class ReplyWriter {
       this.#simple(to, error);
       return;
     }
-    const text = Buffer.from(message.slice(0, maxErrorTextBytes / 4), 'utf8');
-    const bodyBytes = errorBodyPrefixBytes + text.length;
-    const out = this.#output.reserve(this.#chunkBytes + bodyBytes);
-    let at = this.#header(out.bytes, out.used, chunkFlag.done, chunkType.error, to, bodyBytes);
-    at = out.bytes.writeUInt32BE(error, at);
-    at = out.bytes.writeUInt16BE(text.length, at);
-    out.bytes.set(text, at);
-    this.#output.commit(out, this.#chunkBytes + bodyBytes);
+    this.#error(to, chunkFlag.done, error, message, null);
+  }
+
+  /** Zeros that take no space, for all or part of a read; not with simple replies. */
+  hole(to: ReplyTarget, flags: number, offset: number, length: number): void {
+    const out = this.#output.reserve(this.#chunkBytes + offsetHoleBodyBytes);
+    const { bytes } = out;
+    const { offsetHole } = chunkType;
+    const at = this.#header(bytes, out.used, flags, offsetHole, to, offsetHoleBodyBytes);
+    writeU64(bytes, offset, at);
+    bytes.writeUInt32BE(length, at + offsetDataPrefixBytes);
+    this.#output.commit(out, this.#chunkBytes + offsetHoleBodyBytes);
+  }
+
+  /**
+   * A read in parts, those that failed as errors with their place; the buffer of the data goes back to
+   * its pool when the socket is done with it.
+   */
+  pieces(to: ReplyTarget, pieces: readonly ReadPiece[], buffer: Buffer | null): void {
+    const lastData = pieces.findLast(({ isHole, error }) => !isHole && !error);
+    if (!lastData && buffer) this.#readBuffers.give(buffer);
+    for (const [at, piece] of pieces.entries()) {
+      const flags = at === pieces.length - 1 ? chunkFlag.done : 0;
+      const { offset, length, isHole, start, error } = piece;
+      if (isHole) this.hole(to, flags, offset, length);
+      else if (error) this.#error(to, flags, nbdErrnoOf[error.code], error.message, offset);
+      else if (buffer) {
+        const out = this.#output.reserve(this.readHeaderBytes);
+        const bodyBytes = offsetDataPrefixBytes + length;
+        const { offsetData } = chunkType;
+        const end = this.#header(out.bytes, out.used, flags, offsetData, to, bodyBytes);
+        writeU64(out.bytes, offset, end);
+        this.#output.commit(out, this.readHeaderBytes);
+        // the socket is done with them in this order
+        const give = piece === lastData ? buffer : null;
+        this.#output.append(buffer.subarray(start, start + length), () => {
+          if (give) this.#readBuffers.give(give);
+          this.#output.onWritten();
+        });
+      }
+    }
   }
 
   emptyRead(to: ReplyTarget): void {
@@ -169,6 +205,27 @@ export class ReplyWriter {
     const out = this.#output.reserve(simpleReplyBytes);
     writeSimpleReply(out.bytes, out.used, error, cookieHigh, cookieLow);
     this.#output.commit(out, simpleReplyBytes);
+  }
+
+  /** `offset`: where it failed; null for all of the request. */
+  #error(
+    to: ReplyTarget,
+    flags: number,
+    error: number,
+    message: string,
+    offset: number | null,
+  ): void {
+    const text = Buffer.from(message.slice(0, maxErrorTextBytes / 4), 'utf8');
+    const isPlace = offset !== null;
+    const bodyBytes = errorBodyPrefixBytes + text.length + (isPlace ? offsetDataPrefixBytes : 0);
+    const type = isPlace ? chunkType.errorOffset : chunkType.error;
+    const out = this.#output.reserve(this.#chunkBytes + bodyBytes);
+    let at = this.#header(out.bytes, out.used, flags, type, to, bodyBytes);
+    at = out.bytes.writeUInt32BE(error, at);
+    at = out.bytes.writeUInt16BE(text.length, at);
+    out.bytes.set(text, at);
+    if (isPlace) writeU64(out.bytes, offset, at + text.length);
+    this.#output.commit(out, this.#chunkBytes + bodyBytes);
   }
 
   #none(to: ReplyTarget): void {

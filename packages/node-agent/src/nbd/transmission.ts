@@ -2,6 +2,7 @@ import type { StorError } from '@stor/protocol';
 import type { BlockDevice } from '@stor/replicator';
 import type { Clock, Logger, StreamSocket } from '@stor/runtime';
 import {
+  chunkFlag,
   command,
   commandFlag,
   decodeStatusFilter,
@@ -26,6 +27,7 @@ import type { ExportStats, NbdStats, OperationStats } from './nbd-stats.ts';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
 import { copiedReadBytes, ReplyWriter } from './reply-writer.ts';
 import { ReplyOutput, type OutputBufferPool } from './reply-output.ts';
+import { dataBytesOf, planPieces, readPieces } from './split-read.ts';
 
 export interface TransmissionOptions {
   socket: StreamSocket;
@@ -64,6 +66,8 @@ export class Transmission implements RequestOwner {
   readonly #isExtended: boolean;
   /** of a request (bytes) */
   readonly #headerBytes: number;
+  /** replies can say that a part of a read is a hole, and the device may know it */
+  readonly #tellsHoles: boolean;
   /** the request that is being looked at */
   readonly #header: RequestHeader = newRequestHeader();
   readonly #blockStatus: BlockStatus;
@@ -100,6 +104,7 @@ export class Transmission implements RequestOwner {
     this.#inlineReadBytes = Math.min(options.limits.inlineReadBytes, copiedReadBytes);
     this.#isExtended = options.form === 'extended';
     this.#headerBytes = this.#isExtended ? extendedHeaderBytes : requestHeaderBytes;
+    this.#tellsHoles = options.form !== 'simple' && this.#device.holeBytes !== undefined;
     this.#rules = {
       sizeBytes: options.lease.device.sizeBytes,
       payloadBytes: options.limits.payloadBytes,
@@ -317,6 +322,7 @@ export class Transmission implements RequestOwner {
       this.#replies.emptyRead(header);
       return;
     }
+    if (this.#tellsHoles && this.#readHoles(header, arrivedMs)) return;
     if (length <= this.#inlineReadBytes) {
       const { readHeaderBytes: headerBytes } = this.#replies;
       const out = this.#output.reserve(headerBytes + length);
@@ -328,14 +334,42 @@ export class Transmission implements RequestOwner {
       }
     }
     const request = this.#take(header, arrivedMs);
+    this.#setTarget(request, length);
+    request.fua = (flags & commandFlag.fua) !== 0;
+    this.#device.read(request);
+  }
+
+  #setTarget(request: NbdRequest, length: number): void {
     const buffer = this.#options.readBuffers.take(length);
     request.buffer = buffer;
     request.bytes = buffer;
     request.start = 0;
     request.retained = true;
-    request.fua = (flags & commandFlag.fua) !== 0;
     this.#hold(request, length);
-    this.#device.read(request);
+  }
+
+  /**
+   * Answers a read of which something is known to be a hole, which costs a few bytes then; false when
+   * nothing is. A small one that is partly a hole, or one with DF, is read as one piece.
+   */
+  #readHoles(header: RequestHeader, arrivedMs: number): boolean {
+    const { flags, offset, length } = header;
+    const holeBytes = this.#device.holeBytes?.(offset, length) ?? 0;
+    if (holeBytes === length) {
+      this.#replies.hole(header, chunkFlag.done, offset, length);
+      this.#exportStats.read.record(this.#clock.monotonicMs() - arrivedMs, length, false);
+      return true;
+    }
+    if (length <= this.#inlineReadBytes || (flags & commandFlag.df) !== 0) return false;
+    const pieces = planPieces(this.#device, offset, length, this.#limits.readPieces);
+    if (!pieces) return false;
+    const request = this.#take(header, arrivedMs);
+    request.pieces = pieces;
+    const dataBytes = dataBytesOf(pieces);
+    if (dataBytes > 0) this.#setTarget(request, dataBytes);
+    request.fua = (flags & commandFlag.fua) !== 0;
+    readPieces(this.#device, pieces, request);
+    return true;
   }
 
   #take(header: RequestHeader, arrivedMs: number): NbdRequest {
@@ -370,13 +404,17 @@ export class Transmission implements RequestOwner {
     this.#inFlight -= 1;
     this.#exportStats.inFlight -= 1;
     this.#inFlightBytes -= request.heldBytes;
-    const { type, length, buffer } = request;
+    const { type, length, buffer, pieces } = request;
     const latencyMs = this.#clock.monotonicMs() - request.arrivedMs;
     this.#operationStats(type)?.record(latencyMs, length, error !== null);
     request.bytes = null;
     request.buffer = null;
+    request.pieces = null;
     if (this.#state === 'gone') {
       if (buffer) this.#options.readBuffers.give(buffer);
+    } else if (pieces) {
+      if (error) this.#options.stats.countError(nbdErrnoOf[error.code]);
+      this.#replies.pieces(request, pieces, buffer);
     } else if (error) {
       if (buffer) this.#options.readBuffers.give(buffer);
       this.#errorReply(type, nbdErrnoOf[error.code], request, error.message);

@@ -13,12 +13,19 @@ export interface MemoryBehaviour {
   fail: ((operation: MemoryOperation, request: BlockRequest | null) => StorError | null) | null;
   /** false: every read takes the slow way */
   readInline: boolean;
+  /** false: it never knows at once what is a hole */
+  knowsHoles: boolean;
 }
 
 /** A sparse block device in memory; it counts what it is asked. */
 export class MemoryBlockDevice implements BlockDevice {
   readonly sizeBytes: number;
-  readonly behaviour: MemoryBehaviour = { delay: null, fail: null, readInline: true };
+  readonly behaviour: MemoryBehaviour = {
+    delay: null,
+    fail: null,
+    readInline: true,
+    knowsHoles: true,
+  };
   readonly calls: Record<MemoryOperation | 'readInline', number> = {
     readInline: 0,
     read: 0,
@@ -45,6 +52,12 @@ export class MemoryBlockDevice implements BlockDevice {
     this.calls.readInline += 1;
     this.#copyOut(offset, length, target, start);
     return true;
+  }
+
+  holeBytes(offset: number, length: number): number {
+    if (!this.behaviour.knowsHoles || this.behaviour.delay) return 0;
+    const [first] = this.#extents(offset, length, 1);
+    return first && !first.allocated ? first.length : 0;
   }
 
   read(request: BlockRequest): void {

@@ -1,7 +1,8 @@
 import { StorError } from '@stor/protocol';
 import type { AttachmentGrant, PeerLanes, VolumeSettings } from '@stor/protocol';
 
-import type { BlockRequest, Extent } from '../block-device.ts';
+import type { BlockRequest } from '../block-device.ts';
+import type { ExtentsDone } from '../snapshots/snapshot-reader.ts';
 import { leaseSpanMs } from '../core/replication/lease-promises.ts';
 import { Membership } from '../core/replication/membership.ts';
 import {
@@ -132,6 +133,9 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
   readInline(offset: number, length: number, target: Uint8Array, start: number): boolean {
     return this.#state === 'serving' && this.#io.readInline(offset, length, target, start);
   }
+  holeBytes(offset: number, length: number): number {
+    return this.#state === 'serving' ? this.#io.holeBytes(offset, length) : 0;
+  }
   read(request: BlockRequest): void {
     if (this.#accepts(request)) this.#io.read(request);
   }
@@ -152,12 +156,7 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
       });
     }
   }
-  extents(
-    offset: number,
-    length: number,
-    limit: number,
-    done: (error: StorError | null, extents: Extent[]) => void,
-  ): void {
+  extents(offset: number, length: number, limit: number, done: ExtentsDone): void {
     if (this.#state !== 'serving') done(this.#refusal(), []);
     else this.#io.extents(offset, length, limit, done);
   }

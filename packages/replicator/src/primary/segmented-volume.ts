@@ -111,6 +111,15 @@ export class SegmentedVolume extends OrderedVolume implements PrimaryVolume {
     if (offset + length > base + this.#segmentBytes) return false;
     return this.#engines[index]?.readInline(offset - base, length, target, start) ?? false;
   }
+  holeBytes(offset: number, length: number): number {
+    if (this.#only) return this.#only.holeBytes?.(offset, length) ?? 0;
+    if (this.#state !== 'serving') return 0;
+    const index = this.#indexOf(offset);
+    const base = index * this.#segmentBytes;
+    // no further than the end of the segment: whoever asks goes on from there
+    const within = Math.min(length, base + this.#segmentBytes - offset);
+    return this.#engines[index]?.holeBytes?.(offset - base, within) ?? 0;
+  }
   read(request: BlockRequest): void {
     if (this.#only) this.#only.read(request);
     else this.#submit('read', request);

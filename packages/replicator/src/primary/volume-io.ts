@@ -1,7 +1,7 @@
 import { StorError, blockBytes } from '@stor/protocol';
 
 import type { BlockRequest, Extent } from '../block-device.ts';
-import { extentsOf } from './allocated-extents.ts';
+import { extentsOf, holeBytesOf } from './allocated-extents.ts';
 import { BlockRepair } from './block-repair.ts';
 import { freeTrimmed } from './free-trimmed.ts';
 import { HeldRequests } from './held-requests.ts';
@@ -239,6 +239,12 @@ export class VolumeIo implements SegmentPart {
     const isRead = this.reads.readInline(offset, length, target, start);
     if (isRead && this.probe) this.probe.sawInline = true;
     return isRead;
+  }
+
+  /** See BlockDevice; what `extents` calls a hole, at once. */
+  holeBytes(offset: number, length: number): number {
+    if (this.#failure || this.settler.active) return 0;
+    return holeBytesOf(this.#segment, offset, length);
   }
 
   extents(

@@ -311,6 +311,8 @@ export class FaultScenario {
         value === null ? 'a torn block was read' : history.read(value, started, ++this.#time);
       if (problem) this.result.problems.push(`block ${at}: ${problem}`);
     };
+    // to be told of a hole is to read zeros
+    if (volume.holeBytes?.(offset, blockBytes) === blockBytes) judge();
     if (this.#random.next() < 0.5 && volume.readInline(offset, blockBytes, target, 0)) {
       judge();
       over();

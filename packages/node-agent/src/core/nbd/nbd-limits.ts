@@ -40,6 +40,8 @@ export interface NbdLimits {
   outputBytes: number;
   /** READ up to this is tried at once, straight into the reply (bytes) */
   inlineReadBytes: number;
+  /** parts with data and holes in the answer to one READ; at least 3 */
+  readPieces: number;
   /** descriptors in one answer to BLOCK_STATUS */
   statusDescriptors: number;
   /** of a longer TRIM or WRITE_ZEROES so much is given to the device at a time (bytes) */
@@ -72,6 +74,7 @@ export const defaultNbdLimits: NbdLimits = {
   inFlightBytes: 64 * mebibyte,
   outputBytes: 4 * mebibyte,
   inlineReadBytes: 64 * 1024,
+  readPieces: 64,
   statusDescriptors: 1_024,
   effectBytes: 1024 * mebibyte,
   statusBytes: 64 * 1024 * mebibyte,
