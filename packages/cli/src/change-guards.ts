@@ -21,6 +21,7 @@ const changing = new Set([
   'node uncordon',
   'disk evacuate',
   'disk rm',
+  'disk set',
   'volume update',
   'volume resize',
   'volume rename',

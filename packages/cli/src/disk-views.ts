@@ -27,8 +27,29 @@ export const diskColumns: Column<DiskRow>[] = [
   { title: 'ID', cell: (disk) => disk.metadata.id, wide: true },
   { title: 'DIRECTORY', cell: (disk) => disk.spec.path, wide: true },
   { title: 'LABELS', cell: (disk) => formatLabels(disk.metadata.labels), wide: true },
+  { title: 'CAPACITY', cell: capacityText, wide: true },
   { title: 'MESSAGE', cell: (disk) => disk.status.message, wide: true },
 ];
+
+/** `20000 requests/s, 500MiB/s may be guaranteed`; '' when there is no bound. */
+export function capacityText({ spec }: Disk): string {
+  const { iopsCapacity, bpsCapacity } = spec;
+  const parts = [
+    iopsCapacity === undefined ? '' : `${iopsCapacity} requests/s`,
+    bpsCapacity === undefined ? '' : `${formatByteSize(bpsCapacity)}/s`,
+  ].filter((part) => part !== '');
+  return parts.length === 0 ? '' : `${parts.join(', ')} may be guaranteed`;
+}
+
+/** `1500 requests/s, 20MiB/s`; '' for nothing. */
+function guaranteedText({ guaranteed }: DiskInspection): string {
+  const { iops = 0, bps = 0 } = guaranteed ?? {};
+  const parts = [
+    iops === 0 ? '' : `${iops} requests/s`,
+    bps === 0 ? '' : `${formatByteSize(bps)}/s`,
+  ].filter((part) => part !== '');
+  return parts.join(', ');
+}
 
 function diskState({ spec, status }: Disk): string {
   return spec.evacuate && status.state === 'online' ? 'evacuating' : status.state;
@@ -48,7 +69,8 @@ const replicaColumns: Column<DiskReplicaView>[] = [
   { title: 'OTHER COPIES', cell: (replica) => String(replica.otherCopies), right: true },
 ];
 
-export function diskSheet({ disk, replicas, next, advice }: DiskInspection): string {
+export function diskSheet(inspection: DiskInspection): string {
+  const { disk, replicas, next, advice } = inspection;
   const { metadata, spec, status } = disk;
   const { message } = status;
   const sheet = renderSheet([
@@ -63,6 +85,8 @@ export function diskSheet({ disk, replicas, next, advice }: DiskInspection): str
     ['Reserved', formatByteSize(status.reservedBytes)],
     ['Free', `${formatByteSize(status.freeBytes)} (${spaceText(status.space)})`],
     ['Promised', formatByteSize(status.provisionedBytes)],
+    ['Guaranteed', guaranteedText(inspection)],
+    ['Capacity', capacityText(disk)],
     ['Added', formatTime(metadata.createdAtMs)],
   ]);
   const table =

@@ -44,7 +44,7 @@ export const qosHelp = `
   bps, read-bps, write-bps      bytes per second at most: 100MiB, unlimited
   burst                         so many times the limit for so long, saved up while less is used: 2x/30s, off
   weight                        share beside other volumes of a busy node, 1 to 10000: 200 (default: 100)
-  min-iops, min-bps             what is guaranteed beside busy neighbours: 1000, 20MiB, off
+  min-iops, min-bps             what is guaranteed; replicas lie only where disks can keep it: 1000, 20MiB, off
 none (or -) as a value takes it back; --qos none takes all back. What a volume says itself comes before
 what its policy says, one by one.`;
 

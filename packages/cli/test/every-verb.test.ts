@@ -53,6 +53,7 @@ const right: string[][] = [
   ['disk', 'add', 'n9', '/mnt/x'],
   ['disk', 'inspect', 'd9'],
   ['disk', 'evacuate', 'd9', '--plan'],
+  ['disk', 'set', 'd9', '--iops-capacity', '20k'],
   ['disk', 'rm', 'd9'],
   ['pool', 'ls'],
   ['pool', 'inspect', 'ssd'],

@@ -162,3 +162,18 @@ t.test('what is wrong with a policy reaches no node', async (t) => {
     t.match(stderr, message);
   }
 });
+
+t.test('a disk is told what it may guarantee', async (t) => {
+  const cluster = new FakeCluster();
+  const id = cluster.disks[0]?.metadata.id ?? '';
+  const set = await run(cluster, ['disk', 'set', id, '--iops-capacity', '20k']);
+  t.equal(set.stdout, 'disk n1-d1: 20000 requests/s may be guaranteed\n');
+  t.match((await run(cluster, ['disk', 'ls', '-o', 'wide'])).stdout, '20000 requests/s');
+  await run(cluster, ['disk', 'set', id, '--iops-capacity', 'none', '--bps-capacity', '1GiB']);
+  t.match(cluster.calls.at(-1)?.request, { iopsCapacity: 0, bpsCapacity: 2 ** 30 });
+  for (const argv of [[], ['--iops-capacity', '1.5'], ['--bps-capacity', '1']]) {
+    cluster.calls = [];
+    const { exitCode } = await run(cluster, ['disk', 'set', id, ...argv]);
+    t.same([exitCode, cluster.calls.length], [2, 0], argv.join(' '));
+  }
+});

@@ -133,6 +133,14 @@ export interface StorApi {
     options?: CallOptions,
   ): Promise<EvacuationPlan>;
   /**
+   * Says how many requests and bytes per second may be guaranteed to volumes on a disk (0: no bound any
+   * more; absent: as it is). What is guaranteed already stays so. NOT_FOUND, INVALID_ARGUMENT.
+   */
+  setDisk(
+    request: { disk: string; iopsCapacity?: number; bpsCapacity?: number } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<Disk>;
+  /**
    * Takes an empty disk out of the cluster: its node closes and unmounts it. `lost`: one that failed
    * or is gone, once its replicas are replaced. NOT_FOUND, FAILED_PRECONDITION (what lies on it).
    */
@@ -292,6 +300,9 @@ export interface StorApi {
       diskTag: string;
       placement?: PlacementRules;
       onNode?: string;
+      /** of one that does not exist: what it is to be guaranteed */
+      qos?: QosSpec;
+      policyName?: string;
     },
     options?: CallOptions,
   ): Promise<PlacementExplanation>;

@@ -8,6 +8,7 @@ import { diskColumns, diskSheet } from '../disk-views.ts';
 import { watchFlag, watchHelp, watchObjects, watchText } from '../watch-objects.ts';
 import { disksView } from '../watch-views.ts';
 import { addEvacuateCommand } from './disk-evacuate.ts';
+import { addSetCommand } from './disk-set.ts';
 
 /** A device is looked at, formatted and mounted before the answer (ms). */
 const addTimeoutMs = 90_000;
@@ -20,6 +21,7 @@ export function addDiskCommands(program: Command, run: RunAction): void {
   addAdd(disk, run);
   addInspect(disk, run);
   addEvacuateCommand(disk, run);
+  addSetCommand(disk, run);
   addRemove(disk, run);
 }
 

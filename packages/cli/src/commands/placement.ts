@@ -7,8 +7,16 @@ import { placementLines } from '../core/placement-text.ts';
 import { renderSheet, renderTable, type Column } from '../core/table.ts';
 import { addPlacementOptions, readPlacement, type PlacementOptions } from '../placement-options.ts';
 import { parseReplicas } from '../policy-options.ts';
+import {
+  addPolicyNameOption,
+  addQosOption,
+  readPolicyName,
+  readQos,
+  type PolicyNameOptions,
+  type QosOptions,
+} from '../qos-options.ts';
 
-interface ExplainOptions extends PlacementOptions {
+interface ExplainOptions extends PlacementOptions, QosOptions, PolicyNameOptions {
   replicas?: number;
   segment?: string;
   size?: string;
@@ -57,7 +65,10 @@ function addExplain(placement: Command, run: RunAction): void {
     .option('--label <key=value>', 'of a volume that does not exist: its labels', collect)
     .option('--disk-tag <tag>', 'of a volume that does not exist: only disks of this tag')
     .option('--on <node>', 'of a volume that does not exist: the node that would use it');
-  addPlacementOptions(explain)
+  addQosOption(
+    addPolicyNameOption(addPlacementOptions(explain)),
+    'of a volume that does not exist: what it is guaranteed, for example min-iops=1000',
+  )
     .description('show the score of every disk that could take a replica, and why others cannot')
     .addHelpText(
       'after',
@@ -68,11 +79,15 @@ preferred rule, -100 to 100 for what is free and not promised. Several replicas 
 Examples:
   storctl placement explain db
   storctl placement explain db --replicas 3
-  storctl placement explain --size 10GiB --replicas 3 --require-spread zone`,
+  storctl placement explain --size 10GiB --replicas 3 --require-spread zone
+  storctl placement explain --size 10GiB --replicas 3 --qos min-iops=5000`,
     )
     .action(async (name: string | undefined, options: ExplainOptions, command: Command) => {
       const placementRules = readPlacement(options);
-      checkOptions(name, options, placementRules !== null);
+      const qos = readQos(options)?.set;
+      const policyName = readPolicyName(options);
+      const isWished = qos !== undefined || policyName !== undefined;
+      checkOptions(name, options, placementRules !== null || isWished);
       const request = {
         volume: name ?? '',
         segment: parseSegment(options.segment),
@@ -82,6 +97,8 @@ Examples:
         diskTag: options.diskTag ?? '',
         onNode: options.on ?? '',
         ...(placementRules === null ? {} : { placement: placementRules }),
+        ...(qos === undefined ? {} : { qos }),
+        ...(policyName === undefined ? {} : { policyName }),
       };
       await run(command.optsWithGlobals(), async (context) => {
         const explanation = await context.api.explainPlacement(request, context.call);

@@ -242,6 +242,16 @@ export class FakeCluster {
         if (plan !== true) found.spec.evacuate = cancel !== true;
         return { disk: found, moves: this.moves, blocked: [], bytes: 2 ** 30 };
       }),
+      setDisk: call('setDisk', ({ disk, iopsCapacity, bpsCapacity }) => {
+        const found = this.disk(disk);
+        const { iopsCapacity: _iops, bpsCapacity: _bps, ...spec } = found.spec;
+        found.spec = {
+          ...spec,
+          ...(iopsCapacity ? { iopsCapacity } : {}),
+          ...(bpsCapacity ? { bpsCapacity } : {}),
+        };
+        return found;
+      }),
       removeDisk: call('removeDisk', ({ disk }) => {
         const found = this.disk(disk);
         this.disks = this.disks.filter((each) => each !== found);

@@ -1,4 +1,4 @@
-import { checkLabels, StorError } from '@stor/protocol';
+import { checkLabels, checkQos, StorError } from '@stor/protocol';
 import type {
   ClusterSettings,
   Disk,
@@ -108,6 +108,20 @@ export class DiskService {
     throw new StorError('CONFLICT', `disk ${request.disk} changes too often: try again`);
   }
 
+  /** See StorApi.setDisk. */
+  async set(request: Request<'setDisk'>): Promise<Disk> {
+    for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
+      const state = await readSoon((options) => readState(this.#store, options));
+      const disk = findDisk(state, request.disk);
+      const written = await this.#write(disk, withCapacity(disk.value, request));
+      if (!written) continue;
+      const { iopsCapacity, bpsCapacity } = written.value;
+      this.#logger.info({ diskId: disk.value.id, iopsCapacity, bpsCapacity }, 'disk set');
+      return describeDisk(written, state, diskUses(state));
+    }
+    throw new StorError('CONFLICT', `disk ${request.disk} changes too often: try again`);
+  }
+
   /** See StorApi.removeDisk. */
   async remove(request: Request<'removeDisk'>): Promise<Record<string, never>> {
     const { lost = false } = request;
@@ -190,4 +204,21 @@ function refuseBlocked(
     'NO_SPACE',
     `disk ${fullName(disk, state)} is not evacuated: ${plan.blocked.length} of ${all} replicas can go nowhere; that of volume ${first.volume}: ${first.reason}. Add a node or a disk, or make room; "storctl disk evacuate ${disk.id} --plan" shows all`,
   );
+}
+
+/** INVALID_ARGUMENT; on the wire what is absent is null. */
+function withCapacity(
+  disk: DiskRecord,
+  wanted: { iopsCapacity?: number | null; bpsCapacity?: number | null },
+): DiskRecord {
+  const { iopsCapacity: oldIops = 0, bpsCapacity: oldBps = 0, ...rest } = disk;
+  const iopsCapacity = wanted.iopsCapacity ?? oldIops;
+  const bpsCapacity = wanted.bpsCapacity ?? oldBps;
+  // the same ranges as of what is guaranteed
+  checkQos({ minIops: iopsCapacity, minBps: bpsCapacity });
+  return {
+    ...rest,
+    ...(iopsCapacity > 0 ? { iopsCapacity } : {}),
+    ...(bpsCapacity > 0 ? { bpsCapacity } : {}),
+  };
 }

@@ -1,10 +1,23 @@
-import { checkPlacement, maxReplicas, maxVolumeBytes, StorError } from '@stor/protocol';
-import type { PlacementExplanation, PlacementRules, PlacementViolation } from '@stor/protocol';
+import {
+  checkPlacement,
+  checkQos,
+  knownQos,
+  maxReplicas,
+  maxVolumeBytes,
+  StorError,
+} from '@stor/protocol';
+import type {
+  PlacementExplanation,
+  PlacementRules,
+  PlacementViolation,
+  QosSpec,
+} from '@stor/protocol';
 import type { ClusterStore } from '../cluster-store.ts';
 import { sitesOf } from '../core/controllers/replica-sites.ts';
 import { explainPlaces } from '../core/placement/explain-placement.ts';
 import { PlacementBoard } from '../core/placement/placement-board.ts';
 import { preferredDomains } from '../core/placement/placement-rules.ts';
+import { findPolicy } from '../core/qos/policy-rules.ts';
 import { needOf } from '../core/placement/place-replicas.ts';
 import { describeViolations } from '../core/placement/placement-violations.ts';
 import { anySite } from '../core/placement/rank.ts';
@@ -23,6 +36,8 @@ export interface ExplainPlacementRequest {
   diskTag: string;
   placement?: PlacementRules | null;
   onNode: string;
+  qos?: QosSpec | null;
+  policyName?: string;
 }
 
 /** Answers where replicas could lie, and which lie where they should not. */
@@ -65,7 +80,12 @@ function explainNew(state: ClusterState, request: ExplainPlacementRequest): Plac
   const board = new PlacementBoard(state);
   const rules = checkPlacement(request.placement ?? {}) ?? {};
   const local = onNode === '' ? null : findNode(state, onNode).value.id;
-  const subject = { volumeId: '', labels, rules, local };
+  const qos = knownQos(request.qos);
+  checkQos(qos);
+  const policy = request.policyName ?? '';
+  const policyName =
+    policy === '' ? {} : { policyName: findPolicy(state.policies, policy).value.name };
+  const subject = { volumeId: '', labels, rules, local, wishes: { qos, ...policyName } };
   const need = { kind: 'new' as const, sizeBytes, fillBytes: 0, tag, subject };
   const facts = explainPlaces(board, need, anySite, request.replicas || 1);
   const shown = { ...rules, preferred: [...preferredDomains(board, rules)] };

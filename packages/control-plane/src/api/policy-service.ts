@@ -18,6 +18,7 @@ import {
   findPolicy,
   usersOf,
 } from '../core/qos/policy-rules.ts';
+import { checkGuarantee, guaranteeOf } from '../core/qos/guarantees.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
 import { readState } from '../resources/find.ts';
 import { policyKey, policyUsesKey } from '../resources/keys.ts';
@@ -109,7 +110,9 @@ export class PolicyService {
       const description = request.description ?? value.description;
       checkDescription(description);
       const qos = changedQos(value.qos, knownQos(request.qos), request.clearQos ?? []);
-      const written = await this.#write({ value: { ...value, description, qos }, modRevision });
+      const changed = { value: { ...value, description, qos }, modRevision };
+      checkUsers(changed, state);
+      const written = await this.#write(changed);
       if (!written) continue;
       this.#logger.info({ policy: value.name, qos }, 'policy changed');
       return described(written, state);
@@ -181,4 +184,11 @@ function checkDescription(text: string): void {
 
 function tooMany(name: string): StorError {
   return new StorError('CONFLICT', `policy ${name} changes too often: try again`);
+}
+
+/** FAILED_PRECONDITION when it would guarantee more to a volume than a disk of its replicas can keep. */
+function checkUsers(policy: Versioned<PolicyRecord>, state: ClusterState): void {
+  const { name } = policy.value;
+  const changed = { ...state, policies: new Map(state.policies).set(name, policy) };
+  for (const user of usersOf(state, name)) checkGuarantee(user, changed, guaranteeOf(user, state));
 }

@@ -82,6 +82,8 @@ const diskSchema = z.looseObject({
   trouble: z.string().optional(),
   lane: z.number().int().optional(),
   replicaBytes: z.record(z.string(), z.number()).optional(),
+  iopsCapacity: z.number().optional(),
+  bpsCapacity: z.number().optional(),
 });
 
 const settingsSchema = z.looseObject({
@@ -398,6 +400,9 @@ export interface DiskRecord {
    * use has changed notably: good enough to plan where replicas fit.
    */
   replicaBytes?: Record<string, number>;
+  /** what may be guaranteed on it, in requests and bytes per second; absent: no bound */
+  iopsCapacity?: number;
+  bpsCapacity?: number;
 }
 
 /** What is absent has its default. */

@@ -15,6 +15,9 @@ export interface Disk {
     device: string;
     /** it takes no replica any more, and those that it has move elsewhere */
     evacuate: boolean;
+    /** what may be guaranteed to volumes on it, per second; absent: no bound */
+    iopsCapacity?: number;
+    bpsCapacity?: number;
   };
   status: {
     /** failing: it had I/O errors, so what lies on it moves elsewhere; failed: nothing of it is served */
@@ -54,6 +57,8 @@ export interface DiskReplicaView {
 export interface DiskInspection {
   disk: Disk;
   replicas: DiskReplicaView[];
+  /** to the volumes that have replicas here, per second; absent: an older version answered */
+  guaranteed?: { iops: number; bps: number };
   /** what happens next by itself */
   next: string[];
   /** what a person can do, with the exact command */

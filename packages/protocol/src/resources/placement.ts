@@ -59,7 +59,14 @@ export interface PlacementRefusal {
 }
 
 export type ViolationKind =
-  'domain' | 'selector' | 'affinity' | 'anti-affinity' | 'tag' | 'replicas' | 'spread';
+  | 'domain'
+  | 'selector'
+  | 'affinity'
+  | 'anti-affinity'
+  | 'tag'
+  | 'replicas'
+  | 'spread'
+  | 'guarantee';
 
 /** A rule that the replicas of a volume break at present. */
 export interface PlacementViolation {

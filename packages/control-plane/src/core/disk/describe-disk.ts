@@ -32,6 +32,8 @@ export function describeDisk(
       tag: value.tag,
       device: value.device ?? '',
       evacuate: value.evacuate ?? false,
+      ...(value.iopsCapacity === undefined ? {} : { iopsCapacity: value.iopsCapacity }),
+      ...(value.bpsCapacity === undefined ? {} : { bpsCapacity: value.bpsCapacity }),
     },
     status: {
       state: shown,

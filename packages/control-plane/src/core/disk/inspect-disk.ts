@@ -5,6 +5,7 @@ import type { DiskRecord } from '../../resources/records.ts';
 import { settingsOf } from '../placement/cluster-limits.ts';
 import { hasRoom, provisionLimitBytes, repairReserveBytes } from '../placement/disk-room.ts';
 import { diskUses } from '../placement/disk-use.ts';
+import { GuaranteeBook } from '../qos/guarantees.ts';
 import { describeDisk } from './describe-disk.ts';
 import { leftoversOn, replicasOn, viewReplica } from './disk-replicas.ts';
 import { planEvacuation } from './plan-evacuation.ts';
@@ -14,7 +15,8 @@ export function inspectDisk(state: ClusterState, disk: Versioned<DiskRecord>): D
   const { value } = disk;
   const shown = describeDisk(disk, state, diskUses(state));
   const replicas = replicasOn(state, value.id).map((placed) => viewReplica(state, placed));
-  const inspection: DiskInspection = { disk: shown, replicas, next: [], advice: [] };
+  const guaranteed = new GuaranteeBook(state).on(value.id);
+  const inspection: DiskInspection = { disk: shown, replicas, guaranteed, next: [], advice: [] };
   switch (shown.status.state) {
     case 'failed':
       failedText(inspection);

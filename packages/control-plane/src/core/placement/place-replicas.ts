@@ -126,7 +126,7 @@ function bestFor(
   for (const each of pool) {
     const [points = 0, ...spread] = scoreOf(withSite(there, each.site)).toReversed();
     const isLocal = each.nodeId === subject.local ? 1 : 0;
-    const score = [...spread.toReversed(), isLocal, points];
+    const score = [...spread.toReversed(), each.isShort ? 0 : 1, isLocal, points];
     const order = best ? compareScores(score, best.score) : 1;
     if (order > 0) best = { score, pool: [each] };
     else if (order === 0) best?.pool.push(each);

@@ -10,6 +10,8 @@ import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { DiskRecord, NodeRecord, StoredVolume } from '../../resources/records.ts';
 import { ruledVolumes, volumesLabelled } from '../../resources/state-index.ts';
 import { isRuled } from '../../resources/volume-table.ts';
+import { GuaranteeBook, guaranteeOf, isBounded } from '../qos/guarantees.ts';
+import type { Guarantee } from '../qos/guarantees.ts';
 import { placedSegments } from '../volume/segment-size.ts';
 import { settingsOf } from './cluster-limits.ts';
 import { diskUses, unused } from './disk-use.ts';
@@ -39,6 +41,7 @@ export class PlacementBoard {
   #uses: Map<DiskId, DiskUse> | null = null;
   #disks: Map<NodeId, DiskRecord[]> | null = null;
   #nodes: NodeRecord[] | null = null;
+  #guarantees: GuaranteeBook | null = null;
   #repellers: Repeller[] | null = null;
   readonly #holders = new Map<string, Map<NodeId, Set<VolumeId>>>();
   readonly #knownLabels = new Map<string, boolean>();
@@ -176,6 +179,22 @@ export class PlacementBoard {
     return site;
   }
 
+  get guarantees(): GuaranteeBook {
+    this.#guarantees ??= new GuaranteeBook(this.state, this.#instead);
+    return this.#guarantees;
+  }
+
+  #guaranteeFor({ wishes = {} }: PlacementSubject): Guarantee {
+    return guaranteeOf({ spec: wishes as StoredVolume['spec'] }, this.state);
+  }
+
+  /** Why the disk cannot keep what the volume is to be guaranteed; null when it can. */
+  guaranteeLack(disk: DiskRecord, subject: PlacementSubject | undefined): string | null {
+    if (!subject || !isBounded(disk)) return null;
+    const wanted = this.#guaranteeFor(subject);
+    return this.guarantees.lack(disk, subject.volumeId, wanted);
+  }
+
   /** Another replica is about to be put there: who is placed next finds that. */
   note(
     place: { nodeId: NodeId; diskId: DiskId },
@@ -189,6 +208,7 @@ export class PlacementBoard {
     });
     const { subject } = need;
     if (!subject) return;
+    this.#guarantees?.note(place.diskId, subject.volumeId, this.#guaranteeFor(subject));
     if (subject.rules.antiAffinity) this.#repellers = null;
     this.#placed.set(subject.volumeId, [
       ...(this.#placed.get(subject.volumeId) ?? []),
@@ -215,6 +235,8 @@ export interface PlacementSubject {
   rules: PlacementRules;
   /** the node that uses it, or asks for it: a replica there is read without the network */
   local: NodeId | null;
+  /** what it asks to be guaranteed; absent: nothing */
+  wishes?: Pick<StoredVolume['spec'], 'qos' | 'policyName'>;
 }
 
 export function subjectOf(volume: StoredVolume): PlacementSubject {
@@ -225,5 +247,6 @@ export function subjectOf(volume: StoredVolume): PlacementSubject {
     labels: volume.metadata.labels,
     rules: volume.spec.placement ?? {},
     local: volume.spec.attachTo ?? user,
+    wishes: volume.spec,
   };
 }

@@ -34,6 +34,7 @@ export function brokenRules(board: PlacementBoard, volume: StoredVolume): Broken
   return volume.status.segments.flatMap((segment) => [
     ...brokenByNodes(board, volume, segment),
     ...brokenTogether(board, volume, segment),
+    ...brokenGuarantees(board, volume, segment),
   ]);
 }
 
@@ -61,6 +62,21 @@ function brokenByNodes(
     if (tag === '' || !disk || disk.tag === tag) return [];
     const message = `disk ${disk.path} of node ${node.name} has no tag ${tag}`;
     return [{ ...broken, kind: 'tag', message }];
+  });
+}
+
+/** A copy was put where guarantees are spoken for already, or the disk was given less since. */
+function brokenGuarantees(
+  board: PlacementBoard,
+  volume: StoredVolume,
+  segment: SegmentStatus,
+): BrokenRule[] {
+  return stayingReplicas(segment).flatMap((replica): BrokenRule[] => {
+    const disk = board.state.disks.get(replica.diskId)?.value;
+    const lack = disk ? board.guaranteeLack(disk, subjectOf(volume)) : null;
+    if (lack === null) return [];
+    const message = `node ${nodeName(board.state, replica.nodeId)} ${lack}`;
+    return [{ kind: 'guarantee', required: false, segment, replica, message }];
   });
 }
 
@@ -192,6 +208,7 @@ export function countViolations(board: PlacementBoard): Record<ViolationKind, nu
     tag: 0,
     replicas: 0,
     spread: 0,
+    guarantee: 0,
   };
   for (const { value } of board.state.volumes.values()) {
     for (const { kind } of brokenRules(board, value)) counts[kind] += 1;

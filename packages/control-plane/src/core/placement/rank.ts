@@ -25,6 +25,8 @@ export interface Candidate extends Place {
   use: DiskUse;
   /** it would lie on the node of one whose place it takes */
   beside: boolean;
+  /** the disk cannot keep what the volume is guaranteed: it is taken only to keep a copy */
+  isShort: boolean;
 }
 
 export interface RefusedPlace extends Refusal {
@@ -163,9 +165,10 @@ function judgeDisks(
     const { nodeId, id: diskId, freeBytes, capacityBytes } = disk;
     const use = board.useOf(diskId);
     const avoided = sites.avoid.get(diskId);
+    const lack = board.guaranteeLack(disk, need.subject);
     const refusal =
       avoided === undefined
-        ? refusalOf(disk, use, need, board.settings)
+        ? (refusalOf(disk, use, need, board.settings) ?? shortRefusal(need, lack))
         : { reason: avoided, noSpace: false, code: 'avoided' };
     if (refusal) {
       ranking.refused.push({ nodeId, diskId, ...refusal });
@@ -173,8 +176,17 @@ function judgeDisks(
     }
     const spareBytes = freeBytes - use.comingBytes - use.provisionedBytes;
     const beside = sites.beside.has(nodeId);
-    ranking.candidates.push({ nodeId, diskId, site, spareBytes, capacityBytes, use, beside });
+    const isShort = lack !== null;
+    const facts = { site, spareBytes, capacityBytes, use, beside, isShort };
+    ranking.candidates.push({ nodeId, diskId, ...facts });
   }
+}
+
+/** A copy that is lost counts more than a guarantee. */
+function shortRefusal({ kind }: DiskNeed, lack: string | null): Refusal | null {
+  return lack === null || kind === 'repair'
+    ? null
+    : { reason: lack, noSpace: false, code: 'guarantee' };
 }
 
 /**
@@ -184,7 +196,7 @@ function judgeDisks(
 export function nodeRefusals({ candidates, refused }: Ranking): RefusedPlace[] {
   const able = new Set(candidates.map(({ nodeId }) => nodeId));
   const weight = ({ noSpace, code }: RefusedPlace): number =>
-    noSpace ? 2 : code === 'avoided' ? 1 : 0;
+    noSpace ? 3 : code === 'guarantee' ? 2 : code === 'avoided' ? 1 : 0;
   const reasons = new Map<NodeId, RefusedPlace>();
   for (const each of refused) {
     if (able.has(each.nodeId)) continue;
@@ -199,8 +211,10 @@ export function isAsFree({ spareBytes, capacityBytes }: Candidate, other: Candid
   return other.spareBytes - spareBytes <= nearShare * Math.min(capacityBytes, other.capacityBytes);
 }
 
-/** The freest disk; of those that are about as free the one with the least promised. */
-export function bestOf(candidates: readonly Candidate[]): Candidate | null {
+/** Of those that keep what is guaranteed, when there are some: the freest disk; of those that are about as free the one with the least promised. */
+export function bestOf(all: readonly Candidate[]): Candidate | null {
+  const able = all.filter(({ isShort }) => !isShort);
+  const candidates = able.length > 0 ? able : all;
   let freest: Candidate | null = null;
   for (const each of candidates) {
     if (!freest || each.spareBytes > freest.spareBytes) freest = each;

@@ -37,6 +37,7 @@ export const changeRules: Readonly<Partial<Record<keyof StorApi, ChangeRule>>> =
   orderNode: { kind: 'node', field: 'name', form: 'once' },
   addDisk: { kind: null, field: 'node', form: 'steps' },
   evacuateDisk: { ...disk, form: 'once' },
+  setDisk: { ...disk, form: 'once' },
   removeDisk: { ...disk, form: 'steps', answer: 'empty', ends: true },
   setPool: { kind: null, field: 'name', form: 'steps' },
   updateVolume: { ...volume, form: 'once', answer: 'volume' },

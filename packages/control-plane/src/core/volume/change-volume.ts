@@ -20,6 +20,7 @@ import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { DiskRecord, StoredVolume } from '../../resources/records.ts';
 import { addReplica, isGood, staying } from '../controllers/replica-rules.ts';
 import { nodesOf, sitesOf } from '../controllers/replica-sites.ts';
+import { checkGuarantee, guaranteeOf } from '../qos/guarantees.ts';
 import { findPolicy } from '../qos/policy-rules.ts';
 import { settingsOf } from '../placement/cluster-limits.ts';
 import { refusalOf } from '../placement/disk-room.ts';
@@ -93,6 +94,7 @@ export function updatedVolume(
   const rules = placement ? { placement } : {};
   const wishes = changedWishes(record.spec, update, context);
   const changed = { ...record, spec: { ...spec, ...rules, ...wishes, replicas, policy } };
+  checkGuarantee(changed, context.state, guaranteeOf(record, context.state));
   if (replicas <= spec.replicas) return changed;
   // each is placed by what those before it have taken
   const board = new PlacementBoard(context.state, changed);
@@ -190,6 +192,9 @@ export function movedReplica(
   const { avoid, fixed } = sitesOf(segment, state, (replica) => replica === from);
   const board = new PlacementBoard(state);
   const place = placeFor(move, board, { avoid, fixed }, need);
+  const disk = state.disks.get(place.diskId)?.value;
+  const lack = disk ? board.guaranteeLack(disk, need.subject) : null;
+  if (lack !== null) throw precondition(`node ${target} cannot take a replica: it ${lack}`);
   const leaving = {
     ...segment,
     replicas: segment.replicas.map((r) => (r === from ? { ...r, leaving: true } : r)),

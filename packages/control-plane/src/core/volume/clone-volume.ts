@@ -14,6 +14,7 @@ import type { SnapshotRecord, StoredVolume } from '../../resources/records.ts';
 import { settingsOf } from '../placement/cluster-limits.ts';
 import { refusalOf } from '../placement/disk-room.ts';
 import { diskUses, unused } from '../placement/disk-use.ts';
+import { checkGuarantee } from '../qos/guarantees.ts';
 import { withAllSegments } from '../placement/place-segments.ts';
 import { segmentSizeOf } from './segment-size.ts';
 
@@ -100,6 +101,7 @@ export function cloneRecord(
     },
   };
   checkLimits(record, source, state);
+  checkGuarantee(record, state);
   return withAllSegments(record, state, newReplicaId);
 }
 
