@@ -18,6 +18,46 @@ export const metricFamilies: readonly MetricFamily[] = [
     type: 'histogram',
   },
   {
+    name: 'stor_volume_qos_throttled_seconds_total',
+    help: "Time that requests waited for a limit of the volume, for its tenant's, or for other volumes",
+    type: 'counter',
+  },
+  {
+    name: 'stor_volume_qos_throttled_requests_total',
+    help: 'Requests that waited so, by what they waited for first',
+    type: 'counter',
+  },
+  {
+    name: 'stor_volume_qos_queued_requests',
+    help: 'Requests that wait so now',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_volume_qos_limit_ops',
+    help: 'Requests per second that the volume may make; absent: no limit',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_volume_qos_limit_bytes',
+    help: 'Bytes per second that the volume may read or write; absent: no limit',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_volume_qos_guaranteed_ops',
+    help: 'Requests per second that the volume gets before all others; absent: none',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_volume_qos_guaranteed_bytes',
+    help: 'Bytes per second that the volume gets before all others; absent: none',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_volume_qos_burst_credits_ratio',
+    help: 'Saved for bursts, as part of what may be saved; of the limit that has the least',
+    type: 'gauge',
+  },
+  {
     name: 'stor_volume_state',
     help: '1 for the state that the volume is in (from the leader)',
     type: 'gauge',

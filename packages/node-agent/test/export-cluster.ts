@@ -1,4 +1,4 @@
-import { StorError, defaultPolicy, type AttachmentGrant } from '@stor/protocol';
+import { StorError, defaultPolicy, type AttachmentGrant, type VolumeQos } from '@stor/protocol';
 import type { BlockRequest, ChangedExtent, Extent, PrimaryVolume } from '@stor/replicator';
 import { NoSnapshots } from '@stor/replicator/testing';
 import { silentLogger, systemNetwork, type Clock, type Network } from '@stor/runtime';
@@ -175,6 +175,8 @@ export class ExportCluster {
   readonly released: { epoch: number; clean: boolean }[] = [];
   readonly primaries: ModelPrimary[] = [];
   shared = false;
+  /** of the volume */
+  qos: VolumeQos = {};
   /** of the relays */
   network: Network = systemNetwork;
   /** nodes whose attach fails */
@@ -243,6 +245,7 @@ export class ExportCluster {
       resourceVersion: 1,
       replicas: 1,
       policy: { ...defaultPolicy(1), shared: this.shared },
+      qos: this.qos,
       segments: [],
     };
   }

@@ -83,10 +83,16 @@ const ours = [
   'stor_pool_capacity_bytes',
   'stor_pool_provisioned_bytes',
   'stor_pool_provision_limit_bytes',
+  'stor_volume_qos_throttled_requests_total',
+  'stor_volume_qos_queued_requests',
+  'stor_volume_qos_limit_ops',
+  'stor_volume_qos_limit_bytes',
+  'stor_volume_qos_guaranteed_ops',
+  'stor_volume_qos_guaranteed_bytes',
+  'stor_volume_qos_burst_credits_ratio',
 ];
 
 const notYet: Record<string, string> = {
-  stor_volume_qos_throttled_seconds_total: 'no QoS yet',
   stor_volume_last_backup_timestamp_seconds: 'no backups yet',
   stor_volume_rpo_seconds: 'no backups yet',
   stor_disk_io_latency_seconds: 'disk I/O is not timed apart from requests yet',
@@ -122,6 +128,17 @@ const sources: MetricSources = {
     relays: { connections: 3, readBytes: 100, writtenBytes: 200 },
     crossings: { connections: 2, readBytes: 30, writtenBytes: 40 },
     handovers: 4,
+    qos: [
+      {
+        volumeId: 'v-1',
+        name: 'db',
+        qos: { writeIops: 500, bps: 1_000_000, minIops: 100, minBps: 4_096 },
+        queued: 6,
+        throttledRequests: { limit: 7, tenant: 0, contention: 1 },
+        throttledMs: { limit: 2_500, tenant: 0, contention: 1 },
+        burstCredits: 0.75,
+      },
+    ],
     integrity: {
       disks: [{ diskId: 'd-1', found: 9, repaired: 8 }],
       diverged: 2,

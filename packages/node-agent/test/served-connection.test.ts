@@ -2,7 +2,14 @@ import { StorError } from '@stor/protocol';
 import type { PrimaryVolume } from '@stor/replicator';
 import { FakeClock } from '@stor/runtime/testing';
 import t from 'tap';
+import type { QosDevice } from '../src/qos/qos-device.ts';
+import { LaneQos } from '../src/qos/lane-qos.ts';
 import { ServedConnection } from '../src/exports/served-connection.ts';
+
+function shared(primary: PrimaryVolume): QosDevice {
+  const facts = { volumeId: 'v-1', name: 'db', resourceVersion: 1 };
+  return new LaneQos(new FakeClock()).open(facts).device(primary);
+}
 
 t.test('a target that was found is waited for no more when it is lost in its turn', async (t) => {
   const clock = new FakeClock();
@@ -25,7 +32,7 @@ t.test('a target that was found is waited for no more when it is lost in its tur
     clock,
     place: async (each) => {
       seen.push(each.waitsForTarget);
-      if (found) each.serveFrom(found);
+      if (found) each.serveFrom(found, shared(found));
       return found !== null;
     },
     leaveEntry: () => {},
@@ -69,7 +76,8 @@ t.test(
       clock,
       place: async (each) => {
         if (isRefused) throw new StorError('PERMISSION_DENIED', why);
-        each.serveFrom({ sizeBytes: 4096 } as unknown as PrimaryVolume);
+        const primary = { sizeBytes: 4096 } as unknown as PrimaryVolume;
+        each.serveFrom(primary, shared(primary));
         return true;
       },
       leaveEntry: () => {},

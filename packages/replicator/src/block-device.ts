@@ -40,6 +40,11 @@ export interface Extent {
 export interface BlockDevice {
   readonly sizeBytes: number;
   /**
+   * True: too much waits in it already. Whoever has requests under way here starts no more until one
+   * of them is answered; others may. Absent: never.
+   */
+  readonly isFull?: boolean;
+  /**
    * Reads at once if that is known not to block, and says whether it did. Never reports an error:
    * false means that `read` must be called.
    */

@@ -12,6 +12,7 @@ import type { PrimaryVolume } from '@stor/replicator';
 import type { Clock, Logger } from '@stor/runtime';
 import type { MainMethods } from '../lane/lane-protocol.ts';
 import { EndedEpochs } from '../core/lanes/ended-epochs.ts';
+import { LaneQos, type QosVolume, type VolumeQosReport } from '../qos/lane-qos.ts';
 import { liveVolume } from './live-volume.ts';
 import { carryOut } from './primary-orders.ts';
 import { RecentNames } from './recent-names.ts';
@@ -60,6 +61,8 @@ export interface PrimaryEntry {
   /** the mode may change from repair or auto when a client or an operator comes */
   mode: AttachmentGrant['mode'];
   primary: PrimaryVolume | null;
+  /** how its requests share the lane with those of other volumes */
+  readonly qos: QosVolume;
   readonly serving: Promise<PrimaryVolume>;
   readonly users: Set<PrimaryUser>;
   /** those of them that wait until it serves: they are told by what that comes to */
@@ -96,6 +99,7 @@ export class Primaries {
   readonly #endedEpochs = new EndedEpochs();
   readonly #handedOver: RecentNames;
   readonly #detached: RecentNames;
+  readonly #qos: LaneQos;
   readonly #options: PrimariesOptions;
   readonly #control: MainMethods;
   readonly #clock: Clock;
@@ -109,6 +113,7 @@ export class Primaries {
     this.#logger = options.logger;
     this.#handedOver = new RecentNames(options.clock, handOverTargetMs);
     this.#detached = new RecentNames(options.clock, detachedMs);
+    this.#qos = new LaneQos(options.clock);
   }
 
   /** Size of a volume that is attached here (bytes); null for any other. */
@@ -281,7 +286,14 @@ export class Primaries {
   /** See AgentPort.updateVolume. */
   updateVolume(settings: VolumeSettings): void {
     const entry = this.#entries.get(settings.volumeId);
-    if (entry?.grant.epoch === settings.epoch) entry.gate.update(settings);
+    if (entry?.grant.epoch !== settings.epoch) return;
+    entry.gate.update(settings);
+    entry.qos.update(settings.qos, settings.resourceVersion);
+  }
+
+  /** Who waits for whom, of the volumes that are served here. */
+  qosReports(): VolumeQosReport[] {
+    return this.#qos.reports();
   }
 
   /** Of these volumes, or of all. */
@@ -336,6 +348,7 @@ export class Primaries {
       sinceMs: this.#clock.monotonicMs(),
       mode: grant.mode,
       primary: null,
+      qos: this.#qos.open(grant),
       serving: this.#options.host.attach(grant, { signal: abort.signal }),
       users: new Set(),
       waiting: new Set(),
@@ -442,6 +455,7 @@ export class Primaries {
   /** Ends an entry once, whoever asks: no new connection, the old ones end, the primary drains. */
   #end(entry: PrimaryEntry, reason: string, clean: boolean, checkpoint = true): Promise<void> {
     entry.ending ??= this.#endOnce(entry, reason, clean, checkpoint).finally(() => {
+      entry.qos.close();
       if (this.#entries.get(entry.grant.volumeId) === entry)
         this.#entries.delete(entry.grant.volumeId);
     });

@@ -11,6 +11,7 @@ import { snapshotOfContext } from '../core/nbd/meta-contexts.ts';
 import type { NbdExportLease, NbdPeer } from '../nbd/nbd-exports.ts';
 import type { IdentifiedConnection } from './client-registry.ts';
 import { handOverTargetMs, type PrimaryEntry, type PrimaryUser } from './primaries.ts';
+import type { QosDevice } from '../qos/qos-device.ts';
 import type { RelayDevice } from './relay-device.ts';
 import { SwitchingDevice } from './switching-device.ts';
 
@@ -62,6 +63,8 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
   #device: SwitchingDevice | null = null;
   #entry: PrimaryEntry | null = null;
   #primary: PrimaryVolume | null = null;
+  /** the primary, as this connection shares it with others */
+  #shared: QosDevice | null = null;
   #relay: RelayDevice | null = null;
   #relays = 0;
   #held = false;
@@ -192,12 +195,14 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
     this.volumeId = entry.grant.volumeId;
   }
 
-  serveFrom(primary: PrimaryVolume): void {
+  /** @param shared leads to the primary: requests may wait in it before they are started */
+  serveFrom(primary: PrimaryVolume, shared: QosDevice): void {
     this.#primary = primary;
+    this.#shared = shared;
     // it was found: when it is lost in its turn, nobody else is about to serve
     this.#targetUntilMs = -Infinity;
     const device = this.#deviceOf(primary.sizeBytes);
-    if (!this.#held) device.start(primary);
+    if (!this.#held) device.start(shared);
   }
 
   relayTo(relay: RelayDevice, address: Address): void {
@@ -230,6 +235,7 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
     this.#stop.abort();
     // what was started is answered by the device it was given to; what waits never begins
     if (this.#held || (!this.#primary && !this.#relay)) this.#device?.fail(reason);
+    for (const waiting of this.#shared?.takeBack() ?? []) waiting.done(reason);
     for (const listener of this.#listeners) listener();
   }
 
@@ -243,17 +249,19 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
     }
     this.#held = true;
     this.#device?.hold();
+    this.#device?.putBack(this.#shared?.takeBack() ?? []);
   }
 
   resume(): void {
     this.#held = false;
-    if (this.#primary && !this.#over) this.#device?.start(this.#primary);
+    if (this.#shared && !this.#over) this.#device?.start(this.#shared);
   }
 
   move(): void {
     this.#held = false;
     this.#entry = null;
     this.#primary = null;
+    this.#shared = null;
     this.mayRelay = !this.isDirect;
     this.waitForTarget();
     this.#reroute();
@@ -273,8 +281,9 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
   #left(): void {
     this.#over ??= new StorError('ABORTED', 'the client has gone');
     this.#stop.abort();
-    // with a primary of this node nothing waits here, unless it is held
+    // with a primary of this node nothing waits here, unless it is held, or for its turn
     this.#device?.fail(this.#over);
+    for (const waiting of this.#shared?.takeBack() ?? []) waiting.done(this.#over);
     void this.#relay?.close();
   }
 

@@ -24,6 +24,10 @@ export class SwitchingDevice implements BlockDevice {
     return this.#held.length;
   }
 
+  get isFull(): boolean {
+    return this.#target?.isFull === true;
+  }
+
   readInline(offset: number, length: number, target: Uint8Array, start: number): boolean {
     return this.#target !== null && this.#target.readInline(offset, length, target, start);
   }

@@ -13,6 +13,7 @@ import type { Network, SocketTarget } from '@stor/runtime';
 import type { ClientIdentity } from 'nbd-client-js';
 import { snapshotOfContext } from '../core/nbd/meta-contexts.ts';
 import type { NbdExportLease, NbdExports, NbdPeer } from '../nbd/nbd-exports.ts';
+import type { VolumeQosReport } from '../qos/lane-qos.ts';
 import { ClientRegistry } from './client-registry.ts';
 import { LaneCrossing } from './lane-crossing.ts';
 import { Primaries, type PrimariesOptions, type PrimaryEntry } from './primaries.ts';
@@ -177,6 +178,11 @@ export class VolumeExports implements NbdExports {
     return this.#primaries.scrub(order);
   }
 
+  /** Who waits for whom, of the volumes that are served here. */
+  qosReports(): VolumeQosReport[] {
+    return this.#primaries.qosReports();
+  }
+
   liveVolumes(volumeIds?: readonly VolumeId[]): LiveVolume[] {
     return this.#primaries.liveVolumes(volumeIds);
   }
@@ -285,7 +291,7 @@ export class VolumeExports implements NbdExports {
       this.#primaries.leave(entry, connection);
       return false;
     }
-    connection.serveFrom(primary);
+    connection.serveFrom(primary, entry.qos.device(primary));
     return true;
   }
 

@@ -39,5 +39,6 @@ export function laneCounters(
     crossings: { ...exports.crossingStats },
     integrity,
     handovers: exports.handovers,
+    qos: exports.qosReports(),
   };
 }

@@ -26,6 +26,7 @@ import type {
 import type { IntegrityCounters } from '@stor/replicator';
 import type { SocketTarget } from '@stor/runtime';
 import type { TlsSettings } from '../nbd/tls-files.ts';
+import type { VolumeQosReport } from '../qos/lane-qos.ts';
 
 /** What a lane is started with (structured-clone data only). */
 export interface LaneOptions {
@@ -103,6 +104,8 @@ export interface LaneCounters {
   integrity: IntegrityCounters;
   /** volumes that this node gave over to another while they were in use */
   handovers: number;
+  /** of the volumes that are served now */
+  qos: VolumeQosReport[];
 }
 
 /** Main thread to lane. */

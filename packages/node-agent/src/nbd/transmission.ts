@@ -192,6 +192,8 @@ export class Transmission implements RequestOwner {
     const limits = this.#limits;
     return (
       this.#inFlight >= limits.inFlightRequests * share ||
+      // with one under way there is an answer to come, upon which it is looked again
+      (this.#inFlight > 0 && this.#device.isFull === true) ||
       this.#inFlightBytes >= limits.inFlightBytes * share ||
       this.#output.queuedBytes + pendingBytes >= limits.outputBytes * share
     );

@@ -1,0 +1,158 @@
+import { defaultQosWeight, type VolumeQos } from '@stor/protocol';
+import { smallRequestCost } from './cost.ts';
+import type { Guarantee } from './guarantee.ts';
+import { ShortestTime } from './lane-window.ts';
+import { LimitSet } from './limit-set.ts';
+
+/** Who asks: clients, or the cluster for itself. */
+export const qosClasses = ['client', 'rebuild', 'resync', 'scrub', 'backup'] as const;
+export type QosClass = (typeof qosClasses)[number];
+
+/** Why a request waits. */
+export const throttleReasons = ['limit', 'tenant', 'contention'] as const;
+export type ThrottleReason = (typeof throttleReasons)[number];
+
+/** A request as the scheduler sees it. */
+export interface QosItem {
+  readonly flow: Flow;
+  readonly isRead: boolean;
+  /** see `costOf` */
+  readonly cost: number;
+  /** of memory that it holds while it waits (bytes) */
+  readonly heldBytes: number;
+  readonly queuedMs: number;
+  readonly reason: ThrottleReason;
+}
+
+/** Requests of one direction in the order of their arrival. */
+export class ItemQueue<T> {
+  #items: T[] = [];
+  #first = 0;
+
+  get length(): number {
+    return this.#items.length - this.#first;
+  }
+  get head(): T | undefined {
+    return this.#items[this.#first];
+  }
+  push(item: T): void {
+    this.#items.push(item);
+  }
+  shift(): void {
+    this.#first += 1;
+    if (this.#first === this.#items.length) {
+      this.#items = [];
+      this.#first = 0;
+    } else if (this.#first >= 1_024) {
+      this.#items.splice(0, this.#first);
+      this.#first = 0;
+    }
+  }
+  /** Takes out those that `isWanted`, in order. */
+  take(isWanted: (item: T) => boolean): T[] {
+    const all = this.#items.slice(this.#first);
+    this.#items = all.filter((item) => !isWanted(item));
+    this.#first = 0;
+    return all.filter(isWanted);
+  }
+}
+
+/** Requests that are held back on their own account, since the flow began. */
+export interface ThrottleCounters {
+  requests: Record<ThrottleReason, number>;
+  ms: Record<ThrottleReason, number>;
+}
+
+/** What shares a lane: the clients of one volume, or one volume's work of another class. */
+export class Flow {
+  readonly class: QosClass;
+  readonly limits = new LimitSet();
+  /** shared with other volumes of the tenant, or of the class */
+  shared: LimitSet | null = null;
+  qos: VolumeQos = {};
+  weight = defaultQosWeight;
+  guarantee: Guarantee | null = null;
+
+  readonly reads = new ItemQueue<QosItem>();
+  readonly writes = new ItemQueue<QosItem>();
+  /** memory that its queued requests hold (bytes) */
+  heldBytes = 0;
+  /** cost under way */
+  underWay = 0;
+  /** of deficit round robin (cost) */
+  deficit = 0;
+  /** nothing of its queues can go before (ms); by its limits and by those it shares */
+  gateMs = -Infinity;
+  isQueued = false;
+  /** its last request came then (ms) */
+  seenMs = -Infinity;
+  isActive = false;
+  /** its last request was started then (ms) */
+  wentMs = -Infinity;
+  /**
+   * It has the lane to itself and no limits: its requests pass without a look at them, which is why
+   * it is not known when the last one was.
+   */
+  isFree = false;
+  readonly throttled: ThrottleCounters = {
+    requests: { limit: 0, tenant: 0, contention: 0 },
+    ms: { limit: 0, tenant: 0, contention: 0 },
+  };
+
+  /** by direction and size: a long request is no sign of a queue */
+  readonly #shortest: (ShortestTime | undefined)[] = [];
+
+  constructor(ofClass: QosClass) {
+    this.class = ofClass;
+  }
+
+  /** What requests like this one took at their shortest. */
+  shortest(isRead: boolean, cost: number): ShortestTime {
+    const size = 32 - Math.clz32(cost / smallRequestCost);
+    const index = isRead ? size : size + 32;
+    return (this.#shortest[index] ??= new ShortestTime());
+  }
+
+  get queued(): number {
+    return this.reads.length + this.writes.length;
+  }
+
+  /** Since when something waits and nothing goes (ms). */
+  get waitsSinceMs(): number {
+    const { reads, writes } = this;
+    const oldestMs = Math.min(reads.head?.queuedMs ?? Infinity, writes.head?.queuedMs ?? Infinity);
+    return Math.max(oldestMs, this.wentMs);
+  }
+
+  /** It need be asked nothing as long as it has the lane to itself. */
+  get isUnlimited(): boolean {
+    return this.limits.isEmpty && (this.shared?.isEmpty ?? true);
+  }
+
+  /** Why a request of this direction may not go by the limits, or null. */
+  refusal(isRead: boolean, nowMs: number): ThrottleReason | null {
+    if (this.limits.waitMs(isRead, nowMs) > 0) return 'limit';
+    if (this.shared && this.shared.waitMs(isRead, nowMs) > 0) return 'tenant';
+    return null;
+  }
+
+  /** The request that goes next; null: limits allow none before `gateMs`. */
+  ready(nowMs: number): QosItem | null {
+    if (nowMs < this.gateMs) return null;
+    const read = this.reads.head;
+    const write = this.writes.head;
+    const readMs = read ? this.#waitMs(true, nowMs) : Infinity;
+    const writeMs = write ? this.#waitMs(false, nowMs) : Infinity;
+    if (read && readMs === 0 && (writeMs > 0 || !write || read.queuedMs <= write.queuedMs)) {
+      return read;
+    }
+    if (write && writeMs === 0) return write;
+    this.gateMs = nowMs + Math.min(readMs, writeMs);
+    return null;
+  }
+
+  #waitMs(isRead: boolean, nowMs: number): number {
+    const shared = this.shared?.waitMs(isRead, nowMs) ?? 0;
+    return Math.max(this.limits.waitMs(isRead, nowMs), shared);
+  }
+}

@@ -1,0 +1,41 @@
+import type { QosSpec } from '@stor/protocol';
+import { throttleReasons } from './core/qos/flow.ts';
+import type { VolumeQosReport } from './qos/lane-qos.ts';
+
+type Add = (name: string, labels: Record<string, string>, value: number) => void;
+
+const ops: readonly [keyof QosSpec, string][] = [
+  ['readIops', 'read'],
+  ['writeIops', 'write'],
+  ['iops', 'all'],
+];
+const bytes: readonly [keyof QosSpec, string][] = [
+  ['readBps', 'read'],
+  ['writeBps', 'write'],
+  ['bps', 'all'],
+];
+
+/** What the volumes that are served here may use, and what that has cost their clients. */
+export function addQos(volumes: readonly VolumeQosReport[], node: string, add: Add): void {
+  for (const { name, qos, queued, throttledRequests, throttledMs, burstCredits } of volumes) {
+    const labels = { volume: name, node };
+    for (const reason of throttleReasons) {
+      const seconds = throttledMs[reason] / 1_000;
+      add('stor_volume_qos_throttled_seconds_total', { ...labels, reason }, seconds);
+      const requests = throttledRequests[reason];
+      add('stor_volume_qos_throttled_requests_total', { ...labels, reason }, requests);
+    }
+    add('stor_volume_qos_queued_requests', labels, queued);
+    for (const [limit, op] of ops) {
+      const value = qos[limit];
+      if (typeof value === 'number') add('stor_volume_qos_limit_ops', { ...labels, op }, value);
+    }
+    for (const [limit, op] of bytes) {
+      const value = qos[limit];
+      if (typeof value === 'number') add('stor_volume_qos_limit_bytes', { ...labels, op }, value);
+    }
+    if (qos.minIops !== undefined) add('stor_volume_qos_guaranteed_ops', labels, qos.minIops);
+    if (qos.minBps !== undefined) add('stor_volume_qos_guaranteed_bytes', labels, qos.minBps);
+    if (burstCredits !== null) add('stor_volume_qos_burst_credits_ratio', labels, burstCredits);
+  }
+}

@@ -1,0 +1,225 @@
+import fc from 'fast-check';
+import t from 'tap';
+import { costOf } from '../src/core/qos/cost.ts';
+import { Flow, type QosItem } from '../src/core/qos/flow.ts';
+import { Guarantee } from '../src/core/qos/guarantee.ts';
+import { LaneScheduler } from '../src/core/qos/lane-scheduler.ts';
+
+interface Item extends QosItem {
+  id: number;
+}
+
+interface Client {
+  flow: Flow;
+  depth: number;
+  length: number;
+  done: number;
+  bytes: number;
+  waiting: number;
+}
+
+/**
+ * A lane in virtual time: one server that does so much cost per millisecond, in the order in which the
+ * scheduler lets requests go, and clients that keep a number of requests under way.
+ */
+class Model {
+  readonly scheduler = new LaneScheduler(0);
+  readonly clients: Client[] = [];
+  readonly #costPerMs: number;
+  #nowMs = 0;
+  #freeAtMs = 0;
+  #ids = 0;
+  readonly #served: {
+    atMs: number;
+    startedMs: number;
+    client: Client;
+    item: Item;
+    isFirst: boolean;
+  }[] = [];
+
+  constructor(costPerMs: number) {
+    this.#costPerMs = costPerMs;
+  }
+
+  client(options: {
+    depth: number;
+    length: number;
+    weight?: number;
+    minIops?: number;
+    iops?: number;
+  }): Client {
+    const flow = new Flow('client');
+    if (options.minIops !== undefined) flow.guarantee = new Guarantee(options.minIops, 0, 0);
+    if (options.iops !== undefined) flow.limits.update({ iops: options.iops }, 0);
+    this.scheduler.changed(flow, options.weight ?? 100);
+    const { depth, length } = options;
+    const client = { flow, depth, length, done: 0, bytes: 0, waiting: 0 };
+    this.clients.push(client);
+    return client;
+  }
+
+  run(untilMs: number): void {
+    for (const client of this.clients) while (client.waiting < client.depth) this.#ask(client);
+    for (let still = 0; ;) {
+      const next = this.#served[0];
+      const wakeMs = this.scheduler.wakeMs(this.#nowMs);
+      const atMs = Math.min(next?.atMs ?? Infinity, wakeMs);
+      if (atMs > untilMs) break;
+      still = atMs > this.#nowMs ? 0 : still + 1;
+      if (still > 10_000) throw new Error('woken again and again for nothing');
+      this.#nowMs = Math.max(this.#nowMs, atMs);
+      if (next && next.atMs <= this.#nowMs) this.#finish();
+      this.#pump();
+    }
+    this.#nowMs = untilMs;
+  }
+
+  #ask(client: Client): void {
+    const { flow, length } = client;
+    client.waiting += 1;
+    this.scheduler.see(flow, this.#nowMs);
+    const item = { id: ++this.#ids, flow, isRead: false, heldBytes: 0, cost: costOf(length, true) };
+    const reason = this.scheduler.refusal(flow, false, item.cost, this.#nowMs);
+    const queued = { ...item, queuedMs: this.#nowMs, reason: reason ?? ('contention' as const) };
+    if (reason) this.scheduler.enqueue(queued);
+    else this.#start(queued, client);
+  }
+
+  #pump(): void {
+    for (;;) {
+      const item = this.scheduler.next(this.#nowMs) as Item | null;
+      if (!item) break;
+      const client = this.clients.find(({ flow }) => flow === item.flow);
+      if (!client) throw new Error('a request of nobody');
+      this.#start(item, client);
+    }
+  }
+
+  #start(item: Item, client: Client): void {
+    const isFirst = this.scheduler.charge(item.flow, false, client.length, this.#nowMs);
+    this.scheduler.began(item.flow, item.cost, isFirst);
+    this.#freeAtMs = Math.max(this.#freeAtMs, this.#nowMs) + item.cost / this.#costPerMs;
+    this.#served.push({ atMs: this.#freeAtMs, startedMs: this.#nowMs, client, item, isFirst });
+  }
+
+  #finish(): void {
+    const served = this.#served.shift();
+    if (!served) return;
+    const { client, item, isFirst } = served;
+    this.scheduler.ended(item.flow, item.cost, isFirst);
+    this.scheduler.tookMs(item, this.#nowMs - served.startedMs, this.#nowMs);
+    client.done += 1;
+    client.bytes += client.length;
+    client.waiting -= 1;
+    this.#ask(client);
+  }
+}
+
+const kib = 1024;
+const small = costOf(4 * kib, true);
+
+t.test('what a contended lane gives falls to volumes by their weights', async (t) => {
+  fc.assert(
+    fc.property(
+      fc.array(
+        fc.record({
+          weight: fc.integer({ min: 20, max: 1_000 }),
+          length: fc.constantFrom(4 * kib, 16 * kib, 64 * kib, 1024 * kib),
+        }),
+        { minLength: 2, maxLength: 4 },
+      ),
+      (wanted) => {
+        // 4,000 small requests in a second
+        const model = new Model(small * 4);
+        const clients = wanted.map((each) => model.client({ depth: 64, ...each }));
+        // the first one has the lane to itself until the others come
+        model.run(2_000);
+        const before = clients.map(({ done }) => done);
+        model.run(10_000);
+        const weights = wanted.reduce((sum, { weight }) => sum + weight, 0);
+        const costs = clients.map(
+          ({ done, length }, at) => (done - (before[at] ?? 0)) * costOf(length, true),
+        );
+        const all = costs.reduce((sum, each) => sum + each, 0);
+        for (const [index, cost] of costs.entries()) {
+          const share = (wanted[index]?.weight ?? 0) / weights;
+          // two requests more or less are no matter
+          const some = (2 * costOf(clients[index]?.length ?? 0, true)) / all;
+          const error = Math.abs(cost / all - share) - some;
+          if (error > share * 0.05) throw new Error(`${cost / all} instead of ${share}`);
+        }
+      },
+    ),
+    { numRuns: 6 },
+  );
+  t.pass();
+});
+
+t.test('nobody starves, and the lane is never idle', async (t) => {
+  const model = new Model(small * 5);
+  const heavy = model.client({ depth: 256, length: 1024 * kib, weight: 10_000 });
+  const light = model.client({ depth: 1, length: 4 * kib, weight: 1 });
+  model.run(10_000);
+  t.ok(light.done >= 5, `${light.done} of the light one`);
+  const cost = heavy.done * costOf(heavy.length, true) + light.done * small;
+  t.ok(cost > small * 5 * 10_000 * 0.98, 'all of what it can do is done');
+});
+
+t.test('a volume with a guarantee has it beside neighbours at full blast', async (t) => {
+  for (const depth of [1, 32]) {
+    const model = new Model(small * 5);
+    const neighbours = [1, 2, 3].map(() =>
+      model.client({ depth: 256, length: 64 * kib, weight: 10_000 }),
+    );
+    const sure = model.client({ depth, length: 4 * kib, weight: 1, minIops: 300 });
+    model.run(10_000);
+    t.ok(sure.done >= 3_000 * 0.95, `${sure.done} in 10 s at depth ${depth}`);
+    t.ok(
+      neighbours.every(({ done }) => done > 100),
+      'the others go on',
+    );
+  }
+});
+
+t.test('guarantees beyond what the lane has are shared in proportion', async (t) => {
+  // 1,000 small requests in a second for 3,000 that were promised
+  const model = new Model(small);
+  const two = model.client({ depth: 64, length: 4 * kib, minIops: 2_000, weight: 1 });
+  const one = model.client({ depth: 64, length: 4 * kib, minIops: 1_000, weight: 100 });
+  model.run(10_000);
+  const ratio = two.done / one.done;
+  t.ok(Math.abs(ratio - 2) < 0.1, `2 to 1: ${ratio}`);
+});
+
+t.test('limits hold beside neighbours, and what is left goes to them', async (t) => {
+  const model = new Model(small * 5);
+  const limited = model.client({ depth: 64, length: 4 * kib, iops: 1_000, weight: 1_000 });
+  const other = model.client({ depth: 64, length: 4 * kib });
+  model.run(10_000);
+  t.ok(Math.abs(limited.done - 10_000) < 500, `${limited.done} of 10,000`);
+  t.ok(limited.done + other.done > 50_000 * 0.98, 'the rest is used');
+});
+
+t.test('a volume alone keeps its whole queue depth', async (t) => {
+  const model = new Model(small);
+  const alone = model.client({ depth: 256, length: 1024 * kib });
+  model.run(1_000);
+  t.equal(alone.flow.queued, 0);
+  t.equal(alone.flow.throttled.requests.contention, 0);
+  t.ok(alone.flow.isFree, 'and is not looked at any more');
+});
+
+t.test('a slow neighbour does not hold what is not behind it', async (t) => {
+  const scheduler = new LaneScheduler(0);
+  const stuck = new Flow('client');
+  const quick = new Flow('client');
+  scheduler.see(stuck, 0);
+  scheduler.see(quick, 0);
+  let begun = 0;
+  while (scheduler.refusal(stuck, false, small, 0) === null) {
+    scheduler.began(stuck, small, false);
+    begun += 1;
+    if (begun > 10_000) throw new Error('no window');
+  }
+  t.equal(scheduler.refusal(quick, false, small, 0), null, 'half of its share is its own');
+});
