@@ -180,6 +180,17 @@ function counted(volumeId: string, count: number): LaneCounters {
       scrubbedBytes: 2,
     },
     handovers: count,
+    qos: [
+      {
+        volumeId,
+        name: 'db',
+        qos: { iops: 100 },
+        queued: count,
+        throttledRequests: { limit: count, tenant: 0, contention: 1 },
+        throttledMs: { limit: 10, tenant: 0, contention: count },
+        burstCredits: null,
+      },
+    ],
   };
 }
 
@@ -197,6 +208,15 @@ t.test('what lanes count is what the node counts', async (t) => {
       { volumeId: 'w', operations: [{ count: 1 }] },
     ],
     nbdErrors: [{ error: 'EIO', count: 8 }],
+    qos: [
+      {
+        volumeId: 'v',
+        queued: 7,
+        throttledRequests: { limit: 7, tenant: 0, contention: 2 },
+        throttledMs: { limit: 20, tenant: 0, contention: 7 },
+      },
+      { volumeId: 'w', queued: 1 },
+    ],
     nbdRefused: [{ reason: 'tls', count: 8 }],
     disks: [{ diskId: 'd-3' }, { diskId: 'd-4' }, { diskId: 'd-1' }],
     relays: { connections: 8, readBytes: 8, writtenBytes: 16 },

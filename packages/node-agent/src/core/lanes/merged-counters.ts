@@ -1,3 +1,4 @@
+import type { ThrottleReason } from '../qos/flow.ts';
 import type { ExportCounters, LaneCounters } from '../../lane/lane-protocol.ts';
 
 /** What the lanes of a node have counted, as one lane would. */
@@ -40,6 +41,17 @@ export function mergedCounters(lanes: readonly LaneCounters[]): LaneCounters {
       scrubbedBytes: sum((lane) => lane.integrity.scrubbedBytes),
     },
     handovers: sum((lane) => lane.handovers),
+    // one that moves between lanes may be on both for a moment
+    qos: mergedBy(
+      lanes.flatMap((lane) => lane.qos),
+      ({ volumeId }) => volumeId,
+      (a, b) => ({
+        ...b,
+        queued: a.queued + b.queued,
+        throttledRequests: summed(a.throttledRequests, b.throttledRequests),
+        throttledMs: summed(a.throttledMs, b.throttledMs),
+      }),
+    ),
   };
 }
 
@@ -60,6 +72,17 @@ function mergedExport(a: ExportCounters, b: ExportCounters): ExportCounters {
     }),
     connections: a.connections + b.connections,
     inflight: a.inflight + b.inflight,
+  };
+}
+
+function summed(
+  a: Record<ThrottleReason, number>,
+  b: Record<ThrottleReason, number>,
+): Record<ThrottleReason, number> {
+  return {
+    limit: a.limit + b.limit,
+    tenant: a.tenant + b.tenant,
+    contention: a.contention + b.contention,
   };
 }
 
