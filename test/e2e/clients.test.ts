@@ -60,6 +60,12 @@ t.test('real clients', async (t) => {
 
   await t.test('storctl volume import and export', async (t) => {
     await cluster.must('volume', 'import', 'db', image);
+    const few = ['--seconds', '0.2', '--size', '8MiB', '-o', 'json'];
+    const printed = await cluster.must('volume', 'bench', 'db', '--io', 'all', ...few);
+    const measured = JSON.parse(printed) as { iops: number }[];
+    t.equal(measured.length, 7, 'measured, and the comparison below says that it was only read');
+    t.ok(measured.every(({ iops }) => iops > 0));
+    t.same((await cluster.must('volume', 'ls', '-o', 'name')).split('\n'), ['db']);
     const out = join(dir, 'export.img');
     await cluster.must('volume', 'export', 'db', out);
     const hash = (path: string): string =>

@@ -3,9 +3,10 @@ import type { Clock } from '@stor/runtime/clock';
 import type { NbdOpener } from './nbd-session.ts';
 import type { Printer, TextSink } from './printer.ts';
 
-/** Shows how far a transfer is; lives on the terminal until `stop`. */
+/** Shows how far a transfer or a measurement is; lives on the terminal until `stop`. */
 export interface Progress {
-  update(doneBytes: number): void;
+  /** in the unit of the total: bytes, or ms */
+  update(done: number): void;
   stop(): void;
 }
 
@@ -24,8 +25,10 @@ export interface StorctlIo {
   isTty: boolean;
   /** Asks a question and resolves with the answer. Called only when `isTty`. */
   ask?: (question: string) => Promise<string>;
-  /** Opens a progress bar. Called only when `isTty`. */
-  progress?: (label: string, totalBytes: number) => Progress;
+  /**
+   * Opens a progress bar. Called only when `isTty`. `format` says the total to people; default: as bytes.
+   */
+  progress?: (label: string, total: number, format?: (total: number) => string) => Progress;
   /** folder of the program: a checkout's cluster is found from there too */
   programDir?: string | null;
   /** aborts on Ctrl-C */

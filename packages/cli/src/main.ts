@@ -46,13 +46,17 @@ async function ask(question: string): Promise<string> {
   }
 }
 
-function openProgressBar(label: string, totalBytes: number): Progress {
+function openProgressBar(
+  label: string,
+  total: number,
+  format: (total: number) => string = formatByteSize,
+): Progress {
   const bar = new SingleBar({
-    format: `${label} [{bar}] {percentage}% of ${formatByteSize(totalBytes)}, {eta_formatted} left`,
+    format: `${label} [{bar}] {percentage}% of ${format(total)}, {eta_formatted} left`,
     hideCursor: true,
     clearOnComplete: true,
     stopOnComplete: false,
   });
-  bar.start(totalBytes, 0);
-  return { update: (doneBytes) => bar.update(doneBytes), stop: () => bar.stop() };
+  bar.start(total, 0);
+  return { update: (done) => bar.update(done), stop: () => bar.stop() };
 }

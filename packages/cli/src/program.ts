@@ -14,6 +14,7 @@ import { addSnapshotCommands } from './commands/snapshot.ts';
 import { addTokenCommands } from './commands/token.ts';
 import { addTransferCommands } from './commands/transfer.ts';
 import { addTrashCommands } from './commands/trash.ts';
+import { addBenchCommand } from './commands/volume-bench.ts';
 import { addVolumeCommands } from './commands/volume.ts';
 import { addSimulateCommand, addUpgradeCommands } from './commands/what-if.ts';
 import type { RunAction, StorctlIo } from './command-context.ts';
@@ -70,6 +71,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addPoolCommands(program, run);
   const volume = addVolumeCommands(program, run);
   addTransferCommands(volume, run);
+  addBenchCommand(volume, run);
   addSnapshotCommands(program, run);
   addTrashCommands(program, run);
   addPolicyCommands(program, run);

@@ -152,6 +152,7 @@ t.test(
     const elsewhere = [
       'volume import',
       'volume export',
+      'volume bench',
       'cluster migrate-store',
       'cluster restore',
     ];
