@@ -2,7 +2,7 @@ import net from 'node:net';
 import tls from 'node:tls';
 import { StorError } from '@stor/protocol';
 import type { DirtyExtent } from '@stor/replicator';
-import { silentLogger, systemClock, type Clock } from '@stor/runtime';
+import { silentLogger, systemClock, type Clock, type Network } from '@stor/runtime';
 import {
   encodeClientFlags,
   encodeGoBody,
@@ -132,6 +132,7 @@ export async function startServer(
     path?: string;
     clock?: Clock;
     tls?: ConnectionTls;
+    network?: Network;
   } = {},
 ): Promise<TestServer> {
   const exports = new TestExports();
@@ -140,6 +141,7 @@ export async function startServer(
     targets: [{ host: '127.0.0.1', port: 0 }, ...(options.path ? [{ path: options.path }] : [])],
     exports,
     clock: options.clock ?? systemClock,
+    ...(options.network ? { network: options.network } : {}),
     logger: silentLogger,
     limits: { closeDrainMs: 2_000, ...options.limits },
     ...(options.tls ? { tls: options.tls } : {}),

@@ -6,8 +6,16 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
 import { StorError } from '@stor/protocol';
-import { connectSocket, silentLogger, systemClock } from '@stor/runtime';
-import { FakeClock, SeededRandom } from '@stor/runtime/testing';
+import {
+  connectSocket,
+  defaultReceive,
+  listenSocket,
+  silentLogger,
+  systemClock,
+  systemNetwork,
+  type Network,
+} from '@stor/runtime';
+import { FakeClock, PoisonedPool, SeededRandom } from '@stor/runtime/testing';
 import {
   NbdClient,
   command,
@@ -33,6 +41,15 @@ import {
 } from './nbd-harness.ts';
 
 const mebibyte = 1 << 20;
+
+/** The host's sockets, which overwrite received bytes as soon as nobody holds them any more. */
+function poisoningNetwork(): Network {
+  const receive = { ...defaultReceive, pool: new PoisonedPool(64 * mebibyte) };
+  return {
+    ...systemNetwork,
+    listen: (target, onConnection) => listenSocket(target, onConnection, receive),
+  };
+}
 
 /** The device answers later, in an order of its own. */
 function answerLater(device: TestServer['device'], random: SeededRandom): void {
@@ -136,6 +153,34 @@ t.test('large requests, up to the limit', async (t) => {
   t.ok(b.equals(bytes.subarray(8 * mebibyte, 9 * mebibyte)));
   await client.writeZeroes(0, 80 * mebibyte);
   t.ok((await client.read(5, 4096)).every((byte) => byte === 0));
+  await client.disconnect();
+});
+
+t.test('payloads of large writes stay as they are while the device has them', async (t) => {
+  const { port, device } = await startServer(t, {
+    sizeBytes: 64 * mebibyte,
+    network: poisoningNetwork(),
+  });
+  answerLater(device, new SeededRandom(7));
+  const client = await NbdClient.connect({ host: '127.0.0.1', port, exportName: 'db' });
+  const whole = randomBytes(64 * mebibyte);
+  for (let round = 0; round < 2; round++) {
+    if (round === 1) randomBytes(16 * mebibyte).copy(whole);
+    // sizes on both sides of what is copied
+    const sizes = [mebibyte, mebibyte, 4096, mebibyte - 4096, 70_000, 3 * mebibyte];
+    const writes: Promise<void>[] = [];
+    for (let at = 0, i = 0; at < whole.length; i++) {
+      const length = Math.min(sizes[i % sizes.length] ?? mebibyte, whole.length - at);
+      writes.push(client.write(at, whole.subarray(at, at + length)));
+      at += length;
+      if (i % 16 === 15) await Promise.all(writes);
+    }
+    await Promise.all(writes);
+    for (let at = 0; at < whole.length; at += 16 * mebibyte) {
+      const got = await client.read(at, 16 * mebibyte);
+      t.ok(got.equals(whole.subarray(at, at + 16 * mebibyte)), `16 MiB at ${at}`);
+    }
+  }
   await client.disconnect();
 });
 

@@ -1,4 +1,5 @@
 import type { StorError } from '@stor/protocol';
+import type { SharedBytes } from '@stor/runtime';
 
 /**
  * One request to a block device. The front-end owns and reuses the object: it must stay untouched
@@ -18,6 +19,11 @@ export interface BlockRequest {
    * so a device that cannot finish at once copies it. Reads are always retained.
    */
   retained: boolean;
+  /**
+   * of a write: the memory that `bytes` is part of, for whoever needs the payload after `done`: he holds
+   * it, and releases it once. Absent or null: he copies.
+   */
+  readonly memory?: SharedBytes | null;
   /** the effect must be durable before `done` (NBD FUA) */
   fua: boolean;
   /** writeZeroes: keep the space allocated (NBD NO_HOLE) */

@@ -8,6 +8,8 @@ export * from './files.ts';
 export * from './logger.ts';
 export * from './metrics.ts';
 export * from './random.ts';
+export * from './receive-buffer.ts';
+export * from './shared-bytes.ts';
 export * from './sockets.ts';
 export {
   tlsServer,

@@ -1,5 +1,7 @@
 import { unlink } from 'node:fs/promises';
 import net from 'node:net';
+import { ReceiveBuffer, type ReceiveOptions } from './receive-buffer.ts';
+import type { SharedBytes } from './shared-bytes.ts';
 import { startTls, type TlsClient, type TlsServer, type TlsSession } from './tls.ts';
 
 /**
@@ -25,6 +27,16 @@ export interface StreamSocket {
   onClose: (error: Error | null) => void;
   /** Called when `pendingBytes` has fallen to zero after it was above the high-water mark. */
   onDrain: () => void;
+  /**
+   * From within `onData`: the message that it leaves unfinished has so many bytes in all. One that is
+   * large is then received where nothing follows it.
+   */
+  expect?(bytes: number): void;
+  /**
+   * From within `onData`: the memory that it was given stays as it is until the caller releases it. Null:
+   * `bytes` of it, which are what the caller needs, are to be copied; there may be others in it.
+   */
+  keep?(bytes: number): SharedBytes | null;
   /** The bytes must not change until `written` is called (or onClose). */
   write(bytes: Uint8Array, written?: () => void): void;
   /** Writes between cork and uncork leave in one system call. */
@@ -54,13 +66,6 @@ export interface Listener {
   readonly address: string;
   readonly port: number;
   close(): Promise<void>;
-}
-
-export interface ReceiveOptions {
-  /** first size of the receive buffer (bytes) */
-  receiveBytes: number;
-  /** the buffer grows up to this for one message, and shrinks again when it is not needed (bytes) */
-  maxReceiveBytes: number;
 }
 
 /** Where a stream is listened for or connected to: TCP, or the path of a UNIX socket. */
@@ -93,89 +98,8 @@ export const defaultReceive: ReceiveOptions = {
   maxReceiveBytes: 48 * 1024 * 1024,
 };
 
-/** Below this much free room a partial message is moved to the front of the buffer. */
-const minReadBytes = 64 * 1024;
-
 /** A host that vanished without a word is found out when its connection has been idle for so long (ms). */
 const keepAliveMs = 30_000;
-
-/** A grown buffer shrinks after so many times that the first size would have done. */
-const shrinkAfterFills = 256;
-
-/**
- * One receive buffer per connection, filled by the kernel in place. When all is consumed the next
- * read starts at the front again, so in steady state nothing is allocated and nothing is moved.
- */
-export class ReceiveBuffer {
-  #bytes: Buffer;
-  #start = 0;
-  #end = 0;
-  #smallFills = 0;
-  readonly #options: ReceiveOptions;
-
-  constructor(options: ReceiveOptions) {
-    this.#options = options;
-    this.#bytes = Buffer.allocUnsafeSlow(options.receiveBytes);
-  }
-
-  /** bytes that the handler has left */
-  get keptBytes(): number {
-    return this.#end - this.#start;
-  }
-
-  /** Where the next read goes; null when the limit is reached by one unfinished message. */
-  room(): Buffer | null {
-    if (this.#bytes.length - this.#end < minReadBytes) this.#makeRoom();
-    return this.#end < this.#bytes.length ? this.#bytes.subarray(this.#end) : null;
-  }
-
-  /** `length` more bytes are at `room()`: offers all to the handler. */
-  filled(length: number, handler: DataHandler): void {
-    this.#end += length;
-    const used = handler(this.#bytes, this.#start, this.#end);
-    this.#start += used;
-    if (this.#start === this.#end) this.#reset();
-  }
-
-  /**
-   * Offers again what the handler left. Only consumes: the next read may already have been promised
-   * the room behind what is here, so nothing is moved before it has happened.
-   */
-  offerKept(handler: DataHandler): void {
-    if (this.#start === this.#end) return;
-    this.#start += handler(this.#bytes, this.#start, this.#end);
-  }
-
-  #reset(): void {
-    const { receiveBytes } = this.#options;
-    if (this.#bytes.length > receiveBytes) {
-      // a stream of large messages keeps its large buffer; one large message does not keep it for long
-      this.#smallFills = this.#end > receiveBytes ? 0 : this.#smallFills + 1;
-      if (this.#smallFills >= shrinkAfterFills) {
-        this.#smallFills = 0;
-        this.#bytes = Buffer.allocUnsafeSlow(receiveBytes);
-      }
-    }
-    this.#start = 0;
-    this.#end = 0;
-  }
-
-  #makeRoom(): void {
-    const kept = this.#end - this.#start;
-    if (this.#start > 0 && kept + minReadBytes <= this.#bytes.length) {
-      this.#bytes.copyWithin(0, this.#start, this.#end);
-    } else if (this.#bytes.length < this.#options.maxReceiveBytes) {
-      const grown = Math.min(this.#bytes.length * 2, this.#options.maxReceiveBytes);
-      const bytes = Buffer.allocUnsafeSlow(grown);
-      this.#bytes.copy(bytes, 0, this.#start, this.#end);
-      this.#bytes = bytes;
-    } else {
-      return;
-    }
-    this.#start = 0;
-    this.#end = kept;
-  }
-}
 
 class NodeSocket implements StreamSocket {
   readonly remote: string;
@@ -275,6 +199,12 @@ class NodeSocket implements StreamSocket {
   }
   get destroyed(): boolean {
     return this.#socket.destroyed;
+  }
+  expect(bytes: number): void {
+    this.#receive.expect(bytes);
+  }
+  keep(bytes: number): SharedBytes | null {
+    return this.#receive.keep(bytes);
   }
   write(bytes: Uint8Array, written?: () => void): void {
     if (this.#socket.destroyed) return;

@@ -1,5 +1,6 @@
 import type { StorError } from '@stor/protocol';
 import type { BlockDevice, BlockRequest } from '@stor/replicator';
+import type { SharedBytes } from '@stor/runtime';
 
 export type RequestKind = 'read' | 'write' | 'writeZeroes' | 'trim' | 'flush';
 
@@ -11,6 +12,7 @@ export class KeptRequest implements BlockRequest {
   readonly bytes: Uint8Array | null;
   readonly start: number;
   readonly retained = true;
+  readonly memory: SharedBytes | null;
   readonly fua: boolean;
   readonly noHole: boolean;
   readonly #of: BlockRequest;
@@ -21,6 +23,7 @@ export class KeptRequest implements BlockRequest {
     this.length = of.length;
     this.fua = of.fua;
     this.noHole = of.noHole;
+    this.memory = of.memory ?? null;
     this.#of = of;
     const isBorrowed = kind === 'write' && !of.retained && of.bytes !== null;
     this.bytes = isBorrowed ? copyOf(of) : of.bytes;

@@ -1,5 +1,6 @@
 import type { StorError } from '@stor/protocol';
 import type { BlockRequest } from '@stor/replicator';
+import type { SharedBytes } from '@stor/runtime';
 import type { ReplyTarget } from 'nbd-client-js';
 import type { ReadPiece } from './split-read.ts';
 
@@ -19,6 +20,8 @@ export class NbdRequest implements BlockRequest, ReplyTarget {
   bytes: Uint8Array | null = null;
   start = 0;
   retained = false;
+  /** of a large write: what its payload arrived in; released when the device is done */
+  memory: SharedBytes | null = null;
   fua = false;
   noHole = false;
 

@@ -246,7 +246,10 @@ export class Transmission implements RequestOwner {
       else if (type === command.write) this.endAfterReplies();
       return this.#headerBytes;
     }
-    if (type === command.write && end - payloadAt < length) return 0;
+    if (type === command.write && end - payloadAt < length) {
+      this.#socket.expect?.(this.#headerBytes + length);
+      return 0;
+    }
     if (type === command.read) {
       this.#read(header, arrivedMs);
       return this.#headerBytes;
@@ -292,7 +295,9 @@ export class Transmission implements RequestOwner {
   #start(request: NbdRequest, flags: number, bytes: Buffer, payloadAt: number): void {
     switch (request.type) {
       case command.write:
-        // the payload stays in the receive buffer: the device copies it if it needs it for longer
+        // the payload stays in the receive buffer; of a small one the device copies what it needs longer
+        request.memory = this.#socket.keep?.(request.length) ?? null;
+        request.retained = request.memory !== null;
         request.bytes = bytes;
         request.start = payloadAt;
         this.#hold(request, request.length);
@@ -385,6 +390,7 @@ export class Transmission implements RequestOwner {
     request.offsetLow = header.offsetLow;
     request.arrivedMs = arrivedMs;
     request.bytes = null;
+    request.memory = null;
     request.start = 0;
     request.retained = false;
     request.fua = false;
@@ -412,6 +418,8 @@ export class Transmission implements RequestOwner {
     request.bytes = null;
     request.buffer = null;
     request.pieces = null;
+    request.memory?.release();
+    request.memory = null;
     if (this.#state === 'gone') {
       if (buffer) this.#options.readBuffers.give(buffer);
     } else if (pieces) {

@@ -7,7 +7,7 @@ import {
   blockBytes,
   type PeerFrameType,
 } from '@stor/protocol';
-import { BufferPool, type Clock, type StreamSocket } from '@stor/runtime';
+import { BufferPool, type Clock, type SharedBytes, type StreamSocket } from '@stor/runtime';
 
 import { batchBytes, maxSpareBatches, maxSpareBufferBytes } from '../replication/limits.ts';
 
@@ -18,6 +18,8 @@ export interface Batch {
   refs: number;
   /** a single large frame in a buffer of the pool */
   readonly isPooled: boolean;
+  /** what a large payload arrived in; null: the memory is the outbox's */
+  readonly memory: SharedBytes | null;
 }
 
 interface Range {
@@ -31,6 +33,10 @@ export interface FrameRef {
   batch: Batch;
   start: number;
   end: number;
+  /** where its payload follows when that is not in the batch itself */
+  payload: Batch | null;
+  payloadStart: number;
+  payloadEnd: number;
 }
 
 /** What one connection sends in this turn: ranges of batches, joined where they touch. */
@@ -52,6 +58,11 @@ export class LinkOutput {
   /** of the lane */
   get buffers(): BufferPool {
     return this.#outbox.buffers;
+  }
+
+  queueFrame(frame: FrameRef): void {
+    this.queue(frame.batch, frame.start, frame.end);
+    if (frame.payload) this.queue(frame.payload, frame.payloadStart, frame.payloadEnd);
   }
 
   queue(batch: Batch, start: number, end: number): void {
@@ -148,8 +159,12 @@ export class Outbox {
       used: 0,
       refs: 1,
       isPooled: false,
+      memory: null,
     };
-    this.#frame = { batch: this.#current, start: 0, end: 0 };
+    this.#frame = {
+      ...{ batch: this.#current, start: 0, end: 0 },
+      ...{ payload: null, payloadStart: 0, payloadEnd: 0 },
+    };
   }
 
   schedule(output: LinkOutput): void {
@@ -174,7 +189,8 @@ export class Outbox {
     batch.refs -= 1;
     if (batch.refs > 0) return;
     batch.used = 0;
-    if (batch.isPooled) this.buffers.give(batch.bytes);
+    if (batch.memory) batch.memory.release();
+    else if (batch.isPooled) this.buffers.give(batch.bytes);
     else if (this.#spare.length < maxSpareBatches) this.#spare.push(batch);
   }
 
@@ -243,12 +259,38 @@ export class Outbox {
       at += view.length;
     }
     const blocks = length / blockBytes;
-    for (let block = 0; block < blocks; block++) at = bytes.writeUInt32BE(sums[block] ?? 0, at);
+    at = writeSums(bytes, at, sums, blocks);
     bytes.set(payload.subarray(payloadStart, payloadStart + length), at);
     return frame;
   }
 
+  /** As `encodeWrite`, with the payload sent from where it lies; `memory` is held until all have it. */
+  encodeWriteFrom(
+    segment: number,
+    channel: number,
+    sequence: number,
+    offset: number,
+    length: number,
+    memory: SharedBytes,
+    payloadStart: number,
+    sums: Uint32Array,
+  ): FrameRef {
+    const bodyBytes = peerWriteBodyBytes(length);
+    const frame = this.#reserve(peerHeaderBytes + bodyBytes - length);
+    const { bytes } = frame.batch;
+    const at = frame.start;
+    const type = peerFrame.write;
+    encodePeerHeader(bytes, at, type, 0, segment, channel, sequence, offset, length, bodyBytes);
+    writeSums(bytes, at + peerHeaderBytes, sums, length / blockBytes);
+    const held = memory.hold();
+    frame.payload = { bytes: held.bytes, used: length, refs: 0, isPooled: false, memory: held };
+    frame.payloadStart = payloadStart;
+    frame.payloadEnd = payloadStart + length;
+    return frame;
+  }
+
   #reserve(length: number): FrameRef {
+    this.#frame.payload = null;
     if (length > batchBytes / 2) {
       // the frame's users hold the only references: nothing is appended to it
       this.#frame.batch = {
@@ -256,6 +298,7 @@ export class Outbox {
         used: length,
         refs: 0,
         isPooled: true,
+        memory: null,
       };
       this.#frame.start = 0;
       this.#frame.end = length;
@@ -268,6 +311,7 @@ export class Outbox {
         used: 0,
         refs: 0,
         isPooled: false,
+        memory: null,
       };
       this.#current.refs = 1;
       this.release(full);
@@ -278,4 +322,11 @@ export class Outbox {
     this.#frame.end = this.#current.used;
     return this.#frame;
   }
+}
+
+/** Returns where the payload begins. */
+function writeSums(bytes: Buffer, start: number, sums: Uint32Array, blocks: number): number {
+  let at = start;
+  for (let block = 0; block < blocks; block++) at = bytes.writeUInt32BE(sums[block] ?? 0, at);
+  return at;
 }

@@ -147,7 +147,10 @@ export class PeerConnection {
       while (!this.#over && end - at >= peerHeaderBytes) {
         decodePeerHeader(bytes, at, this.#header);
         const next = at + peerHeaderBytes + this.#header.bodyBytes;
-        if (next > end) break;
+        if (next > end) {
+          this.#socket.expect?.(next - at);
+          break;
+        }
         this.#frame(this.#header, bytes, at + peerHeaderBytes);
         at = next;
       }

@@ -1,6 +1,6 @@
 import type { StorError } from '@stor/protocol';
 
-import type { BufferPool } from '@stor/runtime';
+import type { BufferPool, SharedBytes } from '@stor/runtime';
 
 import type { BlockRequest } from '../block-device.ts';
 import type { LockOwner } from '../core/replication/range-lock.ts';
@@ -56,13 +56,18 @@ export class IoOp implements LockOwner {
   failure: StorError | null = null;
   frame: FrameRef | null = null;
   frameBodyBytes = 0;
-  readonly #ownFrame: { batch: Batch | null; start: number; end: number } = {
-    batch: null,
+  readonly #ownFrame = {
+    batch: null as Batch | null,
     start: 0,
     end: 0,
+    payload: null as Batch | null,
+    payloadStart: 0,
+    payloadEnd: 0,
   };
   /** the payload's copy, of the lane's pool */
   #pooled: Buffer | null = null;
+  /** what the payload arrived in: sent and written from there, without a copy */
+  memory: SharedBytes | null = null;
   previous: IoOp | null = null;
   next: IoOp | null = null;
   inPending = false;
@@ -97,6 +102,12 @@ export class IoOp implements LockOwner {
     this.ownsBytes = true;
   }
 
+  /** The payload stays where it arrived, whatever the client does. */
+  hold(memory: SharedBytes): void {
+    this.memory = memory.hold();
+    this.ownsBytes = true;
+  }
+
   /** Keeps the frame: it is sent again to a member that returns. */
   keepFrame(frame: FrameRef, bodyBytes: number): void {
     const own = this.#ownFrame;
@@ -104,12 +115,20 @@ export class IoOp implements LockOwner {
     own.batch = frame.batch;
     own.start = frame.start;
     own.end = frame.end;
+    own.payload = frame.payload;
+    own.payloadStart = frame.payloadStart;
+    own.payloadEnd = frame.payloadEnd;
+    if (frame.payload) frame.payload.refs += 1;
     this.frame = own as FrameRef;
     this.frameBodyBytes = bodyBytes;
   }
 
   recycle(outbox: Outbox): void {
     if (this.frame) outbox.release(this.frame.batch);
+    if (this.frame?.payload) outbox.release(this.frame.payload);
+    this.memory?.release();
+    this.memory = null;
+    this.#ownFrame.payload = null;
     if (this.#pooled) outbox.buffers.give(this.#pooled);
     this.#pooled = null;
     this.#ownFrame.batch = null;

@@ -168,7 +168,7 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
 
   /** Sends an encoded write or zero; the caller keeps the frame for a member that returns. */
   send(frame: FrameRef, sequence: number, bodyBytes: number): void {
-    this.#connection?.output.queue(frame.batch, frame.start, frame.end);
+    this.#connection?.output.queueFrame(frame);
     this.#requests.ages.sent(sequence);
     this.#sentBytes += bodyBytes;
   }

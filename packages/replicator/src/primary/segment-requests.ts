@@ -1,4 +1,5 @@
 import type { StorError } from '@stor/protocol';
+import type { SharedBytes } from '@stor/runtime';
 
 import type { BlockRequest } from '../block-device.ts';
 
@@ -75,6 +76,7 @@ export class PartRequest implements BlockRequest {
   bytes: Uint8Array | null = null;
   start = 0;
   retained = false;
+  memory: SharedBytes | null = null;
   fua = false;
   noHole = false;
   parent: { done(error: StorError | null): void } | null = null;
@@ -92,6 +94,7 @@ export class PartRequest implements BlockRequest {
     this.bytes = whole.bytes;
     this.start = start;
     this.retained = whole.retained;
+    this.memory = whole.memory ?? null;
     this.fua = whole.fua;
     this.noHole = whole.noHole;
   }
@@ -102,6 +105,7 @@ export class PartRequest implements BlockRequest {
     this.parent = null;
     this.need = null;
     this.bytes = null;
+    this.memory = null;
     // before the client hears of it: it may send its next request at once
     this.#recycle(this);
     parent?.done(error);

@@ -150,6 +150,7 @@ export class VolumeIo implements SegmentPart {
     if (first === offset && end === offset + length) {
       op.bytes = bytes;
       op.start = request.start;
+      if (request.memory) op.hold(request.memory);
     } else this.#widen(op, offset, length, bytes, request.start);
     this.#route(op);
   }

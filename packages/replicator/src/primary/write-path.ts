@@ -274,7 +274,15 @@ export class WritePath implements SegmentPart {
     const { options, targets } = this.#segment;
     const { outbox, index, channel } = options;
     const { sequence, offset, length } = op;
-    if (op.kind === 'write' && op.bytes) {
+    if (op.kind === 'write' && op.memory) {
+      op.keepFrame(
+        outbox.encodeWriteFrom(
+          ...([index, channel, sequence, offset, length] as const),
+          ...([op.memory, op.start, this.#sums] as const),
+        ),
+        peerWriteBodyBytes(length),
+      );
+    } else if (op.kind === 'write' && op.bytes) {
       op.keepFrame(
         outbox.encodeWrite(
           index,

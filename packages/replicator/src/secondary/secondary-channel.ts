@@ -19,7 +19,7 @@ import {
   type PeerHeader,
   type SnapshotId,
 } from '@stor/protocol';
-import { crc32, hashBlocks } from '@stor/runtime';
+import { crc32, hashBlocks, type SharedBytes } from '@stor/runtime';
 
 import { AppliedPrefix } from '../core/replication/applied-prefix.ts';
 import { CreditWindow } from '../core/replication/credit-window.ts';
@@ -39,6 +39,8 @@ export interface ChannelOwner {
   readonly output: LinkOutput;
   /** The channel has something to acknowledge at the end of this turn. */
   acknowledgeSoon(channel: SecondaryChannel): void;
+  /** What is being received, for longer than this call; null: to be copied. */
+  keepReceived(bytes: number): SharedBytes | null;
   /** Bytes held for slow writes and unsent answers changed: the link pauses reading on too many. */
   backlogChanged(bytes: number): void;
   /** The replica failed: the channel is over and the failure is to be reported (I7). */
@@ -219,17 +221,19 @@ export class SecondaryChannel {
   ): void {
     const { offset, length, sequence, bodyBytes } = header;
     // the receive buffer is gone after this call, the store's slow path is not
+    const memory = this.#owner.keepReceived(length);
     const { buffers } = this.#owner.output;
-    const copy = buffers.take(length);
-    bytes.copy(copy, 0, start, start + length);
+    const copy = memory ? null : buffers.take(length);
+    if (copy) bytes.copy(copy, 0, start, start + length);
     const token = this.#applied.begin(sequence, bodyBytes);
     this.#owner.backlogChanged(length);
     const done = this.session.tracked((error) => {
-      buffers.give(copy);
+      if (copy) buffers.give(copy);
+      memory?.release();
       this.#owner.backlogChanged(-length);
       this.#finished(token, error);
     });
-    image.write(offset, length, copy, 0, this.#sums, 0, done);
+    image.write(offset, length, copy ?? bytes, copy ? 0 : start, this.#sums, 0, done);
   }
 
   #zero(header: PeerHeader, image: ReplicaStore | ReplicaView | null): void {

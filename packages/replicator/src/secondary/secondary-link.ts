@@ -21,7 +21,7 @@ import {
   type PeerOpenReader,
   type PeerReaderOpened,
 } from '@stor/protocol';
-import type { Clock, Logger, StreamSocket } from '@stor/runtime';
+import type { Clock, Logger, SharedBytes, StreamSocket } from '@stor/runtime';
 
 import { LinkOutput, type Outbox } from '../peer/outbox.ts';
 import { encodeHello, encodeLoose, greetedVersion } from '../peer/peer-connection.ts';
@@ -117,6 +117,10 @@ export class SecondaryLink {
     });
   }
 
+  keepReceived(bytes: number): SharedBytes | null {
+    return this.#socket.keep?.(bytes) ?? null;
+  }
+
   backlogChanged(bytes: number): void {
     this.#backlogBytes += bytes;
     this.#regulate();
@@ -163,7 +167,10 @@ export class SecondaryLink {
       while (!this.#over && end - at >= peerHeaderBytes) {
         decodePeerHeader(bytes, at, this.#header);
         const next = at + peerHeaderBytes + this.#header.bodyBytes;
-        if (next > end) break;
+        if (next > end) {
+          this.#socket.expect?.(next - at);
+          break;
+        }
         this.#frame(this.#header, bytes, at + peerHeaderBytes);
         at = next;
       }

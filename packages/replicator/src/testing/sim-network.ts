@@ -1,4 +1,4 @@
-import type { Random, StreamSocket } from '@stor/runtime';
+import { SharedBytes, type Random, type StreamSocket } from '@stor/runtime';
 
 import type { ProcessClock, SimScheduler } from './sim-clock.ts';
 
@@ -9,7 +9,8 @@ interface Chunk {
 
 /**
  * One end of a connection. Bytes are copied when they arrive, not when they are written, and the
- * receiver's buffer is overwritten after each call: who reuses memory too early is found out.
+ * receiver's buffer is overwritten after each call, or when who kept it releases it: who uses memory
+ * for too long, or too early again, is found out.
  */
 export class SimSocket implements StreamSocket {
   readonly remote: string;
@@ -30,6 +31,9 @@ export class SimSocket implements StreamSocket {
   #scheduled = false;
   #ending = false;
   #closeTold = false;
+  /** what the handler has in hand */
+  #offered: SharedBytes | null = null;
+  #keepCalls = 0;
 
   constructor(network: SimNetwork, from: string, to: string, clock: ProcessClock) {
     this.#network = network;
@@ -44,6 +48,12 @@ export class SimSocket implements StreamSocket {
     this.pendingBytes += bytes.length;
     this.#queue.push({ bytes, written: written ?? null });
     this.#schedule();
+  }
+  /** Every other time, so that both ways of using what was received are tried. */
+  keep(): SharedBytes | null {
+    this.#keepCalls += 1;
+    if (!this.#offered || this.#keepCalls % 2 === 0) return null;
+    return this.#offered.hold();
   }
   cork(): void {}
   uncork(): void {}
@@ -135,10 +145,13 @@ export class SimSocket implements StreamSocket {
         this.#received.length +
         Math.ceil((end - this.#received.length) * this.#network.random.next());
     }
+    const offered = new SharedBytes(all, poison);
+    this.#offered = offered;
     const used = this.onData(all, 0, end);
+    this.#offered = null;
     const rest = Buffer.from(all.subarray(used, end));
     const later = Buffer.from(all.subarray(end));
-    all.fill(0xdd);
+    offered.release();
     if (this.destroyed) return;
     this.#received = rest;
     if (later.length > 0) {
@@ -148,6 +161,10 @@ export class SimSocket implements StreamSocket {
       });
     }
   }
+}
+
+function poison(bytes: Buffer): void {
+  bytes.fill(0xdd);
 }
 
 /** Connections between nodes with delays, cuts and one-way partitions, all from one seed. */

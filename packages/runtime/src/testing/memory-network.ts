@@ -1,11 +1,12 @@
 import type { Clock } from '../clock.ts';
+import { BufferPool } from '../buffer-pool.ts';
+import { ReceiveBuffer, type ReceiveOptions } from '../receive-buffer.ts';
+import type { SharedBytes } from '../shared-bytes.ts';
 import {
   defaultReceive,
-  ReceiveBuffer,
   type ConnectOptions,
   type Listener,
   type Network,
-  type ReceiveOptions,
   type SocketTarget,
   type StreamSocket,
 } from '../sockets.ts';
@@ -28,6 +29,14 @@ interface OpenListener {
   options: ReceiveOptions;
 }
 
+/** What is given back is overwritten: who uses memory for too long is found out. */
+export class PoisonedPool extends BufferPool {
+  override give(buffer: Buffer): void {
+    buffer.fill(0xdd);
+    super.give(buffer);
+  }
+}
+
 export interface MemoryNetworkOptions {
   clock: Clock;
   /** of everything that is sent (ms) @default 0.1 */
@@ -42,6 +51,7 @@ export class MemoryNetwork {
   readonly clock: Clock;
   readonly latencyMs: number;
   readonly listeners = new Map<string, OpenListener>();
+  readonly memory = new PoisonedPool(64 * 1024 * 1024);
   readonly #blocked = new Set<string>();
   readonly #sockets = new Set<MemorySocket>();
   #nextPort = 50_000;
@@ -222,7 +232,7 @@ class MemorySocket implements StreamSocket {
     this.#network = network;
     this.owner = owner;
     this.remote = remote;
-    this.#receive = new ReceiveBuffer(options);
+    this.#receive = new ReceiveBuffer({ pool: network.memory, ...options });
     network.add(this);
   }
 
@@ -291,6 +301,14 @@ class MemorySocket implements StreamSocket {
       theirs.reject(error as Error);
       this.destroy(error as Error);
     }
+  }
+
+  expect(bytes: number): void {
+    this.#receive.expect(bytes);
+  }
+
+  keep(bytes: number): SharedBytes | null {
+    return this.#receive.keep(bytes);
   }
 
   cork(): void {}

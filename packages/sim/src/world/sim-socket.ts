@@ -1,4 +1,4 @@
-import type { StreamSocket } from '@stor/runtime';
+import { SharedBytes, type StreamSocket } from '@stor/runtime';
 
 import type { SimNetwork } from './network.ts';
 import type { ProcessClock } from './process-clock.ts';
@@ -17,7 +17,8 @@ const windowBytes = 4 * 1024 * 1024;
 
 /**
  * One end of a connection. Bytes are copied when they arrive, not when they are written, and the
- * receiver's buffer is overwritten after each call: who reuses memory too early is found out.
+ * receiver's buffer is overwritten after each call, or when who kept it releases it: who uses memory
+ * for too long, or too early again, is found out.
  */
 export class SimSocket implements StreamSocket {
   readonly remote: string;
@@ -46,6 +47,9 @@ export class SimSocket implements StreamSocket {
   #isOpen = true;
   #isTaken: boolean;
   #inHandler = false;
+  /** what the handler has in hand */
+  #offered: SharedBytes | null = null;
+  #keepCalls = 0;
 
   /** `isTaken`: its process has it; what arrives before that waits. */
   constructor(
@@ -76,6 +80,13 @@ export class SimSocket implements StreamSocket {
     this.pendingBytes += bytes.length;
     this.#queue.push({ bytes, written: written ?? null });
     this.#schedule();
+  }
+
+  /** Every other time, so that both ways of using what was received are tried. */
+  keep(): SharedBytes | null {
+    this.#keepCalls += 1;
+    if (!this.#offered || this.#keepCalls % 2 === 0) return null;
+    return this.#offered.hold();
   }
 
   cork(): void {}
@@ -250,10 +261,11 @@ export class SimSocket implements StreamSocket {
       const kept = this.#received.length;
       end = kept + Math.ceil((end - kept) * random.next());
     }
-    const used = this.#offer(all, end);
+    const offered = new SharedBytes(all, poison);
+    const used = this.#offer(offered, end);
     const rest = used < end ? Buffer.from(all.subarray(used, end)) : emptyBytes;
     const later = end < all.length ? Buffer.from(all.subarray(end)) : null;
-    all.fill(0xdd);
+    offered.release();
     if (this.destroyed) return;
     this.#received = rest;
     if (!later) return;
@@ -267,18 +279,28 @@ export class SimSocket implements StreamSocket {
   #offerKept(): void {
     if (this.#received.length === 0) return;
     const kept = this.#received;
-    const used = this.#offer(kept, kept.length);
-    if (!this.destroyed) this.#received = used < kept.length ? kept.subarray(used) : emptyBytes;
+    const offered = new SharedBytes(kept, poison);
+    const used = this.#offer(offered, kept.length);
+    if (!this.destroyed) {
+      this.#received = used < kept.length ? Buffer.from(kept.subarray(used)) : emptyBytes;
+    }
+    offered.release();
   }
 
-  #offer(bytes: Buffer, end: number): number {
+  #offer(offered: SharedBytes, end: number): number {
     this.#inHandler = true;
+    this.#offered = offered;
     try {
-      return this.onData(bytes, 0, end);
+      return this.onData(offered.bytes, 0, end);
     } finally {
+      this.#offered = null;
       this.#inHandler = false;
     }
   }
 }
 
 const emptyBytes = Buffer.alloc(0);
+
+function poison(bytes: Buffer): void {
+  bytes.fill(0xdd);
+}
