@@ -24,6 +24,11 @@ export interface BlockRequest {
    * it, and releases it once. Absent or null: he copies.
    */
   readonly memory?: SharedBytes | null;
+  /**
+   * Of a read that can take its data where they lie: called before `done`, in place of a copy to `bytes`.
+   * They begin at `start` of the memory, which is the request's to release.
+   */
+  adopt?(memory: SharedBytes, start: number): void;
   /** the effect must be durable before `done` (NBD FUA) */
   fua: boolean;
   /** writeZeroes: keep the space allocated (NBD NO_HOLE) */

@@ -6,6 +6,7 @@ import {
   defaultPolicy,
   type AttachmentGrant,
 } from '@stor/protocol';
+import type { SharedBytes } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
 import t, { type Test } from 'tap';
 
@@ -187,6 +188,43 @@ t.test(
       t.equal(error, null);
     for (let i = 0; i < 8; i++) t.equal(cluster.states[0]?.bytes[i * blockBytes], 10 + i);
     t.equal(cluster.states[0]?.bytes[20 * blockBytes], 99);
+  },
+);
+
+t.test(
+  'a large read is given its data where they lie, a small or unaligned one gets a copy',
+  async (t) => {
+    const cluster = new SimCluster({ seed: 8, sizeBytes });
+    const volume = await cluster.wait(cluster.attach(0));
+    const bytes = Buffer.alloc(chunkBytes);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = (i >> 9) & 0xff;
+    const written = request(volume, 'write', 0, chunkBytes, bytes, { retained: true });
+    t.equal(await cluster.wait(written), null);
+    for (const [offset, length, isGiven] of [
+      [0, chunkBytes, true],
+      [blockBytes, 128 * 1024, true],
+      [512, 128 * 1024, false],
+      [0, 64 * 1024, false],
+    ] as const) {
+      const target = Buffer.alloc(length);
+      let given: { memory: SharedBytes; start: number } | null = null;
+      const error = await cluster.wait(
+        new Promise<StorError | null>((done) => {
+          const adopt = (memory: SharedBytes, start: number): void => {
+            given = { memory, start };
+          };
+          const flags = { retained: true, fua: false, noHole: false };
+          volume.read({ offset, length, bytes: target, start: 0, ...flags, adopt, done });
+        }),
+      );
+      t.equal(error, null);
+      const lying = given as { memory: SharedBytes; start: number } | null;
+      t.equal(lying !== null, isGiven, `${length} bytes at ${offset}`);
+      const got = lying ? lying.memory.bytes.subarray(lying.start, lying.start + length) : target;
+      t.ok(got.equals(bytes.subarray(offset, offset + length)));
+      lying?.memory.release();
+      if (lying) t.throws(() => lying.memory.release(), 'it was the only user');
+    }
   },
 );
 

@@ -38,11 +38,19 @@ export class NbdRequest implements BlockRequest, ReplyTarget {
   buffer: Buffer | null = null;
   /** of a read that is answered in parts */
   pieces: ReadPiece[] | null = null;
+  /** of a read whose data the device gave where they lie, in place of `buffer` */
+  adopted: SharedBytes | null = null;
+  adoptedStart = 0;
   active = false;
   readonly #owner: RequestOwner;
 
   constructor(owner: RequestOwner) {
     this.#owner = owner;
+  }
+
+  adopt(memory: SharedBytes, start: number): void {
+    this.adopted = memory;
+    this.adoptedStart = start;
   }
 
   done(error: StorError | null): void {

@@ -21,6 +21,7 @@ import {
   type StatusDescriptor,
 } from 'nbd-client-js';
 import { nbdErrnoOf } from '../core/nbd/nbd-errno.ts';
+import type { SharedBytes } from '@stor/runtime';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
 import type { ReplyOutput } from './reply-output.ts';
 import type { ReadPiece } from './split-read.ts';
@@ -145,6 +146,23 @@ export class ReplyWriter {
     this.#output.commit(out, headerBytes);
     this.#output.append(buffer.subarray(0, length), () => {
       readBuffers.give(buffer);
+      this.#output.onWritten();
+    });
+  }
+
+  /** The data of a read where the device has left them. */
+  sharedData(
+    offset: number,
+    length: number,
+    memory: SharedBytes,
+    start: number,
+    to: ReplyTarget,
+  ): void {
+    const out = this.#output.reserve(this.readHeaderBytes);
+    this.writeReadHeader(out.bytes, out.used, offset, length, to);
+    this.#output.commit(out, this.readHeaderBytes);
+    this.#output.append(memory.bytes.subarray(start, start + length), () => {
+      memory.release();
       this.#output.onWritten();
     });
   }

@@ -412,7 +412,7 @@ export class Transmission implements RequestOwner {
     this.#inFlight -= 1;
     this.#exportStats.inFlight -= 1;
     this.#inFlightBytes -= request.heldBytes;
-    const { type, length, buffer, pieces } = request;
+    const { type, length, buffer, pieces, adopted } = request;
     const latencyMs = this.#clock.monotonicMs() - request.arrivedMs;
     this.#operationStats(type)?.record(latencyMs, length, error !== null);
     request.bytes = null;
@@ -420,6 +420,8 @@ export class Transmission implements RequestOwner {
     request.pieces = null;
     request.memory?.release();
     request.memory = null;
+    request.adopted = null;
+    if (error || this.#state === 'gone') adopted?.release();
     if (this.#state === 'gone') {
       if (buffer) this.#options.readBuffers.give(buffer);
     } else if (pieces) {
@@ -428,6 +430,9 @@ export class Transmission implements RequestOwner {
     } else if (error) {
       if (buffer) this.#options.readBuffers.give(buffer);
       this.#errorReply(type, nbdErrnoOf[error.code], request, error.message);
+    } else if (adopted) {
+      if (buffer) this.#options.readBuffers.give(buffer);
+      this.#replies.sharedData(request.offset, length, adopted, request.adoptedStart, request);
     } else if (buffer) {
       this.#replies.data(request.offset, length, buffer, request);
     } else {

@@ -6,6 +6,10 @@ import type { BlockRequest } from '../block-device.ts';
 import type { LockOwner } from '../core/replication/range-lock.ts';
 import type { Batch, FrameRef, Outbox } from '../peer/outbox.ts';
 import type { StoreDone } from '../replica-store.ts';
+import type { Adopt } from './member.ts';
+
+/** Data up to this are copied to where the client wants them (bytes). */
+const copiedReadBytes = 64 * 1024;
 
 export type IoKind = 'read' | 'write' | 'zero';
 
@@ -106,6 +110,14 @@ export class IoOp implements LockOwner {
   hold(memory: SharedBytes): void {
     this.memory = memory.hold();
     this.ownsBytes = true;
+  }
+
+  /** A client takes whole blocks where they lie, if it can; for small ones a copy is cheaper. */
+  get adopt(): Adopt | null {
+    const { request } = this;
+    if (!request?.adopt || this.length <= copiedReadBytes) return null;
+    if (request.offset !== this.offset || request.length !== this.length) return null;
+    return (memory, start) => request.adopt?.(memory, start);
   }
 
   /** Keeps the frame: it is sent again to a member that returns. */

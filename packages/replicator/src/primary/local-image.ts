@@ -1,11 +1,11 @@
 import { StorError, blockBytes, type SnapshotId } from '@stor/protocol';
-import { hashBlocks, type BufferPool } from '@stor/runtime';
+import { SharedBytes, hashBlocks, type BufferPool } from '@stor/runtime';
 
 import { hashBytes, type ChunkSums } from '../core/replication/settle-choice.ts';
 import type { ReplicaView } from '../replica-snapshots.ts';
 import type { ReplicaStore, StoreDone } from '../replica-store.ts';
 import { snapshotsOf } from '../replication/snapshots-of.ts';
-import type { MemberImage } from './member.ts';
+import type { Adopt, MemberImage } from './member.ts';
 
 /** How an image reaches the store of the local member. */
 export interface LocalAccess {
@@ -26,19 +26,30 @@ export class LocalImage implements MemberImage {
     this.#snapshotId = snapshotId;
   }
 
-  read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
+  read(
+    offset: number,
+    length: number,
+    target: Uint8Array,
+    start: number,
+    done: StoreDone,
+    adopt: Adopt | null = null,
+  ): void {
     const source = this.#source(done);
     if (!source) return;
     // a disk that hangs and goes on later must not write into memory that has another user by then
     const { buffers } = this.#access;
     const own = buffers.take(length);
+    let isAdopted = false;
     const counted = this.#access.counted((error) => {
-      if (!error) target.set(own.subarray(0, length), start);
+      isAdopted = !error && adopt !== null;
+      if (isAdopted) adopt?.(new SharedBytes(own, (bytes) => buffers.give(bytes)), 0);
+      else if (!error) target.set(own.subarray(0, length), start);
       done(error);
     });
     source.read(offset, length, own, 0, (error) => {
+      // now it is done with the memory, whatever was said to the caller before
       counted(error);
-      buffers.give(own);
+      if (!isAdopted) buffers.give(own);
     });
   }
 

@@ -22,7 +22,7 @@ import {
 import { snapshotsOf } from '../replication/snapshots-of.ts';
 import { regionBitmap } from '../secondary/secondary-channel.ts';
 import { LocalImage, type LocalAccess } from './local-image.ts';
-import type { Member, MemberEvents, MemberImage, OpenAnswer } from './member.ts';
+import type { Adopt, Member, MemberEvents, MemberImage, OpenAnswer } from './member.ts';
 
 export interface LocalMemberOptions {
   replica: { id: string; nodeId: string; diskId: string };
@@ -203,8 +203,15 @@ export class LocalMember implements Member {
     this.#room?.lower(this.#allocating);
   }
 
-  read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
-    this.#live.read(offset, length, target, start, done);
+  read(
+    offset: number,
+    length: number,
+    target: Uint8Array,
+    start: number,
+    done: StoreDone,
+    adopt: Adopt | null = null,
+  ): void {
+    this.#live.read(offset, length, target, start, done, adopt);
   }
   readUnverified(
     offset: number,

@@ -1,4 +1,5 @@
 import type { SnapshotId, StorError } from '@stor/protocol';
+import type { SharedBytes } from '@stor/runtime';
 
 import type { Bitmap } from '../core/replication/bitmap.ts';
 import type { MemberSpace } from '../core/replication/member-space.ts';
@@ -35,9 +36,20 @@ export interface MemberEvents {
   superseded(reason: StorError): void;
 }
 
+/** Takes what was read where it lies, in place of a copy; see `BlockRequest`. */
+export type Adopt = (memory: SharedBytes, start: number) => void;
+
 /** What one image of a replica holds: its live one, or a snapshot. */
 export interface MemberImage {
-  read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void;
+  /** To `target`, or to `adopt` where the image has the data in memory that it can give away. */
+  read(
+    offset: number,
+    length: number,
+    target: Uint8Array,
+    start: number,
+    done: StoreDone,
+    adopt?: Adopt | null,
+  ): void;
   readUnverified(
     offset: number,
     length: number,

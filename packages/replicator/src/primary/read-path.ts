@@ -1,7 +1,7 @@
 import { StorError, blockBytes, hasCode } from '@stor/protocol';
 
 import type { StoreDone } from '../replica-store.ts';
-import type { Member } from './member.ts';
+import type { Adopt, Member } from './member.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 
 /** Bad places are logged once; so many are remembered. */
@@ -18,6 +18,7 @@ interface Attempt {
   readonly length: number;
   readonly target: Uint8Array;
   readonly start: number;
+  readonly adopt: Adopt | null;
   readonly bad: Set<Member>;
   /** why the last of them could not */
   error: StorError | null;
@@ -52,8 +53,15 @@ export class ReadPath implements SegmentPart {
     return session.store.readInline(offset, length, target, start);
   }
 
-  read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
-    this.#try({ offset, length, target, start, bad: new Set(), error: null, done });
+  read(
+    offset: number,
+    length: number,
+    target: Uint8Array,
+    start: number,
+    done: StoreDone,
+    adopt: Adopt | null = null,
+  ): void {
+    this.#try({ offset, length, target, start, adopt, bad: new Set(), error: null, done });
   }
 
   /**
@@ -99,13 +107,13 @@ export class ReadPath implements SegmentPart {
       attempt.done(new StorError('ABORTED', 'the primary has stopped'));
       return;
     }
-    const { offset, length, target, start, bad, done } = attempt;
+    const { offset, length, target, start, adopt, bad, done } = attempt;
     const source = segment.sources().find((member) => !bad.has(member));
     if (!source) {
       this.#noSource(attempt);
       return;
     }
-    source.read(offset, length, target, start, (error) => {
+    const over: StoreDone = (error) => {
       if (!error) {
         done(null);
         return;
@@ -120,7 +128,8 @@ export class ReadPath implements SegmentPart {
       }
       if (source.isOpen && !hasCode(error, 'UNAVAILABLE', 'ABORTED')) done(error);
       else this.#try(attempt);
-    });
+    };
+    source.read(offset, length, target, start, over, adopt);
   }
 
   /** What lies before the first bad block was whole. */

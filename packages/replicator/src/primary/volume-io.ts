@@ -329,7 +329,8 @@ export class VolumeIo implements SegmentPart {
       op.readDone = (error) => {
         this.#readDone(op, error);
       };
-      this.reads.read(op.offset, op.length, op.bytes ?? noBytes, op.start, op.readDone);
+      const bytes = op.bytes ?? noBytes;
+      this.reads.read(op.offset, op.length, bytes, op.start, op.readDone, op.adopt);
     } else if (!op.edgesRead && (op.headBytes > 0 || op.tailBytes > 0)) this.#readEdges(op);
     else this.writes.start(op);
   }

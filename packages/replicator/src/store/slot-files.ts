@@ -165,6 +165,29 @@ export class SlotFiles {
     return true;
   }
 
+  /** The checksums are in memory, or in pages that this process has touched. */
+  #areSumsAtHand(linear: number, count: number): boolean {
+    const last = Math.floor((linear + count - 1) / blocksPerChunk);
+    for (let slot = Math.floor(linear / blocksPerChunk); slot <= last; slot++) {
+      if (!this.isWarm(slot) && this.#cache.find(this.#lineage, slot) < 0) return false;
+    }
+    return true;
+  }
+
+  #sumsAtHand(linear: number, count: number): Uint32Array {
+    const sums = new Uint32Array(count);
+    for (let i = 0; i < count;) {
+      const slot = Math.floor((linear + i) / blocksPerChunk);
+      const within = (linear + i) % blocksPerChunk;
+      const n = Math.min(count - i, blocksPerChunk - within);
+      let line = this.#cache.find(this.#lineage, slot);
+      if (line < 0) line = this.#load(slot);
+      for (let k = 0; k < n; k++) sums[i + k] = this.#cache.sums[line + within + k] ?? 0;
+      i += n;
+    }
+    return sums;
+  }
+
   #load(slot: number): number {
     const scratch = this.#scratchFor(blocksPerChunk);
     this.sums.readSync(this.#scratchBytes, 0, slotSumsBytes, slot * slotSumsBytes);
@@ -185,15 +208,18 @@ export class SlotFiles {
     valid: Uint8Array,
     validStart: number,
   ): Promise<void> {
-    const sums = new Uint32Array(count);
-    const sumsBytes = new Uint8Array(sums.buffer);
     const length = count * blockBytes;
+    const isAtHand = this.#areSumsAtHand(linear, count);
+    const read = new Uint32Array(isAtHand ? 0 : count);
+    const reads = [this.#pool.read(this.data, target, start, length, linear * blockBytes)];
+    if (!isAtHand) {
+      const readBytes = new Uint8Array(read.buffer);
+      reads.push(this.#pool.read(this.sums, readBytes, 0, readBytes.length, linear * sumBytes));
+    }
     // settled, not raced: no read may still be writing to the target when the call is answered
-    const results = await Promise.allSettled([
-      this.#pool.read(this.data, target, start, length, linear * blockBytes),
-      this.#pool.read(this.sums, sumsBytes, 0, sumsBytes.length, linear * sumBytes),
-    ]);
+    const results = await Promise.allSettled(reads);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
+    const sums = isAtHand ? this.#sumsAtHand(linear, count) : read;
     for (let i = 0; i < count; i++) {
       const at = start + i * blockBytes;
       const sum = crc32(target.subarray(at, at + blockBytes)) ^ zeroBlockCrc;

@@ -1,5 +1,11 @@
-import { StorError, segmentBytesOf, segmentCount, segmentSizeBytes } from '@stor/protocol';
-import { silentLogger, type Logger, type Random } from '@stor/runtime';
+import {
+  StorError,
+  blockBytes,
+  segmentBytesOf,
+  segmentCount,
+  segmentSizeBytes,
+} from '@stor/protocol';
+import { SharedBytes, silentLogger, type Logger, type Random } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
 
 import type { BlockRequest } from '../block-device.ts';
@@ -309,20 +315,29 @@ export function request(
   return new Promise((resolve) => {
     const retained = options.retained ?? kind === 'read';
     const payload = kind === 'write' && bytes ? Buffer.from(bytes) : bytes;
+    // what is retained is held by whoever needs it after the answer, or copied by him
+    const isShared = kind === 'write' && retained && Math.floor(offset / blockBytes) % 2 === 0;
+    const memory = isShared && payload ? new SharedBytes(Buffer.from(payload), scramble) : null;
     const blockRequest: BlockRequest = {
       offset,
       length,
-      bytes: payload,
+      bytes: memory?.bytes ?? payload,
       start: 0,
       retained,
+      memory,
       fua: options.fua ?? false,
       noHole: options.noHole ?? false,
       done: (error) => {
         if (kind === 'write') payload?.fill(0xee);
+        memory?.release();
         resolve(error);
       },
     };
     device[kind](blockRequest);
     if (kind === 'write' && !retained) payload?.fill(0xee);
   });
+}
+
+function scramble(bytes: Buffer): void {
+  bytes.fill(0xee);
 }
