@@ -56,6 +56,8 @@ export class NbdRequest implements BlockRequest, ReplyTarget {
   done(error: StorError | null): void {
     if (!this.active) throw new Error('a block device finished a request twice');
     this.active = false;
+    this.memory?.release();
+    this.memory = null;
     this.#owner.completed(this, error);
   }
 }

@@ -390,7 +390,6 @@ export class Transmission implements RequestOwner {
     request.offsetLow = header.offsetLow;
     request.arrivedMs = arrivedMs;
     request.bytes = null;
-    request.memory = null;
     request.start = 0;
     request.retained = false;
     request.fua = false;
@@ -418,8 +417,6 @@ export class Transmission implements RequestOwner {
     request.bytes = null;
     request.buffer = null;
     request.pieces = null;
-    request.memory?.release();
-    request.memory = null;
     request.adopted = null;
     if (error || this.#state === 'gone') adopted?.release();
     if (this.#state === 'gone') {
