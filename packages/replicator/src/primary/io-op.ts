@@ -11,6 +11,8 @@ import type { Adopt } from './member.ts';
 /** Data up to this are copied to where the client wants them (bytes). */
 const copiedReadBytes = 64 * 1024;
 
+const noBytes = Buffer.alloc(0);
+
 export type IoKind = 'read' | 'write' | 'zero';
 
 /** One aligned request under way; pooled, because there is one for every client I/O. */
@@ -110,6 +112,11 @@ export class IoOp implements LockOwner {
   hold(memory: SharedBytes): void {
     this.memory = memory.hold();
     this.ownsBytes = true;
+  }
+
+  /** of a read */
+  get target(): Uint8Array {
+    return this.bytes ?? noBytes;
   }
 
   /** A client takes whole blocks where they lie, if it can; for small ones a copy is cheaper. */

@@ -18,8 +18,6 @@ import { WritePath } from './write-path.ts';
 /** Ops kept for reuse; more than clients keep in flight. */
 const maxPooledOps = 1_024;
 
-const noBytes = Buffer.alloc(0);
-
 type Done = (error: StorError | null) => void;
 
 /**
@@ -329,8 +327,7 @@ export class VolumeIo implements SegmentPart {
       op.readDone = (error) => {
         this.#readDone(op, error);
       };
-      const bytes = op.bytes ?? noBytes;
-      this.reads.read(op.offset, op.length, bytes, op.start, op.readDone, op.adopt);
+      this.reads.read(op.offset, op.length, op.target, op.start, op.readDone, op.adopt);
     } else if (!op.edgesRead && (op.headBytes > 0 || op.tailBytes > 0)) this.#readEdges(op);
     else this.writes.start(op);
   }
