@@ -1,5 +1,6 @@
 import type { CallOptions, StorApi, WatchApi } from '@stor/protocol';
 import type { Clock } from '@stor/runtime/clock';
+import type { NbdTlsOptions } from 'nbd-client-js';
 import type { NbdOpener } from './nbd-session.ts';
 import type { Printer, TextSink } from './printer.ts';
 
@@ -45,6 +46,8 @@ export interface CommandContext {
   api: StorApi & WatchApi;
   io: StorctlIo;
   print: Printer;
+  /** how NBD is spoken over TLS; null: as the address says */
+  nbdTls: NbdTlsOptions | null;
   /** signal and time for each call of the API */
   call: CallOptions;
   signal: AbortSignal;

@@ -1,8 +1,9 @@
 import { StorError, type ErrorCode } from '@stor/protocol';
-import { NbdClient, NbdError, ReconnectingNbdClient, errno } from 'nbd-client-js';
+import { NbdClient, NbdError, ReconnectingNbdClient, errno, optionReplyType } from 'nbd-client-js';
 import type { NbdOpener, NbdSession } from './nbd-session.ts';
 
 const connectTimeoutMs = 15_000;
+const tlsHint = 'see --tls-certificates and --tls-psk-file';
 /**
  * How long a transfer waits for another node when one is lost (ms). A node that dies silently is
  * noticed within 5 s; its node lease runs out 6 s after its last renewal and the next primary waits
@@ -11,14 +12,16 @@ const connectTimeoutMs = 15_000;
 const giveUpMs = 60_000;
 
 /** Opens a session with nbd-client-js; `signal` ends the connection at any time. */
-export const openNbdSession: NbdOpener = async (uri, { signal, otherUris } = {}) => {
+export const openNbdSession: NbdOpener = async (uri, { signal, otherUris, tls } = {}) => {
+  const over = tls ? { tls } : {};
   const abortable = signal ? { signal } : {};
   const client = await translated<NbdClient | ReconnectingNbdClient>(() =>
     otherUris === undefined
-      ? NbdClient.connect({ uri, connectTimeoutMs, ...abortable })
+      ? NbdClient.connect({ uri, connectTimeoutMs, ...over, ...abortable })
       : ReconnectingNbdClient.connect({
           addresses: [uri, ...otherUris],
           giveUpMs,
+          ...over,
           ...abortable,
         }),
   );
@@ -44,6 +47,7 @@ const codeOf: Readonly<Record<NbdError['code'], ErrorCode>> = {
   IO: 'DISK_FAILED',
   // the server's answer about the export, with its reason in the message
   REFUSED: 'FAILED_PRECONDITION',
+  TLS: 'UNAUTHENTICATED',
   PROTOCOL: 'PROTOCOL',
   DISCONNECTED: 'UNAVAILABLE',
   ABORTED: 'ABORTED',
@@ -58,6 +62,8 @@ async function translated<T>(call: () => Promise<T>): Promise<T> {
   } catch (error) {
     if (!(error instanceof NbdError)) throw error;
     const code = error.errno === errno.ENOSPC ? 'NO_SPACE' : codeOf[error.code];
-    throw new StorError(code, error.message, { cause: error });
+    const isTlsMissing = error.optionReply === optionReplyType.errTlsReqd || error.code === 'TLS';
+    const hint = isTlsMissing ? ` (${tlsHint})` : '';
+    throw new StorError(code, `${error.message}${hint}`, { cause: error });
   }
 }

@@ -1,3 +1,5 @@
+import type { NbdTlsOptions } from 'nbd-client-js';
+
 /**
  * What storctl needs of an NBD connection. `nbd-client-js` fits it; tests serve it from memory.
  * Offsets and lengths in bytes. Calls may overlap; each rejects when the connection breaks, or, of a
@@ -24,6 +26,8 @@ export interface NbdOpenOptions {
    * lost goes on with any other. Without them it lives and dies with its one connection.
    */
   otherUris?: readonly string[];
+  /** only over TLS, and how; absent: as the addresses say */
+  tls?: NbdTlsOptions;
 }
 
 /** Connects to `nbd://host:port/name`. Rejects with StorError. */

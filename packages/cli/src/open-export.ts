@@ -43,7 +43,7 @@ export function exportOfVolume({ metadata, spec, status }: Volume): NbdExport {
  * what each address said; any other error is the cluster's answer about the volume.
  */
 export async function openExport(
-  { api, io, call, signal }: CommandContext,
+  { api, io, call, signal, nbdTls }: CommandContext,
   wanted: NbdExport,
 ): Promise<NbdSession> {
   const { what, name, nbdUri } = wanted;
@@ -60,7 +60,10 @@ export async function openExport(
     throw new StorError('UNAVAILABLE', `no node that is up serves ${what} over NBD`);
   }
   try {
-    return checkSize(await io.openNbd(first, { signal, otherUris }), wanted);
+    return checkSize(
+      await io.openNbd(first, { signal, otherUris, ...(nbdTls ? { tls: nbdTls } : {}) }),
+      wanted,
+    );
   } catch (error) {
     if (!hasCode(error, 'UNAVAILABLE')) throw error;
     throw new StorError('UNAVAILABLE', `${what} cannot be reached over NBD: ${error.message}`, {

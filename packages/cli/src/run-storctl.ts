@@ -3,6 +3,7 @@ import { StorError, exitCodeOf } from '@stor/protocol';
 import { systemClock } from '@stor/runtime/clock';
 import { expandCommandWords } from './core/command-words.ts';
 import { parseDurationMs } from './core/duration.ts';
+import { nbdTlsOf } from './core/nbd-tls.ts';
 import type { CommandContext, RunAction, StorctlIo } from './command-context.ts';
 import { withGuards } from './change-guards.ts';
 import { findEndpoints } from './endpoints.ts';
@@ -67,6 +68,7 @@ function runActionWith(io: StorctlIo): RunAction {
       const api = await io.openApi({ endpoints, timeoutMs: callMs });
       try {
         const context: CommandContext = {
+          nbdTls: nbdTlsOf(globals, io.env),
           api: withGuards(api, globals),
           io,
           print,

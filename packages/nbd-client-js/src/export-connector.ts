@@ -150,6 +150,7 @@ export class ExportConnector {
     const client = await NbdClient.connect({
       ...target.address,
       exportName: target.exportName,
+      ...(target.tls ? { tls: target.tls } : {}),
       structuredReplies,
       extendedHeaders,
       metaContexts: [...metaContexts, formatClientContext(identity)],

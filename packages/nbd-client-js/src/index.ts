@@ -10,7 +10,7 @@ export * from './core/transmission-codec.ts';
 export * from './core/wire-integers.ts';
 export * from './nbd-client.ts';
 export type { NbdClock } from './nbd-clock.ts';
-export type { NbdNetwork, NbdStream } from './nbd-network.ts';
+export type { NbdNetwork, NbdStream, TlsClientStart } from './nbd-network.ts';
 export * from './nbd-error.ts';
 export type {
   BlockStatusExtent,
@@ -25,6 +25,7 @@ export type {
 export * from './nbd-uri.ts';
 export * from './reconnecting-nbd-client.ts';
 export type { ExportInfo } from './server-questions.ts';
+export type { NbdTlsOptions } from './tls-options.ts';
 export { probeServer } from './server-probe.ts';
 export { defaultReconnectLimits } from './reconnect-limits.ts';
 export type { ReconnectLimits } from './reconnect-limits.ts';

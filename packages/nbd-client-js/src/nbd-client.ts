@@ -173,8 +173,8 @@ export class NbdClient {
 
   /** Names of the exports of this server; needs a second connection. */
   list(options: { signal?: AbortSignal } = {}): Promise<string[]> {
-    const { address } = this.#target;
-    return NbdClient.list({ ...address, ...options });
+    const { address, tls } = this.#target;
+    return NbdClient.list({ ...address, ...(tls ? { tls } : {}), ...options });
   }
 
   /**

@@ -4,6 +4,7 @@ import { errnoName } from './core/constants.ts';
  * - `IO`: the server answered a request with an error; `errno` says which.
  * - `REFUSED`: the server answered an option of the handshake with an error.
  * - `PROTOCOL`: the server broke the protocol; the connection is gone.
+ * - `TLS`: no TLS with this server: a certificate, name or key is not right, on either side.
  * - `DISCONNECTED`: the connection could not be made, or ended while requests were outstanding.
  * - `ABORTED`: the caller's signal. `TIMEOUT`: no handshake within the time given.
  * - `INVALID_ARGUMENT`: refused here, nothing was sent. `OVERLOADED`: too many requests wait.
@@ -13,6 +14,7 @@ export type NbdErrorCode =
   | 'REFUSED'
   | 'PROTOCOL'
   | 'DISCONNECTED'
+  | 'TLS'
   | 'ABORTED'
   | 'TIMEOUT'
   | 'INVALID_ARGUMENT'

@@ -1,5 +1,21 @@
 import net from 'node:net';
+import { startTlsClient } from './tls-client.ts';
 import type { NbdAddress } from './nbd-uri.ts';
+
+/** The client's side of TLS. Certificates and keys are PEM text. */
+export interface TlsClientStart {
+  side: 'client';
+  /** name or address that the server's certificate must be for */
+  serverName: string;
+  /** false: any certificate will do; pre-shared keys prove both sides in any case */
+  verifyPeer: boolean;
+  /** who may vouch for the server; those that Node knows unless given */
+  ca?: string | undefined;
+  cert?: string | undefined;
+  key?: string | undefined;
+  /** instead of certificates */
+  psk?: { identity: string; key: Uint8Array } | undefined;
+}
 
 /** A stream connection, TCP or UNIX. */
 export interface NbdStream {
@@ -18,6 +34,13 @@ export interface NbdStream {
   /** Ends after what was written has been sent. */
   end(): void;
   destroy(): void;
+  pause(): void;
+  resume(): void;
+  /**
+   * Goes on as TLS. It is called paused, outside of `onData`, when all that was written has left and all
+   * that has come was taken; `resume` follows. Rejects with why there is none, and is over then.
+   */
+  startTls(options: TlsClientStart): Promise<unknown>;
 }
 
 /** Where connections come from; a test or a simulator gives its own. */
@@ -62,7 +85,7 @@ export const systemNetwork: NbdNetwork = {
       });
       socket.once('close', () => {
         signal.removeEventListener('abort', onAbort);
-        if (stream) stream.onClose(failure);
+        if (stream) stream.closed(socket, failure);
         else reject(failure ?? new Error('the connection was closed'));
       });
     }),
@@ -71,10 +94,48 @@ export const systemNetwork: NbdNetwork = {
 class SocketStream implements NbdStream {
   onData: NbdStream['onData'] = (_bytes, start, end) => end - start;
   onClose: NbdStream['onClose'] = () => {};
-  readonly #socket: net.Socket;
+  /** over another one when there is TLS */
+  #socket: net.Socket;
 
   constructor(socket: net.Socket) {
     this.#socket = socket;
+  }
+
+  closed(socket: net.Socket, error: Error | null): void {
+    if (this.#socket === socket) this.onClose(error);
+  }
+
+  async startTls(options: TlsClientStart): Promise<void> {
+    const plain = this.#socket;
+    let started: ReturnType<typeof startTlsClient>;
+    try {
+      started = startTlsClient(plain, options);
+    } catch (error) {
+      // a certificate or key that is none
+      plain.destroy();
+      throw error;
+    }
+    const { secure, agreed } = started;
+    this.#socket = secure;
+    let failure: Error | null = null;
+    secure.on('error', (error) => {
+      failure ??= error;
+    });
+    secure.once('close', () => {
+      this.closed(secure, failure);
+    });
+    secure.on('data', (chunk: Buffer) => {
+      this.onData(chunk, 0, chunk.length);
+    });
+    secure.pause();
+    await agreed;
+  }
+
+  pause(): void {
+    this.#socket.pause();
+  }
+  resume(): void {
+    this.#socket.resume();
   }
 
   write(bytes: Uint8Array): void {

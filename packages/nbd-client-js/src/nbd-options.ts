@@ -3,6 +3,7 @@ import { NbdError } from './nbd-error.ts';
 import type { NbdNetwork } from './nbd-network.ts';
 import { parseNbdUri } from './nbd-uri.ts';
 import type { NbdAddress, NbdTarget } from './nbd-uri.ts';
+import type { NbdTlsOptions } from './tls-options.ts';
 import type { StatusExtent } from './outstanding-requests.ts';
 
 export interface NbdConnectOptions {
@@ -12,6 +13,8 @@ export interface NbdConnectOptions {
   port?: number;
   /** UNIX socket */
   path?: string;
+  /** TLS; the URI's (`nbds://…`) unless given */
+  tls?: NbdTlsOptions;
   /** taken from the URI unless given */
   exportName?: string;
   /** asked for unless false; `structuredReplies` of the client says whether the server agreed */
@@ -83,12 +86,15 @@ export interface BlockStatusExtent extends StatusExtent {
 export function targetOf(options: NbdConnectOptions): NbdTarget {
   if (options.uri !== undefined) {
     const target = parseNbdUri(options.uri);
-    return { ...target, exportName: options.exportName ?? target.exportName };
+    const tls = options.tls ?? target.tls;
+    const exportName = options.exportName ?? target.exportName;
+    return { address: target.address, exportName, ...(tls ? { tls } : {}) };
   }
   let address: NbdAddress;
   if (options.path !== undefined) address = { path: options.path };
   else if (options.host !== undefined && options.port !== undefined) {
     address = { host: options.host, port: options.port };
   } else throw new NbdError('INVALID_ARGUMENT', 'give uri, host and port, or path');
-  return { address, exportName: options.exportName ?? '' };
+  const { tls, exportName = '' } = options;
+  return { address, exportName, ...(tls ? { tls } : {}) };
 }

@@ -2,8 +2,11 @@ import { ClientHandshake } from './core/client-handshake.ts';
 import type { HandshakeResult, HandshakeWishes } from './core/client-handshake.ts';
 import type { NbdClock } from './nbd-clock.ts';
 import { NbdError } from './nbd-error.ts';
-import type { NbdNetwork, NbdStream } from './nbd-network.ts';
+import type { NbdNetwork, NbdStream, TlsClientStart } from './nbd-network.ts';
 import type { NbdAddress } from './nbd-uri.ts';
+import { isTlsError, tlsFailure } from './tls-client.ts';
+import { tlsStartOf } from './tls-options.ts';
+import type { NbdTlsOptions } from './tls-options.ts';
 
 /** Largest piece that one read of the connection takes (bytes); one such buffer per connection. */
 const receiveBytes = 512 * 1024;
@@ -28,10 +31,12 @@ export interface OpenOptions {
   connectTimeoutMs: number;
   /** until the server's first bytes (ms) */
   greetingTimeoutMs?: number | undefined;
+  /** absent: in the clear */
+  tls?: NbdTlsOptions | undefined;
 }
 
 /**
- * Connects and shakes hands. Rejects with DISCONNECTED, TIMEOUT, ABORTED, REFUSED or PROTOCOL, and
+ * Connects and shakes hands. Rejects with DISCONNECTED, TLS, TIMEOUT, ABORTED, REFUSED or PROTOCOL, and
  * leaves no socket behind then.
  */
 export function openNegotiated(
@@ -40,7 +45,11 @@ export function openNegotiated(
   options: OpenOptions,
 ): Promise<NegotiatedSocket> {
   return new Promise((resolve, reject) => {
-    new Opening(address, wishes, options, resolve, reject).start();
+    const { tls } = options;
+    // what is wrong with certificates and keys is said before anybody is asked
+    const start = tls ? tlsStartOf(tls, address) : null;
+    const all = { ...wishes, ...(tls ? { tls: tls.mode ?? 'require' } : {}) };
+    new Opening(address, all, { ...options, start }, resolve, reject).start();
   });
 }
 
@@ -49,7 +58,7 @@ class Opening {
   readonly #address: NbdAddress;
   readonly #name: string;
   readonly #handshake: ClientHandshake;
-  readonly #options: OpenOptions;
+  readonly #options: OpenOptions & { start: TlsClientStart | null };
   readonly #resolve: (negotiated: NegotiatedSocket) => void;
   readonly #reject: (error: NbdError) => void;
   readonly #connecting = new AbortController();
@@ -59,13 +68,16 @@ class Opening {
   #cancelGoodbye: () => void = () => {};
   #negotiated: NegotiatedSocket | null = null;
   #failure: NbdError | null = null;
+  #isSecuring = false;
+  /** TLS has been agreed on */
+  #isSecure = false;
   /** the part of the handshake that is not complete yet */
   #kept: Buffer = Buffer.alloc(0);
 
   constructor(
     address: NbdAddress,
     wishes: HandshakeWishes,
-    options: OpenOptions,
+    options: OpenOptions & { start: TlsClientStart | null },
     resolve: (negotiated: NegotiatedSocket) => void,
     reject: (error: NbdError) => void,
   ) {
@@ -89,6 +101,8 @@ class Opening {
           return end - start;
         };
         socket.onClose = (cause) => {
+          // the start of TLS tells why it came to nothing
+          if (this.#isSecuring) return;
           if (cause) this.#lost(cause);
           this.#closed();
         };
@@ -102,6 +116,10 @@ class Opening {
   }
 
   #lost(cause: unknown): void {
+    if (this.#isSecure && !this.#negotiated && isTlsError(cause)) {
+      this.#failure ??= this.#noTls(cause);
+      return;
+    }
     const text = cause instanceof Error ? cause.message : String(cause);
     const message = `the connection to ${this.#name} failed: ${text}`;
     this.#failure ??= new NbdError('DISCONNECTED', message, { cause });
@@ -170,6 +188,10 @@ class Opening {
       for (const part of this.#handshake.output.splice(0)) socket.write(part);
     }
     this.#kept = bytes.subarray(used);
+    if (this.#handshake.needsTls) {
+      this.#beginTls(socket);
+      return;
+    }
     const { result } = this.#handshake;
     if (!result) return;
     if (this.#kept.length > 0) {
@@ -180,12 +202,50 @@ class Opening {
     this.#resolve(this.#negotiated);
   }
 
+  /** What the server has said in the clear must never be taken for what it says over TLS. */
+  #beginTls(socket: NbdStream): void {
+    const { start } = this.#options;
+    if (!start || this.#kept.length > 0) {
+      throw new NbdError('PROTOCOL', 'the server sent bytes in the clear behind STARTTLS');
+    }
+    socket.pause();
+    // not from within onData
+    queueMicrotask(() => {
+      if (this.#failure) return;
+      this.#isSecuring = true;
+      socket.startTls(start).then(
+        () => {
+          this.#isSecuring = false;
+          if (this.#failure) return;
+          this.#isSecure = true;
+          this.#handshake.secured();
+          for (const part of this.#handshake.output.splice(0)) socket.write(part);
+          socket.resume();
+        },
+        (error: unknown) => {
+          this.#fail(this.#noTls(error));
+          this.#closed();
+        },
+      );
+    });
+  }
+
+  #noTls(cause: unknown): NbdError {
+    const { start } = this.#options;
+    const as = start?.psk
+      ? `as ${JSON.stringify(start.psk.identity)}`
+      : `for ${start?.serverName ?? ''}`;
+    const text = `no TLS with ${this.#name} ${as}: ${tlsFailure(cause)}`;
+    return new NbdError('TLS', text, { cause });
+  }
+
   #closed(): void {
     this.#release();
     this.#cancelGoodbye();
+    const hint = this.#isSecure ? ': it may not accept the certificate of this client' : '';
     const text = this.#negotiated
       ? `the connection to ${this.#name} was closed`
-      : `${this.#name} closed the connection during the handshake`;
+      : `${this.#name} closed the connection during the handshake${hint}`;
     const error = this.#failure ?? new NbdError('DISCONNECTED', text);
     if (this.#negotiated) this.#negotiated.onClose(error);
     else this.#reject(error);

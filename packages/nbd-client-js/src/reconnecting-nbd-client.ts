@@ -20,6 +20,7 @@ import type {
 } from './nbd-options.ts';
 import type { NbdTarget } from './nbd-uri.ts';
 import { completeLimits } from './reconnect-limits.ts';
+import type { NbdTlsOptions } from './tls-options.ts';
 import type { ReconnectLimits } from './reconnect-limits.ts';
 import { ReconnectingSession } from './reconnecting-session.ts';
 import { checkRange, needFlag, readTarget } from './request-rules.ts';
@@ -35,6 +36,8 @@ export interface ReconnectingOptions extends Partial<ReconnectLimits> {
   addresses: readonly ExportAddress[];
   /** taken from the URIs unless given */
   exportName?: string;
+  /** of all addresses; the URIs' unless given */
+  tls?: NbdTlsOptions;
   structuredReplies?: boolean;
   /** as of `NbdClient` */
   extendedHeaders?: boolean;
@@ -270,15 +273,19 @@ export class ReconnectingNbdClient {
   }
 }
 
-function targetsOf({ addresses, exportName }: ReconnectingOptions): NbdTarget[] {
+function targetsOf({ addresses, exportName, tls }: ReconnectingOptions): NbdTarget[] {
   if (addresses.length === 0 || addresses.length > maxAddresses) {
     const text = `${addresses.length} addresses; give 1 to ${maxAddresses}`;
     throw new NbdError('INVALID_ARGUMENT', text);
   }
   const name = exportName === undefined ? {} : { exportName };
-  const targets = addresses.map((address) =>
-    targetOf({ ...(typeof address === 'string' ? { uri: address } : address), ...name }),
-  );
+  const targets = addresses.map((address) => {
+    const target = targetOf({
+      ...(typeof address === 'string' ? { uri: address } : address),
+      ...name,
+    });
+    return tls ? { ...target, tls } : target;
+  });
   const names = new Set(targets.map((target) => target.exportName));
   if (names.size === 1) return targets;
   const text = `the addresses name several exports: ${[...names].map((n) => JSON.stringify(n)).join(', ')}`;

@@ -90,5 +90,6 @@ export function openOptionsOf(options: NbdConnectOptions): OpenOptions {
     signal: options.signal,
     connectTimeoutMs: options.connectTimeoutMs ?? defaultConnectTimeoutMs,
     greetingTimeoutMs: options.greetingTimeoutMs,
+    tls: targetOf(options).tls,
   };
 }

@@ -411,7 +411,6 @@ t.test('URIs', async (t) => {
     '',
     'db',
     'http://x/y',
-    'nbds://h/x',
     'nbd+unix:///db',
     'nbd:///x',
     'nbd://h/%zz',

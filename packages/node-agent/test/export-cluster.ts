@@ -2,11 +2,12 @@ import { StorError, defaultPolicy, type AttachmentGrant, type VolumeQos } from '
 import type { BlockRequest, ChangedExtent, Extent, PrimaryVolume } from '@stor/replicator';
 import { NoSnapshots } from '@stor/replicator/testing';
 import { silentLogger, systemNetwork, type Clock, type Network } from '@stor/runtime';
-import { NbdClient } from 'nbd-client-js';
+import { NbdClient, type NbdTlsOptions } from 'nbd-client-js';
 import type { Test } from 'tap';
 import { VolumeExports } from '../src/exports/volume-exports.ts';
 import type { MainMethods } from '../src/lane/lane-protocol.ts';
 import { NbdServer } from '../src/nbd/nbd-server.ts';
+import type { ConnectionTls } from '../src/nbd/nbd-connection.ts';
 import { MemoryBlockDevice } from '../src/testing/memory-block-device.ts';
 
 /** Time that runs faster, so that waits of seconds pass while real sockets are used. */
@@ -179,6 +180,8 @@ export class ExportCluster {
   qos: VolumeQos = {};
   /** of the relays */
   network: Network = systemNetwork;
+  /** of all nodes and their clients; null: in the clear */
+  tls: { server: ConnectionTls; client: () => NbdTlsOptions } | null = null;
   /** nodes whose attach fails */
   readonly failing = new Set<ExportNode>();
   holder: Holder | null = null;
@@ -195,9 +198,15 @@ export class ExportCluster {
   static async start(
     t: Test,
     nodes: number,
-    options: { sizeBytes?: number; clock?: Clock; chance?: () => number } = {},
+    options: {
+      sizeBytes?: number;
+      clock?: Clock;
+      chance?: () => number;
+      tls?: ExportCluster['tls'];
+    } = {},
   ): Promise<ExportCluster> {
     const cluster = new ExportCluster(options);
+    cluster.tls = options.tls ?? null;
     for (let i = 1; i <= nodes; i++) {
       const node = await ExportNode.start(cluster, `n-${i}`);
       cluster.nodes.push(node);
@@ -316,6 +325,7 @@ export class ExportNode {
       nodeId: id,
       agentInstance: `${id}-1`,
       network: { ...systemNetwork, connect: (...args) => cluster.network.connect(...args) },
+      ...(cluster.tls ? { relayTls: cluster.tls.client } : {}),
       clock: cluster.clock,
       logger: silentLogger,
       autoDetachMs: 30_000,
@@ -337,6 +347,7 @@ export class ExportNode {
       clock: cluster.clock,
       logger: silentLogger,
       limits: { closeDrainMs: 500 },
+      ...(cluster.tls ? { tls: cluster.tls.server } : {}),
     });
     return node;
   }
@@ -360,7 +371,7 @@ export class ExportNode {
     await Promise.all(this.server.listeners.map((listener) => listener.close()));
   }
 
-  client(t: Test, options: { maxInFlight?: number } = {}): Promise<NbdClient> {
+  client(t: Test, options: { maxInFlight?: number; tls?: NbdTlsOptions } = {}): Promise<NbdClient> {
     const connecting = NbdClient.connect({
       uri: `nbd://127.0.0.1:${this.port}/db`,
       ...options,

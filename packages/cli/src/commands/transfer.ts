@@ -7,10 +7,11 @@ import type { CommandContext, Progress, RunAction } from '../command-context.ts'
 import { exportImage } from '../export-image.ts';
 import { importImage } from '../import-image.ts';
 import { exportOfVolume, findExport, openExport, type NbdExport } from '../open-export.ts';
+import { nbdTlsFlags } from '../core/nbd-tls.ts';
 import type { TransferResult } from '../transfer.ts';
 
 export function addTransferCommands(volume: Command, run: RunAction): void {
-  volume
+  const importing = volume
     .command('import')
     .argument('<volume>', 'name or id')
     .argument('<file>', 'raw disk image')
@@ -24,7 +25,7 @@ export function addTransferCommands(volume: Command, run: RunAction): void {
         { longRunning: true },
       ),
     );
-  volume
+  const exporting = volume
     .command('export')
     .argument('<volume>', 'name or id, or a snapshot: db@monday')
     .argument('<file>', 'file to create')
@@ -52,6 +53,9 @@ export function addTransferCommands(volume: Command, run: RunAction): void {
           { longRunning: true },
         ),
     );
+  for (const { flag, help, env } of nbdTlsFlags) {
+    for (const command of [importing, exporting]) command.option(flag, `${help} (or ${env})`);
+  }
 }
 
 async function importCommand(

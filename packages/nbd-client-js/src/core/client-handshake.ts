@@ -53,6 +53,8 @@ export interface HandshakeWishes {
   listContexts?: boolean;
   /** ask for the facts of the export without opening it, and leave */
   infoOnly?: boolean;
+  /** STARTTLS first; `allow`: go on without when the server has no TLS */
+  tls?: 'require' | 'allow';
 }
 
 export interface HandshakeResult {
@@ -72,6 +74,8 @@ export interface HandshakeResult {
 
 type Step =
   | 'greeting'
+  | 'starttls'
+  | 'tls'
   | 'extended'
   | 'structured'
   | 'meta'
@@ -115,12 +119,22 @@ export class ClientHandshake {
    */
   receive(bytes: Buffer, start: number, end: number): number {
     let at = start;
-    while (this.#step !== 'over') {
+    while (this.#step !== 'over' && this.#step !== 'tls') {
       const used = this.#receiveOne(bytes, at, end);
       if (used === 0) break;
       at += used;
     }
     return at - start;
+  }
+
+  /** The server waits for TLS: begin it, then call `secured`. What it sent behind its answer is not its own. */
+  get needsTls(): boolean {
+    return this.#step === 'tls';
+  }
+
+  /** Everything is asked over TLS from now on. */
+  secured(): void {
+    this.#begin();
   }
 
   #receiveOne(bytes: Buffer, at: number, end: number): number {
@@ -156,6 +170,14 @@ export class ClientHandshake {
     this.output.push(
       encodeClientFlags(flags & (handshakeFlag.fixedNewstyle | handshakeFlag.noZeroes)),
     );
+    const { tls } = this.#wishes;
+    if (tls && this.#fixed) this.#ask('starttls');
+    else if (tls === 'require') {
+      throw new NbdError('REFUSED', 'the server has no TLS: it is too old for options');
+    } else this.#begin();
+  }
+
+  #begin(): void {
     if (this.#wishes.listOnly) {
       if (!this.#fixed) throw broken('the server cannot list its exports');
       this.#ask('list');
@@ -184,6 +206,8 @@ export class ClientHandshake {
 
   #option(): number {
     switch (this.#step) {
+      case 'starttls':
+        return optionType.starttls;
       case 'extended':
         return optionType.extendedHeaders;
       case 'structured':
@@ -206,6 +230,7 @@ export class ClientHandshake {
     this.#replies = 0;
     const { exportName, metaContexts } = this.#wishes;
     switch (step) {
+      case 'starttls':
       case 'extended':
       case 'structured':
       case 'list':
@@ -288,6 +313,9 @@ export class ClientHandshake {
 
   #takeAck(): void {
     switch (this.#step) {
+      case 'starttls':
+        this.#step = 'tls';
+        return;
       case 'extended':
         this.#form = 'extended';
         this.#askForContexts();
@@ -319,6 +347,14 @@ export class ClientHandshake {
   }
 
   #takeError(type: number, message: string): void {
+    const { tls } = this.#wishes;
+    if (this.#step === 'starttls' && tls === 'allow' && type !== optionReplyType.errShutdown) {
+      this.#begin();
+      return;
+    }
+    if (type === optionReplyType.errTlsReqd || this.#step === 'starttls') {
+      this.#refused(type, message);
+    }
     // an older server that lacks an extension: go on without it
     if (this.#step === 'extended' && type !== optionReplyType.errShutdown) {
       this.#ask('structured');
@@ -339,6 +375,10 @@ export class ClientHandshake {
       this.#ask('exportName');
       return;
     }
+    this.#refused(type, message);
+  }
+
+  #refused(type: number, message: string): never {
     this.output.push(encodeOption(optionType.abort));
     const what = this.#askedFor();
     const why = message === '' ? '' : `: ${message}`;
@@ -350,6 +390,7 @@ export class ClientHandshake {
   /** For the error. */
   #askedFor(): string {
     const name = JSON.stringify(this.#wishes.exportName);
+    if (this.#step === 'starttls') return 'begin TLS';
     if (this.#step === 'list') return 'list its exports';
     return this.#wishes.listContexts
       ? `list the contexts of export ${name}`

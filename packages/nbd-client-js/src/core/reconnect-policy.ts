@@ -4,12 +4,12 @@ import { errno, optionReplyType, transmissionFlag } from './constants.ts';
 
 /**
  * What one try to connect came to. `unknown`: there is no such export. `refused`: there is, but not
- * here or not for us (attached elsewhere), or what answers is no NBD server. `unreachable`: nobody there, or not now.
+ * here or not for us (attached elsewhere), or what answers is no NBD server, or not the right one. `unreachable`: nobody there, or not now.
  */
 export type TryOutcome = 'unknown' | 'refused' | 'unreachable';
 
 export function tryOutcome(error: NbdError): TryOutcome {
-  if (error.code === 'PROTOCOL') return 'refused';
+  if (error.code === 'PROTOCOL' || error.code === 'TLS') return 'refused';
   if (error.code !== 'REFUSED') return 'unreachable';
   if (error.optionReply === optionReplyType.errUnknown) return 'unknown';
   return error.optionReply === optionReplyType.errShutdown ? 'unreachable' : 'refused';

@@ -1,7 +1,7 @@
 import { StorError } from '@stor/protocol';
 import type { DirtyExtent } from '@stor/replicator';
 import type { Clock, Network, SocketTarget } from '@stor/runtime';
-import type { ClientIdentity } from 'nbd-client-js';
+import type { ClientIdentity, NbdTlsOptions } from 'nbd-client-js';
 import { snapshotOfContext } from '../core/nbd/meta-contexts.ts';
 import type { NbdExportLease, NbdPeer } from '../nbd/nbd-exports.ts';
 import { RelayDevice, type RelayStats } from './relay-device.ts';
@@ -20,6 +20,7 @@ export interface LaneCrossingOptions {
   network: Network;
   clock: Clock;
   stats: RelayStats;
+  tls: NbdTlsOptions | null;
   /** Called once, when the connection is over. */
   ended: () => void;
 }
@@ -46,10 +47,10 @@ export class LaneCrossing {
 
   /** The same errors as the other lane's. */
   async open(): Promise<NbdExportLease> {
-    const { address, exportName, identity, peer, network, clock, stats, name } = this.#options;
+    const { address, exportName, identity, peer, network, clock, stats, tls, name } = this.#options;
     const asked = peer.contexts.flatMap((context) => snapshotOfContext(context) ?? []);
     const relay = await RelayDevice.connect({
-      ...{ address, exportName, identity, network, clock, stats },
+      ...{ address, exportName, identity, network, clock, stats, tls },
       snapshots: asked,
       // the other lane lives as long as this one: a stall of its disk is no reason to ask elsewhere
       isWatched: false,

@@ -12,6 +12,7 @@ import {
   probeServer,
   type BlockStatusExtent,
   type ClientIdentity,
+  type NbdTlsOptions,
   type OrderedRequest,
 } from 'nbd-client-js';
 import { dirtyContext, dirtyState } from '../core/nbd/meta-contexts.ts';
@@ -48,6 +49,8 @@ export interface RelayOptions {
   stats: RelayStats;
   /** false: the other side lives as long as this one, and is not probed @default true */
   isWatched?: boolean;
+  /** how this node proves to another who it is; null: nodes speak in the clear */
+  tls: NbdTlsOptions | null;
   signal: AbortSignal;
 }
 
@@ -101,6 +104,7 @@ export class RelayDevice implements BlockDevice {
         network: options.network,
         clock: options.clock,
         signal: options.signal,
+        ...(options.tls ? { tls: options.tls } : {}),
       });
       return new RelayDevice(client, options);
     } catch (error) {

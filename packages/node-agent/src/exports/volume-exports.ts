@@ -10,7 +10,7 @@ import {
   type VolumeSettings,
 } from '@stor/protocol';
 import type { Network, SocketTarget } from '@stor/runtime';
-import type { ClientIdentity } from 'nbd-client-js';
+import type { ClientIdentity, NbdTlsOptions } from 'nbd-client-js';
 import { snapshotOfContext } from '../core/nbd/meta-contexts.ts';
 import type { NbdExportLease, NbdExports, NbdPeer } from '../nbd/nbd-exports.ts';
 import type { VolumeQosReport } from '../qos/lane-qos.ts';
@@ -49,6 +49,8 @@ export interface VolumeExportsOptions extends PrimariesOptions {
   lane?: number;
   lanes?: number;
   network: Network;
+  /** how this node connects to others over TLS, asked for each relay; absent: in the clear */
+  relayTls?: () => NbdTlsOptions;
   /** how a replica's snapshot is read, here or on another node */
   snapshotSource: SnapshotExportsOptions['source'];
 }
@@ -203,6 +205,11 @@ export class VolumeExports implements NbdExports {
     return `${nodeId}-${agentInstance}-${peer.id}`;
   }
 
+  /** How NBD at that address is spoken to: what stays within the host needs no TLS. */
+  #tlsTo(address: SocketTarget): NbdTlsOptions | null {
+    return 'path' in address ? null : (this.#options.relayTls?.() ?? null);
+  }
+
   #mayCross(name: string): boolean {
     const { lanes = 1 } = this.#options;
     return lanes > 1 && this.#primaries.sizeOf(name) === null;
@@ -224,6 +231,8 @@ export class VolumeExports implements NbdExports {
     const { network, clock, logger } = this.#options;
     const crossing: LaneCrossing = new LaneCrossing({
       ...{ address, name, peer, network, clock, stats: this.crossingStats },
+      // whoever has this node's own address is this node
+      tls: withoutVerifying(this.#tlsTo(address)),
       exportName: `${lanePrefix}${exportName}`,
       identity: peer.client ?? { id: this.#nameOf(peer), sequence: [1] },
       ended: () => {
@@ -365,6 +374,7 @@ export class VolumeExports implements NbdExports {
         network,
         clock,
         stats: this.relayStats,
+        tls: this.#tlsTo(address),
         signal: connection.stopped,
       });
     } catch (error) {
@@ -390,4 +400,8 @@ function parseName(exportName: string): { name: string; isDirect: boolean; isCro
 function parseAddress(address: string): { host: string; port: number } {
   const at = address.lastIndexOf(':');
   return { host: address.slice(0, at), port: Number(address.slice(at + 1)) };
+}
+
+function withoutVerifying(tls: NbdTlsOptions | null): NbdTlsOptions | null {
+  return tls && { ...tls, verifyPeer: false };
 }

@@ -144,6 +144,7 @@ export class Lane implements LaneMethods {
       lane: options.lane,
       lanes: options.lanes,
       network: machine.network,
+      ...(this.#tls ? { relayTls: this.#tls.client.bind(this.#tls) } : {}),
       host: this.#replicator,
       control,
       clock,

@@ -1,7 +1,8 @@
+import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { StorError } from '@stor/protocol';
 import { tlsServer, type Clock, type Logger, type TlsServer } from '@stor/runtime';
-import { maxPskFileBytes, parsePskFile } from 'nbd-client-js';
+import { maxPskFileBytes, parsePskFile, type NbdTlsOptions } from 'nbd-client-js';
 import type { TlsMode } from '../core/nbd/tls-gate.ts';
 
 /** How NBD is encrypted, as the configuration says it; paths of PEM files. */
@@ -18,6 +19,9 @@ export interface TlsSettings {
   /** the name of this node in that file when it is the client of another; its first one unless given */
   pskIdentity?: string | undefined;
 }
+
+/** TLS client authentication among the extended key usages of a certificate. */
+const clientPurpose = '1.3.6.1.5.5.7.3.2';
 
 /** Files that have changed are seen at most so much later (ms): each look reads all of them. */
 const lookMs = 1_000;
@@ -65,6 +69,7 @@ export class TlsFiles {
     this.#logger = logger;
     this.#readText = readText;
     this.#loaded = load(this.#read(), settings);
+    this.#checkPurpose();
     this.#lookedMs = clock.monotonicMs();
   }
 
@@ -74,13 +79,26 @@ export class TlsFiles {
   }
 
   /** How this node, as a client of another, proves who it is and knows that one; see NbdTlsOptions. */
-  client(): RelayTls {
+  client(): NbdTlsOptions {
     const { ca, cert, key, psk } = this.#current();
     const { mode, pskIdentity } = this.settings;
     const connect = mode === 'required' ? 'require' : 'allow';
-    if (cert !== undefined) return { mode: connect, ca, cert, key };
-    const name = pskIdentity ?? psk?.keys().next().value ?? '';
-    return { mode: connect, psk: { identity: name, key: psk?.get(name) ?? new Uint8Array() } };
+    // a key proves both sides, whatever names and purposes the certificates have
+    if (!psk) return { mode: connect, ca, cert, key };
+    const name = pskIdentity ?? psk.keys().next().value ?? '';
+    return { mode: connect, psk: { identity: name, key: psk.get(name) ?? new Uint8Array() } };
+  }
+
+  /** Other nodes would refuse it, which nobody notices before a volume is relayed. */
+  #checkPurpose(): void {
+    const { cert, psk } = this.#loaded;
+    const { demandsCertificate, cert: file } = this.settings;
+    if (cert === undefined || psk || !demandsCertificate) return;
+    const { keyUsage: purposes } = new X509Certificate(cert) as { keyUsage?: string[] };
+    if (!purposes || purposes.includes(clientPurpose)) return;
+    const text =
+      'the certificate is for servers only: other nodes will refuse it when a volume is relayed';
+    this.#logger.warn({ cert: file }, text);
   }
 
   #current(): Loaded {
@@ -91,6 +109,7 @@ export class TlsFiles {
       const texts = this.#read();
       if (JSON.stringify(texts) !== this.#loaded.texts) {
         this.#loaded = load(texts, this.settings);
+        this.#checkPurpose();
         this.#logger.info({}, 'new TLS certificates and keys for NBD');
       }
       this.#complaint = '';
@@ -113,15 +132,6 @@ export class TlsFiles {
       path === undefined ? undefined : this.#readText(path);
     return { cert: read(cert), key: read(key), ca: read(ca), psk: read(pskFile) };
   }
-}
-
-/** See `NbdTlsOptions` of nbd-client-js. */
-export interface RelayTls {
-  mode: 'require' | 'allow';
-  ca?: string | undefined;
-  cert?: string | undefined;
-  key?: string | undefined;
-  psk?: { identity: string; key: Uint8Array };
 }
 
 interface Texts {

@@ -13,8 +13,8 @@ export function missingOpenssl(): string | false {
 
 /**
  * Certificates for two days, in a folder with the names that libnbd, qemu and nbdkit look for:
- * ca-cert.pem, server-cert.pem (for localhost and 127.0.0.1) and client-cert.pem (CN=alice), each with
- * its key.
+ * ca-cert.pem, server-cert.pem (for localhost and 127.0.0.1), client-cert.pem (CN=alice), and node-cert.pem,
+ * which is for both purposes, each with its key.
  */
 export function makeTestCertificates(folder: string, clientName = 'alice'): void {
   mkdirSync(folder, { recursive: true });
@@ -49,6 +49,12 @@ export function makeTestCertificates(folder: string, clientName = 'alice'): void
   const leaf = ['basicConstraints=critical,CA:FALSE', 'keyUsage=critical,digitalSignature'];
   const names = 'subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1';
   request('server', '/CN=localhost', [...leaf, names, 'extendedKeyUsage=serverAuth'], true);
+  request(
+    'node',
+    '/CN=localhost',
+    [...leaf, names, 'extendedKeyUsage=serverAuth,clientAuth'],
+    true,
+  );
   request('client', `/O=Test/CN=${clientName}`, [...leaf, 'extendedKeyUsage=clientAuth'], true);
 }
 
