@@ -223,3 +223,24 @@ t.test('a slow neighbour does not hold what is not behind it', async (t) => {
   }
   t.equal(scheduler.refusal(quick, false, small, 0), null, 'half of its share is its own');
 });
+
+t.test('what becomes ready between two looks is not left until somebody else comes', async (t) => {
+  const scheduler = new LaneScheduler(0);
+  const flow = new Flow('client');
+  flow.limits.update({ iops: 100 }, 0);
+  scheduler.changed(flow, 100);
+  scheduler.see(flow, 0);
+  let taken = 0;
+  while (scheduler.refusal(flow, false, small, 0) === null) {
+    scheduler.charge(flow, false, 4 * kib, 0);
+    scheduler.began(flow, small, false);
+    taken += 1;
+  }
+  t.equal(taken, 10, 'a tenth of a second');
+  const item = { flow, isRead: false, heldBytes: 0, cost: small, queuedMs: 0 };
+  scheduler.enqueue({ ...item, reason: 'limit' });
+  const dueMs = scheduler.wakeMs(0);
+  t.equal(scheduler.next(dueMs - 0.1), null);
+  t.equal(scheduler.wakeMs(dueMs + 0.1), dueMs + 0.1, 'at once, though others are under way');
+  t.ok(scheduler.next(dueMs + 0.1));
+});

@@ -257,9 +257,9 @@ export class LaneQos implements QosLane, ScheduledOwner {
   #pump(): void {
     if (this.#isPumping || !this.#scheduler.hasQueued) return;
     this.#isPumping = true;
+    let nowMs = this.#clock.monotonicMs();
     try {
-      for (;;) {
-        const nowMs = this.#clock.monotonicMs();
+      for (; ; nowMs = this.#clock.monotonicMs()) {
         const item = this.#scheduler.next(nowMs);
         if (!(item instanceof ScheduledRequest)) break;
         this.#start(item, nowMs);
@@ -267,7 +267,8 @@ export class LaneQos implements QosLane, ScheduledOwner {
     } finally {
       this.#isPumping = false;
     }
-    this.#watch(this.#clock.monotonicMs());
+    // as `next` saw it: what is ready a moment later must not be taken for what waits for room
+    this.#watch(nowMs);
   }
 
   /** Comes back when limits let the next one go. */

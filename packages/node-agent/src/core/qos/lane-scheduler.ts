@@ -166,7 +166,10 @@ export class LaneScheduler {
   /** When the next one may go although nothing has ended (ms); Infinity: none. */
   wakeMs(nowMs: number): number {
     let soonest = Infinity;
+    const hasRoom = !this.isContended || this.#underWay < this.window.size(nowMs);
     for (const flow of this.#ring) {
+      // time has passed since `next` was asked
+      if (hasRoom && flow.ready(nowMs)) return nowMs;
       // one that is ready waits for room, of which others tell when they end; they may not
       const wakeMs = flow.ready(nowMs) ? this.#patienceMs(flow, nowMs) : flow.gateMs;
       soonest = Math.min(soonest, wakeMs);
