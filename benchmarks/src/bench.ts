@@ -4,13 +4,15 @@ import { parseArgs } from 'node:util';
 import { benchSystems, systemsNamed } from './matrix/systems.ts';
 import { readResult, resultsPath } from './matrix/results-file.ts';
 import { resultTable } from './matrix/result-table.ts';
+import { writeReadme } from './matrix/write-readme.ts';
 import { runPiece } from './matrix/run-piece.ts';
 import { benchWorkloads, workloadsLike } from './measure/workloads.ts';
 
 const MiB = 1024 * 1024;
 
 const usage = `usage: npm run bench -- [--quick] [--systems A,B] [--only TEXT] [--rounds N] [--seconds N]
-                        [--size BYTES] [--prefill 4k|1m] [--dir DIR] [--into FILE] [--show FILE]
+                        [--size BYTES] [--prefill 4k|1m] [--dir DIR] [--into FILE]
+                        [--show FILE] [--readme FILE]
 Measures Stor beside other servers on this machine, all in DIR, in interleaved rounds of random order,
 and writes benchmarks/results/DATE-HOST.json.
 
@@ -18,6 +20,8 @@ and writes benchmarks/results/DATE-HOST.json.
   --only      workloads whose name holds the text: ${benchWorkloads.map(({ id }) => id).join(', ')}
   --into      adds the rounds to this file of results instead of writing a new one
   --show      measures nothing and prints the table of a file of results
+  --readme    measures nothing: draws the picture of a file of results beside it (.svg) and writes the
+              part of README.md between its two marks
   --prefill   how everything is filled before; pages that came into the cache by large writes cost
               more to overwrite on some kernels (default: 4k, the better case for a file server)
 `;
@@ -34,6 +38,7 @@ const { values } = parseArgs({
     dir: { type: 'string', default: tmpdir() },
     into: { type: 'string' },
     show: { type: 'string' },
+    readme: { type: 'string' },
     help: { type: 'boolean', default: false },
   },
 });
@@ -49,12 +54,19 @@ async function main(): Promise<void> {
     process.stdout.write(resultTable(shown));
     return;
   }
+  if (values.readme !== undefined) {
+    await writeReadme(resolve(values.readme));
+    return;
+  }
   // A quick look must not take the place of a measurement of the same day.
   const path = resolve(values.into ?? resultsPath(new Date(), values.quick ? 'quick' : ''));
   const workloads = workloadsLike(values.only);
   if (workloads.length === 0) throw new Error(`no workload's name holds ${values.only}`);
   const result = await runPiece({
-    systems: values.systems === undefined ? benchSystems : systemsNamed(values.systems.split(',')),
+    systems:
+      values.systems === undefined
+        ? benchSystems.filter(({ isVariant }) => isVariant !== true)
+        : systemsNamed(values.systems.split(',')),
     workloads,
     rounds: Number(values.rounds ?? (values.quick ? 2 : 5)),
     runtimeSeconds: Number(values.seconds ?? (values.quick ? 1 : 4)),

@@ -34,6 +34,8 @@ export interface BenchSystem {
   copies: number;
   /** what it means when a write is answered, and a FLUSH */
   acknowledges: string;
+  /** measured only when it is named: another form of a system that is there */
+  isVariant?: boolean;
   /** not every system has every workload */
   skips?: (workload: BenchWorkload) => boolean;
   start: (stage: MatrixStage) => Promise<StartedSystem>;
@@ -49,6 +51,25 @@ function stor(replicas: number): BenchSystem {
     acknowledges: pageCache(replicas === 1 ? 'its one node' : `all ${replicas} nodes`),
     start: async (stage) =>
       createStorVolume(await stage.cluster(), `bench-${replicas}`, stage.sizeBytes, replicas),
+  };
+}
+
+/** Far above what any machine gives: what is measured is the work of keeping them. */
+const looseLimits = 'iops=10000000,bps=100GiB,weight=100';
+
+/** A volume with limits, so that every request goes through the scheduler of its lane. */
+function storWithQos(replicas: number): BenchSystem {
+  const name = `stor-${replicas}-qos`;
+  return {
+    ...stor(replicas),
+    ...{ name, isVariant: true },
+    start: async (stage) => {
+      const cluster = await stage.cluster();
+      const volume = `bench-${replicas}-qos`;
+      const more = ['--qos', looseLimits];
+      const server = await createStorVolume(cluster, volume, stage.sizeBytes, replicas, more);
+      return { ...server, name };
+    },
   };
 }
 
@@ -145,6 +166,8 @@ export const benchSystems: readonly BenchSystem[] = [
   stor(1),
   stor(2),
   stor(3),
+  storWithQos(1),
+  storWithQos(3),
   qemu('threads'),
   qemu('io_uring'),
   nbdkit,

@@ -11,9 +11,11 @@ export async function createStorVolume(
   volume: string,
   sizeBytes: number,
   replicas: number,
+  more: readonly string[] = [],
 ): Promise<NbdServer> {
   const size = String(sizeBytes);
-  await cluster.must('volume', 'create', volume, '--size', size, '--replicas', String(replicas));
+  const shape = ['--size', size, '--replicas', String(replicas), ...more];
+  await cluster.must('volume', 'create', volume, ...shape);
   const { status } = await cluster.inspect(volume);
   const node = status.replicas[0]?.node;
   if (node === undefined) throw new Error(`${volume} has no replica`);

@@ -102,7 +102,7 @@ export const systemsOf: Readonly<Record<Group, readonly string[]>> = {
   'one-replica': ['stor-1', ...qemu, 'nbdkit'],
   'three-replicas': ['stor-3', 'qemu-nbd', ...threeCopies.filter((name) => name !== 'longhorn')],
   unreplicated: ['stor-3', ...qemu],
-  latency: ['stor-1', 'stor-3'],
+  latency: ['stor-1', 'stor-1-qos', 'stor-3', 'stor-3-qos'],
 };
 
 /** Workloads of a group: those of its targets. */

@@ -64,7 +64,7 @@ function ratioLines(samples: readonly Sample[], recorded: readonly RecordedPeer[
 
 function tailLines(samples: readonly Sample[]): VerdictLine[] {
   const { name: workload } = workloadById('write-qd32');
-  return ['stor-1', 'stor-3'].flatMap((server) => {
+  return ['stor-1', 'stor-1-qos', 'stor-3', 'stor-3-qos'].flatMap((server) => {
     const mine = samples.filter((s) => s.server === server && s.workload === workload);
     if (mine.length === 0) return [];
     const tail = median(mine.map((s) => s.p999Us / s.p50Us));
