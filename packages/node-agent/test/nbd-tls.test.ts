@@ -15,6 +15,7 @@ import {
   parsePskFile,
 } from 'nbd-client-js';
 import t from 'tap';
+import { checkAgentSettings } from '../src/config.ts';
 import type { TlsMode } from '../src/core/nbd/tls-gate.ts';
 import type { ConnectionTls } from '../src/nbd/nbd-connection.ts';
 import { TlsFiles } from '../src/nbd/tls-files.ts';
@@ -309,6 +310,37 @@ t.test('certificates are replaced in use', { skip: missingOpenssl() }, async (t)
   t.match(peer, { kind: 'certificate', subject: 'O=Test, CN=bob' });
   t.match(peer, { fingerprint: /^([0-9A-F]{2}:){31}[0-9A-F]{2}$/ });
   t.strictSame(typesOf(await before.option(optionType.list)).at(-1), 1, 'who is in stays in');
+});
+
+t.test('what a configuration may say of TLS', (t) => {
+  const settings = (tls: object): object => ({
+    dataDir: '/d',
+    listen: { api: 1, http: 2, peers: 3, nbd: [4] },
+    nbd: { tls },
+  });
+  const [cert, key, ca, pskFile] = ['/cert', '/key', '/ca', '/keys'];
+  for (const good of [
+    { mode: 'off' },
+    { mode: 'required', pskFile },
+    { mode: 'allowed', cert, key },
+    { mode: 'required', cert, key, ca, pskFile, pskIdentity: 'node' },
+  ]) {
+    t.match(checkAgentSettings(settings(good), 'here').nbd?.tls, good);
+  }
+  for (const [bad, why] of [
+    [{ mode: 'required' }, /give cert and key, or pskFile/],
+    [{ mode: 'always', pskFile }, /mode/],
+    [{ mode: 'required', cert }, /go together/],
+    [{ mode: 'required', pskFile, ca }, /ca goes with/],
+    [{ mode: 'required', cert, key, clientCertificates: 'required' }, /needs ca/],
+    [{ mode: 'required', cert, key, pskFile }, /without a key/],
+    [{ mode: 'required', cert, key, ca, pskFile, clientCertificates: 'none' }, /without a key/],
+    [{ mode: 'required', pskFile: 'keys' }, /pskFile/],
+    [{ mode: 'required', cert, key, pskIdentity: 'x' }, /needs pskFile/],
+  ] as const) {
+    t.throws(() => checkAgentSettings(settings(bad), 'here'), { message: why });
+  }
+  t.end();
 });
 
 t.test('a file of keys', (t) => {
