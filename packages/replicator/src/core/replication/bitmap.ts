@@ -50,6 +50,19 @@ export class Bitmap {
     return -1;
   }
 
+  /** The first at or after `from` that is no member; `size` when there is none. */
+  nextMissing(from: number): number {
+    for (let index = from; index < this.size;) {
+      if ((index & 7) === 0 && this.bytes[index >> 3] === 0xff) {
+        index += 8;
+        continue;
+      }
+      if (!this.has(index)) return index;
+      index += 1;
+    }
+    return this.size;
+  }
+
   /** True when any of [from, end) is a member. */
   hasAny(from: number, end: number): boolean {
     if (this.#count === 0) return false;

@@ -1,0 +1,53 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { AcceptReport } from '../harness/accept-report.ts';
+import { writeFigures } from './control/figures.ts';
+import { largeVolumes } from './scale/large-volumes.ts';
+import { manyConnections } from './scale/many-connections.ts';
+import { manyVolumes } from './scale/many-volumes.ts';
+import type { ScaleStage } from './scale/stage.ts';
+
+const parts: Record<string, (stage: ScaleStage) => Promise<void>> = {
+  volumes: manyVolumes,
+  large: largeVolumes,
+  connections: manyConnections,
+};
+
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: {
+    quick: { type: 'boolean', default: false },
+    // where the disks lie; a file system of this machine, not one in memory
+    dir: { type: 'string', default: tmpdir() },
+    // a file that the figures go to, with what machine it was
+    figures: { type: 'string' },
+    // leaves the folders with logs and disks
+    keep: { type: 'boolean', default: false },
+  },
+});
+
+async function run(): Promise<number> {
+  const report = new AcceptReport();
+  const figures: Record<string, Record<string, number>> = {};
+  for (const [name, part] of Object.entries(parts)) {
+    if (positionals.length > 0 && !positionals.includes(name)) continue;
+    const dir = mkdtempSync(join(values.dir, `stor-accept-${name}-`));
+    const stage = { dir, report, quick: values.quick, figures: {} };
+    figures[name] = stage.figures;
+    await report.part(name, () => part(stage));
+    if (!values.keep) rmSync(dir, { recursive: true, force: true });
+    else process.stderr.write(`logs and disks are in ${dir}\n`);
+  }
+  if (values.figures !== undefined) writeFigures(values.figures, figures);
+  return report.finish() ? 0 : 1;
+}
+
+const unknown = positionals.filter((name) => !(name in parts));
+if (unknown.length > 0) {
+  process.stderr.write(
+    `error: no part ${unknown.join(', ')}; there are: ${Object.keys(parts).join(', ')}\n`,
+  );
+  process.exitCode = 2;
+} else process.exitCode = await run();
