@@ -291,15 +291,19 @@ export class LineageTables {
     }
   }
 
-  /** Fills the image from the slots: once when it is opened, work in proportion to slots ever used. */
-  rebuild(image: LayerImage): void {
-    image.clear();
+  /**
+   * Fills the image from the slots: once when it is opened, work in proportion to slots ever used. Of a map
+   * that is new nothing else is touched: memory that was never touched is none, and a terabyte has 16 MiB.
+   */
+  rebuild(image: LayerImage, isNew = false): void {
+    if (!isNew) image.clear();
     image.path = new Set(this.layers.pathOf(image.top) ?? []);
     const onPath = new Uint8Array(this.layers.depths.length);
     for (const place of image.path) onPath[place] = 1;
     const { chunks, words, end } = this.slots;
     const { depths } = this.layers;
     const { slotOf, chunkCount } = image;
+    let allocated = 0;
     for (let slot = 0; slot < end; slot++) {
       const word = words[slot] ?? 0;
       const place = word & layerMask;
@@ -311,10 +315,10 @@ export class LineageTables {
         const other = (words[Math.abs(now) - 1] ?? 0) & layerMask;
         if ((depths[other] ?? 0) > (depths[place] ?? 0)) continue;
       }
-      slotOf[chunk] = (word & holeFlag) !== 0 ? -(slot + 1) : slot + 1;
+      const isHole = (word & holeFlag) !== 0;
+      slotOf[chunk] = isHole ? -(slot + 1) : slot + 1;
+      allocated += Number(!isHole) - Number(now > 0);
     }
-    let allocated = 0;
-    for (const value of slotOf) if (value > 0) allocated += 1;
     image.allocatedChunks = allocated;
     this.#findExclusive(image);
   }
@@ -322,7 +326,7 @@ export class LineageTables {
   /** The image of a layer; kept true from now on when it is in `live` or `views`. */
   imageOf(place: number, sizeBytes: number): LayerImage {
     const image = new LayerImage(place, sizeBytes);
-    this.rebuild(image);
+    this.rebuild(image, true);
     return image;
   }
 
