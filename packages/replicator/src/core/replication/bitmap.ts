@@ -50,17 +50,19 @@ export class Bitmap {
     return -1;
   }
 
-  /** The first at or after `from` that is no member; `size` when there is none. */
-  nextMissing(from: number): number {
-    for (let index = from; index < this.size;) {
-      if ((index & 7) === 0 && this.bytes[index >> 3] === 0xff) {
+  /** Where the run that `from` lies in ends, of members or of others; `end` when it goes on behind that. */
+  runEnd(from: number, end: number): number {
+    const isMember = this.has(from);
+    const whole = isMember ? 0xff : 0;
+    for (let index = from + 1; index < end;) {
+      if ((index & 7) === 0 && (this.bytes[index >> 3] ?? 0) === whole) {
         index += 8;
         continue;
       }
-      if (!this.has(index)) return index;
+      if (this.has(index) !== isMember) return index;
       index += 1;
     }
-    return this.size;
+    return end;
   }
 
   /** True when any of [from, end) is a member. */
