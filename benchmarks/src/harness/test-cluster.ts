@@ -23,11 +23,15 @@ export interface TestClusterOptions {
   computeOnly?: number[];
   /** a network namespace for each node, by index; without it all are on loopback */
   netnsOf?: (index: number) => { name: string; address: string };
+  /** data-path threads of every agent, at most three @default STOR_TEST_LANES, or one */
+  lanes?: number;
   /** variables of every agent's environment, beside those of this process */
   agentEnv?: Record<string, string>;
 }
 
 const portsPerNode = 8;
+/** to run the tests of whole clusters with more: half of their connections go to another lane's port */
+const testLanes = Number(process.env['STOR_TEST_LANES'] ?? 1);
 const loopback = '127.0.0.1';
 /** In a namespace of its own every port is free: those of the defaults, the same on each node. */
 const firstNetnsPort = 17_110;
@@ -40,14 +44,22 @@ export class TestCluster {
   readonly dir: string;
   readonly clusterId: string;
   readonly agents: AgentProcess[];
+  readonly lanes: number;
   readonly #ownsDir: boolean;
   #api: ApiClient | null = null;
 
-  private constructor(dir: string, ownsDir: boolean, clusterId: string, agents: AgentProcess[]) {
-    this.dir = dir;
-    this.#ownsDir = ownsDir;
-    this.clusterId = clusterId;
-    this.agents = agents;
+  private constructor(parts: {
+    dir: string;
+    ownsDir: boolean;
+    clusterId: string;
+    agents: AgentProcess[];
+    lanes: number;
+  }) {
+    this.dir = parts.dir;
+    this.#ownsDir = parts.ownsDir;
+    this.clusterId = parts.clusterId;
+    this.agents = parts.agents;
+    this.lanes = parts.lanes;
   }
 
   /** Lays out folders and configs; starts nothing. */
@@ -72,7 +84,9 @@ export class TestCluster {
         ...(options.agentEnv ? { env: options.agentEnv } : {}),
       });
     });
-    const cluster = new TestCluster(dir, options.dir === undefined, clusterId, agents);
+    const { lanes = testLanes } = options;
+    const ownsDir = options.dir === undefined;
+    const cluster = new TestCluster({ dir, ownsDir, clusterId, agents, lanes });
     agents.forEach((agent, index) => {
       mkdirSync(join(agent.place.dir, 'run'), { recursive: true });
       const dataDir = options.dataDirOf?.(index) ?? agent.dataDir;
@@ -95,7 +109,8 @@ export class TestCluster {
       `nodeId: ${place.nodeId}`,
       `nodeName: ${place.name}`,
       `dataDir: ${dataDir}`,
-      `listen: { host: ${place.host}, api: ${place.apiPort}, http: ${place.httpPort}, peers: ${place.apiPort + 2}, nbd: [${place.nbdPort}] }`,
+      `listen: { host: ${place.host}, api: ${place.apiPort}, http: ${place.httpPort}, peers: ${this.#peersPorts(place.apiPort)}, nbd: [${this.#nbdPorts(place.nbdPort)}] }`,
+      ...(this.lanes > 1 ? [`lanes: ${this.lanes}`] : []),
       `nbdUnixDir: ${join(place.dir, 'run')}`,
       'members:',
       ...this.agents.map(
@@ -107,6 +122,20 @@ export class TestCluster {
       `pidFile: ${join(place.dir, 'agent.pid')}`,
       '',
     ].join('\n');
+  }
+
+  #nbdPorts(first: number): string {
+    return Array.from({ length: this.lanes }, (_, lane) => first + lane).join(', ');
+  }
+
+  /** Of the node's eight ports the third is lane 0's; those of the others follow NBD's. */
+  #peersPorts(api: number): string {
+    if (this.lanes === 1) return String(api + 2);
+    const ports = Array.from(
+      { length: this.lanes },
+      (_, lane) => api + (lane === 0 ? 2 : 5 + lane),
+    );
+    return `[${ports.join(', ')}]`;
   }
 
   agent(index: number): AgentProcess {
@@ -235,13 +264,15 @@ export class TestCluster {
     );
   }
 
+  /** By the last lane's port: with one disk for each node, that is another lane than the volume's. */
   tcpUri(index: number, volume: string): string {
     const { place } = this.agent(index);
-    return `nbd://${place.host}:${place.nbdPort}/${volume}`;
+    return `nbd://${place.host}:${place.nbdPort + this.lanes - 1}/${volume}`;
   }
 
-  unixUri(index: number, volume: string): string {
-    return `nbd+unix:///${volume}?socket=${join(this.agent(index).place.dir, 'run', 'nbd-0.sock')}`;
+  unixUri(index: number, volume: string, lane = 0): string {
+    const socket = join(this.agent(index).place.dir, 'run', `nbd-${lane}.sock`);
+    return `nbd+unix:///${volume}?socket=${socket}`;
   }
 
   /** Ends what runs and removes the folder. Works after any failure, and twice. */

@@ -44,6 +44,14 @@ t.test('a bounded set of seeds keeps every promise', async (t) => {
   t.comment(output);
 });
 
+t.test('agents with two lanes and two disks each keep every promise', async (t) => {
+  const few = ['--seeds', '2', '--minutes', '2', '--dense', '--jobs', '2'];
+  const args = [...few, '--lanes', '2', '--first-seed', '9301'];
+  const { status, output } = await run('packages/sim/bin/sim.mjs', args);
+  t.equal(status, 0, output);
+  t.match(output, 'order-empty-disk', 'replicas move between the disks of two lanes');
+});
+
 t.test(
   'scrubs beside every fault find nothing that nobody broke, and mend what rots',
   async (t) => {

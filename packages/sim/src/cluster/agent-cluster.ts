@@ -19,7 +19,7 @@ import { NbdLink } from './nbd-link.ts';
 import { viewOf } from './replica-view.ts';
 import {
   operatorHost,
-  peersPort,
+  peersPorts,
   type ClientLink,
   type CommittedSet,
   type ControlBackups,
@@ -32,7 +32,8 @@ import { SimNode } from './sim-node.ts';
 import { SnapshotTable, type SnapshotRow } from './snapshot-table.ts';
 
 const clusterId = 'c-0000000000000001';
-const ports = { api: 1, peers: peersPort, nbd: 3 };
+const ports = { api: 1, nbd: [3, 5] };
+const secondDiskPath = '/data/disks/d2';
 /** Small journal files, so that they fill and switch all the time (bytes). */
 const diskOptions = { journalBytes: 24 * 4096, reserveBytes: 1024 * 1024, sumsCacheSlots: 32 };
 /** Many checkpoints in little time, so that faults meet them. */
@@ -45,7 +46,7 @@ const logPath = `${dataDir}/raft/log`;
 interface AgentProcess {
   clock: ProcessClock;
   agent: Agent | null;
-  lane: ThreadLaneHost | null;
+  lanes: ThreadLaneHost[];
 }
 
 /** Whole agents: control plane on Raft, lanes, NBD servers, disks; clients over NBD. */
@@ -109,6 +110,7 @@ export class AgentCluster implements SimCluster {
       this.nodes.every(({ index }) => this.#processes.get(index)?.agent !== null) &&
       this.leader() >= 0;
     if (!(await scheduler.until(areUp, 60_000))) throw new Error('the agents do not start');
+    if (this.#lanes > 1) await this.#addDisks();
     for (const { name, sizeBytes, replicas, replacementWaitMs } of this.volumes) {
       await this.operate('CreateVolume', {
         name,
@@ -122,6 +124,18 @@ export class AgentCluster implements SimCluster {
     const exist = (): boolean =>
       this.volumes.every((volume) => this.#record(volume)?.status.phase === 'ready');
     if (!(await scheduler.until(exist, 60_000))) throw new Error('the volumes are not made');
+  }
+
+  /** The second one of each node, which is the second lane's. */
+  async #addDisks(): Promise<void> {
+    for (const { host } of this.nodes) {
+      const disk = { node: host, path: secondDiskPath, tag: '', requestId: `add-${host}` };
+      await this.operate('AddDisk', disk);
+    }
+  }
+
+  get #lanes(): number {
+    return this.#options.lanes ?? 1;
   }
 
   /** One call of the API, by whichever node answers. */
@@ -170,9 +184,11 @@ export class AgentCluster implements SimCluster {
 
   connect(host: string, node: number, volume: SimVolume, reconnects: boolean): Promise<ClientLink> {
     const clock = this.#clientClock(host);
+    // as likely as not that of another lane than the volume's
+    const lane = this.#lanes > 1 && this.random.next() < 0.5 ? 1 : 0;
     const addresses = this.nodes.map((_, i) => {
       const target = this.nodes[(node + i) % this.nodes.length];
-      return { host: target?.host ?? '', port: ports.nbd };
+      return { host: target?.host ?? '', port: ports.nbd[lane] ?? 0 };
     });
     return NbdLink.open({
       network: this.network.of(host, clock),
@@ -200,7 +216,8 @@ export class AgentCluster implements SimCluster {
   }
 
   dataLinks(a: number, b: number): [string, string][] {
-    return linksOf(this.nodes[a]?.host ?? '', this.nodes[b]?.host ?? '', ports.peers);
+    const [from, to] = [this.nodes[a]?.host ?? '', this.nodes[b]?.host ?? ''];
+    return peersPorts.slice(0, this.#lanes).flatMap((port) => linksOf(from, to, port));
   }
 
   holderOf(volume: SimVolume): number {
@@ -218,8 +235,8 @@ export class AgentCluster implements SimCluster {
   replicasOf(volume: SimVolume): ReplicaView[] {
     const id = this.#record(volume)?.metadata.id;
     const views: ReplicaView[] = [];
-    for (const [index, { lane, clock }] of this.#processes) {
-      for (const disk of lane?.lane.stores ?? []) {
+    for (const [index, { lanes, clock }] of this.#processes) {
+      for (const disk of lanes.flatMap(({ lane }) => lane.stores)) {
         for (const store of disk.replicas()) {
           if (store.volumeId === id) views.push(viewOf(store, index, clock, this.scheduler));
         }
@@ -249,9 +266,9 @@ export class AgentCluster implements SimCluster {
       const node = this.nodes[indexOf(nodeId)];
       if (!node?.clock.running) return `${id} is on ${nodeId}, which is not up`;
     }
-    const lane = this.#processes.get(this.holderOf(volume))?.lane;
-    const live = await lane?.lane.liveVolumes();
-    const own = live?.find(({ volumeId }) => volumeId === record.metadata.id);
+    const lanes = this.#processes.get(this.holderOf(volume))?.lanes ?? [];
+    const live = await Promise.all(lanes.map(({ lane }) => lane.liveVolumes()));
+    const own = live.flat().find(({ volumeId }) => volumeId === record.metadata.id);
     if (!own) return null;
     if (own.state !== 'serving') return `${own.state}: ${own.reason}`;
     const behind = own.replicas.filter(({ state }) => state !== 'in-sync' && state !== 'failed');
@@ -304,7 +321,7 @@ export class AgentCluster implements SimCluster {
   }
 
   async #boot(node: SimNode, clock: ProcessClock): Promise<void> {
-    const process: AgentProcess = { clock, agent: null, lane: null };
+    const process: AgentProcess = { clock, agent: null, lanes: [] };
     this.#processes.set(node.index, process);
     const logger = simLogger(node.host, this.#log);
     const agent = await Agent.start(
@@ -343,7 +360,7 @@ export class AgentCluster implements SimCluster {
       startLane: (options, control) => {
         const machine = { files, network, diskOptions, checkpointPace };
         const lane = startLaneInThread(options, control, { clock, logger, machine });
-        process.lane = lane;
+        process.lanes.push(lane);
         return lane;
       },
       listenHttp: null,
@@ -358,7 +375,12 @@ export class AgentCluster implements SimCluster {
       nodeId: nodeIdOf(node.index),
       nodeName: node.host,
       dataDir,
-      listen: { host: node.host, api: ports.api, http: 0, peers: ports.peers, nbd: [ports.nbd] },
+      lanes: this.#lanes,
+      listen: {
+        ...{ host: node.host, api: ports.api, http: 0 },
+        peers: peersPorts.slice(0, this.#lanes),
+        nbd: ports.nbd.slice(0, this.#lanes),
+      },
       members: this.nodes.map(({ index, host }) => ({
         id: nodeIdOf(index),
         name: host,

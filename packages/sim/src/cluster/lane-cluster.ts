@@ -51,6 +51,8 @@ export interface ClusterOptions {
   seed: number;
   nodes: number;
   volumes: SimVolume[];
+  /** lanes of each agent, each with a disk; one or two @default 1 */
+  lanes?: number;
   /** of each volume, where there are labels @default none */
   labels?: Record<string, string>;
   log: LogSink;

@@ -7,6 +7,8 @@ import type { SimNode } from './sim-node.ts';
 
 /** Where nodes listen for their peers. */
 export const peersPort = 2;
+/** by lane; where there is one lane, nobody listens on the second */
+export const peersPorts = [peersPort, 4];
 /** Where orders of an operator come from. */
 export const operatorHost = 'operator';
 

@@ -17,6 +17,7 @@ import type { LogSink } from '../world/sim-logger.ts';
 import { loadOf, type VolumeRun } from './volume-run.ts';
 import { EventStorm } from '../world/scheduler.ts';
 import { NodeOrders } from './node-orders.ts';
+import { DiskOrders } from './disk-orders.ts';
 import { Scrubbing } from './scrubbing.ts';
 import { Snapshotting, groupLabels } from './snapshotting.ts';
 import { UnderWay } from '../workload/under-way.ts';
@@ -35,6 +36,8 @@ export interface SeedOptions {
   snapshots?: boolean;
   /** cordons, drains, evacuations and decommissions beside the faults, of whole agents @default false */
   nodeOrders?: boolean;
+  /** lanes of each agent, each with a disk @default two in a third of the seeds, if not dense, else one */
+  lanes?: number;
   /** instead of those of the seed */
   faults?: Fault[];
   /** every log line of the cluster */
@@ -104,6 +107,7 @@ export class SeedRun {
   readonly #watch: MetadataWatch;
   readonly #scrubbing: Scrubbing | null;
   readonly #nodeOrders: NodeOrders | null;
+  readonly #diskOrders: DiskOrders | null;
   readonly #snapshots: { checker: SnapshotChecker; orders: Snapshotting } | null;
   /** positions in the run's order, of all volumes */
   readonly #moments = { at: 0 };
@@ -130,7 +134,8 @@ export class SeedRun {
       volumes.push(isSoon ? { ...volume, replacementWaitMs } : volume);
     }
     const labels = options.snapshots === true ? groupLabels : {};
-    const parts = { seed: options.seed, nodes, volumes, labels, log: this.#log };
+    const lanes = options.lanes ?? (!isDense && options.seed % 3 === 0 ? 2 : 1);
+    const parts = { seed: options.seed, nodes, volumes, lanes, labels, log: this.#log };
     this.#cluster = options.world === 'lanes' ? new LaneCluster(parts) : new AgentCluster(parts);
     const hosts: string[] = [];
     for (const volume of volumes) this.#addVolume(volume, hosts);
@@ -145,6 +150,8 @@ export class SeedRun {
     this.#scrubbing = options.scrub === true ? this.#scrubber() : null;
     const { seed, nodeOrders = false } = options;
     this.#nodeOrders = nodeOrders ? new NodeOrders(this.#faults, seed) : null;
+    const isOfAgents = options.world !== 'lanes';
+    this.#diskOrders = lanes > 1 && isOfAgents ? new DiskOrders(this.#faults, seed) : null;
     this.#watch = new MetadataWatch(this.#cluster, (detail) => this.#violation('metadata', detail));
   }
 
@@ -195,6 +202,7 @@ export class SeedRun {
     const { minutes, faults } = this.#options;
     void this.#scrubbing?.run();
     void this.#nodeOrders?.run();
+    void this.#diskOrders?.run();
     void this.#snapshots?.orders.run();
     const runner = new FaultRunner(this.#faults);
     await this.#suffer(runner, minutes, faults);

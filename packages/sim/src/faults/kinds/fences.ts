@@ -1,5 +1,5 @@
 import { controlHost } from '../../cluster/control-model.ts';
-import { operatorHost, peersPort, type SimVolume } from '../../cluster/sim-cluster.ts';
+import { operatorHost, peersPorts, type SimVolume } from '../../cluster/sim-cluster.ts';
 import type { SimNode } from '../../cluster/sim-node.ts';
 import { otherThan, type FaultCall, type FaultScene } from '../fault-scene.ts';
 import { hurryWhenServed } from './moves.ts';
@@ -69,8 +69,10 @@ export async function operatorFence(call: FaultCall): Promise<void> {
 function deafen({ scene, fault }: FaultCall, node: SimNode): void {
   const { network } = scene.cluster;
   scene.count('deaf-primary');
-  network.deafen(node.host, peersPort);
-  scene.after(fault.forMs, () => network.undeafen(node.host, peersPort));
+  for (const port of peersPorts) network.deafen(node.host, port);
+  scene.after(fault.forMs, () => {
+    for (const port of peersPorts) network.undeafen(node.host, port);
+  });
   scene.block(fault.forMs, [
     ...scene.cluster.controlLinks(node.index),
     [operatorHost, node.host],
@@ -163,10 +165,8 @@ export async function fenceInZero(call: FaultCall): Promise<void> {
   if (!old?.isUp || !slow || members.length < 2) return;
   slow.slowDiskMs = zeroDiskMs[Math.floor(random.next() * zeroDiskMs.length)] ?? 200;
   const others = members.filter((each) => each !== slow);
-  const ends = (each: SimNode): [string, string][] => [
-    [old.host, `${each.host}:${peersPort}`],
-    [each.host, `${old.host}:${peersPort}`],
-  ];
+  const ends = (each: SimNode): [string, string][] =>
+    scene.cluster.dataLinks(old.index, each.index);
   if (random.next() < 0.8) scene.block(fault.forMs, others.flatMap(ends));
   scene.load.borders(zeroMs, 'zero');
   scene.load.burst(zeroMs);

@@ -1,4 +1,3 @@
-import { peersPort } from '../../cluster/sim-cluster.ts';
 import type { SimNode } from '../../cluster/sim-node.ts';
 import type { FaultCall } from '../fault-scene.ts';
 import { orderFence } from './fences.ts';
@@ -123,10 +122,7 @@ function fenceNow(call: FaultCall, old: SimNode, newcomer: SimNode): void {
     scene.load.move(volume, next.index);
   });
   const peers = nodes.filter((each) => each !== newcomer);
-  const ends = peers.flatMap(({ host }): [string, string][] => [
-    [host, `${newcomer.host}:${peersPort}`],
-    [newcomer.host, `${host}:${peersPort}`],
-  ]);
+  const ends = peers.flatMap(({ index }) => scene.cluster.dataLinks(index, newcomer.index));
   scene.after(random.next() * 200, () => scene.block(fault.forMs, ends));
   hurryWhenServed(call);
   scene.onNotice(
