@@ -257,6 +257,16 @@ export interface NamedSnapshot {
   sizeBytes: number;
 }
 
+/** Facts about a volume that need no attachment. */
+export interface VolumeInfo {
+  name: string;
+  volumeId: VolumeId;
+  sizeBytes: number;
+  shared: boolean;
+  replicas: number;
+  labels: Readonly<Record<string, string>>;
+}
+
 /** Where the replicas of a volume are, as far as its record says. */
 export interface VolumePlaces {
   volumeId: VolumeId;
@@ -285,9 +295,7 @@ export interface ControlPlanePort {
    */
   release(volumeId: VolumeId, epoch: number, options: { clean: boolean }): Promise<void>;
   /** Facts for NBD INFO, without attaching. NOT_FOUND. */
-  volumeInfo(
-    name: string,
-  ): Promise<{ name: string; volumeId: VolumeId; sizeBytes: number; shared: boolean }>;
+  volumeInfo(name: string): Promise<VolumeInfo>;
   /** Where a volume's replicas are, without attaching. NOT_FOUND. */
   volumePlaces(name: string): Promise<VolumePlaces>;
   proposeSet(proposal: {

@@ -51,6 +51,7 @@ import { observeCluster } from './core/volume/observe-cluster.ts';
 import { exportOf, readySnapshots } from './core/volume/export-snapshot.ts';
 import type { SnapshotExport } from './core/volume/export-snapshot.ts';
 import { mayMoveLanes, nbdAddress, peerLanes, placesOf } from './core/volume/lane-addresses.ts';
+import { volumeInfoOf } from './core/volume/volume-info.ts';
 import { nodeName } from './resources/cluster-state.ts';
 import type { ClusterState, Versioned } from './resources/cluster-state.ts';
 import { every } from './resources/every.ts';
@@ -249,10 +250,7 @@ export class ControlPlane implements ControlPlanePort {
   async volumeInfo(name: string): ReturnType<ControlPlanePort['volumeInfo']> {
     const { store } = this.#options;
     // what is asked for here changes nothing, so without a quorum an older answer will do
-    const found = await this.#orLocal((options) => findVolume(store, name, options));
-    const { metadata, spec } = found.value;
-    const { sizeBytes, policy } = spec;
-    return { name: metadata.name, volumeId: metadata.id, sizeBytes, shared: policy.shared };
+    return volumeInfoOf((await this.#orLocal((options) => findVolume(store, name, options))).value);
   }
 
   async volumePlaces(name: string): Promise<VolumePlaces> {

@@ -69,8 +69,6 @@ export class NbdClient {
   readonly structuredReplies: boolean;
   /** requests and replies have 64-bit lengths */
   readonly extendedHeaders: boolean;
-  /** what the server says about the export, for people; null when it does not */
-  readonly description: string | null;
   /** names of the contexts that the server granted */
   readonly metaContexts: readonly string[];
 
@@ -106,7 +104,6 @@ export class NbdClient {
     this.blockSizes = result.blockSizes;
     this.structuredReplies = result.form !== 'simple';
     this.extendedHeaders = result.form === 'extended';
-    this.description = result.description;
     this.#contextIds = result.metaContexts;
     this.metaContexts = [...result.metaContexts.keys()];
     this.#outstanding = new OutstandingRequests(result.form);

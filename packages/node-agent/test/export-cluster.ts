@@ -307,6 +307,8 @@ export class ExportNode {
         volumeId: 'v-1',
         sizeBytes: cluster.memory.sizeBytes,
         shared: cluster.shared,
+        replicas: 2,
+        labels: { tier: 'db', env: 'test' },
       }),
       volumeNames: async () => ['db'],
       snapshotIds: async () => [{ id: 's-1', name: 'monday', sizeBytes: 2 ** 40 }],

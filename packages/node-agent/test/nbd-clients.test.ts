@@ -97,7 +97,7 @@ t.test('nbdinfo', { skip: missing('nbdinfo') }, async (t) => {
       is_read_only: false,
       can_cache: true,
       can_df: true,
-      can_fast_zero: false,
+      can_fast_zero: true,
       can_flush: true,
       can_fua: true,
       can_multi_conn: true,

@@ -94,8 +94,8 @@ t.test('GO, as qemu does it: structured replies, context, block size', async (t)
     replyTo(10, 4, '00000001' + hex('base:allocation')),
     replyTo(10, 1),
     'ask {"kind":"open","name":"db","client":null,"contexts":["base:allocation"]}',
-    // flags: HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, DF, MULTI_CONN, CACHE
-    replyTo(7, 3, '0000' + '0000000000100000' + '05ed'),
+    // flags: HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, DF, MULTI_CONN, CACHE, FAST_ZERO
+    replyTo(7, 3, '0000' + '0000000000100000' + '0ded'),
     replyTo(7, 3, '0001' + hex('db')),
     replyTo(7, 3, '0003' + '00000001' + '00001000' + '02000000'),
     replyTo(7, 1),
@@ -120,7 +120,7 @@ t.test(
       ]);
     const ask = 'ask {"kind":"open","name":"db","client":null,"contexts":[]}';
     const transmission = 'transmission {"form":"simple","contexts":[]}';
-    const head = 'send 0000000000100000' + '056d';
+    const head = 'send 0000000000100000' + '0d6d';
     t.strictSame(run(input(3, 'db')), [greeting, ask, head, transmission]);
     t.strictSame(run(input(1, 'db')), [greeting, ask, head + '00'.repeat(124), transmission]);
     t.strictSame(run(input(0, 'db')), [greeting, ask, head + '00'.repeat(124), transmission]);

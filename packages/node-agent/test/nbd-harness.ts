@@ -59,6 +59,10 @@ export class TestExports implements NbdExports {
     return { name, sizeBytes: this.#device(name).sizeBytes, readOnly: name.includes('@') };
   }
 
+  async describe(name: string): Promise<string> {
+    return `memory of ${this.#device(name).sizeBytes} bytes`;
+  }
+
   async snapshotsOf(name: string, asked: readonly string[] | 'all'): Promise<string[]> {
     this.#device(name);
     const all = [...(this.snapshots.get(name)?.keys() ?? [])];

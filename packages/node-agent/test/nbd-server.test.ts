@@ -210,9 +210,13 @@ t.test('bad requests get the errno of the specification, and the connection live
       { type: command.read, flags: commandFlag.df, length: 512 },
     ],
     [
-      'FAST_ZERO',
-      errno.EINVAL,
-      { type: command.writeZeroes, flags: commandFlag.fastZero, length: 512 },
+      'FAST_ZERO with NO_HOLE',
+      errno.ENOTSUP,
+      {
+        type: command.writeZeroes,
+        flags: commandFlag.fastZero | commandFlag.noHole,
+        length: 512,
+      },
     ],
     [
       'NO_HOLE on a write',

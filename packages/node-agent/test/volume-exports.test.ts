@@ -69,6 +69,14 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     release: async (_id: string, at: number, { clean }: { clean: boolean }) => {
       released.push({ epoch: at, clean });
     },
+    volumeInfo: async () => ({
+      name: 'db',
+      volumeId: 'v-1',
+      sizeBytes: 20 * 2 ** 30,
+      shared: false,
+      replicas: 3,
+      labels: { tier: 'db', env: 'prod' },
+    }),
   } as unknown as MainMethods;
   const exports = new VolumeExports({
     host: {
@@ -370,4 +378,9 @@ t.test('when the agent stops nothing begins, and a grant that comes is given bac
   t.same(released, [{ epoch: 1, clean: true }]);
   await t.rejects(exports.attach(grantOf()), { code: 'UNAVAILABLE' });
   t.same(primaries, []);
+});
+
+t.test('a volume is described in a line', async (t) => {
+  const { exports } = setUp();
+  t.equal(await exports.describe('db'), '20GiB, 3 replicas, env=prod tier=db');
 });

@@ -247,7 +247,11 @@ export class ClientHandshake {
         return;
       case 'info':
       case 'go': {
-        const infos = [infoType.name, infoType.description, infoType.blockSize];
+        // to find out what is for people may take time, so a connection does not wait for it
+        const infos =
+          step === 'info'
+            ? [infoType.name, infoType.description, infoType.blockSize]
+            : [infoType.blockSize];
         this.output.push(encodeOption(this.#option(), encodeGoBody({ name: exportName, infos })));
         return;
       }

@@ -166,6 +166,8 @@ export class ReplyDecoder {
     this.#cookie = readU64(this.#gather, 8);
     if (this.#form === 'extended') {
       this.#chunkLength = readU64(this.#gather, 24);
+      // payloads have 32 bits in either form: nothing of this size can be an answer
+      if (this.#chunkLength >= 2 ** 32) throw broken(`chunk of ${this.#chunkLength} bytes`);
       this.#handler.extendedChunk(this.#cookie, readU64(this.#gather, 16));
     } else {
       this.#chunkLength = this.#gather.readUInt32BE(16);

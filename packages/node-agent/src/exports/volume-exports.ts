@@ -1,6 +1,7 @@
 import type { LiveVolume, PrimaryAnswer, PrimaryOrder } from '@stor/control-plane';
 import {
   StorError,
+  formatByteSize,
   hasCode,
   type AttachmentGrant,
   type NodeId,
@@ -39,6 +40,9 @@ const lanePrefix = 'lane:';
  * ahead of all that the newer one brings, so nothing depends on it; it keeps the two apart in time.
  */
 const olderDrainMs = 2_000;
+
+/** Labels may be many; a string of the protocol has at most 4096 bytes (UTF-16 code units). */
+const maxDescriptionChars = 1_000;
 
 const noSnapshots: ReadonlyMap<string, string> = new Map();
 
@@ -97,6 +101,15 @@ export class VolumeExports implements NbdExports {
     if (sizeBytes !== null) return { name: exportName, sizeBytes, readOnly: false };
     const info = await this.#options.control.volumeInfo(name);
     return { name: exportName, sizeBytes: info.sizeBytes, readOnly: false };
+  }
+
+  async describe(exportName: string): Promise<string> {
+    const snapshot = SnapshotExports.nameOf(exportName);
+    if (snapshot) {
+      const sizeBytes = await this.#snapshots.sizeOf(snapshot);
+      return `snapshot of volume ${snapshot.volume}, ${formatByteSize(sizeBytes)}, read-only`;
+    }
+    return describeVolume(await this.#options.control.volumeInfo(parseName(exportName).name));
   }
 
   async snapshotsOf(exportName: string, asked: readonly string[] | 'all'): Promise<string[]> {
@@ -388,6 +401,23 @@ export class VolumeExports implements NbdExports {
     logger.info({ volume: name, ...address }, 'relayed to the primary');
     return 'placed';
   }
+}
+
+/** For example `20GiB, 3 replicas, env=prod tier=db`. */
+function describeVolume(info: {
+  sizeBytes: number;
+  replicas: number;
+  labels: Readonly<Record<string, string>>;
+}): string {
+  const { sizeBytes, replicas } = info;
+  const labels = Object.entries(info.labels).map(([key, value]) => `${key}=${value}`);
+  const parts = [
+    formatByteSize(sizeBytes),
+    `${replicas} replica${replicas === 1 ? '' : 's'}`,
+    labels.sort().join(' '),
+  ];
+  const text = parts.filter((part) => part !== '').join(', ');
+  return text.slice(0, maxDescriptionChars);
 }
 
 function parseName(exportName: string): { name: string; isDirect: boolean; isCrossing: boolean } {

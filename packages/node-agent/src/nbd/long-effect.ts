@@ -41,7 +41,7 @@ export class LongEffect implements BlockRequest {
 
   /** Call it once. */
   run(): void {
-    this.length = Math.min(this.#partBytes, this.#end - this.offset);
+    this.length = this.#partLength();
     this.#loop();
   }
 
@@ -57,9 +57,15 @@ export class LongEffect implements BlockRequest {
       this.#of.done(new StorError('ABORTED', `the connection ends; done up to ${next}`));
     } else {
       this.offset = next;
-      this.length = Math.min(this.#partBytes, this.#end - next);
+      this.length = this.#partLength();
       if (!this.#running) this.#loop();
     }
+  }
+
+  /** Up to the next multiple, so that no chunk is done in two halves. */
+  #partLength(): number {
+    const next = (Math.floor(this.offset / this.#partBytes) + 1) * this.#partBytes;
+    return Math.min(next, this.#end) - this.offset;
   }
 
   /** A loop, for a device that answers at once would else fill the stack. */

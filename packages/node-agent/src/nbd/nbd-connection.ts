@@ -238,12 +238,19 @@ export class NbdConnection {
     if (!this.#outputFull) this.#socket.resume();
   }
 
+  /** Never rejects: what is only for people keeps nobody from the export. */
+  async #describe(question: { name: string; describes?: true }): Promise<string> {
+    if (!question.describes) return '';
+    return this.#options.exports.describe(question.name).catch(() => '');
+  }
+
   async #answerTo(question: HandshakeQuestion): Promise<HandshakeAnswer> {
     const { exports, id, socket } = this.#options;
     const caller: NbdCaller = { id, remote: socket.remote, tls: this.#tls };
     if (question.kind === 'list') return { kind: 'names', names: await exports.list(caller) };
     if (question.kind === 'info') {
-      return { kind: 'export', ...(await exports.info(question.name, caller)) };
+      const facts = await exports.info(question.name, caller);
+      return { kind: 'export', ...facts, description: await this.#describe(question) };
     }
     if (question.kind === 'snapshots') {
       const names = await exports.snapshotsOf(question.name, question.asked, caller);
@@ -251,9 +258,10 @@ export class NbdConnection {
     }
     const { name, client, contexts } = question;
     const peer = { ...caller, client, contexts, left: this.#left.signal };
+    const description = await this.#describe(question);
     const lease = await exports.open(name, peer);
     this.#lease = lease;
-    const { device, readOnly, description = '' } = lease;
+    const { device, readOnly } = lease;
     return { kind: 'export', name: lease.name, sizeBytes: device.sizeBytes, readOnly, description };
   }
 

@@ -38,8 +38,6 @@ export interface NbdExportLease {
     done: DirtyDone,
   ): void;
   name: string;
-  /** one line for people (INFO_DESCRIPTION) */
-  description?: string;
   volumeId: string;
   /** from another node's relay, which counts its requests itself */
   isRelay: boolean;
@@ -57,8 +55,6 @@ export interface ExportFacts {
   name: string;
   sizeBytes: number;
   readOnly: boolean;
-  /** one line for people */
-  description?: string;
 }
 
 /** Where the server gets its volumes. Errors are StorError, told to the client by `nbd-errno.ts`. */
@@ -71,6 +67,8 @@ export interface NbdExports {
   open(name: string, connection: NbdPeer): Promise<NbdExportLease>;
   /** For NBD_OPT_INFO: facts without attaching. NOT_FOUND, UNAVAILABLE. */
   info(name: string, caller: NbdCaller): Promise<ExportFacts>;
+  /** One line about it for people, at most 4096 bytes (INFO_DESCRIPTION). Errors as `info`. */
+  describe(name: string): Promise<string>;
   /** Which of the asked snapshots changes of this export can be told since. NOT_FOUND (the export). */
   snapshotsOf(name: string, asked: readonly string[] | 'all', caller: NbdCaller): Promise<string[]>;
 }

@@ -1,4 +1,4 @@
-import { errnoName } from 'nbd-client-js';
+import { command, errnoName } from 'nbd-client-js';
 
 export const nbdOperations = ['read', 'write', 'trim', 'flush'] as const;
 /** WRITE_ZEROES counts as a write. BLOCK_STATUS and CACHE are not counted. */
@@ -48,6 +48,23 @@ export class ExportStats {
   constructor(volumeId: string, name: string) {
     this.volumeId = volumeId;
     this.name = name;
+  }
+
+  /** Where a request of this `command` of the protocol counts; null for one that is not counted. */
+  operation(type: number): OperationStats | null {
+    switch (type) {
+      case command.read:
+        return this.read;
+      case command.write:
+      case command.writeZeroes:
+        return this.write;
+      case command.trim:
+        return this.trim;
+      case command.flush:
+        return this.flush;
+      default:
+        return null;
+    }
   }
 }
 

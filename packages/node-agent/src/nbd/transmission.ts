@@ -18,12 +18,14 @@ import {
 } from 'nbd-client-js';
 import { nbdErrnoOf } from '../core/nbd/nbd-errno.ts';
 import type { NbdLimits } from '../core/nbd/nbd-limits.ts';
+import { isFastZero } from '../core/nbd/fast-zero.ts';
 import { checkRequest, type RequestRules } from '../core/nbd/request-check.ts';
 import { BlockStatus } from './block-status.ts';
 import { LongEffect } from './long-effect.ts';
 import type { NbdExportLease } from './nbd-exports.ts';
 import { NbdRequest, type RequestOwner } from './nbd-request.ts';
-import type { ExportStats, NbdStats, OperationStats } from './nbd-stats.ts';
+import type { ExportStats, NbdStats } from './nbd-stats.ts';
+import { Prefetch, prefetchBytes } from './prefetch.ts';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
 import { copiedReadBytes, ReplyWriter } from './reply-writer.ts';
 import { ReplyOutput, type OutputBufferPool } from './reply-output.ts';
@@ -78,6 +80,7 @@ export class Transmission implements RequestOwner {
   #inFlightBytes = 0;
   /** payload of a refused WRITE that is still to come */
   #skipBytes = 0;
+  #isPrefetching = false;
   #receiving = false;
   #paused = false;
   #flushPlanned = false;
@@ -258,9 +261,13 @@ export class Transmission implements RequestOwner {
       this.#status(header, this.#blockStatus.allIds, length);
       return this.#headerBytes;
     }
-    if (type === command.cache || (length === 0 && type !== command.flush)) {
-      // CACHE is a hint; a request for nothing has no effect that could be made durable
+    if (length === 0 && type !== command.flush) {
+      // a request for nothing has no effect that could be made durable
       this.#replies.done(header);
+    } else if (type === command.cache) {
+      this.#cache(header, arrivedMs);
+    } else if ((flags & commandFlag.fastZero) !== 0 && !this.#isFastZero(header)) {
+      this.#refuse(header, errno.ENOTSUP, arrivedMs);
     } else {
       const request = this.#take(header, arrivedMs);
       request.fua = (flags & commandFlag.fua) !== 0;
@@ -315,6 +322,30 @@ export class Transmission implements RequestOwner {
         if (request.length > this.#limits.effectBytes) this.#startLong(request, 'writeZeroes');
         else this.#device.writeZeroes(request);
     }
+  }
+
+  #isFastZero({ flags, offset, length }: RequestHeader): boolean {
+    const noHole = (flags & commandFlag.noHole) !== 0;
+    const { sizeBytes } = this.#device;
+    return isFastZero({ offset, length, noHole, sizeBytes }, (from, bytes) => {
+      return this.#device.holeBytes?.(from, bytes) === bytes;
+    });
+  }
+
+  /** A hint: one at a time is followed, the others have no effect. */
+  #cache(header: RequestHeader, arrivedMs: number): void {
+    if (this.#isPrefetching) {
+      this.#replies.done(header);
+      return;
+    }
+    this.#isPrefetching = true;
+    const request = this.#take(header, arrivedMs);
+    this.#hold(request, prefetchBytes);
+    new Prefetch(request, this.#device, {
+      buffers: this.#options.readBuffers,
+      maxBytes: this.#limits.cacheBytes,
+      isOver: () => this.#state !== 'open',
+    }).run();
   }
 
   #startLong(request: NbdRequest, kind: 'trim' | 'writeZeroes'): void {
@@ -412,8 +443,9 @@ export class Transmission implements RequestOwner {
     this.#exportStats.inFlight -= 1;
     this.#inFlightBytes -= request.heldBytes;
     const { type, length, buffer, pieces, adopted } = request;
+    if (type === command.cache) this.#isPrefetching = false;
     const latencyMs = this.#clock.monotonicMs() - request.arrivedMs;
-    this.#operationStats(type)?.record(latencyMs, length, error !== null);
+    this.#exportStats.operation(type)?.record(latencyMs, length, error !== null);
     request.bytes = null;
     request.buffer = null;
     request.pieces = null;
@@ -437,22 +469,6 @@ export class Transmission implements RequestOwner {
     }
     this.#idle.push(request);
     if (!this.#receiving) this.#planFlush();
-  }
-
-  #operationStats(type: number): OperationStats | null {
-    switch (type) {
-      case command.read:
-        return this.#exportStats.read;
-      case command.write:
-      case command.writeZeroes:
-        return this.#exportStats.write;
-      case command.trim:
-        return this.#exportStats.trim;
-      case command.flush:
-        return this.#exportStats.flush;
-      default:
-        return null;
-    }
   }
 
   #planFlush(): void {
@@ -487,7 +503,7 @@ export class Transmission implements RequestOwner {
 
   #refuse(header: RequestHeader, error: number, arrivedMs: number): void {
     const { type } = header;
-    this.#operationStats(type)?.record(this.#clock.monotonicMs() - arrivedMs, 0, true);
+    this.#exportStats.operation(type)?.record(this.#clock.monotonicMs() - arrivedMs, 0, true);
     this.#errorReply(type, error, header, '');
   }
 

@@ -46,6 +46,8 @@ export interface NbdLimits {
   statusDescriptors: number;
   /** of a longer TRIM or WRITE_ZEROES so much is given to the device at a time (bytes) */
   effectBytes: number;
+  /** of a CACHE so much is read; the rest is left out (bytes) */
+  cacheBytes: number;
   /** range that one BLOCK_STATUS is answered for at most: looking at it takes time (bytes) */
   statusBytes: number;
   /** free read buffers kept for reuse by all connections (bytes) */
@@ -77,6 +79,7 @@ export const defaultNbdLimits: NbdLimits = {
   readPieces: 64,
   statusDescriptors: 1_024,
   effectBytes: 1024 * mebibyte,
+  cacheBytes: 64 * mebibyte,
   statusBytes: 64 * 1024 * mebibyte,
   pooledBytes: 64 * mebibyte,
   closeDrainMs: 10_000,

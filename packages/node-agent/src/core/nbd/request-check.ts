@@ -12,10 +12,7 @@ export interface RequestRules {
   readOnly: boolean;
 }
 
-/**
- * Flags that each command takes. FUA must be accepted on every command ("Command flags"). FAST_ZERO
- * is not advertised, so it is a flag like any unknown one.
- */
+/** Flags that each command takes. FUA must be accepted on every command ("Command flags"). */
 const allowedFlags: readonly number[] = (() => {
   const allowed: number[] = [];
   allowed[command.read] = commandFlag.fua | commandFlag.df;
@@ -23,7 +20,7 @@ const allowedFlags: readonly number[] = (() => {
   allowed[command.flush] = commandFlag.fua;
   allowed[command.trim] = commandFlag.fua;
   allowed[command.cache] = commandFlag.fua;
-  allowed[command.writeZeroes] = commandFlag.fua | commandFlag.noHole;
+  allowed[command.writeZeroes] = commandFlag.fua | commandFlag.noHole | commandFlag.fastZero;
   allowed[command.blockStatus] = commandFlag.fua | commandFlag.reqOne | commandFlag.payloadLength;
   return allowed;
 })();

@@ -32,11 +32,18 @@ const maxMessageChars = 1_000;
 /** What the machine must be told before it can go on; see `answer`. */
 export type HandshakeQuestion =
   | { kind: 'list' }
-  | { kind: 'info'; name: string }
+  | { kind: 'info'; name: string; describes?: true }
   /** which of the export's snapshots changes can be told since; an export that there is not is refused */
   | { kind: 'snapshots'; name: string; asked: readonly string[] | 'all' }
   /** the client enters transmission with this export if it may, with these contexts */
-  | { kind: 'open'; name: string; client: ClientIdentity | null; contexts: readonly string[] };
+  | {
+      kind: 'open';
+      name: string;
+      client: ClientIdentity | null;
+      contexts: readonly string[];
+      /** a line about it for people is wanted */
+      describes?: true;
+    };
 
 export type HandshakeAnswer =
   | { kind: 'names'; names: readonly string[] }
@@ -245,7 +252,8 @@ export class ServerHandshake {
   #open(pending: PendingOption): HandshakeStep {
     const { exportName: name } = pending;
     const contexts = this.#contextsOf(name);
-    return this.#ask(pending, { kind: 'open', name, client: this.#client, contexts });
+    const client = this.#client;
+    return this.#ask(pending, { kind: 'open', name, client, contexts, ...describes(pending) });
   }
 
   #takeGo(option: number, data: Buffer): HandshakeStep {
@@ -253,7 +261,8 @@ export class ServerHandshake {
     if (!body) return refuse(option, 'the data are not an export name and a list of numbers');
     const { name, infos } = body;
     const pending = { option, exportName: name, infos, asked: null };
-    if (option === optionType.info) return this.#ask(pending, { kind: 'info', name });
+    if (option === optionType.info)
+      return this.#ask(pending, { kind: 'info', name, ...describes(pending) });
     return this.#open(pending);
   }
 
@@ -365,7 +374,11 @@ export class ServerHandshake {
       (readOnly ? transmissionFlag.readOnly : 0) |
       transmissionFlag.sendFlush |
       transmissionFlag.sendFua |
-      (readOnly ? 0 : transmissionFlag.sendTrim | transmissionFlag.sendWriteZeroes) |
+      (readOnly
+        ? 0
+        : transmissionFlag.sendTrim |
+          transmissionFlag.sendWriteZeroes |
+          transmissionFlag.sendFastZero) |
       transmissionFlag.canMultiConn |
       transmissionFlag.sendCache |
       // must be clear unless structured replies were negotiated
@@ -381,6 +394,11 @@ function identityIn(queries: readonly string[]): ClientIdentity | null {
     if (identity) return identity;
   }
   return null;
+}
+
+/** It may take time to find out, so only when it is asked for. */
+function describes({ infos }: PendingOption): { describes?: true } {
+  return infos.includes(infoType.description) ? { describes: true } : {};
 }
 
 function step(used: number, send: Buffer[], next: HandshakeNext): HandshakeStep {
