@@ -1,5 +1,7 @@
 import { StorError } from '@stor/protocol';
 import type { BlockDevice, BlockRequest } from '@stor/replicator';
+import { commandFlag, type RequestFields } from 'nbd-client-js';
+import { isFastZero } from '../core/nbd/fast-zero.ts';
 
 /**
  * A TRIM or WRITE_ZEROES of any length, given to the device in parts, one after the other: other
@@ -77,4 +79,16 @@ export class LongEffect implements BlockRequest {
     } while (this.#answered && this.#running);
     this.#running = false;
   }
+}
+
+/** Whether a WRITE_ZEROES with FAST_ZERO may be done: with what the device knows at once. */
+export function zeroesFast(
+  device: BlockDevice,
+  { flags, offset, length }: Pick<RequestFields, 'flags' | 'offset' | 'length'>,
+): boolean {
+  const noHole = (flags & commandFlag.noHole) !== 0;
+  const { sizeBytes } = device;
+  return isFastZero({ offset, length, noHole, sizeBytes }, (from, bytes) => {
+    return device.holeBytes?.(from, bytes) === bytes;
+  });
 }

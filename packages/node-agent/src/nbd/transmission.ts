@@ -18,10 +18,9 @@ import {
 } from 'nbd-client-js';
 import { nbdErrnoOf } from '../core/nbd/nbd-errno.ts';
 import type { NbdLimits } from '../core/nbd/nbd-limits.ts';
-import { isFastZero } from '../core/nbd/fast-zero.ts';
 import { checkRequest, type RequestRules } from '../core/nbd/request-check.ts';
 import { BlockStatus } from './block-status.ts';
-import { LongEffect } from './long-effect.ts';
+import { LongEffect, zeroesFast } from './long-effect.ts';
 import type { NbdExportLease } from './nbd-exports.ts';
 import { NbdRequest, type RequestOwner } from './nbd-request.ts';
 import type { ExportStats, NbdStats } from './nbd-stats.ts';
@@ -266,7 +265,7 @@ export class Transmission implements RequestOwner {
       this.#replies.done(header);
     } else if (type === command.cache) {
       this.#cache(header, arrivedMs);
-    } else if ((flags & commandFlag.fastZero) !== 0 && !this.#isFastZero(header)) {
+    } else if ((flags & commandFlag.fastZero) !== 0 && !zeroesFast(this.#device, header)) {
       this.#refuse(header, errno.ENOTSUP, arrivedMs);
     } else {
       const request = this.#take(header, arrivedMs);
@@ -322,14 +321,6 @@ export class Transmission implements RequestOwner {
         if (request.length > this.#limits.effectBytes) this.#startLong(request, 'writeZeroes');
         else this.#device.writeZeroes(request);
     }
-  }
-
-  #isFastZero({ flags, offset, length }: RequestHeader): boolean {
-    const noHole = (flags & commandFlag.noHole) !== 0;
-    const { sizeBytes } = this.#device;
-    return isFastZero({ offset, length, noHole, sizeBytes }, (from, bytes) => {
-      return this.#device.holeBytes?.(from, bytes) === bytes;
-    });
   }
 
   /** A hint: one at a time is followed, the others have no effect. */
