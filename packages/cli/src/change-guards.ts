@@ -37,6 +37,8 @@ const changing = new Set([
   'snapshot rm',
   'policy update',
   'policy rm',
+  'tenant set',
+  'tenant rm',
 ]);
 
 /** Gives every verb that changes something `--request-id`, and `--if-version` where it has a meaning. */

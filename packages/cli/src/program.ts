@@ -11,6 +11,7 @@ import { addPoolCommands } from './commands/pool.ts';
 import { addRebuildCommands } from './commands/rebuild.ts';
 import { addScrubCommands } from './commands/scrub.ts';
 import { addSnapshotCommands } from './commands/snapshot.ts';
+import { addTenantCommands } from './commands/tenant.ts';
 import { addTokenCommands } from './commands/token.ts';
 import { addTransferCommands } from './commands/transfer.ts';
 import { addTrashCommands } from './commands/trash.ts';
@@ -75,6 +76,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addSnapshotCommands(program, run);
   addTrashCommands(program, run);
   addPolicyCommands(program, run);
+  addTenantCommands(program, run);
   addPlacementCommands(program, run);
   addRebuildCommands(program, run);
   addScrubCommands(program, run);

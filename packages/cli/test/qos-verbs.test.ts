@@ -177,3 +177,29 @@ t.test('a disk is told what it may guarantee', async (t) => {
     t.same([exitCode, cluster.calls.length], [2, 0], argv.join(' '));
   }
 });
+
+t.test('tenants are given limits that their volumes share', async (t) => {
+  const cluster = new FakeCluster();
+  const set = await run(cluster, ['tenant', 'set', 'acme', '--qos', 'iops=20k,burst=2x/30s']);
+  t.equal(set.stdout, 'tenant acme: iops=20000,burst=2x/30s for 2 volumes\n');
+  t.match(
+    (await run(cluster, ['tenant', 'ls'])).stdout,
+    /acme +iops=20000,burst=2x\/30s +2 +n1 49.6%/,
+  );
+  await run(cluster, ['tenant', 'set', 'acme', '--qos', 'iops=none']);
+  t.match(requestOf(cluster, 'setTenant'), { name: 'acme' });
+  t.match((await run(cluster, ['tenant', 'inspect', 'acme'])).stdout, /Nodes: +n1 49.6%, n2 49.6%/);
+  t.equal((await run(cluster, ['tenant', 'rm', 'acme'])).exitCode, 0);
+  t.equal((await run(cluster, ['tenant', 'inspect', 'acme'])).exitCode, 3);
+  for (const [argv, message] of [
+    [['acme'], /nothing to change was given/],
+    [['a b', '--qos', 'iops=5'], /tenant "a b" is not valid/],
+    [['acme', '--qos', 'weight=5'], /weight is nothing that a tenant has/],
+    [['acme', '--qos', 'min-iops=5'], /min-iops is nothing that a tenant has/],
+  ] as const) {
+    cluster.calls = [];
+    const { exitCode, stderr } = await run(cluster, ['tenant', 'set', ...argv]);
+    t.same([exitCode, cluster.calls.length], [2, 0], argv.join(' '));
+    t.match(stderr, message);
+  }
+});

@@ -211,10 +211,10 @@ export class ControlPlane implements ControlPlanePort {
         this.#look([]);
       },
     });
-    this.#settings = new SettingsPush({ ...common, agentInstance });
+    const trouble = (): string | null => this.#session.trouble;
+    this.#settings = new SettingsPush({ ...common, agentInstance, trouble });
     this.#primaries = new PrimaryOrders({ ...common, volumes: this.#volumes });
-    const primaries = this.#primaries;
-    const events = this.#events;
+    const [primaries, events] = [this.#primaries, this.#events];
     this.#controllers = new LeaderControllers({ ...common, primaries, random, events });
     const cluster = { id: options.clusterId, name: options.clusterName };
     const registered = (): void => {

@@ -11,6 +11,7 @@ import type { ClusterState } from '../src/resources/cluster-state.ts';
 import { volumeKey } from '../src/resources/keys.ts';
 import { decodeVolume, encodeRecord } from '../src/resources/records.ts';
 import type { StoredVolume } from '../src/resources/records.ts';
+import type { ClusterStore } from '../src/cluster-store.ts';
 import type { StateCache } from '../src/resources/state-cache.ts';
 import { FakeAgent } from '../src/testing/fake-agent.ts';
 import { MemoryCluster } from '../src/testing/memory-cluster.ts';
@@ -179,6 +180,9 @@ t.test('primaries are told what is new, once, and again when they could not be',
     },
   } as unknown as AgentPort;
   const push = new SettingsPush({
+    store: {} as ClusterStore,
+    clock: new FakeClock(),
+    trouble: () => null,
     cache: { state } as unknown as StateCache,
     agent,
     logger: silentLogger,

@@ -95,6 +95,10 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   createPolicy: 'repeatable',
   updatePolicy: 'repeatable',
   removePolicy: 'once',
+  listTenants: 'read',
+  getTenant: 'read',
+  setTenant: 'repeatable',
+  removeTenant: 'once',
 };
 
 /** True for a method that changes something; it may carry the id of the request. */

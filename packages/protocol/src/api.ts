@@ -25,6 +25,7 @@ import type {
   Scrub,
   ScrubSettings,
   SnapshotDiff,
+  Tenant,
   TrashedVolume,
   StorEvent,
   UpgradePlan,
@@ -544,6 +545,27 @@ export interface StorApi {
   ): Promise<Policy>;
   /** NOT_FOUND; IN_USE while volumes name it, those in the trash too (the message names them). */
   removePolicy(
+    request: { name: string } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<Record<string, never>>;
+  /** By name. */
+  listTenants(
+    request: Record<string, never>,
+    options?: CallOptions,
+  ): Promise<{ tenants: Tenant[] }>;
+  /** NOT_FOUND */
+  getTenant(request: { name: string }, options?: CallOptions): Promise<Tenant>;
+  /**
+   * Limits that all volumes whose label `tenant` has this value share; makes the tenant when there is
+   * none. `clearQos`: names of fields to take back, before `qos` is set. INVALID_ARGUMENT,
+   * FAILED_PRECONDITION (too many).
+   */
+  setTenant(
+    request: { name: string; qos?: QosSpec; clearQos?: string[] } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<Tenant>;
+  /** Its volumes stay, and share nothing any more. NOT_FOUND */
+  removeTenant(
     request: { name: string } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Record<string, never>>;

@@ -36,6 +36,8 @@ export const snapshotHoldMs = 100;
 
 /** Policies of a cluster: each change of one is told to all its volumes. */
 export const maxPolicies = 256;
+/** Tenants of a cluster. */
+export const maxTenants = 1_024;
 /** Characters of a description. */
 export const maxDescriptionLength = 256;
 

@@ -33,6 +33,15 @@ export function checkPolicyName(name: string): void {
   );
 }
 
+/** Throws INVALID_ARGUMENT unless `name` may be the value of a volume's label `tenant`. */
+export function checkTenantName(name: string): void {
+  if (name !== '' && labelValuePattern.test(name)) return;
+  throw new StorError(
+    'INVALID_ARGUMENT',
+    `tenant ${JSON.stringify(name.slice(0, 128))} is not valid: it is the value of a label, 1 to 128 letters, digits, '.', '_', ':', '/' or '-'`,
+  );
+}
+
 /** A volume, and one of its snapshots: both names, or ids. */
 export interface SnapshotName {
   volume: string;

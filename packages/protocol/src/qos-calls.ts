@@ -1,9 +1,18 @@
 import type { StorApi } from './api.ts';
 import type { ApiCall } from './snapshot-calls.ts';
 
-type QosMethod = 'listPolicies' | 'getPolicy' | 'createPolicy' | 'updatePolicy' | 'removePolicy';
+type QosMethod =
+  | 'listPolicies'
+  | 'getPolicy'
+  | 'createPolicy'
+  | 'updatePolicy'
+  | 'removePolicy'
+  | 'listTenants'
+  | 'getTenant'
+  | 'setTenant'
+  | 'removeTenant';
 
-/** The methods about policies. */
+/** The methods about policies and tenants. */
 export function qosCalls(call: ApiCall, newRequestId: () => string): Pick<StorApi, QosMethod> {
   const createPolicy = call('createPolicy');
   return {
@@ -14,5 +23,9 @@ export function qosCalls(call: ApiCall, newRequestId: () => string): Pick<StorAp
       createPolicy({ ...request, requestId: request.requestId ?? newRequestId() }, options),
     updatePolicy: call('updatePolicy'),
     removePolicy: call('removePolicy'),
+    listTenants: call('listTenants'),
+    getTenant: call('getTenant'),
+    setTenant: call('setTenant'),
+    removeTenant: call('removeTenant'),
   };
 }

@@ -191,3 +191,14 @@ function clampLeast(qos: QosSpec, fields: UnitFields): void {
 function invalid(message: string): StorError {
   return new StorError('INVALID_ARGUMENT', message);
 }
+
+/** Throws INVALID_ARGUMENT: as `checkQos`, and a tenant has limits and a burst only. */
+export function checkTenantQos(spec: QosSpec): void {
+  checkQos(spec);
+  for (const field of ['weight', 'minIops', 'minBps'] as const) {
+    if (spec[field] === undefined) continue;
+    throw invalid(
+      `${qosFieldNames[field]} is nothing that a tenant has: its volumes share limits and a burst; give it to a volume or a policy`,
+    );
+  }
+}

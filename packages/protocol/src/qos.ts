@@ -9,6 +9,9 @@ export const qosLimitNames = [
 ] as const;
 export type QosLimitName = (typeof qosLimitNames)[number];
 
+/** The label whose values tell tenants apart. */
+export const tenantLabel = 'tenant';
+
 /** Share of a volume that names none. */
 export const defaultQosWeight = 100;
 export const minQosWeight = 1;

@@ -13,5 +13,6 @@ export type * from './resources/rebalance.ts';
 export type * from './resources/scrub.ts';
 export type * from './resources/segment-status.ts';
 export type * from './resources/snapshot.ts';
+export type * from './resources/tenant.ts';
 export type * from './resources/volume.ts';
 export type * from './resources/what-if.ts';

@@ -1,18 +1,28 @@
 import { changedQos, effectiveQos, StorError } from '@stor/protocol';
-import type { Policy, QosSpec, StorApi, Volume } from '@stor/protocol';
+import type { Policy, QosSpec, StorApi, Tenant, Volume } from '@stor/protocol';
 import { hex, startMs } from './fake-volume.ts';
 
-type PolicyMethod = 'listPolicies' | 'getPolicy' | 'createPolicy' | 'updatePolicy' | 'removePolicy';
+type QosMethod =
+  | 'listPolicies'
+  | 'getPolicy'
+  | 'createPolicy'
+  | 'updatePolicy'
+  | 'removePolicy'
+  | 'listTenants'
+  | 'getTenant'
+  | 'setTenant'
+  | 'removeTenant';
 type Plain<M extends keyof StorApi> = (
   request: Parameters<StorApi[M]>[0],
 ) => Awaited<ReturnType<StorApi[M]>>;
 
-/** Policies from memory. */
+/** Policies and tenants from memory. */
 export class FakeQos {
   policies = [
     makePolicy(1, 'gold', { weight: 400, minIops: 1_000 }),
     makePolicy(2, 'bronze', { iops: 1_000, weight: 25 }),
   ];
+  tenants: Tenant[] = [];
   readonly #volumes: () => Volume[];
 
   constructor(volumes: () => Volume[]) {
@@ -37,8 +47,29 @@ export class FakeQos {
     return this.#volumes().filter(({ spec }) => spec.policyName === metadata.name);
   }
 
-  methods(): { [M in PolicyMethod]: Plain<M> } {
+  #tenant(name: string): Tenant {
+    const found = this.tenants.find(({ metadata }) => [metadata.id, metadata.name].includes(name));
+    if (!found) throw new StorError('NOT_FOUND', `there is no tenant ${JSON.stringify(name)}`);
+    return found;
+  }
+
+  methods(): { [M in QosMethod]: Plain<M> } {
     return {
+      listTenants: () => ({ tenants: this.tenants }),
+      getTenant: ({ name }) => this.#tenant(name),
+      setTenant: ({ name, qos = {}, clearQos = [] }) => {
+        if (!this.tenants.some(({ metadata }) => metadata.name === name)) {
+          this.tenants.push(makeTenant(this.tenants.length + 1, name));
+        }
+        const found = this.#tenant(name);
+        found.spec.qos = changedQos(found.spec.qos, qos, clearQos);
+        return found;
+      },
+      removeTenant: ({ name }) => {
+        const found = this.#tenant(name);
+        this.tenants = this.tenants.filter((each) => each !== found);
+        return {};
+      },
       listPolicies: () => ({
         policies: this.policies.map(({ metadata }) => this.find(metadata.id)),
       }),
@@ -81,5 +112,20 @@ function makePolicy(number: number, name: string, qos: QosSpec): Policy {
     },
     spec: { description: '', qos },
     status: { volumes: 0 },
+  };
+}
+
+function makeTenant(number: number, name: string): Tenant {
+  const times = { labels: {}, createdAtMs: startMs, resourceVersion: number };
+  return {
+    metadata: { id: hex('t', number), name, ...times },
+    spec: { qos: {} },
+    status: {
+      volumes: 2,
+      nodes: [
+        { nodeId: hex('n', 1), node: 'n1', parts: 4_960 },
+        { nodeId: hex('n', 2), node: 'n2', parts: 4_960 },
+      ],
+    },
   };
 }

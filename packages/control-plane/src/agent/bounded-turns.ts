@@ -12,7 +12,9 @@ export class BoundedTurns {
   }
 
   async run<T>(key: string, task: () => Promise<T>): Promise<T> {
-    await this.#begin(key);
+    // at once when there is room: what comes in order begins in order
+    const turn = this.#begin(key);
+    if (turn) await turn;
     try {
       return await task();
     } finally {

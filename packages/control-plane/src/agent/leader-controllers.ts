@@ -29,6 +29,7 @@ import { BoundedTurns } from './bounded-turns.ts';
 import { MemberKeeper } from './member-keeper.ts';
 import { carryOutRemoval } from './node-removals.ts';
 import { shipPolicies } from './policy-shipping.ts';
+import { writeShares } from './tenant-shares.ts';
 import { SnapshotRecords } from './snapshot-records.ts';
 import { writeVolumes } from './volume-writes.ts';
 import type { VolumeWrite } from './volume-writes.ts';
@@ -260,11 +261,10 @@ export class LeaderControllers {
       case 'rebalance':
         await this.#rebalance(action);
         return;
-      case 'ship-policies': {
-        const means = { store: this.#store, clock: this.#clock, random: this.#random };
-        await shipPolicies(action.names, this.#cache.state, means);
+      case 'share-tenant':
+      case 'ship-policies':
+        await this.#keepQos(action);
         return;
-      }
       case 'remove-node':
       case 'end-lease':
       case 'forget-disks':
@@ -294,6 +294,15 @@ export class LeaderControllers {
         return;
       }
     }
+  }
+
+  async #keepQos(action: Action & { type: 'share-tenant' | 'ship-policies' }): Promise<void> {
+    if (action.type === 'share-tenant') {
+      await writeShares(action, this.#store);
+      return;
+    }
+    const means = { store: this.#store, clock: this.#clock, random: this.#random };
+    await shipPolicies(action.names, this.#cache.state, means);
   }
 
   async #changeScrub(action: Action & { type: 'put-scrub' | 'forget-scrub' }): Promise<void> {

@@ -1,21 +1,36 @@
 import { StorError } from '@stor/protocol';
 import type { DiskId, NodeId, VolumeId, VolumeSettings } from '@stor/protocol';
-import type { Logger } from '@stor/runtime';
+import type { Clock, Logger } from '@stor/runtime';
 import type { AgentPort } from '../agent-port.ts';
 import { BoundedTurns } from './bounded-turns.ts';
+import type { ClusterStore } from '../cluster-store.ts';
 import { settingsOf } from '../core/volume/grant.ts';
 import { peerLanes } from '../core/volume/lane-addresses.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
-import { disksPrefix, nodesPrefix, policiesPrefix, volumesPrefix } from '../resources/keys.ts';
+import {
+  disksPrefix,
+  nodesPrefix,
+  policiesPrefix,
+  tenantSharesPrefix,
+  tenantsPrefix,
+  volumesPrefix,
+} from '../resources/keys.ts';
 import type { StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { every } from '../resources/every.ts';
 import { volumesOn } from '../resources/state-index.ts';
+import { ShareConfirmation } from './tenant-shares.ts';
 
 /** Primaries that are told at once, in the order of the changes: a policy may have thousands of volumes. */
 const maxTellings = 32;
 
+/** How often it is looked whether the node still holds its lease (ms). */
+const leaseLookMs = 500;
+
 const concernsAll = (key: string): boolean =>
-  key.startsWith(nodesPrefix) || key.startsWith(policiesPrefix);
+  [nodesPrefix, policiesPrefix, tenantsPrefix, tenantSharesPrefix].some((prefix) =>
+    key.startsWith(prefix),
+  );
 
 interface Told {
   /** as it was looked at last: one that is the same object says nothing new */
@@ -41,22 +56,40 @@ export class SettingsPush {
   /** what all settings depend on besides: where nodes listen, and policies, as of the last look at all */
   #others = '';
   readonly #turns = new BoundedTurns(maxTellings);
+  /** the node holds its lease, as far as it knows */
+  #isLeased = true;
   /** disks that are not lane 0's */
   #lanes = new Map<DiskId, number>();
   readonly #work = new Set<Promise<void>>();
+  #failures = 0;
+  readonly #shares: ShareConfirmation;
+  readonly #cancelLook: () => void;
 
   constructor(options: {
+    store: ClusterStore;
     cache: StateCache;
     agent: AgentPort;
+    clock: Clock;
     logger: Logger;
     nodeId: NodeId;
     agentInstance: string;
+    /** why this node holds no lease; null: it does */
+    trouble: () => string | null;
   }) {
     this.#cache = options.cache;
     this.#agent = options.agent;
     this.#logger = options.logger;
     this.#nodeId = options.nodeId;
     this.#agentInstance = options.agentInstance;
+    const tell = (): Promise<boolean> => {
+      this.repeat();
+      return this.#allTold();
+    };
+    this.#shares = new ShareConfirmation({ ...options, tell });
+    this.#cancelLook = every(options.clock, leaseLookMs, () => {
+      this.#lease(options.trouble() === null);
+      this.#shares.look();
+    });
   }
 
   /** `keys`: what has changed since the last call; null: that is not known. */
@@ -87,7 +120,10 @@ export class SettingsPush {
     this.#lanes = new Map(peers.flatMap(({ lanes }) => Object.entries(lanes)));
     this.#others = JSON.stringify([
       peers,
-      [...state.policies.values()].map(({ modRevision }) => modRevision),
+      ...[state.policies, state.tenants, state.tenantShares].map((table) =>
+        [...table.values()].map(({ modRevision }) => modRevision),
+      ),
+      this.#isLeased,
     ]);
     const attached = new Set<VolumeId>();
     for (const volume of volumesOn(state.volumes, this.#nodeId)) {
@@ -105,12 +141,26 @@ export class SettingsPush {
     const known = this.#told.get(id);
     const others = this.#others;
     if (known?.volume === volume && known.others === others) return true;
-    const settings = settingsOf(volume, attachment.epoch, state);
+    const settings = settingsOf(volume, attachment.epoch, state, this.#isLeased);
     const { resourceVersion: _version, segments, ...rest } = settings;
     const content = JSON.stringify([rest, segments.map(({ replicas }) => replicas)]);
     this.#told.set(id, { volume, others, content });
     if (known?.content !== content) this.#tell(settings, content);
     return true;
+  }
+
+  /** What primaries share with other nodes is theirs only while this node holds its lease. */
+  #lease(isHeld: boolean): void {
+    if (isHeld === this.#isLeased) return;
+    this.#isLeased = isHeld;
+    this.#pushAll(this.#cache.state);
+  }
+
+  /** Resolves once all that was to be told up to now is: false when some primary could not be told. */
+  async #allTold(): Promise<boolean> {
+    const failures = this.#failures;
+    await Promise.allSettled(this.#work);
+    return this.#isLeased && failures === this.#failures;
   }
 
   /** Tells everything once more. */
@@ -121,6 +171,8 @@ export class SettingsPush {
 
   /** Waits for what is under way. */
   async close(): Promise<void> {
+    this.#cancelLook();
+    await this.#shares.close();
     await Promise.allSettled(this.#work);
   }
 
@@ -130,6 +182,7 @@ export class SettingsPush {
       .run('', () => this.#agent.updateVolume(settings))
       .catch((error: unknown) => {
         const { message } = StorError.from(error);
+        this.#failures += 1;
         this.#logger.warn({ volumeId, error: message }, 'the primary was not told, will retry');
         if (this.#told.get(volumeId)?.content === content) this.#told.delete(volumeId);
       })

@@ -1,9 +1,10 @@
 import { joinSnapshotName, StorError } from '@stor/protocol';
-import type { Disk, Node, Policy, Volume } from '@stor/protocol';
+import type { Disk, Node, Policy, Tenant, Volume } from '@stor/protocol';
 import type { ClusterStore } from '../cluster-store.ts';
 import { findDisk } from '../core/disk/find-disk.ts';
 import type { AnswerSource, ObjectKind } from '../core/requests/change-rules.ts';
 import { findPolicy } from '../core/qos/policy-rules.ts';
+import { findTenant } from '../core/qos/tenant-rules.ts';
 import { findTrashed } from '../core/volume/trash-rules.ts';
 import { findVolume, readHosts, readSnapshots, readState, readVolume } from '../resources/find.ts';
 import {
@@ -11,6 +12,7 @@ import {
   nodeKey,
   policyKey,
   snapshotKey,
+  tenantKey,
   trashKey,
   volumeKey,
 } from '../resources/keys.ts';
@@ -41,6 +43,7 @@ export class ChangedObjects {
     volume: (id: string) => Promise<Volume>;
     disks: () => Promise<Disk[]>;
     policy: (id: string) => Promise<Policy>;
+    tenant: (id: string) => Promise<Tenant>;
   };
 
   constructor(options: {
@@ -52,6 +55,7 @@ export class ChangedObjects {
       volume: (id: string) => Promise<Volume>;
       disks: () => Promise<Disk[]>;
       policy: (id: string) => Promise<Policy>;
+      tenant: (id: string) => Promise<Tenant>;
     };
   }) {
     this.#store = options.store;
@@ -75,7 +79,9 @@ export class ChangedObjects {
         return snapshotKey(volumeOfSnapshot(this.#cache, id), id);
       case 'policy':
         // its key is its name
-        return policyKey(nameOfPolicy(this.#cache, id));
+        return policyKey(nameOf(this.#cache.state.policies, id));
+      case 'tenant':
+        return tenantKey(nameOf(this.#cache.state.tenants, id));
     }
   }
 
@@ -115,6 +121,11 @@ export class ChangedObjects {
         const { value, modRevision } = findPolicy(policies, name);
         return { id: value.id, key: policyKey(value.name), modRevision, isIdle: true };
       }
+      case 'tenant': {
+        const state = await readSoon((options) => readState(this.#store, options));
+        const { value, modRevision } = findTenant(state, name);
+        return { id: value.id, key: tenantKey(value.name), modRevision, isIdle: true };
+      }
     }
   }
 
@@ -129,6 +140,8 @@ export class ChangedObjects {
         return this.#snapshots.get(id);
       case 'policy':
         return this.#shown.policy(id);
+      case 'tenant':
+        return this.#shown.tenant(id);
       case 'deletion':
         return { keptUntilMs: await this.#keptUntilMs(id) };
       case 'rolled-back':
@@ -177,7 +190,11 @@ function volumeOfSnapshot(cache: StateCache, id: string): string {
   return '';
 }
 
-function nameOfPolicy(cache: StateCache, id: string): string {
-  for (const { value } of cache.state.policies.values()) if (value.id === id) return value.name;
+/** Those whose keys are their names. */
+function nameOf(
+  table: ReadonlyMap<string, { value: { id: string; name: string } }>,
+  id: string,
+): string {
+  for (const { value } of table.values()) if (value.id === id) return value.name;
   return '';
 }

@@ -1,5 +1,5 @@
 import { hasCode, StorError } from '@stor/protocol';
-import type { Disk, Node, Policy, StorApi, Volume } from '@stor/protocol';
+import type { Disk, Node, Policy, StorApi, Tenant, Volume } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { ClusterStore, Operation } from '../cluster-store.ts';
 import { changeRules, requestText, usedForAnother } from '../core/requests/change-rules.ts';
@@ -99,6 +99,7 @@ export function withChangeGuards<M extends Record<keyof StorApi, UnaryMethod>>(
     volume: (name: string) => ask(plain.getVolume, { name }) as Promise<Volume>,
     disks: async () => ((await ask(plain.listDisks, {})) as { disks: Disk[] }).disks,
     policy: (name: string) => ask(plain.getPolicy, { name }) as Promise<Policy>,
+    tenant: (name: string) => ask(plain.getTenant, { name }) as Promise<Tenant>,
   };
   const objects = new ChangedObjects({ ...parts, shown });
   return guardedMethods(plain, { ...parts, ledger, objects });

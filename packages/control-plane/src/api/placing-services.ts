@@ -2,6 +2,7 @@ import type { Clock, Logger, Random } from '@stor/runtime';
 import type { ClusterStore } from '../cluster-store.ts';
 import { PlacementService } from './placement-service.ts';
 import { PolicyService } from './policy-service.ts';
+import { TenantService } from './tenant-service.ts';
 
 /** What says where replicas may lie, and what volumes may take. */
 export function placingServices(options: {
@@ -9,6 +10,10 @@ export function placingServices(options: {
   clock: Clock;
   random: Random;
   logger: Logger;
-}): { placement: PlacementService; policies: PolicyService } {
-  return { placement: new PlacementService(options), policies: new PolicyService(options) };
+}): { placement: PlacementService; policies: PolicyService; tenants: TenantService } {
+  return {
+    placement: new PlacementService(options),
+    policies: new PolicyService(options),
+    tenants: new TenantService(options),
+  };
 }

@@ -12,6 +12,7 @@ import { encodeRecord } from '../resources/records.ts';
 import { readSoon } from './read-soon.ts';
 import { storeRoles } from './store-roles.ts';
 import type { MemberService } from './member-service.ts';
+import type { TenantService } from './tenant-service.ts';
 import type { TokenService } from './token-service.ts';
 import type { CallContext, UnaryMethod } from './serve-unary.ts';
 import type { DiskService } from './disk-service.ts';
@@ -58,6 +59,7 @@ interface StorServiceOptions {
   scrubs: ScrubService;
   placement: PlacementService;
   policies: PolicyService;
+  tenants: TenantService;
   rebalance: RebalanceService;
   node: NodeIdentity;
   cluster: { id: string; name: string };
@@ -147,6 +149,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     ...scrubMethods(options.scrubs),
     ...rebalanceMethods(options.rebalance),
     ...policyMethods(options.policies),
+    ...tenantMethods(options.tenants),
     ...sightCalls(options),
   };
 }
@@ -205,6 +208,20 @@ function scrubMethods(scrubs: ScrubService): Record<ScrubMethod, UnaryMethod> {
 }
 
 type PolicyMethod = 'listPolicies' | 'getPolicy' | 'createPolicy' | 'updatePolicy' | 'removePolicy';
+
+type TenantMethod = 'listTenants' | 'getTenant' | 'setTenant' | 'removeTenant';
+
+function tenantMethods(tenants: TenantService): Record<TenantMethod, UnaryMethod> {
+  return {
+    listTenants: async () => ({ tenants: await tenants.list() }),
+    getTenant: ({ name }: Request<'getTenant'>) => tenants.get(name),
+    setTenant: (request: Request<'setTenant'>) => tenants.set(request),
+    removeTenant: async ({ name }: Request<'removeTenant'>) => {
+      await tenants.remove(name);
+      return {};
+    },
+  };
+}
 
 function policyMethods(policies: PolicyService): Record<PolicyMethod, UnaryMethod> {
   return {

@@ -18,6 +18,8 @@ import { decodePolicy, decodeShippedPolicies } from './policy-record.ts';
 import type { PolicyRecord, ShippedPolicies } from './policy-record.ts';
 import * as records from './records.ts';
 import { ReportTable } from './report-table.ts';
+import { decodeSharesApplied, decodeTenant, decodeTenantShares } from './tenant-record.ts';
+import type { TenantRecord, TenantShares } from './tenant-record.ts';
 import { VolumeTable } from './volume-table.ts';
 
 /** A record and the revision of its last change: what compare-and-set needs. */
@@ -57,6 +59,11 @@ export interface ClusterState {
   memberSettings: Versioned<MemberSettings> | null;
   /** wishes that volumes share, by name */
   policies: Map<string, Versioned<PolicyRecord>>;
+  /** by name */
+  tenants: Map<string, Versioned<TenantRecord>>;
+  tenantShares: Map<string, Versioned<TenantShares>>;
+  /** by node */
+  sharesApplied: Map<NodeId, Versioned<{ revision: number }>>;
   /** null: none was made yet */
   shippedPolicies: Versioned<ShippedPolicies> | null;
   /** of each volume, also of one in the trash; a volume without snapshots has no entry */
@@ -85,6 +92,9 @@ export function emptyState(): ClusterState {
     members: new Map(),
     memberSettings: null,
     policies: new Map(),
+    tenants: new Map(),
+    tenantShares: new Map(),
+    sharesApplied: new Map(),
     shippedPolicies: null,
     snapshots: new Map(),
   };
@@ -139,6 +149,17 @@ const tables: readonly Table[] = [
   { prefix: keys.scrubsPrefix, of: ({ scrubs }) => scrubs, decode: records.decodeScrub },
   { prefix: keys.membersPrefix, of: ({ members }) => members, decode: decodeMember },
   { prefix: keys.policiesPrefix, of: ({ policies }) => policies, decode: decodePolicy },
+  { prefix: keys.tenantsPrefix, of: ({ tenants }) => tenants, decode: decodeTenant },
+  {
+    prefix: keys.tenantSharesPrefix,
+    of: ({ tenantShares }) => tenantShares,
+    decode: decodeTenantShares,
+  },
+  {
+    prefix: keys.sharesAppliedPrefix,
+    of: ({ sharesApplied }) => sharesApplied,
+    decode: decodeSharesApplied,
+  },
 ];
 
 /**

@@ -56,6 +56,16 @@ export const policyKey = (name: string): string => policiesPrefix + name;
 /** which of the policies that come with Stor were made once: deleted ones do not come back */
 export const shippedPoliciesKey = '/stor/shipped-policies';
 
+/** limits that volumes of a tenant share, by its name */
+export const tenantsPrefix = '/stor/tenants/';
+export const tenantKey = (name: string): string => tenantsPrefix + name;
+/** what each node may use of a tenant's limits, by its name; written by the leader */
+export const tenantSharesPrefix = '/stor/tenant-shares/';
+export const tenantSharesKey = (name: string): string => tenantSharesPrefix + name;
+/** up to which revision a node has told its lanes what shares they have; written by the node */
+export const sharesAppliedPrefix = '/stor/shares-applied/';
+export const sharesAppliedKey = (id: NodeId): string => sharesAppliedPrefix + id;
+
 /**
  * Not below `rootPrefix`: whoever reads or watches the resources need not read what once happened.
  * Ids of events begin with their time.

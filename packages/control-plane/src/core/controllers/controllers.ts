@@ -18,6 +18,8 @@ import type { RebalanceStep } from './rebalance-keeper.ts';
 import { PlacementBoard } from '../placement/placement-board.ts';
 import { isDrained } from '../node/node-intent.ts';
 import { unshipped } from '../qos/policy-rules.ts';
+import { planShares } from '../qos/tenant-rules.ts';
+import type { ShareStep } from '../qos/tenant-rules.ts';
 import { growthUndone } from '../volume/grow-volume.ts';
 import { placedSegments } from '../volume/segment-size.ts';
 import { Absence } from './absence.ts';
@@ -76,6 +78,7 @@ export type Action =
   | NodeAction
   /** policies that come with Stor and were never made */
   | { type: 'ship-policies'; names: string[] }
+  | ShareStep
   | RebalanceStep
   | ScrubAction;
 
@@ -166,6 +169,7 @@ export class Controllers {
     actions.push(...this.#scrubs.plan(state, now));
     const names = unshipped(state);
     if (names.length > 0) actions.push({ type: 'ship-policies', names });
+    actions.push(...planShares(state, now.wallMs));
     return actions;
   }
 

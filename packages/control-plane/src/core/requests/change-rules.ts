@@ -2,11 +2,12 @@ import { StorError } from '@stor/protocol';
 import type { StorApi } from '@stor/protocol';
 
 /** What a change is about: whose version may be asked for, and whose id a repeated request keeps to. */
-export type ObjectKind = 'node' | 'disk' | 'volume' | 'trashed-volume' | 'snapshot' | 'policy';
+export type ObjectKind =
+  'node' | 'disk' | 'volume' | 'trashed-volume' | 'snapshot' | 'policy' | 'tenant';
 
 /** Where the answer of a change that was made is read, when it was not kept itself. */
 export type AnswerSource =
-  'node' | 'volume' | 'rolled-back' | 'snapshot' | 'deletion' | 'policy' | 'empty';
+  'node' | 'volume' | 'rolled-back' | 'snapshot' | 'deletion' | 'policy' | 'tenant' | 'empty';
 
 export interface ChangeRule {
   /** null: it makes something, or is about all */
@@ -61,6 +62,8 @@ export const changeRules: Readonly<Partial<Record<keyof StorApi, ChangeRule>>> =
   },
   updatePolicy: { kind: 'policy', field: 'name', form: 'once', answer: 'policy' },
   removePolicy: { kind: 'policy', field: 'name', form: 'once', answer: 'empty', ends: true },
+  setTenant: { kind: 'tenant', field: 'name', form: 'once', answer: 'tenant' },
+  removeTenant: { kind: 'tenant', field: 'name', form: 'once', answer: 'empty', ends: true },
   startScrub: scrub,
   pauseScrub: scrub,
   stopScrub: scrub,

@@ -12,14 +12,18 @@ function isOnDisk(replica: VolumeReplica): boolean {
   return replica.state !== 'creating';
 }
 
-/** What the primary of `epoch` is to know of the record, and where the replicas' nodes listen. */
+/**
+ * What the primary of `epoch` is to know of the record, and where the replicas' nodes listen. `isLeased`
+ * false: its node has lost its lease, so it may not use what it shares with other nodes.
+ */
 export function settingsOf(
   volume: Versioned<StoredVolume>,
   epoch: number,
   state: ClusterState,
+  isLeased = true,
 ): VolumeSettings {
   const { metadata, spec, status } = volume.value;
-  const qos = enforcedQos(volume.value, state);
+  const qos = enforcedQos(volume.value, state, isLeased);
   return {
     volumeId: metadata.id,
     epoch,
