@@ -387,6 +387,7 @@ t.test('resources survive the wire', async (t) => {
       reservedBytes: number,
       provisionedBytes: number,
       replicas: fc.nat(9),
+      lane: fc.nat(7),
       space: text,
     }),
   });
