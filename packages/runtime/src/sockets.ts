@@ -3,6 +3,7 @@ import net from 'node:net';
 import { ReceiveBuffer, type ReceiveOptions } from './receive-buffer.ts';
 import type { SharedBytes } from './shared-bytes.ts';
 import { startTls, type TlsClient, type TlsServer, type TlsSession } from './tls.ts';
+import { setUserTimeout } from './user-timeout.ts';
 
 /**
  * Takes what has arrived: `bytes[start, end)`. Returns how many bytes of it are done with; the rest
@@ -71,6 +72,14 @@ export interface Listener {
 /** Where a stream is listened for or connected to: TCP, or the path of a UNIX socket. */
 export type SocketTarget = { host: string; port: number } | { path: string };
 
+export interface ListenOptions extends ReceiveOptions {
+  /**
+   * data that the other host does not acknowledge for so long end a connection (ms). Absent: the kernel
+   * gives up after about a quarter of an hour
+   */
+  vanishedMs?: number;
+}
+
 export interface ConnectOptions extends ReceiveOptions {
   signal?: AbortSignal;
   connectTimeoutMs?: number;
@@ -85,7 +94,7 @@ export interface Network {
   listen(
     target: SocketTarget,
     onConnection: (socket: StreamSocket) => void,
-    options?: ReceiveOptions,
+    options?: ListenOptions,
   ): Promise<Listener>;
   /** Rejects with the system's error, for example with the code ECONNREFUSED, or AbortError. */
   connect(target: SocketTarget, options?: ConnectOptions): Promise<StreamSocket>;
@@ -333,7 +342,7 @@ const pendingReceive = new WeakMap<net.Socket, ReceiveBuffer>();
 export function listenSocket(
   target: SocketTarget,
   onConnection: (socket: StreamSocket) => void,
-  options: ReceiveOptions = defaultReceive,
+  options: ListenOptions = defaultReceive,
 ): Promise<Listener> {
   const open = new Set<NodeSocket>();
   const name = (socket: net.Socket): string =>
@@ -342,6 +351,7 @@ export function listenSocket(
       : `${socket.remoteAddress ?? '?'}:${socket.remotePort ?? 0}`;
   const accept = (socket: net.Socket): NodeSocket => {
     const given = pendingReceive.get(socket);
+    if (options.vanishedMs !== undefined) setUserTimeout(socket, options.vanishedMs);
     const wrapped = new NodeSocket(socket, given ?? new ReceiveBuffer(options), name(socket));
     open.add(wrapped);
     socket.once('close', () => open.delete(wrapped));

@@ -72,7 +72,11 @@ export class NbdServer {
     const server = new NbdServer(options, listeners);
     try {
       for (const target of options.targets) {
-        listeners.push(await listenReplacing(network, target, (socket) => server.#accept(socket)));
+        listeners.push(
+          await listenReplacing(network, target, server.#limits.stalledMs, (socket) =>
+            server.#accept(socket),
+          ),
+        );
       }
     } catch (error) {
       await server.close();
@@ -193,6 +197,7 @@ function peerOf(remote: string): string {
 async function listenReplacing(
   network: Network,
   target: NbdListenTarget,
+  vanishedMs: number,
   onConnection: (socket: StreamSocket) => void,
 ): Promise<Listener> {
   if ('path' in target && Buffer.byteLength(target.path) > maxSocketPathBytes) {
@@ -201,7 +206,7 @@ async function listenReplacing(
       `the path of UNIX socket ${target.path} is too long: use one of at most ${maxSocketPathBytes} bytes`,
     );
   }
-  const options = { ...defaultReceive, receiveBytes };
+  const options = { ...defaultReceive, receiveBytes, vanishedMs };
   try {
     return await network.listen(target, onConnection, options);
   } catch (error) {

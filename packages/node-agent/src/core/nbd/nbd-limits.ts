@@ -25,7 +25,7 @@ export interface NbdLimits {
   connectionsPerPeer: number;
   /**
    * replies wait and the client has taken nothing of them for so long: it has vanished without a word,
-   * or hangs; it is cut off (ms). One that has nothing to take is found out by TCP keepalive.
+   * or hangs; it is cut off (ms). The kernel ends TCP when so long nothing is acknowledged. One that has nothing to take is found out by TCP keepalive.
    */
   stalledMs: number;
   /** payload of one READ or WRITE (bytes) */
