@@ -99,6 +99,13 @@ t.test('a volume alone and without limits is passed through', async (t) => {
   t.equal(write.outcome, null, 'at once');
   t.ok(device.flow.isFree);
   t.ok(device.readInline(0, 4 * kib, Buffer.alloc(4 * kib), 0));
+  t.equal(device.holeBytes(512 * kib, 4 * kib), 4 * kib);
+  const limited = new Lane().device({ iops: 10 });
+  t.equal(
+    limited.device.holeBytes(512 * kib, 4 * kib),
+    0,
+    'a read of a hole counts where reads do',
+  );
   memory.behaviour.delay = () => {};
   const seen: BlockRequest[] = [];
   device.target.write = (each) => seen.push(each);

@@ -45,6 +45,10 @@ export class QosDevice implements BlockDevice {
     if (this.flow.isFree) return this.target.readInline(offset, length, target, start);
     return this.#lane.readInline(this, offset, length, target, start);
   }
+  /** Where there are limits or others to share with, a read of a hole counts as any other. */
+  holeBytes(offset: number, length: number): number {
+    return this.flow.isFree ? (this.target.holeBytes?.(offset, length) ?? 0) : 0;
+  }
   read(request: BlockRequest): void {
     if (this.flow.isFree) this.target.read(request);
     else this.#lane.submit(this, 'read', request);
