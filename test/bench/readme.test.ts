@@ -1,4 +1,7 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
+import { checkoutRoot } from '../../benchmarks/src/harness/checkout.ts';
 import { benchChart, grouped } from '../../benchmarks/src/matrix/chart.ts';
 import { readmeSection, withSection } from '../../benchmarks/src/matrix/readme-section.ts';
 import { emptyResult, withPiece } from '../../benchmarks/src/matrix/results-file.ts';
@@ -84,4 +87,11 @@ t.test('only what is between the marks is replaced, as often as one likes', asyn
 
 t.test('thousands', async (t) => {
   t.same(['1', '123', '1234', '1234567'].map(grouped), ['1', '123', '1,234', '1,234,567']);
+});
+
+t.test('the README has its marks', async (t) => {
+  const readme = readFileSync(join(checkoutRoot(), 'README.md'), 'utf8');
+  const written = withSection(readme, 'new\n');
+  t.match(written, 'new');
+  t.match(written, '## What it does not do yet', 'and what follows stays');
 });
