@@ -256,7 +256,7 @@ export class DiskReplica implements ReplicaStore {
     done: StoreDone,
   ): void {
     this.#submit(offset, length, false, done, () =>
-      this.#slow.read(offset, length, target, start, valid),
+      this.#slow.read(offset, length, target, start, valid, true),
     );
   }
 

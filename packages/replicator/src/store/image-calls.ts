@@ -129,6 +129,7 @@ export class ImageCalls {
   /**
    * Reads everything; `valid` says which blocks match their checksum. One that the disk cannot read
    * any more is like one that does not match: others have it, and writing it anew may help (I9).
+   * `storedSums` is for those who compare replicas: what is in memory would hide what rots.
    */
   read(
     offset: number,
@@ -136,6 +137,7 @@ export class ImageCalls {
     target: Uint8Array,
     start: number,
     valid: Uint8Array,
+    storedSums = false,
   ): Promise<void> {
     const { image, lineage, hot } = this.#parts;
     return lineage.inFlight.run(async () => {
@@ -145,7 +147,7 @@ export class ImageCalls {
           target.fill(0, at, at + run.count * blockBytes);
           valid.fill(1, run.at, run.at + run.count);
         } else {
-          const whole = await this.#readRun(run, target, at, valid);
+          const whole = await this.#readRun(run, target, at, valid, storedSums);
           if (whole) hot?.add(offset / blockBytes + run.at, run.count);
         }
       }
@@ -153,10 +155,16 @@ export class ImageCalls {
   }
 
   /** False when the disk could not read some block; then each was tried by itself. */
-  async #readRun(run: Run, target: Uint8Array, at: number, valid: Uint8Array): Promise<boolean> {
+  async #readRun(
+    run: Run,
+    target: Uint8Array,
+    at: number,
+    valid: Uint8Array,
+    storedSums: boolean,
+  ): Promise<boolean> {
     const { slots } = this.#parts.lineage;
     try {
-      await slots.read(run.linear, run.count, target, at, valid, run.at);
+      await slots.read(run, target, at, valid, run.at, storedSums);
       return true;
     } catch (error) {
       if (!isMediumError(error)) throw error;
@@ -168,7 +176,7 @@ export class ImageCalls {
     }
     for (let i = 0; i < run.count; i++) {
       const one = { linear: run.linear + i, count: 1, at: run.at + i };
-      await this.#readRun(one, target, at + i * blockBytes, valid);
+      await this.#readRun(one, target, at + i * blockBytes, valid, storedSums);
     }
     return false;
   }

@@ -2,6 +2,7 @@ import { blockBytes, blocksPerChunk } from '@stor/protocol';
 import { crc32, type OpenFile } from '@stor/runtime';
 import type { SumsCache } from '../core/store/block-cache.ts';
 import { slotBytes, slotSumsBytes, sumBytes, zeroBlockCrc } from '../core/store/format.ts';
+import type { Run } from '../core/store/runs.ts';
 import { FileSync } from './file-sync.ts';
 import type { IoPool } from './io-pool.ts';
 
@@ -199,17 +200,18 @@ export class SlotFiles {
   /**
    * Reads in the pool; `valid[validStart + i]` becomes 1 where block i matches its checksum. The
    * caller keeps writes of the range away meanwhile, so sums read here belong to the data.
+   * `storedSums`: the checksums are read from their file, where they too may have rotted.
    */
   async read(
-    linear: number,
-    count: number,
+    { linear, count }: Pick<Run, 'linear' | 'count'>,
     target: Uint8Array,
     start: number,
     valid: Uint8Array,
     validStart: number,
+    storedSums: boolean,
   ): Promise<void> {
     const length = count * blockBytes;
-    const isAtHand = this.#areSumsAtHand(linear, count);
+    const isAtHand = !storedSums && this.#areSumsAtHand(linear, count);
     const read = new Uint32Array(isAtHand ? 0 : count);
     const reads = [this.#pool.read(this.data, target, start, length, linear * blockBytes)];
     if (!isAtHand) {

@@ -86,7 +86,7 @@ export class SnapshotView implements ReplicaView {
     done: StoreDone,
   ): void {
     this.#submit(offset, length, false, done, (calls) =>
-      calls.read(offset, length, target, start, valid),
+      calls.read(offset, length, target, start, valid, true),
     );
   }
 
