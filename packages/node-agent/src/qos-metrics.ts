@@ -1,6 +1,6 @@
 import type { QosSpec } from '@stor/protocol';
 import { throttleReasons } from './core/qos/flow.ts';
-import type { VolumeQosReport } from './qos/lane-qos.ts';
+import type { VolumeQosReport } from './qos/lane-volume.ts';
 
 type Add = (name: string, labels: Record<string, string>, value: number) => void;
 

@@ -3,7 +3,8 @@ import type { BlockRequest } from '@stor/replicator';
 import { FakeClock } from '@stor/runtime/testing';
 import fc from 'fast-check';
 import t from 'tap';
-import { LaneQos, type QosVolume } from '../src/qos/lane-qos.ts';
+import { LaneQos } from '../src/qos/lane-qos.ts';
+import type { QosVolume } from '../src/qos/lane-volume.ts';
 import type { QosDevice } from '../src/qos/qos-device.ts';
 import { MemoryBlockDevice } from '../src/testing/memory-block-device.ts';
 

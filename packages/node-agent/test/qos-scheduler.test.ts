@@ -78,7 +78,8 @@ class Model {
     const { flow, length } = client;
     client.waiting += 1;
     this.scheduler.see(flow, this.#nowMs);
-    const item = { id: ++this.#ids, flow, isRead: false, heldBytes: 0, cost: costOf(length, true) };
+    const facts = { isRead: false, isRest: false, heldBytes: 0, cost: costOf(length, true) };
+    const item = { id: ++this.#ids, flow, ...facts };
     const reason = this.scheduler.refusal(flow, false, item.cost, this.#nowMs);
     const queued = { ...item, queuedMs: this.#nowMs, reason: reason ?? ('contention' as const) };
     if (reason) this.scheduler.enqueue(queued);
@@ -237,7 +238,7 @@ t.test('what becomes ready between two looks is not left until somebody else com
     taken += 1;
   }
   t.equal(taken, 10, 'a tenth of a second');
-  const item = { flow, isRead: false, heldBytes: 0, cost: small, queuedMs: 0 };
+  const item = { flow, isRead: false, isRest: false, heldBytes: 0, cost: small, queuedMs: 0 };
   scheduler.enqueue({ ...item, reason: 'limit' });
   const dueMs = scheduler.wakeMs(0);
   t.equal(scheduler.next(dueMs - 0.1), null);

@@ -14,7 +14,7 @@ import type { Network, SocketTarget } from '@stor/runtime';
 import type { ClientIdentity, NbdTlsOptions } from 'nbd-client-js';
 import { snapshotOfContext } from '../core/nbd/meta-contexts.ts';
 import type { NbdExportLease, NbdExports, NbdPeer } from '../nbd/nbd-exports.ts';
-import type { VolumeQosReport } from '../qos/lane-qos.ts';
+import type { VolumeQosReport } from '../qos/lane-volume.ts';
 import { ClientRegistry } from './client-registry.ts';
 import { LaneCrossing } from './lane-crossing.ts';
 import { Primaries, type PrimariesOptions, type PrimaryEntry } from './primaries.ts';

@@ -26,7 +26,7 @@ import type {
 import type { IntegrityCounters } from '@stor/replicator';
 import type { SocketTarget } from '@stor/runtime';
 import type { TlsSettings } from '../nbd/tls-files.ts';
-import type { VolumeQosReport } from '../qos/lane-qos.ts';
+import type { VolumeQosReport } from '../qos/lane-volume.ts';
 
 /** What a lane is started with (structured-clone data only). */
 export interface LaneOptions {

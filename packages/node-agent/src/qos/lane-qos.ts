@@ -1,14 +1,20 @@
-import { StorError, defaultQosWeight, type VolumeQos } from '@stor/protocol';
-import type { BlockDevice, BlockRequest } from '@stor/replicator';
+import { StorError } from '@stor/protocol';
+import type { BlockRequest } from '@stor/replicator';
 import type { Clock } from '@stor/runtime';
-import { costOf } from '../core/qos/cost.ts';
-import { Flow, type QosClass, type QosItem, type ThrottleReason } from '../core/qos/flow.ts';
-import { Guarantee } from '../core/qos/guarantee.ts';
+import { costOf, smallRequestCost } from '../core/qos/cost.ts';
+import type { Flow, QosItem, ThrottleReason } from '../core/qos/flow.ts';
 import { LaneScheduler } from '../core/qos/lane-scheduler.ts';
+import { minWindow } from '../core/qos/lane-window.ts';
 import { LimitSet } from '../core/qos/limit-set.ts';
 import { KeptRequest, type RequestKind } from '../exports/kept-request.ts';
 import { ReadBufferPool } from '../nbd/read-buffer-pool.ts';
-import { QosDevice, type QosLane } from './qos-device.ts';
+import {
+  LaneVolume,
+  type OpenVolume,
+  type QosVolume,
+  type VolumeQosReport,
+} from './lane-volume.ts';
+import type { QosDevice, QosLane } from './qos-device.ts';
 import { ScheduledRequest, type ScheduledOwner } from './scheduled-request.ts';
 
 const mib = 1024 * 1024;
@@ -24,37 +30,19 @@ const maxLaneBytes = 64 * mib;
 const pooledBytes = 8 * mib;
 /** Request objects that are kept for reuse. */
 const maxPooledRequests = 1_024;
+/**
+ * Requests of one volume that wait while another one with a guarantee uses the lane; with more its
+ * connections are not read. To look at all that has arrived, and to copy it, would take the time that
+ * the window keeps free. As many as the smallest window takes, so the lane does not run out of them.
+ */
+const maxQueuedBesideGuarantee = minWindow / smallRequestCost;
+/**
+ * While another volume with a guarantee uses the lane, reads and writes go in parts of so much (bytes), one
+ * after the other: a whole large one would hold up the event loop for as long as hundreds of small ones.
+ */
+const partBytes = 64 * 1024;
 /** Timers are no finer (ms). */
 const minTimerMs = 1;
-
-/** What is known of a volume's quality of service, for those who watch it. */
-export interface VolumeQosReport {
-  volumeId: string;
-  name: string;
-  qos: VolumeQos;
-  queued: number;
-  throttledRequests: Record<ThrottleReason, number>;
-  throttledMs: Record<ThrottleReason, number>;
-  /** left for bursts, as part of what may be saved; null: the volume has none */
-  burstCredits: number | null;
-}
-
-/** The volume that is being served, as its lane shares itself among volumes. */
-export interface QosVolume {
-  /** What its record says now; an older one than the last changes nothing. */
-  update(qos: VolumeQos | undefined, resourceVersion: number): void;
-  /** For one user, of the clients unless it says otherwise. */
-  device(primary: BlockDevice, ofClass?: QosClass): QosDevice;
-  /** Nothing of it comes any more. What still waits is refused. Works twice. */
-  close(): void;
-}
-
-export interface OpenVolume {
-  volumeId: string;
-  name: string;
-  qos?: VolumeQos;
-  resourceVersion: number;
-}
 
 /**
  * Quality of service on one lane: all requests of clients pass here on their way to a primary of this
@@ -64,7 +52,7 @@ export interface OpenVolume {
 export class LaneQos implements QosLane, ScheduledOwner {
   readonly #clock: Clock;
   readonly #scheduler: LaneScheduler;
-  readonly #volumes = new Set<Volume>();
+  readonly #volumes = new Set<LaneVolume>();
   readonly #tenants = new Map<string, Tenant>();
   readonly #idle: ScheduledRequest[] = [];
   readonly #copies = new ReadBufferPool(pooledBytes);
@@ -77,6 +65,8 @@ export class LaneQos implements QosLane, ScheduledOwner {
   #turnIsPlanned = false;
   #turnSinceMs = 0;
   readonly #turnDone: ScheduledRequest[] = [];
+  /** a part of them is under way, others follow */
+  readonly #begun = new Set<ScheduledRequest>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -84,7 +74,7 @@ export class LaneQos implements QosLane, ScheduledOwner {
   }
 
   open(volume: OpenVolume): QosVolume {
-    const opened = new Volume(volume, {
+    const opened = new LaneVolume(volume, {
       lane: this,
       scheduler: this.#scheduler,
       clock: this.#clock,
@@ -112,7 +102,9 @@ export class LaneQos implements QosLane, ScheduledOwner {
   // what devices ask
 
   isFull(flow: Flow): boolean {
-    if (flow.heldBytes === 0) return false;
+    if (!flow.isQueued) return false;
+    const isMuch = flow.queued >= maxQueuedBesideGuarantee;
+    if (isMuch && this.#scheduler.isBesideGuarantee(flow)) return true;
     return flow.heldBytes >= maxVolumeBytes || this.#scheduler.heldBytes >= maxLaneBytes;
   }
 
@@ -154,7 +146,8 @@ export class LaneQos implements QosLane, ScheduledOwner {
       return;
     }
     const isRead = kind === 'read';
-    const cost = costOf(request.length, request.bytes !== null);
+    const bytes = this.#partOf(flow, kind, request.offset, request.length);
+    const cost = costOf(bytes, request.bytes !== null);
     const refusal = scheduler.refusal(flow, isRead, cost, nowMs);
     if (!refusal && !scheduler.isContended) {
       scheduler.charge(flow, isRead, countedBytes(kind, request), nowMs);
@@ -163,13 +156,20 @@ export class LaneQos implements QosLane, ScheduledOwner {
     }
     const scheduled = this.#scheduled(device, kind, request, nowMs);
     if (refusal) this.#queue(scheduled, refusal);
-    else this.#start(scheduled, nowMs);
+    else {
+      // what follows its first part needs the payload later
+      if (bytes < request.length) this.#keepPayload(scheduled);
+      this.#start(scheduled, nowMs);
+    }
   }
 
   takeBack(device: QosDevice): KeptRequest[] {
     const isOf = (item: QosItem): item is ScheduledRequest =>
       item instanceof ScheduledRequest && item.device === device;
     const taken = this.#scheduler.takeBack(device.flow, isOf);
+    for (const begun of this.#begun) {
+      if (begun.device === device) taken.push(this.#cut(begun));
+    }
     taken.sort((a, b) => a.order - b.order);
     return taken.map((request) => {
       request.state = 'taken';
@@ -183,10 +183,14 @@ export class LaneQos implements QosLane, ScheduledOwner {
     const { of, copy, device, state } = scheduled;
     const flow = device?.flow;
     if (!of || !flow) throw new Error('a request without a client was finished');
-    if (copy) this.#copies.give(copy);
+    const goesOn = scheduled.leftBytes > 0 && state === 'started' && !error;
+    if (scheduled.leftBytes > 0) this.#begun.delete(scheduled);
+    if (goesOn) this.#enqueue(this.#restOf(scheduled), 'contention');
+    else if (copy) this.#copies.give(copy);
     scheduled.of = null;
     scheduled.copy = null;
     scheduled.bytes = null;
+    scheduled.memory = null;
     if (state === 'taken') this.#recycle(scheduled);
     else if (scheduled.turn === this.#turn) this.#turnDone.push(scheduled);
     else {
@@ -195,8 +199,66 @@ export class LaneQos implements QosLane, ScheduledOwner {
       this.#scheduler.tookMs(scheduled, nowMs - scheduled.startedMs, nowMs);
       this.#recycle(scheduled);
     }
-    of.done(error);
+    if (!goesOn) of.done(error);
     this.#pump();
+  }
+
+  /** How much of a request is begun at once (bytes). */
+  #partOf(flow: Flow, kind: RequestKind, offset: number, length: number): number {
+    if (length <= partBytes || (kind !== 'read' && kind !== 'write')) return length;
+    if (!this.#scheduler.isBesideGuarantee(flow)) return length;
+    return Math.min(length, partBytes - (offset % partBytes));
+  }
+
+  /** What follows the part that was begun, as a request of its own, with the client to answer. */
+  #restOf(begun: ScheduledRequest): ScheduledRequest {
+    const { device, kind, length } = begun;
+    if (!device) throw new Error('a request without a device has parts');
+    const rest = this.#take(device);
+    rest.of = begun.of;
+    rest.kind = kind;
+    rest.isRead = begun.isRead;
+    rest.offset = begun.offset + length;
+    rest.length = begun.leftBytes;
+    rest.leftBytes = 0;
+    rest.bytes = begun.bytes;
+    rest.start = begun.start + length;
+    rest.retained = begun.retained;
+    rest.memory = begun.memory;
+    rest.copy = begun.copy;
+    rest.fua = begun.fua;
+    rest.noHole = begun.noHole;
+    rest.isRest = true;
+    rest.cost = costOf(this.#partOf(device.flow, kind, rest.offset, rest.length), true);
+    rest.countedBytes = 0;
+    rest.queuedMs = this.#clock.monotonicMs();
+    rest.order = begun.order;
+    return rest;
+  }
+
+  /** Takes what has not begun out of a request: the client is answered when both are done with. */
+  #cut(begun: ScheduledRequest): ScheduledRequest {
+    const rest = this.#restOf(begun);
+    const { of, copy } = begun;
+    if (!of) throw new Error('a request without a client has parts');
+    let open = 2;
+    let failed: StorError | null = null;
+    const both = {
+      done: (error: StorError | null): void => {
+        failed ??= error;
+        open -= 1;
+        if (open > 0) return;
+        if (copy) this.#copies.give(copy);
+        of.done(failed);
+      },
+    };
+    this.#begun.delete(begun);
+    for (const part of [begun, rest]) {
+      part.of = both;
+      part.copy = null;
+      part.leftBytes = 0;
+    }
+    return rest;
   }
 
   #scheduled(
@@ -214,41 +276,64 @@ export class LaneQos implements QosLane, ScheduledOwner {
     scheduled.bytes = request.bytes;
     scheduled.start = request.start;
     scheduled.retained = request.retained;
+    scheduled.memory = request.retained ? (request.memory ?? null) : null;
     scheduled.fua = request.fua;
     scheduled.noHole = request.noHole;
-    scheduled.cost = costOf(request.length, request.bytes !== null);
+    scheduled.isRest = false;
+    scheduled.leftBytes = 0;
+    scheduled.order = this.#orders++;
+    const bytes = this.#partOf(device.flow, kind, request.offset, request.length);
+    scheduled.cost = costOf(bytes, request.bytes !== null);
     scheduled.countedBytes = countedBytes(kind, request);
     scheduled.queuedMs = nowMs;
     return scheduled;
   }
 
-  #queue(scheduled: ScheduledRequest, reason: ThrottleReason): void {
+  /** A write that outlives the call that brought it has its own copy of what is written. */
+  #keepPayload(scheduled: ScheduledRequest): void {
     const { bytes, start, length } = scheduled;
-    if (bytes && !scheduled.retained) {
-      const copy = this.#copies.take(length);
-      copy.set(bytes.subarray(start, start + length));
-      scheduled.copy = copy;
-      scheduled.bytes = copy;
-      scheduled.start = 0;
-      scheduled.retained = true;
-    }
-    scheduled.heldBytes = bytes ? length : 0;
-    scheduled.reason = reason;
-    scheduled.order = this.#orders++;
-    scheduled.state = 'queued';
-    this.#scheduler.enqueue(scheduled);
+    if (!bytes || scheduled.retained) return;
+    const copy = this.#copies.take(length);
+    copy.set(bytes.subarray(start, start + length));
+    scheduled.copy = copy;
+    scheduled.bytes = copy;
+    scheduled.start = 0;
+    scheduled.retained = true;
+  }
+
+  #queue(scheduled: ScheduledRequest, reason: ThrottleReason): void {
+    this.#enqueue(scheduled, reason);
     this.#watch(scheduled.queuedMs);
   }
 
+  #enqueue(scheduled: ScheduledRequest, reason: ThrottleReason): void {
+    this.#keepPayload(scheduled);
+    scheduled.heldBytes = scheduled.bytes ? scheduled.length : 0;
+    scheduled.reason = reason;
+    scheduled.state = 'queued';
+    this.#scheduler.enqueue(scheduled);
+  }
+
   #start(scheduled: ScheduledRequest, nowMs: number): void {
-    const { device, kind, isRead, countedBytes: bytes } = scheduled;
+    const { device, kind, isRead, length, countedBytes: counted } = scheduled;
     if (!device) throw new Error('a request without a device was started');
     const { flow, target } = device;
+    const scheduler = this.#scheduler;
     scheduled.state = 'started';
     scheduled.startedMs = nowMs;
     scheduled.turn = this.#turn;
-    scheduled.isGuaranteed = this.#scheduler.charge(flow, isRead, bytes, nowMs);
-    this.#scheduler.began(flow, scheduled.cost, scheduled.isGuaranteed);
+    scheduled.isGuaranteed = scheduled.isRest
+      ? scheduler.goes(flow, nowMs)
+      : scheduler.charge(flow, isRead, counted, nowMs);
+    // who is there may have changed since it was queued
+    const bytes = this.#partOf(flow, kind, scheduled.offset, length);
+    if (length > partBytes) scheduled.cost = costOf(bytes, scheduled.bytes !== null);
+    if (bytes < length) {
+      scheduled.leftBytes = length - bytes;
+      scheduled.length = bytes;
+      this.#begun.add(scheduled);
+    }
+    scheduler.began(flow, scheduled.cost, scheduled.isGuaranteed);
     this.#planTurn(nowMs);
     target[kind](scheduled);
   }
@@ -326,6 +411,7 @@ export class LaneQos implements QosLane, ScheduledOwner {
     for (const flow of flows) {
       const left = this.#scheduler.takeBack(flow, isOurs);
       this.#scheduler.remove(flow);
+      for (const begun of this.#begun) if (begun.device?.flow === flow) left.push(this.#cut(begun));
       for (const request of left) {
         request.state = 'taken';
         request.done(error);
@@ -356,92 +442,6 @@ export class LaneQos implements QosLane, ScheduledOwner {
 interface Tenant {
   limits: LimitSet;
   users: number;
-}
-
-interface VolumeParts {
-  lane: QosLane;
-  scheduler: LaneScheduler;
-  clock: Clock;
-  tenant: (name: string) => LimitSet;
-  leaveTenant: (name: string) => void;
-  changed: () => void;
-  closed: (flows: readonly Flow[]) => void;
-}
-
-class Volume implements QosVolume {
-  readonly #facts: OpenVolume;
-  readonly #parts: VolumeParts;
-  readonly #flows = new Map<QosClass, Flow>();
-  readonly #clients: Flow;
-  #version: number;
-  #tenant: string | null = null;
-  #isClosed = false;
-
-  constructor(facts: OpenVolume, parts: VolumeParts) {
-    this.#facts = facts;
-    this.#parts = parts;
-    this.#version = facts.resourceVersion;
-    this.#clients = new Flow('client');
-    this.#flows.set('client', this.#clients);
-    this.#set(facts.qos ?? {});
-  }
-
-  update(qos: VolumeQos | undefined, resourceVersion: number): void {
-    if (this.#isClosed || resourceVersion < this.#version) return;
-    this.#version = resourceVersion;
-    this.#set(qos ?? {});
-    this.#parts.changed();
-  }
-
-  device(primary: BlockDevice, ofClass: QosClass = 'client'): QosDevice {
-    let flow = this.#flows.get(ofClass);
-    if (!flow) {
-      flow = new Flow(ofClass);
-      this.#flows.set(ofClass, flow);
-    }
-    return new QosDevice(this.#parts.lane, flow, primary);
-  }
-
-  close(): void {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
-    if (this.#tenant !== null) this.#parts.leaveTenant(this.#tenant);
-    this.#parts.closed([...this.#flows.values()]);
-  }
-
-  report(nowMs: number): VolumeQosReport {
-    const { throttled, limits, qos, queued } = this.#clients;
-    return {
-      volumeId: this.#facts.volumeId,
-      name: this.#facts.name,
-      qos,
-      queued,
-      throttledRequests: { ...throttled.requests },
-      throttledMs: { ...throttled.ms },
-      burstCredits: limits.credits(nowMs),
-    };
-  }
-
-  #set(qos: VolumeQos): void {
-    const { scheduler, clock } = this.#parts;
-    const flow = this.#clients;
-    const nowMs = clock.monotonicMs();
-    const { minIops = 0, minBps = 0, tenant } = qos;
-    const before = flow.qos;
-    flow.qos = qos;
-    flow.limits.update(qos, nowMs);
-    if (minIops !== (before.minIops ?? 0) || minBps !== (before.minBps ?? 0)) {
-      flow.guarantee = minIops > 0 || minBps > 0 ? new Guarantee(minIops, minBps, nowMs) : null;
-    }
-    const name = tenant?.name ?? null;
-    if (name !== this.#tenant) {
-      if (this.#tenant !== null) this.#parts.leaveTenant(this.#tenant);
-      flow.shared = name === null ? null : this.#parts.tenant(name);
-      this.#tenant = name;
-    }
-    if (tenant) flow.shared?.update(tenant.share, nowMs);
-    scheduler.changed(flow, qos.weight ?? defaultQosWeight);
-  }
 }
 
 /**

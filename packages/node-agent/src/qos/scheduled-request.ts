@@ -1,5 +1,6 @@
 import type { StorError } from '@stor/protocol';
 import type { BlockRequest } from '@stor/replicator';
+import type { SharedBytes } from '@stor/runtime';
 import type { Flow, QosItem, ThrottleReason } from '../core/qos/flow.ts';
 import type { RequestKind } from '../exports/kept-request.ts';
 import type { QosDevice } from './qos-device.ts';
@@ -16,6 +17,7 @@ export class ScheduledRequest implements BlockRequest, QosItem {
   bytes: Uint8Array | null = null;
   start = 0;
   retained = false;
+  memory: SharedBytes | null = null;
   fua = false;
   noHole = false;
 
@@ -38,7 +40,10 @@ export class ScheduledRequest implements BlockRequest, QosItem {
   copy: Buffer | null = null;
   /** taken: it waits somewhere else now, or has been refused there */
   state: 'idle' | 'queued' | 'started' | 'taken' = 'idle';
-  of: BlockRequest | null = null;
+  of: { done(error: StorError | null): void } | null = null;
+  /** what follows this part of a large request (bytes) */
+  leftBytes = 0;
+  isRest = false;
   readonly #owner: ScheduledOwner;
 
   constructor(owner: ScheduledOwner) {

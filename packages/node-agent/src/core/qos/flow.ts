@@ -22,6 +22,8 @@ export interface QosItem {
   readonly heldBytes: number;
   readonly queuedMs: number;
   readonly reason: ThrottleReason;
+  /** of a request that was counted when its first part went: no limit holds it back */
+  readonly isRest: boolean;
 }
 
 /** Requests of one direction in the order of their arrival. */
@@ -75,6 +77,8 @@ export class Flow {
 
   readonly reads = new ItemQueue<QosItem>();
   readonly writes = new ItemQueue<QosItem>();
+  /** of requests that have begun; they come before others */
+  readonly rests = new ItemQueue<QosItem>();
   /** memory that its queued requests hold (bytes) */
   heldBytes = 0;
   /** cost under way */
@@ -87,6 +91,8 @@ export class Flow {
   /** its last request came then (ms) */
   seenMs = -Infinity;
   isActive = false;
+  /** the lane counts it among those with a guarantee */
+  isSeenGuaranteed = false;
   /** its last request was started then (ms) */
   wentMs = -Infinity;
   /**
@@ -114,19 +120,26 @@ export class Flow {
   }
 
   get queued(): number {
-    return this.reads.length + this.writes.length;
+    return this.reads.length + this.writes.length + this.rests.length;
   }
 
   /** Since when something waits and nothing goes (ms). */
   get waitsSinceMs(): number {
-    const { reads, writes } = this;
-    const oldestMs = Math.min(reads.head?.queuedMs ?? Infinity, writes.head?.queuedMs ?? Infinity);
+    let oldestMs = Infinity;
+    for (const { head } of [this.reads, this.writes, this.rests]) {
+      oldestMs = Math.min(oldestMs, head?.queuedMs ?? Infinity);
+    }
     return Math.max(oldestMs, this.wentMs);
   }
 
   /** It need be asked nothing as long as it has the lane to itself. */
   get isUnlimited(): boolean {
     return this.limits.isEmpty && (this.shared?.isEmpty ?? true);
+  }
+
+  queueOf({ isRest, isRead }: QosItem): ItemQueue<QosItem> {
+    if (isRest) return this.rests;
+    return isRead ? this.reads : this.writes;
   }
 
   /** Why a request of this direction may not go by the limits, or null. */
@@ -138,6 +151,8 @@ export class Flow {
 
   /** The request that goes next; null: limits allow none before `gateMs`. */
   ready(nowMs: number): QosItem | null {
+    const rest = this.rests.head;
+    if (rest) return rest;
     if (nowMs < this.gateMs) return null;
     const read = this.reads.head;
     const write = this.writes.head;

@@ -29,6 +29,8 @@ export class LaneScheduler {
   /** whose turn it is; the next one to arrive at is behind it */
   #cursor = -1;
   readonly #active: Flow[] = [];
+  /** of these, how many have a guarantee */
+  #activeGuaranteed = 0;
   #activeWeight = 0;
   #sweptMs: number;
   #underWay = 0;
@@ -50,6 +52,11 @@ export class LaneScheduler {
   /** The flow that has the lane to itself, if one has. */
   get sole(): Flow | null {
     return this.#active.length === 1 ? (this.#active[0] ?? null) : null;
+  }
+
+  /** Another flow than this one uses the lane, and has a guarantee: what is begun at once is to be short. */
+  isBesideGuarantee(flow: Flow): boolean {
+    return this.#activeGuaranteed > (flow.isSeenGuaranteed ? 1 : 0);
   }
 
   /** memory that queued requests hold (bytes) */
@@ -79,6 +86,7 @@ export class LaneScheduler {
       flow.isActive = true;
       this.#active.push(flow);
       this.#activeWeight += flow.weight;
+      this.#countGuaranteed(flow);
     }
     if (nowMs - this.#sweptMs >= sweepMs) this.#sweep(nowMs);
     flow.isFree = this.#active.length === 1 && !flow.isQueued && flow.isUnlimited;
@@ -86,7 +94,7 @@ export class LaneScheduler {
 
   /** Why a request may not go at once, or null: then it does, and is counted by `began`. */
   refusal(flow: Flow, isRead: boolean, cost: number, nowMs: number): ThrottleReason | null {
-    const waiting = (isRead ? flow.reads : flow.writes).head;
+    const waiting = flow.rests.head ?? (isRead ? flow.reads : flow.writes).head;
     if (waiting) return waiting.reason;
     const refused = flow.refusal(isRead, nowMs);
     if (refused) return refused;
@@ -97,13 +105,18 @@ export class LaneScheduler {
   charge(flow: Flow, isRead: boolean, bytes: number, nowMs: number): boolean {
     flow.limits.take(isRead, bytes);
     flow.shared?.take(isRead, bytes);
-    flow.wentMs = nowMs;
+    const isFirst = this.goes(flow, nowMs);
     const { guarantee } = flow;
     if (!guarantee) return false;
-    const isFirst = this.isContended && guarantee.isBelow(nowMs);
     guarantee.take(bytes, nowMs);
     if (isFirst) guarantee.wentFirst(bytes);
     return isFirst;
+  }
+
+  /** The same for a later part of a request, which was counted with its first one. */
+  goes(flow: Flow, nowMs: number): boolean {
+    flow.wentMs = nowMs;
+    return this.isContended && flow.guarantee?.isBelow(nowMs) === true;
   }
 
   /** It is under way from now until `ended`. */
@@ -131,10 +144,10 @@ export class LaneScheduler {
 
   enqueue(item: QosItem): void {
     const { flow } = item;
-    (item.isRead ? flow.reads : flow.writes).push(item);
+    flow.queueOf(item).push(item);
     flow.heldBytes += item.heldBytes;
     this.#heldBytes += item.heldBytes;
-    flow.throttled.requests[item.reason] += 1;
+    if (!item.isRest) flow.throttled.requests[item.reason] += 1;
     // the other direction may be free to go
     flow.gateMs = -Infinity;
     if (flow.isQueued) return;
@@ -150,7 +163,7 @@ export class LaneScheduler {
     const flow = this.#choose(nowMs);
     const item = flow?.ready(nowMs);
     if (!flow || !item) return null;
-    (item.isRead ? flow.reads : flow.writes).shift();
+    flow.queueOf(item).shift();
     flow.throttled.ms[item.reason] += nowMs - item.queuedMs;
     this.#left(item);
     return item;
@@ -158,7 +171,8 @@ export class LaneScheduler {
 
   /** Takes out those of a flow that `isWanted`; they never went. */
   takeBack<T extends QosItem>(flow: Flow, isWanted: (item: QosItem) => item is T): T[] {
-    const items = [...flow.reads.take(isWanted), ...flow.writes.take(isWanted)] as T[];
+    const { reads, writes, rests } = flow;
+    const items = [reads, writes, rests].flatMap((queue) => queue.take(isWanted)) as T[];
     for (const item of items) this.#left(item);
     return items;
   }
@@ -183,6 +197,7 @@ export class LaneScheduler {
     flow.weight = weight;
     flow.gateMs = -Infinity;
     flow.isFree = false;
+    if (flow.isActive) this.#countGuaranteed(flow);
     if (flow.guarantee) this.#catchUp(flow.guarantee);
   }
 
@@ -213,6 +228,14 @@ export class LaneScheduler {
     flow.isActive = false;
     this.#active.splice(at, 1);
     this.#activeWeight -= flow.weight;
+    if (flow.isSeenGuaranteed) this.#activeGuaranteed -= 1;
+    flow.isSeenGuaranteed = false;
+  }
+
+  #countGuaranteed(flow: Flow): void {
+    const has = flow.guarantee !== null;
+    if (has !== flow.isSeenGuaranteed) this.#activeGuaranteed += has ? 1 : -1;
+    flow.isSeenGuaranteed = has;
   }
 
   #sweep(nowMs: number): void {

@@ -1,0 +1,124 @@
+import { defaultQosWeight, type VolumeQos } from '@stor/protocol';
+import type { BlockDevice } from '@stor/replicator';
+import type { Clock } from '@stor/runtime';
+import { Flow, type QosClass, type ThrottleReason } from '../core/qos/flow.ts';
+import { Guarantee } from '../core/qos/guarantee.ts';
+import type { LaneScheduler } from '../core/qos/lane-scheduler.ts';
+import type { LimitSet } from '../core/qos/limit-set.ts';
+import { QosDevice, type QosLane } from './qos-device.ts';
+
+/** What is known of a volume's quality of service, for those who watch it. */
+export interface VolumeQosReport {
+  volumeId: string;
+  name: string;
+  qos: VolumeQos;
+  queued: number;
+  throttledRequests: Record<ThrottleReason, number>;
+  throttledMs: Record<ThrottleReason, number>;
+  /** left for bursts, as part of what may be saved; null: the volume has none */
+  burstCredits: number | null;
+}
+
+/** The volume that is being served, as its lane shares itself among volumes. */
+export interface QosVolume {
+  /** What its record says now; an older one than the last changes nothing. */
+  update(qos: VolumeQos | undefined, resourceVersion: number): void;
+  /** For one user, of the clients unless it says otherwise. */
+  device(primary: BlockDevice, ofClass?: QosClass): QosDevice;
+  /** Nothing of it comes any more. What still waits is refused. Works twice. */
+  close(): void;
+}
+
+export interface OpenVolume {
+  volumeId: string;
+  name: string;
+  qos?: VolumeQos;
+  resourceVersion: number;
+}
+
+export interface LaneVolumeParts {
+  lane: QosLane;
+  scheduler: LaneScheduler;
+  clock: Clock;
+  tenant: (name: string) => LimitSet;
+  leaveTenant: (name: string) => void;
+  changed: () => void;
+  closed: (flows: readonly Flow[]) => void;
+}
+
+/** A volume on its lane: the flows of its classes, and what its record says of them. */
+export class LaneVolume implements QosVolume {
+  readonly #facts: OpenVolume;
+  readonly #parts: LaneVolumeParts;
+  readonly #flows = new Map<QosClass, Flow>();
+  readonly #clients: Flow;
+  #version: number;
+  #tenant: string | null = null;
+  #isClosed = false;
+
+  constructor(facts: OpenVolume, parts: LaneVolumeParts) {
+    this.#facts = facts;
+    this.#parts = parts;
+    this.#version = facts.resourceVersion;
+    this.#clients = new Flow('client');
+    this.#flows.set('client', this.#clients);
+    this.#set(facts.qos ?? {});
+  }
+
+  update(qos: VolumeQos | undefined, resourceVersion: number): void {
+    if (this.#isClosed || resourceVersion < this.#version) return;
+    this.#version = resourceVersion;
+    this.#set(qos ?? {});
+    this.#parts.changed();
+  }
+
+  device(primary: BlockDevice, ofClass: QosClass = 'client'): QosDevice {
+    let flow = this.#flows.get(ofClass);
+    if (!flow) {
+      flow = new Flow(ofClass);
+      this.#flows.set(ofClass, flow);
+    }
+    return new QosDevice(this.#parts.lane, flow, primary);
+  }
+
+  close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    if (this.#tenant !== null) this.#parts.leaveTenant(this.#tenant);
+    this.#parts.closed([...this.#flows.values()]);
+  }
+
+  report(nowMs: number): VolumeQosReport {
+    const { throttled, limits, qos, queued } = this.#clients;
+    return {
+      volumeId: this.#facts.volumeId,
+      name: this.#facts.name,
+      qos,
+      queued,
+      throttledRequests: { ...throttled.requests },
+      throttledMs: { ...throttled.ms },
+      burstCredits: limits.credits(nowMs),
+    };
+  }
+
+  #set(qos: VolumeQos): void {
+    const { scheduler, clock } = this.#parts;
+    const flow = this.#clients;
+    const nowMs = clock.monotonicMs();
+    const { minIops = 0, minBps = 0, tenant } = qos;
+    const before = flow.qos;
+    flow.qos = qos;
+    flow.limits.update(qos, nowMs);
+    if (minIops !== (before.minIops ?? 0) || minBps !== (before.minBps ?? 0)) {
+      flow.guarantee = minIops > 0 || minBps > 0 ? new Guarantee(minIops, minBps, nowMs) : null;
+    }
+    const name = tenant?.name ?? null;
+    if (name !== this.#tenant) {
+      if (this.#tenant !== null) this.#parts.leaveTenant(this.#tenant);
+      flow.shared = name === null ? null : this.#parts.tenant(name);
+      this.#tenant = name;
+    }
+    if (tenant) flow.shared?.update(tenant.share, nowMs);
+    scheduler.changed(flow, qos.weight ?? defaultQosWeight);
+  }
+}
