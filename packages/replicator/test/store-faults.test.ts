@@ -640,15 +640,35 @@ t.test('hot blocks are forgotten, never invented', async (t) => {
   t.pass('always');
 });
 
-t.test('one slow read is bad luck, four close together are a cold cache', async (t) => {
-  const reads = new ColdReads();
-  const notes = Array.from({ length: 64 }, (_, i) => reads.note(i === 5 || i === 20 || i === 40));
-  t.notOk(notes.includes(true));
-  t.notOk(reads.note(true), 'the next window begins anew');
-  t.same(
-    [reads.note(true), reads.note(false), reads.note(true), reads.note(true)],
-    [false, false, false, true],
+t.test('one cold read makes its region suspect, four close together the whole cache', async (t) => {
+  const reads = new ColdReads(() => null);
+  const notes = Array.from({ length: 64 }, (_, i) =>
+    reads.note(i === 5 || i === 20 || i === 40 ? 0.3 : 0.1),
   );
+  t.equal(notes.filter((note) => note === 'cold').length, 3);
+  t.equal(notes.filter((note) => note === 'warm').length, 61);
+  t.equal(reads.note(0.3), 'cold', 'the next window begins anew');
+  t.same(
+    [reads.note(0.3), reads.note(0.1), reads.note(0.3), reads.note(0.3)],
+    ['cold', 'warm', 'cold', 'all cold'],
+  );
+});
+
+t.test('a slow read that fetched nothing from the disk only waited for a core', async (t) => {
+  let readBytes = 8192;
+  let asked = 0;
+  const reads = new ColdReads(() => {
+    asked += 1;
+    return readBytes;
+  });
+  t.equal(asked, 1, 'where it begins');
+  for (let i = 0; i < 100; i++) t.equal(reads.note(0.1), 'warm');
+  t.equal(asked, 1, 'quick reads do not ask');
+  for (let i = 0; i < 10; i++) t.equal(reads.note(5), 'warm');
+  readBytes += 4096;
+  t.equal(reads.note(0.3), 'cold');
+  t.equal(reads.note(0.3), 'warm', 'what was fetched counts once');
+  t.equal(reads.note(25), 'cold', 'too long for a thread that waits for a core');
 });
 
 const u32 = fc.nat(2 ** 31 - 1);

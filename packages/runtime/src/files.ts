@@ -2,6 +2,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { punchHoles } from './punch-holes.ts';
 import { lockDirectory, type DirectoryLock } from './directory-lock.ts';
+import { threadReadBytes } from './thread-read-bytes.ts';
 
 export type ReadDone = (error: Error | null, bytesRead: number) => void;
 export type FileDone = (error: Error | null) => void;
@@ -60,6 +61,8 @@ export interface Files {
   mountIdentity(directory: string): string;
   /** Rejects with DirectoryLockedError while another process (or another opener here) holds it. */
   lock(directory: string): Promise<DirectoryLock>;
+  /** Bytes that `readSync` of this thread has waited for a disk for; null or absent: nobody knows. */
+  threadReadBytes?(): number | null;
 }
 
 const zeroBytes = new Uint8Array(256 * 1024);
@@ -210,6 +213,7 @@ export const systemFiles: Files = {
     return `${device}:${mountId(directory)}`;
   },
   lock: (directory) => lockDirectory(directory),
+  threadReadBytes,
 };
 
 /** Linux tells the mount of an open file in /proc; elsewhere the device number alone must do. */

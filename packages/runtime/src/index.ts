@@ -11,6 +11,7 @@ export * from './random.ts';
 export * from './receive-buffer.ts';
 export * from './shared-bytes.ts';
 export * from './sockets.ts';
+export * from './thread-read-bytes.ts';
 export {
   tlsServer,
   type TlsClient,

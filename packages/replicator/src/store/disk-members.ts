@@ -154,6 +154,7 @@ export class DiskMembers {
       journal: this.#parts.journal,
       hot: new HotBlocks(tables.regionCount, hotRegions),
       clock: open.clock,
+      files: open.files,
       maxRecordNumbers: this.#parts.maxRecordNumbers,
       failure,
     });

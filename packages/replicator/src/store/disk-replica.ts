@@ -8,7 +8,7 @@ import {
   StorError,
   type VolumeId,
 } from '@stor/protocol';
-import type { Clock } from '@stor/runtime';
+import type { Clock, Files } from '@stor/runtime';
 import type { Extent } from '../block-device.ts';
 import type { Bitmap } from '../core/replication/bitmap.ts';
 import type { HotBlocks } from '../core/store/block-cache.ts';
@@ -53,6 +53,7 @@ export interface DiskReplicaParts {
   journal: Journal;
   hot: HotBlocks;
   clock: Clock;
+  files: Files;
   maxRecordNumbers: number;
   failure: ReplicaFailure;
 }
@@ -97,6 +98,7 @@ export class DiskReplica implements ReplicaStore {
     this.#slow = new ImageCalls(parts);
     this.#inline = new InlineIo({
       ...{ tables: parts.tables, image: parts.image, hot: parts.hot, clock: parts.clock },
+      files: parts.files,
       ...{ slotTable: parts.lineage.tables.slots, slots: parts.lineage.slots },
     });
     this.#failure = parts.failure;

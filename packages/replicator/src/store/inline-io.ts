@@ -1,14 +1,11 @@
 import { blockBytes, chunkBytes, regionBytes } from '@stor/protocol';
-import type { Clock } from '@stor/runtime';
+import type { Clock, Files } from '@stor/runtime';
 import { ColdReads, type HotBlocks } from '../core/store/block-cache.ts';
 import type { LayerImage } from '../core/store/layer-image.ts';
 import type { ReplicaTables } from '../core/store/replica-tables.ts';
 import type { SlotTable } from '../core/store/slot-table.ts';
 import { pendingFlag } from '../core/store/slot-table.ts';
 import type { SlotFiles } from './slot-files.ts';
-
-/** An inline read that took longer than this was probably no page-cache hit (ms). */
-const coldReadMs = 0.2;
 
 export interface InlineIoParts {
   tables: ReplicaTables;
@@ -17,6 +14,7 @@ export interface InlineIoParts {
   slots: SlotFiles;
   hot: HotBlocks;
   clock: Clock;
+  files: Pick<Files, 'threadReadBytes'>;
 }
 
 /** Reads and writes that end in the turn in which they are asked for, when that cannot block. */
@@ -27,7 +25,7 @@ export class InlineIo {
   readonly #slots: SlotFiles;
   readonly #hot: HotBlocks;
   readonly #clock: Clock;
-  readonly #coldReads = new ColdReads();
+  readonly #coldReads: ColdReads;
 
   constructor(parts: InlineIoParts) {
     this.#tables = parts.tables;
@@ -36,6 +34,8 @@ export class InlineIo {
     this.#slots = parts.slots;
     this.#hot = parts.hot;
     this.#clock = parts.clock;
+    const { files } = parts;
+    this.#coldReads = new ColdReads(() => files.threadReadBytes?.() ?? null);
   }
 
   /** False when something must be made durable first. Throws what the file system throws. */
@@ -102,9 +102,9 @@ export class InlineIo {
     } catch {
       return false;
     }
-    const slow = this.#clock.monotonicMs() - beganMs > coldReadMs;
-    if (slow) this.#hot.drop(offset / blockBytes, length / blockBytes);
-    if (this.#coldReads.note(slow)) {
+    const warmth = this.#coldReads.note(this.#clock.monotonicMs() - beganMs);
+    if (warmth !== 'warm') this.#hot.drop(offset / blockBytes, length / blockBytes);
+    if (warmth === 'all cold') {
       this.#hot.clear();
       this.#slots.coolDown();
     }

@@ -130,26 +130,49 @@ export class SumsCache {
   }
 }
 
-/** Slow reads among so many inline ones that mean more than a moment of bad luck. */
-const slowReadsToForget = 4;
-const slowReadWindow = 64;
+/** An inline read that took longer than this may have waited for the disk (ms). */
+const slowReadMs = 0.2;
+/** One that took so long did, whatever the counter says: not every file system counts (ms). */
+const surelyColdReadMs = 20;
+/** Cold reads among so many inline ones that mean more than a few pages gone. */
+const coldReadsToForget = 4;
+const coldReadWindow = 64;
+
+/** What an inline read tells about the page cache. */
+export type ReadWarmth = 'warm' | 'cold' | 'all cold';
 
 /**
- * Judges inline reads by the time they took. One slow read may be the scheduler's doing, so only its
- * region is suspected; several close together mean that the page cache lost what we rely on.
+ * Judges inline reads. A slow one has waited for the disk, or its thread had to wait for a core: the
+ * bytes that the thread has fetched from disks tell the two apart, and are asked for after slow reads
+ * only. Where they are not known, slow counts as cold. One cold read makes its region suspect; several
+ * close together mean that the page cache lost what we rely on.
  */
 export class ColdReads {
+  readonly #readBytes: () => number | null;
+  #lastReadBytes: number | null;
   #reads = 0;
-  #slow = 0;
+  #cold = 0;
 
-  /** True when everything should be forgotten. */
-  note(slow: boolean): boolean {
+  /** `readBytes`: fetched from disks by this thread so far; null when nobody knows. */
+  constructor(readBytes: () => number | null) {
+    this.#readBytes = readBytes;
+    this.#lastReadBytes = readBytes();
+  }
+
+  note(tookMs: number): ReadWarmth {
     this.#reads += 1;
-    if (this.#reads >= slowReadWindow) this.#reads = this.#slow = 0;
-    if (!slow) return false;
-    this.#slow += 1;
-    if (this.#slow < slowReadsToForget) return false;
-    this.#reads = this.#slow = 0;
-    return true;
+    if (this.#reads >= coldReadWindow) this.#reads = this.#cold = 0;
+    if (tookMs <= slowReadMs || !this.#hasWaited(tookMs)) return 'warm';
+    this.#cold += 1;
+    if (this.#cold < coldReadsToForget) return 'cold';
+    this.#reads = this.#cold = 0;
+    return 'all cold';
+  }
+
+  #hasWaited(tookMs: number): boolean {
+    const last = this.#lastReadBytes;
+    const now = this.#readBytes();
+    this.#lastReadBytes = now;
+    return now === null || now !== last || tookMs > surelyColdReadMs;
   }
 }
