@@ -1,8 +1,10 @@
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
+import { StorError } from '@stor/protocol';
 import { silentLogger, systemClock } from '@stor/runtime';
 import { makeTestCertificates, missingOpenssl } from '@stor/runtime/testing';
 import t, { type Test } from 'tap';
@@ -320,3 +322,49 @@ t.test('TLS with keys of psktool: nbdinfo, nbdcopy, qemu-img', { skip: tlsProgra
   const stranger = `nbds://alice@127.0.0.1:${server.port}/db?tls-psk-file=${wrong}`;
   await t.rejects(run('nbdinfo', stranger));
 });
+
+t.test(
+  'qemu that reconnects hears nothing of a restart',
+  { skip: missing('qemu-io') },
+  async (t) => {
+    const first = await serve(t, 16 * mebibyte);
+    const path = join(first.dir, 'nbd.sock');
+    const { exports, device } = first;
+    const held: (() => void)[] = [];
+    const target = `driver=nbd,server.type=unix,server.path=${path},export=db,reconnect-delay=30`;
+    const qemu = spawn('qemu-io', ['--image-opts', target], { timeout: clientTimeoutMs });
+    let said = '';
+    for (const stream of [qemu.stdout, qemu.stderr]) {
+      stream.on('data', (text: Buffer) => (said += text.toString()));
+    }
+    let isOver = false;
+    const over = once(qemu, 'close').finally(() => (isOver = true));
+    let lines = 0;
+    const say = async (line: string): Promise<void> => {
+      lines += 1;
+      await until(() => isOver || said.split('qemu-io>').length > lines);
+      if (isOver) throw new Error(`qemu-io has ended: ${said}`);
+      qemu.stdin.write(`${line}\n`);
+    };
+    device.behaviour.delay = (_operation, done) => held.push(done);
+    device.behaviour.fail = () => new StorError('UNAVAILABLE', 'the agent is stopping');
+    for (const line of ['aio_write -P 1 0 64k', 'aio_write -P 2 1M 64k', 'aio_read 8M 64k']) {
+      await say(line);
+    }
+    await until(() => held.length === 3 || isOver);
+    const stopped = first.server.close();
+    await say('aio_write -P 3 3M 64k');
+    // those that were started fail because of the stop
+    for (const each of held.splice(0)) each();
+    await stopped;
+    Object.assign(device.behaviour, { delay: null, fail: null });
+    await startServer(t, { exports, path });
+    await say('aio_flush');
+    for (const line of ['read -P 1 0 64k', 'read -P 2 1M 64k', 'read -P 3 3M 64k']) await say(line);
+    await say('quit');
+    const [code] = (await over) as [number];
+    t.equal(code, 0, said);
+    t.notMatch(said, /failed|error/i);
+    t.equal(said.match(/(wrote|read) 65536/g)?.length, 7, said);
+  },
+);

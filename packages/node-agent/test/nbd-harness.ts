@@ -137,10 +137,12 @@ export async function startServer(
     clock?: Clock;
     tls?: ConnectionTls;
     network?: Network;
+    /** of a server before this one */
+    exports?: TestExports;
   } = {},
 ): Promise<TestServer> {
-  const exports = new TestExports();
-  const device = exports.add('db', options.sizeBytes ?? 1 << 20);
+  const exports = options.exports ?? new TestExports();
+  const device = exports.volumes.get('db') ?? exports.add('db', options.sizeBytes ?? 1 << 20);
   const server = await NbdServer.listen({
     targets: [{ host: '127.0.0.1', port: 0 }, ...(options.path ? [{ path: options.path }] : [])],
     exports,

@@ -288,6 +288,7 @@ export class NbdConnection {
       exportStats,
       readBuffers,
       outputBuffers,
+      sendsAgain: this.#handshake.isNamed,
       onDrained: () => {
         this.#releaseLease();
         this.#end();

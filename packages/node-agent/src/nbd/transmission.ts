@@ -43,6 +43,8 @@ export interface TransmissionOptions {
   exportStats: ExportStats;
   readBuffers: ReadBufferPool;
   outputBuffers: OutputBufferPool;
+  /** the client is known to send again, elsewhere, what was answered ESHUTDOWN */
+  sendsAgain: boolean;
   /** Called once when no request is in the device any more and none will be started. */
   onDrained: () => void;
 }
@@ -153,13 +155,13 @@ export class Transmission implements RequestOwner {
 
   /**
    * The server stops, or the volume may not be used any longer: what was started is answered, requests
-   * that come meanwhile get ESHUTDOWN, and then the connection ends. A client with simple replies is
-   * most likely the kernel's driver, which takes ESHUTDOWN for a bad disk but sends again what was not
-   * answered: its requests are dropped.
+   * that come meanwhile get ESHUTDOWN, and then the connection ends. Most clients hand ESHUTDOWN on to
+   * whoever uses the disk, even those that send again, over a new connection, what was not answered: to
+   * them it is not said, and what comes is dropped.
    */
   stop(): void {
     if (this.#state !== 'open') return;
-    if (this.#options.form === 'simple') {
+    if (!this.#options.sendsAgain) {
       this.endAfterReplies();
       return;
     }
@@ -444,6 +446,9 @@ export class Transmission implements RequestOwner {
     if (error || this.#state === 'gone') adopted?.release();
     if (this.#state === 'gone') {
       if (buffer) this.#options.readBuffers.give(buffer);
+    } else if (error && this.#isLeftOpen(error)) {
+      if (buffer) this.#options.readBuffers.give(buffer);
+      this.endAfterReplies();
     } else if (pieces) {
       if (error) this.#options.stats.countError(nbdErrnoOf[error.code]);
       this.#replies.pieces(request, pieces, buffer);
@@ -510,6 +515,8 @@ export class Transmission implements RequestOwner {
       this.#exportStats.inFlight -= 1;
       if (this.#state === 'gone') {
         // nobody is there to be told
+      } else if (error && this.#isLeftOpen(error)) {
+        this.endAfterReplies();
       } else if (error) {
         this.#errorReply(command.blockStatus, nbdErrnoOf[error.code], to, error.message);
       } else {
@@ -517,6 +524,17 @@ export class Transmission implements RequestOwner {
       }
       if (!this.#receiving) this.#planFlush();
     });
+  }
+
+  /**
+   * Another connection may cure it, and the client has not said that it tries one by itself when it
+   * hears of that. It gets no answer then, and the end of the connection says the same. A read-only
+   * export that cannot be read for a while ends only when the server stops.
+   */
+  #isLeftOpen({ code }: StorError): boolean {
+    const { sendsAgain, lease } = this.#options;
+    if (sendsAgain || nbdErrnoOf[code] !== errno.ESHUTDOWN) return false;
+    return this.#state !== 'open' || !lease.readOnly;
   }
 
   #errorReply(type: number, error: number, to: ReplyTarget, message: string): void {

@@ -137,6 +137,11 @@ export class ServerHandshake {
     return this.#contextsOf(this.#exportName);
   }
 
+  /** The client said who it is, as only those do that know what this server says and mean to come back. */
+  get isNamed(): boolean {
+    return this.#client !== null;
+  }
+
   #contextsOf(exportName: string): readonly string[] {
     const isForIt = this.form !== 'simple' && this.#set?.exportName === exportName;
     return isForIt ? (this.#set?.contexts ?? []) : [];
