@@ -1,7 +1,7 @@
 import type { StorError } from '@stor/protocol';
 import type { BlockRequest } from '@stor/replicator';
 import type { SharedBytes } from '@stor/runtime';
-import type { ReplyTarget } from 'nbd-client-js';
+import type { ReplyTarget, RequestHeader } from 'nbd-client-js';
 import type { ReadPiece } from './split-read.ts';
 
 /** Who is told that a request is finished. */
@@ -51,6 +51,25 @@ export class NbdRequest implements BlockRequest, ReplyTarget {
   adopt(memory: SharedBytes, start: number): void {
     this.adopted = memory;
     this.adoptedStart = start;
+  }
+
+  /** Nothing of what it was before is left. */
+  begin(header: RequestHeader, arrivedMs: number): void {
+    this.type = header.type;
+    this.offset = header.offset;
+    this.length = header.length;
+    this.cookieHigh = header.cookieHigh;
+    this.cookieLow = header.cookieLow;
+    this.offsetHigh = header.offsetHigh;
+    this.offsetLow = header.offsetLow;
+    this.arrivedMs = arrivedMs;
+    this.bytes = null;
+    this.start = 0;
+    this.retained = false;
+    this.fua = false;
+    this.noHole = false;
+    this.heldBytes = 0;
+    this.active = true;
   }
 
   done(error: StorError | null): void {

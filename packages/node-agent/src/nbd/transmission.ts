@@ -405,21 +405,7 @@ export class Transmission implements RequestOwner {
 
   #take(header: RequestHeader, arrivedMs: number): NbdRequest {
     const request = this.#idle.pop() ?? new NbdRequest(this);
-    request.type = header.type;
-    request.offset = header.offset;
-    request.length = header.length;
-    request.cookieHigh = header.cookieHigh;
-    request.cookieLow = header.cookieLow;
-    request.offsetHigh = header.offsetHigh;
-    request.offsetLow = header.offsetLow;
-    request.arrivedMs = arrivedMs;
-    request.bytes = null;
-    request.start = 0;
-    request.retained = false;
-    request.fua = false;
-    request.noHole = false;
-    request.heldBytes = 0;
-    request.active = true;
+    request.begin(header, arrivedMs);
     this.#inFlight += 1;
     this.#exportStats.inFlight += 1;
     return request;
