@@ -25,6 +25,7 @@ import {
 import type { Clock, SocketTarget } from '@stor/runtime';
 import { DiskLanes } from './core/lanes/disk-lanes.ts';
 import { mergedCounters } from './core/lanes/merged-counters.ts';
+import { TenantLanes, type TenantSpread } from './core/lanes/tenant-lanes.ts';
 import { VolumeHomes } from './core/lanes/volume-homes.ts';
 import type { LaneCounters, LaneDisk, LaneMethods, LaneTarget } from './lane/lane-protocol.ts';
 
@@ -43,6 +44,7 @@ export class NodeLanes {
   readonly #clock: Clock;
   readonly #disks: DiskLanes;
   readonly #homes: VolumeHomes;
+  readonly #tenants = new TenantLanes();
 
   constructor(options: { nodeId: NodeId; lanes: readonly NodeLane[]; clock: Clock }) {
     const { nodeId, lanes, clock } = options;
@@ -69,9 +71,12 @@ export class NodeLanes {
    * A lane was granted a volume: it is to be primary under it. UNAVAILABLE when the volume is another
    * lane's, which is told instead; STALE_EPOCH when the epoch was given back.
    */
-  granted(lane: number, grant: AttachmentGrant): AttachmentGrant {
+  async granted(lane: number, grant: AttachmentGrant): Promise<AttachmentGrant> {
     const home = this.#homes.attach(grant, this.#clock.monotonicMs());
-    if (home === lane) return grant;
+    if (home === lane) {
+      await this.#noteTenant(home, grant);
+      return grant;
+    }
     // whether that lane can is told to whoever asks there
     void this.#attachOn(home, grant).catch(() => {});
     throw new StorError('UNAVAILABLE', `volume ${grant.name} is served by lane ${home} now`);
@@ -80,6 +85,7 @@ export class NodeLanes {
   /** A lane gives an epoch back. Call it before anybody else is told. */
   released(volumeId: VolumeId, epoch: number): void {
     this.#homes.released(volumeId, epoch, this.#clock.monotonicMs());
+    this.#noteDetached(volumeId);
   }
 
   attach(grant: AttachmentGrant): Promise<void> {
@@ -94,10 +100,34 @@ export class NodeLanes {
 
   async #attachOn(lane: number, grant: AttachmentGrant): Promise<void> {
     try {
+      await this.#noteTenant(lane, grant);
       await this.#at(lane).methods.attach(grant);
     } catch (error) {
       this.#homes.notAttached(grant.volumeId, grant.epoch, this.#clock.monotonicMs());
+      this.#noteDetached(grant.volumeId);
       throw error;
+    }
+  }
+
+  // what lanes divide among them
+
+  /** Lanes that have to give something away know it before this resolves. */
+  async #noteTenant(lane: number, settings: VolumeSettings): Promise<void> {
+    const { volumeId, resourceVersion, qos } = settings;
+    const tenant = qos?.tenant?.name ?? null;
+    await this.#tellSpread(this.#tenants.attached(volumeId, { lane, tenant, resourceVersion }));
+  }
+
+  #noteDetached(volumeId: VolumeId): void {
+    if (this.#homes.attachedOn(volumeId) !== null) return;
+    // those that are left get more; a lane that has ended takes the agent down
+    this.#tellSpread(this.#tenants.detached(volumeId)).catch(() => {});
+  }
+
+  async #tellSpread(spread: readonly TenantSpread[]): Promise<void> {
+    for (const { tenant, lanes } of spread) {
+      const told = lanes.map((lane) => this.#at(lane).methods.spreadTenant(tenant, lanes.length));
+      await Promise.all(told);
     }
   }
 
@@ -119,8 +149,10 @@ export class NodeLanes {
     return this.#of(volumeId).orderPrimary(volumeId, epoch, order);
   }
 
-  updateVolume(settings: VolumeSettings): Promise<void> {
-    return this.#of(settings.volumeId).updateVolume(settings);
+  async updateVolume(settings: VolumeSettings): Promise<void> {
+    const lane = this.#homes.attachedOn(settings.volumeId);
+    if (lane !== null) await this.#noteTenant(lane, settings);
+    await this.#of(settings.volumeId).updateVolume(settings);
   }
 
   scrub(order: ScrubOrder): Promise<ScrubProgress | null> {

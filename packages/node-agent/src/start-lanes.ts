@@ -111,7 +111,7 @@ function laneControl(
   return {
     route: async (name) => all().route(name, () => plane().volumePlaces(name)),
     acquire: async (name) =>
-      all().granted(lane, await plane().acquire(name, 'auto', { waitMs: acquireWaitMs })),
+      await all().granted(lane, await plane().acquire(name, 'auto', { waitMs: acquireWaitMs })),
     release: async (volumeId, epoch, options) => {
       lanes.all?.released(volumeId, epoch);
       await plane().release(volumeId, epoch, options);

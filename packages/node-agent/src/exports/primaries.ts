@@ -292,6 +292,11 @@ export class Primaries {
     entry.qos.update(settings.qos, settings.resourceVersion);
   }
 
+  /** See LaneMethods.spreadTenant. */
+  spreadTenant(name: string, lanes: number): void {
+    this.#qos.spreadTenant(name, lanes);
+  }
+
   /** Who waits for whom, of the volumes that are served here. */
   qosReports(): VolumeQosReport[] {
     return this.#qos.reports();

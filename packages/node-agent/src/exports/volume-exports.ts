@@ -194,6 +194,10 @@ export class VolumeExports implements NbdExports {
   }
 
   /** Who waits for whom, of the volumes that are served here. */
+  spreadTenant(name: string, lanes: number): void {
+    this.#primaries.spreadTenant(name, lanes);
+  }
+
   qosReports(): VolumeQosReport[] {
     return this.#primaries.qosReports();
   }

@@ -133,6 +133,8 @@ export interface LaneMethods {
   attach(grant: AttachmentGrant): Promise<void>;
   detach(volumeId: VolumeId, epoch: number, ifIdle: boolean): Promise<'released' | 'busy' | 'gone'>;
   liveVolumes(volumeIds?: readonly VolumeId[]): Promise<LiveVolume[]>;
+  /** Volumes of the tenant are attached on so many lanes of this node, which divide its share equally. */
+  spreadTenant(name: string, lanes: number): Promise<void>;
   updateVolume(settings: VolumeSettings): Promise<void>;
   handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'>;
   /** See AgentPort.scrub. */

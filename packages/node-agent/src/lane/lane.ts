@@ -356,6 +356,10 @@ export class Lane implements LaneMethods {
     return this.#exports.liveVolumes(volumeIds);
   }
 
+  async spreadTenant(name: string, lanes: number): Promise<void> {
+    this.#exports.spreadTenant(name, lanes);
+  }
+
   async updateVolume(settings: VolumeSettings): Promise<void> {
     this.#exports.updateVolume(settings);
   }

@@ -5,9 +5,9 @@ import { costOf, smallRequestCost } from '../core/qos/cost.ts';
 import type { Flow, QosItem, ThrottleReason } from '../core/qos/flow.ts';
 import { LaneScheduler } from '../core/qos/lane-scheduler.ts';
 import { minWindow } from '../core/qos/lane-window.ts';
-import { LimitSet } from '../core/qos/limit-set.ts';
 import { KeptRequest, type RequestKind } from '../exports/kept-request.ts';
 import { ReadBufferPool } from '../nbd/read-buffer-pool.ts';
+import { LaneTenants } from './lane-tenants.ts';
 import {
   LaneVolume,
   type OpenVolume,
@@ -53,7 +53,7 @@ export class LaneQos implements QosLane, ScheduledOwner {
   readonly #clock: Clock;
   readonly #scheduler: LaneScheduler;
   readonly #volumes = new Set<LaneVolume>();
-  readonly #tenants = new Map<string, Tenant>();
+  readonly #tenants = new LaneTenants();
   readonly #idle: ScheduledRequest[] = [];
   readonly #copies = new ReadBufferPool(pooledBytes);
   #orders = 0;
@@ -78,10 +78,7 @@ export class LaneQos implements QosLane, ScheduledOwner {
       lane: this,
       scheduler: this.#scheduler,
       clock: this.#clock,
-      tenant: (name) => this.#tenant(name),
-      leaveTenant: (name) => {
-        this.#leaveTenant(name);
-      },
+      tenants: this.#tenants,
       changed: () => {
         this.#pump();
       },
@@ -97,6 +94,12 @@ export class LaneQos implements QosLane, ScheduledOwner {
   reports(): VolumeQosReport[] {
     const nowMs = this.#clock.monotonicMs();
     return [...this.#volumes].map((volume) => volume.report(nowMs));
+  }
+
+  /** Volumes of a tenant are on so many lanes of this node, which divide what the node may use. */
+  spreadTenant(name: string, lanes: number): void {
+    this.#tenants.spread(name, lanes, this.#clock.monotonicMs());
+    for (const volume of this.#volumes) volume.tenantChanged(name);
   }
 
   // what devices ask
@@ -422,26 +425,6 @@ export class LaneQos implements QosLane, ScheduledOwner {
     this.#cancelTimer();
     this.#timerAtMs = Infinity;
   }
-
-  #tenant(name: string): LimitSet {
-    const tenant = this.#tenants.get(name) ?? { limits: new LimitSet(), users: 0 };
-    tenant.users += 1;
-    this.#tenants.set(name, tenant);
-    return tenant.limits;
-  }
-
-  #leaveTenant(name: string): void {
-    const tenant = this.#tenants.get(name);
-    if (!tenant) return;
-    tenant.users -= 1;
-    if (tenant.users === 0) this.#tenants.delete(name);
-  }
-}
-
-/** Buckets that the volumes of one tenant share; kept as long as one of them is served. */
-interface Tenant {
-  limits: LimitSet;
-  users: number;
 }
 
 /**

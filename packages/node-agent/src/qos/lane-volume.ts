@@ -4,7 +4,7 @@ import type { Clock } from '@stor/runtime';
 import { Flow, type QosClass, type ThrottleReason } from '../core/qos/flow.ts';
 import { Guarantee } from '../core/qos/guarantee.ts';
 import type { LaneScheduler } from '../core/qos/lane-scheduler.ts';
-import type { LimitSet } from '../core/qos/limit-set.ts';
+import type { LaneTenants } from './lane-tenants.ts';
 import { QosDevice, type QosLane } from './qos-device.ts';
 
 /** What is known of a volume's quality of service, for those who watch it. */
@@ -40,8 +40,7 @@ export interface LaneVolumeParts {
   lane: QosLane;
   scheduler: LaneScheduler;
   clock: Clock;
-  tenant: (name: string) => LimitSet;
-  leaveTenant: (name: string) => void;
+  tenants: LaneTenants;
   changed: () => void;
   closed: (flows: readonly Flow[]) => void;
 }
@@ -81,10 +80,17 @@ export class LaneVolume implements QosVolume {
     return new QosDevice(this.#parts.lane, flow, primary);
   }
 
+  /** What its tenant may use on this lane is another now. */
+  tenantChanged(name: string): void {
+    if (this.#tenant !== name) return;
+    this.#parts.scheduler.changed(this.#clients, this.#clients.weight);
+    this.#parts.changed();
+  }
+
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    if (this.#tenant !== null) this.#parts.leaveTenant(this.#tenant);
+    if (this.#tenant !== null) this.#parts.tenants.leave(this.#tenant);
     this.#parts.closed([...this.#flows.values()]);
   }
 
@@ -102,7 +108,7 @@ export class LaneVolume implements QosVolume {
   }
 
   #set(qos: VolumeQos): void {
-    const { scheduler, clock } = this.#parts;
+    const { scheduler, clock, tenants } = this.#parts;
     const flow = this.#clients;
     const nowMs = clock.monotonicMs();
     const { minIops = 0, minBps = 0, tenant } = qos;
@@ -114,11 +120,11 @@ export class LaneVolume implements QosVolume {
     }
     const name = tenant?.name ?? null;
     if (name !== this.#tenant) {
-      if (this.#tenant !== null) this.#parts.leaveTenant(this.#tenant);
-      flow.shared = name === null ? null : this.#parts.tenant(name);
+      if (this.#tenant !== null) tenants.leave(this.#tenant);
+      flow.shared = name === null ? null : tenants.join(name);
       this.#tenant = name;
     }
-    if (tenant) flow.shared?.update(tenant.share, nowMs);
+    if (tenant) tenants.share(tenant.name, tenant.share, nowMs);
     scheduler.changed(flow, qos.weight ?? defaultQosWeight);
   }
 }

@@ -73,12 +73,12 @@ function isSame(
   return [...ids].every((id) => (a[id]?.parts ?? 0) === (b[id]?.parts ?? 0));
 }
 
-/** What falls to one of the lanes of a node that has so many parts. */
-export function shareOf(qos: QosSpec, parts: number, lanes: number): QosSpec {
+/** What falls to a node that has so many parts; it divides it among its lanes. */
+export function shareOf(qos: QosSpec, parts: number): QosSpec {
   const share: QosSpec = qos.burst && qos.burst.factor > 1 ? { burst: qos.burst } : {};
   for (const name of qosLimitNames) {
     const limit: number = qos[name satisfies QosLimitName] ?? 0;
-    if (limit > 0) share[name] = Math.max(1, Math.floor((limit * parts) / allParts / lanes));
+    if (limit > 0) share[name] = Math.max(1, Math.floor((limit * parts) / allParts));
   }
   return share;
 }

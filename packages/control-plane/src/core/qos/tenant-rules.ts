@@ -42,8 +42,7 @@ export function tenantOf(
   if (!qosLimitNames.some((limit) => (qos[limit] ?? 0) > 0)) return undefined;
   const given = state.tenantShares.get(name)?.value.nodes[nodeId]?.parts ?? 0;
   const parts = (isLeased ? given : 0) + firstParts(state.nodes.size);
-  const lanes = Math.max(1, state.nodes.get(nodeId)?.value.addresses.nbd.length ?? 1);
-  return { name, share: shareOf(qos, parts, lanes) };
+  return { name, share: shareOf(qos, parts) };
 }
 
 export function describeTenant(

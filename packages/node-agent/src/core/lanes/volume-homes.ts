@@ -50,6 +50,12 @@ export class VolumeHomes {
     return this.#homes.get(volumeId)?.lane ?? 0;
   }
 
+  /** The lane on which the volume is attached; null when it is attached on none. */
+  attachedOn(volumeId: VolumeId): number | null {
+    const home = this.#homes.get(volumeId);
+    return home?.freeSinceMs === null ? home.lane : null;
+  }
+
   /** The lane on which a volume of this name is attached; null when it is attached on none. */
   named(name: string): number | null {
     for (const home of this.#homes.values()) {
