@@ -319,6 +319,39 @@ t.test('certificates are replaced in use', { skip: missingOpenssl() }, async (t)
   t.strictSame(typesOf(await before.option(optionType.list)).at(-1), 1, 'who is in stays in');
 });
 
+t.test('a CA file that is empty or cut off vouches for nobody', { skip: missingOpenssl() }, (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'stor-nbd-'));
+  t.teardown(() => rmSync(dir, { recursive: true }));
+  makeTestCertificates(dir);
+  const clock = new FakeClock();
+  const texts = new Map<string, string>();
+  for (const name of ['server-cert', 'server-key', 'ca-cert']) {
+    texts.set(name, readFileSync(join(dir, `${name}.pem`), 'utf8'));
+  }
+  const whole = texts.get('ca-cert') ?? '';
+  const settings = {
+    ...{ mode: 'required' as const, demandsCertificate: true },
+    ...{ cert: 'server-cert', key: 'server-key', ca: 'ca-cert' },
+  };
+  const readText = (path: string): string => texts.get(path) ?? '';
+  const options = { clock, logger: silentLogger, readText };
+  const files = new TlsFiles(settings, options);
+  const first = files.server();
+  const half = whole.slice(0, Math.floor(whole.length / 2));
+  // the empty one would let in whomever any authority of the system vouches for
+  for (const broken of ['', '\n', half, `${whole}${half}`, 'no certificate']) {
+    texts.set('ca-cert', broken);
+    clock.advance(1_000);
+    t.equal(files.server(), first, 'the one read before stays in use');
+    t.equal(files.client().ca, whole);
+    t.throws(() => new TlsFiles(settings, options), { code: 'INVALID_ARGUMENT' });
+  }
+  texts.set('ca-cert', `${whole}# and again\n${whole}`);
+  clock.advance(1_000);
+  t.not(files.server(), first);
+  t.end();
+});
+
 t.test('what a configuration may say of TLS', (t) => {
   const settings = (tls: object): object => ({
     dataDir: '/d',

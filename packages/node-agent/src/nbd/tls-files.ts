@@ -145,6 +145,7 @@ function load(texts: Texts, settings: TlsSettings): Loaded {
   const { cert, key, ca } = texts;
   const { demandsCertificate, pskFile, pskIdentity } = settings;
   try {
+    if (ca !== undefined) checkAuthorities(ca, settings.ca ?? '');
     const psk =
       texts.psk === undefined ? undefined : parsePskFile(texts.psk, `pskFile ${pskFile ?? ''}`);
     if (pskIdentity !== undefined && psk?.has(pskIdentity) !== true) {
@@ -160,6 +161,17 @@ function load(texts: Texts, settings: TlsSettings): Loaded {
       { cause: error },
     );
   }
+}
+
+/**
+ * An empty list of authorities is taken for none given, and then all that the system knows vouch for
+ * clients; one that breaks off in the middle would lock out those of the rest. A file is like that while
+ * it is being written.
+ */
+function checkAuthorities(text: string, file: string): void {
+  const found = text.match(/-----BEGIN [^-]*CERTIFICATE-----[^-]*(-----END [^-]*-----)?/g) ?? [];
+  if (found.length === 0) throw new Error(`ca ${file} has no certificate`);
+  for (const pem of found) new X509Certificate(pem);
 }
 
 /** INVALID_ARGUMENT. */
