@@ -113,5 +113,9 @@ export function apply(state: ClusterState, action: Action): void {
     case 'resume-rollback':
       // the primary acts, and the record follows
       return;
+    case 'ship-policies':
+    case 'share-tenant':
+      // they move nothing
+      return;
   }
 }
