@@ -6,6 +6,8 @@ import { NbdError } from './nbd-error.ts';
 import type { TlsClientStart } from './nbd-network.ts';
 import type { NbdAddress } from './nbd-uri.ts';
 
+const wholeCertificate = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/;
+
 /** How a connection is encrypted, and how both sides know each other: by certificates or by a key. */
 export interface NbdTlsOptions {
   /**
@@ -44,6 +46,10 @@ export function tlsStartOf(options: NbdTlsOptions, address: NbdAddress): TlsClie
   };
   const psk = pskOf(options);
   const { ca, cert, key } = certificatesOf(options);
+  // of an empty text TLS would make the authorities of the system, and trust any of them
+  if (ca !== undefined && !wholeCertificate.test(ca)) {
+    throw new NbdError('TLS', 'the file of certificate authorities has no certificate in it');
+  }
   if (!psk) return { ...common, ca, cert, key };
   if (ca === undefined && cert === undefined) return { ...common, psk };
   throw new NbdError('INVALID_ARGUMENT', 'give certificates or a pre-shared key, not both');

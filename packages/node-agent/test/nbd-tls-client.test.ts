@@ -1,5 +1,5 @@
 import { execFile, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
@@ -112,6 +112,11 @@ t.test('certificates: nbds over TCP and UNIX sockets, and exact errors', { skip 
   const stranger = await failure(uri(`tls-certificates=${theirs}&tls-verify-peer=0`));
   t.match(stranger.message, /certificate of this client|unknown ca|ECONNRESET/i);
   t.equal((await failure(uri(`tls-certificates=${none}`))).code, 'TLS');
+  // a file that is being written: of nothing TLS would make every authority that the system knows
+  writeFileSync(join(anonymous, 'ca-cert.pem'), '');
+  const empty = await failure(uri(`tls-certificates=${anonymous}`));
+  t.equal(empty.code, 'TLS');
+  t.match(empty.message, /no certificate in it/);
   const clear = await failure(`nbd://127.0.0.1:${port}/db`);
   t.match(clear, { code: 'REFUSED', optionReply: optionReplyType.errTlsReqd });
   t.match(clear.message, /requires TLS/);

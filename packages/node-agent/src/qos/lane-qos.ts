@@ -43,6 +43,8 @@ const maxQueuedBesideGuarantee = minWindow / smallRequestCost;
 const partBytes = 64 * 1024;
 /** Timers are no finer (ms). */
 const minTimerMs = 1;
+/** A timer of the system takes at most 2^31 ms, and one that is longer comes at once; it is set anew then (ms). */
+const maxTimerMs = 3_600_000;
 
 /**
  * Quality of service on one lane: all requests of clients pass here on their way to a primary of this
@@ -365,8 +367,8 @@ export class LaneQos implements QosLane, ScheduledOwner {
     const wakeMs = this.#scheduler.wakeMs(nowMs);
     if (wakeMs >= this.#timerAtMs) return;
     this.#cancelTimer();
-    this.#timerAtMs = wakeMs;
-    const delayMs = Math.max(minTimerMs, Math.ceil(wakeMs - nowMs));
+    const delayMs = Math.min(Math.max(minTimerMs, Math.ceil(wakeMs - nowMs)), maxTimerMs);
+    this.#timerAtMs = Math.min(wakeMs, nowMs + delayMs);
     this.#cancelTimer = this.#clock.after(delayMs, this.#wake);
   }
 
