@@ -262,8 +262,11 @@ export function decodePongEntry(bytes: Buffer, at: number): PeerPongEntry {
 
 const id = z.string().min(1).max(64);
 const count = z.number().int().nonnegative();
-/** Regions or chunks as a bitmap, bit i of byte i >> 3, base64. */
-const bitmap = z.base64();
+/**
+ * Regions or chunks as a bitmap, bit i of byte i >> 3, base64; zeros at the end may be left out, but for one
+ * byte. After `~` it is runs, to a side that said `runs` when it opened.
+ */
+const bitmap = z.union([z.base64(), z.templateLiteral(['~', z.base64()])]);
 const generation = z.object({ epoch: count, n: count });
 /** When regions last changed; a byte for each, base64. */
 const history = z.object({
@@ -322,6 +325,8 @@ export const peerOpen = z.object({
   replicaId: id,
   epoch: count,
   sizeBytes: count,
+  /** takes bitmaps as runs too; absent: flat ones only */
+  runs: z.boolean().optional(),
 });
 export type PeerOpen = z.infer<typeof peerOpen>;
 
@@ -331,6 +336,8 @@ export const peerOpenReader = z.object({
   segment: count,
   replicaId: id,
   snapshotId,
+  /** takes bitmaps as runs too; absent: flat ones only */
+  runs: z.boolean().optional(),
 });
 export type PeerOpenReader = z.infer<typeof peerOpenReader>;
 

@@ -126,6 +126,8 @@ export interface ReplicaStore extends ReplicaIdentity, SnapshotStore {
   extents(offset: number, length: number, limit: number): Extent[];
   /** It reads as data; what does not reads as zeros. */
   isAllocated(chunk: number): boolean;
+  /** The first chunk at or after `from` that reads as data, or -1; work in proportion to those there are. */
+  nextAllocated(from: number): number;
   /**
    * How many slots (`ownsChunk`) this replica may take now without touching the reserve: those that
    * are kept for it and those that nobody was promised.

@@ -26,6 +26,7 @@ t.test('a history hides no change, and says little more', async () => {
         const history = historyOf({
           after,
           regionCount: regions.length,
+          next: (from) => (from < regions.length ? from : -1),
           isMarked: (region) => regions[region]?.[0] === true,
           stampOf: (region) => regions[region]?.[1] ?? { epoch: 0, n: 0 },
         });
@@ -57,6 +58,7 @@ t.test('joined generations are as even as they can be', async (t) => {
   const history = historyOf({
     after: { epoch: 0, n: 0 },
     regionCount,
+    next: (from) => (from < regionCount ? from : -1),
     isMarked: () => false,
     stampOf: (region) => ({ epoch: 1, n: 1 + region }),
   });

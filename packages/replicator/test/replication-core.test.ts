@@ -55,7 +55,7 @@ t.test('Bitmap is a set of numbers', async () => {
           }
         }
         const sorted = [...model].sort((a, b) => a - b);
-        const copy = new Bitmap(size, bitmap.bytes);
+        const copy = new Bitmap(size, bitmap.toBytes());
         for (let from = 0; from <= size; from++) {
           const expected = sorted.find((each) => each >= from) ?? -1;
           if (bitmap.next(from) !== expected) return false;

@@ -26,13 +26,18 @@ function expected(replicas: readonly DiskReplica[]): Map<string, [number, number
     // nobody's, or a hole
     if (word === 0 || ((word >>> 25) & 1) === 1) continue;
     const layer = tables.layers.get(place);
-    const viewer = sorted.find(({ image }) => image.slotOf.includes(slot + 1));
+    const viewer = sorted.find(({ image }) => shows(image, slot));
     const owner = sorted.find((each) => each.tables.number === layer?.replica);
     const isDead = layer?.kind === 'hidden' && tables.layers.childCount(place) === 0;
     if (viewer) add(viewer, 0);
     else add(owner, isDead ? 2 : 1);
   }
   return found;
+}
+
+function shows(image: DiskReplica['image'], slot: number): boolean {
+  const chunks = Array.from({ length: image.chunkCount }, (_, chunk) => chunk);
+  return chunks.some((chunk) => image.slotOf.get(chunk) === slot + 1);
 }
 
 async function snapshot(replica: DiskReplica, id: string): Promise<void> {

@@ -18,6 +18,7 @@ import {
   type JournalRecord,
 } from '../src/core/store/journal-record.ts';
 import type { Layer } from '../src/core/store/layer-table.ts';
+import { PagedNumbers } from '../src/core/store/paged-numbers.ts';
 import { runsOf } from '../src/core/store/runs.ts';
 import { FileSync } from '../src/store/file-sync.ts';
 import { IoPool } from '../src/store/io-pool.ts';
@@ -594,7 +595,9 @@ t.test('runs cover the request and follow the slots', async (t) => {
       fc.nat(3 * 64),
       fc.integer({ min: 1, max: 64 }),
       (slots, first, count) => {
-        const runs = runsOf(Int32Array.from(slots), first * blockBytes, count * blockBytes);
+        const map = new PagedNumbers(slots.length);
+        for (const [chunk, slot] of slots.entries()) map.put(chunk, slot);
+        const runs = runsOf(map, first * blockBytes, count * blockBytes);
         const flat: number[] = [];
         for (const run of runs) {
           if (run.at !== flat.length) throw new Error('gap');

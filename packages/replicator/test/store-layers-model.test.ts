@@ -289,9 +289,9 @@ class Run {
     this.#check(damage === null, `${where}${damage ?? ''}`);
     const anew = tables.imageOf(replica.image.top, replica.sizeBytes);
     for (let chunk = 0; chunk < anew.chunkCount; chunk++) {
-      const same = anew.slotOf[chunk] === replica.image.slotOf[chunk];
-      const says = `${replica.image.slotOf[chunk] ?? 0}, the slots say ${anew.slotOf[chunk] ?? 0}`;
-      this.#check(same, `${where}the map has chunk ${chunk} in ${says}`);
+      const [is, was] = [anew.slotOf.get(chunk), replica.image.slotOf.get(chunk)];
+      const says = `${was}, the slots say ${is}`;
+      this.#check(is === was, `${where}the map has chunk ${chunk} in ${says}`);
     }
     const allocated = anew.allocatedChunks === replica.image.allocatedChunks;
     this.#check(allocated, `${where}allocated chunks`);

@@ -1,35 +1,56 @@
-import { chunkBytes } from '@stor/protocol';
+import { StorError, chunkBytes, regionBytes } from '@stor/protocol';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
+import { bitmapOfRuns, runsOfBitmap } from '../core/replication/bitmap-runs.ts';
 import type { ReplicaStore } from '../replica-store.ts';
 import { snapshotsOf } from '../replication/snapshots-of.ts';
 
-/** A bitmap as it goes over the wire. */
-export function base64Of(bitmap: Bitmap): string {
-  return Buffer.from(bitmap.bytes).toString('base64');
+/** Before the text of a bitmap that is given as runs (`peerOpen.runs`). */
+const runsMark = '~';
+
+/** A bitmap as it goes over the wire; `runs`: the other side knows that form too. */
+export function textOf(bitmap: Bitmap, runs: boolean): string {
+  const short = runs ? runsOfBitmap(bitmap) : null;
+  if (short) return runsMark + Buffer.from(short).toString('base64');
+  return Buffer.from(bitmap.toBytes()).toString('base64');
 }
 
-/** As many bits of it as there are chunks. */
-export function chunksOfPeer(base64: string, sizeBytes: number): Bitmap {
-  return new Bitmap(Math.ceil(sizeBytes / chunkBytes), Buffer.from(base64, 'base64'));
+/** As many bits of it as there is room for. Throws PROTOCOL. */
+export function bitmapOfText(text: string, size: number): Bitmap {
+  if (!text.startsWith(runsMark)) return new Bitmap(size, Buffer.from(text, 'base64'));
+  const bitmap = bitmapOfRuns(Buffer.from(text.slice(runsMark.length), 'base64'), size);
+  if (!bitmap) throw new StorError('PROTOCOL', `a set of ${size} came as runs that are none of it`);
+  return bitmap;
+}
+
+export function chunksOfPeer(text: string, sizeBytes: number): Bitmap {
+  return bitmapOfText(text, Math.ceil(sizeBytes / chunkBytes));
 }
 
 /** Chunks of a replica that take space, as a bitmap. */
 export function allocatedBitmap(store: ReplicaStore): Bitmap {
-  return bitmapOf(store, (chunk) => store.isAllocated(chunk));
+  return allocatedWhere(store, () => true);
 }
 
 /** Chunks of a replica that a write needs no new room for. */
 export function ownedBitmap(store: ReplicaStore): Bitmap {
   const snapshots = snapshotsOf(store);
   return snapshots
-    ? bitmapOf(store, (chunk) => snapshots.ownsChunk(chunk))
+    ? allocatedWhere(store, (chunk) => snapshots.ownsChunk(chunk))
     : allocatedBitmap(store);
 }
 
-function bitmapOf(store: ReplicaStore, has: (chunk: number) => boolean): Bitmap {
+function allocatedWhere(store: ReplicaStore, has: (chunk: number) => boolean): Bitmap {
   const bitmap = new Bitmap(Math.ceil(store.sizeBytes / chunkBytes));
-  for (let chunk = 0; chunk < bitmap.size; chunk++) if (has(chunk)) bitmap.add(chunk);
+  for (let chunk = store.nextAllocated(0); chunk >= 0; chunk = store.nextAllocated(chunk + 1)) {
+    if (has(chunk)) bitmap.add(chunk);
+  }
+  return bitmap;
+}
+
+export function regionBitmap(store: ReplicaStore, regions: readonly number[]): Bitmap {
+  const bitmap = new Bitmap(Math.ceil(store.sizeBytes / regionBytes));
+  for (const region of regions) bitmap.add(region);
   return bitmap;
 }
 
@@ -37,6 +58,7 @@ function bitmapOf(store: ReplicaStore, has: (chunk: number) => boolean): Bitmap 
 export function peerSpaceOf(
   store: ReplicaStore,
   credits: number,
+  runs: boolean,
 ): {
   allocated: string;
   owned: string;
@@ -44,8 +66,8 @@ export function peerSpaceOf(
   freeChunks: number;
 } {
   return {
-    allocated: base64Of(allocatedBitmap(store)),
-    owned: base64Of(ownedBitmap(store)),
+    allocated: textOf(allocatedBitmap(store), runs),
+    owned: textOf(ownedBitmap(store), runs),
     sizeBytes: store.sizeBytes,
     freeChunks: credits,
   };

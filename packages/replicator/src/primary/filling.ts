@@ -1,7 +1,7 @@
 import { blockBytes, chunkBytes, chunksPerRegion, type SnapshotId } from '@stor/protocol';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
-import { add, type FillPasses } from '../core/replication/fill-passes.ts';
+import type { FillPasses } from '../core/replication/fill-passes.ts';
 import { ResyncProgress } from '../core/replication/resync-progress.ts';
 import { isFreed } from './chunk-copier.ts';
 import type { Member } from './member.ts';
@@ -68,7 +68,7 @@ export class Filling {
       const first = region * chunksPerRegion;
       for (let i = 0; i < chunksPerRegion; i++) chunks.add(first + i);
     }
-    for (const given of this.rolledBack) add(chunks, given);
+    for (const given of this.rolledBack) chunks.addAll(given);
     const underWay = new Bitmap(chunkCount);
     for (const { offset, length } of pending) {
       const last = Math.floor((offset + length - 1) / chunkBytes);
@@ -82,7 +82,7 @@ export class Filling {
   begin(chunks: Bitmap, sizeBytes: number, source: Member): void {
     this.#sizeBytes = sizeBytes;
     const count = Math.ceil(sizeBytes / chunkBytes);
-    this.#chunks = new Bitmap(count, chunks.bytes.subarray(0, Math.ceil(count / 8)));
+    this.#chunks = chunks.resized(count);
     this.passes?.begun(this.#chunks);
     this.round += 1;
     this.#taken.clear();

@@ -1,13 +1,13 @@
-import { StorError, hasCode, regionBytes, replicaLeaseMs, type SnapshotId } from '@stor/protocol';
+import { StorError, hasCode, replicaLeaseMs, type SnapshotId } from '@stor/protocol';
 import type { BufferPool, Clock } from '@stor/runtime';
 
-import { Bitmap } from '../core/replication/bitmap.ts';
+import type { Bitmap } from '../core/replication/bitmap.ts';
 import { CallAges } from '../core/replication/call-ages.ts';
 import { MemberSpace } from '../core/replication/member-space.ts';
 import type { ChunkSums } from '../core/replication/settle-choice.ts';
 import { SpaceCredits } from '../core/replication/space-credits.ts';
 import { maxAwakeStepMs, reconnectMaxMs, reconnectMinMs } from '../replication/limits.ts';
-import { allocatedBitmap, ownedBitmap } from '../peer/peer-snapshots.ts';
+import { allocatedBitmap, ownedBitmap, regionBitmap } from '../peer/peer-snapshots.ts';
 import type { RoomPromise } from '../core/store/space-ledger.ts';
 import type { ReplicaSnapshot, SnapshotStore } from '../replica-snapshots.ts';
 import type { GateSession, ReplicaGate } from '../replication/replica-gate.ts';
@@ -20,7 +20,6 @@ import {
   type StoreDone,
 } from '../replica-store.ts';
 import { snapshotsOf } from '../replication/snapshots-of.ts';
-import { regionBitmap } from '../secondary/secondary-channel.ts';
 import { LocalImage, type LocalAccess } from './local-image.ts';
 import type { Adopt, Member, MemberEvents, MemberImage, OpenAnswer } from './member.ts';
 
@@ -360,14 +359,13 @@ export class LocalMember implements Member {
     this.#ages.reset();
     this.space = new MemberSpace(allocatedBitmap(store), ownedBitmap(store));
     this.generation = store.generation;
-    const regions = Math.ceil(store.sizeBytes / regionBytes);
     this.answer = {
       keptMemory: store.keptMemory && store.failure === null,
       failure: store.failure,
       highestEpoch: store.highestEpoch,
       setView: store.setView,
       generation: store.generation,
-      marks: new Bitmap(regions, regionBitmap(store, store.marks())),
+      marks: regionBitmap(store, store.marks()),
       leasesOverMs: Math.min(
         this.answer?.leasesOverMs ?? Infinity,
         this.#options.clock.monotonicMs() + this.#options.leaseRemainingMs(),

@@ -1,7 +1,6 @@
 import { StorError, blockBytes, chunkBytes, type SnapshotId } from '@stor/protocol';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
-import { add } from '../core/replication/fill-passes.ts';
 import { findSnapshot } from '../core/replication/snapshot-list.ts';
 import {
   nextStructureStep,
@@ -195,11 +194,9 @@ export class PassPlanner {
   #narrowed(filling: Filling, changed: Bitmap): Bitmap {
     const { passes } = filling;
     const chunks = passes?.bound() ?? changed;
-    for (let chunk = chunks.next(0); chunk >= 0; chunk = chunks.next(chunk + 1)) {
-      if (!changed.has(chunk)) chunks.delete(chunk);
-    }
+    chunks.retainAll(changed);
     const always = passes?.current?.always;
-    if (always) add(chunks, always);
+    if (always) chunks.addAll(always);
     return chunks;
   }
 
@@ -295,6 +292,6 @@ function united(all: readonly (Bitmap | null)[]): Bitmap | null {
   if (!first || others.includes(null)) return null;
   const largest = all.reduce((a, b) => (b && a && b.size > a.size ? b : a), first) ?? first;
   const union = largest.copy();
-  for (const each of all) if (each) add(union, each);
+  for (const each of all) if (each) union.addAll(each);
   return union;
 }

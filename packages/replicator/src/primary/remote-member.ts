@@ -19,13 +19,14 @@ import {
 } from '@stor/protocol';
 import type { Clock } from '@stor/runtime';
 
-import { Bitmap } from '../core/replication/bitmap.ts';
+import type { Bitmap } from '../core/replication/bitmap.ts';
 import { leaseSpanMs } from '../core/replication/lease-promises.ts';
 import { SpaceCredits } from '../core/replication/space-credits.ts';
 import type { FrameRef, Outbox } from '../peer/outbox.ts';
 import type { ChannelListener, PeerConnection } from '../peer/peer-connection.ts';
 import type { PeerDirectory } from '../peer/peer-directory.ts';
 import { historyOfPeer, peerHistoryOf } from '../peer/peer-history.ts';
+import { bitmapOfText } from '../peer/peer-snapshots.ts';
 import { openTimeoutMs, reconnectMaxMs, reconnectMinMs } from '../replication/limits.ts';
 import {
   noGeneration,
@@ -271,7 +272,7 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
     this.#connection = connection;
     connection.attachChannel(channel, this);
     this.#openSentMs = clock.monotonicMs();
-    const open = { volumeId, segment, replicaId: this.replicaId, epoch, sizeBytes };
+    const open = { volumeId, segment, replicaId: this.replicaId, epoch, sizeBytes, runs: true };
     const body = Buffer.from(JSON.stringify(open));
     this.#openId = this.#nextRequest++;
     connection.output.send(peerFrame.open, 0, segment, channel, this.#openId, 0, 0, body);
@@ -322,9 +323,9 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
     if (failure && hasCode(failure, 'NO_SPACE')) this.drop(failure);
   }
 
-  #regions(base64: string): Bitmap {
+  #regions(text: string): Bitmap {
     const size = Math.ceil(this.sizeBytes / regionBytes);
-    return new Bitmap(size, Buffer.from(base64, 'base64'));
+    return bitmapOfText(text, size);
   }
 
   #control(control: PeerControl, done: StoreDone): void {

@@ -212,7 +212,7 @@ export abstract class RemoteReplica implements MemberImage {
     this.space?.grown(this.sizeBytes);
   }
 
-  #chunks(base64: string): Bitmap {
-    return chunksOfPeer(base64, this.sizeBytes);
+  #chunks(text: string): Bitmap {
+    return chunksOfPeer(text, this.sizeBytes);
   }
 }

@@ -56,6 +56,8 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
   /** what the record said last; null: nothing yet */
   #known: Map<SnapshotId, string> | null = null;
   readonly #tidying = new Set<string>();
+  /** how often a member is still to be asked what room came back */
+  readonly #spaceLooks = new Map<Member, number>();
 
   constructor(options: SnapshotOrdersOptions) {
     this.#options = options;
@@ -392,15 +394,24 @@ export class SegmentSnapshots implements SnapshotOrders, SegmentPart {
 
   /** A snapshot is going from the member, so chunks become its own again while it tidies up. */
   #spaceWillChange(member: Member): void {
-    const { clock } = this.#segment.options;
-    const again = (times: number): void => {
-      if (this.#segment.stopped || !member.isOpen || times === 0) return;
-      member.refreshSpace();
-      clock.after(spaceRefreshMs, () => {
-        again(times - 1);
-      });
-    };
-    again(spaceRefreshes);
+    const isLooking = this.#spaceLooks.has(member);
+    this.#spaceLooks.set(member, spaceRefreshes);
+    if (!isLooking) this.#lookAtSpace(member);
+  }
+
+  /** However many snapshots go, a member is asked once at a time, and no more when it can say nothing new. */
+  #lookAtSpace(member: Member): void {
+    const left = this.#spaceLooks.get(member) ?? 0;
+    const isKnown = member.space?.allOwned === true;
+    if (this.#segment.stopped || !member.isOpen || left === 0 || isKnown) {
+      this.#spaceLooks.delete(member);
+      return;
+    }
+    this.#spaceLooks.set(member, left - 1);
+    member.refreshSpace();
+    this.#segment.options.clock.after(spaceRefreshMs, () => {
+      this.#lookAtSpace(member);
+    });
   }
 
   /** The hold was broken off. */

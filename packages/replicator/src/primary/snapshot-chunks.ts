@@ -44,7 +44,9 @@ export function ownChunks(
       member.changedChunks(snapshotId, null, (_alsoFailed, toLive) => {
         if (fromParent && toLive) {
           union ??= new Bitmap(fromParent.size);
-          for (const chunk of fromParent.list()) if (toLive.has(chunk)) union.add(chunk);
+          const own = fromParent.copy();
+          own.retainAll(toLive);
+          union.addAll(own);
         }
         next(null);
       });

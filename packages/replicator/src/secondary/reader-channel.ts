@@ -13,6 +13,7 @@ import {
 } from '@stor/protocol';
 import { crc32 } from '@stor/runtime';
 
+import { textOf } from '../peer/peer-snapshots.ts';
 import { dirtyBitmap } from '../snapshots/dirty-extents.ts';
 import type { LocalSnapshotReader } from '../snapshots/local-snapshot-reader.ts';
 import type { ChannelOwner } from './secondary-channel.ts';
@@ -26,6 +27,8 @@ export class ReaderChannel {
   readonly segment: number;
   readonly #reader: LocalSnapshotReader;
   readonly #owner: Pick<ChannelOwner, 'output' | 'backlogChanged'>;
+  /** who reads takes bitmaps as runs */
+  readonly #runs: boolean;
   #isOpen = true;
 
   constructor(
@@ -33,11 +36,13 @@ export class ReaderChannel {
     segment: number,
     reader: LocalSnapshotReader,
     owner: Pick<ChannelOwner, 'output' | 'backlogChanged'>,
+    runs: boolean,
   ) {
     this.number = number;
     this.segment = segment;
     this.#reader = reader;
     this.#owner = owner;
+    this.#runs = runs;
   }
 
   get sizeBytes(): number {
@@ -111,7 +116,7 @@ export class ReaderChannel {
       if (hasCode(error, 'NOT_FOUND')) this.#reply(sequence, { chunks: null });
       else if (error) this.#failed(sequence, error);
       else {
-        const chunks = Buffer.from(dirtyBitmap(extents, wholeBytes).bytes).toString('base64');
+        const chunks = textOf(dirtyBitmap(extents, wholeBytes), this.#runs);
         this.#reply(sequence, { chunks });
       }
     });

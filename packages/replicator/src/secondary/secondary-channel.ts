@@ -12,7 +12,6 @@ import {
   peerFrame,
   peerSumsBodyBytes,
   peerViewBytes,
-  regionBytes,
   type PeerControl,
   type PeerControlReply,
   type PeerFrameType,
@@ -23,10 +22,9 @@ import { crc32, hashBlocks, type SharedBytes } from '@stor/runtime';
 
 import { AppliedPrefix } from '../core/replication/applied-prefix.ts';
 import { CreditWindow } from '../core/replication/credit-window.ts';
-import { Bitmap } from '../core/replication/bitmap.ts';
 import { hashBytes } from '../core/replication/settle-choice.ts';
 import { historyOfPeer, peerHistoryOf } from '../peer/peer-history.ts';
-import { base64Of, peerSpaceOf } from '../peer/peer-snapshots.ts';
+import { peerSpaceOf, regionBitmap, textOf } from '../peer/peer-snapshots.ts';
 import type { LeasePromises } from '../core/replication/lease-promises.ts';
 import type { LinkOutput } from '../peer/outbox.ts';
 import type { GateSession } from '../replication/replica-gate.ts';
@@ -64,6 +62,8 @@ export class SecondaryChannel {
   #afterFrames: { frames: number; run: () => void }[] = [];
   #sums = new Uint32Array(64);
   ackQueued = false;
+  /** its primary takes bitmaps as runs */
+  runs = false;
 
   constructor(
     number: number,
@@ -420,11 +420,11 @@ export class SecondaryChannel {
         return { history: peerHistoryOf(this.#store.history()) };
       case 'changed-since': {
         const regions = this.#store.regionsChangedSince(control.generation);
-        return { regions: regions && regionBitmap(this.#store, regions).toString('base64') };
+        return { regions: regions && textOf(regionBitmap(this.#store, regions), this.runs) };
       }
       case 'changed-chunks': {
         const chunks = store?.changedChunks(control.from, control.to) ?? null;
-        return { chunks: chunks && base64Of(chunks) };
+        return { chunks: chunks && textOf(chunks, this.runs) };
       }
       case 'snapshots': {
         const { sizeBytes } = this.#store;
@@ -433,7 +433,7 @@ export class SecondaryChannel {
       }
       case 'rollback':
       case 'space':
-        return peerSpaceOf(this.#store, this.freeChunks);
+        return peerSpaceOf(this.#store, this.freeChunks, this.runs);
       default:
         return {};
     }
@@ -494,10 +494,4 @@ function paddedBytes(image: { readonly sizeBytes: number }): number {
 
 function snapshotIsGone(): StorError {
   return new StorError('NOT_FOUND', 'the replica has no such snapshot');
-}
-
-export function regionBitmap(store: ReplicaStore, regions: readonly number[]): Buffer {
-  const bitmap = new Bitmap(Math.ceil(store.sizeBytes / regionBytes));
-  for (const region of regions) bitmap.add(region);
-  return Buffer.from(bitmap.bytes);
 }

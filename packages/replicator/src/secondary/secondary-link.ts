@@ -26,7 +26,7 @@ import type { Clock, Logger, SharedBytes, StreamSocket } from '@stor/runtime';
 import { LinkOutput, type Outbox } from '../peer/outbox.ts';
 import { encodeHello, encodeLoose, greetedVersion } from '../peer/peer-connection.ts';
 import type { PeerIdentity } from '../peer/peer-connection.ts';
-import { peerSpaceOf } from '../peer/peer-snapshots.ts';
+import { peerSpaceOf, regionBitmap, textOf } from '../peer/peer-snapshots.ts';
 import {
   maxSecondaryBacklogBytes,
   maxSecondaryReplyBytes,
@@ -37,7 +37,7 @@ import { snapshotsOf } from '../replication/snapshots-of.ts';
 import type { ReplicaStore } from '../replica-store.ts';
 import { LocalSnapshotReader } from '../snapshots/local-snapshot-reader.ts';
 import { ReaderChannel } from './reader-channel.ts';
-import { SecondaryChannel, regionBitmap } from './secondary-channel.ts';
+import { SecondaryChannel } from './secondary-channel.ts';
 
 export interface SecondaryHost {
   readonly own: PeerIdentity;
@@ -273,7 +273,10 @@ export class SecondaryLink {
         throw new StorError('FAILED_PRECONDITION', `replica ${replicaId} is of another volume`);
       }
       const local = LocalSnapshotReader.of(store, snapshotId);
-      this.#readers.set(channel, new ReaderChannel(channel, segment, local, this));
+      this.#readers.set(
+        channel,
+        new ReaderChannel(channel, segment, local, this, open.runs === true),
+      );
       opened = { sizeBytes: local.sizeBytes };
     } catch (error) {
       opened = { error: peerFailureOf(StorError.from(error)) };
@@ -340,6 +343,8 @@ export class SecondaryLink {
     const channel = new SecondaryChannel(
       ...([number, segment, session, gate.promises, this, this.#lastPong] as const),
     );
+    const runs = open.runs === true;
+    channel.runs = runs;
     this.#channels.set(number, channel);
     const leaseRemainingMs = this.#host.leaseRemainingMs(replicaId, epoch);
     // an accepted open is a lease too
@@ -351,8 +356,8 @@ export class SecondaryLink {
       highestEpoch: store.highestEpoch,
       setView: store.setView,
       generation: store.generation,
-      marks: regionBitmap(store, store.marks()).toString('base64'),
-      ...peerSpaceOf(store, channel.freeChunks),
+      marks: textOf(regionBitmap(store, store.marks()), runs),
+      ...peerSpaceOf(store, channel.freeChunks, runs),
       snapshots: snapshotsOf(store)?.snapshots() ?? [],
       headParent: snapshotsOf(store)?.headParent ?? null,
       leaseRemainingMs: Math.ceil(leaseRemainingMs),

@@ -1,6 +1,5 @@
 import {
   StorError,
-  chunkBytes,
   errorOfPeer,
   parsePeerBody,
   peerClosed,
@@ -14,10 +13,11 @@ import {
 } from '@stor/protocol';
 import type { Clock } from '@stor/runtime';
 
-import { Bitmap } from '../core/replication/bitmap.ts';
+import type { Bitmap } from '../core/replication/bitmap.ts';
 import type { Extent } from '../block-device.ts';
 import type { ChannelListener, PeerConnection } from '../peer/peer-connection.ts';
 import type { PeerDirectory } from '../peer/peer-directory.ts';
+import { chunksOfPeer } from '../peer/peer-snapshots.ts';
 import { misfit, takeVerified } from '../primary/remote-replies.ts';
 import type { StoreDone } from '../replica-store.ts';
 import { dirtyExtents } from './dirty-extents.ts';
@@ -74,7 +74,8 @@ export class PeerSnapshotReader implements ReplicaSnapshotReader, ChannelListene
     const reader = new PeerSnapshotReader(options, connection);
     connection.attachChannel(options.channel, reader);
     const { volumeId, segment, snapshotId } = options;
-    const body = Buffer.from(JSON.stringify({ volumeId, segment, replicaId, snapshotId }));
+    const open = { volumeId, segment, replicaId, snapshotId, runs: true };
+    const body = Buffer.from(JSON.stringify(open));
     await new Promise<void>((resolve, reject) => {
       reader.#ask(peerFrame.openReader, 0, 0, body, (error, header, bytes, at) => {
         try {
@@ -145,8 +146,7 @@ export class PeerSnapshotReader implements ReplicaSnapshotReader, ChannelListene
         const message = `replica ${this.replicaId} does not have snapshot ${since}`;
         done(new StorError('NOT_FOUND', message), []);
       } else {
-        const chunks = Math.ceil(this.sizeBytes / chunkBytes);
-        const changed = new Bitmap(chunks, Buffer.from(reply.chunks, 'base64'));
+        const changed = chunksOfPeer(reply.chunks, this.sizeBytes);
         if (this.#changed.size < maxKept) this.#changed.set(since, changed);
         done(null, dirtyExtents(changed, offset, length, limit));
       }

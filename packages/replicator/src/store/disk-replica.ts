@@ -286,11 +286,15 @@ export class DiskReplica implements ReplicaStore {
   }
 
   isAllocated(chunk: number): boolean {
-    return (this.#image.slotOf[chunk] ?? 0) > 0;
+    return this.#image.slotOf.get(chunk) > 0;
+  }
+
+  nextAllocated(from: number): number {
+    return this.#image.nextAllocated(from);
   }
 
   ownsChunk(chunk: number): boolean {
-    const slotPlusOne = this.#image.slotOf[chunk] ?? 0;
+    const slotPlusOne = this.#image.slotOf.get(chunk);
     if (slotPlusOne <= 0) return false;
     const layer = layerOf(this.#lineage.slots.words[slotPlusOne - 1] ?? 0);
     return layer === this.#image.top || this.#image.exclusive.has(layer);

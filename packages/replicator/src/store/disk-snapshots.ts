@@ -318,9 +318,14 @@ function checkId(id: SnapshotId): void {
 
 /** Chunks that do not lie in one and the same slot in both images; null is an empty one. */
 function eachDifference(a: LayerImage | null, b: LayerImage, visit: (chunk: number) => void): void {
-  const chunks = Math.max(a?.chunkCount ?? 0, b.chunkCount);
-  for (let chunk = 0; chunk < chunks; chunk++) {
-    const x = Math.max(0, a?.slotOf[chunk] ?? 0);
-    if (x !== Math.max(0, b.slotOf[chunk] ?? 0)) visit(chunk);
+  let ours = a?.nextAllocated(0) ?? -1;
+  let theirs = b.nextAllocated(0);
+  while (ours >= 0 || theirs >= 0) {
+    const chunk = ours < 0 || (theirs >= 0 && theirs < ours) ? theirs : ours;
+    const x = Math.max(0, a?.slotOf.get(chunk) ?? 0);
+    const y = Math.max(0, b.slotOf.get(chunk));
+    if (x !== y) visit(chunk);
+    if (ours === chunk) ours = a?.nextAllocated(chunk + 1) ?? -1;
+    if (theirs === chunk) theirs = b.nextAllocated(chunk + 1);
   }
 }

@@ -106,7 +106,7 @@ export class ImageCalls {
     for (const chunk of chunksOf(offset, length)) {
       const from = Math.max(offset, chunk * chunkBytes);
       const to = Math.min(end, (chunk + 1) * chunkBytes);
-      const allocated = (image.slotOf[chunk] ?? 0) > 0 || this.#allocating.has(chunk);
+      const allocated = image.slotOf.get(chunk) > 0 || this.#allocating.has(chunk);
       if (!allocated && !keepAllocated) continue;
       // what lies beyond the end of the replica is no reason to keep its last chunk
       const toEnd = to === (chunk + 1) * chunkBytes || to === sizeOf(image);
@@ -199,7 +199,7 @@ export class ImageCalls {
   /** True when the chunk's slot is the image's own, so that it may be written in its place. */
   #owns(chunk: number): boolean {
     const { image, lineage } = this.#parts;
-    const slotPlusOne = image.slotOf[chunk] ?? 0;
+    const slotPlusOne = image.slotOf.get(chunk);
     if (slotPlusOne <= 0) return false;
     return layerOf(lineage.tables.slots.words[slotPlusOne - 1] ?? 0) === image.top;
   }
@@ -273,7 +273,7 @@ export class ImageCalls {
     const slots = needed.length > 0 ? await lineage.take(needed.length) : [];
     this.#parts.slotsUsed(slots.length);
     const slotFor = new Map(needed.map((chunk, i) => [chunk, slots[i] ?? 0]));
-    const copies = needed.filter((chunk) => (image.slotOf[chunk] ?? 0) > 0);
+    const copies = needed.filter((chunk) => image.slotOf.get(chunk) > 0);
     const results = await Promise.allSettled(
       copies.map((chunk) => this.#copy(chunk, slotFor.get(chunk) ?? 0, source)),
     );
@@ -291,14 +291,14 @@ export class ImageCalls {
 
   #mayTakeOver(chunk: number): boolean {
     const { image, lineage } = this.#parts;
-    const slotPlusOne = image.slotOf[chunk] ?? 0;
+    const slotPlusOne = image.slotOf.get(chunk);
     if (slotPlusOne <= 0) return false;
     return image.exclusive.has(layerOf(lineage.tables.plannedWord(slotPlusOne - 1)));
   }
 
   #ownEntries(chunk: number, slot: number | undefined, copies: readonly number[]): SlotEntry[] {
     const { image, lineage } = this.#parts;
-    const now = image.slotOf[chunk] ?? 0;
+    const now = image.slotOf.get(chunk);
     if (slot === undefined) {
       const pending = lineage.tables.plannedWord(now - 1) & pendingFlag;
       return [[now - 1, chunk, image.top | pending]];
@@ -316,7 +316,7 @@ export class ImageCalls {
   #copy(chunk: number, slot: number, source: Source | null): Promise<void> {
     const { image, lineage } = this.#parts;
     return lineage.inFlight.run(async () => {
-      const from = (image.slotOf[chunk] ?? 0) - 1;
+      const from = image.slotOf.get(chunk) - 1;
       const first = source ? Math.max(0, (source.offset - chunk * chunkBytes) / blockBytes) : 0;
       const last = source
         ? Math.min(
@@ -355,7 +355,7 @@ export class ImageCalls {
    */
   async #free(chunks: readonly number[]): Promise<void> {
     const { tables, image, lineage } = this.#parts;
-    const there = chunks.filter((chunk) => (image.slotOf[chunk] ?? 0) > 0);
+    const there = chunks.filter((chunk) => image.slotOf.get(chunk) > 0);
     if (there.length === 0) return;
     const isBased = (lineage.tables.plannedLayer(image.top)?.parent ?? 0) !== 0;
     const holes = await lineage.takeHoles(isBased ? there.length : 0);
@@ -364,7 +364,7 @@ export class ImageCalls {
     for (const [i, chunk] of there.entries()) {
       const region = Math.floor((chunk * chunkBytes) / regionBytes);
       if (!tables.isMarked(region)) marks.add(region);
-      const slot = (image.slotOf[chunk] ?? 0) - 1;
+      const slot = image.slotOf.get(chunk) - 1;
       const entries: SlotEntry[] = [];
       if (this.#owns(chunk) || this.#mayTakeOver(chunk)) entries.push([slot, chunk, 0]);
       const hole = holes[i];

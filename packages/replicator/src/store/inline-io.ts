@@ -53,7 +53,7 @@ export class InlineIo {
     const end = offset + length;
     for (let position = offset; position < end;) {
       const chunk = Math.floor(position / chunkBytes);
-      const slotPlusOne = slotOf[chunk] ?? 0;
+      const slotPlusOne = slotOf.get(chunk);
       if (slotPlusOne <= 0 || !this.#slots.isWarm(slotPlusOne - 1)) return false;
       // a frozen slot is copied first
       if (((words[slotPlusOne - 1] ?? 0) & ~pendingFlag) !== top) return false;
@@ -66,7 +66,7 @@ export class InlineIo {
       const count = (Math.min(end, (chunk + 1) * chunkBytes) - position) / blockBytes;
       const done = position - offset;
       const linear =
-        ((slotOf[chunk] ?? 0) - 1) * (chunkBytes / blockBytes) +
+        (slotOf.get(chunk) - 1) * (chunkBytes / blockBytes) +
         (position - chunk * chunkBytes) / blockBytes;
       const sum = sumsStart + done / blockBytes;
       this.#slots.writeSync(linear, count, bytes, start + done, sums, sum);
@@ -82,7 +82,7 @@ export class InlineIo {
     const end = offset + length;
     const { slotOf } = this.#image;
     for (let position = offset; position < end; position += blockBytes) {
-      if ((slotOf[Math.floor(position / chunkBytes)] ?? 0) <= 0) continue;
+      if (slotOf.get(Math.floor(position / chunkBytes)) <= 0) continue;
       if (!this.#hot.has(position / blockBytes)) return false;
     }
     const beganMs = this.#clock.monotonicMs();
@@ -91,7 +91,7 @@ export class InlineIo {
         const chunk = Math.floor(position / chunkBytes);
         const count = (Math.min(end, (chunk + 1) * chunkBytes) - position) / blockBytes;
         const at = start + position - offset;
-        const slotPlusOne = slotOf[chunk] ?? 0;
+        const slotPlusOne = slotOf.get(chunk);
         const linear =
           (slotPlusOne - 1) * (chunkBytes / blockBytes) +
           (position - chunk * chunkBytes) / blockBytes;

@@ -97,7 +97,7 @@ export class SnapshotView implements ReplicaView {
 
   isAllocated(chunk: number): boolean {
     if (this.#closed) throw this.#gone();
-    return (this.#parts.image().slotOf[chunk] ?? 0) > 0;
+    return this.#parts.image().slotOf.get(chunk) > 0;
   }
 
   write(
@@ -128,7 +128,7 @@ export class SnapshotView implements ReplicaView {
     const { slotOf } = this.#parts.image();
     const end = offset + length;
     for (let chunk = Math.floor(offset / chunkBytes); chunk * chunkBytes < end; chunk++) {
-      if ((slotOf[chunk] ?? 0) > 0) continue;
+      if (slotOf.get(chunk) > 0) continue;
       throw new StorError(
         'FAILED_PRECONDITION',
         `snapshot ${this.snapshotId} of ${this.#parts.name} holds no data at byte ${chunk * chunkBytes}, so there is nothing to repair`,

@@ -213,6 +213,10 @@ export class MemoryReplicaStore implements ReplicaStore, SnapshotStore {
   isAllocated(chunk: number): boolean {
     return this.state.allocated.has(chunk);
   }
+  nextAllocated(from: number): number {
+    const later = [...this.state.allocated].filter((chunk) => chunk >= from);
+    return later.length === 0 ? -1 : Math.min(...later);
+  }
   freeChunks(): number {
     let taken = this.state.snapshots.slotCount;
     for (const chunk of this.state.allocated) if (this.ownsChunk(chunk)) taken += 1;
@@ -288,9 +292,11 @@ export class MemoryReplicaStore implements ReplicaStore, SnapshotStore {
     this.#enqueue(0, 0, run, done);
   }
   history(): GenerationHistory {
+    const regionCount = Math.ceil(this.sizeBytes / regionBytes);
     return historyOf({
       after: this.state.historyAfter,
-      regionCount: Math.ceil(this.sizeBytes / regionBytes),
+      regionCount,
+      next: (from) => (from < regionCount ? from : -1),
       isMarked: (region) => this.state.marks.has(region),
       stampOf: (region) => this.state.stamps.get(region) ?? noGeneration,
     });

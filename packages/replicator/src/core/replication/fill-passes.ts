@@ -61,7 +61,7 @@ export class FillPasses {
 
   /** What may differ: chunks, or null for all; and those of writes that were under way. */
   changed(chunks: Bitmap | null, pending: Bitmap): void {
-    this.#changed = chunks ?? full(this.#chunks);
+    this.#changed = chunks ?? Bitmap.full(this.#chunks);
     const live = this.#queue.find(({ snapshotId }) => snapshotId === null);
     // a snapshot that was taken since has them in it
     const first = this.#firstCut ?? live;
@@ -72,14 +72,14 @@ export class FillPasses {
   bound(): Bitmap {
     const pass = this.current;
     const bound = this.#carried.copy();
-    if (pass?.fromAll === true) return full(this.#chunks);
-    if (pass?.fromChanged === true) add(bound, this.#changed ?? full(this.#chunks));
+    if (pass?.fromAll === true) return Bitmap.full(this.#chunks);
+    if (pass?.fromChanged === true) bound.addAll(this.#changed ?? Bitmap.full(this.#chunks));
     return bound;
   }
 
   /** The current pass looks at these. */
   begun(chunks: Bitmap): void {
-    add(this.#carried, chunks);
+    this.#carried.addAll(chunks);
   }
 
   /** The current image is equal. */
@@ -103,7 +103,7 @@ export class FillPasses {
       always: before?.always ?? null,
     };
     this.#firstCut ??= pass;
-    if (left) add(this.#carried, left);
+    if (left) this.#carried.addAll(left);
     this.#queue.push(pass);
     this.#queue.push({ snapshotId: null, fromChanged: false, fromAll: false, always: null });
   }
@@ -118,17 +118,9 @@ export class FillPasses {
     next.fromAll ||= gone.fromAll;
     if (gone.always) {
       next.always ??= new Bitmap(this.#chunks);
-      add(next.always, gone.always);
+      next.always.addAll(gone.always);
     }
     if (this.#firstCut === gone) this.#firstCut = next;
     this.#queue.splice(at, 1);
   }
-}
-
-function full(chunks: number): Bitmap {
-  return new Bitmap(chunks, new Uint8Array(Math.ceil(chunks / 8)).fill(0xff));
-}
-
-export function add(into: Bitmap, more: Bitmap): void {
-  for (let index = more.next(0); index >= 0; index = more.next(index + 1)) into.add(index);
 }

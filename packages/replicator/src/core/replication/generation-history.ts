@@ -14,6 +14,8 @@ export const maxHistoryGenerations = 254;
 export interface RegionStamps {
   readonly after: Generation;
   readonly regionCount: number;
+  /** the first at or after `from` that may be marked or stamped; -1: none is */
+  next(from: number): number;
   isMarked(region: number): boolean;
   /** the checkpoint that last cleared the region's mark; noGeneration: none */
   stampOf(region: number): Generation;
@@ -29,7 +31,7 @@ export function historyOf(stamps: RegionStamps): GenerationHistory {
   const counts = new Map<number, Map<number, number>>();
   let distinct = 0;
   let stamped = 0;
-  for (let region = 0; region < regionCount; region++) {
+  for (let region = stamps.next(0); region >= 0; region = stamps.next(region + 1)) {
     const stamp = stamps.stampOf(region);
     if (stamps.isMarked(region) || compareGenerations(stamp, after) <= 0) continue;
     const ofEpoch = counts.get(stamp.epoch) ?? new Map<number, number>();
@@ -55,7 +57,7 @@ export function historyOf(stamps: RegionStamps): GenerationHistory {
     }
   }
   const regions = new Uint8Array(regionCount);
-  for (let region = 0; region < regionCount; region++) {
+  for (let region = stamps.next(0); region >= 0; region = stamps.next(region + 1)) {
     if (stamps.isMarked(region)) regions[region] = historyMarked;
     else regions[region] = 1 + firstNotBefore(generations, stamps.stampOf(region), after);
   }

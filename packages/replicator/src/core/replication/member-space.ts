@@ -33,6 +33,10 @@ export class MemberSpace {
   get owned(): Bitmap {
     return this.#owned;
   }
+  /** Every chunk that reads as data is its own: no write to one takes new room. */
+  get allOwned(): boolean {
+    return this.#owned.includesAll(this.#allocated);
+  }
   get version(): number {
     return this.#version;
   }
@@ -96,13 +100,13 @@ export class MemberSpace {
   /** The member said, when it was asked at `version`, which chunks are its own. */
   learned(version: number, owned: Bitmap): void {
     if (version !== this.#version) return;
-    for (const chunk of owned.list()) this.#owned.add(chunk);
+    this.#owned.addAll(owned);
   }
 
   grown(sizeBytes: number): void {
     const chunks = Math.ceil(sizeBytes / chunkBytes);
     if (chunks <= this.#allocated.size) return;
-    this.replaced(new Bitmap(chunks, this.#allocated.bytes), new Bitmap(chunks, this.#owned.bytes));
+    this.replaced(this.#allocated.resized(chunks), this.#owned.resized(chunks));
   }
 
   /** The chunk holds data afterwards, in room of its own. */

@@ -1,5 +1,7 @@
 import { regionBytes } from '@stor/protocol';
 
+import { PagedNumbers } from '../store/paged-numbers.ts';
+
 /**
  * When this primary last wrote to each region, in seconds. A checkpoint makes every member sync all
  * that it has, so it is worth its price only when it can clear marks of regions that have come to
@@ -7,19 +9,17 @@ import { regionBytes } from '@stor/protocol';
  */
 export class RegionUse {
   /** second of the last write, counted from 1; 0: not written by this primary */
-  #lastUse: Uint32Array;
+  readonly #lastUse: PagedNumbers;
+  /** of the last write to any */
+  #latest = 0;
   #now = 1;
 
   constructor(sizeBytes: number) {
-    this.#lastUse = new Uint32Array(Math.ceil(sizeBytes / regionBytes));
+    this.#lastUse = new PagedNumbers(Math.ceil(sizeBytes / regionBytes));
   }
 
   grown(sizeBytes: number): void {
-    const regions = Math.ceil(sizeBytes / regionBytes);
-    if (regions <= this.#lastUse.length) return;
-    const grown = new Uint32Array(regions);
-    grown.set(this.#lastUse);
-    this.#lastUse = grown;
+    this.#lastUse.grow(Math.ceil(sizeBytes / regionBytes));
   }
 
   /** Moves time on; `seconds` never goes back. */
@@ -28,8 +28,9 @@ export class RegionUse {
   }
 
   touch(offset: number, length: number): void {
+    this.#latest = this.#now;
     const last = Math.floor((offset + length - 1) / regionBytes);
-    for (let r = Math.floor(offset / regionBytes); r <= last; r++) this.#lastUse[r] = this.#now;
+    for (let r = Math.floor(offset / regionBytes); r <= last; r++) this.#lastUse.put(r, this.#now);
   }
 
   /** the second of now, as `touch` notes it */
@@ -40,17 +41,15 @@ export class RegionUse {
   /** Regions that this primary has written in that second or later, ascending. */
   since(second: number): number[] {
     const regions: number[] = [];
-    for (let region = 0; region < this.#lastUse.length; region++) {
-      if ((this.#lastUse[region] ?? 0) >= second) regions.push(region);
+    if (this.#latest < second) return regions;
+    for (let r = this.#lastUse.next(0); r >= 0; r = this.#lastUse.next(r + 1)) {
+      if (this.#lastUse.get(r) >= second) regions.push(r);
     }
     return regions;
   }
 
   /** Regions written within the last `seconds`. */
   countSince(seconds: number): number {
-    const since = Math.max(1, this.#now - seconds);
-    let count = 0;
-    for (const used of this.#lastUse) if (used >= since) count += 1;
-    return count;
+    return this.since(Math.max(1, this.#now - seconds)).length;
   }
 }

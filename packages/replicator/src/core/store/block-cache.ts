@@ -1,5 +1,7 @@
 import { blockBytes, blocksPerChunk, regionBytes } from '@stor/protocol';
 
+import { PagedNumbers } from './paged-numbers.ts';
+
 const blocksPerRegion = regionBytes / blockBytes;
 const bytesPerRegion = blocksPerRegion / 8;
 
@@ -11,28 +13,26 @@ const bytesPerRegion = blocksPerRegion / 8;
 export class HotBlocks {
   #maxRegions: number;
   readonly #limit: number;
-  #place: Uint32Array;
+  readonly #place: PagedNumbers;
   #bits: Uint8Array;
   #used = 0;
 
   constructor(regionCount: number, maxRegions: number) {
     this.#limit = maxRegions;
     this.#maxRegions = Math.min(regionCount, maxRegions);
-    this.#place = new Uint32Array(regionCount);
+    this.#place = new PagedNumbers(regionCount);
     this.#bits = new Uint8Array(Math.min(this.#maxRegions, 8) * bytesPerRegion);
   }
 
   /** The replica has more regions now. */
   grow(regionCount: number): void {
     if (regionCount <= this.#place.length) return;
-    const place = new Uint32Array(regionCount);
-    place.set(this.#place);
-    this.#place = place;
+    this.#place.grow(regionCount);
     this.#maxRegions = Math.min(regionCount, this.#limit);
   }
 
   clear(): void {
-    this.#place.fill(0);
+    this.#place.clear();
     this.#bits.fill(0);
     this.#used = 0;
   }
@@ -41,7 +41,7 @@ export class HotBlocks {
   drop(firstBlock: number, count: number): void {
     const last = Math.floor((firstBlock + count - 1) / blocksPerRegion);
     for (let region = Math.floor(firstBlock / blocksPerRegion); region <= last; region++) {
-      const place = this.#place[region] ?? 0;
+      const place = this.#place.get(region);
       // the place stays the region's own: places are only given back all at once
       if (place !== 0) this.#bits.fill(0, (place - 1) * bytesPerRegion, place * bytesPerRegion);
     }
@@ -50,7 +50,7 @@ export class HotBlocks {
   add(firstBlock: number, count: number): void {
     for (let block = firstBlock; block < firstBlock + count; block++) {
       const region = Math.floor(block / blocksPerRegion);
-      let place = this.#place[region] ?? 0;
+      let place = this.#place.get(region);
       if (place === 0) place = this.#claim(region);
       const bit = block % blocksPerRegion;
       const at = (place - 1) * bytesPerRegion + (bit >> 3);
@@ -59,7 +59,7 @@ export class HotBlocks {
   }
 
   has(block: number): boolean {
-    const place = this.#place[Math.floor(block / blocksPerRegion)] ?? 0;
+    const place = this.#place.get(Math.floor(block / blocksPerRegion));
     if (place === 0) return false;
     const bit = block % blocksPerRegion;
     return ((this.#bits[(place - 1) * bytesPerRegion + (bit >> 3)] ?? 0) & (1 << (bit & 7))) !== 0;
@@ -83,7 +83,7 @@ export class HotBlocks {
       larger.set(this.#bits);
       this.#bits = larger;
     }
-    this.#place[region] = this.#used;
+    this.#place.put(region, this.#used);
     return this.#used;
   }
 }

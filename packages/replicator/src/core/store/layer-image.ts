@@ -1,5 +1,6 @@
 import { chunkBytes } from '@stor/protocol';
 import type { Extent } from '../../block-device.ts';
+import { PagedNumbers } from './paged-numbers.ts';
 
 /**
  * One view of a lineage, flat: where each chunk lies as seen from the layer `top`. Reading costs the
@@ -9,7 +10,7 @@ export class LayerImage {
   top: number;
   sizeBytes: number;
   /** slot + 1 of each chunk that has data; 0: none has it; -(slot + 1): a hole hides what is below */
-  slotOf: Int32Array;
+  readonly slotOf: PagedNumbers;
   allocatedChunks = 0;
   /** places from `top` down to the root */
   path = new Set<number>();
@@ -19,7 +20,7 @@ export class LayerImage {
   constructor(top: number, sizeBytes: number) {
     this.top = top;
     this.sizeBytes = sizeBytes;
-    this.slotOf = new Int32Array(Math.ceil(sizeBytes / chunkBytes));
+    this.slotOf = new PagedNumbers(Math.ceil(sizeBytes / chunkBytes));
   }
 
   get chunkCount(): number {
@@ -27,21 +28,26 @@ export class LayerImage {
   }
 
   put(chunk: number, value: number): void {
-    const before = this.slotOf[chunk] ?? 0;
+    const before = this.slotOf.get(chunk);
     if (before > 0) this.allocatedChunks -= 1;
     if (value > 0) this.allocatedChunks += 1;
-    this.slotOf[chunk] = value;
+    this.slotOf.put(chunk, value);
   }
 
   grow(sizeBytes: number): void {
     this.sizeBytes = sizeBytes;
-    const slotOf = new Int32Array(Math.ceil(sizeBytes / chunkBytes));
-    slotOf.set(this.slotOf);
-    this.slotOf = slotOf;
+    this.slotOf.grow(Math.ceil(sizeBytes / chunkBytes));
+  }
+
+  /** The first chunk at or after `from` that reads as data, or -1. */
+  nextAllocated(from: number): number {
+    let chunk = this.slotOf.next(from);
+    while (chunk >= 0 && this.slotOf.get(chunk) < 0) chunk = this.slotOf.next(chunk + 1);
+    return chunk;
   }
 
   clear(): void {
-    this.slotOf.fill(0);
+    this.slotOf.clear();
     this.allocatedChunks = 0;
   }
 }
@@ -58,7 +64,7 @@ export function extentsOf(
   for (let position = offset; position < end;) {
     const chunk = Math.floor(position / chunkBytes);
     const next = Math.min(end, (chunk + 1) * chunkBytes);
-    const allocated = (image.slotOf[chunk] ?? 0) > 0;
+    const allocated = image.slotOf.get(chunk) > 0;
     const last = extents.at(-1);
     if (last?.allocated === allocated) last.length += next - position;
     else if (extents.length === limit) break;

@@ -222,7 +222,7 @@ export class LineageTables {
    */
   #hide(slot: number, chunk: number): void {
     for (const image of this.#images()) {
-      if (Math.abs(image.slotOf[chunk] ?? 0) === slot + 1) image.put(chunk, 0);
+      if (Math.abs(image.slotOf.get(chunk)) === slot + 1) image.put(chunk, 0);
     }
   }
 
@@ -231,7 +231,7 @@ export class LineageTables {
     const value = (word & holeFlag) !== 0 ? -(slot + 1) : slot + 1;
     for (const image of this.#images()) {
       if (chunk >= image.chunkCount || !image.path.has(place)) continue;
-      const now = image.slotOf[chunk] ?? 0;
+      const now = image.slotOf.get(chunk);
       if (now !== 0 && now !== value && this.#depthOf(Math.abs(now) - 1) > this.#depth(place)) {
         continue;
       }
@@ -292,11 +292,10 @@ export class LineageTables {
   }
 
   /**
-   * Fills the image from the slots: once when it is opened, work in proportion to slots ever used. Of a map
-   * that is new nothing else is touched: memory that was never touched is none, and a terabyte has 16 MiB.
+   * Fills the image from the slots: once when it is opened, work in proportion to slots ever used.
    */
-  rebuild(image: LayerImage, isNew = false): void {
-    if (!isNew) image.clear();
+  rebuild(image: LayerImage): void {
+    image.clear();
     image.path = new Set(this.layers.pathOf(image.top) ?? []);
     const onPath = new Uint8Array(this.layers.depths.length);
     for (const place of image.path) onPath[place] = 1;
@@ -310,13 +309,13 @@ export class LineageTables {
       if (onPath[place] !== 1) continue;
       const chunk = chunks[slot] ?? 0;
       if (chunk >= chunkCount) continue;
-      const now = slotOf[chunk] ?? 0;
+      const now = slotOf.get(chunk);
       if (now !== 0) {
         const other = (words[Math.abs(now) - 1] ?? 0) & layerMask;
         if ((depths[other] ?? 0) > (depths[place] ?? 0)) continue;
       }
       const isHole = (word & holeFlag) !== 0;
-      slotOf[chunk] = isHole ? -(slot + 1) : slot + 1;
+      slotOf.put(chunk, isHole ? -(slot + 1) : slot + 1);
       allocated += Number(!isHole) - Number(now > 0);
     }
     image.allocatedChunks = allocated;
@@ -326,7 +325,7 @@ export class LineageTables {
   /** The image of a layer; kept true from now on when it is in `live` or `views`. */
   imageOf(place: number, sizeBytes: number): LayerImage {
     const image = new LayerImage(place, sizeBytes);
-    this.rebuild(image, true);
+    this.rebuild(image);
     return image;
   }
 

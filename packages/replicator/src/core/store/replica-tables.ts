@@ -11,6 +11,7 @@ import { historyOf } from '../replication/generation-history.ts';
 import { type Crc32, getU64, putU64 } from './format.ts';
 import type { ReplicaImage } from './image.ts';
 import type { JournalRecord } from './journal-record.ts';
+import { RegionTable } from './region-table.ts';
 import {
   pageHeaderBytes,
   type PagedTable,
@@ -50,11 +51,7 @@ export class ReplicaTables implements PagedTable {
   /** called when the replica has another size */
   resized: (sizeBytes: number) => void = () => {};
 
-  #mark: Uint8Array;
-  #stampEpoch: Float64Array;
-  #stampN: Float64Array;
-  /** number of the cut after which the region was last written */
-  #lastUse: Uint32Array;
+  readonly #regions = new RegionTable();
   #cut = 0;
 
   constructor(number: number, lineage: number, identity: ReplicaIdentity) {
@@ -62,10 +59,6 @@ export class ReplicaTables implements PagedTable {
     this.lineage = lineage;
     this.identity = identity;
     this.regionCount = Math.ceil(identity.sizeBytes / regionBytes);
-    this.#mark = new Uint8Array(this.regionCount);
-    this.#stampEpoch = new Float64Array(this.regionCount);
-    this.#stampN = new Float64Array(this.regionCount);
-    this.#lastUse = new Uint32Array(this.regionCount);
     this.pages = new PageState(regionPagesOf(identity.sizeBytes));
   }
 
@@ -78,17 +71,13 @@ export class ReplicaTables implements PagedTable {
     if (sizeBytes <= this.identity.sizeBytes) return;
     this.identity = { ...this.identity, sizeBytes };
     this.regionCount = Math.ceil(sizeBytes / regionBytes);
-    const from = [this.#mark, this.#stampEpoch, this.#stampN, this.#lastUse] as const;
-    this.#mark = new Uint8Array(this.regionCount);
-    this.#stampEpoch = new Float64Array(this.regionCount);
-    this.#stampN = new Float64Array(this.regionCount);
-    this.#lastUse = new Uint32Array(this.regionCount);
-    this.#mark.set(from[0]);
-    this.#stampEpoch.set(from[1]);
-    this.#stampN.set(from[2]);
-    this.#lastUse.set(from[3]);
     this.pages.ensure(regionPagesOf(sizeBytes));
     this.resized(sizeBytes);
+  }
+
+  /** Pages of regions that it has memory for. */
+  get knownPages(): number {
+    return this.#regions.pageCount;
   }
 
   get cut(): number {
@@ -97,12 +86,12 @@ export class ReplicaTables implements PagedTable {
 
   /** True when a write to the region needs nothing durable first (I8). */
   isMarked(region: number): boolean {
-    return this.#mark[region] === marked;
+    return this.#regions.mark(region) === marked;
   }
 
   /** Notes a write; a retire leaves the mark of regions used since the cut. */
   use(region: number): void {
-    this.#lastUse[region] = this.#cut;
+    this.#regions.setLastUse(region, this.#cut);
   }
 
   takeCut(): void {
@@ -110,23 +99,29 @@ export class ReplicaTables implements PagedTable {
   }
 
   marks(): number[] {
-    const regions: number[] = [];
-    for (let r = 0; r < this.regionCount; r++) if (this.#mark[r] !== clean) regions.push(r);
-    return regions;
+    return this.#where((region) => this.#regions.mark(region) !== clean);
+  }
+
+  /** Regions that are so, ascending; one of which nothing is known is clean, and was never stamped. */
+  #where(isSo: (region: number) => boolean): number[] {
+    const found: number[] = [];
+    const end = this.regionCount;
+    for (let r = this.#regions.next(0, end); r >= 0; r = this.#regions.next(r + 1, end)) {
+      if (isSo(r)) found.push(r);
+    }
+    return found;
   }
 
   /** Null when changes since then are not known region by region. */
   regionsChangedSince(since: Generation): number[] | null {
     if (compareGenerations(since, this.historyAfter) <= 0) return null;
     if (compareGenerations(since, this.generation) > 0 && !this.#isNext(since)) return null;
-    const regions: number[] = [];
-    for (let r = 0; r < this.regionCount; r++) {
-      const epoch = this.#stampEpoch[r] ?? 0;
-      const n = this.#stampN[r] ?? 0;
-      const later = epoch > since.epoch || (epoch === since.epoch && n > since.n);
-      if (later || this.#mark[r] !== clean) regions.push(r);
-    }
-    return regions;
+    return this.#where((region) => {
+      const epoch = this.#regions.stampEpoch(region);
+      const later =
+        epoch > since.epoch || (epoch === since.epoch && this.#regions.stampN(region) > since.n);
+      return later || this.#regions.mark(region) !== clean;
+    });
   }
 
   /** For a replica that was made equal to this one. */
@@ -134,10 +129,11 @@ export class ReplicaTables implements PagedTable {
     return historyOf({
       after: this.historyAfter,
       regionCount: this.regionCount,
-      isMarked: (region) => this.#mark[region] !== clean,
+      next: (from) => this.#regions.next(from, this.regionCount),
+      isMarked: (region) => this.#regions.mark(region) !== clean,
       stampOf: (region) => ({
-        epoch: this.#stampEpoch[region] ?? 0,
-        n: this.#stampN[region] ?? 0,
+        epoch: this.#regions.stampEpoch(region),
+        n: this.#regions.stampN(region),
       }),
     });
   }
@@ -149,12 +145,11 @@ export class ReplicaTables implements PagedTable {
 
   /** Marked regions not used since `cut` and not `busy`; from now on writers mark again. */
   startRetire(cut: number, busy: (region: number) => boolean): Uint32Array {
-    const regions: number[] = [];
-    for (let r = 0; r < this.regionCount; r++) {
-      if (this.#mark[r] !== marked || (this.#lastUse[r] ?? 0) >= cut || busy(r)) continue;
-      this.#mark[r] = retiring;
-      regions.push(r);
-    }
+    const table = this.#regions;
+    const regions = this.#where((region) => {
+      return table.mark(region) === marked && table.lastUse(region) < cut && !busy(region);
+    });
+    for (const region of regions) table.setMark(region, retiring);
     return Uint32Array.from(regions);
   }
 
@@ -177,8 +172,7 @@ export class ReplicaTables implements PagedTable {
       case 'retire':
         for (const region of record.regions) {
           this.#setMark(region, clean);
-          this.#stampEpoch[region] = record.generation.epoch;
-          this.#stampN[region] = record.generation.n;
+          this.#regions.setStamp(region, record.generation.epoch, record.generation.n);
         }
         break;
       case 'generation':
@@ -205,20 +199,19 @@ export class ReplicaTables implements PagedTable {
 
   #stampLater(region: number, stamp: Generation): void {
     if (region >= this.regionCount) return;
-    const epoch = this.#stampEpoch[region] ?? 0;
-    const n = this.#stampN[region] ?? 0;
+    const epoch = this.#regions.stampEpoch(region);
+    const n = this.#regions.stampN(region);
     if (compareGenerations({ epoch, n }, stamp) >= 0) return;
-    this.#stampEpoch[region] = stamp.epoch;
-    this.#stampN[region] = stamp.n;
+    this.#regions.setStamp(region, stamp.epoch, stamp.n);
     this.pages.touch(Math.floor(region / regionEntriesPerPage));
   }
 
   #setMark(region: number, state: number): void {
     if (region >= this.regionCount) return;
-    const before = this.#mark[region] ?? clean;
+    const before = this.#regions.mark(region);
     if (before === clean && state !== clean) this.markedCount += 1;
     if (before !== clean && state === clean) this.markedCount -= 1;
-    this.#mark[region] = state;
+    this.#regions.setMark(region, state);
     this.pages.touch(Math.floor(region / regionEntriesPerPage));
   }
 
@@ -228,9 +221,9 @@ export class ReplicaTables implements PagedTable {
     const last = Math.min(first + regionEntriesPerPage, this.regionCount);
     for (let r = first; r < last; r++) {
       const at = pageHeaderBytes + (r - first) * regionEntryBytes;
-      putU64(view, at, this.#stampEpoch[r] ?? 0);
-      putU64(view, at + 8, this.#stampN[r] ?? 0);
-      view.setUint32(at + 16, this.#mark[r] === clean ? 0 : 1, true);
+      putU64(view, at, this.#regions.stampEpoch(r));
+      putU64(view, at + 8, this.#regions.stampN(r));
+      view.setUint32(at + 16, this.#regions.mark(r) === clean ? 0 : 1, true);
     }
     sealPage(bytes, crc32);
     return bytes;
@@ -242,8 +235,7 @@ export class ReplicaTables implements PagedTable {
     const last = Math.min(first + regionEntriesPerPage, this.regionCount);
     for (let r = first; r < last; r++) {
       const at = pageHeaderBytes + (r - first) * regionEntryBytes;
-      this.#stampEpoch[r] = getU64(view, at);
-      this.#stampN[r] = getU64(view, at + 8);
+      this.#regions.setStamp(r, getU64(view, at), getU64(view, at + 8));
       this.#setMark(r, view.getUint32(at + 16, true) & 1);
     }
     this.pages.loaded(page);

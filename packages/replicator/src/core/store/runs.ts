@@ -1,5 +1,7 @@
 import { blockBytes, blocksPerChunk, chunkBytes } from '@stor/protocol';
 
+import type { PagedNumbers } from './paged-numbers.ts';
+
 /** A piece of a request that is contiguous in the data file, or a hole. */
 export interface Run {
   /** linear block of its first block; -1: not allocated, reads as zeros */
@@ -11,7 +13,7 @@ export interface Run {
 }
 
 /** Cuts `[offset, offset + length)` where the data file is not contiguous, in order. */
-export function runsOf(slotOf: Int32Array, offset: number, length: number): Run[] {
+export function runsOf(slotOf: PagedNumbers, offset: number, length: number): Run[] {
   const runs: Run[] = [];
   let last: Run | null = null;
   for (let done = 0; done < length;) {
@@ -19,7 +21,7 @@ export function runsOf(slotOf: Int32Array, offset: number, length: number): Run[
     const chunk = Math.floor(position / chunkBytes);
     const within = (position - chunk * chunkBytes) / blockBytes;
     const count = Math.min((length - done) / blockBytes, blocksPerChunk - within);
-    const slotPlusOne = slotOf[chunk] ?? 0;
+    const slotPlusOne = slotOf.get(chunk);
     const linear = slotPlusOne <= 0 ? -1 : (slotPlusOne - 1) * blocksPerChunk + within;
     const joins: boolean =
       last !== null && (linear === -1 ? last.linear === -1 : last.linear + last.count === linear);

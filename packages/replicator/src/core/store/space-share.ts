@@ -70,8 +70,9 @@ function countShown(
     const share = shares.get(replica);
     const image = live.get(replica);
     if (!share || !image) continue;
-    for (const slotPlusOne of image.slotOf) {
-      if (slotPlusOne <= 0 || seen[slotPlusOne - 1] === 1) continue;
+    for (let chunk = image.nextAllocated(0); chunk >= 0; chunk = image.nextAllocated(chunk + 1)) {
+      const slotPlusOne = image.slotOf.get(chunk);
+      if (seen[slotPlusOne - 1] === 1) continue;
       seen[slotPlusOne - 1] = 1;
       share.live += 1;
       const word = slots.words[slotPlusOne - 1] ?? 0;
