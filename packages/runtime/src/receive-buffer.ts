@@ -1,4 +1,5 @@
 import { BufferPool } from './buffer-pool.ts';
+import { releasePages } from './release-pages.ts';
 import { SharedBytes } from './shared-bytes.ts';
 import type { DataHandler } from './sockets.ts';
 
@@ -97,6 +98,14 @@ export class ReceiveBuffer {
     if (bytes <= largeMessageBytes || bytes * 2 < this.#bytes.length) return null;
     this.#isKept = true;
     return this.#memory.hold();
+  }
+
+  /**
+   * Nothing has come for a while: what the buffer takes goes back to the kernel until something comes. Not from
+   * within the handler. False while something is kept, or there is nothing to give back.
+   */
+  rest(): boolean {
+    return this.#start === this.#end && !this.#isKept && releasePages(this.#bytes);
   }
 
   #offer(handler: DataHandler): void {

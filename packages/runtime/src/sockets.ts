@@ -38,6 +38,8 @@ export interface StreamSocket {
    * `bytes` of it, which are what the caller needs, are to be copied; there may be others in it.
    */
   keep?(bytes: number): SharedBytes | null;
+  /** Nothing has come for a while: memory that the connection receives into is given back until it is needed. */
+  rest?(): void;
   /** The bytes must not change until `written` is called (or onClose). */
   write(bytes: Uint8Array, written?: () => void): void;
   /** Writes between cork and uncork leave in one system call. */
@@ -214,6 +216,9 @@ class NodeSocket implements StreamSocket {
   }
   keep(bytes: number): SharedBytes | null {
     return this.#receive.keep(bytes);
+  }
+  rest(): void {
+    if (!this.#inHandler) this.#receive.rest();
   }
   write(bytes: Uint8Array, written?: () => void): void {
     if (this.#socket.destroyed) return;

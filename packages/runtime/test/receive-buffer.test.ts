@@ -191,3 +191,38 @@ t.test('memory is released once by each that holds it', (t) => {
   t.throws(() => kept[1]?.hold(), /given away/);
   t.end();
 });
+
+t.test('a buffer at rest gives its memory back, and receives as before', (t) => {
+  const pool = new PoisonedPool(1024 * 1024);
+  const buffer = new ReceiveBuffer({ receiveBytes: 1024 * 1024, maxReceiveBytes: 4_194_304, pool });
+  const all = (_bytes: Buffer, start: number, end: number): number => end - start;
+  const fill = (value: number): Buffer => {
+    const room = buffer.room();
+    if (!room) throw new Error('no room');
+    return room.fill(value);
+  };
+  const promised = fill(7);
+  buffer.filled(promised.length, () => 0);
+  t.equal(buffer.rest(), false, 'a message that is not whole is kept');
+  t.equal(promised.at(-1), 7);
+  buffer.filled(0, all);
+  t.equal(buffer.rest(), true);
+  const pages = promised.subarray(4096, -4096);
+  t.equal(pages.compare(Buffer.alloc(pages.length)), 0, 'nothing is behind it any more');
+  let taken = 0;
+  promised.fill(9);
+  buffer.filled(promised.length, (bytes, start, end) => {
+    taken = bytes.subarray(start, end).filter((byte) => byte === 9).length;
+    return end - start;
+  });
+  t.equal(taken, promised.length, 'the room that was promised before is filled');
+  const large = fill(5);
+  buffer.filled(large.length, (_bytes, start, end) => {
+    const kept = buffer.keep(large.length);
+    t.ok(kept);
+    t.equal(buffer.rest(), false, 'somebody uses it');
+    kept?.release();
+    return end - start;
+  });
+  t.end();
+});

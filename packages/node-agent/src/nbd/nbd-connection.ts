@@ -60,6 +60,10 @@ export class NbdConnection {
   #stopping = false;
   /** the time for the handshake was over */
   #isLate = false;
+  /** how often something came, and how often when that was last looked at */
+  #receives = 0;
+  #receivesSeen = 0;
+  #isResting = false;
   /** what the client had not taken, when that changed last */
   #unsentBytes = 0;
   #unsentSinceMs = 0;
@@ -113,6 +117,14 @@ export class NbdConnection {
     });
   }
 
+  /** Asked now and then; a client that has said nothing since the last time needs no memory to say it in. */
+  restIfQuiet(): void {
+    const isNew = this.#receives !== this.#receivesSeen;
+    if (!isNew && !this.#isResting) this.#socket.rest?.();
+    this.#isResting = !isNew;
+    this.#receivesSeen = this.#receives;
+  }
+
   /** Cuts it off when the client has taken nothing of what waits for it for too long. */
   checkStalled(nowMs: number): void {
     const { pendingBytes, unsentBytes = pendingBytes } = this.#socket;
@@ -132,6 +144,7 @@ export class NbdConnection {
   }
 
   #receive(bytes: Buffer, start: number, end: number): number {
+    this.#receives += 1;
     let at = start;
     while (!this.#transmission && !this.#ending) {
       if (this.#asking || this.#outputFull || this.#securing) return at - start;

@@ -170,14 +170,17 @@ export class NbdServer {
     return { mode: 'allowed', server: () => tls.server() };
   }
 
-  /** Now and then, as long as there are connections: finds those that take no replies. */
+  /** Now and then, as long as there are connections: finds those that take no replies, or ask nothing. */
   #look(): void {
     if (this.#cancelLook || this.#closing) return;
     const { clock } = this.#shared;
     this.#cancelLook = clock.after(this.#limits.stalledMs / looksPerStall, () => {
       this.#cancelLook = null;
       const nowMs = clock.monotonicMs();
-      for (const connection of this.#connections) connection.checkStalled(nowMs);
+      for (const connection of this.#connections) {
+        connection.checkStalled(nowMs);
+        connection.restIfQuiet();
+      }
       if (this.#connections.size > 0) this.#look();
     });
   }
