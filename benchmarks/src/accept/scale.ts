@@ -4,20 +4,24 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
 import { writeFigures } from './control/figures.ts';
-import { largeVolumes } from './scale/large-volumes.ts';
+import { growth, volumeOf4TiB, volumeOf64TiB } from './scale/large-volumes.ts';
 import { manyConnections } from './scale/many-connections.ts';
 import { manyVolumes } from './scale/many-volumes.ts';
 import type { ScaleStage } from './scale/stage.ts';
 
 const parts: Record<string, (stage: ScaleStage) => Promise<void>> = {
   volumes: manyVolumes,
-  large: largeVolumes,
+  '4TiB': volumeOf4TiB,
+  '64TiB': volumeOf64TiB,
+  grow: growth,
   connections: manyConnections,
 };
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
   options: {
+    // the same as naming parts: `--only 64TiB`
+    only: { type: 'string', multiple: true, default: [] },
     quick: { type: 'boolean', default: false },
     // where the disks lie; a file system of this machine, not one in memory
     dir: { type: 'string', default: tmpdir() },
@@ -28,11 +32,13 @@ const { positionals, values } = parseArgs({
   },
 });
 
+const chosen = [...positionals, ...values.only];
+
 async function run(): Promise<number> {
   const report = new AcceptReport();
   const figures: Record<string, Record<string, number>> = {};
   for (const [name, part] of Object.entries(parts)) {
-    if (positionals.length > 0 && !positionals.includes(name)) continue;
+    if (chosen.length > 0 && !chosen.includes(name)) continue;
     const dir = mkdtempSync(join(values.dir, `stor-accept-${name}-`));
     const stage = { dir, report, quick: values.quick, figures: {} };
     figures[name] = stage.figures;
@@ -44,7 +50,7 @@ async function run(): Promise<number> {
   return report.finish() ? 0 : 1;
 }
 
-const unknown = positionals.filter((name) => !(name in parts));
+const unknown = chosen.filter((name) => !(name in parts));
 if (unknown.length > 0) {
   process.stderr.write(
     `error: no part ${unknown.join(', ')}; there are: ${Object.keys(parts).join(', ')}\n`,

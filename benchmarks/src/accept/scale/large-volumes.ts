@@ -22,12 +22,27 @@ const patience = ['--timeout', '300s'];
  * nothing. A map of the chunks of 64 TiB has 1 GiB of entries on each node; what no chunk is in is never
  * touched, and so takes no memory until then. An allocated TiB may cost 64 MiB: 4 M chunks of 16 bytes.
  */
-export async function largeVolumes(stage: ScaleStage): Promise<void> {
+export async function volumeOf4TiB(stage: ScaleStage): Promise<void> {
   await onThreeNodes(stage, async (cluster) => {
     await cluster.must('pool', 'set', '--overprovision', '100000%');
     await measure(stage, cluster, 4, stage.quick ? 0 : 20);
-    if (!stage.quick) await measure(stage, cluster, 64, 0);
-    await grow(stage, cluster, stage.quick ? 16 : 64);
+  });
+}
+
+export async function volumeOf64TiB(stage: ScaleStage): Promise<void> {
+  if (stage.quick) return;
+  await onThreeNodes(stage, async (cluster) => {
+    await cluster.must('pool', 'set', '--overprovision', '100000%');
+    await measure(stage, cluster, 64, 0);
+  });
+}
+
+/** While it is attached, and to the largest size that there is. */
+export async function growth(stage: ScaleStage): Promise<void> {
+  await onThreeNodes(stage, async (cluster) => {
+    await cluster.must('pool', 'set', '--overprovision', '100000%');
+    await grow(stage, cluster, 1, stage.quick ? 16 : 64);
+    if (!stage.quick) await grow(stage, cluster, 4, 64);
   });
 }
 
@@ -209,19 +224,26 @@ async function statusOver(client: NbdClient): Promise<void> {
   }
 }
 
-/** To the largest size that there is, while it is attached. */
-async function grow(stage: ScaleStage, cluster: TestCluster, toTiB: number): Promise<void> {
+async function grow(
+  stage: ScaleStage,
+  cluster: TestCluster,
+  fromTiB: number,
+  toTiB: number,
+): Promise<void> {
+  const name = `from${fromTiB}`;
   const segmentSize = toTiB > 16 ? '256GiB' : '64GiB';
   await cluster.must(
-    ...['volume', 'create', 'grows', '--size', '1TiB', '--segment-size', segmentSize],
+    ...['volume', 'create', name, '--size', `${fromTiB}TiB`, '--segment-size', segmentSize],
     ...['--replicas', '3', ...patience],
   );
-  await cluster.must('volume', 'attach', 'grows', '--node', 'n2', ...patience);
+  await cluster.must('volume', 'attach', name, '--node', 'n2', ...patience);
   note(stage, {
-    name: `1 TiB: resize to ${toTiB} TiB while attached`,
-    key: `resize_${toTiB}TiB_ms`,
-    value: await timed(() => cluster.must('volume', 'resize', 'grows', `${toTiB}TiB`, ...patience)),
+    name: `${fromTiB} TiB: resize to ${toTiB} TiB while attached`,
+    key: `resize_${fromTiB}_${toTiB}TiB_ms`,
+    value: await timed(() => cluster.must('volume', 'resize', name, `${toTiB}TiB`, ...patience)),
     unit: 'ms',
     most: 60_000,
   });
+  await cluster.must('volume', 'detach', name, ...patience);
+  await cluster.must('volume', 'rm', name, '--keep', '0', '--yes', ...patience);
 }

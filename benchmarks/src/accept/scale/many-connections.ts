@@ -13,6 +13,8 @@ const spanBytes = 16 * MiB;
 /** One measurement; the variants take turns (ms). */
 const spanMs = 3_000;
 const rounds = 3;
+/** A server looks every 7.5 s who has said nothing since the time before (ms). */
+const quietMs = 20_000;
 /** Of connecting all and leaving again; a leak of one descriptor shows at once, one of memory adds up. */
 const loops = 20;
 
@@ -191,6 +193,14 @@ async function memoryOfConnections(
     value: ((residentMiB(pid) - beforeMiB) * 1024) / clients.length,
     unit: 'KiB',
     most: 4_096,
+  });
+  await delay(quietMs);
+  note(stage, {
+    name: '... when it has been quiet for some 20 s',
+    key: 'quietConnectionKiB',
+    value: ((residentMiB(pid) - beforeMiB) * 1024) / clients.length,
+    unit: 'KiB',
+    most: 512,
   });
   await Promise.all(clients.map((client) => client.disconnect()));
 }
