@@ -8,6 +8,7 @@ import { decodeFreeze, decodeOrigin } from '../src/core/store-move/move-records.
 import type { MoveStep } from '../src/core/store-move/next-step.ts';
 import { FreezableStore, freezeKey, originKey, StoreMove } from '../src/store-move/index.ts';
 import type { MoveStore, TargetOfMove } from '../src/store-move/index.ts';
+import * as keys from '../src/resources/keys.ts';
 import { MemoryCluster } from '../src/testing/index.ts';
 
 const to = 'etcd://h:1/new';
@@ -337,3 +338,59 @@ t.test('any number of movers that stand still anywhere, and users that write', a
     { numRuns: 60 },
   );
 });
+
+t.test('everything that Stor keeps is carried over, of whatever kind', async (t) => {
+  const world = new World();
+  const kinds = Object.values(keys).filter((each) => typeof each === 'string');
+  const isGroup = (kind: string): boolean => kind.endsWith('/');
+  // '/stor' and '/stor/' are no kinds of their own
+  const records = kinds
+    .filter((kind) => kind !== keys.rootPrefix && kind !== keys.everythingPrefix)
+    .map((kind) => (isGroup(kind) ? `${kind}one` : kind));
+  t.ok(records.length > 20, `${records.length} kinds of keys.ts`);
+  for (const name of [
+    ...[keys.policyKey('one'), keys.tenantKey('one'), keys.tenantSharesKey('one')],
+    ...[keys.shippedPoliciesKey, keys.policyUsesKey, keys.scrubSettingsKey, keys.rebalanceKey],
+  ]) {
+    t.ok(records.includes(name), name);
+  }
+  const put = (key: string) => {
+    // whatever fields a record has, also such as this version does not know
+    const value = text(JSON.stringify({ key, qos: { writeIops: 7 }, later: [key] }));
+    return { type: 'put' as const, key, value };
+  };
+  await world.old.transact({ compare: [], operations: records.map(put) });
+  const { keys: moved } = await world.move().run(to, undefined);
+  const { items } = await world.next.list('');
+  const there = new Map(items.map(({ key, value }) => [key, new TextDecoder().decode(value)]));
+  // what is said of revisions of the old store would be taken for said of the new one
+  const left = new Set([keys.sharesAppliedKey('one')]);
+  for (const key of records) {
+    const expected = left.has(key) ? undefined : new TextDecoder().decode(put(key).value);
+    t.equal(there.get(key), expected, key);
+  }
+  t.equal(moved, records.length - left.size);
+});
+
+t.test(
+  'what nodes confirmed of their shares does not count in a store of lower revisions',
+  async (t) => {
+    const applied = { type: 'put' as const, key: keys.sharesAppliedKey('n-1') };
+    const fresh = new World();
+    for (let i = 0; i < 50; i++) await fresh.write();
+    const shares = { type: 'put' as const, key: keys.tenantSharesKey('t') };
+    await fresh.old.transact({
+      compare: [],
+      operations: [{ ...shares, value: text('{}') }],
+    });
+    const { revision } = await fresh.old.list('');
+    await fresh.old.transact({
+      compare: [],
+      operations: [{ ...applied, value: text(JSON.stringify({ revision })) }],
+    });
+    await fresh.move().run(to, undefined);
+    const share = await fresh.next.get(shares.key);
+    t.ok((share?.modRevision ?? 0) < revision, 'its revisions are lower');
+    t.equal(await fresh.next.get(applied.key), null);
+  },
+);

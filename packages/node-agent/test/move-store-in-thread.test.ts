@@ -219,3 +219,48 @@ t.test('a node joins a cluster whose state is in etcd, and moves with it', async
   await cluster.during(api.close());
   await cluster.close();
 });
+
+t.test(
+  'what is changed after a move reaches those who serve, though revisions are lower',
+  async (t) => {
+    const { cluster, api } = await started(6);
+    const client = await cluster.connect(cluster.node(1), 'db');
+    await cluster.during(client.write(0, block(7), { fua: true }));
+    const old = cluster.node(0).agent?.store;
+    for (let i = 0; i < 500; i++) {
+      const operations = [
+        { type: 'put' as const, key: '/stor-policy-uses', value: Buffer.from('') },
+      ];
+      await cluster.during(
+        old?.transact({ compare: [], operations }) ?? Promise.reject(new Error()),
+      );
+    }
+    await cluster.during(api.updateVolume({ name: 'db', qos: { writeIops: 5_000 } }));
+    const before = (await cluster.during(api.getVolume({ name: 'db' }))).metadata.resourceVersion;
+    // an embedded store would begin above: this is an etcd of others, where little has happened
+    const second = 'etcd://e:1/second';
+    await cluster.during(api.moveStore({ ...request, to: second }, { timeoutMs: 60_000 }));
+    await cluster.until(() => cluster.nodes.every(({ agent }) => agent?.store?.address === second));
+    const again = await reconnected(cluster);
+    t.same(await cluster.during(again.read(0, 4096)), block(7));
+    const limitsOf = async (): Promise<unknown[]> => {
+      const counters = cluster
+        .node(1)
+        .lanes.map(({ methods }) => cluster.during(methods.counters().catch(() => null)));
+      const said = await Promise.all(counters);
+      return said.flatMap((each) => each?.qos ?? []).map(({ qos }) => qos.writeIops);
+    };
+    await cluster.until(async () => (await limitsOf()).includes(5_000));
+    const changed = await cluster.during(
+      api.updateVolume({ name: 'db', qos: { writeIops: 7_000 } }),
+    );
+    t.ok(
+      changed.metadata.resourceVersion < before,
+      `revisions begin anew: ${changed.metadata.resourceVersion} after ${before}`,
+    );
+    await cluster.until(async () => (await limitsOf()).includes(7_000));
+    await cluster.during(again.disconnect());
+    await cluster.during(api.close());
+    await cluster.close();
+  },
+);

@@ -15,6 +15,7 @@ import {
   type OriginRecord,
 } from '../core/store-move/move-records.ts';
 import { checkAbort, nextStep, type MoveStep } from '../core/store-move/next-step.ts';
+import { sharesAppliedPrefix } from '../resources/keys.ts';
 
 /** Keys and bytes of one transaction: below what etcd takes. */
 const batchKeys = 100;
@@ -119,7 +120,7 @@ export class StoreMove {
   /** `freeze` is read before: once the store is frozen, what is listed after that is all there will be. */
   async #look(freeze: Seen<FreezeRecord> | null, target: MoveStore | null): Promise<Look> {
     const listed = await this.#options.old.list('', { timeoutMs: callTimeoutMs });
-    const wanted = copied(listed.items);
+    const wanted = copied(listed.items).filter(({ key }) => !key.startsWith(sharesAppliedPrefix));
     const { items } = target
       ? await target.list('', { timeoutMs: callTimeoutMs })
       : { items: [] as KeyValue[] };
@@ -253,7 +254,8 @@ async function putOrigin(
 
 /**
  * What is copied, oldest change first, so that it keeps its order. Not what lives as long as a lease:
- * nodes register anew.
+ * nodes register anew. What nodes have confirmed of their shares (`sharesAppliedPrefix`) is not wanted
+ * there either: it speaks of revisions of the store that is left, which mean nothing in the other one.
  */
 function copied(items: readonly KeyValue[]): KeyValue[] {
   return items
