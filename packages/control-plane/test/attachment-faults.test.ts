@@ -2,9 +2,10 @@ import { defaultPolicy, StorError } from '@stor/protocol';
 import { silentLogger } from '@stor/runtime';
 import { FakeClock, SeededRandom } from '@stor/runtime/testing';
 import t from 'tap';
+import { holderLookMs, maxLooks } from '../src/agent/attachments.ts';
 import { LocalReconciler } from '../src/agent/local-reconciler.ts';
 import { emptyState } from '../src/resources/cluster-state.ts';
-import { replicaReportKey, volumeKey } from '../src/resources/keys.ts';
+import { replicaReportKey, volumeKey, volumesPrefix } from '../src/resources/keys.ts';
 import { encodeRecord } from '../src/resources/records.ts';
 import type { StoredVolume } from '../src/resources/records.ts';
 import type { StateCache } from '../src/resources/state-cache.ts';
@@ -147,3 +148,52 @@ t.test('a replica that was reported is never made again, whatever is seen here',
   await reconciler.close();
   t.equal(agent.replicaList.size, 1, 'one that was not is made');
 });
+
+t.test(
+  'clients of many volumes wait for a dead holder, and the store is not asked by each all the time',
+  async (t) => {
+    const rig = await Rig.open();
+    t.teardown(() => rig.close());
+    const client = rig.client();
+    const names = Array.from({ length: 40 }, (_, i) => `db-${i}`);
+    const holder = rig.node(0);
+    for (const name of names) {
+      await rig.during(client.createVolume({ ...request, name, replicas: 1 }));
+      await holder.agent.attach(await holder.control.acquire(name, 'auto', { waitMs }));
+    }
+    const { leaseUntilMs } = holder.agent;
+    rig.cluster.setLeader(rig.node(1).id);
+    await rig.kill(holder);
+    const other = rig.node(2);
+    const store = rig.cluster.store(other.id);
+    const get = store.get.bind(store);
+    let looks = 0;
+    let open = 0;
+    let most = 0;
+    store.get = async (key, options) => {
+      if (!key.startsWith(volumesPrefix) || options?.local === true) return get(key, options);
+      looks += 1;
+      open += 1;
+      most = Math.max(most, open);
+      try {
+        return await get(key, options);
+      } finally {
+        open -= 1;
+      }
+    };
+    const beganMs = rig.clock.monotonicMs();
+    // several clients of each
+    const wanted = [...names, ...names].map((name) =>
+      other.control.acquire(name, 'auto', { waitMs }),
+    );
+    const grants = await rig.during(Promise.all(wanted));
+    const nowMs = rig.clock.monotonicMs();
+    t.ok(grants.every(({ epoch }) => epoch >= 2));
+    t.ok(nowMs >= leaseUntilMs, 'not before the lease has ended');
+    const seconds = Math.ceil((nowMs - beganMs) / holderLookMs);
+    t.ok(seconds >= 3, 'they had to wait');
+    // one at the beginning, one in each second, and those around the grant
+    t.ok(looks <= names.length * (seconds + 5), `${looks} looks in ${seconds} s`);
+    t.ok(most <= maxLooks, `${most} at once`);
+  },
+);

@@ -16,7 +16,7 @@ import {
 import type { AcquireDecision } from '../core/controllers/attachment-rules.ts';
 import { grantOf } from '../core/volume/grant.ts';
 import { withNodeNames } from '../resources/cluster-state.ts';
-import type { SnapshotTable, Versioned } from '../resources/cluster-state.ts';
+import type { ClusterState, SnapshotTable, Versioned } from '../resources/cluster-state.ts';
 import { findVolume, readSnapshots, readVolume } from '../resources/find.ts';
 import { joinedSignal } from '../resources/joined-signal.ts';
 import { pause } from '../resources/pause.ts';
@@ -27,6 +27,7 @@ import type { StateCache } from '../resources/state-cache.ts';
 import { volumesOn } from '../resources/state-index.ts';
 import type { AgentPeers } from './agent-peers.ts';
 import { attachedElsewhere, inUse, notAnswering } from './attached-elsewhere.ts';
+import { BoundedTurns } from './bounded-turns.ts';
 import { HolderCalls, leaseLookMs } from './holder-calls.ts';
 import type { Wait } from './holder-calls.ts';
 import { SetProposals } from './set-proposals.ts';
@@ -34,6 +35,10 @@ import { leaseCompare, maxConflicts, tooManyConflicts, VolumeRecords } from './v
 
 /** A holder that does not answer has lost its lease after this (ms): the lease and a second. */
 export const deadHolderWaitMs = nodeLeaseMs + 2_000;
+/** What a holder does that does not answer is seen by itself; a client that waits looks after this (ms). */
+export const holderLookMs = 1_000;
+/** Looks at once: with a node that dies, clients of all its volumes wait, and then all want theirs. */
+export const maxLooks = 16;
 /** A grant younger than this may not have reached the data path yet (ms): it is not taken back. */
 const freshGrantMs = 3_000;
 
@@ -65,6 +70,8 @@ export class Attachments {
     VolumeId,
     { epoch: number; atMs: number; previousReleased: boolean }
   >();
+  /** looks at records by clients that want their volumes; of one volume one looks at a time (`#turns`) */
+  readonly #looks = new BoundedTurns(maxLooks);
   /** how many `attachHere` run for a volume */
   readonly #attaching = new Map<VolumeId, number>();
   /** attachments of this process that its data path did not serve at the last look */
@@ -296,8 +303,7 @@ export class Attachments {
       const answer = await this.#holders.release(volume.value, holder, ifIdle, wait);
       asked = true;
       if (answer === 'busy' && ifIdle) throw inUse(volume.value, holder, state);
-      if (answer === 'busy' || answer === 'unreachable')
-        await pause(this.#clock, leaseLookMs, wait.signal);
+      if (answer === 'busy' || answer === 'unreachable') await this.#news(volume, holder, wait);
     }
     throw tooManyConflicts(volumeId);
   }
@@ -311,10 +317,9 @@ export class Attachments {
     let asked = false;
     for (let conflicts = 0; conflicts < maxConflicts;) {
       if (wait.signal.aborted) throw new StorError('ABORTED', 'the attachment was given up');
-      const volume = await readVolume(this.#store, id, { signal: wait.signal });
-      if (!volume) throw new StorError('NOT_FOUND', `volume ${name} was deleted`);
-      const holderId = volume.value.status.attachment?.nodeId;
-      const holderLease = holderId === undefined ? null : await this.#records.lease(holderId);
+      const { volume, holderId, holderLease } = await this.#looks.run('', () =>
+        this.#look(id, name, wait),
+      );
       const decision = decideAcquire(volume.value, holderLease?.value ?? null, {
         nodeId: this.#nodeId,
         agentInstance: this.#agentInstance,
@@ -329,7 +334,7 @@ export class Attachments {
         // the lease is looked at once more after the last try before this gives up
         if (asked && this.#isOver(wait))
           throw notAnswering(volume.value, decision.holder, this.#cache.state);
-        await this.#persuade(volume.value, decision.holder, wait);
+        await this.#persuade(volume, decision.holder, wait);
         asked = true;
         continue;
       }
@@ -344,6 +349,14 @@ export class Attachments {
       conflicts += 1;
     }
     throw tooManyConflicts(name);
+  }
+
+  async #look(id: VolumeId, name: string, wait: Wait) {
+    const volume = await readVolume(this.#store, id, { signal: wait.signal });
+    if (!volume) throw new StorError('NOT_FOUND', `volume ${name} was deleted`);
+    const holderId = volume.value.status.attachment?.nodeId;
+    const holderLease = holderId === undefined ? null : await this.#records.lease(holderId);
+    return { volume, holderId, holderLease };
   }
 
   /** Writes a grant, provided that this process still holds its node's lease. */
@@ -431,10 +444,36 @@ export class Attachments {
   }
 
   /** Asks a living holder to let go. Throws ATTACHED_ELSEWHERE when it is in use. */
-  async #persuade(record: StoredVolume, holder: Attachment, wait: Wait): Promise<void> {
-    const answer = await this.#holders.release(record, holder, true, wait);
-    if (answer === 'busy') throw attachedElsewhere(record, holder, this.#cache.state);
-    if (answer === 'unreachable') await pause(this.#clock, leaseLookMs, wait.signal);
+  async #persuade(volume: Versioned<StoredVolume>, holder: Attachment, wait: Wait): Promise<void> {
+    const answer = await this.#holders.release(volume.value, holder, true, wait);
+    if (answer === 'busy') throw attachedElsewhere(volume.value, holder, this.#cache.state);
+    if (answer === 'unreachable') await this.#news(volume, holder, wait);
+  }
+
+  /**
+   * Waits until this node sees that the record has changed or that the holder is dead, and not for longer
+   * than `holderLookMs`: the store is asked by every client that waits.
+   */
+  async #news(volume: Versioned<StoredVolume>, holder: Attachment, wait: Wait): Promise<void> {
+    const isNew = ({ volumes, leases }: ClusterState): boolean => {
+      const seen = volumes.get(volume.value.metadata.id);
+      if (seen?.modRevision !== volume.modRevision) return true;
+      return !holderLives(holder, leases.get(holder.nodeId)?.value ?? null);
+    };
+    const leftMs = wait.deadlineMs - this.#clock.monotonicMs();
+    const timeoutMs = Math.max(leaseLookMs, Math.min(holderLookMs, leftMs));
+    const { signal } = wait;
+    // what is seen here is behind what was read: it may stay so for a while
+    if (isNew(this.#cache.state)) {
+      await pause(this.#clock, leaseLookMs, signal);
+      return;
+    }
+    try {
+      await this.#cache.waitFor((state) => isNew(state) || undefined, { timeoutMs, signal });
+    } catch {
+      // given up, or this node is stopping: who waits sees that itself
+      await pause(this.#clock, leaseLookMs, signal);
+    }
   }
 
   #wait(waitMs: number, signal = this.#closing): Wait {
