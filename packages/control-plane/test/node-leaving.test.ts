@@ -8,6 +8,7 @@ import {
   memberKey,
   nodeKey,
   nodeLeaseKey,
+  requestsPrefix,
   volumeKey,
 } from '../src/resources/keys.ts';
 import { decodeVolume } from '../src/resources/records.ts';
@@ -363,3 +364,53 @@ t.test('a node that comes back at that moment stays a node', async (t) => {
   t.ok(isBack);
   t.equal(await store.get(forgottenKey(node.id)), null);
 });
+
+t.test(
+  'an order that takes a node out is answered again when its first answer was lost',
+  async (t) => {
+    const rig = await openRig(t, 4);
+    const [first, second] = [rig.node(0), rig.node(1)];
+    const node = rig.node(3);
+    const store = rig.cluster.store(first.id);
+    const transact = store.transact.bind(store);
+    // what was answered is not kept: the node dies at that moment, or cannot reach the store
+    store.transact = (transaction, options) =>
+      transaction.operations.every(({ key }) => key.startsWith(requestsPrefix)) &&
+      transaction.compare.some(({ modRevision }) => modRevision > 0)
+        ? Promise.reject(new StorError('UNAVAILABLE', 'dead'))
+        : transact(transaction, options);
+    const asked = rig.client([first.api]);
+    const elsewhere = rig.client([second.api]);
+    await rig.kill(node);
+    rig.cluster.setLeader(second.id);
+    await rig.until(async () => (await asked.getNode({ name: 'n4' })).status.state === 'down');
+    const order = { name: 'n4', verb: 'forget' as const, requestId: 'f-1' };
+    t.match(await asked.orderNode(order), { node: { metadata: { id: node.id } } });
+    t.ok(await isGone(rig, node));
+    for (const client of [elsewhere, asked]) {
+      const again = await client.orderNode(order);
+      t.match(again, {
+        verb: 'forget',
+        safe: true,
+        node: { metadata: { id: node.id, name: 'n4' }, status: { state: 'down' } },
+        notes: [/^node n4 \(.*\) was forgotten at/],
+      });
+    }
+    // as another request it is refused, and another verb is not what was done
+    t.match(
+      await said(elsewhere.orderNode({ ...order, requestId: 'f-2' })),
+      /^NOT_FOUND: .*was forgotten/,
+    );
+    t.match(
+      await said(elsewhere.orderNode({ ...order, verb: 'cordon' })),
+      /^INVALID_ARGUMENT: .*used for another request/,
+    );
+    const cordon = { name: 'n3', verb: 'cordon' as const, requestId: 'c-1' };
+    await asked.orderNode(cordon);
+    const third = rig.node(2);
+    await rig.kill(third);
+    await rig.until(async () => (await elsewhere.getNode({ name: 'n3' })).status.state === 'down');
+    await elsewhere.orderNode({ name: 'n3', verb: 'forget', force: true });
+    t.match(await said(elsewhere.orderNode(cordon)), /^NOT_FOUND: .*was forgotten/);
+  },
+);

@@ -36,6 +36,11 @@ Examples:
           print.answer({ ...plan }, nodePlanText(plan));
           return;
         }
+        if (plan.node.metadata.resourceVersion === 0) {
+          // it had no record any more: this is the same --request-id again, and what was lost was said then
+          print.changed(plan.node, plan.notes.join('; '));
+          return;
+        }
         const lost = plan.effects.filter(({ becomes }) => becomes === 'lost').length;
         const what = countOf(plan.remaining.replicas, 'replica');
         const sum = lost === 0 ? '' : `, and ${countOf(lost, 'volume')} with it`;

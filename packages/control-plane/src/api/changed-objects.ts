@@ -1,14 +1,17 @@
 import { joinSnapshotName, StorError } from '@stor/protocol';
-import type { Disk, Node, Policy, Tenant, Volume } from '@stor/protocol';
+import type { Disk, Node, NodePlan, NodeVerb, Policy, Tenant, Volume } from '@stor/protocol';
 import type { ClusterStore } from '../cluster-store.ts';
 import { findDisk } from '../core/disk/find-disk.ts';
 import type { AnswerSource, ObjectKind } from '../core/requests/change-rules.ts';
+import { planOfLeft } from '../core/node/plan-left-node.ts';
 import { findPolicy } from '../core/qos/policy-rules.ts';
 import { findTenant } from '../core/qos/tenant-rules.ts';
 import { findTrashed } from '../core/volume/trash-rules.ts';
+import { decodeForgotten } from '../resources/forgotten-record.ts';
 import { findVolume, readHosts, readSnapshots, readState, readVolume } from '../resources/find.ts';
 import {
   diskKey,
+  forgottenKey,
   nodeKey,
   policyKey,
   snapshotKey,
@@ -149,6 +152,15 @@ export class ChangedObjects {
       case 'empty':
         return {};
     }
+  }
+
+  /** The answer to an order that has taken its node out of the cluster; null: it is not out by that. */
+  async leftNode(id: string, order: object): Promise<NodePlan | null> {
+    const { verb, cancel = false } = order as { verb: NodeVerb; cancel?: boolean };
+    if (id === '' || cancel) return null;
+    const key = forgottenKey(id);
+    const item = await this.#store.get(key);
+    return item && planOfLeft(verb, decodeForgotten(key, item.value));
   }
 
   /** NOT_FOUND */

@@ -176,6 +176,11 @@ class ChangeGuards {
       const done = isGone && answer !== undefined ? answer : null;
       if (done !== null) return this.#options.objects.answer(done, record.objectId, '');
       const { request, method } = change;
+      const left =
+        change.rule.gone !== undefined && hasCode(error, 'NOT_FOUND')
+          ? await this.#options.objects.leftNode(record.objectId, request)
+          : null;
+      if (left !== null) return left;
       const made = method === 'addDisk' && hasCode(error, 'ALREADY_EXISTS');
       if (!made) throw error;
       return this.#options.objects.diskAt(request as { node: string; path: string });

@@ -32,7 +32,7 @@ export function decodeForgotten(key: string, value: Uint8Array): ForgottenRecord
 }
 
 /** `node n3 (n-...) was forgotten at 2026-01-01T00:00:00.000Z`. */
-function endOf({ id, name, atMs, how }: ForgottenRecord): string {
+export function textOfEnd({ id, name, atMs, how }: ForgottenRecord): string {
   const done = how === 'decommissioned' ? 'decommissioned' : 'forgotten';
   return `node ${name} (${id}) was ${done} at ${new Date(atMs).toISOString()}`;
 }
@@ -40,10 +40,10 @@ function endOf({ id, name, atMs, how }: ForgottenRecord): string {
 /** FAILED_PRECONDITION: the agent of a node that is gone for ever wants to be that node again. */
 export function goneForEver(record: ForgottenRecord): StorError {
   const advice = 'start it with an empty data folder and a token';
-  return new StorError('FAILED_PRECONDITION', `${endOf(record)}: ${advice}`);
+  return new StorError('FAILED_PRECONDITION', `${textOfEnd(record)}: ${advice}`);
 }
 
 /** NOT_FOUND: somebody names a node that is gone for ever. */
 export function noSuchNodeAnyMore(record: ForgottenRecord): StorError {
-  return new StorError('NOT_FOUND', `${endOf(record)}: it is no node of the cluster any more`);
+  return new StorError('NOT_FOUND', `${textOfEnd(record)}: it is no node of the cluster any more`);
 }

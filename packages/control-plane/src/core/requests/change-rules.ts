@@ -23,6 +23,8 @@ export interface ChangeRule {
   answer?: AnswerSource;
   /** it ends the object: when that is gone at a repetition, the change was made */
   ends?: boolean;
+  /** where the answer is read when a repetition finds the object gone, as some of these changes want it */
+  gone?: 'left-node';
 }
 
 const volume = { kind: 'volume', field: 'name' } as const;
@@ -35,7 +37,7 @@ const scrub = { kind: 'volume', field: 'volume', form: 'steps' } as const;
  */
 export const changeRules: Readonly<Partial<Record<keyof StorApi, ChangeRule>>> = {
   labelNode: { kind: 'node', field: 'name', form: 'once', answer: 'node' },
-  orderNode: { kind: 'node', field: 'name', form: 'once' },
+  orderNode: { kind: 'node', field: 'name', form: 'once', gone: 'left-node' },
   addDisk: { kind: null, field: 'node', form: 'steps' },
   evacuateDisk: { ...disk, form: 'once' },
   setDisk: { ...disk, form: 'once' },
