@@ -305,8 +305,10 @@ export interface ControlPlanePort {
     setRevision: number;
     rememberedRevision?: number;
     inSync: ReplicaId[];
+    confirms?: boolean;
   }): Promise<
-    { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string }
+    | { outcome: 'committed'; setRevision: number; unconfirmed?: true }
+    | { outcome: 'superseded'; reason: string }
   >;
   /**
    * Where a client of this node is to be served that this node may not be primary for: the NBD

@@ -504,8 +504,11 @@ export class ReplicaWorld {
       const copy = this.copies.get(id);
       if (copy) copy.version = version;
     }
-    const { status } = decision.record;
-    this.#put({ ...decision.record, status: { ...status, attachment: null } });
+    const alone = { ...proposal, setRevision: decision.setRevision, confirms: true };
+    const confirmed = decision.isUnconfirmed ? decideSet(decision.record, alone) : decision;
+    if (confirmed.type !== 'change') throw new Error(`refused: ${confirmed.type}`);
+    const { status } = confirmed.record;
+    this.#put({ ...confirmed.record, status: { ...status, attachment: null } });
   }
 
   /** A write reaches every member, or none when one is away and the set was not shrunk. */

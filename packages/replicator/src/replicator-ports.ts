@@ -10,6 +10,8 @@ export interface ReplicatorControl {
    * - `committed`: the set is now `inSync` with the new revision. It is above `rememberedRevision`
    *   too, the newest that replicas remember: else what an absent one remembers from before the
    *   control plane went back in time would be taken for newer than this set.
+   *   `unconfirmed`: the next primary takes it that nothing was acknowledged under this set alone; ask
+   *   again with the new revision and `confirms` before anything is.
    * - `superseded`: the epoch or the revision is another one; the primary must stop.
    * Rejects with UNAVAILABLE (nothing was sent) or OUTCOME_UNKNOWN: ask again with the same
    * arguments, which answers `committed` if the first try took effect.
@@ -21,8 +23,10 @@ export interface ReplicatorControl {
     setRevision: number;
     rememberedRevision?: number;
     inSync: ReplicaId[];
+    confirms?: boolean;
   }): Promise<
-    { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string }
+    | { outcome: 'committed'; setRevision: number; unconfirmed?: true }
+    | { outcome: 'superseded'; reason: string }
   >;
   /** Something happened that people may want to know; absent: nobody listens. */
   noteEvent?(note: EventNote): Promise<void>;

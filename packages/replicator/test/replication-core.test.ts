@@ -195,7 +195,10 @@ t.test('SpaceCredits never believe in more room than there is', async () => {
 t.test('Membership keeps I4 whatever happens', async () => {
   const ids = ['a', 'b', 'c'];
   const event = fc.record({
-    type: fc.constantFrom('lost', 'back', 'join', 'joined', 'commit', 'recorded', 'withdraw'),
+    type: fc.constantFrom(
+      ...(['lost', 'back', 'join', 'joined', 'commit', 'commit-unconfirmed'] as const),
+      ...(['recorded', 'withdraw', 'confirmed'] as const),
+    ),
     id: fc.constantFrom(...ids),
   });
   fc.assert(
@@ -206,6 +209,9 @@ t.test('Membership keeps I4 whatever happens', async () => {
       // every set that the control plane may have now; before recording, also the older ones
       let possible: string[][] = [['a', 'b']];
       let revision = 1;
+      // while the control plane holds the change for unconfirmed: who has everything, by its word
+      let whole: string[] = [];
+      let confirming = 0;
       const advance = (): boolean => {
         for (let step = membership.next(); step; step = membership.next()) {
           if (step.type === 'propose') {
@@ -214,7 +220,8 @@ t.test('Membership keeps I4 whatever happens', async () => {
             if (!kept.some((id) => !membership.isAway(id))) return false;
             proposed = step.inSync;
             possible.push(step.inSync);
-          } else recording = step.inSync.filter((id) => !membership.isAway(id));
+          } else if (step.type === 'confirm') confirming = step.setRevision;
+          else recording = step.inSync.filter((id) => !membership.isAway(id));
         }
         return true;
       };
@@ -226,12 +233,20 @@ t.test('Membership keeps I4 whatever happens', async () => {
         } else if (type === 'back') membership.readmit(id);
         else if (type === 'join' && !membership.required().includes(id)) membership.join(id);
         else if (type === 'joined') membership.joined(id);
-        else if (type === 'commit' && proposed) {
+        else if ((type === 'commit' || type === 'commit-unconfirmed') && proposed) {
+          const before = whole.length > 0 ? whole : membership.committed;
           const committed: string[] = proposed;
+          const unconfirmed = type === 'commit-unconfirmed';
+          whole = unconfirmed ? [...new Set([...before, ...committed])] : [];
           proposed = null;
           revision += 1;
-          membership.proposalCommitted(revision);
+          membership.proposalCommitted(revision, unconfirmed);
           possible = [committed];
+        } else if (type === 'confirmed' && confirming === revision) {
+          // it takes effect there, whether it is still waited for or not
+          confirming = 0;
+          whole = [];
+          membership.confirmed(revision);
         } else if (type === 'withdraw' && proposed && membership.withdraw()) {
           proposed = null;
           possible.pop();
@@ -240,6 +255,9 @@ t.test('Membership keeps I4 whatever happens', async () => {
         const required = membership.required();
         // acknowledgements need the union of all sets that may be in force (I4)
         if (!possible.every((set) => set.every((each) => required.includes(each)))) return false;
+        // nothing is acknowledged without those that the control plane would let begin (I4)
+        if (!whole.every((each) => required.includes(each))) return false;
+        if (membership.stable && whole.length > 0) return false;
         // a set is never shrunk to nothing (I7)
         if (membership.committed.length === 0) return false;
         if (membership.setRevision !== revision) return false;
@@ -272,6 +290,76 @@ t.test('Membership: a shrink counts only when its members keep it', async (t) =>
   t.equal(membership.next(), null);
   membership.joined('c');
   t.same(membership.next(), { ...step, setRevision: 6, inSync: ['a', 'b', 'c'] });
+});
+
+t.test('Membership: a set that is not confirmed counts for nothing alone', async (t) => {
+  const alone = (): Membership => {
+    const membership = new Membership(['a', 'b', 'c'], 5);
+    membership.next();
+    for (const id of ['a', 'b', 'c']) membership.recorded(id);
+    for (const id of ['b', 'c']) membership.lost(id);
+    t.match(membership.next(), { type: 'propose', inSync: ['a'] });
+    membership.proposalCommitted(6, true);
+    t.same(membership.next(), { type: 'record', setRevision: 6, inSync: ['a'] });
+    return membership;
+  };
+  const confirmed = alone();
+  confirmed.recorded('a');
+  t.same(confirmed.next(), { type: 'confirm', setRevision: 6, inSync: ['a'] });
+  t.equal(confirmed.next(), null, 'asked once');
+  t.same(confirmed.required(), ['a', 'b', 'c']);
+  t.notOk(confirmed.stable);
+  confirmed.confirmed(5);
+  t.same(confirmed.required(), ['a', 'b', 'c'], 'another revision');
+  confirmed.confirmed(6);
+  t.same(confirmed.required(), ['a']);
+  t.ok(confirmed.stable);
+  confirmed.lost('a');
+  t.notOk(confirmed.readmit('b'), 'what was acknowledged since it lacks');
+
+  const inVain = alone();
+  inVain.recorded('a');
+  t.match(inVain.next(), { type: 'confirm' });
+  inVain.lost('a');
+  inVain.settleRecording();
+  inVain.confirmed(6);
+  t.same(inVain.required(), ['a', 'b', 'c'], 'nobody was left to acknowledge anything');
+  t.ok(inVain.isKnownHereOnly);
+  t.ok(inVain.readmit('b'));
+  t.match(inVain.next(), { type: 'propose', setRevision: 6, inSync: ['b'] });
+
+  for (const isRecorded of [false, true]) {
+    const taken = alone();
+    if (isRecorded) {
+      taken.recorded('a');
+      t.match(taken.next(), { type: 'confirm' });
+    }
+    taken.lost('a');
+    taken.settleRecording();
+    t.ok(taken.suspended);
+    t.equal(taken.next(), null);
+    t.ok(taken.readmit('b'), 'it has all that was acknowledged');
+    t.same(taken.next(), {
+      type: 'propose',
+      setRevision: 6,
+      rememberedRevision: 5,
+      inSync: ['b'],
+    });
+    taken.confirmed(6);
+    for (const id of ['a', 'b', 'c']) t.ok(taken.required().includes(id), 'too late');
+  }
+});
+
+t.test('Membership: a set that nobody is left of is withdrawn', async (t) => {
+  const membership = new Membership(['a', 'b'], 1);
+  membership.lost('b');
+  t.match(membership.next(), { type: 'propose', inSync: ['a'] });
+  t.notOk(membership.withdraw(), 'it is what is wanted');
+  membership.lost('a');
+  t.ok(membership.withdraw());
+  t.equal(membership.next(), null);
+  t.ok(membership.readmit('b'), 'no set without it can have been committed');
+  t.match(membership.next(), { type: 'propose', inSync: ['b'] });
 });
 
 t.test('decideActivation', async (t) => {
@@ -314,6 +402,21 @@ t.test('decideActivation', async (t) => {
   const newer = answer('b', { ...lost, generation: { epoch: 1, n: 2 } });
   t.equal(decide([answer('a', lost), newer], false), 'b', 'the highest generation is the truth');
   t.equal(decide([answer('a', { ...lost, isLocal: true }), answer('b', lost)], true), 'a');
+  // nothing was acknowledged under the recorded set alone, so those before it have everything too
+  const alone = { setRevision: 3, inSync: ['a'], unconfirmed: ['a', 'b'] };
+  const fallback = decideActivation(alone, [answer('b')], {
+    ...rules,
+    graceOver: true,
+    knownFailed: ['a'],
+  });
+  t.match(fallback, { type: 'go', members: ['b'], isRecorded: false, equal: false });
+  t.same(fallback.type === 'go' && fallback.from.inSync, ['a', 'b']);
+  const confirmedAlone = { setRevision: 3, inSync: ['a'] };
+  const without = { ...rules, graceOver: true, knownFailed: ['a'] };
+  t.equal(decideActivation(confirmedAlone, [answer('b')], without).type, 'wait');
+  // a replica that served under a newer one knows better
+  const newerView = { setView: { epoch: 9, setRevision: 4, members: ['c'] } };
+  t.equal(decideActivation(alone, [answer('b', newerView)], without).type, 'wait');
   // equal only when one primary left them all in order
   const equal = (answers: FenceAnswer[], set = recorded): boolean => {
     const decision = decideActivation(set, answers, { ...rules, graceOver: true });

@@ -1,6 +1,6 @@
 // pnpm sim [--seeds N] [--first-seed N] [--minutes N] [--jobs N] [--world agents|lanes]
 //          [--mutation NAME] [--replay SEED] [--dense] [--scrub] [--snapshots] [--node-orders]
-//          [--lanes 1|2]
+//          [--alone] [--lanes 1|2]
 //          [--verbose]
 // Runs whole clusters from seeds, and says which seed broke which promise.
 
@@ -25,6 +25,7 @@ const { values } = parseArgs({
     scrub: { type: 'boolean', default: false },
     snapshots: { type: 'boolean', default: false },
     'node-orders': { type: 'boolean', default: false },
+    alone: { type: 'boolean', default: false },
     lanes: { type: 'string' },
     verbose: { type: 'boolean', default: false },
   },
@@ -57,6 +58,7 @@ function runOptions(seed) {
     ...(values.scrub ? { scrub: true } : {}),
     ...(values.snapshots ? { snapshots: true } : {}),
     ...(values['node-orders'] ? { nodeOrders: true } : {}),
+    ...(values.alone ? { alone: true } : {}),
     ...(values.lanes ? { lanes: Number(values.lanes) } : {}),
     ...(values.world ? { world: values.world } : {}),
   };
@@ -99,7 +101,9 @@ function tell({ seed, violations }) {
   const world = values.world ? ` --world ${values.world}` : '';
   const lanes = values.lanes ? ` --lanes ${values.lanes}` : '';
   const mutation = values.mutation ? ` --mutation ${values.mutation}` : '';
-  const flags = ['dense', 'scrub', 'snapshots', 'node-orders'].filter((flag) => values[flag]);
+  const flags = ['dense', 'scrub', 'snapshots', 'node-orders', 'alone'].filter(
+    (flag) => values[flag],
+  );
   const more = flags.map((flag) => ` --${flag}`).join('');
   process.stdout.write(
     `  again: pnpm sim --replay ${seed} --minutes ${values.minutes}${world}${lanes}${mutation}${more} --verbose\n`,

@@ -125,7 +125,9 @@ export class SetProposals {
           return { answer: { outcome: 'superseded', reason: decision.reason } };
         }
         if (decision.type === 'change') record = decision.record;
-        return { answer: { outcome: 'committed', setRevision: decision.setRevision } };
+        const { setRevision, isUnconfirmed } = decision;
+        const more = isUnconfirmed ? { unconfirmed: true as const } : {};
+        return { answer: { outcome: 'committed', setRevision, ...more } };
       } catch (error) {
         // an old record may not know a replica yet
         isCertain = false;

@@ -184,6 +184,7 @@ const segmentSchema = z.looseObject({
     }),
   ),
   inSync: z.array(z.string()),
+  unconfirmed: z.looseObject({ epoch: z.number(), members: z.array(z.string()) }).optional(),
   changedAtMs: z.number().optional(),
   removed: z.array(removedReplica).optional(),
 });

@@ -376,6 +376,9 @@ export class FakeAgent implements AgentPort {
       const answer = await control.proposeSet(proposal);
       if (answer.outcome !== 'committed') continue;
       Object.assign(segment, { inSync, setRevision: answer.setRevision });
+      if (!answer.unconfirmed) continue;
+      const alone = { volumeId, segment: index, epoch, setRevision: answer.setRevision, inSync };
+      await control.proposeSet({ ...alone, confirms: true });
     }
   }
 

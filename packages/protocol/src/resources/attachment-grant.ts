@@ -62,6 +62,11 @@ export interface VolumeSettings {
     /** as recorded; only a grant's counts: afterwards the primary alone changes the set (I4) */
     setRevision: number;
     inSync: ReplicaId[];
+    /**
+     * Nobody has acknowledged anything under `inSync` alone: each of these has every acknowledged
+     * write, and a new primary begins with them. Absent: only those of `inSync` have.
+     */
+    unconfirmed?: ReplicaId[];
     /** those that are on their disks: ready ones and failed ones */
     replicas: GrantedReplica[];
   }[];

@@ -38,6 +38,12 @@ export interface SegmentStatus {
   setRevision: number;
   replicas: VolumeReplica[];
   inSync: ReplicaId[];
+  /**
+   * The set has shrunk to one node, and its primary has not said yet that it acknowledges anything
+   * under it alone. Until then these replicas, those of the set included, have every acknowledged
+   * write. Counts only while `epoch` is the volume's: whoever grants the next one writes that here too.
+   */
+  unconfirmed?: { epoch: number; members: ReplicaId[] };
   /** when `inSync` last changed, by the wall clock; absent in older records */
   changedAtMs?: number;
   /**

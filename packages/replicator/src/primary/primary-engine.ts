@@ -311,6 +311,7 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
       decision.from.inSync,
       recorded?.setRevision ?? 0,
       decision.highestRevision,
+      decision.isRecorded,
     );
     for (const id of decision.from.inSync) {
       if (!decision.members.includes(id)) membership.lost(id);

@@ -20,18 +20,13 @@ import { RangeLock } from '../core/replication/range-lock.ts';
 import { isGivenUp } from '../core/replication/slow-member.ts';
 import { RegionUse } from '../core/replication/region-use.ts';
 import type { Outbox } from '../peer/outbox.ts';
-import {
-  memberLongStallMs,
-  memberStallMs,
-  proposeRetryMaxMs,
-  proposeRetryMinMs,
-  proposeTimeoutMs,
-} from '../replication/limits.ts';
+import { memberLongStallMs, memberStallMs } from '../replication/limits.ts';
 import type { ReplicatorControl } from '../replicator-ports.ts';
 import { GrantedReplicas } from './granted-replicas.ts';
 import type { LocalMember } from './local-member.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
 import type { RemoteMember } from './remote-member.ts';
+import { confirmSet, proposeChange } from './set-changes.ts';
 
 /** Until the first set is decided nothing is refused. */
 const nobodyYet = { committed: 0, inSync: 0, changing: true, allAway: false };
@@ -332,7 +327,7 @@ export class Segment implements MemberEvents {
    */
   #checkMemoryLost(): void {
     const { membership } = this;
-    if (!membership?.suspended) return;
+    if (!membership?.suspended || membership.isKnownHereOnly) return;
     const all = membership.committed.every((id) => {
       const member = this.members.find((each) => each.replicaId === id);
       return member?.isOpen === true && member.answer?.keptMemory === false;
@@ -475,8 +470,9 @@ export class Segment implements MemberEvents {
     for (;;) {
       const step = this.membership.next();
       if (!step) break;
-      if (step.type === 'propose') this.#propose(step);
-      else this.#record(step);
+      if (step.type === 'propose') proposeChange(this, step);
+      else if (step.type === 'record') this.#record(step);
+      else confirmSet(this, step);
     }
     this.#advancing = false;
     this.#refresh();
@@ -497,65 +493,5 @@ export class Segment implements MemberEvents {
         this.changed();
       });
     }
-  }
-
-  #propose(step: MembershipStep & { type: 'propose' }): void {
-    const { control, volumeId, index, epoch, clock, logger } = this.options;
-    const { setRevision, rememberedRevision, inSync } = step;
-    let mayHaveArrived = false;
-    let delayMs = proposeRetryMinMs;
-    const failed = (error: unknown): void => {
-      if (this.stopped || !this.membership) return;
-      // anything but "nothing was sent" may have taken effect: the union stays in force (I4)
-      if (!hasCode(error, 'UNAVAILABLE')) mayHaveArrived = true;
-      const { code, message } = StorError.from(error);
-      logger.debug(
-        { inSync, setRevision, code, reason: message },
-        'a set change has no answer yet',
-      );
-      // Refused because the record does not know a replica of the set any more (it was removed while
-      // it was outside the set): no earlier try took effect, or it would be in the set, and none will.
-      if (hasCode(error, 'INVALID_ARGUMENT')) mayHaveArrived = false;
-      if (!mayHaveArrived && this.membership.withdraw()) {
-        this.changed();
-        return;
-      }
-      clock.after(delayMs, again);
-      delayMs = Math.min(delayMs * 2, proposeRetryMaxMs);
-    };
-    const again = (): void => {
-      if (this.stopped) return;
-      let open = true;
-      const cancel = clock.after(proposeTimeoutMs, () => {
-        open = false;
-        failed(new StorError('OUTCOME_UNKNOWN', 'the control plane does not answer'));
-      });
-      const once = <T>(then: (value: T) => void) => {
-        return (value: T): void => {
-          if (!open) return;
-          open = false;
-          cancel();
-          then(value);
-        };
-      };
-      logger.debug({ inSync, setRevision }, 'a change of the in-sync set is proposed');
-      control
-        .proposeSet({ volumeId, segment: index, epoch, setRevision, rememberedRevision, inSync })
-        .then(once(answered), once(failed));
-    };
-    const answered = (answer: Awaited<ReturnType<ReplicatorControl['proposeSet']>>): void => {
-      if (this.stopped || !this.membership) return;
-      if (answer.outcome === 'superseded') {
-        this.superseded(new StorError('STALE_EPOCH', answer.reason));
-        return;
-      }
-      logger.info({ inSync, setRevision: answer.setRevision }, 'the in-sync set changed');
-      this.membership.proposalCommitted(answer.setRevision);
-      for (const member of [...this.joining]) {
-        if (inSync.includes(member.replicaId)) this.joining.delete(member);
-      }
-      this.changed();
-    };
-    again();
   }
 }

@@ -22,6 +22,8 @@ interface RecordedSet {
   setRevision: number;
   inSync: string[];
   lastApplied: string;
+  /** the change to a set of one is not confirmed: these have all that was acknowledged */
+  unconfirmed?: string[] | undefined;
 }
 
 /** The control plane of one volume: epochs, the in-sync sets, and answers that get lost. */
@@ -48,6 +50,10 @@ export class FakeControl {
   unavailable = 0;
   /** ... or their outcome stays unknown (they take effect half the time) */
   unknown = 0;
+  /** a set of one that is proposed takes effect, and nobody hears of it */
+  loseAnswers = false;
+  /** the same for what is confirmed, which does not even arrive */
+  loseConfirmations = false;
   /** the volume's snapshots; null: this control plane knows of none */
   snapshots: Map<SnapshotId, SnapshotPhase> | null = null;
   /** sizes that the volume had when they were taken, where it has grown since */
@@ -104,10 +110,11 @@ export class FakeControl {
           return { id, state, ...(sizeBytes === undefined ? {} : { sizeBytes }) };
         }),
       }),
-      segments: this.sets.map(({ setRevision, inSync }, index) => ({
+      segments: this.sets.map(({ setRevision, inSync, unconfirmed }, index) => ({
         index,
         setRevision,
         inSync: [...inSync],
+        ...(unconfirmed ? { unconfirmed: [...unconfirmed] } : {}),
         replicas: replicas
           .filter(({ segment = 0 }) => segment === index)
           .map(({ segment: _segment, ...each }) => ({
@@ -170,9 +177,14 @@ export class FakeControl {
               reject(new StorError('OUTCOME_UNKNOWN', 'no answer'));
               return;
             }
+            if (proposal.confirms && this.loseConfirmations) {
+              reject(new StorError('OUTCOME_UNKNOWN', 'no answer'));
+              return;
+            }
             const answer = this.#apply(proposal);
             this.#scheduler.at(this.#random.next() * 5, () => {
-              if (silent) reject(new StorError('OUTCOME_UNKNOWN', 'no answer'));
+              if (silent || (this.loseAnswers && proposal.inSync.length === 1))
+                reject(new StorError('OUTCOME_UNKNOWN', 'no answer'));
               else resolve(answer);
             });
           });
@@ -188,18 +200,25 @@ export class FakeControl {
     if (proposal.epoch !== this.epoch) {
       return { outcome: 'superseded', reason: `epoch ${this.epoch} is in force` };
     }
-    if (key === set.lastApplied) return { outcome: 'committed', setRevision: set.setRevision };
+    if (key === set.lastApplied) return committed(set);
     if (proposal.setRevision !== set.setRevision) {
       return { outcome: 'superseded', reason: `revision ${set.setRevision} is in force` };
     }
     if (proposal.inSync.length === 0) throw new Error('an empty in-sync set was proposed');
     set.lastApplied = key;
+    if (proposal.confirms) {
+      set.unconfirmed = undefined;
+      return committed(set);
+    }
+    const whole = set.unconfirmed ?? set.inSync;
+    const isAlone = proposal.inSync.length === 1 && !whole.every((id) => id === proposal.inSync[0]);
+    set.unconfirmed = isAlone ? [...new Set([...whole, ...proposal.inSync])] : undefined;
     set.setRevision = Math.max(set.setRevision, proposal.rememberedRevision ?? 0) + 1;
     set.inSync = [...proposal.inSync];
     const { setRevision, inSync } = set;
     const { segment } = proposal;
     this.history.push({ segment, epoch: this.epoch, setRevision, inSync: [...inSync] });
-    return { outcome: 'committed', setRevision };
+    return committed(set);
   }
 
   #set(segment: number): RecordedSet {
@@ -207,4 +226,9 @@ export class FakeControl {
     if (!set) throw new Error(`there is no segment ${segment}`);
     return set;
   }
+}
+
+function committed(set: RecordedSet): Awaited<ReturnType<ReplicatorControl['proposeSet']>> {
+  const more = set.unconfirmed ? { unconfirmed: true as const } : {};
+  return { outcome: 'committed', setRevision: set.setRevision, ...more };
 }

@@ -3,7 +3,8 @@ import type { CommittedSet } from '../cluster/sim-cluster.ts';
 /**
  * Who may lack what was acknowledged and not flushed: replicas whose host lost power, or whose disk
  * failed, since they last became a member or their primary began. When all members of the committed
- * set do, the volume may lose what was not flushed (I5); never before.
+ * set do, and of the one before it until that is confirmed, the volume may lose what was not flushed
+ * (I5); never before.
  */
 export class MemoryJudge {
   readonly #lost = new Map<string, number>();
@@ -29,9 +30,9 @@ export class MemoryJudge {
 
   committed(set: CommittedSet): void {
     const before = this.#members;
-    this.#members = set.inSync;
+    this.#members = set.whole;
     // who joins has everything, durably
-    for (const id of set.inSync) if (!before.includes(id)) this.#lost.delete(id);
+    for (const id of set.whole) if (!before.includes(id)) this.#lost.delete(id);
     this.#judge();
   }
 

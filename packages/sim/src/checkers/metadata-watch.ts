@@ -34,6 +34,13 @@ export class MetadataWatch {
     if (last && set.epoch < last.epoch) {
       this.#problem(`${set.volume}: a set of epoch ${set.epoch} after one of ${last.epoch}`);
     }
+    const isConfirmed =
+      last?.setRevision === set.setRevision && set.whole.length < last.whole.length;
+    if (isConfirmed) {
+      // what follows is about changes
+      this.#committed.set(set.volume, set);
+      return;
+    }
     if (last && set.epoch === last.epoch && set.setRevision <= last.setRevision) {
       this.#problem(`${set.volume}: set revision ${set.setRevision} was used before`);
     }

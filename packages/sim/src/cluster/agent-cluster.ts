@@ -16,6 +16,7 @@ import { SimScheduler } from '../world/scheduler.ts';
 import { AgentBackups, type KnownRecords } from './agent-backups.ts';
 import type { ClusterOptions } from './lane-cluster.ts';
 import { NbdLink } from './nbd-link.ts';
+import { recordedSet } from './recorded-set.ts';
 import { viewOf } from './replica-view.ts';
 import {
   operatorHost,
@@ -203,7 +204,7 @@ export class AgentCluster implements SimCluster {
   committed(volume: SimVolume): CommittedSet {
     const found = this.#records.get(volume.name);
     if (!found) throw new Error(`no record of ${volume.name}`);
-    return setOf(found.record);
+    return recordedSet(found.record);
   }
 
   controlLinks(node: number): [string, string][] {
@@ -471,10 +472,10 @@ export class AgentCluster implements SimCluster {
     for (const { id, nodeId } of record.status.segments[0]?.replicas ?? []) {
       this.#nodeOf.set(id, indexOf(nodeId));
     }
-    const now = setOf(record);
-    const before = known ? setOf(known.record) : null;
-    if (before?.setRevision === now.setRevision && before.epoch === now.epoch) return;
-    if (before?.setRevision !== now.setRevision) this.onCommitted(now);
+    const now = recordedSet(record);
+    const before = known ? recordedSet(known.record) : null;
+    const isSame = before?.setRevision === now.setRevision;
+    if (!isSame || String(before.whole) !== String(now.whole)) this.onCommitted(now);
   }
 
   #notice(message: string, fields: object): void {
@@ -498,16 +499,6 @@ function nodeIdOf(index: number): string {
 
 function indexOf(nodeId: string): number {
   return Number(nodeId.slice(2));
-}
-
-function setOf(record: VolumeRecord): CommittedSet {
-  const [segment] = record.status.segments;
-  return {
-    volume: record.metadata.name,
-    epoch: record.status.epoch,
-    setRevision: segment?.setRevision ?? 0,
-    inSync: [...(segment?.inSync ?? [])],
-  };
 }
 
 function neverAborted(): AbortController {

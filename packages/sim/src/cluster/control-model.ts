@@ -10,6 +10,8 @@ export interface ModelVolume {
   epoch: number;
   setRevision: number;
   inSync: string[];
+  /** the change to a set of one is not confirmed: these have all that was acknowledged */
+  unconfirmed?: string[] | undefined;
   holder: number;
   cleanRelease: boolean;
 }
@@ -20,10 +22,12 @@ interface Proposal {
   setRevision: number;
   rememberedRevision?: number;
   inSync: string[];
+  confirms?: boolean;
 }
 
 type Answer =
-  { outcome: 'committed'; setRevision: number } | { outcome: 'superseded'; reason: string };
+  | { outcome: 'committed'; setRevision: number; unconfirmed?: true }
+  | { outcome: 'superseded'; reason: string };
 
 export const controlHost = 'control';
 
@@ -86,6 +90,8 @@ export class ControlModel {
         const old = this.#backup?.get(id);
         if (!old) continue;
         volume.inSync = [...old.inSync];
+        // whoever was granted since may have confirmed it
+        volume.unconfirmed = undefined;
         volume.setRevision = old.setRevision;
         volume.holder = -1;
         volume.cleanRelease = false;
@@ -128,21 +134,32 @@ export class ControlModel {
       return { outcome: 'superseded', reason: `epoch ${volume.epoch} is in force` };
     }
     if (key === this.#last.get(volume.id)) {
-      return { outcome: 'committed', setRevision: volume.setRevision };
+      return committed(volume);
     }
     if (proposal.setRevision < volume.setRevision) {
       return { outcome: 'superseded', reason: `revision ${volume.setRevision} is in force` };
     }
     if (proposal.inSync.length === 0) throw new Error('an empty in-sync set was proposed');
     this.#last.set(volume.id, key);
+    if (proposal.confirms) {
+      volume.unconfirmed = undefined;
+      this.onCommitted(setOf(volume));
+      return committed(volume);
+    }
+    const whole = volume.unconfirmed ?? volume.inSync;
+    const isAlone = proposal.inSync.length === 1 && !whole.every((id) => id === proposal.inSync[0]);
+    volume.unconfirmed = isAlone ? [...new Set([...whole, ...proposal.inSync])] : undefined;
     volume.setRevision = Math.max(proposal.setRevision, proposal.rememberedRevision ?? 0) + 1;
     volume.inSync = [...proposal.inSync];
-    this.onCommitted({
-      volume: volume.id,
-      epoch: volume.epoch,
-      setRevision: volume.setRevision,
-      inSync: [...volume.inSync],
-    });
-    return { outcome: 'committed', setRevision: volume.setRevision };
+    this.onCommitted(setOf(volume));
+    return committed(volume);
   }
+}
+
+function committed({ setRevision, unconfirmed }: ModelVolume): Answer {
+  return { outcome: 'committed', setRevision, ...(unconfirmed ? { unconfirmed: true } : {}) };
+}
+
+export function setOf({ id, epoch, setRevision, inSync, unconfirmed }: ModelVolume): CommittedSet {
+  return { volume: id, epoch, setRevision, inSync: [...inSync], whole: unconfirmed ?? [...inSync] };
 }

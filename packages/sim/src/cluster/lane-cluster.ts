@@ -12,7 +12,7 @@ import { SimNetwork, linksOf } from '../world/network.ts';
 import type { ProcessClock } from '../world/process-clock.ts';
 import { simLogger, type LogSink } from '../world/sim-logger.ts';
 import { SimScheduler } from '../world/scheduler.ts';
-import { ControlModel, controlHost } from './control-model.ts';
+import { ControlModel, controlHost, setOf } from './control-model.ts';
 import { DeviceLink } from './device-link.ts';
 import {
   peersPort,
@@ -164,8 +164,7 @@ export class LaneCluster implements SimCluster {
   }
 
   committed(volume: SimVolume): CommittedSet {
-    const { id, epoch, setRevision, inSync } = this.control.volume(volume.name);
-    return { volume: id, epoch, setRevision, inSync };
+    return setOf(this.control.volume(volume.name));
   }
 
   /** Its model of the control plane has none. */
@@ -378,7 +377,8 @@ export class LaneCluster implements SimCluster {
       host: `host-${place}`,
       port: peersPort,
       leaving: false,
-      failed: false,
+      // its node has told the control plane
+      failed: (this.#failures.get(place)?.length ?? 0) > 0,
       purpose: 'volume' as const,
     }));
     const grant: AttachmentGrant = {
@@ -400,7 +400,15 @@ export class LaneCluster implements SimCluster {
       },
       previousReleased,
       acceptUnflushedLoss: false,
-      segments: [{ index: 0, setRevision: facts.setRevision, inSync: [...facts.inSync], replicas }],
+      segments: [
+        {
+          index: 0,
+          setRevision: facts.setRevision,
+          inSync: [...facts.inSync],
+          ...(facts.unconfirmed ? { unconfirmed: [...facts.unconfirmed] } : {}),
+          replicas,
+        },
+      ],
     };
     const serving = process.lane.attach(grant, { signal: new AbortController().signal });
     const entry: Entry = {

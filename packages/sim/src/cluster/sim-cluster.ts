@@ -55,6 +55,8 @@ export interface CommittedSet {
   setRevision: number;
   /** replica ids */
   inSync: readonly string[];
+  /** those that must have every acknowledged write: of the set before too, until this one is confirmed */
+  whole: readonly string[];
 }
 
 /** What the control plane has committed of one snapshot. */

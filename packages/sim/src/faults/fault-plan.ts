@@ -45,7 +45,10 @@ export const faultKinds = [
   'discard',
 ] as const;
 
-export type FaultKind = (typeof faultKinds)[number];
+/** Only in scenarios, and where a run asks for them: a kind more in the plan would change every seed. */
+export const addedKinds = ['alone'] as const;
+
+export type FaultKind = (typeof faultKinds)[number] | (typeof addedKinds)[number];
 
 /** One fault: plain data, so that a plan can be kept in a file and be made smaller. */
 export interface Fault {
@@ -59,7 +62,7 @@ export interface Fault {
   seed: number;
 }
 
-const weights: Record<FaultKind, number> = {
+const weights: Record<(typeof faultKinds)[number], number> = {
   kill: 12,
   'kill-in-write': 10,
   'kill-all': 9,
@@ -123,6 +126,25 @@ function weightsOfRun(random: Random, isDense: boolean): Map<FaultKind, number> 
   return own;
 }
 
+/** Of the added kinds (ms), one after the other is over. */
+const addedGapMs = 45_000;
+
+/** `faults`, and more of one kind between them. */
+export function withAdded(
+  faults: Fault[],
+  kind: FaultKind,
+  random: Random,
+  lengthMs: number,
+): Fault[] {
+  const added: Fault[] = [];
+  for (let atMs = 4_000; atMs < lengthMs; atMs += addedGapMs * (0.4 + random.next())) {
+    const forMs = Math.round(lengthOf(kind, random));
+    const seed = Math.floor(random.next() * 2 ** 31);
+    added.push({ atMs: Math.round(atMs), kind, target: 'primary', forMs, seed });
+  }
+  return [...faults, ...added].sort((a, b) => a.atMs - b.atMs);
+}
+
 /** `pace`: how many times as fast as usual they come. */
 export function planFaults(random: Random, lengthMs: number, pace = 1): Fault[] {
   const faults: Fault[] = [];
@@ -173,6 +195,8 @@ function lengthOf(kind: FaultKind, random: Random): number {
     case 'lost-member':
       // the leases of 6 s are over before it ends
       return 9_000 + share * 5_000;
+    case 'alone':
+      return 10_000 + share * 8_000;
     case 'fence-in-zero':
       return 6_000 + share * 5_000;
     case 'operator-fence':

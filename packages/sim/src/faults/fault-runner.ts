@@ -1,6 +1,7 @@
 import type { Fault, FaultKind } from './fault-plan.ts';
 import { callOf, type FaultKindRun, type FaultScene } from './fault-scene.ts';
 import { absence } from './kinds/absence.ts';
+import { alone } from './kinds/alone.ts';
 import { discard } from './kinds/discards.ts';
 import { diskError, slowDisk } from './kinds/disks.ts';
 import { homecoming, powerOnSlowJoin, powerUnflushed, resyncBurst } from './kinds/joins.ts';
@@ -65,6 +66,7 @@ const kinds: Record<FaultKind, FaultKindRun> = {
   'order-move-primary': orderMovePrimary,
   restore,
   discard,
+  alone,
 };
 
 /** Carries out a plan; never more at once than the promises cover. Counts what really happened. */

@@ -10,7 +10,7 @@ import { AgentCluster } from '../cluster/agent-cluster.ts';
 import { LaneCluster } from '../cluster/lane-cluster.ts';
 import type { SimCluster, SimVolume } from '../cluster/sim-cluster.ts';
 import { rotOneByte } from '../faults/bit-rot.ts';
-import { planFaults, type Fault } from '../faults/fault-plan.ts';
+import { planFaults, withAdded, type Fault } from '../faults/fault-plan.ts';
 import { FaultRunner } from '../faults/fault-runner.ts';
 import { FaultScene } from '../faults/fault-scene.ts';
 import type { LogSink } from '../world/sim-logger.ts';
@@ -36,6 +36,8 @@ export interface SeedOptions {
   snapshots?: boolean;
   /** cordons, drains, evacuations and decommissions beside the faults, of whole agents @default false */
   nodeOrders?: boolean;
+  /** primaries lose all others, and their disk or host then, beside the faults of the plan */
+  alone?: boolean;
   /** lanes of each agent, each with a disk @default two in a third of the seeds, if not dense, else one */
   lanes?: number;
   /** instead of those of the seed */
@@ -223,7 +225,10 @@ export class SeedRun {
     const lengthMs = minutes * 60_000;
     const beganMs = scheduler.nowMs;
     const pace = this.#options.dense === true ? densePace : 1;
-    await runner.run(faults ?? planFaults(this.#random, lengthMs, pace));
+    const planned = faults ?? planFaults(this.#random, lengthMs, pace);
+    const { alone, seed } = this.#options;
+    const own = new SeededRandom(seed * 104_729 + 3);
+    await runner.run(alone === true ? withAdded(planned, 'alone', own, lengthMs) : planned);
     await scheduler.sleep(beganMs + lengthMs - scheduler.nowMs);
   }
 

@@ -1,6 +1,8 @@
 import { StorError } from '@stor/protocol';
-import type { Attachment, NodeId, ReplicaId } from '@stor/protocol';
+import type { Attachment, NodeId, ReplicaId, SegmentStatus } from '@stor/protocol';
 import type { NodeLeaseRecord, StoredVolume } from '../../resources/records.ts';
+import { nodesOf } from './replica-sites.ts';
+import { wholeReplicas } from './whole-replicas.ts';
 
 /**
  * The rules of attachments and in-sync sets, as changes of one volume record. Whoever applies them
@@ -118,8 +120,22 @@ function grant(
     epoch,
     attachment,
     cleanRelease: false,
+    segments: record.status.segments.map((segment) =>
+      handOnUnconfirmed(segment, record.status.epoch, epoch),
+    ),
   };
   return { type: 'grant', record: { ...record, status }, attachment, previousReleased };
+}
+
+/**
+ * What the primary of the epoch before left unconfirmed is so for the next one. Of an older epoch it is
+ * void: who granted the one between did not know of it.
+ */
+function handOnUnconfirmed(segment: SegmentStatus, before: number, epoch: number): SegmentStatus {
+  const { unconfirmed, ...rest } = segment;
+  if (!unconfirmed) return segment;
+  if (unconfirmed.epoch !== before) return rest;
+  return { ...segment, unconfirmed: { ...unconfirmed, epoch } };
 }
 
 /** The record without the attachment of `epoch`; null when that is not the current one. */
@@ -151,12 +167,14 @@ export interface SetProposal {
   /** The newest that replicas remember: above `setRevision` after the store went back in time. */
   rememberedRevision?: number;
   inSync: ReplicaId[];
+  /** The set stays: from now on its primary acknowledges under it alone. */
+  confirms?: boolean;
 }
 
 export type SetDecision =
-  | { type: 'change'; record: StoredVolume; setRevision: number }
+  | { type: 'change'; record: StoredVolume; setRevision: number; isUnconfirmed: boolean }
   /** it took effect before: the answer was lost */
-  | { type: 'done'; setRevision: number }
+  | { type: 'done'; setRevision: number; isUnconfirmed: boolean }
   | { type: 'superseded'; reason: string };
 
 /** Compare-and-set of one segment's in-sync set on (epoch, setRevision) (I4). */
@@ -175,6 +193,7 @@ export function decideSet(record: StoredVolume, proposal: SetProposal): SetDecis
   if (inSync.length !== proposal.inSync.length) {
     throw new StorError('INVALID_ARGUMENT', 'the set names a replica twice or one unknown here');
   }
+  if (proposal.confirms) return confirmSet(record, segment, proposal);
   const { rememberedRevision = 0 } = proposal;
   if (segment.setRevision === proposal.setRevision) {
     const setRevision = Math.max(segment.setRevision, rememberedRevision) + 1;
@@ -184,12 +203,17 @@ export function decideSet(record: StoredVolume, proposal: SetProposal): SetDecis
         ? { ...replica, filled: true }
         : replica,
     );
-    const changed = { ...segment, setRevision, replicas, inSync, changedAtMs: proposal.nowWallMs };
-    const status = {
-      ...withoutConsent(record.status),
-      segments: segments.map((other) => (other === segment ? changed : other)),
+    const { unconfirmed: _before, ...rest } = segment;
+    const changed: SegmentStatus = {
+      ...rest,
+      setRevision,
+      replicas,
+      inSync,
+      ...unconfirmedBy(segment, inSync, proposal.epoch),
+      changedAtMs: proposal.nowWallMs,
     };
-    return { type: 'change', record: { ...record, status }, setRevision };
+    const isUnconfirmed = changed.unconfirmed !== undefined;
+    return { type: 'change', record: withSegment(record, changed), setRevision, isUnconfirmed };
   }
   // Only this epoch's primary proposes, one at a time, and its grant named a revision not older
   // than any change of an earlier epoch: an equal set at the revision that follows is this proposal's own.
@@ -197,8 +221,50 @@ export function decideSet(record: StoredVolume, proposal: SetProposal): SetDecis
     segment.setRevision === Math.max(proposal.setRevision, rememberedRevision) + 1 &&
     segment.inSync.length === inSync.length &&
     inSync.every((id) => segment.inSync.includes(id));
-  if (isRepeat) return { type: 'done', setRevision: segment.setRevision };
+  const isUnconfirmed = segment.unconfirmed?.epoch === proposal.epoch;
+  if (isRepeat) return { type: 'done', setRevision: segment.setRevision, isUnconfirmed };
   return superseded(`the set is at revision ${segment.setRevision}, not ${proposal.setRevision}`);
+}
+
+/**
+ * A set on one node dies with that node or its disk. Its primary may be cut off, and may never hear
+ * that it has it: then the members of the set before have everything too, as long as nobody has
+ * acknowledged without them. So that is written down, and taken back by the primary before it does.
+ * Sets on several nodes are spared that second write.
+ */
+function unconfirmedBy(
+  segment: SegmentStatus,
+  inSync: readonly ReplicaId[],
+  epoch: number,
+): Pick<SegmentStatus, 'unconfirmed'> {
+  const whole = wholeReplicas(segment, epoch);
+  const members = segment.replicas.filter(({ id }) => inSync.includes(id));
+  if (nodesOf(members) > 1 || whole.every((id) => inSync.includes(id))) return {};
+  return { unconfirmed: { epoch, members: [...new Set([...whole, ...inSync])] } };
+}
+
+/** Its primary acknowledges under this set alone from now on. */
+function confirmSet(
+  record: StoredVolume,
+  segment: SegmentStatus,
+  { setRevision, inSync }: SetProposal,
+): SetDecision {
+  const isThis =
+    segment.setRevision === setRevision && segment.inSync.every((id) => inSync.includes(id));
+  if (!isThis) {
+    return superseded(`the set is at revision ${segment.setRevision}, not ${setRevision}`);
+  }
+  const { unconfirmed, ...confirmed } = segment;
+  if (!unconfirmed) return { type: 'done', setRevision, isUnconfirmed: false };
+  const changed = withSegment(record, confirmed);
+  return { type: 'change', record: changed, setRevision, isUnconfirmed: false };
+}
+
+function withSegment(record: StoredVolume, changed: SegmentStatus): StoredVolume {
+  const segments = record.status.segments.map((segment) =>
+    segment.index === changed.index ? changed : segment,
+  );
+  return { ...record, status: { ...withoutConsent(record.status), segments } };
 }
 
 /** A set was committed: what was given up for it to begin is used up. */

@@ -37,6 +37,7 @@ import { TrashKeeper } from './trash-keeper.ts';
 import type { TrashAction } from './trash-keeper.ts';
 import { mayRest, VolumesAtRest } from './volumes-at-rest.ts';
 import { WantedAttachments } from './wanted-attachments.ts';
+import { wholeReplicas } from './whole-replicas.ts';
 
 /** A creation that is not finished after this is rolled back (ms, from when a leader first saw it). */
 export const createPatienceMs = 60_000;
@@ -347,7 +348,8 @@ function repairer(state: ClusterState, volume: StoredVolume, tries: number): Nod
   if (holder && holderLives(holder, lease)) return null;
   for (const segment of volume.status.segments) {
     const canServe = segment.replicas.filter((r) => r.state === 'ready' && isUp(state, r.nodeId));
-    const sources = canServe.filter((replica) => segment.inSync.includes(replica.id));
+    const whole = wholeReplicas(segment, volume.status.epoch);
+    const sources = canServe.filter((replica) => whole.includes(replica.id));
     // the ones that stay first: the others are about to go
     const isUnwelcome = (r: VolumeReplica): number =>
       Number(r.leaving === true || isDrained(state.nodes.get(r.nodeId)?.value));

@@ -84,7 +84,7 @@ export function settleCreations(
 /** Leaving replicas that the set does not name any more are parted with: their nodes delete them. */
 export function dropLeaving(segment: SegmentStatus): SegmentStatus | null {
   const isOut = (replica: VolumeReplica): boolean =>
-    replica.leaving === true && !segment.inSync.includes(replica.id);
+    replica.leaving === true && !isNeeded(segment, replica.id);
   return segment.replicas.some(isOut) ? remove(segment, isOut) : null;
 }
 
@@ -201,7 +201,7 @@ function worthOf(segment: SegmentStatus, replica: VolumeReplica, facts: ReplicaF
 
 /** Moves replicas out of the segment, to be deleted by their nodes. Never one of the in-sync set. */
 function remove(segment: SegmentStatus, isOut: (replica: VolumeReplica) => boolean): SegmentStatus {
-  const out = segment.replicas.filter((r) => isOut(r) && !segment.inSync.includes(r.id));
+  const out = segment.replicas.filter((r) => isOut(r) && !isNeeded(segment, r.id));
   if (out.length === 0) return segment;
   const removed = out.map(({ id, nodeId, diskId }) => ({ id, nodeId, diskId }));
   return {
@@ -209,6 +209,11 @@ function remove(segment: SegmentStatus, isOut: (replica: VolumeReplica) => boole
     replicas: segment.replicas.filter((replica) => !out.includes(replica)),
     removed: [...(segment.removed ?? []), ...removed],
   };
+}
+
+/** In the set, or in the one before it that may have to stand in for it. */
+function isNeeded({ inSync, unconfirmed }: SegmentStatus, id: ReplicaId): boolean {
+  return inSync.includes(id) || unconfirmed?.members.includes(id) === true;
 }
 
 function withoutLeaving({ leaving: _leaving, ...replica }: VolumeReplica): VolumeReplica {

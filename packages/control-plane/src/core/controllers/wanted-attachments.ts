@@ -3,6 +3,7 @@ import { isUp } from '../../resources/cluster-state.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 import { holderLives, wantedNode } from './attachment-rules.ts';
+import { wholeReplicas } from './whole-replicas.ts';
 
 /**
  * A volume must be free for this long before its node is asked (ms): a client that comes back to
@@ -113,7 +114,10 @@ export class WantedAttachments {
 function hasSource(state: ClusterState, volume: StoredVolume): boolean {
   return volume.status.segments.every((segment) =>
     segment.replicas.some(
-      (r) => r.state === 'ready' && segment.inSync.includes(r.id) && isUp(state, r.nodeId),
+      (r) =>
+        r.state === 'ready' &&
+        wholeReplicas(segment, volume.status.epoch).includes(r.id) &&
+        isUp(state, r.nodeId),
     ),
   );
 }

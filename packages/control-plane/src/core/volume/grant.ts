@@ -43,6 +43,7 @@ export function settingsOf(
       index: segment.index,
       setRevision: segment.setRevision,
       inSync: segment.inSync,
+      ...(segment.unconfirmed?.epoch === epoch ? { unconfirmed: segment.unconfirmed.members } : {}),
       replicas: segment.replicas.filter(isOnDisk).map((replica) => {
         const { id, nodeId, diskId } = replica;
         return {

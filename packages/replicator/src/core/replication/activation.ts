@@ -16,6 +16,8 @@ export interface FenceAnswer {
 export interface RecordedSet {
   setRevision: number;
   inSync: readonly string[];
+  /** each of these has every acknowledged write: the change to `inSync` is not confirmed */
+  unconfirmed?: readonly string[];
 }
 
 export type ActivationDecision =
@@ -29,6 +31,8 @@ export type ActivationDecision =
       members: string[];
       /** `from` is newer than what the control plane keeps, so it must be told */
       controlIsOlder: boolean;
+      /** `from` is the set that the control plane has recorded */
+      isRecorded: boolean;
       /**
        * nobody kept its memory: what was not flushed may be gone. Of these replicas nothing was
        * heard; null when somebody kept it.
@@ -126,11 +130,14 @@ function judgeMembers(
   answers: readonly FenceAnswer[],
   rules: ActivationRules,
 ): ActivationDecision {
-  const from = decidingSet(recorded, answers);
-  const controlIsOlder = from !== recorded;
+  const newest = decidingSet(recorded, answers);
+  const controlIsOlder = newest !== recorded;
+  const { unconfirmed } = newest;
+  const from = unconfirmed ? { ...newest, inSync: unconfirmed } : newest;
+  const isRecorded = from === recorded;
   const remembered = answers.map(({ setView }) => setView?.setRevision ?? 0);
   const highestRevision = Math.max(recorded.setRevision, ...remembered);
-  const begin = { type: 'go', from, highestRevision, controlIsOlder } as const;
+  const begin = { type: 'go', from, highestRevision, controlIsOlder, isRecorded } as const;
   const members = answers.filter((answer) => from.inSync.includes(answer.replicaId));
   const whole = members.filter((answer) => !answer.failed);
   const kept = whole.filter((answer) => answer.keptMemory);
@@ -145,7 +152,7 @@ function judgeMembers(
       };
     }
     const ids = kept.map((answer) => answer.replicaId);
-    const equal = !controlIsOlder && areEqual(from.inSync, kept);
+    const equal = isRecorded && areEqual(from.inSync, kept);
     return { ...begin, members: ids, unheard: null, equal };
   }
   const missing = unheard.map(rules.describe).join(', ');

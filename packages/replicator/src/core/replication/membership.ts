@@ -1,13 +1,15 @@
 /** What the shell must do next; at most one step of each kind is under way. */
 export type MembershipStep =
   | { type: 'propose'; setRevision: number; rememberedRevision: number; inSync: string[] }
-  | { type: 'record'; setRevision: number; inSync: string[] };
+  | { type: 'record'; setRevision: number; inSync: string[] }
+  | { type: 'confirm'; setRevision: number; inSync: string[] };
 
 /**
  * The in-sync set of one segment as its primary knows it (PacificA, invariant I4).
  *
- * A change is proposed to the control plane, then recorded by the members of the new set, and only
- * then acknowledgements need the new set alone; until that they need the union of old and new.
+ * A change is proposed to the control plane, then recorded by the members of the new set, then, if the
+ * control plane asks for that, confirmed to it; and only then acknowledgements need the new set alone.
+ * Until that they need the union of old and new, so each of these has all that was acknowledged.
  * The set never becomes empty: when all members are away, none is proposed out, and I/O is held.
  */
 export class Membership {
@@ -19,6 +21,12 @@ export class Membership {
   #previous: string[] = [];
   #proposed: string[] | null = null;
   #recording: Set<string> | null = null;
+  /** the next primary takes it that nothing was acknowledged under this set alone */
+  #unconfirmed = false;
+  /** it is being told that something will be */
+  #confirming = false;
+  /** it was, and nobody of the set was left to acknowledge anything */
+  #confirmedInVain = false;
   #stepGiven = false;
   #mustPropose: boolean;
   #mustRecord = true;
@@ -34,13 +42,18 @@ export class Membership {
   /**
    * `setRevision`: what the control plane has. `rememberedRevision`: the highest that a replica
    * remembers; when it is higher, the control plane went back in time, and does not have this set, or
-   * one of a history that is over.
+   * one of a history that is over. `isRecorded` false: it has another set at this revision.
    */
-  constructor(committed: readonly string[], setRevision: number, rememberedRevision = setRevision) {
+  constructor(
+    committed: readonly string[],
+    setRevision: number,
+    rememberedRevision = setRevision,
+    isRecorded = true,
+  ) {
     this.#committed = [...committed];
     this.#setRevision = setRevision;
     this.#rememberedRevision = rememberedRevision;
-    this.#mustPropose = rememberedRevision > setRevision;
+    this.#mustPropose = rememberedRevision > setRevision || !isRecorded;
   }
 
   get committed(): readonly string[] {
@@ -58,6 +71,7 @@ export class Membership {
     return (
       !this.#proposed &&
       !this.#recording &&
+      !this.#unconfirmed &&
       !this.#mustPropose &&
       !this.#mustRecord &&
       this.#away.size === 0
@@ -122,14 +136,41 @@ export class Membership {
 
   /**
    * A member that was away is back with its memory. True when it is a member again: only while it could
-   * not be dropped (all were away) and no set without it may have been committed. The caller sends
-   * it every write that it has not acknowledged.
+   * not be dropped (all were away) and no set without it may have been committed; or one was, and
+   * nothing has been acknowledged without it. The caller sends it every write that it has not
+   * acknowledged.
    */
   readmit(id: string): boolean {
     if (!this.#away.has(id) || !this.suspended) return false;
-    if (this.#proposed || this.#recording || !this.#committed.includes(id)) return false;
+    if (this.#proposed || this.#recording) return false;
+    if (!this.#committed.includes(id)) {
+      if (!this.#previous.includes(id)) return false;
+      this.#takeBack();
+    }
     this.#away.delete(id);
     return true;
+  }
+
+  /**
+   * Nobody of the committed set answers, and acknowledgements still needed the set before it: so that one
+   * stands, in fact. The control plane must be told.
+   */
+  #takeBack(): void {
+    this.#committed = [...new Set([...this.#committed, ...this.#previous])];
+    this.#previous = [];
+    this.#unconfirmed = false;
+    this.#confirming = false;
+    this.#confirmedInVain = false;
+    this.#mustPropose = true;
+    this.#mustRecord = true;
+  }
+
+  /**
+   * The next primary may take it that something was acknowledged under this set alone, and this one knows
+   * better: only it can go back to the set before.
+   */
+  get isKnownHereOnly(): boolean {
+    return this.#confirming || this.#confirmedInVain;
   }
 
   /** From now on `id` is given every write and must acknowledge it. */
@@ -150,7 +191,11 @@ export class Membership {
       this.#mustRecord = false;
       return this.#startRecording();
     }
-    if (this.#recording || this.#proposed) return null;
+    if (this.#recording || this.#proposed || this.#confirming) return null;
+    if (this.#unconfirmed && !this.#mustRecord && !this.suspended) {
+      this.#confirming = true;
+      return { type: 'confirm', setRevision: this.#setRevision, inSync: [...this.#committed] };
+    }
     const wanted = this.#wanted() ?? (this.#mustPropose ? this.#desired() : null);
     if (!wanted || wanted.length === 0) return null;
     this.#proposed = wanted;
@@ -163,8 +208,8 @@ export class Membership {
     };
   }
 
-  /** The control plane has the proposed set. */
-  proposalCommitted(setRevision: number): void {
+  /** The control plane has the proposed set; `unconfirmed`: it wants to be told when that counts alone. */
+  proposalCommitted(setRevision: number, unconfirmed = false): void {
     if (!this.#proposed) return;
     this.#previous = [...new Set([...this.#previous, ...this.#committed])];
     this.#committed = this.#proposed;
@@ -173,6 +218,7 @@ export class Membership {
     this.#stepGiven = false;
     this.#mustPropose = false;
     this.#mustRecord = true;
+    this.#unconfirmed = unconfirmed;
     for (const id of this.#committed) {
       this.#joining.delete(id);
       this.#candidates.delete(id);
@@ -186,7 +232,10 @@ export class Membership {
   withdraw(): boolean {
     if (!this.#proposed) return false;
     const desired = this.#desired();
-    if (desired.length === 0 || sameMembers(desired, this.#proposed)) return false;
+    if (desired.length === 0) {
+      // all are away; only a set that nobody is left of is better not proposed
+      if (this.#proposed.some((id) => !this.#away.has(id))) return false;
+    } else if (sameMembers(desired, this.#proposed)) return false;
     this.#proposed = null;
     this.#stepGiven = false;
     for (const id of this.#away) if (!this.#isNeeded(id)) this.#away.delete(id);
@@ -197,6 +246,24 @@ export class Membership {
   recorded(id: string): void {
     this.#recording?.delete(id);
     this.#finishRecording();
+  }
+
+  /** The control plane knows that the set of this revision counts alone. */
+  confirmed(setRevision: number): void {
+    if (!this.isConfirming(setRevision)) return;
+    this.#confirming = false;
+    this.#unconfirmed = false;
+    if (!this.suspended) {
+      this.#forgetPrevious();
+      return;
+    }
+    this.#confirmedInVain = true;
+    this.#mustRecord = true;
+  }
+
+  /** It is still to be told. */
+  isConfirming(setRevision: number): boolean {
+    return this.#confirming && this.#setRevision === setRevision;
   }
 
   /** Call after `lost`: a lost member can no longer record. */
@@ -218,11 +285,15 @@ export class Membership {
     if (!this.#recording || this.#recording.size > 0) return;
     // with nobody left to keep it, the view is recorded again when a member is back
     if (this.suspended) this.#mustRecord = true;
-    else {
-      this.#previous = [];
-      for (const id of this.#away) if (!this.#committed.includes(id)) this.#away.delete(id);
-    }
+    else if (!this.#unconfirmed) this.#forgetPrevious();
     this.#recording = null;
+  }
+
+  /** Acknowledgements need the committed set alone. */
+  #forgetPrevious(): void {
+    this.#previous = [];
+    this.#confirmedInVain = false;
+    for (const id of this.#away) if (!this.#committed.includes(id)) this.#away.delete(id);
   }
 
   #desired(): string[] {

@@ -43,7 +43,10 @@ export async function lostAnswer(call: FaultCall): Promise<void> {
 }
 
 /** Resolves in the event of the change, or with false when none came. */
-function agreed({ scene }: FaultCall, isMeant: (set: CommittedSet) => boolean): Promise<boolean> {
+export function agreed(
+  { scene }: FaultCall,
+  isMeant: (set: CommittedSet) => boolean,
+): Promise<boolean> {
   return new Promise((resolve) => {
     scene.onCommit(isMeant, () => resolve(true), changePatienceMs);
     scene.cluster.scheduler.at(changePatienceMs, () => resolve(false));
@@ -135,7 +138,7 @@ function takeOver(call: FaultCall, primary: SimNode, member: SimNode): void {
 }
 
 /** Where the control plane leads, an answer needs no link: the clients go to another node. */
-async function leaveLeader(call: FaultCall): Promise<void> {
+export async function leaveLeader(call: FaultCall): Promise<void> {
   const { scene, volume } = call;
   const { cluster } = scene;
   const leader = cluster.nodes[cluster.leader()];
