@@ -36,6 +36,8 @@ const changing = new Set([
   'volume recover',
   'volume attach',
   'volume detach',
+  'volume publish',
+  'volume unpublish',
   'volume rollback',
   'volume rm',
   'volume undelete',

@@ -117,6 +117,15 @@ const purposeNotes: Readonly<Record<Replica['purpose'], string>> = {
 };
 
 /** Why one is there that is to be filled, when not since the beginning; and whether it is to go. */
+/** The hosts that use it as a device; empty when there is none. */
+function publicationsText({ status }: Volume): string {
+  const texts = (status.publications ?? []).map(({ node, owner, readOnly, sinceMs }) => {
+    const notes = [owner, readOnly ? 'read-only' : '', `since ${formatTime(sinceMs)}`];
+    return `${node} (${notes.filter((note) => note !== '').join(', ')})`;
+  });
+  return texts.join(', ');
+}
+
 function replicaNote({ purpose, leaving, state }: Replica): string {
   const isFilled = state === 'creating' || state === 'syncing' || state === 'out-of-sync';
   const notes = [isFilled ? purposeNotes[purpose] : '', leaving ? 'leaving' : ''];
@@ -142,6 +151,7 @@ export function volumeSheet(volume: Volume): string {
         ? 'none (attached nowhere)'
         : `${primary.node} (${primary.mode}, since ${formatTime(primary.sinceMs)})`,
     ],
+    ['Published to', publicationsText(volume)],
     ['Serving', status.serving],
     ['Epoch', `${status.epoch} (set revision ${status.setRevision})`],
     ['NBD URI', status.nbdUri],

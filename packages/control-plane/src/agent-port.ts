@@ -265,6 +265,10 @@ export interface VolumeInfo {
   shared: boolean;
   replicas: number;
   labels: Readonly<Record<string, string>>;
+  /** of the record; what is older than what is known says nothing */
+  resourceVersion: number;
+  /** who alone is served; absent: everybody */
+  publications?: VolumeSettings['publications'];
 }
 
 /** Where the replicas of a volume are, as far as its record says. */

@@ -40,6 +40,7 @@ import type { SnapshotServiceParts } from './api/snapshot-services.ts';
 import { TrashService } from './api/trash-service.ts';
 import { storService, type StoreServiceMove } from './api/stor-service.ts';
 import { VolumeChanges } from './api/volume-changes.ts';
+import { VolumePublications } from './api/volume-publications.ts';
 import { VolumeGrowthOrders } from './api/volume-growth.ts';
 import { VolumeInsight } from './api/volume-insight.ts';
 import { VolumeService } from './api/volume-service.ts';
@@ -129,6 +130,7 @@ export class ControlPlane implements ControlPlanePort {
     const parts = controlPlane.#orderParts();
     const { volumes, peers, cache } = parts;
     const changes = new VolumeChanges({ ...options, cache, volumes });
+    const publications = new VolumePublications({ ...parts, nodeId: node.id });
     const primaries = controlPlane.#primaries;
     const insight = new VolumeInsight({ ...options, nodeId: node.id, peers });
     const disks = new DiskService({ store, peers, logger });
@@ -137,7 +139,7 @@ export class ControlPlane implements ControlPlanePort {
     const growth = new VolumeGrowthOrders({ ...parts, access: more.access });
     const nodes = new NodeService({ ...options, insight, events: controlPlane.#events });
     const who = { nodes, moveStore: options.moveStore, ...memberServices(options) };
-    const some = { volumes, changes, growth, primaries, insight, disks };
+    const some = { volumes, changes, publications, growth, primaries, insight, disks };
     const events = controlPlane.#events;
     const rebalance = new RebalanceService({ ...options, events });
     const all = { ...some, ...who, ...more, rebalance, ...placingServices(options) };
@@ -250,7 +252,7 @@ export class ControlPlane implements ControlPlanePort {
   async volumeInfo(name: string): ReturnType<ControlPlanePort['volumeInfo']> {
     const { store } = this.#options;
     // what is asked for here changes nothing, so without a quorum an older answer will do
-    return volumeInfoOf((await this.#orLocal((options) => findVolume(store, name, options))).value);
+    return volumeInfoOf(await this.#orLocal((options) => findVolume(store, name, options)));
   }
 
   async volumePlaces(name: string): Promise<VolumePlaces> {

@@ -18,6 +18,7 @@ t.test('a target that was found is waited for no more when it is lost in its tur
   const primary = { sizeBytes: 4096 } as unknown as PrimaryVolume;
   const connection = new ServedConnection({
     name: 'db',
+    publication: null,
     isDirect: false,
     peer: {
       id: 1,
@@ -32,7 +33,7 @@ t.test('a target that was found is waited for no more when it is lost in its tur
     clock,
     place: async (each) => {
       seen.push(each.waitsForTarget);
-      if (found) each.serveFrom(found, shared(found));
+      if (found) each.serveFrom(found, shared(found), false);
       return found !== null;
     },
     leaveEntry: () => {},
@@ -62,6 +63,7 @@ t.test(
     const why = 'node n3 (n-3) was decommissioned at ...';
     const connection = new ServedConnection({
       name: 'db',
+      publication: null,
       isDirect: false,
       peer: {
         id: 1,
@@ -77,7 +79,7 @@ t.test(
       place: async (each) => {
         if (isRefused) throw new StorError('PERMISSION_DENIED', why);
         const primary = { sizeBytes: 4096 } as unknown as PrimaryVolume;
-        each.serveFrom(primary, shared(primary));
+        each.serveFrom(primary, shared(primary), false);
         return true;
       },
       leaveEntry: () => {},

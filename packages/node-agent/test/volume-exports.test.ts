@@ -60,9 +60,12 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     policy: defaultPolicy(1),
     segments: [],
   });
+  const published: { now: Pick<VolumeSettings, 'publications'> & { resourceVersion?: number } } = {
+    now: {},
+  };
   const control = {
     acquire: async () => {
-      const grant = grantOf();
+      const grant = { ...grantOf(), ...published.now };
       await acquireGate;
       return grant;
     },
@@ -70,6 +73,8 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
       released.push({ epoch: at, clean });
     },
     volumeInfo: async () => ({
+      resourceVersion: 1,
+      ...published.now,
       name: 'db',
       volumeId: 'v-1',
       sizeBytes: 20 * 2 ** 30,
@@ -108,6 +113,7 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     released,
     primaries,
     updates,
+    published,
     grantOf,
     failAttach: (error: Error | null) => {
       attachError = error;
@@ -384,3 +390,39 @@ t.test('a volume is described in a line', async (t) => {
   const { exports } = setUp();
   t.equal(await exports.describe('db'), '20GiB, 3 replicas, env=prod tier=db');
 });
+
+t.test(
+  'a published volume is served to who names its publication, and to nobody else',
+  async (t) => {
+    const { exports, published, primaries, grantOf } = setUp();
+    const plain = await exports.open('db', client);
+    let plainEnded = 0;
+    plain.onRevoked(() => plainEnded++);
+    await t.rejects(exports.open('published:u-1:db', client), { code: 'FAILED_PRECONDITION' });
+
+    published.now = { resourceVersion: 2, publications: [{ id: 'u-1', readOnly: false }] };
+    const host = await exports.open('published:u-1:db', client);
+    t.equal(plainEnded, 1, 'what the primary has learned ends a connection without one');
+    t.equal(host.readOnly, false);
+    t.equal(host.name, 'db');
+    plain.release();
+    await t.rejects(exports.open('db', client), { code: 'FAILED_PRECONDITION' });
+    await t.rejects(exports.open('published:u-0:db', client), { code: 'FAILED_PRECONDITION' });
+    t.equal(primaries.length, 1);
+
+    let hostEnded = 0;
+    host.onRevoked(() => hostEnded++);
+    const settings = { ...grantOf(), epoch: 1, resourceVersion: 1 };
+    exports.updateVolume(settings);
+    t.equal(hostEnded, 0, 'settings of before say nothing');
+    const moved = [{ id: 'u-2', readOnly: true }];
+    exports.updateVolume({ ...settings, resourceVersion: 3, publications: moved });
+    t.equal(hostEnded, 1, 'its right has ended');
+    const reader = await exports.open('published:u-2:db', client);
+    t.equal(reader.readOnly, true);
+    exports.updateVolume({ ...settings, resourceVersion: 4 });
+    published.now = { resourceVersion: 4 };
+    await t.rejects(exports.open('published:u-2:db', client), { code: 'FAILED_PRECONDITION' });
+    await exports.open('db', client);
+  },
+);

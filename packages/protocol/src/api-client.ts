@@ -50,6 +50,9 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   deleteVolume: 'once',
   attachVolume: 'once',
   detachVolume: 'once',
+  // the same again finds what the first one made
+  publishVolume: 'repeatable',
+  unpublishVolume: 'repeatable',
   // the same change again changes nothing more
   updateVolume: 'repeatable',
   resizeVolume: 'repeatable',
@@ -185,6 +188,8 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     deleteVolume: call('deleteVolume'),
     attachVolume: call('attachVolume'),
     detachVolume: call('detachVolume'),
+    publishVolume: call('publishVolume'),
+    unpublishVolume: call('unpublishVolume'),
     updateVolume: call('updateVolume'),
     resizeVolume: call('resizeVolume'),
     moveReplica: call('moveReplica'),

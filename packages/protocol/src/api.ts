@@ -482,6 +482,36 @@ export interface StorApi {
   /** Drains and gives the attachment back; connections are closed. NOT_FOUND. Works twice. */
   detachVolume(request: { name: string } & ChangeGuards, options?: CallOptions): Promise<Volume>;
   /**
+   * Gives one host (`node`; '' = the answering node) the right to use the volume as a device, and takes
+   * it from everybody else (ADR 18); again, for the same host, it answers with what there is. A host
+   * that is down loses it, unless `keepDead`. `owner`: who uses it there, for people.
+   * NOT_FOUND, ALREADY_EXISTS (the host has it the other way: `readOnly`), ATTACHED_ELSEWHERE (another
+   * host has it), FAILED_PRECONDITION (a client without a publication is connected).
+   */
+  publishVolume(
+    request: {
+      name: string;
+      node: string;
+      readOnly?: boolean;
+      owner?: string;
+      keepDead?: boolean;
+    } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<Volume>;
+  /**
+   * Ends it (`node` '': of all hosts; `publication`: only that one); what is gone already is fine.
+   * FAILED_PRECONDITION while the device is connected, unless `force`: then its requests fail.
+   */
+  unpublishVolume(
+    request: {
+      name: string;
+      node: string;
+      publication?: string;
+      force?: boolean;
+    } & ChangeGuards,
+    options?: CallOptions,
+  ): Promise<Volume>;
+  /**
    * Of the embedded cluster store. Without a leader the answer is what this node's own log says.
    * FAILED_PRECONDITION when the cluster store is another one.
    */

@@ -10,6 +10,7 @@ export * from './limits.ts';
 export * from './names.ts';
 export * from './peer-frame.ts';
 export * from './placement-rules.ts';
+export * from './published-export.ts';
 export * from './qos.ts';
 export * from './qos-rules.ts';
 export * from './resources.ts';

@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import type { Volume } from '@stor/protocol';
+import type { PublicationView, Volume } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
 import { confirmUnsafe } from '../confirm.ts';
 import { formatTime } from '../resource-views.ts';
@@ -8,6 +8,8 @@ import { formatTime } from '../resource-views.ts';
 export function addAttachmentCommands(volume: Command, run: RunAction): void {
   addAttach(volume, run);
   addDetach(volume, run);
+  addPublish(volume, run);
+  addUnpublish(volume, run);
   addFence(volume, run);
   addRecover(volume, run);
 }
@@ -41,6 +43,73 @@ function addDetach(volume: Command, run: RunAction): void {
       run(command.optsWithGlobals(), async ({ api, print, call }) => {
         const detached = await api.detachVolume({ name }, call);
         print.changed(detached, `volume ${detached.metadata.name} detached`);
+      }),
+    );
+}
+
+function addPublish(volume: Command, run: RunAction): void {
+  volume
+    .command('publish')
+    .argument('<volume>', 'name or id')
+    .option('--node <node>', 'the host that uses it (default: the node that answers)', '')
+    .option('--read-only', 'it may only read')
+    .option('--owner <text>', 'who uses it there, for people', '')
+    .option('--keep-dead', 'refuse also when the host that has it is down')
+    .description('let one host use a volume as a device, and nobody else')
+    .addHelpText(
+      'after',
+      `
+For what puts a file system on a volume. From then on only connections to the printed export are served:
+a host that comes back from the dead with an older one is refused, even when the new one is not connected
+at that moment. A host that is down loses the volume to the next one.
+
+Examples:
+  storctl volume publish db --node n2
+  storctl volume publish db --node n2 --owner "nightly import"`,
+    )
+    .action(
+      async (
+        name: string,
+        options: { node: string; readOnly?: true; owner: string; keepDead?: true },
+        command: Command,
+      ) =>
+        run(command.optsWithGlobals(), async ({ api, print, call }) => {
+          const { node, readOnly = false, owner, keepDead = false } = options;
+          const request = { name, node, readOnly, owner, keepDead };
+          const published = await api.publishVolume(request, call);
+          const { metadata, status } = published;
+          const at = status.publications?.find((each) => node === '' || isAt(each, node));
+          const where = at ? `${at.node} as export ${at.exportName}` : node;
+          print.changed(published, `volume ${metadata.name} published to ${where}`);
+        }),
+    );
+}
+
+function isAt({ node, nodeId }: PublicationView, asked: string): boolean {
+  return node === asked || nodeId === asked;
+}
+
+function addUnpublish(volume: Command, run: RunAction): void {
+  volume
+    .command('unpublish')
+    .argument('<volume>', 'name or id')
+    .option('--node <node>', 'the host that loses it (default: all)', '')
+    .option('--force', 'also while its device is connected, whose requests then fail')
+    .description('end the right of a host to use a volume as a device')
+    .addHelpText(
+      'after',
+      `
+Unmount it and detach its device first. For a host that is gone for good there is nothing else to do.
+
+Examples:
+  storctl volume unpublish db
+  storctl volume unpublish db --node n2`,
+    )
+    .action(async (name: string, options: { node: string; force?: true }, command: Command) =>
+      run(command.optsWithGlobals(), async ({ api, print, call }) => {
+        const request = { name, node: options.node, force: options.force ?? false };
+        const volumeNow = await api.unpublishVolume(request, call);
+        print.changed(volumeNow, `volume ${volumeNow.metadata.name} unpublished`);
       }),
     );
 }

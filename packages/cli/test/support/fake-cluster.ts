@@ -3,6 +3,7 @@ import {
   changedQos,
   changePolicy,
   defaultTrashKeepMs,
+  publishedExportName,
   type ClusterStatus,
   type Disk,
   type DiskInspection,
@@ -482,6 +483,19 @@ export class FakeCluster {
       detachVolume: call('detachVolume', ({ name }) => {
         const volume = this.volume(name);
         volume.status.primary = null;
+        return volume;
+      }),
+      publishVolume: call('publishVolume', ({ name, node, readOnly = false, owner = '' }) => {
+        const volume = this.volume(name);
+        const id = 'u-0000000000000001';
+        const exportName = publishedExportName(id, volume.metadata.name);
+        const at = { nodeId: 'n-1', node: node === '' ? 'n1' : node, sinceMs: startMs };
+        volume.status.publications = [{ id, readOnly, owner, exportName, ...at }];
+        return volume;
+      }),
+      unpublishVolume: call('unpublishVolume', ({ name }) => {
+        const volume = this.volume(name);
+        volume.status.publications = [];
         return volume;
       }),
     };

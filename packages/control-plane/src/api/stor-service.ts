@@ -30,6 +30,7 @@ import type { CloneService, CloneVolumeRequest } from './clone-service.ts';
 import type { TrashService } from './trash-service.ts';
 import type { VolumeGrowthOrders } from './volume-growth.ts';
 import type { VolumeChanges } from './volume-changes.ts';
+import type { VolumePublications } from './volume-publications.ts';
 import type { VolumeInsight } from './volume-insight.ts';
 import type { CreateVolumeRequest, VolumeService } from './volume-service.ts';
 
@@ -47,6 +48,7 @@ interface StorServiceOptions {
   tokens: TokenService;
   volumes: VolumeService;
   changes: VolumeChanges;
+  publications: VolumePublications;
   growth: VolumeGrowthOrders;
   primaries: PrimaryOrders;
   insight: VolumeInsight;
@@ -124,6 +126,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     },
     attachVolume: ({ name, node }: Request<'attachVolume'>) => volumes.attach(name, node),
     detachVolume: ({ name }: Request<'detachVolume'>) => volumes.detach(name),
+    ...publicationMethods(options.publications),
     updateVolume: (request: Request<'updateVolume'>) => changes.update(request),
     resizeVolume: ({ name, sizeBytes }: Request<'resizeVolume'>, { signal }: CallContext) =>
       options.growth.resize(name, sizeBytes, signal),
@@ -151,6 +154,17 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     ...policyMethods(options.policies),
     ...tenantMethods(options.tenants),
     ...sightCalls(options),
+  };
+}
+
+function publicationMethods(
+  publications: VolumePublications,
+): Record<'publishVolume' | 'unpublishVolume', UnaryMethod> {
+  return {
+    publishVolume: (request: Request<'publishVolume'>, { signal }: CallContext) =>
+      publications.publish(request, signal),
+    unpublishVolume: (request: Request<'unpublishVolume'>, { signal }: CallContext) =>
+      publications.unpublish(request, signal),
   };
 }
 

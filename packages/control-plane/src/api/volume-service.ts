@@ -38,6 +38,7 @@ import { cordonOf, cordoned } from '../core/node/node-intent.ts';
 import { withAllSegments } from '../core/placement/place-segments.ts';
 import { findPolicy, holdOfPolicy } from '../core/qos/policy-rules.ts';
 import { describeVolume } from '../core/volume/describe-volume.ts';
+import { checkUnpublished } from '../agent/used-as-device.ts';
 import { checkKeepMs, deletionOf, trashingOf } from '../core/volume/trash-rules.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
@@ -173,8 +174,11 @@ export class VolumeService {
     checkKeepMs(keepMs);
     const id = await this.#idOf(name);
     for (let conflicts = 0; conflicts < maxConflicts; conflicts++) {
+      const found = await readVolume(this.#store, id);
+      if (found) checkUnpublished(found.value, await this.#hosts());
       const volume = await this.#attachments.detach(id, true);
       if (!volume) throw new StorError('NOT_FOUND', `volume ${name} was deleted meanwhile`);
+      checkUnpublished(volume.value, await this.#hosts());
       // there is nothing to keep of one that was never ready
       const isKept = keepMs > 0 && volume.value.status.phase === 'ready';
       const deletedAtMs = this.#clock.wallMs();

@@ -221,6 +221,17 @@ const volumeSchema = z.looseObject({
         sinceMs: z.number(),
       })
       .nullable(),
+    publications: z
+      .array(
+        z.looseObject({
+          id: z.string(),
+          nodeId: z.string(),
+          readOnly: z.boolean(),
+          owner: z.string(),
+          sinceMs: z.number(),
+        }),
+      )
+      .optional(),
     cleanRelease: z.boolean(),
     acceptLossSinceEpoch: z.number().optional(),
     segments: z.array(segmentSchema),

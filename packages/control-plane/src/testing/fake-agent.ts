@@ -350,7 +350,7 @@ export class FakeAgent implements AgentPort {
       const own = known.find((each) => each.index === segment.index);
       return own ? { ...segment, inSync: own.inSync, setRevision: own.setRevision } : segment;
     });
-    const { rollback: _over, qos: _old, ...kept } = held.grant;
+    const { rollback: _over, qos: _old, publications: _before, ...kept } = held.grant;
     held.grant = { ...kept, ...settings, segments };
     if (!settings.rollback) this.#touched.delete(settings.volumeId);
     this.#settleSnapshots(settings.volumeId, settings, false);

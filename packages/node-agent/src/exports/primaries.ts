@@ -15,6 +15,7 @@ import { EndedEpochs } from '../core/lanes/ended-epochs.ts';
 import { LaneQos } from '../qos/lane-qos.ts';
 import type { QosVolume, VolumeQosReport } from '../qos/lane-volume.ts';
 import { liveVolume } from './live-volume.ts';
+import { PublicationGate, type PublishedUser } from './publication-gate.ts';
 import { carryOut } from './primary-orders.ts';
 import { RecentNames } from './recent-names.ts';
 import { RollbackGate, rollingBackReason } from './rollback-gate.ts';
@@ -44,7 +45,7 @@ export const handOverTargetMs = 5_000;
 /** Relays of other nodes that come back so soon after an ordered detach are told to end (ms). */
 const detachedMs = 10_000;
 /** A connection that is served by a primary of this node. */
-export interface PrimaryUser {
+export interface PrimaryUser extends PublishedUser {
   /** The volume may not be used any longer: what has begun is answered, then the connection ends. */
   revoke(reason: StorError): void;
   /** The volume is about to be handed over, or rolled back: nothing begins from now on. */
@@ -70,6 +71,8 @@ export interface PrimaryEntry {
   readonly waiting: Set<PrimaryUser>;
   /** orders that are being carried out: as long as there are some it is not idle */
   orders: number;
+  /** who may be served while it is published */
+  readonly publications: PublicationGate;
   /** closed while it is rolled back: nobody is served */
   readonly gate: RollbackGate;
   /** while it is being given over to another node; rejects when it stays here */
@@ -289,6 +292,7 @@ export class Primaries {
     const entry = this.#entries.get(settings.volumeId);
     if (entry?.grant.epoch !== settings.epoch) return;
     entry.gate.update(settings);
+    entry.publications.update(settings, entry.users);
     entry.qos.update(settings.qos, settings.resourceVersion);
   }
 
@@ -359,6 +363,7 @@ export class Primaries {
       users: new Set(),
       waiting: new Set(),
       orders: 0,
+      publications: new PublicationGate(grant.name, grant),
       gate: new RollbackGate(grant, this.#clock),
       handingOver: null,
       ending: null,

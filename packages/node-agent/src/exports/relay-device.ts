@@ -6,6 +6,7 @@ import {
   NbdError,
   RequestOrder,
   allocationContext,
+  transmissionFlag,
   errno,
   formatClientContext,
   optionReplyType,
@@ -65,6 +66,8 @@ export interface RelayOptions {
  */
 export class RelayDevice implements BlockDevice {
   readonly sizeBytes: number;
+  /** the primary takes no changes from it */
+  readonly isReadOnly: boolean;
   readonly #client: NbdClient;
   readonly #options: RelayOptions;
   readonly #order = new RequestOrder<KeptRequest>();
@@ -79,6 +82,7 @@ export class RelayDevice implements BlockDevice {
     this.#client = client;
     this.#options = options;
     this.sizeBytes = client.sizeBytes;
+    this.isReadOnly = (client.flags & transmissionFlag.readOnly) !== 0;
     options.stats.connections += 1;
     // an idle connection that ends is found out at once, so that the volume stays in use
     void client.closed.then(() => this.#end('closed'));

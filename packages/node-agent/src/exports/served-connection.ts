@@ -1,4 +1,4 @@
-import { StorError, type VolumeId } from '@stor/protocol';
+import { StorError, type PublicationId, type VolumeId } from '@stor/protocol';
 import {
   dirtyWithin,
   type DirtyDone,
@@ -27,6 +27,8 @@ type Address = { host: string; port: number };
 export interface ServedConnectionOptions {
   /** of the volume, without a prefix */
   name: string;
+  /** the right of its host to use the volume as a device; null: it names none */
+  publication: PublicationId | null;
   /** it came from another node's relay: served by a primary of this node, never relayed on */
   isDirect: boolean;
   peer: NbdPeer;
@@ -49,6 +51,7 @@ export interface ServedConnectionOptions {
  */
 export class ServedConnection implements PrimaryUser, IdentifiedConnection {
   readonly name: string;
+  readonly publication: PublicationId | null;
   readonly isDirect: boolean;
   readonly released: Promise<void>;
   /** once it is known */
@@ -65,6 +68,8 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
   #primary: PrimaryVolume | null = null;
   /** the primary, as this connection shares it with others */
   #shared: QosDevice | null = null;
+  /** its host may only read */
+  #readOnly = false;
   #relay: RelayDevice | null = null;
   #relays = 0;
   #held = false;
@@ -76,6 +81,7 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
   constructor(options: ServedConnectionOptions) {
     this.#options = options;
     this.name = options.name;
+    this.publication = options.publication;
     this.isDirect = options.isDirect;
     this.released = new Promise((resolve) => {
       this.#resolveReleased = resolve;
@@ -139,7 +145,7 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
     if (!device || this.#over) throw this.#over ?? new Error('served without a device');
     return {
       device,
-      readOnly: false,
+      readOnly: this.#readOnly,
       changedSince: (snapshot, offset, length, limit, done) => {
         device.ask<DirtyExtent>((_device, answer) => {
           this.#changedSince(snapshot, offset, length, limit, answer);
@@ -196,7 +202,8 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
   }
 
   /** @param shared leads to the primary: requests may wait in it before they are started */
-  serveFrom(primary: PrimaryVolume, shared: QosDevice): void {
+  serveFrom(primary: PrimaryVolume, shared: QosDevice, readOnly: boolean): void {
+    this.#readOnly = readOnly;
     this.#primary = primary;
     this.#shared = shared;
     // it was found: when it is lost in its turn, nobody else is about to serve
@@ -211,6 +218,7 @@ export class ServedConnection implements PrimaryUser, IdentifiedConnection {
       throw this.#over;
     }
     this.#relay = relay;
+    this.#readOnly = relay.isReadOnly;
     this.#targetUntilMs = -Infinity;
     const device = this.#deviceOf(relay.sizeBytes);
     relay.onLost((end, unanswered) => {

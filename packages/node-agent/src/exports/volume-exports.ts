@@ -3,8 +3,11 @@ import {
   StorError,
   formatByteSize,
   hasCode,
+  parsePublishedExport,
+  publishedExportName,
   type AttachmentGrant,
   type NodeId,
+  type PublicationId,
   type ScrubOrder,
   type ScrubProgress,
   type VolumeId,
@@ -123,7 +126,7 @@ export class VolumeExports implements NbdExports {
   async open(exportName: string, peer: NbdPeer): Promise<NbdExportLease> {
     const snapshot = SnapshotExports.nameOf(exportName);
     if (snapshot) return this.#snapshots.open(exportName, snapshot, peer);
-    const { name, isDirect, isCrossing } = parseName(exportName);
+    const { name, publication, isDirect, isCrossing } = parseName(exportName);
     // on the only lane nothing may come between the lines below
     if (!isCrossing && this.#mayCross(name)) {
       const elsewhere = await this.#laneElsewhere(name);
@@ -135,6 +138,7 @@ export class VolumeExports implements NbdExports {
     const snapshots = asksForChanges ? await this.#snapshots.idsOf(name) : noSnapshots;
     const connection = new ServedConnection({
       name,
+      publication,
       isDirect,
       peer,
       snapshots,
@@ -309,6 +313,10 @@ export class VolumeExports implements NbdExports {
 
   async #placeHere(connection: ServedConnection, entry: PrimaryEntry | null): Promise<boolean> {
     if (!entry) return false;
+    await this.#learnPublications(connection, entry);
+    const refusal = entry.publications.refusal(connection.publication);
+    if (refusal) throw refusal;
+    // from this turn on it is told when that changes
     connection.enter(entry);
     const primary = await this.#primaries.use(entry, connection, connection.stopped);
     // a handover may have sent it on before it was served
@@ -317,8 +325,22 @@ export class VolumeExports implements NbdExports {
       this.#primaries.leave(entry, connection);
       return false;
     }
-    connection.serveFrom(primary, entry.qos.device(primary));
+    const { publication } = connection;
+    const readOnly = entry.publications.isReadOnly(publication);
+    connection.serveFrom(primary, entry.qos.device(primary), readOnly);
     return true;
+  }
+
+  /**
+   * What this primary was told may be older than a publication of a moment ago. An ended one is never
+   * taken for one that there is: who takes a volume over fences the primary that has not heard of it.
+   */
+  async #learnPublications(
+    { publication, name }: ServedConnection,
+    entry: PrimaryEntry,
+  ): Promise<void> {
+    if (!entry.publications.refusal(publication)) return;
+    entry.publications.update(await this.#options.control.volumeInfo(name), entry.users);
   }
 
   /** A connection that was served before must not attach again what was detached under it. */
@@ -385,7 +407,7 @@ export class VolumeExports implements NbdExports {
     try {
       relay = await RelayDevice.connect({
         address,
-        exportName: `${directPrefix}${name}`,
+        exportName: `${directPrefix}${exportOf(connection)}`,
         identity: connection.nextRelayIdentity(),
         snapshots: connection.snapshotNames,
         network,
@@ -424,11 +446,26 @@ function describeVolume(info: {
   return text.slice(0, maxDescriptionChars);
 }
 
-function parseName(exportName: string): { name: string; isDirect: boolean; isCrossing: boolean } {
+interface ExportName {
+  /** of the volume */
+  name: string;
+  publication: PublicationId | null;
+  isDirect: boolean;
+  isCrossing: boolean;
+}
+
+function parseName(exportName: string): ExportName {
   const isCrossing = exportName.startsWith(lanePrefix);
-  const rest = isCrossing ? exportName.slice(lanePrefix.length) : exportName;
-  const isDirect = rest.startsWith(directPrefix);
-  return { name: isDirect ? rest.slice(directPrefix.length) : rest, isDirect, isCrossing };
+  const uncrossed = isCrossing ? exportName.slice(lanePrefix.length) : exportName;
+  const isDirect = uncrossed.startsWith(directPrefix);
+  const rest = isDirect ? uncrossed.slice(directPrefix.length) : uncrossed;
+  const published = parsePublishedExport(rest);
+  const name = published?.volume ?? rest;
+  return { name, publication: published?.publication ?? null, isDirect, isCrossing };
+}
+
+function exportOf({ name, publication }: ServedConnection): string {
+  return publication === null ? name : publishedExportName(publication, name);
 }
 
 function parseAddress(address: string): { host: string; port: number } {

@@ -1,4 +1,4 @@
-import type { DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from '../ids.ts';
+import type { DiskId, NodeId, PublicationId, ReplicaId, SnapshotId, VolumeId } from '../ids.ts';
 import type { ReplicaPurpose } from './segment-status.ts';
 import type { SnapshotPhase } from './snapshot.ts';
 import type { VolumeQos } from '../qos.ts';
@@ -43,6 +43,8 @@ export interface VolumeSettings {
   policy: VolumePolicy;
   /** limits, weight and guarantee. Absent: none, and the default weight */
   qos?: VolumeQos;
+  /** Who alone is served. Absent: everybody. */
+  publications?: { id: PublicationId; readOnly: boolean }[];
   /** It is being rolled back: no client is served before this is gone. Absent: it is not. */
   rollback?: { id: string };
   /**

@@ -1,4 +1,4 @@
-import type { DiskId, NodeId, ReplicaId, SnapshotId, VolumeId } from '../ids.ts';
+import type { DiskId, NodeId, PublicationId, ReplicaId, SnapshotId, VolumeId } from '../ids.ts';
 import type { QosField, QosSource } from '../qos-rules.ts';
 import type { QosSpec } from '../qos.ts';
 import type { Metadata } from './metadata.ts';
@@ -40,6 +40,20 @@ export interface Attachment {
   sinceMs: number;
 }
 
+/**
+ * The right of one host to use the volume as a device (ADR 18). As long as there is one, the volume is
+ * served to connections that name it (`published:ID:NAME`), and to no others.
+ */
+export interface Publication {
+  /** random, never used again */
+  id: PublicationId;
+  nodeId: NodeId;
+  readOnly: boolean;
+  /** who uses it there, for people: at most 128 characters */
+  owner: string;
+  sinceMs: number;
+}
+
 export type VolumeHealth =
   'creating' | 'healthy' | 'degraded' | 'suspended' | 'unavailable' | 'deleting';
 
@@ -72,6 +86,8 @@ export interface VolumeRecord {
     /** highest epoch ever granted; never under a lease, never goes back */
     epoch: number;
     attachment: Attachment | null;
+    /** hosts that use it as a device; absent: none. More than one only of a shared volume. */
+    publications?: Publication[];
     /**
      * The last holder gave the attachment back itself, with nothing in flight: the next primary
      * need not wait out its replica leases (I6).
@@ -189,9 +205,17 @@ export interface Volume {
       reclaimableBytes: number;
     } | null;
     nbdUri: string;
+    /** hosts that use it as a device; absent: answered by an older version */
+    publications?: PublicationView[];
     /** absent: answered by an older version */
     qos?: VolumeQosStatus;
   };
+}
+
+export interface PublicationView extends Publication {
+  node: string;
+  /** the export that its connections name */
+  exportName: string;
 }
 
 /** What a primary enforces for a volume, and where each value comes from. */

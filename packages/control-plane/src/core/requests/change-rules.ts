@@ -51,6 +51,8 @@ export const changeRules: Readonly<Partial<Record<keyof StorApi, ChangeRule>>> =
   recoverVolume: { ...volume, form: 'steps' },
   attachVolume: { ...volume, form: 'steps' },
   detachVolume: { ...volume, form: 'steps' },
+  publishVolume: { ...volume, form: 'steps' },
+  unpublishVolume: { ...volume, form: 'steps' },
   rollbackVolume: { ...volume, form: 'steps', answer: 'rolled-back' },
   deleteVolume: { ...volume, form: 'steps', answer: 'deletion', ends: true },
   undeleteVolume: { kind: 'trashed-volume', field: 'name', form: 'once', answer: 'volume' },

@@ -15,6 +15,7 @@ import type {
 } from '@stor/protocol';
 import type { LiveVolume } from '../../agent-port.ts';
 import { nbdAddress } from './lane-addresses.ts';
+import { describePublications } from './publication-rules.ts';
 import { nodesOf } from '../controllers/replica-sites.ts';
 import { isUp, nodeName, snapshotsOf, withNodeNames } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
@@ -78,6 +79,7 @@ export function describeVolume(
       ).length,
       origin: volume.value.origin ?? null,
       space: null,
+      publications: describePublications(volume.value, state),
       nbdUri: nbdUri(state, attachment?.nodeId ?? answeringNodeId, volume.value, current),
     },
   };

@@ -5,6 +5,7 @@ import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import { snapshotPhase } from './describe-snapshot.ts';
 import { enforcedQos } from '../qos/volume-qos.ts';
 import { peerAddress } from './lane-addresses.ts';
+import { publishedTo } from './publication-rules.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 
 /** Those on their disks: a replica that is still being created can be fenced and filled by nobody. */
@@ -32,6 +33,7 @@ export function settingsOf(
     replicas: spec.replicas,
     policy: spec.policy,
     ...(qos ? { qos } : {}),
+    ...publishedTo(volume.value),
     ...(status.rollback ? { rollback: { id: status.rollback.id } } : {}),
     snapshots: snapshotsOf(state, metadata.id).map(({ value }) => ({
       id: value.id,

@@ -1,6 +1,7 @@
 import { StorError } from '@stor/protocol';
 import type { SnapshotId, VolumeRollback } from '@stor/protocol';
 import type { StoredVolume } from '../../resources/records.ts';
+import { publicationsOf } from './publication-rules.ts';
 
 /** UNAVAILABLE while the volume is being rolled back: some of it may be old, and some new. */
 export function checkNotRollingBack(record: StoredVolume): void {
@@ -22,8 +23,18 @@ export function checkNotNeeded(record: StoredVolume, id: SnapshotId, snapshot: s
   );
 }
 
-/** The record with this rollback, whatever is under way. UNAVAILABLE while the volume is resized. */
+/**
+ * The record with this rollback, whatever is under way. UNAVAILABLE while the volume is resized,
+ * FAILED_PRECONDITION while a host uses it as a device, whose file system would not know.
+ */
 export function rollbackBegun(record: StoredVolume, rollback: VolumeRollback): StoredVolume {
+  if (!rollback.force && publicationsOf(record).length > 0) {
+    const { name } = record.metadata;
+    throw new StorError(
+      'FAILED_PRECONDITION',
+      `volume ${name} is used as a device by a host ("storctl volume inspect ${name}" says which): unmount and detach it there first`,
+    );
+  }
   if (record.status.growth) {
     throw new StorError(
       'UNAVAILABLE',

@@ -1,9 +1,15 @@
 import type { VolumeInfo } from '../../agent-port.ts';
+import type { Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
+import { publishedTo } from './publication-rules.ts';
 
 /** What is told about a volume without attaching it. */
-export function volumeInfoOf({ metadata, spec }: StoredVolume): VolumeInfo {
-  const { name, id: volumeId, labels } = metadata;
-  const { sizeBytes, policy, replicas } = spec;
-  return { name, volumeId, sizeBytes, shared: policy.shared, replicas, labels };
+export function volumeInfoOf({ value, modRevision }: Versioned<StoredVolume>): VolumeInfo {
+  const { name, id: volumeId, labels } = value.metadata;
+  const { sizeBytes, policy, replicas } = value.spec;
+  return {
+    ...{ name, volumeId, sizeBytes, shared: policy.shared, replicas, labels },
+    resourceVersion: modRevision,
+    ...publishedTo(value),
+  };
 }
