@@ -11,6 +11,7 @@ const making = new Set([
   'disk add',
   'pool set',
   'scrub set',
+  'cluster update',
   'policy create',
 ]);
 

@@ -203,3 +203,52 @@ t.test('tenants are given limits that their volumes share', async (t) => {
     t.match(stderr, message);
   }
 });
+
+t.test('classes of work have weights and limits', async (t) => {
+  const cluster = new FakeCluster();
+  const shown = await run(cluster, ['cluster', 'qos']);
+  t.match(shown.stdout, /CLASS +WEIGHT +IOPS +BPS\nclient +100/);
+  const argv = ['cluster', 'update', '--qos-class'];
+  const text = 'rebuild.weight=20,rebuild.bps=100MiB/s, scrub.iops=1.5k';
+  const set = await run(cluster, [...argv, text, '--qos-class', 'resync.bps=none']);
+  t.match(set.stdout, /rebuild +20 +- +100MiB\n/);
+  t.match(set.stdout, /scrub +20 +1500 +-\n/);
+  t.match(requestOf(cluster, 'setQosClasses'), {
+    classes: [
+      { name: 'rebuild', weight: 20, bps: 100 * 2 ** 20 },
+      { name: 'scrub', iops: 1_500 },
+      { name: 'resync', bps: 0 },
+    ],
+  });
+  const json = await run(cluster, ['cluster', 'qos', '-o', 'json']);
+  t.match(JSON.parse(json.stdout), [
+    { name: 'client' },
+    { name: 'rebuild', weight: 20, iops: 0, bps: 100 * 2 ** 20 },
+  ]);
+  await run(cluster, [...argv, 'rebuild.weight=-,rebuild.bps=none']);
+  t.match((await run(cluster, ['cluster', 'qos'])).stdout, /rebuild +50 +- +-\n/);
+});
+
+t.test('what is no class reaches no node', async (t) => {
+  const table: [string[], RegExp][] = [
+    [[], /nothing to change was given: give --qos-class/],
+    [['--qos-class', ''], /--qos-class "" is not valid: write CLASS.NAME=VALUE/],
+    [['--qos-class', 'rebuild=5'], /is not valid: write CLASS/],
+    [['--qos-class', 'reading.bps=5MiB'], /with client, rebuild, resync, scrub, backup and weight/],
+    [['--qos-class', 'rebuild.burst=2x'], /is not valid: write CLASS/],
+    [['--qos-class', 'rebuild.bps=fast'], /rebuild.bps=fast is not valid: write bytes per second/],
+    [['--qos-class', 'rebuild.iops=0'], /rebuild.iops=0 is not valid/],
+    [['--qos-class', 'scrub.weight=heavy'], /for example scrub.weight=200/],
+    [['--qos-class', 'scrub.iops=5,scrub.iops=6'], /names scrub.iops twice/],
+  ];
+  for (const [options, message] of table) {
+    const cluster = new FakeCluster();
+    const { exitCode, stderr } = await run(cluster, ['cluster', 'update', ...options]);
+    t.same([exitCode, cluster.calls.length], [2, 0], options.join(' '));
+    t.match(stderr, message);
+  }
+  for (const text of ['scrub.weight=20000', 'client.bps=5MiB', 'rebuild.bps=1']) {
+    const { exitCode } = await run(new FakeCluster(), ['cluster', 'update', '--qos-class', text]);
+    t.equal(exitCode, 2, text);
+  }
+});

@@ -5,6 +5,7 @@ import type {
   EventNote,
   NodeId,
   PeerLanes,
+  QosClass,
   ReplicaId,
   SnapshotId,
   SnapshotName,
@@ -231,6 +232,8 @@ export interface AgentPort {
    * have gone. Nothing happens when it is not primary at that epoch, or knows a newer version.
    */
   updateVolume(settings: VolumeSettings): Promise<void>;
+  /** How clients and background work share each lane of this node, from now on. */
+  updateQosClasses(classes: QosClass[]): Promise<void>;
   /**
    * Gives the volume over to another node: requests are held, the primary drains and stops; resolves
    * `released` when the control plane may grant the next epoch. The connections that are open stay,

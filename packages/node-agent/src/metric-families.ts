@@ -58,6 +58,46 @@ export const metricFamilies: readonly MetricFamily[] = [
     type: 'gauge',
   },
   {
+    name: 'stor_qos_class_bytes_total',
+    help: 'Bytes that background work of the class has compared, copied or read; each piece once on each node',
+    type: 'counter',
+  },
+  {
+    name: 'stor_qos_class_operations_total',
+    help: 'Pieces of background work of the class',
+    type: 'counter',
+  },
+  {
+    name: 'stor_qos_class_throttled_seconds_total',
+    help: 'Time that pieces waited for a limit of the class, or for their turn beside clients',
+    type: 'counter',
+  },
+  {
+    name: 'stor_qos_class_throttled_operations_total',
+    help: 'Pieces that waited so, by what they waited for first',
+    type: 'counter',
+  },
+  {
+    name: 'stor_qos_class_queued_operations',
+    help: 'Pieces that wait so now',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_qos_class_weight',
+    help: 'Share of the class beside clients and other classes',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_qos_class_limit_ops',
+    help: 'Pieces per second that the node may begin; absent: no limit',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_qos_class_limit_bytes',
+    help: 'Bytes per second that the class may use on the node; absent: no limit',
+    type: 'gauge',
+  },
+  {
     name: 'stor_volume_state',
     help: '1 for the state that the volume is in (from the leader)',
     type: 'gauge',

@@ -3,7 +3,7 @@ import { spaceLevel } from '@stor/protocol';
 import type { Node, Pool, Scrub, Volume } from '@stor/protocol';
 import type { HistogramSample, MetricSample, MetricSnapshot } from '@stor/runtime';
 import type { LaneCounters } from './lane/lane-protocol.ts';
-import { addQos } from './qos-metrics.ts';
+import { addClasses, addQos } from './qos-metrics.ts';
 
 /** Everything that one scrape shows, gathered beforehand. */
 export interface MetricSources {
@@ -63,6 +63,7 @@ export function metricSnapshot(sources: MetricSources): MetricSnapshot {
   addLane(sources, add, histograms);
   addPrimaries(sources, add);
   addQos(sources.lane.qos, node, add);
+  addClasses(sources.lane.classes, node, add);
   for (const disk of sources.disks) {
     const labels = { node, pool: disk.tag || 'any', disk: disk.diskId };
     add('stor_disk_capacity_bytes', labels, disk.capacityBytes);

@@ -15,6 +15,7 @@ import {
   type DiskId,
   type NodeId,
   type PeerLanes,
+  type QosClass,
   type ReplicaId,
   type ScrubOrder,
   type ScrubProgress,
@@ -234,6 +235,10 @@ export class NodeLanes {
 
   async peersChanged(peers: PeerLanes[]): Promise<void> {
     await this.#all((methods) => methods.peersChanged(peers));
+  }
+
+  async updateQosClasses(classes: QosClass[]): Promise<void> {
+    await this.#all((methods) => methods.updateQosClasses(classes));
   }
 
   async giveUp(): Promise<void> {

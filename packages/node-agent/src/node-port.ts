@@ -14,6 +14,7 @@ import type {
   AttachmentGrant,
   DiskId,
   PeerLanes,
+  QosClass,
   ReplicaId,
   ScrubOrder,
   ScrubProgress,
@@ -98,6 +99,10 @@ export class NodePort implements AgentPort {
 
   updateVolume(settings: VolumeSettings): Promise<void> {
     return this.#lanes.updateVolume(settings);
+  }
+
+  updateQosClasses(classes: QosClass[]): Promise<void> {
+    return this.#lanes.updateQosClasses(classes);
   }
 
   scrub(order: ScrubOrder): Promise<ScrubProgress | null> {

@@ -191,6 +191,19 @@ function counted(volumeId: string, count: number): LaneCounters {
         burstCredits: null,
       },
     ],
+    classes: [
+      {
+        class: 'rebuild',
+        weight: 50,
+        iops: 0,
+        bps: count,
+        operations: count,
+        bytes: count,
+        queued: 1,
+        throttledRequests: { limit: count, tenant: 0, contention: 1 },
+        throttledMs: { limit: 10, tenant: 0, contention: count },
+      },
+    ],
   };
 }
 
@@ -222,6 +235,18 @@ t.test('what lanes count is what the node counts', async (t) => {
     relays: { connections: 8, readBytes: 8, writtenBytes: 16 },
     integrity: { disks: [{ found: 8, repaired: 3 }], diverged: 3, scrubbedBytes: 6 },
     handovers: 8,
+    classes: [
+      {
+        class: 'rebuild',
+        weight: 50,
+        bps: 8,
+        operations: 8,
+        bytes: 8,
+        queued: 3,
+        throttledRequests: { limit: 8 },
+        throttledMs: { limit: 30, contention: 8 },
+      },
+    ],
   });
   t.equal(merged.exports.length, 2);
   t.equal(merged.integrity.disks.length, 1, 'one sample for a disk');

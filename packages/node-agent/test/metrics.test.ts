@@ -90,6 +90,14 @@ const ours = [
   'stor_volume_qos_guaranteed_ops',
   'stor_volume_qos_guaranteed_bytes',
   'stor_volume_qos_burst_credits_ratio',
+  'stor_qos_class_bytes_total',
+  'stor_qos_class_operations_total',
+  'stor_qos_class_throttled_seconds_total',
+  'stor_qos_class_throttled_operations_total',
+  'stor_qos_class_queued_operations',
+  'stor_qos_class_weight',
+  'stor_qos_class_limit_ops',
+  'stor_qos_class_limit_bytes',
 ];
 
 const notYet: Record<string, string> = {
@@ -137,6 +145,19 @@ const sources: MetricSources = {
         throttledRequests: { limit: 7, tenant: 0, contention: 1 },
         throttledMs: { limit: 2_500, tenant: 0, contention: 1 },
         burstCredits: 0.75,
+      },
+    ],
+    classes: [
+      {
+        class: 'rebuild',
+        weight: 50,
+        iops: 40,
+        bps: 1_000_000,
+        operations: 12,
+        bytes: 3_000,
+        queued: 2,
+        throttledRequests: { limit: 5, tenant: 0, contention: 1 },
+        throttledMs: { limit: 1_500, tenant: 0, contention: 1 },
       },
     ],
     integrity: {

@@ -282,19 +282,6 @@ t.test('memory of what waits is bounded: clients are made to wait instead', asyn
   t.notOk(device.isFull);
 });
 
-t.test('another class of the same volume has its own place in the queue', async (t) => {
-  const lane = new Lane();
-  const { volume, memory } = lane.volume({ iops: 1 });
-  const client = volume.device(memory);
-  const backup = volume.device(memory, 'backup');
-  const requests = [request(0, 4 * kib, 1), request(0, 4 * kib, 1)];
-  for (const each of requests) client.write(each);
-  const read = request(0, 4 * kib);
-  backup.read(read);
-  t.equal(requests[1]?.outcome, 'waits');
-  t.equal(read.outcome, null, "clients' limits are not its own");
-});
-
 t.test('none is lost or answered twice, whatever comes between', async (t) => {
   const step = fc.oneof(
     fc.record({

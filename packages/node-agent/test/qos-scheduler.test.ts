@@ -1,3 +1,4 @@
+import type { QosClassName } from '@stor/protocol';
 import fc from 'fast-check';
 import t from 'tap';
 import { costOf } from '../src/core/qos/cost.ts';
@@ -47,8 +48,9 @@ class Model {
     weight?: number;
     minIops?: number;
     iops?: number;
+    ofClass?: QosClassName;
   }): Client {
-    const flow = new Flow('client');
+    const flow = new Flow(options.ofClass ?? 'client');
     if (options.minIops !== undefined) flow.guarantee = new Guarantee(options.minIops, 0, 0);
     if (options.iops !== undefined) flow.limits.update({ iops: options.iops }, 0);
     this.scheduler.changed(flow, options.weight ?? 100);
@@ -108,7 +110,8 @@ class Model {
     if (!served) return;
     const { client, item, isFirst } = served;
     this.scheduler.ended(item.flow, item.cost, isFirst);
-    this.scheduler.tookMs(item, this.#nowMs - served.startedMs, this.#nowMs);
+    const latencyMs = this.#nowMs - served.startedMs;
+    if (!item.flow.isBackground) this.scheduler.tookMs(item, latencyMs, this.#nowMs);
     client.done += 1;
     client.bytes += client.length;
     client.waiting -= 1;
@@ -154,6 +157,59 @@ t.test('what a contended lane gives falls to volumes by their weights', async (t
     { numRuns: 6 },
   );
   t.pass();
+});
+
+t.test('a class has its share beside all clients together, however many there are', async (t) => {
+  for (const [count, weight] of [
+    [1, 50],
+    [4, 50],
+    [2, 300],
+  ] as const) {
+    const model = new Model(small * 4);
+    const clients = Array.from({ length: count }, () =>
+      model.client({ depth: 64, length: 4 * kib, weight: 200 }),
+    );
+    const rebuild = model.client({ depth: 8, length: 256 * kib, weight, ofClass: 'rebuild' });
+    model.run(2_000);
+    const before = rebuild.done;
+    const had = clients.map(({ done }) => done);
+    model.run(20_000);
+    const mine = (rebuild.done - before) * costOf(rebuild.length, true);
+    const theirs = clients.reduce((sum, { done }, at) => sum + (done - (had[at] ?? 0)) * small, 0);
+    const share = mine / (mine + theirs);
+    const wanted = weight / (weight + 100);
+    t.ok(Math.abs(share - wanted) < wanted * 0.05, `${count} clients: ${share}, not ${wanted}`);
+    t.ok(
+      clients.every(({ done }) => Math.abs(done - (clients[0]?.done ?? 0)) < 100),
+      'clients share the rest',
+    );
+  }
+});
+
+t.test('background work uses what clients leave, and two classes share it', async (t) => {
+  const model = new Model(small * 4);
+  const light = model.client({ depth: 1, length: 4 * kib });
+  const options = { depth: 128, length: 256 * kib };
+  const rebuild = model.client({ ...options, weight: 50, ofClass: 'rebuild' });
+  model.run(5_000);
+  const cost = light.done * small + rebuild.done * costOf(rebuild.length, true);
+  t.ok(cost > small * 4 * 5_000 * 0.95, 'the lane is never idle');
+
+  const idle = new Model(small * 4);
+  const one = idle.client({ ...options, weight: 50, ofClass: 'rebuild' });
+  const two = idle.client({ ...options, weight: 25, ofClass: 'scrub' });
+  idle.run(20_000);
+  t.ok(Math.abs(one.done / two.done - 2) < 0.2, `2 to 1: ${one.done} and ${two.done}`);
+});
+
+t.test('a class with the smallest weight goes on beside clients at full blast', async (t) => {
+  const model = new Model(small * 4);
+  const client = model.client({ depth: 256, length: 4 * kib });
+  const scrub = model.client({ depth: 1, length: 256 * kib, weight: 1, ofClass: 'scrub' });
+  model.scheduler.weighClients(10_000);
+  model.run(10_000);
+  t.ok(scrub.done >= 5, `${scrub.done} pieces in 10 s`);
+  t.ok(client.done * small > small * 4 * 10_000 * 0.95, 'clients have the rest');
 });
 
 t.test('nobody starves, and the lane is never idle', async (t) => {

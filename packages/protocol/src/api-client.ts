@@ -102,6 +102,8 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   getTenant: 'read',
   setTenant: 'repeatable',
   removeTenant: 'once',
+  listQosClasses: 'read',
+  setQosClasses: 'repeatable',
 };
 
 /** True for a method that changes something; it may carry the id of the request. */

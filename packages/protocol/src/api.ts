@@ -1,4 +1,4 @@
-import type { QosSpec } from './qos.ts';
+import type { QosClass, QosClassChange, QosSpec } from './qos.ts';
 import type {
   ClusterSettings,
   ClusterStatus,
@@ -599,6 +599,16 @@ export interface StorApi {
     request: { name: string } & ChangeGuards,
     options?: CallOptions,
   ): Promise<Record<string, never>>;
+  /** How clients and background work share the lanes of all nodes. */
+  listQosClasses(
+    request: Record<string, never>,
+    options?: CallOptions,
+  ): Promise<{ classes: QosClass[] }>;
+  /** Changes what is given; all nodes follow within a moment. INVALID_ARGUMENT. */
+  setQosClasses(
+    request: { classes: QosClassChange[] } & RequestId,
+    options?: CallOptions,
+  ): Promise<{ classes: QosClass[] }>;
   /**
    * Asked by an agent that joins, with an id that it has made; asking again is the same. UNAUTHENTICATED
    * (the token), ALREADY_EXISTS (the name), FOREIGN_DATA (its folder is of another cluster),

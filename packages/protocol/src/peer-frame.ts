@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { StorError, errorCodes } from './errors.ts';
 import type { SnapshotId } from './ids.ts';
 import type { VersionRange } from './version-range.ts';
+import { backgroundClasses } from './qos.ts';
 import { blockBytes, maxPayloadBytes, maxPeerControlBytes } from './limits.ts';
 
 /**
@@ -369,6 +370,8 @@ export const peerOpened = z.union([
     leaseRemainingMs: count.optional(),
     /** epoch of the primary before, if it closed the channel as drained and nobody came since */
     drainedEpoch: count.optional(),
+    /** it answers `turn`; absent: a peer from before it */
+    turns: z.boolean().optional(),
   }),
 ]);
 export type PeerOpened = z.infer<typeof peerOpened>;
@@ -402,6 +405,8 @@ export const peerControl = z.discriminatedUnion('op', [
   z.object({ op: z.literal('space') }),
   /** more credits: room for so many new chunks beyond what was sent */
   z.object({ op: z.literal('room'), chunks: count }),
+  /** answered when a piece of background work may begin, however late */
+  z.object({ op: z.literal('turn'), class: z.enum(backgroundClasses), bytes: count }),
   /** on a reader's channel: what takes space in the snapshot */
   z.object({
     op: z.literal('extents'),

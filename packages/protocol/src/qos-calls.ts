@@ -10,9 +10,11 @@ type QosMethod =
   | 'listTenants'
   | 'getTenant'
   | 'setTenant'
-  | 'removeTenant';
+  | 'removeTenant'
+  | 'listQosClasses'
+  | 'setQosClasses';
 
-/** The methods about policies and tenants. */
+/** The methods about policies, tenants and classes. */
 export function qosCalls(call: ApiCall, newRequestId: () => string): Pick<StorApi, QosMethod> {
   const createPolicy = call('createPolicy');
   return {
@@ -27,5 +29,7 @@ export function qosCalls(call: ApiCall, newRequestId: () => string): Pick<StorAp
     getTenant: call('getTenant'),
     setTenant: call('setTenant'),
     removeTenant: call('removeTenant'),
+    listQosClasses: call('listQosClasses'),
+    setQosClasses: call('setQosClasses'),
   };
 }

@@ -1,7 +1,7 @@
 import { formatByteSize } from './byte-size.ts';
 import { StorError } from './errors.ts';
-import { maxQosWeight, minQosWeight } from './qos.ts';
-import type { QosBurst, QosLimitName, QosSpec } from './qos.ts';
+import { defaultQosClasses, maxQosWeight, minQosWeight } from './qos.ts';
+import type { QosBurst, QosClass, QosClassChange, QosLimitName, QosSpec } from './qos.ts';
 
 /** Requests per second that any limit or guarantee may name: more than any network card carries. */
 export const maxQosIops = 100_000_000;
@@ -201,4 +201,39 @@ export function checkTenantQos(spec: QosSpec): void {
       `${qosFieldNames[field]} is nothing that a tenant has: its volumes share limits and a burst; give it to a volume or a policy`,
     );
   }
+}
+
+/**
+ * The classes with some changed. Throws INVALID_ARGUMENT: a class that there is not, a number out of range,
+ * or a limit for clients, who have theirs by volume, policy and tenant.
+ */
+export function changedClasses(
+  classes: readonly QosClass[],
+  changes: readonly QosClassChange[],
+): QosClass[] {
+  for (const { name } of changes) {
+    if (classes.some((each) => each.name === name)) continue;
+    const names = classes.map((each) => each.name).join(', ');
+    throw invalid(`there is no QoS class ${JSON.stringify(name.slice(0, 64))}: use ${names}`);
+  }
+  return classes.map((known) => {
+    const changed = { ...known };
+    for (const { name, weight, iops, bps } of changes) {
+      if (name !== known.name) continue;
+      changed.weight = (weight === 0 ? defaultWeight(known) : weight) ?? changed.weight;
+      changed.iops = iops ?? changed.iops;
+      changed.bps = bps ?? changed.bps;
+    }
+    checkQos({ weight: changed.weight, iops: changed.iops, bps: changed.bps });
+    if (changed.name === 'client' && (changed.iops > 0 || changed.bps > 0)) {
+      throw invalid(
+        'clients have no limit as a class: give limits to volumes, policies or tenants, and weights to classes',
+      );
+    }
+    return changed;
+  });
+}
+
+function defaultWeight({ name, weight }: QosClass): number {
+  return defaultQosClasses.find((each) => each.name === name)?.weight ?? weight;
 }

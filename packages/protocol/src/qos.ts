@@ -53,3 +53,38 @@ export interface VolumeQos extends QosSpec {
    */
   tenant?: { name: string; share: QosSpec };
 }
+
+/** Who asks for I/O: clients, or the cluster for itself. */
+export const qosClassNames = ['client', 'rebuild', 'resync', 'scrub', 'backup'] as const;
+export type QosClassName = (typeof qosClassNames)[number];
+/** What the cluster does for itself beside clients. */
+export type BackgroundClass = Exclude<QosClassName, 'client'>;
+export const backgroundClasses = ['rebuild', 'resync', 'scrub', 'backup'] as const;
+
+/** How one class shares each lane of each node with the others. */
+export interface QosClass {
+  name: QosClassName;
+  /** share of a contended lane beside the other classes */
+  weight: number;
+  /** pieces of work per second of each node at most; 0: no limit */
+  iops: number;
+  /** bytes per second of each node at most, each piece counted once on each node; 0: no limit */
+  bps: number;
+}
+
+/** Redundancy that is lost comes before a check of what is there; clients before both. */
+export const defaultQosClasses: readonly QosClass[] = [
+  { name: 'client', weight: 100, iops: 0, bps: 0 },
+  { name: 'rebuild', weight: 50, iops: 0, bps: 0 },
+  { name: 'resync', weight: 50, iops: 0, bps: 0 },
+  { name: 'scrub', weight: 20, iops: 0, bps: 0 },
+  { name: 'backup', weight: 20, iops: 0, bps: 0 },
+];
+
+/** What is to be changed of a class: absent stays, 0 is the default. */
+export interface QosClassChange {
+  name: string;
+  weight?: number | null;
+  iops?: number | null;
+  bps?: number | null;
+}

@@ -1,3 +1,4 @@
+export * from './background-turns.ts';
 export * from './block-device.ts';
 export * from './primary/primary-volume.ts';
 export * from './replica-snapshots.ts';

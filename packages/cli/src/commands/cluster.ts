@@ -6,6 +6,7 @@ import { clusterIsHealthy, clusterSheet } from '../resource-views.ts';
 import { addBackupCommand } from './cluster-backup.ts';
 import { addRestoreCommand } from './cluster-restore.ts';
 import { addMemberCommands } from './cluster-members.ts';
+import { addQosClassCommands } from './cluster-qos.ts';
 import { addRebalanceCommands } from './cluster-rebalance.ts';
 
 /** Exit code of a check that found something (docs/operating/exit-codes.md). */
@@ -35,4 +36,5 @@ export function addClusterCommands(program: Command, run: RunAction): void {
   addBackupCommand(cluster, run);
   addRestoreCommand(cluster, run);
   addRebalanceCommands(cluster, run);
+  addQosClassCommands(cluster, run);
 }

@@ -60,12 +60,12 @@ function parseValue(field: QosField, name: string, text: string): number | QosBu
 }
 
 /** `5000`, `5k`, `1.5M` */
-function parseCount(name: string, text: string): number {
+export function parseCount(name: string, text: string): number {
   const match = /^([0-9]+(?:\.[0-9]+)?)([kM]?)$/.exec(text);
   const factor = match?.[2] === 'M' ? 1e6 : match?.[2] === 'k' ? 1_000 : 1;
   const count = match ? Number((Number(match[1]) * factor).toFixed(6)) : NaN;
   if (match && Number.isSafeInteger(count) && count > 0) return count;
-  const example = name === 'weight' ? 'weight=200' : `${name}=5000 or ${name}=5k, unlimited`;
+  const example = name.endsWith('weight') ? `${name}=200` : `${name}=5000 or ${name}=5k, unlimited`;
   throw invalid(
     `${name}=${text} is not valid: write a whole number, for example ${example}, or none to take it back`,
   );

@@ -351,6 +351,8 @@ export class FakeCluster {
       listTenants: call('listTenants', qos.listTenants),
       getTenant: call('getTenant', qos.getTenant),
       setTenant: call('setTenant', qos.setTenant),
+      listQosClasses: call('listQosClasses', qos.listQosClasses),
+      setQosClasses: call('setQosClasses', qos.setQosClasses),
       removeTenant: call('removeTenant', qos.removeTenant),
       listPolicies: call('listPolicies', qos.listPolicies),
       getPolicy: call('getPolicy', qos.getPolicy),

@@ -1,4 +1,10 @@
-import { changedQos, effectiveQos, StorError } from '@stor/protocol';
+import {
+  changedClasses,
+  changedQos,
+  defaultQosClasses,
+  effectiveQos,
+  StorError,
+} from '@stor/protocol';
 import type { Policy, QosSpec, StorApi, Tenant, Volume } from '@stor/protocol';
 import { hex, startMs } from './fake-volume.ts';
 
@@ -11,7 +17,9 @@ type QosMethod =
   | 'listTenants'
   | 'getTenant'
   | 'setTenant'
-  | 'removeTenant';
+  | 'removeTenant'
+  | 'listQosClasses'
+  | 'setQosClasses';
 type Plain<M extends keyof StorApi> = (
   request: Parameters<StorApi[M]>[0],
 ) => Awaited<ReturnType<StorApi[M]>>;
@@ -23,6 +31,7 @@ export class FakeQos {
     makePolicy(2, 'bronze', { iops: 1_000, weight: 25 }),
   ];
   tenants: Tenant[] = [];
+  classes = [...defaultQosClasses];
   readonly #volumes: () => Volume[];
 
   constructor(volumes: () => Volume[]) {
@@ -69,6 +78,11 @@ export class FakeQos {
         const found = this.#tenant(name);
         this.tenants = this.tenants.filter((each) => each !== found);
         return {};
+      },
+      listQosClasses: () => ({ classes: this.classes }),
+      setQosClasses: ({ classes }) => {
+        this.classes = changedClasses(this.classes, classes);
+        return { classes: this.classes };
       },
       listPolicies: () => ({
         policies: this.policies.map(({ metadata }) => this.find(metadata.id)),

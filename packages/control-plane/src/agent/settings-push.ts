@@ -4,6 +4,7 @@ import type { Clock, Logger } from '@stor/runtime';
 import type { AgentPort } from '../agent-port.ts';
 import { BoundedTurns } from './bounded-turns.ts';
 import type { ClusterStore } from '../cluster-store.ts';
+import { qosClassesOf } from '../core/qos/qos-classes.ts';
 import { settingsOf } from '../core/volume/grant.ts';
 import { peerLanes } from '../core/volume/lane-addresses.ts';
 import type { ClusterState, Versioned } from '../resources/cluster-state.ts';
@@ -56,6 +57,8 @@ export class SettingsPush {
   /** what all settings depend on besides: where nodes listen, and policies, as of the last look at all */
   #others = '';
   readonly #turns = new BoundedTurns(maxTellings);
+  /** revision of the QoS classes that lanes were told last */
+  #classesTold: number | null = null;
   /** the node holds its lease, as far as it knows */
   #isLeased = true;
   /** disks that are not lane 0's */
@@ -95,6 +98,7 @@ export class SettingsPush {
   /** `keys`: what has changed since the last call; null: that is not known. */
   push(keys: readonly string[] | null = null): void {
     const { state } = this.#cache;
+    this.#pushClasses(state);
     if (keys === null || keys.some((key) => concernsAll(key) || this.#movesDisk(key, state))) {
       this.#pushAll(state);
       return;
@@ -163,9 +167,27 @@ export class SettingsPush {
     return this.#isLeased && failures === this.#failures;
   }
 
+  #pushClasses(state: ClusterState): void {
+    const revision = state.qosClasses?.modRevision ?? 0;
+    if (revision === this.#classesTold) return;
+    this.#classesTold = revision;
+    const work = this.#agent
+      .updateQosClasses(qosClassesOf(state))
+      .catch((error: unknown) => {
+        const { message } = StorError.from(error);
+        this.#logger.warn({ error: message }, 'lanes were not told of QoS classes, will retry');
+        if (this.#classesTold === revision) this.#classesTold = null;
+      })
+      .then(() => {
+        this.#work.delete(work);
+      });
+    this.#work.add(work);
+  }
+
   /** Tells everything once more. */
   repeat(): void {
     this.#told.clear();
+    this.#classesTold = null;
     this.push();
   }
 

@@ -20,6 +20,7 @@ import { findNode } from './find-node.ts';
 import type { NodeService } from './node-service.ts';
 import type { PlacementService } from './placement-service.ts';
 import type { PolicyService } from './policy-service.ts';
+import type { QosClassService } from './qos-class-service.ts';
 import { rebalanceMethods, type RebalanceService } from './rebalance-service.ts';
 import type { PrimaryOrders } from './primary-orders.ts';
 import type { CreateSnapshotRequest, SnapshotOrders } from './snapshot-orders.ts';
@@ -59,6 +60,7 @@ interface StorServiceOptions {
   trash: TrashService;
   events: EventLog;
   scrubs: ScrubService;
+  classes: QosClassService;
   placement: PlacementService;
   policies: PolicyService;
   tenants: TenantService;
@@ -153,6 +155,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
     ...rebalanceMethods(options.rebalance),
     ...policyMethods(options.policies),
     ...tenantMethods(options.tenants),
+    ...classMethods(options.classes),
     ...sightCalls(options),
   };
 }
@@ -234,6 +237,15 @@ function tenantMethods(tenants: TenantService): Record<TenantMethod, UnaryMethod
       await tenants.remove(name);
       return {};
     },
+  };
+}
+
+function classMethods(
+  classes: QosClassService,
+): Record<'listQosClasses' | 'setQosClasses', UnaryMethod> {
+  return {
+    listQosClasses: () => classes.list(),
+    setQosClasses: (request: Request<'setQosClasses'>) => classes.set(request.classes),
   };
 }
 

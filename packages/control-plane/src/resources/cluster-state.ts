@@ -14,6 +14,7 @@ import { decodeForgotten, type ForgottenRecord } from './forgotten-record.ts';
 import * as keys from './keys.ts';
 import { decodeMember, type MemberRecord } from './member-record.ts';
 import { decodeMemberSettings, type MemberSettings } from './member-settings.ts';
+import { decodeQosClasses, type QosClassesRecord } from './qos-classes-record.ts';
 import { decodePolicy, decodeShippedPolicies } from './policy-record.ts';
 import type { PolicyRecord, ShippedPolicies } from './policy-record.ts';
 import * as records from './records.ts';
@@ -51,6 +52,8 @@ export interface ClusterState {
   scrubs: Map<VolumeId, Versioned<ScrubRecord>>;
   /** null: nobody has changed them */
   scrubSettings: Versioned<ScrubSettings> | null;
+  /** null: nobody has changed them */
+  qosClasses: Versioned<QosClassesRecord> | null;
   /** null: there never was one */
   rebalance: Versioned<RebalanceRecord> | null;
   /** of the embedded cluster store, by node */
@@ -88,6 +91,7 @@ export function emptyState(): ClusterState {
     reports: new ReportTable(),
     scrubs: new Map(),
     scrubSettings: null,
+    qosClasses: null,
     rebalance: null,
     members: new Map(),
     memberSettings: null,
@@ -190,6 +194,10 @@ export function applyChange(
       state.scrubSettings = value
         ? { value: records.decodeScrubSettings(key, value), modRevision }
         : null;
+      return null;
+    }
+    if (key === keys.qosClassesKey) {
+      state.qosClasses = value ? { value: decodeQosClasses(key, value), modRevision } : null;
       return null;
     }
     if (key === keys.rebalanceKey) {

@@ -66,6 +66,9 @@ export const tenantSharesKey = (name: string): string => tenantSharesPrefix + na
 export const sharesAppliedPrefix = '/stor/shares-applied/';
 export const sharesAppliedKey = (id: NodeId): string => sharesAppliedPrefix + id;
 
+/** how clients and background work share lanes */
+export const qosClassesKey = '/stor/qos-classes';
+
 /**
  * Not below `rootPrefix`: whoever reads or watches the resources need not read what once happened.
  * Ids of events begin with their time.

@@ -4,6 +4,7 @@ import type {
   DiskId,
   NodeId,
   PeerLanes,
+  QosClass,
   ReplicaId,
   ScrubOrder,
   ScrubProgress,
@@ -48,6 +49,7 @@ export class FakeAgent implements AgentPort {
   readonly attached = new Map<VolumeId, { grant: AttachmentGrant; connections: number }>();
   peers: PeerLanes[] = [];
   leaseUntilMs = 0;
+  qosClasses: QosClass[] = [];
   /** the control plane that releases go to */
   control: Pick<ControlPlanePort, 'release' | 'proposeSet'> | null = null;
   /**
@@ -338,6 +340,10 @@ export class FakeAgent implements AgentPort {
       settleBytesRemaining: 0,
       replicas: [],
     }));
+  }
+
+  async updateQosClasses(classes: QosClass[]): Promise<void> {
+    this.qosClasses = classes;
   }
 
   async updateVolume(settings: VolumeSettings): Promise<void> {

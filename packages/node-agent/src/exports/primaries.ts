@@ -91,6 +91,8 @@ export interface PrimariesOptions {
   autoDetachMs?: number;
   /** bytes that this node's replicas take, by volume */
   allocatedBytes: () => ReadonlyMap<VolumeId, number>;
+  /** @default one of its own */
+  qos?: LaneQos;
 }
 
 /** Which volumes this lane is primary of, from the grant of an attachment until its release. */
@@ -117,7 +119,7 @@ export class Primaries {
     this.#logger = options.logger;
     this.#handedOver = new RecentNames(options.clock, handOverTargetMs);
     this.#detached = new RecentNames(options.clock, detachedMs);
-    this.#qos = new LaneQos(options.clock);
+    this.#qos = options.qos ?? new LaneQos(options.clock);
   }
 
   /** Size of a volume that is attached here (bytes); null for any other. */

@@ -1,6 +1,7 @@
 import type { DiskStore, IntegrityCounters } from '@stor/replicator';
 import { latencyBucketsSeconds, nbdOperations, type NbdStats } from '../nbd/nbd-stats.ts';
 import type { VolumeExports } from '../exports/volume-exports.ts';
+import type { ClassQosReport } from '../qos/lane-turns.ts';
 import type { LaneCounters } from './lane-protocol.ts';
 
 /** The lane's plain counters in the form that crosses to the main thread. */
@@ -9,6 +10,7 @@ export function laneCounters(
   disks: DiskStore[],
   exports: VolumeExports,
   integrity: IntegrityCounters,
+  classes: ClassQosReport[],
 ): LaneCounters {
   return {
     exports: [...(stats?.exports.values() ?? [])].map((counters) => ({
@@ -40,5 +42,6 @@ export function laneCounters(
     integrity,
     handovers: exports.handovers,
     qos: exports.qosReports(),
+    classes,
   };
 }

@@ -15,6 +15,7 @@ import type {
   EventNote,
   NodeId,
   PeerLanes,
+  QosClass,
   ReplicaId,
   ScrubOrder,
   ScrubProgress,
@@ -26,6 +27,7 @@ import type {
 import type { IntegrityCounters } from '@stor/replicator';
 import type { SocketTarget } from '@stor/runtime';
 import type { TlsSettings } from '../nbd/tls-files.ts';
+import type { ClassQosReport } from '../qos/lane-turns.ts';
 import type { VolumeQosReport } from '../qos/lane-volume.ts';
 
 /** What a lane is started with (structured-clone data only). */
@@ -106,6 +108,8 @@ export interface LaneCounters {
   handovers: number;
   /** of the volumes that are served now */
   qos: VolumeQosReport[];
+  /** of background work */
+  classes: ClassQosReport[];
 }
 
 /** Main thread to lane. */
@@ -135,6 +139,8 @@ export interface LaneMethods {
   liveVolumes(volumeIds?: readonly VolumeId[]): Promise<LiveVolume[]>;
   /** Volumes of the tenant are attached on so many lanes of this node, which divide its share equally. */
   spreadTenant(name: string, lanes: number): Promise<void>;
+  /** How the lane shares itself between clients and background work; limits are those of the node. */
+  updateQosClasses(classes: QosClass[]): Promise<void>;
   updateVolume(settings: VolumeSettings): Promise<void>;
   handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'>;
   /** See AgentPort.scrub. */

@@ -15,6 +15,7 @@ import {
   type AttachmentGrant,
   type DiskId,
   type PeerLanes,
+  type QosClass,
   type ReplicaId,
   type SnapshotId,
   type ScrubOrder,
@@ -45,6 +46,7 @@ import { VolumeExports } from '../exports/volume-exports.ts';
 import type { ConnectionTls } from '../nbd/nbd-connection.ts';
 import { NbdServer } from '../nbd/nbd-server.ts';
 import { TlsFiles } from '../nbd/tls-files.ts';
+import { LaneQos } from '../qos/lane-qos.ts';
 import { FailureLog } from './failure-log.ts';
 import { laneCounters } from './lane-counters.ts';
 import type {
@@ -54,6 +56,7 @@ import type {
   LaneOptions,
   MainMethods,
 } from './lane-protocol.ts';
+import { listening } from './listening.ts';
 import { replicaSpaces } from './replica-space.ts';
 
 /** A disk on which nothing was made durable for this is asked whether it still works (ms). */
@@ -93,6 +96,7 @@ export class Lane implements LaneMethods {
   readonly #failures: FailureLog;
   readonly #replicator: LaneReplicator;
   readonly #exports: VolumeExports;
+  readonly #qos: LaneQos;
   #peers: Listener | null = null;
   #nbd: NbdServer | null = null;
   readonly #tls: TlsFiles | null;
@@ -119,6 +123,7 @@ export class Lane implements LaneMethods {
       machine.files,
       options.failureLock,
     );
+    this.#qos = new LaneQos(clock);
     this.#replicator = new LaneReplicator({
       nodeId: options.nodeId,
       // a replica tells the lanes of a node apart by it: an epoch is never served by two of them
@@ -136,6 +141,7 @@ export class Lane implements LaneMethods {
       onReplicaFailure: (failure) => {
         this.#report(failure);
       },
+      turns: this.#qos.turns,
       ...(machine.checkpointPace ? { checkpointPace: machine.checkpointPace } : {}),
     });
     this.#exports = new VolumeExports({
@@ -149,6 +155,7 @@ export class Lane implements LaneMethods {
       control,
       clock,
       logger,
+      qos: this.#qos,
       autoDetachMs: options.autoDetachMs,
       allocatedBytes: () => this.#allocatedBytes(),
       snapshotSource: (replica, snapshot) => this.#replicator.snapshotSource(replica, snapshot),
@@ -360,6 +367,10 @@ export class Lane implements LaneMethods {
     this.#exports.spreadTenant(name, lanes);
   }
 
+  async updateQosClasses(classes: QosClass[]): Promise<void> {
+    this.#qos.turns.update(classes, this.#options.lanes);
+  }
+
   async updateVolume(settings: VolumeSettings): Promise<void> {
     this.#exports.updateVolume(settings);
   }
@@ -382,6 +393,7 @@ export class Lane implements LaneMethods {
       [...this.#disks.values()].map(({ store }) => store),
       this.#exports,
       this.#replicator.integrity(),
+      this.#qos.turns.reports(),
     );
   }
 
@@ -400,6 +412,7 @@ export class Lane implements LaneMethods {
     await this.#exports.close();
     await this.#nbd?.close();
     await this.#replicator.close();
+    this.#qos.close();
     await this.#peers?.close();
     await Promise.all([...this.#disks.values()].map(({ store }) => store.close()));
   }
@@ -484,32 +497,4 @@ function identityOf({
     ...(labels === undefined ? {} : { labels }),
     ...(device === undefined ? {} : { device }),
   };
-}
-
-/** Opens a listener; a port that is taken becomes a message that says which and what to do. */
-async function listening<T>(
-  what: string,
-  host: string,
-  port: number,
-  open: () => Promise<T>,
-): Promise<T> {
-  try {
-    return await open();
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'EADDRINUSE') {
-      throw new StorError(
-        'IN_USE',
-        `the ${what} port ${host}:${port} is in use by another process: stop it, or change the port in the config`,
-        { cause: error },
-      );
-    }
-    throw new StorError(
-      'FAILED_PRECONDITION',
-      `cannot listen for ${what} on ${host}:${port}: ${message}`,
-      {
-        cause: error,
-      },
-    );
-  }
 }

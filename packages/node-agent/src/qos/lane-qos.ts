@@ -8,6 +8,7 @@ import { minWindow } from '../core/qos/lane-window.ts';
 import { KeptRequest, type RequestKind } from '../exports/kept-request.ts';
 import { ReadBufferPool } from '../nbd/read-buffer-pool.ts';
 import { LaneTenants } from './lane-tenants.ts';
+import { LaneTurns, WaitingTurn } from './lane-turns.ts';
 import {
   LaneVolume,
   type OpenVolume,
@@ -52,6 +53,8 @@ const maxTimerMs = 3_600_000;
  * allocated, and no timer runs, unless something waits.
  */
 export class LaneQos implements QosLane, ScheduledOwner {
+  /** what the cluster does for itself */
+  readonly turns: LaneTurns;
   readonly #clock: Clock;
   readonly #scheduler: LaneScheduler;
   readonly #volumes = new Set<LaneVolume>();
@@ -73,6 +76,22 @@ export class LaneQos implements QosLane, ScheduledOwner {
   constructor(clock: Clock) {
     this.#clock = clock;
     this.#scheduler = new LaneScheduler(clock.monotonicMs());
+    this.turns = new LaneTurns({
+      scheduler: this.#scheduler,
+      clock,
+      queued: (nowMs) => {
+        this.#watch(nowMs);
+      },
+      changed: () => {
+        this.#pump();
+      },
+    });
+  }
+
+  /** Nothing goes any more; what waits is not wanted. */
+  close(): void {
+    this.#isPumping = true;
+    this.#cancelTimer();
   }
 
   open(volume: OpenVolume): QosVolume {
@@ -84,9 +103,9 @@ export class LaneQos implements QosLane, ScheduledOwner {
       changed: () => {
         this.#pump();
       },
-      closed: (flows) => {
+      closed: (flow) => {
         this.#volumes.delete(opened);
-        this.#refuse(flows, volume.name);
+        this.#refuse(flow, volume.name);
       },
     });
     this.#volumes.add(opened);
@@ -351,8 +370,9 @@ export class LaneQos implements QosLane, ScheduledOwner {
     try {
       for (; ; nowMs = this.#clock.monotonicMs()) {
         const item = this.#scheduler.next(nowMs);
-        if (!(item instanceof ScheduledRequest)) break;
-        this.#start(item, nowMs);
+        if (item instanceof ScheduledRequest) this.#start(item, nowMs);
+        else if (item instanceof WaitingTurn) this.turns.start(item, nowMs);
+        else break;
       }
     } finally {
       this.#isPumping = false;
@@ -410,17 +430,15 @@ export class LaneQos implements QosLane, ScheduledOwner {
     if (this.#idle.length < maxPooledRequests) this.#idle.push(scheduled);
   }
 
-  #refuse(flows: readonly Flow[], name: string): void {
+  #refuse(flow: Flow, name: string): void {
     const error = new StorError('UNAVAILABLE', `volume ${name} is not served here any more`);
     const isOurs = (item: QosItem): item is ScheduledRequest => item instanceof ScheduledRequest;
-    for (const flow of flows) {
-      const left = this.#scheduler.takeBack(flow, isOurs);
-      this.#scheduler.remove(flow);
-      for (const begun of this.#begun) if (begun.device?.flow === flow) left.push(this.#cut(begun));
-      for (const request of left) {
-        request.state = 'taken';
-        request.done(error);
-      }
+    const left = this.#scheduler.takeBack(flow, isOurs);
+    this.#scheduler.remove(flow);
+    for (const begun of this.#begun) if (begun.device?.flow === flow) left.push(this.#cut(begun));
+    for (const request of left) {
+      request.state = 'taken';
+      request.done(error);
     }
     this.#pump();
     if (this.#scheduler.hasQueued) return;

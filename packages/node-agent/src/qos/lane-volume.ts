@@ -1,7 +1,7 @@
 import { defaultQosWeight, type VolumeQos } from '@stor/protocol';
 import type { BlockDevice } from '@stor/replicator';
 import type { Clock } from '@stor/runtime';
-import { Flow, type QosClass, type ThrottleReason } from '../core/qos/flow.ts';
+import { Flow, type ThrottleReason } from '../core/qos/flow.ts';
 import { Guarantee } from '../core/qos/guarantee.ts';
 import type { LaneScheduler } from '../core/qos/lane-scheduler.ts';
 import type { LaneTenants } from './lane-tenants.ts';
@@ -23,8 +23,8 @@ export interface VolumeQosReport {
 export interface QosVolume {
   /** What its record says now; an older one than the last changes nothing. */
   update(qos: VolumeQos | undefined, resourceVersion: number): void;
-  /** For one user, of the clients unless it says otherwise. */
-  device(primary: BlockDevice, ofClass?: QosClass): QosDevice;
+  /** For one client. */
+  device(primary: BlockDevice): QosDevice;
   /** Nothing of it comes any more. What still waits is refused. Works twice. */
   close(): void;
 }
@@ -42,15 +42,14 @@ export interface LaneVolumeParts {
   clock: Clock;
   tenants: LaneTenants;
   changed: () => void;
-  closed: (flows: readonly Flow[]) => void;
+  closed: (flow: Flow) => void;
 }
 
-/** A volume on its lane: the flows of its classes, and what its record says of them. */
+/** A volume on its lane: the flow of its clients, and what its record says of it. */
 export class LaneVolume implements QosVolume {
   readonly #facts: OpenVolume;
   readonly #parts: LaneVolumeParts;
-  readonly #flows = new Map<QosClass, Flow>();
-  readonly #clients: Flow;
+  readonly #clients = new Flow('client');
   #version: number;
   #tenant: string | null = null;
   #isClosed = false;
@@ -59,8 +58,6 @@ export class LaneVolume implements QosVolume {
     this.#facts = facts;
     this.#parts = parts;
     this.#version = facts.resourceVersion;
-    this.#clients = new Flow('client');
-    this.#flows.set('client', this.#clients);
     this.#set(facts.qos ?? {});
   }
 
@@ -71,13 +68,8 @@ export class LaneVolume implements QosVolume {
     this.#parts.changed();
   }
 
-  device(primary: BlockDevice, ofClass: QosClass = 'client'): QosDevice {
-    let flow = this.#flows.get(ofClass);
-    if (!flow) {
-      flow = new Flow(ofClass);
-      this.#flows.set(ofClass, flow);
-    }
-    return new QosDevice(this.#parts.lane, flow, primary);
+  device(primary: BlockDevice): QosDevice {
+    return new QosDevice(this.#parts.lane, this.#clients, primary);
   }
 
   /** What its tenant may use on this lane is another now. */
@@ -91,7 +83,7 @@ export class LaneVolume implements QosVolume {
     if (this.#isClosed) return;
     this.#isClosed = true;
     if (this.#tenant !== null) this.#parts.tenants.leave(this.#tenant);
-    this.#parts.closed([...this.#flows.values()]);
+    this.#parts.closed(this.#clients);
   }
 
   report(nowMs: number): VolumeQosReport {

@@ -1,15 +1,24 @@
-import { blockBytes, chunkBytes, chunksPerRegion, type SnapshotId } from '@stor/protocol';
+import {
+  blockBytes,
+  chunkBytes,
+  chunksPerRegion,
+  type BackgroundClass,
+  type SnapshotId,
+} from '@stor/protocol';
 
 import { Bitmap } from '../core/replication/bitmap.ts';
 import type { FillPasses } from '../core/replication/fill-passes.ts';
 import { ResyncProgress } from '../core/replication/resync-progress.ts';
 import { isFreed } from './chunk-copier.ts';
 import type { Member } from './member.ts';
+import type { PieceTurns } from './piece-turns.ts';
 
 /** One member that is being made equal: which chunks are still to be compared, and how far it is. */
 export class Filling {
   readonly member: Member;
   readonly progress: ResyncProgress;
+  /** for chunks that are compared next */
+  readonly turns: PieceTurns;
   /**
    * structure: its snapshots are made those of the source, it gets no writes yet; planning: it gets
    * them, and it is asked what the next image may differ in; confirming: what an image got is made
@@ -22,6 +31,8 @@ export class Filling {
   passes: FillPasses | null = null;
   /** what may have changed is known */
   isPlanned = false;
+  /** all of it may have changed: the member has nothing yet, or nobody knows what it has */
+  #isWhole = false;
   /** another image is looked at: what was begun for the one before does not count */
   round = 0;
   inFlight = 0;
@@ -43,11 +54,15 @@ export class Filling {
   #freed = false;
   #cursor = 0;
 
-  constructor(member: Member, nowMs: number) {
+  constructor(member: Member, nowMs: number, turns: PieceTurns) {
     this.member = member;
+    this.turns = turns;
     this.progress = new ResyncProgress(nowMs);
   }
 
+  get qosClass(): BackgroundClass {
+    return this.#isWhole ? 'rebuild' : 'resync';
+  }
   /** Chunks that neither compared nor under way. */
   get chunksLeft(): number {
     return this.#chunks.count;
@@ -63,6 +78,7 @@ export class Filling {
     regions: readonly number[] | null,
     pending: readonly { offset: number; length: number }[],
   ): void {
+    this.#isWhole = regions === null;
     const chunks = new Bitmap(chunkCount);
     for (const region of regions ?? []) {
       const first = region * chunksPerRegion;

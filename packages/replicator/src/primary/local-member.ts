@@ -1,4 +1,10 @@
-import { StorError, hasCode, replicaLeaseMs, type SnapshotId } from '@stor/protocol';
+import {
+  StorError,
+  hasCode,
+  replicaLeaseMs,
+  type BackgroundClass,
+  type SnapshotId,
+} from '@stor/protocol';
 import type { BufferPool, Clock } from '@stor/runtime';
 
 import type { Bitmap } from '../core/replication/bitmap.ts';
@@ -187,6 +193,10 @@ export class LocalMember implements Member {
   /** What is available is known here at any time. */
   requestRoom(chunks: number, done: (granted: boolean) => void): void {
     done(this.availableChunks >= chunks);
+  }
+
+  askTurn(_ofClass: BackgroundClass, _bytes: number, done: () => void): void {
+    done();
   }
 
   /** A write is given to it that may take so many new chunks: nobody else is promised them. */

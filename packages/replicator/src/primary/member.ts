@@ -1,4 +1,4 @@
-import type { SnapshotId, StorError } from '@stor/protocol';
+import type { BackgroundClass, SnapshotId, StorError } from '@stor/protocol';
 import type { SharedBytes } from '@stor/runtime';
 
 import type { Bitmap } from '../core/replication/bitmap.ts';
@@ -151,6 +151,11 @@ export interface Member extends MemberImage {
   requestRoom(chunks: number, done: (granted: boolean) => void): void;
   /** Asks anew which chunks are its own: snapshots that were dropped give some back. */
   refreshSpace(): void;
+  /**
+   * Its node is asked for the turn of a piece of background work; one that shares the own lane has it, and
+   * so has one that is lost or knows of no turns.
+   */
+  askTurn(ofClass: BackgroundClass, bytes: number, done: () => void): void;
 }
 
 /** It serves, and its disk has no room for a new chunk. */

@@ -24,6 +24,11 @@ export class PeerRequests {
     this.ages.begin(id, isSync);
   }
 
+  /** As `asked`, of what may be answered at any time. */
+  waiting(id: number, reply: PeerReply): void {
+    this.#replies.set(id, reply);
+  }
+
   flushing(id: number, done: StoreDone): void {
     this.#flushes.set(id, done);
     this.ages.begin(id, true);

@@ -60,7 +60,7 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
 
   constructor(grant: AttachmentGrant, segment: Segment, pace: CheckpointPace, lane: LaneParts) {
     super();
-    const { resyncPace, scrubBudget, integrity } = lane;
+    const { resyncPace, scrubBudget, turns, integrity } = lane;
     this.#grant = grant;
     this.#segment = segment;
     this.#seenMs = segment.options.clock.monotonicMs();
@@ -74,13 +74,13 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
     const probe = new ForegroundProbe(segment.options.clock, resyncPace);
     this.#io.probe = probe;
     this.#looks = new QuietLook(segment, this.#io);
+    const shared = { mayStart: settled, pace: resyncPace, turns };
     this.#resyncer = new Resyncer(segment, this.#io.reads, {
-      mayStart: settled,
+      ...shared,
       pendingRanges: () => this.#io.writes.pendingRanges(),
       joined: () => {
         segment.changed();
       },
-      pace: resyncPace,
       probe,
       rules: {
         isWanted: (snapshotId) => this.orders.isWanted(snapshotId),
@@ -96,10 +96,9 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
         this.#resyncer.adopting === 0,
     );
     this.scrubber = new Scrubber(segment, {
-      mayStart: settled,
+      ...shared,
       blocks: this.#io.blocks,
       log: integrity,
-      pace: resyncPace,
       budget: scrubBudget,
     });
     this.#hold = new SegmentHold(segment, this.#io.writes);
@@ -210,6 +209,8 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
     this.#interrupt(reason);
     // segment first: no callback may start anything on behalf of a primary that is over
     this.#segment.stopped = true;
+    this.#resyncer.abandon();
+    this.scrubber.abandon();
     this.#hold.abandon(reason);
     this.#io.abandon(reason);
     this.#segment.stop(drained);

@@ -12,6 +12,7 @@ import {
   peerWriteBodyBytes,
   regionBytes,
   replicaLeaseMs,
+  type BackgroundClass,
   type PeerControl,
   type PeerControlReply,
   type PeerHeader,
@@ -82,6 +83,8 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
   #sentBytes = 0;
   #appliedBytes = 0;
   #backoffMs = reconnectMinMs;
+  /** the other end knows of turns: see `askTurn` */
+  #hasTurns = false;
   #cancelTimer: (() => void) | null = null;
 
   constructor(options: RemoteMemberOptions) {
@@ -211,6 +214,15 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
     });
   }
 
+  askTurn(ofClass: BackgroundClass, bytes: number, done: () => void): void {
+    if (!this.#hasTurns) done();
+    else {
+      const body = Buffer.from(JSON.stringify({ op: 'turn', class: ofClass, bytes }));
+      // how long it takes says nothing of the member
+      this.#request(peerFrame.control, 0, 0, 0, body, done, false);
+    }
+  }
+
   // what the channel hears
 
   acknowledged(sequence: number, appliedBytes: number, freeChunks: number): void {
@@ -317,6 +329,7 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
       drainedEpoch: opened.drainedEpoch ?? null,
     };
     this.markedCount = this.answer.marks.count;
+    this.#hasTurns = opened.turns === true;
     const { failure } = this.answer;
     events.opened(this, this.answer);
     // a full disk: asked again, for it takes calls as soon as there is room
@@ -390,12 +403,26 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
     body: Uint8Array | null,
     reply: PeerReply,
   ): void {
+    this.#request(type, flags, offset, length, body, reply, true);
+  }
+
+  /** `isOwed`: one that does not answer for long is given up. */
+  #request(
+    type: typeof peerFrame.read | typeof peerFrame.sums | typeof peerFrame.control,
+    flags: number,
+    offset: number,
+    length: number,
+    body: Uint8Array | null,
+    reply: PeerReply,
+    isOwed: boolean,
+  ): void {
     const id = this.#nextRequest++;
     if (!this.#sendRequest(type, flags, id, offset, length, body)) {
       reply(this.#unavailable(), null, null, 0);
       return;
     }
-    this.#requests.asked(id, type === peerFrame.control, reply);
+    if (isOwed) this.#requests.asked(id, type === peerFrame.control, reply);
+    else this.#requests.waiting(id, reply);
   }
 
   #sendRequest(

@@ -2,50 +2,28 @@ import { StorError, chunkBytes, hasCode, type SnapshotId } from '@stor/protocol'
 
 import { FillPasses } from '../core/replication/fill-passes.ts';
 import { FlapGuard } from '../core/replication/flap-guard.ts';
-import { nextStructureStep, type StructureRules } from '../core/replication/snapshot-structure.ts';
-import type { ResyncPace } from '../core/replication/resync-pace.ts';
+import { nextStructureStep } from '../core/replication/snapshot-structure.ts';
 import {
   chunkRetryMs,
   maxChunkFailures,
   maxChunksInFlight,
   maxChunksPerSegment,
   resyncFlushBytes,
-  spaceWaitMaxMs,
-  enoughChunksToRetry,
-  spaceWaitMinMs,
 } from '../replication/limits.ts';
 import type { ResyncStatus } from '../replicator-ports.ts';
+import type { BackgroundTurn } from '../background-turns.ts';
 import { Absences } from './absences.ts';
 import { ChunkCopier } from './chunk-copier.ts';
 import { ChunkLock } from './chunk-lock.ts';
 import { adoptGeneration, confirmImage } from './equal-images.ts';
 import { Filling } from './filling.ts';
-import type { ForegroundProbe } from './foreground-probe.ts';
 import type { Member } from './member.ts';
+import { PieceTurns } from './piece-turns.ts';
 import { PassPlanner } from './pass-planner.ts';
 import type { ReadPath } from './read-path.ts';
+import type { ResyncOptions } from './resync-options.ts';
+import { RoomWaits } from './room-waits.ts';
 import type { Segment, SegmentPart } from './segment.ts';
-
-export interface ResyncOptions {
-  /** the volume serves and nothing of it is to be settled */
-  mayStart: () => boolean;
-  pendingRanges: () => { offset: number; length: number }[];
-  /** checkpoints may go on, members may be looked at again */
-  joined: () => void;
-  pace: ResyncPace;
-  probe: ForegroundProbe;
-  /** which snapshots a member is to have */
-  rules: StructureRules;
-}
-
-/** A member that is not filled for a while. */
-interface Wait {
-  sinceMs: number;
-  untilMs: number;
-  /** the next one is so long (ms) */
-  nextMs: number;
-  message: string;
-}
 
 /**
  * Brings members back (DESIGN "Resync"). From one instant on the member gets every new write; what
@@ -64,7 +42,7 @@ export class Resyncer implements SegmentPart {
   readonly #filling = new Map<Member, Filling>();
   readonly #flaps = new FlapGuard();
   readonly #absences: Absences;
-  readonly #noRoom = new Map<string, Wait>();
+  readonly #noRoom = new RoomWaits();
   #cancelTimer: (() => void) | null = null;
   /** members that adopt the source's generation: no checkpoint meanwhile */
   adopting = 0;
@@ -129,7 +107,7 @@ export class Resyncer implements SegmentPart {
     const nowMs = options.clock.monotonicMs();
     for (const filling of [...this.#filling.values()]) {
       if (filling.phase === 'joining' && this.#segment.isInSync(filling.member)) {
-        this.#filling.delete(filling.member);
+        this.#forget(filling.member);
         this.#flaps.joined(filling.member.replicaId, nowMs);
         const { bytesCopied } = filling.progress;
         const replica = filling.member.replicaId;
@@ -143,20 +121,14 @@ export class Resyncer implements SegmentPart {
   memberLost(member: Member): void {
     const { replicaId } = member;
     const nowMs = this.#segment.options.clock.monotonicMs();
-    const isFilling = this.#filling.delete(member);
+    const isFilling = this.#forget(member);
     const wasEqual = this.#absences.lost(member, isFilling, this.#options.pendingRanges());
     if (wasEqual || isFilling) this.#flaps.left(replicaId, nowMs);
     const error = this.#segment.lastErrors.get(replicaId);
     // one that was not in use is only asked in vain whether there is room yet
     const wasUsed = isFilling || wasEqual;
-    if (wasUsed && hasCode(error, 'NO_SPACE')) this.#waitForRoom(replicaId, error.message, nowMs);
-  }
-
-  /** It has no room: it is left alone for a while, and others go on. */
-  #waitForRoom(replicaId: string, message: string, nowMs: number): void {
-    const waitMs = this.#noRoom.get(replicaId)?.nextMs ?? spaceWaitMinMs;
-    const nextMs = Math.min(waitMs * 2, spaceWaitMaxMs);
-    this.#noRoom.set(replicaId, { sinceMs: nowMs, untilMs: nowMs + waitMs, nextMs, message });
+    if (!wasUsed || !hasCode(error, 'NO_SPACE')) return;
+    const waitMs = this.#noRoom.begin(replicaId, error.message, nowMs);
     const { logger } = this.#segment.options;
     logger.warn({ replica: replicaId, waitMs }, 'a replica has no room to be filled');
   }
@@ -169,7 +141,7 @@ export class Resyncer implements SegmentPart {
       if (phase !== 'structure' || !this.#segment.isLeaving(member)) continue;
       // it may have been rolled back: should it stay after all, its marks are asked for anew
       member.drop(new StorError('ABORTED', `replica ${member.replicaId} is to go`));
-      this.#filling.delete(member);
+      this.#forget(member);
     }
     for (const member of members) {
       if (this.#isWanted(member) && this.#whyNot(member, nowMs) === '') this.#start(member, nowMs);
@@ -196,10 +168,8 @@ export class Resyncer implements SegmentPart {
     if (!this.#options.mayStart()) return 'the in-sync replicas are made equal first';
     if (!segment.membership?.stable) return 'the in-sync set is being changed';
     if (segment.sources().length === 0) return 'no in-sync replica can be reached';
-    const noRoom = this.#noRoom.get(replicaId);
-    if (noRoom && nowMs < noRoom.untilMs && !hasRoomAgain(member, nowMs - noRoom.sinceMs)) {
-      return noRoom.message;
-    }
+    const noRoom = this.#noRoom.reason(member, nowMs);
+    if (noRoom !== null) return noRoom;
     const waitMs = this.#flaps.waitMs(replicaId, nowMs);
     if (waitMs === 0 || this.#isUrgent()) return '';
     const leaves = this.#flaps.leaves(replicaId);
@@ -213,13 +183,27 @@ export class Resyncer implements SegmentPart {
   }
 
   #start(member: Member, nowMs: number): void {
-    const filling = new Filling(member, nowMs);
+    const again = (): void => {
+      this.#pump();
+    };
+    const filling = new Filling(member, nowMs, new PieceTurns(this.#options.turns, again));
     this.#filling.set(member, filling);
     const { logger } = this.#segment.options;
     logger.info({ replica: member.replicaId }, 'resync begins');
     this.#planner.equalize(filling, () => {
       this.#begin(filling);
     });
+  }
+
+  /** It is not filled any more, or need not be. */
+  #forget(member: Member): boolean {
+    this.#filling.get(member)?.turns.drop();
+    return this.#filling.delete(member);
+  }
+
+  /** The primary has ended. */
+  abandon(): void {
+    for (const { turns } of this.#filling.values()) turns.drop();
   }
 
   /** Its snapshots are those of the source: from here on it gets every write. */
@@ -342,7 +326,8 @@ export class Resyncer implements SegmentPart {
     for (const filling of fillings) {
       // an earlier one may have changed what is to be done with it
       if (filling.phase !== 'copying' || !this.#isCurrent(filling)) continue;
-      if (!policy.rebuildPaused) this.#fill(filling);
+      if (policy.rebuildPaused) filling.turns.drop();
+      else this.#fill(filling);
       if (filling.phase === 'copying' && filling.inFlight === 0 && filling.chunksLeft === 0) {
         this.#passOver(filling);
       }
@@ -350,24 +335,37 @@ export class Resyncer implements SegmentPart {
   }
 
   #fill(filling: Filling): void {
-    const { pace } = this.#options;
-    const { clock } = this.#segment.options;
     while (filling.inFlight < maxChunksInFlight && this.#inFlight() < maxChunksPerSegment) {
-      if (filling.unflushedBytes >= resyncFlushBytes && !this.#flush(filling)) return;
-      const chunk = filling.peek();
-      if (chunk < 0) return;
-      const bytes = filling.lengthOf(chunk);
-      if (this.#isUrgent()) pace.beginAtOnce(bytes);
-      else {
-        const waitMs = pace.begin(bytes, clock.monotonicMs());
-        if (waitMs > 0) {
-          this.#pumpAfter(waitMs);
-          return;
-        }
+      const mustFlush = filling.unflushedBytes >= resyncFlushBytes;
+      const chunk = mustFlush && !this.#flush(filling) ? -1 : filling.peek();
+      if (chunk < 0) {
+        // others may need what is not used for now
+        filling.turns.drop();
+        return;
       }
+      const turn = this.#turn(filling, filling.lengthOf(chunk));
+      if (!turn) return;
       filling.take(chunk);
-      this.#copyChunk(filling, chunk);
+      this.#copyChunk(filling, chunk, turn);
     }
+  }
+
+  /** For one chunk, before its range is held; null: it is asked for, or the pace does not allow it yet. */
+  #turn(filling: Filling, bytes: number): BackgroundTurn | null {
+    const { pace, turns } = this.#options;
+    const { member, qosClass, inFlight, chunksLeft } = filling;
+    if (this.#isUrgent()) {
+      pace.beginAtOnce(bytes);
+      return turns.take(qosClass, bytes);
+    }
+    const [source] = this.#segment.sources();
+    const members = source ? [source, member] : [member];
+    const count = Math.min(maxChunksInFlight - inFlight, chunksLeft);
+    if (!filling.turns.want(count, qosClass, bytes, members)) return null;
+    const waitMs = pace.begin(bytes, this.#segment.options.clock.monotonicMs());
+    if (waitMs === 0) return filling.turns.use();
+    this.#pumpAfter(waitMs);
+    return null;
   }
 
   #inFlight(): number {
@@ -401,7 +399,7 @@ export class Resyncer implements SegmentPart {
     return true;
   }
 
-  #copyChunk(filling: Filling, chunk: number): void {
+  #copyChunk(filling: Filling, chunk: number, turn: BackgroundTurn): void {
     const { lock, options } = this.#segment;
     const { pace } = this.#options;
     const { image, round } = filling;
@@ -409,6 +407,7 @@ export class Resyncer implements SegmentPart {
     const over = (error: StorError | null, copiedBytes: number): void => {
       const nowMs = options.clock.monotonicMs();
       pace.ended(copiedBytes, nowMs);
+      turn.end();
       filling.inFlight -= 1;
       if (!this.#isCurrent(filling)) return;
       // another image is looked at by now: the chunk is among what is left there
@@ -469,7 +468,7 @@ export class Resyncer implements SegmentPart {
   #finish(filling: Filling): void {
     const { member } = filling;
     filling.phase = 'adopting';
-    this.#noRoom.delete(member.replicaId);
+    this.#noRoom.over(member.replicaId);
     // no checkpoint comes meanwhile, so what the source says of generations stays true
     this.adopting += 1;
     const over = (error: StorError | null): void => {
@@ -520,9 +519,4 @@ export class Resyncer implements SegmentPart {
       segment.changed();
     });
   }
-}
-
-/** Room that came since it had none is used before the wait is over. */
-function hasRoomAgain(member: Member, waitedMs: number): boolean {
-  return waitedMs >= spaceWaitMinMs && member.availableChunks >= enoughChunksToRetry;
 }

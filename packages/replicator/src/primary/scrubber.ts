@@ -7,10 +7,12 @@ import type { ScrubBudget } from '../core/replication/scrub-budget.ts';
 import { judgeChunk, type ScrubChoice } from '../core/replication/scrub-choice.ts';
 import type { ChunkSums } from '../core/replication/settle-choice.ts';
 import { chunkRetryMs, scrubOrderMs, scrubRateMs } from '../replication/limits.ts';
+import type { BackgroundTurns } from '../background-turns.ts';
 import { liveImage, type BlockRepair, type ImageOf, type RepairResult } from './block-repair.ts';
 import { ChunkLock } from './chunk-lock.ts';
 import type { IntegrityLog } from './integrity-log.ts';
 import type { Member } from './member.ts';
+import { PieceTurns } from './piece-turns.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 import { gather } from './settler.ts';
 import { ownChunks, readyMembers, readySnapshots, type ReadySnapshot } from './snapshot-chunks.ts';
@@ -43,6 +45,7 @@ export interface ScrubberOptions {
   pace: ResyncPace;
   /** of all scrubs of the lane */
   budget: ScrubBudget;
+  turns: BackgroundTurns;
 }
 
 export const noCounts: Readonly<ScrubCounts> = {
@@ -93,6 +96,7 @@ interface Run {
 export class Scrubber implements SegmentPart {
   readonly #segment: Segment;
   readonly #options: ScrubberOptions;
+  readonly #turns: PieceTurns;
   #run: Run | null = null;
   /** a chunk is being looked at, or repairs are made durable */
   #busy = false;
@@ -101,6 +105,9 @@ export class Scrubber implements SegmentPart {
   constructor(segment: Segment, options: ScrubberOptions) {
     this.#segment = segment;
     this.#options = options;
+    this.#turns = new PieceTurns(options.turns, () => {
+      this.#pump();
+    });
   }
 
   /** Begins, goes on or pauses; an unknown run replaces the one before. */
@@ -139,6 +146,11 @@ export class Scrubber implements SegmentPart {
 
   membersChanged(): void {
     this.#pump();
+  }
+
+  /** The primary has ended. */
+  abandon(): void {
+    this.#turns.drop();
   }
 
   #nowMs(): number {
@@ -212,9 +224,12 @@ export class Scrubber implements SegmentPart {
   #pump(): void {
     const run = this.#run;
     if (!run || this.#busy || this.#segment.stopped) return;
-    if (run.finished || !this.isWanted) return;
-    run.message = this.#whyNot(run);
-    if (run.message !== '') return;
+    const isOver = run.finished || !this.isWanted;
+    if (!isOver) run.message = this.#whyNot(run);
+    if (isOver || run.message !== '') {
+      this.#turns.drop();
+      return;
+    }
     const chunk = this.#next(run.chunk);
     if (chunk >= 0) {
       this.#start(run, chunk, this.#lengthOf(chunk, this.#segment.sizeBytes), null);
@@ -260,19 +275,23 @@ export class Scrubber implements SegmentPart {
     });
   }
 
-  /** One piece, as soon as the budget and the pace allow it. */
+  /** One piece, as soon as the budget, the lanes and the pace allow it; its range is not held before. */
   #start(run: Run, chunk: number, length: number, snapshotId: SnapshotId | null): void {
     const { pace, budget } = this.#options;
     const nowMs = this.#nowMs();
-    const waitMs = budget.waitMs(nowMs) || pace.begin(length, nowMs);
+    const scrubMs = budget.waitMs(nowMs);
+    if (scrubMs === 0 && !this.#turns.want(1, 'scrub', length, this.#segment.sources())) return;
+    const waitMs = scrubMs || pace.begin(length, nowMs);
     if (waitMs > 0) {
       this.#pumpAfter(waitMs);
       return;
     }
+    const turn = this.#turns.use();
     budget.take(length);
     this.#busy = true;
     const over = (isDone: boolean, members: number): void => {
       this.#busy = false;
+      turn.end();
       const endMs = this.#nowMs();
       pace.ended(length * Math.max(0, members - 1), endMs);
       if (isDone) {

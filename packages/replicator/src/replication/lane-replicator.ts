@@ -7,6 +7,7 @@ import {
 } from '@stor/protocol';
 import type { Clock, Logger, StreamSocket } from '@stor/runtime';
 
+import { freeTurns, type BackgroundTurns } from '../background-turns.ts';
 import { ResyncPace } from '../core/replication/resync-pace.ts';
 import { ScrubBudget } from '../core/replication/scrub-budget.ts';
 import { Outbox } from '../peer/outbox.ts';
@@ -53,6 +54,8 @@ export interface LaneReplicatorOptions {
   /** the disks of this lane, as they are now */
   stores: () => Iterable<DiskStore>;
   onReplicaFailure: (failure: ReplicaFailure) => void;
+  /** how background work shares the lane with clients. @default it has the lane to itself */
+  turns?: BackgroundTurns;
   /** @default checkpointPace of limits.ts */
   checkpointPace?: CheckpointPace;
 }
@@ -268,6 +271,7 @@ export class LaneReplicator {
     const engine = new PrimaryEngine(grant, segment, pace, {
       resyncPace: this.#resyncPace,
       scrubBudget: this.#scrubBudget,
+      turns: this.#options.turns ?? freeTurns,
       integrity: this.#integrity,
     });
     return engine;
@@ -350,6 +354,7 @@ export class LaneReplicator {
       clock,
       logger,
       outbox: this.#outbox,
+      turns: this.#options.turns ?? freeTurns,
       replica: (id) => this.#replica(id),
       gate: (replicaId) => this.#gate(replicaId),
       leaseRemainingMs: (replicaId, epoch) => this.#leaseRemainingMs(replicaId, epoch),

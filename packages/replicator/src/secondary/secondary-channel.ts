@@ -12,6 +12,7 @@ import {
   peerFrame,
   peerSumsBodyBytes,
   peerViewBytes,
+  type BackgroundClass,
   type PeerControl,
   type PeerControlReply,
   type PeerFrameType,
@@ -25,6 +26,7 @@ import { CreditWindow } from '../core/replication/credit-window.ts';
 import { hashBytes } from '../core/replication/settle-choice.ts';
 import { historyOfPeer, peerHistoryOf } from '../peer/peer-history.ts';
 import { peerSpaceOf, regionBitmap, textOf } from '../peer/peer-snapshots.ts';
+import type { BackgroundTurns } from '../background-turns.ts';
 import type { LeasePromises } from '../core/replication/lease-promises.ts';
 import type { LinkOutput } from '../peer/outbox.ts';
 import type { GateSession } from '../replication/replica-gate.ts';
@@ -35,6 +37,7 @@ import type { ReplicaStore, StoreDone } from '../replica-store.ts';
 /** What a channel needs of the link that carries it. */
 export interface ChannelOwner {
   readonly output: LinkOutput;
+  readonly turns: BackgroundTurns;
   /** The channel has something to acknowledge at the end of this turn. */
   acknowledgeSoon(channel: SecondaryChannel): void;
   /** What is being received, for longer than this call; null: to be copied. */
@@ -339,9 +342,25 @@ export class SecondaryChannel {
     });
   }
 
+  /**
+   * Nothing of the replica is held while this waits, and nothing waits for it: a fence goes before. The
+   * turn is over at once, for who asked may wait for those of others.
+   */
+  #turn(request: number, ofClass: BackgroundClass, bytes: number): void {
+    const isWanted = (): boolean => this.session.alive;
+    this.#owner.turns.ask(ofClass, bytes, isWanted, (turn) => {
+      turn.end();
+      this.#controlReply(request, {});
+    });
+  }
+
   #control(sequence: number, control: PeerControl): void {
     if (control.op === 'room') {
       this.#room(sequence, control.chunks);
+      return;
+    }
+    if (control.op === 'turn') {
+      this.#turn(sequence, control.class, control.bytes);
       return;
     }
     const done = this.session.tracked((error) => {

@@ -34,6 +34,7 @@ import {
 } from '../replication/limits.ts';
 import type { ReplicaGate } from '../replication/replica-gate.ts';
 import { snapshotsOf } from '../replication/snapshots-of.ts';
+import type { BackgroundTurns } from '../background-turns.ts';
 import type { ReplicaStore } from '../replica-store.ts';
 import { LocalSnapshotReader } from '../snapshots/local-snapshot-reader.ts';
 import { ReaderChannel } from './reader-channel.ts';
@@ -44,6 +45,7 @@ export interface SecondaryHost {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly outbox: Outbox;
+  readonly turns: BackgroundTurns;
   replica(id: string): ReplicaStore | null;
   gate(replicaId: string): ReplicaGate;
   /** how long a primary below this epoch may still count on a lease of the replica (ms) */
@@ -56,6 +58,7 @@ export interface SecondaryHost {
 /** An accepted connection: the primaries of one lane of another node, and their channels here. */
 export class SecondaryLink {
   readonly output: LinkOutput;
+  readonly turns: BackgroundTurns;
   readonly #host: SecondaryHost;
   readonly #socket: StreamSocket;
   readonly #header = newPeerHeader();
@@ -74,6 +77,7 @@ export class SecondaryLink {
   constructor(socket: StreamSocket, host: SecondaryHost) {
     this.#socket = socket;
     this.#host = host;
+    this.turns = host.turns;
     this.#heardMs = host.clock.monotonicMs();
     this.output = new LinkOutput(host.outbox, socket);
     this.output.onDrained = () => {
@@ -361,6 +365,7 @@ export class SecondaryLink {
       snapshots: snapshotsOf(store)?.snapshots() ?? [],
       headParent: snapshotsOf(store)?.headParent ?? null,
       leaseRemainingMs: Math.ceil(leaseRemainingMs),
+      turns: true,
       ...(session.drainedEpoch === null ? {} : { drainedEpoch: session.drainedEpoch }),
     };
   }

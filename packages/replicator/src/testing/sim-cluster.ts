@@ -8,6 +8,7 @@ import {
 import { SharedBytes, silentLogger, type Logger, type Random } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
 
+import type { BackgroundTurns } from '../background-turns.ts';
 import type { BlockRequest } from '../block-device.ts';
 import type { PrimaryVolume } from '../primary/primary-volume.ts';
 import { checkpointPace, type CheckpointPace } from '../replication/limits.ts';
@@ -42,6 +43,8 @@ export interface SimClusterOptions {
   /** nodes that hold a replica; the others are diskless */
   replicaNodes?: number;
   checkpointPace?: CheckpointPace;
+  /** by node. @default background work has its lanes to itself */
+  turns?: readonly BackgroundTurns[];
   logger?: Logger;
 }
 
@@ -180,7 +183,9 @@ export class SimCluster {
     const disk = new MemoryDiskStore(`d-${index}`, states, clock, this.random);
     node.disk = disk;
     const port = this.control.portOf(() => node.controlReachable && !clock.dead);
+    const turns = this.#options.turns?.[index];
     const lane = new LaneReplicator({
+      ...(turns ? { turns } : {}),
       nodeId: node.id,
       agentInstance: `i-${index}-${node.starts}`,
       clusterId: 'c-1',

@@ -73,6 +73,7 @@ export const changeRules: Readonly<Partial<Record<keyof StorApi, ChangeRule>>> =
   stopScrub: scrub,
   startRebalance: { kind: null, field: 'name', form: 'steps' },
   orderRebalance: { kind: null, field: 'name', form: 'steps' },
+  setQosClasses: { kind: null, field: 'name', form: 'steps' },
   setScrub: { kind: null, field: 'name', form: 'steps' },
 };
 

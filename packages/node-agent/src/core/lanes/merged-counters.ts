@@ -52,6 +52,20 @@ export function mergedCounters(lanes: readonly LaneCounters[]): LaneCounters {
         throttledMs: summed(a.throttledMs, b.throttledMs),
       }),
     ),
+    classes: mergedBy(
+      lanes.flatMap((lane) => lane.classes),
+      (each) => each.class,
+      (a, b) => ({
+        ...b,
+        iops: a.iops + b.iops,
+        bps: a.bps + b.bps,
+        operations: a.operations + b.operations,
+        bytes: a.bytes + b.bytes,
+        queued: a.queued + b.queued,
+        throttledRequests: summed(a.throttledRequests, b.throttledRequests),
+        throttledMs: summed(a.throttledMs, b.throttledMs),
+      }),
+    ),
   };
 }
 

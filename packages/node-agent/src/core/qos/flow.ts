@@ -1,12 +1,8 @@
-import { defaultQosWeight, type VolumeQos } from '@stor/protocol';
+import { defaultQosWeight, type QosClassName, type VolumeQos } from '@stor/protocol';
 import { smallRequestCost } from './cost.ts';
 import type { Guarantee } from './guarantee.ts';
 import { ShortestTime } from './lane-window.ts';
 import { LimitSet } from './limit-set.ts';
-
-/** Who asks: clients, or the cluster for itself. */
-export const qosClasses = ['client', 'rebuild', 'resync', 'scrub', 'backup'] as const;
-export type QosClass = (typeof qosClasses)[number];
 
 /** Why a request waits. */
 export const throttleReasons = ['limit', 'tenant', 'contention'] as const;
@@ -65,11 +61,11 @@ export interface ThrottleCounters {
   ms: Record<ThrottleReason, number>;
 }
 
-/** What shares a lane: the clients of one volume, or one volume's work of another class. */
+/** What shares a lane: the clients of one volume, or all work of one other class. */
 export class Flow {
-  readonly class: QosClass;
+  readonly class: QosClassName;
   readonly limits = new LimitSet();
-  /** shared with other volumes of the tenant, or of the class */
+  /** shared with other volumes of the tenant */
   shared: LimitSet | null = null;
   qos: VolumeQos = {};
   weight = defaultQosWeight;
@@ -108,8 +104,13 @@ export class Flow {
   /** by direction and size: a long request is no sign of a queue */
   readonly #shortest: (ShortestTime | undefined)[] = [];
 
-  constructor(ofClass: QosClass) {
+  constructor(ofClass: QosClassName) {
     this.class = ofClass;
+  }
+
+  /** It is no client: it takes its turn, and none of the room that clients have. */
+  get isBackground(): boolean {
+    return this.class !== 'client';
   }
 
   /** What requests like this one took at their shortest. */

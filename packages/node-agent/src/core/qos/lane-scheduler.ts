@@ -1,5 +1,6 @@
+import { chunkBytes, defaultQosWeight } from '@stor/protocol';
 import type { Flow, QosItem, ThrottleReason } from './flow.ts';
-import { smallRequestCost } from './cost.ts';
+import { costOf, smallRequestCost } from './cost.ts';
 import { LaneWindow, ShortestTime } from './lane-window.ts';
 
 /** A flow that asked for something within this time uses the lane (ms). */
@@ -12,6 +13,13 @@ const maxWaitMs = 1_000;
 const quantum = smallRequestCost;
 /** What a flow went out of turn is held against it so far: others may only have been slow (cost). */
 const maxDebt = 16 * 1024 * 1024;
+/**
+ * What background work has under way while clients use the lane: four chunks, as many as one replica
+ * that is filled needs to keep a disk and a link busy; each class has at least one (cost).
+ */
+const backgroundBesideClients = 4 * costOf(chunkBytes, true);
+/** The same while they do not: beyond this nothing goes faster, and classes can still be weighed (cost). */
+const backgroundAlone = 64 * costOf(chunkBytes, true);
 /** Sums of fractions are not exact (cost). */
 const rounding = 0.001;
 
@@ -21,6 +29,9 @@ const rounding = 0.001;
  * in this order: flows below their guarantee, then all by deficit round robin. When the window is
  * full, what fits into half of its flow's share goes all the same: those who fill it may be slow.
  * Nothing waits while there is room and its limits let it go.
+ *
+ * Background work takes its turns beside all clients together, by the weights of their classes. What
+ * it has under way fills no room of clients, for it lasts long; it has a bound of its own.
  */
 export class LaneScheduler {
   readonly window: LaneWindow;
@@ -31,11 +42,17 @@ export class LaneScheduler {
   readonly #active: Flow[] = [];
   /** of these, how many have a guarantee */
   #activeGuaranteed = 0;
+  /** of clients */
   #activeWeight = 0;
+  #activeClients = 0;
+  /** of the class of all clients together, beside the other classes */
+  #clientsWeight = defaultQosWeight;
   #sweptMs: number;
   #underWay = 0;
   /** of that, what went first by a guarantee */
   #guaranteed = 0;
+  /** of background work, which is not part of the others */
+  #background = 0;
   #heldBytes = 0;
   readonly #shortestTurn = new ShortestTime();
 
@@ -85,7 +102,10 @@ export class LaneScheduler {
       }
       flow.isActive = true;
       this.#active.push(flow);
-      this.#activeWeight += flow.weight;
+      if (!flow.isBackground) {
+        this.#activeClients += 1;
+        this.#activeWeight += flow.weight;
+      }
       this.#countGuaranteed(flow);
     }
     if (nowMs - this.#sweptMs >= sweepMs) this.#sweep(nowMs);
@@ -122,12 +142,20 @@ export class LaneScheduler {
   /** It is under way from now until `ended`. */
   began(flow: Flow, cost: number, isGuaranteed: boolean): void {
     flow.underWay += cost;
+    if (flow.isBackground) {
+      this.#background += cost;
+      return;
+    }
     this.#underWay += cost;
     if (isGuaranteed) this.#guaranteed += cost;
   }
 
   ended(flow: Flow, cost: number, isGuaranteed: boolean): void {
     flow.underWay -= cost;
+    if (flow.isBackground) {
+      this.#background -= cost;
+      return;
+    }
     this.#underWay -= cost;
     if (isGuaranteed) this.#guaranteed -= cost;
   }
@@ -182,10 +210,11 @@ export class LaneScheduler {
     let soonest = Infinity;
     const hasRoom = !this.isContended || this.#underWay < this.window.size(nowMs);
     for (const flow of this.#ring) {
+      const item = flow.ready(nowMs);
       // time has passed since `next` was asked
-      if (hasRoom && flow.ready(nowMs)) return nowMs;
+      if (item && hasRoom && this.#fits(item)) return nowMs;
       // one that is ready waits for room, of which others tell when they end; they may not
-      const wakeMs = flow.ready(nowMs) ? this.#patienceMs(flow, nowMs) : flow.gateMs;
+      const wakeMs = item ? this.#patienceMs(flow, nowMs) : flow.gateMs;
       soonest = Math.min(soonest, wakeMs);
     }
     return soonest;
@@ -193,12 +222,17 @@ export class LaneScheduler {
 
   /** Its limits, weight or guarantee have changed. */
   changed(flow: Flow, weight: number): void {
-    if (flow.isActive) this.#activeWeight += weight - flow.weight;
+    if (flow.isActive && !flow.isBackground) this.#activeWeight += weight - flow.weight;
     flow.weight = weight;
     flow.gateMs = -Infinity;
     flow.isFree = false;
     if (flow.isActive) this.#countGuaranteed(flow);
     if (flow.guarantee) this.#catchUp(flow.guarantee);
+  }
+
+  /** What all clients together weigh beside the classes of background work. */
+  weighClients(weight: number): void {
+    this.#clientsWeight = weight;
   }
 
   /** Nothing of it comes any more; its queues are empty. */
@@ -227,7 +261,10 @@ export class LaneScheduler {
     if (at < 0) return;
     flow.isActive = false;
     this.#active.splice(at, 1);
-    this.#activeWeight -= flow.weight;
+    if (!flow.isBackground) {
+      this.#activeClients -= 1;
+      this.#activeWeight -= flow.weight;
+    }
     if (flow.isSeenGuaranteed) this.#activeGuaranteed -= 1;
     flow.isSeenGuaranteed = false;
   }
@@ -248,11 +285,28 @@ export class LaneScheduler {
 
   #hasRoom(flow: Flow, cost: number, nowMs: number): boolean {
     const size = this.window.size(nowMs);
+    if (flow.isBackground) return this.#underWay < size && this.#hasBackgroundRoom(flow, cost);
     if (this.#underWay < size) return true;
     const isBelow = flow.guarantee?.isBelow(nowMs) === true;
     if (isBelow ? this.#guaranteed < size : this.#hasOwnRoom(flow, cost, size)) return true;
     this.window.noteFull();
     return false;
+  }
+
+  #hasBackgroundRoom(flow: Flow, cost: number): boolean {
+    const most = this.#activeClients > 0 ? backgroundBesideClients : backgroundAlone;
+    return flow.underWay === 0 || this.#background + cost <= most;
+  }
+
+  /** There is room for it, unless clients have filled the window. */
+  #fits({ flow, cost }: QosItem): boolean {
+    return !flow.isBackground || this.#hasBackgroundRoom(flow, cost);
+  }
+
+  /** The request of a flow that would go in its turn. */
+  #candidate(flow: Flow, nowMs: number): QosItem | null {
+    const item = flow.ready(nowMs);
+    return item && this.#fits(item) ? item : null;
   }
 
   /** However slow the others are, half of its share is its own. */
@@ -274,12 +328,13 @@ export class LaneScheduler {
     const first = this.#guaranteed < size ? this.#firstGuaranteed(nowMs) : null;
     if (first) return first;
     if (this.#underWay < size) return this.#inTurn(nowMs);
-    this.window.noteFull();
     for (const flow of this.#ring) {
       const item = flow.ready(nowMs);
       if (!item) continue;
+      if (!flow.isBackground) this.window.noteFull();
       const isBelow = flow.guarantee?.isBelow(nowMs) === true;
-      const hasOwn = !isBelow && this.#hasOwnRoom(flow, item.cost, size);
+      const mayHave = !flow.isBackground && !isBelow;
+      const hasOwn = mayHave && this.#hasOwnRoom(flow, item.cost, size);
       if (!hasOwn && !this.#waitsTooLong(flow, nowMs)) continue;
       // its turn comes the later
       flow.deficit = Math.max(flow.deficit - item.cost, -maxDebt);
@@ -310,8 +365,8 @@ export class LaneScheduler {
       for (let count = this.#ring.length; count > 0; count--) {
         this.#cursor = (this.#cursor + 1) % this.#ring.length;
         const flow = this.#ring[this.#cursor];
-        if (!flow?.ready(nowMs)) continue;
-        flow.deficit += quantumOf(flow);
+        if (!flow || !this.#candidate(flow, nowMs)) continue;
+        flow.deficit += this.#quantumOf(flow);
         if (this.#affords(flow, nowMs)) return flow;
       }
       this.#skipRounds(nowMs);
@@ -320,7 +375,7 @@ export class LaneScheduler {
   }
 
   #affords(flow: Flow, nowMs: number): boolean {
-    const item = flow.ready(nowMs);
+    const item = this.#candidate(flow, nowMs);
     if (!item || flow.deficit < item.cost - rounding) return false;
     flow.deficit -= item.cost;
     return true;
@@ -330,14 +385,21 @@ export class LaneScheduler {
   #skipRounds(nowMs: number): void {
     let rounds = Infinity;
     for (const flow of this.#ring) {
-      const item = flow.ready(nowMs);
+      const item = this.#candidate(flow, nowMs);
       if (!item) continue;
-      rounds = Math.min(rounds, Math.ceil((item.cost - flow.deficit) / quantumOf(flow)));
+      rounds = Math.min(rounds, Math.ceil((item.cost - flow.deficit) / this.#quantumOf(flow)));
     }
     if (rounds === Infinity || rounds <= 1) return;
     for (const flow of this.#ring) {
-      if (flow.ready(nowMs)) flow.deficit += quantumOf(flow) * (rounds - 1);
+      if (this.#candidate(flow, nowMs)) flow.deficit += this.#quantumOf(flow) * (rounds - 1);
     }
+  }
+
+  /** However many volumes there are, a class has its share beside all of them. */
+  #quantumOf(flow: Flow): number {
+    if (!flow.isBackground) return (quantum * flow.weight) / defaultQosWeight;
+    const clients = this.#activeClients > 0 ? this.#activeWeight : defaultQosWeight;
+    return (quantum * clients * flow.weight) / this.#clientsWeight / defaultQosWeight;
   }
 
   /** One that comes anew has no claim on what the others had meanwhile. */
@@ -350,8 +412,4 @@ export class LaneScheduler {
     }
     if (least !== Infinity) guarantee.tag = Math.max(guarantee.tag, least);
   }
-}
-
-function quantumOf(flow: Flow): number {
-  return (quantum * flow.weight) / 100;
 }
