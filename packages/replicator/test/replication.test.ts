@@ -4,9 +4,11 @@ import {
   regionBytes,
   StorError,
   defaultPolicy,
+  peerHeaderBytes,
+  peerWriteBodyBytes,
   type AttachmentGrant,
 } from '@stor/protocol';
-import type { SharedBytes } from '@stor/runtime';
+import type { SharedBytes, StreamSocket } from '@stor/runtime';
 import { SeededRandom } from '@stor/runtime/testing';
 import t, { type Test } from 'tap';
 
@@ -72,6 +74,65 @@ t.test('writes reach all replicas and are read back', async (t) => {
   const refused = await cluster.wait(request(volume, 'write', 0, blockBytes, block(1)));
   t.equal(refused?.code, 'ABORTED');
 });
+
+t.test(
+  'what is alone leaves before this node does the same, and more writes leave together',
+  async (t) => {
+    const cluster = new SimCluster({ seed: 3, sizeBytes });
+    const links: StreamSocket[] = [];
+    const { network } = cluster;
+    const connect = network.connect.bind(network);
+    network.connect = async (...args) => {
+      const socket = await connect(...args);
+      links.push(socket);
+      return socket;
+    };
+    const volume = await cluster.wait(cluster.attach(0));
+    t.equal(await write(cluster, volume, 0, 1), null);
+    t.equal(links.length, 2);
+    const store = cluster.store(0);
+    const inline = store.writeInline.bind(store);
+    const flush = store.flush.bind(store);
+    /** for each call, when the local store gets it: the bytes that are on their way to the others */
+    const seen: number[][] = [];
+    const look = (): void => {
+      seen.push(links.map(({ pendingBytes }) => pendingBytes));
+    };
+    store.writeInline = (...args) => {
+      look();
+      return inline(...args);
+    };
+    store.flush = (done) => {
+      look();
+      flush(done);
+    };
+    let sends = 0;
+    for (const link of links) {
+      const send = link.write.bind(link);
+      link.write = (bytes, written) => {
+        sends += 1;
+        send(bytes, written);
+      };
+    }
+    const submit = (place: number): Promise<StorError | null> =>
+      request(volume, 'write', place * blockBytes, blockBytes, block(place));
+    const frameBytes = peerHeaderBytes + peerWriteBodyBytes(blockBytes);
+    const alone = submit(1);
+    t.same(seen, [[frameBytes, frameBytes]]);
+    t.equal(sends, 2);
+    t.equal(await cluster.wait(alone), null);
+    sends = 0;
+    const several = [2, 3, 4, 5].map((place) => submit(place));
+    t.equal(sends, 2, 'the first of several leaves at once');
+    t.same(await cluster.wait(Promise.all(several)), [null, null, null, null]);
+    t.equal(sends, 4, 'the others together, at the end of the turn');
+    seen.length = 0;
+    t.equal(await cluster.wait(request(volume, 'flush', 0, 0, null)), null);
+    t.same(seen, [[peerHeaderBytes, peerHeaderBytes]]);
+    equalReplicas(t, cluster);
+    await cluster.wait(volume.stop());
+  },
+);
 
 t.test(
   'a dead secondary leaves before the next acknowledgement and comes back equal',

@@ -147,7 +147,7 @@ export class Outbox {
   #current: Batch;
   #spare: Batch[] = [];
   #dirty: LinkOutput[] = [];
-  #scheduled = false;
+  #isScheduled = false;
   readonly #frame: FrameRef;
   /** for large frames, and for payloads that outlive the call that brought them */
   readonly buffers = new BufferPool(maxSpareBufferBytes);
@@ -167,17 +167,26 @@ export class Outbox {
     };
   }
 
+  /**
+   * Nothing was given to it in this turn, and no member still needs what was before: what comes now may
+   * leave at once (`flush`), and what follows it leaves at the end of the turn.
+   */
+  get isIdle(): boolean {
+    return !this.#isScheduled && this.#current.refs === 1;
+  }
+
   schedule(output: LinkOutput): void {
     this.#dirty.push(output);
-    if (this.#scheduled) return;
-    this.#scheduled = true;
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
     this.#clock.endOfTurn(() => {
+      this.#isScheduled = false;
       this.flush();
     });
   }
 
+  /** Sends all there is, before the end of the turn. */
   flush(): void {
-    this.#scheduled = false;
     const dirty = this.#dirty;
     this.#dirty = [];
     for (const output of dirty) output.flush();

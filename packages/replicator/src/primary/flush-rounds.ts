@@ -84,9 +84,10 @@ export class FlushRounds implements SegmentPart {
     this.#next = [];
     this.#round += 1;
     this.#missing.clear();
-    const { members, membership } = this.#segment;
+    const { remotes, local, membership } = this.#segment;
     const required = membership?.required() ?? [];
-    for (const member of members) {
+    // the local one last: the others are farther away
+    for (const member of local ? [...remotes, local] : remotes) {
       if (required.includes(member.replicaId)) this.#missing.set(member, false);
     }
     this.#review();
@@ -94,7 +95,9 @@ export class FlushRounds implements SegmentPart {
 
   #review(): void {
     if (this.#running.length === 0) return;
-    const { membership, joining } = this.#segment;
+    const { membership, joining, options } = this.#segment;
+    const { outbox } = options;
+    const isAlone = outbox.isIdle;
     const required = membership?.required() ?? [];
     for (const [member, asked] of [...this.#missing]) {
       if (!required.includes(member.replicaId)) {
@@ -105,6 +108,7 @@ export class FlushRounds implements SegmentPart {
       if (asked || !usable) continue;
       this.#missing.set(member, true);
       const round = this.#round;
+      if (member.isLocal && isAlone) outbox.flush();
       member.flush((error) => {
         if (round !== this.#round || !this.#missing.has(member)) return;
         if (error) {

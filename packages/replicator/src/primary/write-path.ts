@@ -233,6 +233,8 @@ export class WritePath implements SegmentPart {
 
   #issue(op: IoOp): void {
     const segment = this.#segment;
+    const { outbox } = segment.options;
+    const isAlone = outbox.isIdle;
     if (op.freesChunk >= 0 && !this.trimmed.isComplete(op.freesChunk, segment.sizeBytes)) {
       // written since, or rolled back
       this.#finish(op, null);
@@ -255,6 +257,10 @@ export class WritePath implements SegmentPart {
     this.#noteAllocation(op);
     this.#noteTrims(op);
     this.#pending.append(op);
+    if (isAlone && segment.targets.length > 0) {
+      // on its way before this node writes it too, so that all do at the same time
+      outbox.flush();
+    }
     if (segment.localIsTarget) this.#issueLocal(op);
     if (segment.required.length === 0) this.pump();
   }

@@ -67,6 +67,7 @@ export class SecondaryLink {
   /** channels whose fence is under way, with what ends them */
   readonly #opening = new Map<number, object>();
   #toAcknowledge: SecondaryChannel[] = [];
+  #isReceiving = false;
   #hello: PeerHello | null = null;
   #heardMs: number;
   #backlogBytes = 0;
@@ -112,13 +113,20 @@ export class SecondaryLink {
     if (channel.ackQueued || this.#over) return;
     channel.ackQueued = true;
     this.#toAcknowledge.push(channel);
-    if (this.#toAcknowledge.length > 1) return;
+    // what was applied while frames are taken is acknowledged with the last of them
+    if (this.#isReceiving || this.#toAcknowledge.length > 1) return;
     this.#host.clock.endOfTurn(() => {
-      const channels = this.#toAcknowledge;
-      this.#toAcknowledge = [];
-      for (const each of channels) each.acknowledge();
-      this.#host.outbox.flush();
+      this.#acknowledge();
     });
+  }
+
+  /** At once: nothing else of this turn goes to this primary. */
+  #acknowledge(): void {
+    const channels = this.#toAcknowledge;
+    if (channels.length === 0) return;
+    this.#toAcknowledge = [];
+    for (const each of channels) each.acknowledge();
+    this.#host.outbox.flush();
   }
 
   keepReceived(bytes: number): SharedBytes | null {
@@ -166,6 +174,14 @@ export class SecondaryLink {
 
   #received(bytes: Buffer, start: number, end: number): number {
     this.#heardMs = this.#host.clock.monotonicMs();
+    this.#isReceiving = true;
+    const used = this.#take(bytes, start, end);
+    this.#isReceiving = false;
+    this.#acknowledge();
+    return used;
+  }
+
+  #take(bytes: Buffer, start: number, end: number): number {
     let at = start;
     try {
       while (!this.#over && end - at >= peerHeaderBytes) {
