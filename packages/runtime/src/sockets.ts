@@ -3,6 +3,7 @@ import net from 'node:net';
 import { ReceiveBuffer, type ReceiveOptions } from './receive-buffer.ts';
 import type { SharedBytes } from './shared-bytes.ts';
 import { startTls, type TlsClient, type TlsServer, type TlsSession } from './tls.ts';
+import { setSendBuffer } from './send-buffer.ts';
 import { setUserTimeout } from './user-timeout.ts';
 
 /**
@@ -80,6 +81,11 @@ export interface ListenOptions extends ReceiveOptions {
    * gives up after about a quarter of an hour
    */
   vanishedMs?: number;
+  /**
+   * of a UNIX socket: what the kernel takes before the other side reads it (bytes); it may give less.
+   * Absent: its own 208 KiB, in which an answer of 1 MiB leaves in pieces
+   */
+  sendBytes?: number;
 }
 
 export interface ConnectOptions extends ReceiveOptions {
@@ -357,6 +363,9 @@ export function listenSocket(
   const accept = (socket: net.Socket): NodeSocket => {
     const given = pendingReceive.get(socket);
     if (options.vanishedMs !== undefined) setUserTimeout(socket, options.vanishedMs);
+    if (options.sendBytes !== undefined && 'path' in target) {
+      setSendBuffer(socket, options.sendBytes);
+    }
     const wrapped = new NodeSocket(socket, given ?? new ReceiveBuffer(options), name(socket));
     open.add(wrapped);
     socket.once('close', () => open.delete(wrapped));

@@ -18,6 +18,8 @@ import { OutputBufferPool } from './reply-output.ts';
 
 /** First size of a connection's receive buffer; it grows for large writes (bytes). */
 const receiveBytes = 512 * 1024;
+/** Taken by the kernel from answers over a UNIX socket: one of 1 MiB leaves in one call (bytes). */
+const sendBytes = 2 * 1024 * 1024;
 
 /** Room for a path in the kernel's `sockaddr_un`; what is beyond is cut off without an error (bytes). */
 const maxSocketPathBytes = 107;
@@ -209,7 +211,7 @@ async function listenReplacing(
       `the path of UNIX socket ${target.path} is too long: use one of at most ${maxSocketPathBytes} bytes`,
     );
   }
-  const options = { ...defaultReceive, receiveBytes, vanishedMs };
+  const options = { ...defaultReceive, receiveBytes, vanishedMs, sendBytes };
   try {
     return await network.listen(target, onConnection, options);
   } catch (error) {

@@ -11,9 +11,16 @@ export class OutputBuffer {
   used = 0;
   owner: ReplyOutput | null = null;
   readonly #pool: OutputBufferPool;
+  #filled = this.bytes;
 
   constructor(pool: OutputBufferPool) {
     this.#pool = pool;
+  }
+
+  /** What is in it; the same object as long as that has the same length. */
+  get filled(): Buffer {
+    if (this.#filled.length !== this.used) this.#filled = this.bytes.subarray(0, this.used);
+    return this.#filled;
   }
 
   /** For the socket: made once, so that a write makes no closure. */
@@ -100,14 +107,14 @@ export class ReplyOutput {
     const current = this.#current;
     this.#current = null;
     if (this.#full.length === 0) {
-      if (current) this.#socket.write(current.bytes.subarray(0, current.used), current.written);
+      if (current) this.#socket.write(current.filled, current.written);
       return;
     }
     this.#socket.cork();
     for (const piece of this.#full) this.#socket.write(piece.bytes, piece.written);
     this.#full = [];
     if (current && current.used > 0) {
-      this.#socket.write(current.bytes.subarray(0, current.used), current.written);
+      this.#socket.write(current.filled, current.written);
     } else if (current) {
       this.#current = current;
     }
@@ -128,6 +135,6 @@ export class ReplyOutput {
       this.#pool.give(current);
       return;
     }
-    this.#full.push({ bytes: current.bytes.subarray(0, current.used), written: current.written });
+    this.#full.push({ bytes: current.filled, written: current.written });
   }
 }

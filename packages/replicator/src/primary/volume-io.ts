@@ -308,28 +308,32 @@ export class VolumeIo implements SegmentPart {
       return;
     }
     if (!this.#isAllowed(op)) return;
-    if (this.settler.blocks(op.offset, op.length)) {
-      op.own(this.#segment.options.outbox.buffers);
-      this.#held.unsettled.add(op);
-      this.settler.whenSettled(op.offset, op.length, () => {
-        if (this.#held.unsettled.delete(op)) this.#route(op);
-      });
-      return;
-    }
-    if (this.#segment.lock.acquire(op)) this.#run(op);
+    if (this.settler.blocks(op.offset, op.length)) this.#awaitSettled(op);
+    else if (this.#segment.lock.acquire(op)) this.#run(op);
     else op.own(this.#segment.options.outbox.buffers);
+  }
+
+  #awaitSettled(op: IoOp): void {
+    op.own(this.#segment.options.outbox.buffers);
+    this.#held.unsettled.add(op);
+    this.settler.whenSettled(op.offset, op.length, () => {
+      if (this.#held.unsettled.delete(op)) this.#route(op);
+    });
   }
 
   #run(op: IoOp): void {
     if (this.#failure) this.#fail(op);
     else if (!this.#isAllowed(op)) return;
-    else if (op.kind === 'read') {
-      op.readDone = (error) => {
-        this.#readDone(op, error);
-      };
-      this.reads.read(op.offset, op.length, op.target, op.start, op.readDone, op.adopt);
-    } else if (!op.edgesRead && (op.headBytes > 0 || op.tailBytes > 0)) this.#readEdges(op);
+    else if (op.kind === 'read') this.#startRead(op);
+    else if (!op.edgesRead && (op.headBytes > 0 || op.tailBytes > 0)) this.#readEdges(op);
     else this.writes.start(op);
+  }
+
+  #startRead(op: IoOp): void {
+    op.readDone = (error) => {
+      this.#readDone(op, error);
+    };
+    this.reads.read(op.offset, op.length, op.target, op.start, op.readDone, op.adopt);
   }
 
   /** Sets a client's request aside, or answers it with an error, when the failure mode says so. */

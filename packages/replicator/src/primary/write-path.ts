@@ -6,12 +6,14 @@ import {
   peerFrame,
   peerWriteBodyBytes,
 } from '@stor/protocol';
-import { crc32 } from '@stor/runtime';
+import { crc32, partOf } from '@stor/runtime';
 
 import type { SpaceOp } from '../core/replication/member-space.ts';
 import { TrimmedChunks } from '../core/replication/trimmed-chunks.ts';
 import { maxUnackedBytesPerMember } from '../replication/limits.ts';
+import type { GateSession } from '../replication/replica-gate.ts';
 import { PendingOps, type IoOp } from './io-op.ts';
+import type { LocalMember } from './local-member.ts';
 import type { Member } from './member.ts';
 import type { Segment, SegmentPart } from './segment.ts';
 
@@ -272,7 +274,7 @@ export class WritePath implements SegmentPart {
     if (!bytes) return;
     let at = op.start;
     for (let block = 0; block < blocks; block++, at += blockBytes) {
-      this.#sums[block] = crc32(bytes.subarray(at, at + blockBytes));
+      this.#sums[block] = crc32(partOf(bytes, at, blockBytes));
     }
   }
 
@@ -312,15 +314,40 @@ export class WritePath implements SegmentPart {
     for (const member of targets) member.send(frame, sequence, op.frameBodyBytes);
   }
 
-  /** Inline when the store can; the client's bytes are used where they lie. */
+  /**
+   * Inline when the store can; the client's bytes are used where they lie. No closure here: one that is
+   * not even made costs every write the memory of what it would catch.
+   */
   #issueLocal(op: IoOp): void {
     const { local } = this.#segment;
     const session = local?.session;
     op.localPending = true;
     // the epoch is checked in the turn in which the write is issued (I2)
     if (!local || !session?.alive) return;
+    if (op.kind === 'zero') {
+      this.#issueToStore(op, local, session);
+      return;
+    }
+    const { offset, length, bytes, start } = op;
+    if (!bytes) return;
+    try {
+      if (session.store.writeInline(offset, length, bytes, start, this.#sums, 0)) {
+        local.release(op.localChunks);
+        op.localPending = false;
+        return;
+      }
+    } catch (error) {
+      local.release(op.localChunks);
+      local.drop(StorError.from(error));
+      return;
+    }
+    this.#issueToStore(op, local, session);
+  }
+
+  /** What the store cannot do at once. */
+  #issueToStore(op: IoOp, local: LocalMember, session: GateSession): void {
     const { store } = session;
-    const done = (error: StorError | null): void => {
+    const done = local.tracked(session, (error) => {
       local.release(op.localChunks);
       op.localRunning = false;
       // a failed replica leaves the set before this write is acknowledged (I4, I7)
@@ -331,29 +358,16 @@ export class WritePath implements SegmentPart {
       }
       if (error && session.alive) local.drop(error);
       else this.pump();
-    };
+    });
+    const { offset, length } = op;
     if (op.kind === 'zero') {
       op.localRunning = true;
-      store.zero(op.offset, op.length, op.keepAllocated, local.tracked(session, done));
+      store.zero(offset, length, op.keepAllocated, done);
       return;
     }
-    const { offset, length, bytes, start } = op;
-    if (!bytes) return;
-    try {
-      if (store.writeInline(offset, length, bytes, start, this.#sums, 0)) {
-        local.release(op.localChunks);
-        op.localPending = false;
-        return;
-      }
-    } catch (error) {
-      local.release(op.localChunks);
-      local.drop(StorError.from(error));
-      return;
-    }
-    const kept = this.#keptPayload(op);
+    const { bytes, start } = this.#keptPayload(op);
     op.localRunning = true;
-    const { bytes: payload, start: from } = kept;
-    store.write(offset, length, payload, from, this.#sums, 0, local.tracked(session, done));
+    store.write(offset, length, bytes, start, this.#sums, 0, done);
   }
 
   /** The payload where it stays unchanged until the op is recycled. */
@@ -371,11 +385,22 @@ export class WritePath implements SegmentPart {
    * asked before the write is refused; the write waits, ahead of those that come after it.
    */
   #askForRoom(op: IoOp): boolean {
-    if (op.roomRefused) return false;
+    if (op.roomRefused || !this.#lacksRoom(op)) return false;
+    this.#ask(op);
+    return true;
+  }
+
+  #lacksRoom(op: IoOp): boolean {
+    for (const member of this.#segment.targets) {
+      if (member.availableChunks < newChunks(member, op)) return true;
+    }
+    return false;
+  }
+
+  #ask(op: IoOp): void {
     const lacking = this.#segment.targets.filter(
       (member) => member.availableChunks < newChunks(member, op),
     );
-    if (lacking.length === 0) return false;
     op.own(this.#segment.options.outbox.buffers);
     this.#held.unshift(op);
     this.#askedFor = op;
@@ -389,7 +414,6 @@ export class WritePath implements SegmentPart {
         this.pump();
       });
     }
-    return true;
   }
 
   /**
@@ -421,17 +445,15 @@ export class WritePath implements SegmentPart {
   }
 
   #noteTrims(op: IoOp): void {
+    const { offset, length, freesChunk } = op;
+    if (op.kind === 'write' || op.keepAllocated) this.trimmed.written(offset, length);
+    else if (freesChunk >= 0) this.trimmed.freed(freesChunk);
+    else this.#noteZeroed(offset, length);
+  }
+
+  #noteZeroed(offset: number, length: number): void {
     const { sizeBytes, targets, local } = this.#segment;
     const { trimmed } = this;
-    const { offset, length, freesChunk } = op;
-    if (op.kind === 'write' || op.keepAllocated) {
-      trimmed.written(offset, length);
-      return;
-    }
-    if (freesChunk >= 0) {
-      trimmed.freed(freesChunk);
-      return;
-    }
     const isAllocated = (chunk: number): boolean =>
       local?.allocated?.has(chunk) === true ||
       targets.some((member) => member.allocated?.has(chunk) !== false);

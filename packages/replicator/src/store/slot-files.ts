@@ -1,7 +1,8 @@
 import { blockBytes, blocksPerChunk } from '@stor/protocol';
-import { crc32, type OpenFile } from '@stor/runtime';
+import { crc32, type OpenFile, partOf } from '@stor/runtime';
 import type { SumsCache } from '../core/store/block-cache.ts';
 import { slotBytes, slotSumsBytes, sumBytes, zeroBlockCrc } from '../core/store/format.ts';
+import { joinedCrc } from '../core/store/joined-sums.ts';
 import type { Run } from '../core/store/runs.ts';
 import { FileSync } from './file-sync.ts';
 import type { IoPool } from './io-pool.ts';
@@ -158,12 +159,8 @@ export class SlotFiles {
     let line = this.#cache.find(this.#lineage, slot);
     if (line < 0) line = this.#load(slot);
     const first = line + (linear % blocksPerChunk);
-    for (let i = 0; i < count; i++) {
-      const at = start + i * blockBytes;
-      const sum = crc32(target.subarray(at, at + blockBytes)) ^ zeroBlockCrc;
-      if (sum >>> 0 !== this.#cache.sums[first + i]) return false;
-    }
-    return true;
+    const sum = crc32(partOf(target, start, count * blockBytes));
+    return sum === joinedCrc(this.#cache.sums, first, count);
   }
 
   /** The checksums are in memory, or in pages that this process has touched. */
@@ -222,17 +219,30 @@ export class SlotFiles {
     const results = await Promise.allSettled(reads);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     const sums = isAtHand ? this.#sumsAtHand(linear, count) : read;
-    for (let i = 0; i < count; i++) {
-      const at = start + i * blockBytes;
-      const sum = crc32(target.subarray(at, at + blockBytes)) ^ zeroBlockCrc;
-      valid[validStart + i] = sum >>> 0 === sums[i] ? 1 : 0;
-    }
+    const isWhole = crc32(target.subarray(start, start + length)) === joinedCrc(sums, 0, count);
+    if (isWhole) valid.fill(1, validStart, validStart + count);
+    else this.#judgeBlocks(target, start, sums, valid, validStart);
     const firstSlot = Math.floor(linear / blocksPerChunk);
     const lastSlot = Math.floor((linear + count - 1) / blocksPerChunk);
     this.#setWarm(
       Math.floor(firstSlot / slotsPerSumsPage),
       Math.floor(lastSlot / slotsPerSumsPage),
     );
+  }
+
+  /** Finds the bad ones in a run that does not match. */
+  #judgeBlocks(
+    bytes: Uint8Array,
+    start: number,
+    sums: Uint32Array,
+    valid: Uint8Array,
+    validStart: number,
+  ): void {
+    for (const [i, stored] of sums.entries()) {
+      const at = start + i * blockBytes;
+      const sum = crc32(bytes.subarray(at, at + blockBytes)) ^ zeroBlockCrc;
+      valid[validStart + i] = sum >>> 0 === stored ? 1 : 0;
+    }
   }
 
   /** A whole slot as it lies there: bytes and stored checksums, not judged. */
