@@ -4,6 +4,7 @@ import type { FlushRounds } from './flush-rounds.ts';
 import type { IoOp } from './io-op.ts';
 import type { ReadPath } from './read-path.ts';
 import type { Segment } from './segment.ts';
+import type { Settler } from './settler.ts';
 import { remove, type WritePath } from './write-path.ts';
 
 type Done = (error: StorError | null) => void;
@@ -24,9 +25,12 @@ export interface HeldRequestsOptions {
   readonly writes: WritePath;
   readonly flushes: FlushRounds;
   /** clients' ops that are not answered */
-  readonly active: ReadonlySet<IoOp>;
+  readonly active: Iterable<IoOp>;
   /** Answers an op with an error and gives its range back. */
   readonly fail: (op: IoOp, error: StorError) => void;
+  readonly settler: Settler;
+  /** Goes on with an op whose range is settled. */
+  readonly settled: (op: IoOp) => void;
 }
 
 /**
@@ -37,7 +41,7 @@ export interface HeldRequestsOptions {
 export class HeldRequests {
   readonly #options: HeldRequestsOptions;
   /** until their chunks are settled */
-  readonly unsettled = new Set<IoOp>();
+  readonly #unsettled = new Set<IoOp>();
   leases: LeaseWaiter[] = [];
   /** writes that hold no range, and flushes behind them, until enough members are in sync */
   #parked: IoOp[] = [];
@@ -46,6 +50,15 @@ export class HeldRequests {
 
   constructor(options: HeldRequestsOptions) {
     this.#options = options;
+  }
+
+  awaitSettled(op: IoOp): void {
+    const { segment, settler, settled } = this.#options;
+    op.own(segment.options.outbox.buffers);
+    this.#unsettled.add(op);
+    settler.whenSettled(op.offset, op.length, () => {
+      if (this.#unsettled.delete(op)) settled(op);
+    });
   }
 
   get parkedFlushes(): number {
@@ -135,7 +148,7 @@ export class HeldRequests {
     if (lease) {
       remove(this.leases, lease);
       lease.fail(error);
-    } else if (segment.lock.cancel(op) || this.unsettled.delete(op) || remove(this.#parked, op)) {
+    } else if (segment.lock.cancel(op) || this.#unsettled.delete(op) || remove(this.#parked, op)) {
       fail(op, error);
     } else if (op.readDone ?? op.tailDone) {
       const { readDone, tailDone } = op;

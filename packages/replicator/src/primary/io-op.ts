@@ -77,6 +77,10 @@ export class IoOp implements LockOwner {
   previous: IoOp | null = null;
   next: IoOp | null = null;
   inPending = false;
+  /** a client waits for its answer (`ActiveOps`) */
+  isActive = false;
+  activeBefore: IoOp | null = null;
+  activeAfter: IoOp | null = null;
   onGranted: (op: IoOp) => void;
 
   constructor(onGranted: (op: IoOp) => void) {

@@ -1,6 +1,7 @@
 import { StorError, blockBytes } from '@stor/protocol';
 
 import type { BlockRequest, Extent } from '../block-device.ts';
+import { ActiveOps } from './active-ops.ts';
 import { extentsOf, holeBytesOf } from './allocated-extents.ts';
 import { BlockRepair } from './block-repair.ts';
 import { freeTrimmed } from './free-trimmed.ts';
@@ -40,7 +41,7 @@ export class VolumeIo implements SegmentPart {
   readonly #segment: Segment;
   readonly #pool: IoOp[] = [];
   /** clients' ops that are not answered */
-  readonly #active = new Set<IoOp>();
+  readonly #active = new ActiveOps();
   readonly #held: HeldRequests;
   #failure: StorError | null = null;
   #onIdle: (() => void)[] = [];
@@ -94,6 +95,10 @@ export class VolumeIo implements SegmentPart {
       writes: this.writes,
       flushes: this.flushes,
       active: this.#active,
+      settler: this.settler,
+      settled: (op) => {
+        this.#route(op);
+      },
       fail: (op, error) => {
         this.#answer(op, error);
         this.#recycle(op);
@@ -308,17 +313,9 @@ export class VolumeIo implements SegmentPart {
       return;
     }
     if (!this.#isAllowed(op)) return;
-    if (this.settler.blocks(op.offset, op.length)) this.#awaitSettled(op);
+    if (this.settler.blocks(op.offset, op.length)) this.#held.awaitSettled(op);
     else if (this.#segment.lock.acquire(op)) this.#run(op);
     else op.own(this.#segment.options.outbox.buffers);
-  }
-
-  #awaitSettled(op: IoOp): void {
-    op.own(this.#segment.options.outbox.buffers);
-    this.#held.unsettled.add(op);
-    this.settler.whenSettled(op.offset, op.length, () => {
-      if (this.#held.unsettled.delete(op)) this.#route(op);
-    });
   }
 
   #run(op: IoOp): void {
