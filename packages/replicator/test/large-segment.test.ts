@@ -80,3 +80,29 @@ t.test('tries of a snapshot that are given up do not add up to questions', async
   t.ok(count > 0, 'room that came back was asked for');
   t.ok(count <= 3 * 2 * 11, `three members were looked at ${count} times after six snapshots`);
 });
+
+t.test(
+  'settling looks at chunks that a member has, not at all of the marked regions',
+  async (t) => {
+    const sizeBytes = 8 * regionBytes;
+    const cluster = new SimCluster({ seed: 5, sizeBytes, nodes: 3 });
+    const volume = await cluster.wait(cluster.attach(0));
+    for (let region = 0; region < 8; region++) {
+      const bytes = Buffer.alloc(blockBytes, 1 + region);
+      const wrote = request(volume, 'write', region * regionBytes, blockBytes, bytes);
+      t.equal(await cluster.wait(wrote), null);
+    }
+    cluster.kill(0);
+    const { readUnverified } = MemoryReplicaStore.prototype;
+    const reads = t.capture(MemoryReplicaStore.prototype, 'readUnverified', readUnverified);
+    const next = await cluster.wait(cluster.attach(1));
+    const left = (): number => next.status().segments[0]?.settleBytesRemaining ?? -1;
+    t.ok(await cluster.until(() => left() === 0, 20_000));
+    const chunks = new Set(reads().map(({ args: [offset] }) => offset / chunkBytes));
+    const first = Array.from({ length: 8 }, (_, region) => (region * regionBytes) / chunkBytes);
+    t.same(
+      [...chunks].sort((a, b) => a - b),
+      first,
+    );
+  },
+);

@@ -50,13 +50,23 @@ export class Settler implements SegmentPart {
     return this.#unsettled.count * chunkBytes;
   }
 
-  /** The regions that may differ. */
+  /**
+   * The regions that may differ. A chunk that no member of the set has reads as zeros on all of them: what they
+   * said when they were opened is still so, since they were fenced before and nobody has written since.
+   */
   begin(regions: Iterable<number>): void {
     const chunks = Math.ceil(this.#segment.sizeBytes / chunkBytes);
     this.#unsettled = new Bitmap(chunks);
+    const sources = this.#segment.sources();
+    const areAll =
+      sources.length > 0 && sources.length === this.#segment.membership?.committed.length;
+    const isHole = (chunk: number): boolean =>
+      areAll && sources.every(({ allocated }) => allocated?.has(chunk) === false);
     for (const region of regions) {
       const first = region * chunksPerRegion;
-      for (let i = 0; i < chunksPerRegion; i++) this.#unsettled.add(first + i);
+      for (let chunk = first; chunk < first + chunksPerRegion; chunk++) {
+        if (!isHole(chunk)) this.#unsettled.add(chunk);
+      }
     }
     if (!this.active) this.#onSettled();
     else this.#fill();

@@ -103,7 +103,7 @@ export class TableFile {
   }
 
   #loadPages(table: PagedTable): number {
-    const buffer = new Uint8Array(batchPages * pagePairBytes);
+    const buffer = new Uint8Array(Math.min(batchPages, this.#pages) * pagePairBytes);
     let found = 0;
     for (let first = 0; first < this.#pages; first += batchPages) {
       const count = Math.min(batchPages, this.#pages - first);
