@@ -6,6 +6,8 @@ import {
   NbdClient,
   ReconnectingNbdClient,
   allocationContext,
+  chunkType,
+  command,
   optionReplyType,
   transmissionFlag,
 } from 'nbd-client-js';
@@ -13,6 +15,7 @@ import t, { type Test } from 'tap';
 import { VolumeExports } from '../src/exports/volume-exports.ts';
 import type { MainMethods } from '../src/lane/lane-protocol.ts';
 import { NbdServer } from '../src/nbd/nbd-server.ts';
+import { rawClient } from './nbd-harness.ts';
 
 const segmentBytes = 4 * chunkBytes;
 /** two segments, and neither whole chunks nor whole blocks */
@@ -31,7 +34,10 @@ interface Rig {
 /** A node n-1 that serves `db@monday`, of which n-1 and n-2 have replicas, and that is no primary. */
 async function setUp(t: Test): Promise<Rig> {
   const truth = Buffer.alloc(Math.ceil(sizeBytes / blockBytes) * blockBytes);
-  for (let at = 0; at < truth.length; at++) truth[at] = (at * 7 + Math.floor(at / 4096)) % 251;
+  for (let at = 0; at < truth.length; at++) {
+    const isHole = Math.floor((at % segmentBytes) / chunkBytes) === 1;
+    truth[at] = isHole ? 0 : (at * 7 + Math.floor(at / 4096)) % 251;
+  }
   const failing: Rig['failing'] = new Map();
   const opened: string[] = [];
   const ids = [
@@ -235,6 +241,35 @@ t.test('holes and changes since another snapshot are told, at once', async (t) =
   t.same([...new Set(dirty)], [2, 6]);
   t.same([...new Set(holes)], [1, 5]);
   await client.disconnect();
+});
+
+t.test('reads tell the holes of the snapshot, and its bytes', async (t) => {
+  const { port, truth } = await setUp(t);
+  const raw = rawClient(t, port);
+  await raw.go('db@monday', { structured: true });
+  for (const [offset, length] of [
+    [0, sizeBytes],
+    [chunkBytes, chunkBytes],
+    [chunkBytes + 5, 100],
+    [chunkBytes - 4096, 8192],
+  ] as const) {
+    raw.request({ type: command.read, offset, length });
+    const bytes = Buffer.alloc(length, 0xee);
+    let holeBytes = 0;
+    for (let isLast = false; !isLast;) {
+      const { flags, type, body } = await raw.chunk();
+      const at = Number(body.readBigUInt64BE(0)) - offset;
+      if (type === chunkType.offsetHole) {
+        bytes.fill(0, at, at + body.readUInt32BE(8));
+        holeBytes += body.readUInt32BE(8);
+      } else body.copy(bytes, at, 8);
+      isLast = (flags & 1) !== 0;
+    }
+    t.ok(bytes.equals(truth.subarray(offset, offset + length)), `${length} bytes at ${offset}`);
+    // a small one that is partly a hole is one piece
+    const wanted = length === sizeBytes ? 2 * chunkBytes : length === 8192 ? 0 : length;
+    t.equal(holeBytes, wanted, `holes of ${length} bytes at ${offset}`);
+  }
 });
 
 t.test('what a volume has grown by since a snapshot has changed since then', async (t) => {

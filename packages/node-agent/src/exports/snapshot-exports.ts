@@ -14,7 +14,7 @@ import {
 } from '@stor/replicator';
 import type { Clock, Logger } from '@stor/runtime';
 import type { MainMethods } from '../lane/lane-protocol.ts';
-import type { NbdExportLease, NbdPeer } from '../nbd/nbd-exports.ts';
+import { provenName, type NbdExportLease, type NbdPeer } from '../nbd/nbd-exports.ts';
 import { SnapshotDevice } from './snapshot-device.ts';
 
 /** A replica that may have a snapshot, as the control plane names it. */
@@ -76,9 +76,12 @@ export class SnapshotExports {
       logger.warn({ snapshot: exportName, remote: peer.remote }, reason.message);
       end();
     });
+    // the first read is to know it already
+    device.holeBytes(0, 0);
     const entry = { end };
     this.#open.add(entry);
-    logger.info({ snapshot: exportName, remote: peer.remote }, 'client connected');
+    const who = { remote: peer.remote, as: provenName(peer) };
+    logger.info({ snapshot: exportName, ...who }, 'client connected');
     return {
       device,
       readOnly: true,

@@ -11,6 +11,13 @@ export interface NbdCaller {
   tls: TlsSession | null;
 }
 
+/** What a client's certificate or key calls it, for the log; null: it has proved nothing. */
+export function provenName({ tls }: NbdCaller): string | null {
+  const peer = tls?.peer;
+  if (!peer) return null;
+  return peer.kind === 'psk' ? peer.name : peer.subject;
+}
+
 /** A connection that asks for an export. */
 export interface NbdPeer extends NbdCaller {
   /** null: the client did not say who it is */
