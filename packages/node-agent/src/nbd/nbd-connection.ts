@@ -125,8 +125,34 @@ export class NbdConnection {
     this.#receivesSeen = this.#receives;
   }
 
-  /** Cuts it off when the client has taken nothing of what waits for it for too long. */
-  checkStalled(nowMs: number): void {
+  /** Cuts it off when the client takes no replies, or leaves a request unfinished, for too long. */
+  check(nowMs: number): void {
+    if (this.#transmission?.isLate(nowMs)) {
+      this.#options.stats.countRefused('unfinished');
+      this.#logger.warn({}, 'an NBD client does not finish a request; connection closed');
+      this.destroy();
+      return;
+    }
+    this.#checkStalled(nowMs);
+  }
+
+  /** The time of its handshake that the client itself has used (ms); 0 when nothing is owed by it. */
+  halfOpenMs(nowMs: number): number {
+    const isOwed = !this.#transmission && !this.#asking && !this.#ending && !this.#closed;
+    if (!isOwed) return 0;
+    const usedMs = this.#options.limits.handshakeMs - this.#handshakeLeftMs;
+    return usedMs + nowMs - this.#handshakeSinceMs;
+  }
+
+  /** Gives up the place of a client that has not finished its handshake. */
+  displace(): void {
+    this.#isLate = true;
+    this.#options.stats.countRefused('half-open');
+    this.#logger.info({}, 'an unfinished NBD handshake gives way to another client');
+    this.destroy();
+  }
+
+  #checkStalled(nowMs: number): void {
     const { pendingBytes, unsentBytes = pendingBytes } = this.#socket;
     if (unsentBytes === 0 || unsentBytes !== this.#unsentBytes) {
       this.#unsentBytes = unsentBytes;

@@ -49,8 +49,8 @@ export class NbdServer {
   readonly #limits: NbdLimits;
   readonly #readBuffers: ReadBufferPool;
   readonly #outputBuffers = new OutputBufferPool();
-  readonly #connections = new Set<NbdConnection>();
-  /** connections by the address or UNIX socket that they came from */
+  /** with the address or UNIX socket that each came from */
+  readonly #connections = new Map<NbdConnection, string>();
   readonly #perPeer = new Map<string, number>();
   #cancelLook: (() => void) | null = null;
   #nextId = 1;
@@ -108,7 +108,7 @@ export class NbdServer {
 
   async #closeOnce(): Promise<void> {
     this.#cancelLook?.();
-    const connections = [...this.#connections];
+    const connections = [...this.#connections.keys()];
     for (const connection of connections) connection.shutDown();
     const { clock } = this.#shared;
     let cancel: () => void = () => {};
@@ -131,9 +131,9 @@ export class NbdServer {
       return;
     }
     const peer = peerOf(socket.remote);
-    const fromPeer = this.#perPeer.get(peer) ?? 0;
     const isFull = this.#connections.size >= this.#limits.connections;
-    if (isFull || fromPeer >= this.#limits.connectionsPerPeer) {
+    const isPeerFull = (this.#perPeer.get(peer) ?? 0) >= this.#limits.connectionsPerPeer;
+    if ((isFull || isPeerFull) && !this.#makeRoom(isPeerFull ? peer : null)) {
       const reason = isFull ? 'connections' : 'connections-per-peer';
       this.stats.countRefused(reason);
       const fields = { remote: socket.remote, reason };
@@ -141,7 +141,6 @@ export class NbdServer {
       socket.destroy();
       return;
     }
-    this.#perPeer.set(peer, fromPeer + 1);
     const connection = new NbdConnection({
       id: this.#nextId++,
       socket,
@@ -154,14 +153,41 @@ export class NbdServer {
       outputBuffers: this.#outputBuffers,
       tls: this.#tlsFor(socket),
     });
-    this.#connections.add(connection);
+    this.#connections.set(connection, peer);
+    this.#perPeer.set(peer, (this.#perPeer.get(peer) ?? 0) + 1);
     this.#look();
     void connection.over.then(() => {
-      this.#connections.delete(connection);
-      const left = (this.#perPeer.get(peer) ?? 1) - 1;
-      if (left > 0) this.#perPeer.set(peer, left);
-      else this.#perPeer.delete(peer);
+      this.#forget(connection);
     });
+  }
+
+  /**
+   * Half-open clients keep no other one out: of them (all, or those of one peer) the one that has taken
+   * most time leaves. False when none has been waited for long.
+   */
+  #makeRoom(peer: string | null): boolean {
+    const nowMs = this.#shared.clock.monotonicMs();
+    let slowest: NbdConnection | null = null;
+    let longestMs = this.#limits.halfOpenMs;
+    for (const [connection, from] of this.#connections) {
+      const halfOpenMs = peer === null || from === peer ? connection.halfOpenMs(nowMs) : 0;
+      if (halfOpenMs < longestMs) continue;
+      slowest = connection;
+      longestMs = halfOpenMs;
+    }
+    if (!slowest) return false;
+    slowest.displace();
+    this.#forget(slowest);
+    return true;
+  }
+
+  #forget(connection: NbdConnection): void {
+    const peer = this.#connections.get(connection);
+    if (peer === undefined) return;
+    this.#connections.delete(connection);
+    const left = (this.#perPeer.get(peer) ?? 1) - 1;
+    if (left > 0) this.#perPeer.set(peer, left);
+    else this.#perPeer.delete(peer);
   }
 
   /** The permissions of its file guard a UNIX socket, and nothing of it leaves the host. */
@@ -172,15 +198,15 @@ export class NbdServer {
     return { mode: 'allowed', server: () => tls.server() };
   }
 
-  /** Now and then, as long as there are connections: finds those that take no replies, or ask nothing. */
+  /** Now and then, as long as there are connections: finds those whose clients hang, or ask nothing. */
   #look(): void {
     if (this.#cancelLook || this.#closing) return;
     const { clock } = this.#shared;
     this.#cancelLook = clock.after(this.#limits.stalledMs / looksPerStall, () => {
       this.#cancelLook = null;
       const nowMs = clock.monotonicMs();
-      for (const connection of this.#connections) {
-        connection.checkStalled(nowMs);
+      for (const connection of this.#connections.keys()) {
+        connection.check(nowMs);
         connection.restIfQuiet();
       }
       if (this.#connections.size > 0) this.#look();

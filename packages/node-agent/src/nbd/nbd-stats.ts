@@ -71,14 +71,17 @@ export class ExportStats {
 /**
  * `connections`: too many in all. `connections-per-peer`: too many from one address or over one UNIX
  * socket. `handshake-timeout`: it took too long. `tls`: no TLS could be agreed on, or the client was not
- * let in. `stalled`: it took no replies.
+ * let in. `half-open`: it left its handshake unfinished, and another client needed the place. `stalled`:
+ * it took no replies. `unfinished`: it left a request unfinished.
  */
 export const refusalReasons = [
   'connections',
   'connections-per-peer',
   'handshake-timeout',
   'tls',
+  'half-open',
   'stalled',
+  'unfinished',
 ] as const;
 export type RefusalReason = (typeof refusalReasons)[number];
 

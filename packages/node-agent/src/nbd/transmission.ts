@@ -19,6 +19,7 @@ import {
 import { nbdErrnoOf } from '../core/nbd/nbd-errno.ts';
 import type { NbdLimits } from '../core/nbd/nbd-limits.ts';
 import { checkRequest, type RequestRules } from '../core/nbd/request-check.ts';
+import { UnfinishedRequest } from '../core/nbd/unfinished-request.ts';
 import { BlockStatus } from './block-status.ts';
 import { LongEffect, zeroesFast } from './long-effect.ts';
 import type { NbdExportLease } from './nbd-exports.ts';
@@ -81,6 +82,9 @@ export class Transmission implements RequestOwner {
   #inFlightBytes = 0;
   /** payload of a refused WRITE that is still to come */
   #skipBytes = 0;
+  readonly #unfinished: UnfinishedRequest;
+  /** of the request that is looked at, with its header; at least so many */
+  #requestBytes = 0;
   #isPrefetching = false;
   #receiving = false;
   #paused = false;
@@ -98,6 +102,7 @@ export class Transmission implements RequestOwner {
     this.#device = options.lease.device;
     this.#blockStatus = new BlockStatus(options.lease, options.contexts);
     this.#limits = options.limits;
+    this.#unfinished = new UnfinishedRequest(options.limits);
     this.#clock = options.clock;
     this.#exportStats = options.exportStats;
     this.#output = new ReplyOutput(options.socket, options.outputBuffers);
@@ -128,11 +133,13 @@ export class Transmission implements RequestOwner {
     const arrivedMs = this.#clock.monotonicMs();
     const pendingBytes = this.#socket.pendingBytes;
     let at = start;
+    let isNext = false;
     while (this.#isReading) {
       if (this.#skipBytes > 0) {
         const length = Math.min(this.#skipBytes, end - at);
         at += length;
         this.#skipBytes -= length;
+        if (this.#skipBytes === 0) isNext = true;
       }
       if (end - at < this.#headerBytes) break;
       if (this.#state === 'open' && this.#isFull(pendingBytes, 1)) {
@@ -142,11 +149,19 @@ export class Transmission implements RequestOwner {
       const used = this.#takeRequest(bytes, at, end, arrivedMs);
       if (used === 0) break;
       at += used;
+      isNext = true;
     }
+    if (this.#paused || (at === end && this.#skipBytes === 0)) this.#unfinished.none();
+    else this.#unfinished.heard(arrivedMs, this.#requestBytes, isNext);
     this.#receiving = false;
     this.#output.flush();
     this.#sayDrained();
     return this.#isReading ? at - start : end - start;
+  }
+
+  /** The client has begun a request, and does not finish it. */
+  isLate(nowMs: number): boolean {
+    return this.#isReading && this.#unfinished.isLate(nowMs);
   }
 
   get #isReading(): boolean {
@@ -219,6 +234,7 @@ export class Transmission implements RequestOwner {
   /** One request at `at`: how many bytes of it are done with; 0 when its payload is not there yet. */
   #takeRequest(bytes: Buffer, at: number, end: number, arrivedMs: number): number {
     const header = this.#header;
+    this.#requestBytes = this.#headerBytes;
     if (!readRequest(bytes, at, this.#isExtended, header)) {
       // the stream is out of step: nothing that follows can be trusted
       this.#options.logger.warn({}, 'NBD request with a wrong magic; connection closed');
@@ -251,6 +267,7 @@ export class Transmission implements RequestOwner {
       return this.#headerBytes;
     }
     if (type === command.write && end - payloadAt < length) {
+      this.#requestBytes = this.#headerBytes + length;
       this.#socket.expect?.(this.#headerBytes + length);
       return 0;
     }
@@ -476,6 +493,7 @@ export class Transmission implements RequestOwner {
 
   #skipPayload(length: number): void {
     this.#skipBytes = length;
+    this.#requestBytes = length;
     if (length > this.#limits.skippedPayloadBytes) {
       const fields = { payloadBytes: length };
       this.#options.logger.warn(fields, 'NBD write far above the limit; connection closed');

@@ -19,15 +19,28 @@ export interface NbdLimits {
   handshakeMs: number;
   /** answers of the handshake that the client has not taken; above it no option is read (bytes) */
   handshakeOutputBytes: number;
+  /**
+   * of a client's time in the handshake: where there is no place for a newcomer, one that has used so
+   * much of it and still owes an answer gives up its place (ms)
+   */
+  halfOpenMs: number;
   /** on all listeners together */
   connections: number;
   /** of those from one address, or over one UNIX socket: one client must not take the place of all */
   connectionsPerPeer: number;
   /**
    * replies wait and the client has taken nothing of them for so long: it has vanished without a word,
-   * or hangs; it is cut off (ms). The kernel ends TCP when so long nothing is acknowledged. One that has nothing to take is found out by TCP keepalive.
+   * or hangs; it is cut off (ms). The kernel ends TCP when so long nothing is acknowledged. One that has
+   * nothing to take is found out by TCP keepalive
    */
   stalledMs: number;
+  /**
+   * a request has begun to arrive and nothing more of it comes for so long: the connection ends (ms). All
+   * of it may take so long and the time that `requestBytesPerMs` gives it
+   */
+  requestMs: number;
+  /** the slowest client that is waited for: 32 MiB in nine minutes (bytes per ms) */
+  requestBytesPerMs: number;
   /** payload of one READ or WRITE (bytes) */
   payloadBytes: number;
   /** payload of a too large WRITE that is skipped; beyond it the connection ends (bytes) */
@@ -67,9 +80,12 @@ export const defaultNbdLimits: NbdLimits = {
   metaContexts: 16,
   handshakeMs: nbdHandshakeTimeoutMs,
   handshakeOutputBytes: mebibyte,
+  halfOpenMs: 1_000,
   connections: maxNbdConnectionsPerLane,
   connectionsPerPeer: (maxNbdConnectionsPerLane * 3) / 4,
   stalledMs: 60_000,
+  requestMs: 60_000,
+  requestBytesPerMs: 64,
   payloadBytes: maxPayloadBytes,
   skippedPayloadBytes: 2 * maxPayloadBytes,
   inFlightRequests: 256,
