@@ -1,4 +1,4 @@
-import { StorError, hasCode, splitSnapshotName } from '@stor/protocol';
+import { StorError, hasCode, nbdUriOf, splitSnapshotName } from '@stor/protocol';
 import type { Volume } from '@stor/protocol';
 import type { CommandContext } from './command-context.ts';
 import type { NbdSession } from './nbd-session.ts';
@@ -50,8 +50,11 @@ export async function openExport(
   const { nodes } = await api.listNodes({}, call);
   const nodeUris = nodes
     .filter((node) => node.status.state === 'up')
-    .flatMap((node) => node.status.addresses.nbd.slice(0, 1))
-    .map((address) => `nbd://${address}/${name}`);
+    .flatMap(({ status: { addresses } }) =>
+      addresses.nbd
+        .slice(0, 1)
+        .map((address) => nbdUriOf({ address, tls: addresses.nbdTls, exportName: name })),
+    );
   const uris = new Set([nbdUri, ...nodeUris]);
   // a cluster that does not know the address of the volume's node names none
   uris.delete('');

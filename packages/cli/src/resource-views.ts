@@ -47,6 +47,7 @@ export function nodeSheet(node: Node): string {
     ['HTTP', status.addresses.http],
     ['Replication', status.addresses.peers.join(', ')],
     ['NBD', [...status.addresses.nbd, ...status.addresses.nbdUnix].join(', ')],
+    ...(status.addresses.nbdTls ? [['NBD over TLS', status.addresses.nbdTls] as const] : []),
     ['Version', status.version],
     ['Labels', formatLabels(metadata.labels)],
     ['Created', formatTime(metadata.createdAtMs)],

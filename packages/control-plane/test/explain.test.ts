@@ -450,6 +450,23 @@ t.test('health says what the primary says', async (t) => {
   t.equal(describeVolume(few, state, live('serving'), 'a').status.health, 'degraded');
 });
 
+t.test('the address of a volume says whether it is served over TLS only', async (t) => {
+  const volume = { value: volumeOn(['a', 'b', 'c'], heldByA), modRevision: 1 };
+  const { name } = volume.value.metadata;
+  for (const [nbdTls, scheme] of [
+    [undefined, 'nbd'],
+    ['', 'nbd'],
+    ['allowed', 'nbd'],
+    ['required', 'nbds'],
+  ] as const) {
+    const state = clusterOf(three);
+    const node = state.nodes.get('a');
+    if (node && nbdTls !== undefined) node.value.addresses = { ...node.value.addresses, nbdTls };
+    // the node that holds it is asked, not the one that answers
+    t.equal(describeVolume(volume, state, null, 'b').status.nbdUri, `${scheme}://h:4/${name}`);
+  }
+});
+
 t.test('a full disk is named, once, and the volume stays healthy', async (t) => {
   const state = clusterOf(three);
   const value = volumeOn(['a', 'b', 'c'], heldByA);

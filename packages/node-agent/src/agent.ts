@@ -339,6 +339,7 @@ export class Agent {
   ): Promise<Parameters<typeof ControlPlane.open>[0]['node']> {
     const { listen, nodeId, nodeName, labels } = this.#config;
     const ports = lanePorts(this.#config, 'config');
+    const tlsMode = this.#config.nbd?.tls?.mode ?? 'off';
     return {
       id: nodeId,
       name: nodeName,
@@ -353,6 +354,7 @@ export class Agent {
         peers: ports.map(({ peers }) => this.#address(peers)),
         nbd: ports.map(({ nbd }) => this.#address(nbd)),
         nbdUnix: nbdUnixPaths(this.#config),
+        ...(tlsMode === 'off' ? {} : { nbdTls: tlsMode }),
       },
     };
   }

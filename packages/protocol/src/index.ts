@@ -8,6 +8,7 @@ export * from './ids.ts';
 export * from './lanes.ts';
 export * from './limits.ts';
 export * from './names.ts';
+export * from './nbd-address.ts';
 export * from './peer-frame.ts';
 export * from './placement-rules.ts';
 export * from './published-export.ts';

@@ -348,6 +348,7 @@ t.test('resources survive the wire', async (t) => {
     peers: fc.array(text, { maxLength: 2 }),
     nbd: fc.array(text, { maxLength: 2 }),
     nbdUnix: fc.array(text, { maxLength: 2 }),
+    nbdTls: text,
   });
   const nodes = fc.record({
     metadata,

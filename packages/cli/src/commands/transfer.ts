@@ -7,7 +7,7 @@ import type { CommandContext, Progress, RunAction } from '../command-context.ts'
 import { exportImage } from '../export-image.ts';
 import { importImage } from '../import-image.ts';
 import { exportOfVolume, findExport, openExport, type NbdExport } from '../open-export.ts';
-import { nbdTlsFlags } from '../core/nbd-tls.ts';
+import { addNbdTlsOptions } from '../nbd-tls-options.ts';
 import type { TransferResult } from '../transfer.ts';
 
 export function addTransferCommands(volume: Command, run: RunAction): void {
@@ -53,9 +53,8 @@ export function addTransferCommands(volume: Command, run: RunAction): void {
           { longRunning: true },
         ),
     );
-  for (const { flag, help, env } of nbdTlsFlags) {
-    for (const command of [importing, exporting]) command.option(flag, `${help} (or ${env})`);
-  }
+  addNbdTlsOptions(importing);
+  addNbdTlsOptions(exporting);
 }
 
 async function importCommand(

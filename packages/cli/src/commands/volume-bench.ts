@@ -4,6 +4,7 @@ import { StorError, formatByteSize, parseByteSize, splitSnapshotName } from '@st
 import type { CommandContext, RunAction } from '../command-context.ts';
 import type { Column } from '../core/table.ts';
 import type { NbdSession } from '../nbd-session.ts';
+import { addNbdTlsOptions } from '../nbd-tls-options.ts';
 import { exportOfVolume, findExport, openExport } from '../open-export.ts';
 import { runLoad, type LoadResult, type LoadShape } from '../volume-load.ts';
 
@@ -23,7 +24,7 @@ interface BenchOptions {
 }
 
 export function addBenchCommand(volume: Command, run: RunAction): void {
-  volume
+  const bench = volume
     .command('bench')
     .argument('<volume>', 'name or id, or a snapshot: db@monday')
     .addOption(
@@ -67,6 +68,7 @@ Examples:
         { longRunning: true },
       );
     });
+  addNbdTlsOptions(bench);
 }
 
 function parseSeconds(text: string): number {

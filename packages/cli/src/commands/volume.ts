@@ -40,11 +40,13 @@ import { addMoveCommands } from './volume-move.ts';
 import { addResizeCommand } from './volume-resize.ts';
 import { addSnapshotVerbs } from './volume-snapshots.ts';
 import { addUpdateCommand } from './volume-update.ts';
+import { addUriCommand } from './volume-uri.ts';
 
 export function addVolumeCommands(program: Command, run: RunAction): Command {
   const volume = program.command('volume').alias('vol').description('replicated block volumes');
   addCreate(volume, run);
   addViews(volume, run);
+  addUriCommand(volume, run);
   addExplainCommand(volume, run);
   addUpdateCommand(volume, run);
   addResizeCommand(volume, run);
@@ -260,21 +262,6 @@ Examples:
         { longRunning: options.watch === true },
       ),
     );
-  volume
-    .command('uri')
-    .argument('<volume>', 'name or id')
-    .option('--node <node>', 'through this node (name or id) instead of the one that serves it')
-    .description('print the NBD address of a volume, for any NBD client')
-    .addHelpText(
-      'after',
-      '\nExamples:\n  nbdinfo "$(storctl volume uri db)"\n  storctl volume uri db --node n2',
-    )
-    .action(async (name: string, options: { node?: string }, command: Command) =>
-      run(command.optsWithGlobals(), async (context) => {
-        const uri = await uriOf(context, name, options.node);
-        context.print.answer({ nbdUri: uri }, `${uri}\n`);
-      }),
-    );
 }
 
 async function listVolumes(context: CommandContext, isWatched: boolean): Promise<void> {
@@ -284,21 +271,6 @@ async function listVolumes(context: CommandContext, isWatched: boolean): Promise
   }
   const { volumes } = await context.api.listVolumes({}, context.call);
   context.print.list(volumes, volumeColumns(context.nowMs));
-}
-
-async function uriOf(
-  { api, call }: CommandContext,
-  name: string,
-  nodeName: string | undefined,
-): Promise<string> {
-  const found = await api.getVolume({ name }, call);
-  if (nodeName === undefined) return found.status.nbdUri;
-  const node = await api.getNode({ name: nodeName }, call);
-  const address = node.status.addresses.nbd[0];
-  if (address === undefined) {
-    throw new StorError('UNAVAILABLE', `node ${node.metadata.name} serves no NBD at the moment`);
-  }
-  return `nbd://${address}/${found.metadata.name}`;
 }
 
 function addRemove(volume: Command, run: RunAction): void {

@@ -25,6 +25,7 @@ const addresses = z.looseObject({
   peers: z.array(z.string()),
   nbd: z.array(z.string()),
   nbdUnix: z.array(z.string()),
+  nbdTls: z.string().optional(),
 });
 
 const clusterSchema = z.looseObject({

@@ -16,7 +16,12 @@ import {
 import type { Network, SocketTarget } from '@stor/runtime';
 import type { ClientIdentity, NbdTlsOptions } from 'nbd-client-js';
 import { snapshotOfContext } from '../core/nbd/meta-contexts.ts';
-import type { NbdExportLease, NbdExports, NbdPeer } from '../nbd/nbd-exports.ts';
+import {
+  provenName,
+  type NbdExportLease,
+  type NbdExports,
+  type NbdPeer,
+} from '../nbd/nbd-exports.ts';
 import type { VolumeQosReport } from '../qos/lane-volume.ts';
 import { ClientRegistry } from './client-registry.ts';
 import { LaneCrossing } from './lane-crossing.ts';
@@ -157,7 +162,8 @@ export class VolumeExports implements NbdExports {
     try {
       if (client) await this.#replaceOlder(name, client, connection);
       const lease = await connection.open();
-      logger.info({ volume: name, remote: peer.remote, isDirect }, 'client connected');
+      const who = { remote: peer.remote, as: provenName(peer) };
+      logger.info({ volume: name, ...who, isDirect }, 'client connected');
       return lease;
     } catch (error) {
       connection.release();

@@ -13,6 +13,8 @@ export interface NodeAddresses {
   nbd: string[];
   /** path of the NBD UNIX socket of each lane */
   nbdUnix: string[];
+  /** of NBD over TCP: a client may ask for TLS, or must; absent or empty: there is none */
+  nbdTls?: string;
 }
 
 export interface Node {

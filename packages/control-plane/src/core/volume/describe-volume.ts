@@ -3,6 +3,7 @@ import {
   joinSnapshotName,
   knownQos,
   membersNeeded,
+  nbdUriOf,
   segmentBytesOf,
 } from '@stor/protocol';
 import type {
@@ -268,5 +269,6 @@ function nbdUri(
   live: LiveVolume | null,
 ): string {
   const address = nbdAddress(state, nodeId, volume, live?.lane);
-  return address ? `nbd://${address}/${volume.metadata.name}` : '';
+  const tls = state.nodes.get(nodeId)?.value.addresses.nbdTls;
+  return address ? nbdUriOf({ address, tls, exportName: volume.metadata.name }) : '';
 }
