@@ -1,15 +1,5 @@
-import { join } from 'node:path';
-import { checkoutRoot } from '../../harness/checkout.ts';
-import { runCommand } from '../../harness/run-command.ts';
+import { runSuite, type Suite } from '../../harness/run-suite.ts';
 import type { ControlStage } from './stage.ts';
-
-const timeoutMs = 60 * 60_000;
-
-interface Suite {
-  name: string;
-  files: string[];
-  env?: Record<string, string>;
-}
 
 /** Membership changes, crashes and cuts while values are proposed, by the real core of Raft. */
 const membership: Suite[] = [
@@ -67,29 +57,6 @@ export const suites = {
 
 function partOf(list: readonly Suite[]): (stage: ControlStage) => Promise<void> {
   return async (stage) => {
-    for (const suite of list) await runSuite(stage, suite);
+    for (const suite of list) await runSuite(stage.report, suite);
   };
-}
-
-async function runSuite({ report }: ControlStage, { name, files, env }: Suite): Promise<void> {
-  const root = checkoutRoot();
-  const args = [...files, '--reporter=tap', '--disable-coverage', `--timeout=${timeoutMs / 1000}`];
-  // as in CI: what cannot run for want of a package has failed
-  const { code, stdout } = await runCommand(join(root, 'node_modules/.bin/tap'), args, {
-    cwd: root,
-    env: { ...process.env, CI: 'true', ...env },
-    timeoutMs,
-  });
-  if (code !== 0) process.stderr.write(stdout);
-  const [, sum = ''] = /^# \{ (total: .*) \}$/m.exec(stdout) ?? [];
-  const count = (what: string): number => {
-    return Number(new RegExp(`\\b${what}: (\\d+)`).exec(sum)?.[1] ?? 0);
-  };
-  const [passed, failed, skipped] = [count('pass'), count('fail'), count('skip')];
-  report.add(
-    name,
-    `${passed} passed, ${failed} failed, ${skipped} skipped`,
-    'all pass',
-    code === 0 && passed > 0 && failed === 0 && skipped === 0,
-  );
 }
