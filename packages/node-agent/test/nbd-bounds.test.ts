@@ -1,7 +1,14 @@
 // Clients that hang half-way: bounded in time and number. Those that only idle are left alone.
-import { FakeClock } from '@stor/runtime/testing';
+import { FakeClock, SeededRandom } from '@stor/runtime/testing';
 import fc from 'fast-check';
-import { command, encodeClientFlags, encodeGoBody, encodeOption, optionType } from 'nbd-client-js';
+import {
+  NbdClient,
+  command,
+  encodeClientFlags,
+  encodeGoBody,
+  encodeOption,
+  optionType,
+} from 'nbd-client-js';
 import t, { type Test } from 'tap';
 import { defaultNbdLimits } from '../src/core/nbd/nbd-limits.ts';
 import { UnfinishedRequest } from '../src/core/nbd/unfinished-request.ts';
@@ -126,6 +133,65 @@ t.test('late is who is silent or too slow, as a stupid list of arrivals has it',
     }),
   );
   t.end();
+});
+
+t.test('all that clients do not take, or half send, fits into the memory for all', async (t) => {
+  const memoryBytes = 8 << 20;
+  const { port, server } = await startServer(t, { sizeBytes: 4 << 20, limits: { memoryBytes } });
+  const hanging: RawClient[] = [];
+  for (let index = 0; index < 24; index++) {
+    const client = await served(t, port);
+    client.socket.pause();
+    const large = { type: command.write, payload: Buffer.alloc(1 << 20) };
+    if (index % 2 === 0) client.send(encodeRequest(large).subarray(0, 500_000));
+    else
+      for (let each = 0; each < 20; each++) client.request({ type: command.read, length: 1 << 20 });
+    hanging.push(client);
+  }
+  const small = await served(t, port);
+  for (let round = 0; round < 200; round++) {
+    small.request({ type: command.read, length: 64 << 10, cookie: round });
+    t.equal(await small.simple(round), 0);
+    await small.take(64 << 10);
+    if (server.heldBytes > memoryBytes + 25 * (64 << 10)) t.fail(`${server.heldBytes} bytes`);
+  }
+  t.ok(server.heldBytes > memoryBytes / 2);
+  const large = await served(t, port);
+  large.request({ type: command.read, length: 4 << 20 });
+  // there is room for it when the others have gone
+  for (const client of hanging) client.socket.destroy();
+  t.equal(await large.simple(), 0);
+  await large.take(4 << 20);
+  await until(() => server.connectionCount === 2 && server.heldBytes === 0);
+});
+
+t.test('with little memory everybody gets his turn, and the right bytes', async (t) => {
+  const { port, server } = await startServer(t, { limits: { memoryBytes: 200_000 } });
+  const clients = await Promise.all(
+    [0, 1, 2, 3, 4, 5].map(() => NbdClient.connect({ host: '127.0.0.1', port, exportName: 'db' })),
+  );
+  const random = new SeededRandom(5);
+  const partBytes = (1 << 20) / clients.length;
+  await Promise.all(
+    clients.map(async (client, index) => {
+      const from = Math.floor(index * partBytes);
+      for (let round = 0; round < 30; round++) {
+        const parts = Array.from({ length: 8 }, async (_, part) => {
+          const length = 1 + Math.floor(random.next() * (partBytes / 8 - 1));
+          const bytes = Buffer.from(random.bytes(length));
+          const offset = from + Math.floor((part * partBytes) / 8);
+          await client.write(offset, bytes);
+          if (!(await client.read(offset, length)).equals(bytes))
+            t.fail(`other bytes at ${offset}`);
+        });
+        const whole = client.read(from, Math.floor(partBytes));
+        await Promise.all([...parts, whole]);
+      }
+    }),
+  );
+  await Promise.all(clients.map((client) => client.disconnect()));
+  await until(() => server.connectionCount === 0);
+  t.equal(server.heldBytes, 0);
 });
 
 t.test('half-open clients keep nobody out', async (t) => {

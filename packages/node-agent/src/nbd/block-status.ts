@@ -1,6 +1,6 @@
 import type { StorError } from '@stor/protocol';
 import type { DirtyExtent } from '@stor/replicator';
-import type { StatusDescriptor } from 'nbd-client-js';
+import { decodeStatusFilter, type StatusDescriptor, type StatusFilter } from 'nbd-client-js';
 import { dirtyState, snapshotOfContext } from '../core/nbd/meta-contexts.ts';
 import {
   allocationExtent,
@@ -87,4 +87,18 @@ export class BlockStatus {
 
 function dirtyExtent({ offset, length, dirty }: DirtyExtent): FlaggedExtent {
   return { offset, length, flags: dirty ? dirtyState.dirty : 0 };
+}
+
+/** The payload of a BLOCK_STATUS; null unless it names some contexts of those that there are, each once. */
+export function statusFilter(
+  bytes: Buffer,
+  payloadAt: number,
+  payloadBytes: number,
+  allIds: readonly number[],
+): StatusFilter | null {
+  const filter = decodeStatusFilter(bytes, payloadAt, payloadAt + payloadBytes);
+  const ids = filter?.ids ?? [];
+  const isRight =
+    ids.length > 0 && new Set(ids).size === ids.length && ids.every((id) => allIds.includes(id));
+  return isRight ? filter : null;
 }

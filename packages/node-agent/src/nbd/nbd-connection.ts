@@ -3,6 +3,7 @@ import { optionReplyType } from 'nbd-client-js';
 import type { Clock, Logger, StreamSocket, TlsServer, TlsSession } from '@stor/runtime';
 import type { NbdLimits } from '../core/nbd/nbd-limits.ts';
 import { nbdOptionErrorOf } from '../core/nbd/nbd-errno.ts';
+import type { PayloadMemory } from '../core/nbd/payload-memory.ts';
 import type { TlsMode } from '../core/nbd/tls-gate.ts';
 import {
   ServerHandshake,
@@ -26,6 +27,7 @@ export interface ConnectionOptions {
   stats: NbdStats;
   readBuffers: ReadBufferPool;
   outputBuffers: OutputBufferPool;
+  memory: PayloadMemory;
   /** null: there is no TLS here */
   tls: ConnectionTls | null;
 }
@@ -127,6 +129,8 @@ export class NbdConnection {
 
   /** Cuts it off when the client takes no replies, or leaves a request unfinished, for too long. */
   check(nowMs: number): void {
+    // cut off already, and not quite over
+    if (this.#socket.destroyed) return;
     if (this.#transmission?.isLate(nowMs)) {
       this.#options.stats.countRefused('unfinished');
       this.#logger.warn({}, 'an NBD client does not finish a request; connection closed');
@@ -308,7 +312,7 @@ export class NbdConnection {
     const lease = this.#lease;
     if (!lease) throw new Error('transmission without an export');
     this.#stopTimer();
-    const { stats, socket, limits, clock, readBuffers, outputBuffers } = this.#options;
+    const { stats, socket, limits, clock, readBuffers, outputBuffers, memory } = this.#options;
     const { volumeId, name } = lease;
     const exportStats = lease.isRelay
       ? new ExportStats(volumeId, name)
@@ -327,6 +331,7 @@ export class NbdConnection {
       exportStats,
       readBuffers,
       outputBuffers,
+      memory,
       sendsAgain: this.#handshake.isNamed,
       onDrained: () => {
         this.#releaseLease();

@@ -72,6 +72,22 @@ export class NbdRequest implements BlockRequest, ReplyTarget {
     this.active = true;
   }
 
+  /** Of a read: a buffer of the pool. */
+  readInto(buffer: Buffer): void {
+    this.buffer = buffer;
+    this.bytes = buffer;
+    this.start = 0;
+    this.retained = true;
+  }
+
+  /** It is answered: the memory is somebody else's now. */
+  clear(): void {
+    this.bytes = null;
+    this.buffer = null;
+    this.pieces = null;
+    this.adopted = null;
+  }
+
   done(error: StorError | null): void {
     if (!this.active) throw new Error('a block device finished a request twice');
     this.active = false;

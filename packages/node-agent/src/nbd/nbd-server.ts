@@ -10,6 +10,7 @@ import {
   type StreamSocket,
 } from '@stor/runtime';
 import { defaultNbdLimits, type NbdLimits } from '../core/nbd/nbd-limits.ts';
+import { PayloadMemory } from '../core/nbd/payload-memory.ts';
 import { NbdConnection, type ConnectionTls } from './nbd-connection.ts';
 import type { NbdExports } from './nbd-exports.ts';
 import { NbdStats } from './nbd-stats.ts';
@@ -49,6 +50,7 @@ export class NbdServer {
   readonly #limits: NbdLimits;
   readonly #readBuffers: ReadBufferPool;
   readonly #outputBuffers = new OutputBufferPool();
+  readonly #memory: PayloadMemory;
   /** with the address or UNIX socket that each came from */
   readonly #connections = new Map<NbdConnection, string>();
   readonly #perPeer = new Map<string, number>();
@@ -60,6 +62,9 @@ export class NbdServer {
     this.#shared = options;
     this.#limits = { ...defaultNbdLimits, ...options.limits };
     this.#readBuffers = new ReadBufferPool(this.#limits.pooledBytes);
+    this.#memory = new PayloadMemory(this.#limits.memoryBytes, (wake) => {
+      options.clock.endOfTurn(wake);
+    });
     this.stats = options.stats ?? new NbdStats();
     this.listeners = listeners;
   }
@@ -90,6 +95,11 @@ export class NbdServer {
   /** TCP port of the first target that has one; 0 without. */
   get port(): number {
     return this.listeners.find((listener) => listener.port !== 0)?.port ?? 0;
+  }
+
+  /** Payload of all connections that is held at the moment (bytes). */
+  get heldBytes(): number {
+    return this.#memory.usedBytes;
   }
 
   get connectionCount(): number {
@@ -151,6 +161,7 @@ export class NbdServer {
       stats: this.stats,
       readBuffers: this.#readBuffers,
       outputBuffers: this.#outputBuffers,
+      memory: this.#memory,
       tls: this.#tlsFor(socket),
     });
     this.#connections.set(connection, peer);

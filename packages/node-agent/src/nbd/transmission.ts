@@ -1,18 +1,16 @@
 import type { StorError } from '@stor/protocol';
 import type { BlockDevice } from '@stor/replicator';
-import type { Clock, Logger, StreamSocket } from '@stor/runtime';
+import type { Clock, StreamSocket } from '@stor/runtime';
 import {
   chunkFlag,
   command,
   commandFlag,
-  decodeStatusFilter,
   errno,
   extendedHeaderBytes,
   newRequestHeader,
   readRequest,
   requestHeaderBytes,
   statusFilterPrefixBytes,
-  type HeaderForm,
   type ReplyTarget,
   type RequestHeader,
 } from 'nbd-client-js';
@@ -20,35 +18,16 @@ import { nbdErrnoOf } from '../core/nbd/nbd-errno.ts';
 import type { NbdLimits } from '../core/nbd/nbd-limits.ts';
 import { checkRequest, type RequestRules } from '../core/nbd/request-check.ts';
 import { UnfinishedRequest } from '../core/nbd/unfinished-request.ts';
-import { BlockStatus } from './block-status.ts';
+import { BlockStatus, statusFilter } from './block-status.ts';
+import { ConnectionMemory } from './connection-memory.ts';
 import { LongEffect, zeroesFast } from './long-effect.ts';
-import type { NbdExportLease } from './nbd-exports.ts';
 import { NbdRequest, type RequestOwner } from './nbd-request.ts';
-import type { ExportStats, NbdStats } from './nbd-stats.ts';
+import type { ExportStats } from './nbd-stats.ts';
 import { Prefetch, prefetchBytes } from './prefetch.ts';
-import type { ReadBufferPool } from './read-buffer-pool.ts';
 import { copiedReadBytes, ReplyWriter } from './reply-writer.ts';
-import { ReplyOutput, type OutputBufferPool } from './reply-output.ts';
+import { ReplyOutput } from './reply-output.ts';
 import { dataBytesOf, planPieces, readPieces } from './split-read.ts';
-
-export interface TransmissionOptions {
-  socket: StreamSocket;
-  lease: Pick<NbdExportLease, 'device' | 'readOnly' | 'changedSince'>;
-  form: HeaderForm;
-  /** names of metadata contexts; the id of each is its place, from 1 */
-  contexts: readonly string[];
-  limits: NbdLimits;
-  clock: Clock;
-  logger: Logger;
-  stats: NbdStats;
-  exportStats: ExportStats;
-  readBuffers: ReadBufferPool;
-  outputBuffers: OutputBufferPool;
-  /** the client is known to send again, elsewhere, what was answered ESHUTDOWN */
-  sendsAgain: boolean;
-  /** Called once when no request is in the device any more and none will be started. */
-  onDrained: () => void;
-}
+import { requestRules, type TransmissionOptions } from './transmission-options.ts';
 
 /**
  * The transmission phase of one connection.
@@ -83,6 +62,7 @@ export class Transmission implements RequestOwner {
   /** payload of a refused WRITE that is still to come */
   #skipBytes = 0;
   readonly #unfinished: UnfinishedRequest;
+  readonly #memory: ConnectionMemory;
   /** of the request that is looked at, with its header; at least so many */
   #requestBytes = 0;
   #isPrefetching = false;
@@ -103,24 +83,22 @@ export class Transmission implements RequestOwner {
     this.#blockStatus = new BlockStatus(options.lease, options.contexts);
     this.#limits = options.limits;
     this.#unfinished = new UnfinishedRequest(options.limits);
+    this.#memory = new ConnectionMemory(options.memory, options.lease.isRelay, () => {
+      this.#resumeIfRoom();
+    });
     this.#clock = options.clock;
     this.#exportStats = options.exportStats;
     this.#output = new ReplyOutput(options.socket, options.outputBuffers);
     this.#replies = new ReplyWriter(this.#output, options);
     this.#output.onWritten = () => {
+      this.#account();
       this.#resumeIfRoom();
     };
     this.#inlineReadBytes = Math.min(options.limits.inlineReadBytes, copiedReadBytes);
     this.#isExtended = options.form === 'extended';
     this.#headerBytes = this.#isExtended ? extendedHeaderBytes : requestHeaderBytes;
     this.#tellsHoles = options.form !== 'simple' && this.#device.holeBytes !== undefined;
-    this.#rules = {
-      sizeBytes: options.lease.device.sizeBytes,
-      payloadBytes: options.limits.payloadBytes,
-      form: options.form,
-      hasContexts: options.contexts.length > 0,
-      readOnly: options.lease.readOnly,
-    };
+    this.#rules = requestRules(options);
   }
 
   get inFlight(): number {
@@ -155,6 +133,7 @@ export class Transmission implements RequestOwner {
     else this.#unfinished.heard(arrivedMs, this.#requestBytes, isNext);
     this.#receiving = false;
     this.#output.flush();
+    this.#account();
     this.#sayDrained();
     return this.#isReading ? at - start : end - start;
   }
@@ -204,6 +183,7 @@ export class Transmission implements RequestOwner {
     if (this.#state === 'gone') return;
     this.#state = 'gone';
     this.#output.discard();
+    this.#memory.leave(this.#inFlightBytes);
     this.#sayDrained();
   }
 
@@ -216,6 +196,12 @@ export class Transmission implements RequestOwner {
       this.#inFlightBytes >= limits.inFlightBytes * share ||
       this.#output.queuedBytes + pendingBytes >= limits.outputBytes * share
     );
+  }
+
+  #account(): void {
+    const isGone = this.#state === 'gone';
+    const unsentBytes = isGone ? 0 : this.#output.queuedBytes + this.#socket.pendingBytes;
+    this.#memory.hold(this.#inFlightBytes + unsentBytes);
   }
 
   #pause(): void {
@@ -266,8 +252,14 @@ export class Transmission implements RequestOwner {
       else if (type === command.write) this.endAfterReplies();
       return this.#headerBytes;
     }
+    const hasData = type === command.write || type === command.read;
+    if (hasData && !this.#memory.admits(length)) {
+      this.#pause();
+      return 0;
+    }
     if (type === command.write && end - payloadAt < length) {
       this.#requestBytes = this.#headerBytes + length;
+      this.#memory.arrivingBytes = length;
       this.#socket.expect?.(this.#headerBytes + length);
       return 0;
     }
@@ -301,14 +293,10 @@ export class Transmission implements RequestOwner {
     const { allIds } = this.#blockStatus;
     if (payloadBytes <= statusFilterPrefixBytes + 4 * allIds.length) {
       if (end - payloadAt < payloadBytes) return 0;
-      const filter = decodeStatusFilter(bytes, payloadAt, payloadAt + payloadBytes);
-      const ids = filter?.ids ?? [];
-      const isRight =
-        ids.length > 0 &&
-        new Set(ids).size === ids.length &&
-        ids.every((id) => allIds.includes(id)) &&
-        checkRequest(type, flags, offset, filter?.length ?? 0, this.#rules) === 0;
-      if (isRight) this.#status(header, ids, filter?.length ?? 0);
+      const filter = statusFilter(bytes, payloadAt, payloadBytes, allIds);
+      const length = filter?.length ?? 0;
+      const isRight = filter && checkRequest(type, flags, offset, length, this.#rules) === 0;
+      if (isRight) this.#status(header, filter.ids, length);
       else this.#refuse(header, errno.EINVAL, arrivedMs);
       return this.#headerBytes + payloadBytes;
     }
@@ -325,6 +313,7 @@ export class Transmission implements RequestOwner {
         request.retained = request.memory !== null;
         request.bytes = bytes;
         request.start = payloadAt;
+        this.#memory.arrivingBytes = 0;
         this.#hold(request, request.length);
         this.#device.write(request);
         return;
@@ -388,11 +377,7 @@ export class Transmission implements RequestOwner {
   }
 
   #setTarget(request: NbdRequest, length: number): void {
-    const buffer = this.#options.readBuffers.take(length);
-    request.buffer = buffer;
-    request.bytes = buffer;
-    request.start = 0;
-    request.retained = true;
+    request.readInto(this.#options.readBuffers.take(length));
     this.#hold(request, length);
   }
 
@@ -431,6 +416,7 @@ export class Transmission implements RequestOwner {
   #hold(request: NbdRequest, bytes: number): void {
     request.heldBytes = bytes;
     this.#inFlightBytes += bytes;
+    this.#account();
   }
 
   /** The device is done with a request; may be called during the call that started it. */
@@ -442,10 +428,7 @@ export class Transmission implements RequestOwner {
     if (type === command.cache) this.#isPrefetching = false;
     const latencyMs = this.#clock.monotonicMs() - request.arrivedMs;
     this.#exportStats.operation(type)?.record(latencyMs, length, error !== null);
-    request.bytes = null;
-    request.buffer = null;
-    request.pieces = null;
-    request.adopted = null;
+    request.clear();
     if (error || this.#state === 'gone') adopted?.release();
     if (this.#state === 'gone') {
       if (buffer) this.#options.readBuffers.give(buffer);
@@ -479,6 +462,7 @@ export class Transmission implements RequestOwner {
   readonly #endOfTurn = (): void => {
     this.#flushPlanned = false;
     if (this.#state !== 'gone') this.#output.flush();
+    this.#account();
     this.#sayDrained();
     this.#resumeIfRoom();
   };

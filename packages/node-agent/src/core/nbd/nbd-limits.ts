@@ -49,6 +49,8 @@ export interface NbdLimits {
   inFlightRequests: number;
   /** payload of those (bytes); one request is always let in */
   inFlightBytes: number;
+  /** payload of all connections: arriving, in the device, and not taken; above it requests wait (bytes) */
+  memoryBytes: number;
   /** replies that the client has not taken; above it no request is read (bytes) */
   outputBytes: number;
   /** READ up to this is tried at once, straight into the reply (bytes) */
@@ -90,6 +92,7 @@ export const defaultNbdLimits: NbdLimits = {
   skippedPayloadBytes: 2 * maxPayloadBytes,
   inFlightRequests: 256,
   inFlightBytes: 64 * mebibyte,
+  memoryBytes: 512 * mebibyte,
   outputBytes: 4 * mebibyte,
   inlineReadBytes: 64 * 1024,
   readPieces: 64,
