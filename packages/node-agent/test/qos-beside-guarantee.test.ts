@@ -254,3 +254,63 @@ t.test('parts of requests are never lost, doubled or mixed', async (t) => {
   );
   t.pass();
 });
+
+/** Time passes within a turn of the event loop, and a turn ends when the test says so. */
+class TurnClock extends FakeClock {
+  spentMs = 0;
+  readonly #ends: (() => void)[] = [];
+
+  override monotonicMs(): number {
+    return super.monotonicMs() + this.spentMs;
+  }
+
+  override endOfTurn(fn: () => void): void {
+    this.#ends.push(fn);
+  }
+
+  /** False when nothing waited for it. */
+  endTurn(): boolean {
+    const ends = this.#ends.splice(0);
+    for (const fn of ends) fn();
+    return ends.length > 0;
+  }
+}
+
+t.test('of others a turn of the event loop takes up little beside a guarantee', async (t) => {
+  for (const qosOfSure of [{ minIops: 1_000 }, {}]) {
+    const clock = new TurnClock();
+    const qos = new LaneQos(clock);
+    const device = (name: string, given: object): QosDevice => {
+      const memory = new MemoryBlockDevice(mib);
+      const write = memory.write.bind(memory);
+      memory.write = (each) => {
+        clock.spentMs += 0.02;
+        write(each);
+      };
+      const facts = { volumeId: `v-${name}`, name, qos: given, resourceVersion: 1 };
+      return qos.open(facts).device(memory);
+    };
+    const sure = device('sure', qosOfSure);
+    const loud = device('loud', {});
+    sure.write(request(0, Buffer.alloc(4 * kib)));
+    const sent = Array.from({ length: 20 }, (_, at) => request(at * kib, Buffer.alloc(kib, at)));
+    for (const each of sent) loud.write(each);
+    const answered = (): number => sent.filter(({ answers }) => answers.length > 0).length;
+    if (qosOfSure.minIops === undefined) {
+      t.equal(answered(), 20, 'nobody is waited for where nobody has a guarantee');
+      continue;
+    }
+    t.ok(answered() > 0 && answered() < 5, `${answered()} in the first turn`);
+    const target = Buffer.alloc(kib);
+    t.notOk(loud.readInline(0, kib, target, 0), 'nor a read');
+    t.ok(sure.readInline(0, kib, target, 0));
+    const mine = request(0, Buffer.alloc(4 * kib));
+    sure.write(mine);
+    t.same(mine.answers, [null], 'the volume with the guarantee waits for nothing');
+    for (let seen = answered(); clock.endTurn(); seen = answered()) {
+      t.ok(answered() - seen < 5, 'nor later ones');
+    }
+    t.equal(answered(), 20, 'all go, turn after turn');
+    t.ok(sent.every(({ answers }) => answers.length === 1));
+  }
+});

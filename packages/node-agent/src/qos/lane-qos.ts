@@ -42,6 +42,11 @@ const maxQueuedBesideGuarantee = minWindow / smallRequestCost;
  * after the other: a whole large one would hold up the event loop for as long as hundreds of small ones.
  */
 const partBytes = 64 * 1024;
+/**
+ * While a volume with a guarantee uses the lane, nothing of others begins in a turn of the event loop that
+ * has worked for so long: a request that comes meanwhile waits for the rest of the turn (ms).
+ */
+const turnBesideGuaranteeMs = 0.05;
 /** Timers are no finer (ms). */
 const minTimerMs = 1;
 /** A timer of the system takes at most 2^31 ms, and one that is longer comes at once; it is set anew then (ms). */
@@ -112,6 +117,11 @@ export class LaneQos implements QosLane, ScheduledOwner {
     return opened;
   }
 
+  /** Clients of several volumes use the lane, as far as is known. */
+  get isShared(): boolean {
+    return this.#scheduler.isContended;
+  }
+
   reports(): VolumeQosReport[] {
     const nowMs = this.#clock.monotonicMs();
     return [...this.#volumes].map((volume) => volume.report(nowMs));
@@ -146,7 +156,7 @@ export class LaneQos implements QosLane, ScheduledOwner {
     if (flow.isFree) return device.target.readInline(offset, length, target, start);
     // `read` is called for it next, and waits
     const cost = costOf(length, true);
-    if (scheduler.refusal(flow, true, cost, nowMs)) return false;
+    if (scheduler.refusal(flow, true, cost, nowMs) || this.#isTurnOver(flow, nowMs)) return false;
     if (!device.target.readInline(offset, length, target, start)) return false;
     const isGuaranteed = scheduler.charge(flow, true, length, nowMs);
     if (!scheduler.isContended) return true;
@@ -172,7 +182,8 @@ export class LaneQos implements QosLane, ScheduledOwner {
     const isRead = kind === 'read';
     const bytes = this.#partOf(flow, kind, request.offset, request.length);
     const cost = costOf(bytes, request.bytes !== null);
-    const refusal = scheduler.refusal(flow, isRead, cost, nowMs);
+    let refusal = scheduler.refusal(flow, isRead, cost, nowMs);
+    if (!refusal && this.#isTurnOver(flow, nowMs)) refusal = 'contention';
     if (!refusal && !scheduler.isContended) {
       scheduler.charge(flow, isRead, countedBytes(kind, request), nowMs);
       target[kind](request);
@@ -369,7 +380,10 @@ export class LaneQos implements QosLane, ScheduledOwner {
     let nowMs = this.#clock.monotonicMs();
     try {
       for (; ; nowMs = this.#clock.monotonicMs()) {
-        const item = this.#scheduler.next(nowMs);
+        // the end of the turn, which is planned, comes back here
+        const isOver = this.#isOverFor(this.#scheduler.hasGuaranteed, nowMs);
+        const item = this.#scheduler.next(nowMs, isOver);
+        if (!item && isOver) return;
         if (item instanceof ScheduledRequest) this.#start(item, nowMs);
         else if (item instanceof WaitingTurn) this.turns.start(item, nowMs);
         else break;
@@ -379,6 +393,16 @@ export class LaneQos implements QosLane, ScheduledOwner {
     }
     // as `next` saw it: what is ready a moment later must not be taken for what waits for room
     this.#watch(nowMs);
+  }
+
+  /** Nothing more of this flow begins in this turn. */
+  #isTurnOver(flow: Flow, nowMs: number): boolean {
+    return this.#isOverFor(this.#scheduler.isBesideGuarantee(flow), nowMs);
+  }
+
+  #isOverFor(isBesideGuarantee: boolean, nowMs: number): boolean {
+    if (!isBesideGuarantee || !this.#turnIsPlanned) return false;
+    return nowMs - this.#turnSinceMs >= turnBesideGuaranteeMs;
   }
 
   /** Comes back when limits let the next one go. */
@@ -407,7 +431,11 @@ export class LaneQos implements QosLane, ScheduledOwner {
   readonly #endTurn = (): void => {
     this.#turnIsPlanned = false;
     this.#turn += 1;
-    if (this.#turnDone.length === 0) return;
+    if (this.#turnDone.length > 0) this.#endDone();
+    this.#pump();
+  };
+
+  #endDone(): void {
     const nowMs = this.#clock.monotonicMs();
     for (const done of this.#turnDone) {
       this.#scheduler.ended(done.flow, done.cost, done.isGuaranteed);
@@ -415,8 +443,7 @@ export class LaneQos implements QosLane, ScheduledOwner {
     }
     this.#turnDone.length = 0;
     this.#scheduler.turnTookMs(nowMs - this.#turnSinceMs, nowMs);
-    this.#pump();
-  };
+  }
 
   #take(device: QosDevice): ScheduledRequest {
     const scheduled = this.#idle.pop() ?? new ScheduledRequest(this);

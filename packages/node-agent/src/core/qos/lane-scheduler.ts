@@ -76,6 +76,11 @@ export class LaneScheduler {
     return this.#activeGuaranteed > (flow.isSeenGuaranteed ? 1 : 0);
   }
 
+  /** A flow with a guarantee uses the lane. */
+  get hasGuaranteed(): boolean {
+    return this.#activeGuaranteed > 0;
+  }
+
   /** memory that queued requests hold (bytes) */
   get heldBytes(): number {
     return this.#heldBytes;
@@ -185,10 +190,13 @@ export class LaneScheduler {
     this.#ring.push(flow);
   }
 
-  /** Takes out the request that goes next; null: nothing may go now. */
-  next(nowMs: number): QosItem | null {
+  /**
+   * Takes out the request that goes next; null: nothing may go now. `onlyGuaranteed`: of others than
+   * those below their guarantee nothing may.
+   */
+  next(nowMs: number, onlyGuaranteed = false): QosItem | null {
     if (this.#ring.length === 0) return null;
-    const flow = this.#choose(nowMs);
+    const flow = this.#choose(nowMs, onlyGuaranteed);
     const item = flow?.ready(nowMs);
     if (!flow || !item) return null;
     flow.queueOf(item).shift();
@@ -323,10 +331,10 @@ export class LaneScheduler {
     return flow.underWay > 0 ? Infinity : Math.max(flow.waitsSinceMs + maxWaitMs, nowMs);
   }
 
-  #choose(nowMs: number): Flow | null {
+  #choose(nowMs: number, onlyGuaranteed: boolean): Flow | null {
     const size = this.isContended ? this.window.size(nowMs) : Infinity;
     const first = this.#guaranteed < size ? this.#firstGuaranteed(nowMs) : null;
-    if (first) return first;
+    if (first || onlyGuaranteed) return first;
     if (this.#underWay < size) return this.#inTurn(nowMs);
     for (const flow of this.#ring) {
       const item = flow.ready(nowMs);
