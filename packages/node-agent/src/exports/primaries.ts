@@ -303,6 +303,11 @@ export class Primaries {
     this.#qos.spreadTenant(name, lanes);
   }
 
+  /** Several share the lane now: clients of volumes, work of the cluster. */
+  get isLaneShared(): boolean {
+    return this.#qos.isShared;
+  }
+
   /** Who waits for whom, of the volumes that are served here. */
   qosReports(): VolumeQosReport[] {
     return this.#qos.reports();

@@ -93,6 +93,11 @@ export class VolumeExports implements NbdExports {
     return this.#primaries.handovers;
   }
 
+  /** Several share the lane now: clients of volumes, work of the cluster. */
+  get isLaneShared(): boolean {
+    return this.#primaries.isLaneShared;
+  }
+
   list(): Promise<string[]> {
     return this.#options.control.volumeNames(maxListedExports);
   }

@@ -252,6 +252,7 @@ export class Lane implements LaneMethods {
       options: {
         ...this.#machine.diskOptions,
         ...(keptBytes === null ? {} : { reserveBytes: keptBytes }),
+        isLaneShared: () => this.#exports.isLaneShared,
         ...(entry.pooledCalls === undefined ? {} : { maxPooledCalls: entry.pooledCalls }),
       },
     });

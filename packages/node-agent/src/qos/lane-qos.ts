@@ -117,7 +117,7 @@ export class LaneQos implements QosLane, ScheduledOwner {
     return opened;
   }
 
-  /** Clients of several volumes use the lane, as far as is known. */
+  /** Several share the lane, as far as is known. */
   get isShared(): boolean {
     return this.#scheduler.isContended;
   }

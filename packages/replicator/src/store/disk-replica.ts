@@ -37,6 +37,7 @@ import type { LayerJanitor } from './layer-janitor.ts';
 import { layerOf, type Lineage } from './lineage.ts';
 import { answerLater, ReplicaCalls } from './replica-calls.ts';
 import type { ReplicaFailure } from './replica-failure.ts';
+import { SmallReads } from './small-reads.ts';
 import type { SpaceAccount } from './space-account.ts';
 import type { TableFile } from './table-file.ts';
 
@@ -73,6 +74,7 @@ export class DiskReplica implements ReplicaStore {
   readonly #inline: InlineIo;
   readonly #calls: ReplicaCalls;
   readonly #slow: ImageCalls;
+  readonly #small: SmallReads;
   readonly #snapshots: DiskSnapshots;
   readonly #flushes: FlushQueue;
   #endBytes: number;
@@ -107,6 +109,11 @@ export class DiskReplica implements ReplicaStore {
       ended: () => {
         this.#flushes.pump();
       },
+    });
+    this.#small = new SmallReads({
+      ...{ lineage: parts.lineage, image: parts.image, hot: parts.hot },
+      ...{ calls: this.#calls, failure: parts.failure },
+      readAll: (offset, length, target, start) => this.#readAll(offset, length, target, start),
     });
     this.#snapshots = new DiskSnapshots({
       ...{ calls: parts, live: parts.image, janitor: parts.janitor, failure: parts.failure },
@@ -235,18 +242,28 @@ export class DiskReplica implements ReplicaStore {
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {
+    this.#checkRange(offset, length);
+    const lastByte = offset + length - 1;
+    if (Math.floor(offset / chunkBytes) === Math.floor(lastByte / chunkBytes)) {
+      this.#small.submit(offset, length, target, start, done);
+      return;
+    }
+    this.#calls.submit(offset, offset + length, false, done, () =>
+      this.#readAll(offset, length, target, start),
+    );
+  }
+
+  async #readAll(offset: number, length: number, target: Uint8Array, start: number): Promise<void> {
     const valid = new Uint8Array(length / blockBytes);
-    this.#submit(offset, length, false, done, async () => {
-      await this.#slow.read(offset, length, target, start, valid);
-      const bad = valid.findIndex((state) => state !== blockVerifies);
-      if (bad < 0) return;
-      const at = offset + bad * blockBytes;
-      throw new StorError(
-        'CHECKSUM_MISMATCH',
-        `block at byte ${at} of replica ${this.replicaId} on disk ${this.diskId} does not match its checksum`,
-        { details: { offset: String(at) } },
-      );
-    });
+    await this.#slow.read(offset, length, target, start, valid);
+    const bad = valid.findIndex((state) => state !== blockVerifies);
+    if (bad < 0) return;
+    const at = offset + bad * blockBytes;
+    throw new StorError(
+      'CHECKSUM_MISMATCH',
+      `block at byte ${at} of replica ${this.replicaId} on disk ${this.diskId} does not match its checksum`,
+      { details: { offset: String(at) } },
+    );
   }
 
   readUnverified(

@@ -18,6 +18,7 @@ import { DiskProbe } from './disk-probe.ts';
 import { DiskMembers, type Member, stopHome } from './disk-members.ts';
 import type { DiskReplica } from './disk-replica.ts';
 import type { ImageFiles } from './image-files.ts';
+import { AnswerPace } from './answer-pace.ts';
 import { IoPool } from './io-pool.ts';
 import { Journal, maxRecordNumbers } from './journal.ts';
 import type { OpenDiskStore } from './open-disk-store.ts';
@@ -87,7 +88,8 @@ export class DirectoryDiskStore implements DiskStore {
     this.path = open.path;
     this.#replicasPath = path.join(open.path, 'replicas');
     this.#lineagesPath = path.join(open.path, 'lineages');
-    this.#pool = new IoPool(options.maxPooledCalls ?? defaultPooledCalls);
+    const pace = new AnswerPace(open.clock, options.isLaneShared ?? (() => false));
+    this.#pool = new IoPool(options.maxPooledCalls ?? defaultPooledCalls, pace);
     this.#probe = new DiskProbe(open.files, open.path, this.#pool);
     this.#nextReplicaNumber = recovered.nextReplicaNumber;
     this.#nextLineageNumber = recovered.nextLineageNumber;

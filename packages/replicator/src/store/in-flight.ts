@@ -16,14 +16,23 @@ export class InFlight {
 
   /** Runs a read; slots must be looked up within it. */
   async run<T>(read: () => Promise<T>): Promise<T> {
-    const epoch = this.#epoch;
-    this.#current += 1;
+    const begun = this.begin();
     try {
       return await read();
     } finally {
-      if (epoch === this.#epoch) this.#current -= 1;
-      else if ((this.#old -= 1) === 0) this.#oldDone?.();
+      this.end(begun);
     }
+  }
+
+  /** A read begins; its slots are looked up after this. What is returned is for `end`. */
+  begin(): number {
+    this.#current += 1;
+    return this.#epoch;
+  }
+
+  end(begun: number): void {
+    if (begun === this.#epoch) this.#current -= 1;
+    else if ((this.#old -= 1) === 0) this.#oldDone?.();
   }
 
   /** Resolves when every read that is under way now has ended. */

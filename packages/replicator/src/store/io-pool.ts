@@ -1,4 +1,5 @@
-import type { OpenFile } from '@stor/runtime';
+import type { FileDone, OpenFile } from '@stor/runtime';
+import type { AnswerPace } from './answer-pace.ts';
 
 /**
  * The kernel makes page-cache folios as large as the write that brings them in, and on ext4 a later
@@ -14,13 +15,16 @@ const writePieceBytes = 64 * 1024;
  */
 export class IoPool {
   readonly #maxCalls: number;
+  readonly #pace: AnswerPace | null;
   #running = 0;
   /** files that were made durable since the start */
   syncs = 0;
   readonly #waiting: (() => void)[] = [];
 
-  constructor(maxCalls: number) {
+  /** `pace`: of the answers of small reads; null: they are handled as they come */
+  constructor(maxCalls: number, pace: AnswerPace | null = null) {
     this.#maxCalls = maxCalls;
+    this.#pace = pace;
   }
 
   read(
@@ -33,6 +37,39 @@ export class IoPool {
     return this.#run((done) => {
       file.read(target, start, length, position, done);
     });
+  }
+
+  /**
+   * As `read`, without a promise. The answer keeps its place among the calls until it is handled: of a
+   * disk that is faster than the event loop no more is asked than can be answered.
+   */
+  readSmall(
+    file: OpenFile,
+    target: Uint8Array,
+    start: number,
+    length: number,
+    position: number,
+    done: FileDone,
+  ): void {
+    const begin = (): void => {
+      this.#running += 1;
+      file.read(target, start, length, position, (error) => {
+        const pace = this.#pace;
+        if (pace?.isNeeded !== true) this.#answer(done, error);
+        else
+          pace.later(() => {
+            this.#answer(done, error);
+          });
+      });
+    };
+    if (this.#running < this.#maxCalls) begin();
+    else this.#waiting.push(begin);
+  }
+
+  #answer(done: FileDone, error: Error | null): void {
+    this.#running -= 1;
+    this.#waiting.shift()?.();
+    done(error);
   }
 
   /** In pieces of `writePieceBytes`, one after another, unless the pages are in the cache already. */

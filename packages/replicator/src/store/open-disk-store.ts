@@ -35,6 +35,8 @@ export interface DiskStoreOptions {
   reserveBytes?: number;
   /** reads and writes of this disk in the thread pool at a time @default 16 */
   maxPooledCalls?: number;
+  /** several volumes use the event loop of the lane now: reads of this disk let them get between */
+  isLaneShared?: () => boolean;
   /** slots whose checksums are kept in memory (256 B each) @default 16384 */
   sumsCacheSlots?: number;
   /** 4 MiB regions of a replica whose hot blocks are remembered (128 B each) @default 16384 */

@@ -71,6 +71,18 @@ export class ReplicaCalls {
     this.order.add(call);
   }
 
+  /** Runs a call that says itself, by `over`, when it has ended; its `done` is its own to answer. */
+  add(call: OrderedCall): void {
+    this.order.add(call);
+  }
+
+  /** Such a call has ended: later ones that conflict with it may go. */
+  over(call: OrderedCall): void {
+    this.order.finish(call);
+    this.#parts.ended();
+    this.#wakeIdle();
+  }
+
   /** An order, in turn with every other call; those that only read go on unless this one `writes`. */
   submitWhole(writes: boolean, done: StoreDone, run: () => Promise<void>): void {
     this.submit(0, Infinity, writes, done, run, 'order');
@@ -90,9 +102,7 @@ export class ReplicaCalls {
     } else {
       await Promise.resolve();
     }
-    this.order.finish(call);
-    this.#parts.ended();
-    this.#wakeIdle();
+    this.over(call);
     call.done(error);
   }
 

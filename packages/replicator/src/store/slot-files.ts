@@ -1,5 +1,5 @@
 import { blockBytes, blocksPerChunk } from '@stor/protocol';
-import { crc32, type OpenFile, partOf } from '@stor/runtime';
+import { crc32, type FileDone, type OpenFile, partOf } from '@stor/runtime';
 import type { SumsCache } from '../core/store/block-cache.ts';
 import { slotBytes, slotSumsBytes, sumBytes, zeroBlockCrc } from '../core/store/format.ts';
 import { joinedCrc } from '../core/store/joined-sums.ts';
@@ -155,12 +155,7 @@ export class SlotFiles {
   /** Reads within one slot and verifies; false when a block does not match. */
   readSync(linear: number, count: number, target: Uint8Array, start: number): boolean {
     this.data.readSync(target, start, count * blockBytes, linear * blockBytes);
-    const slot = Math.floor(linear / blocksPerChunk);
-    let line = this.#cache.find(this.#lineage, slot);
-    if (line < 0) line = this.#load(slot);
-    const first = line + (linear % blocksPerChunk);
-    const sum = crc32(partOf(target, start, count * blockBytes));
-    return sum === joinedCrc(this.#cache.sums, first, count);
+    return this.matches(linear, count, target, start);
   }
 
   /** The checksums are in memory, or in pages that this process has touched. */
@@ -243,6 +238,33 @@ export class SlotFiles {
       const sum = crc32(bytes.subarray(at, at + blockBytes)) ^ zeroBlockCrc;
       valid[validStart + i] = sum >>> 0 === stored ? 1 : 0;
     }
+  }
+
+  /**
+   * Reads blocks of one slot in the pool; false, and nothing is read, when their checksums are not at
+   * hand. What was read is to be judged by `matches`, in the turn in which `done` comes.
+   */
+  readSmall(
+    linear: number,
+    count: number,
+    target: Uint8Array,
+    start: number,
+    done: FileDone,
+  ): boolean {
+    if (!this.#areSumsAtHand(linear, count)) return false;
+    const position = linear * blockBytes;
+    this.#pool.readSmall(this.data, target, start, count * blockBytes, position, done);
+    return true;
+  }
+
+  /** Blocks of one slot are what their checksums say. */
+  matches(linear: number, count: number, target: Uint8Array, start: number): boolean {
+    const slot = Math.floor(linear / blocksPerChunk);
+    let line = this.#cache.find(this.#lineage, slot);
+    if (line < 0) line = this.#load(slot);
+    const first = line + (linear % blocksPerChunk);
+    const sum = crc32(partOf(target, start, count * blockBytes));
+    return sum === joinedCrc(this.#cache.sums, first, count);
   }
 
   /** A whole slot as it lies there: bytes and stored checksums, not judged. */
