@@ -4,7 +4,7 @@ import { formatAge, formatWait } from './core/duration.ts';
 import { intentText, intentWords } from './core/node-words.ts';
 import { failureModeText } from './core/policy-text.ts';
 import { placementLines } from './core/placement-text.ts';
-import { effectiveLines, effectiveText, qosText } from './core/qos-text.ts';
+import { effectiveLines, effectiveText, qosText, throttleLines } from './core/qos-text.ts';
 import { bySegment, leastReplicas, nodesOf } from './core/segment-view.ts';
 import { renderSheet, renderTable, type Column } from './core/table.ts';
 
@@ -170,6 +170,7 @@ export function volumeSheet(volume: Volume): string {
     ['Policy', spec.policyName ?? ''],
     ['QoS wanted', qosText(knownQos(spec.qos))],
     ...effectiveLines(volume),
+    ...throttleLines(volume),
   ]);
   const columns =
     bySegment(volume).length > 1 ? [segmentColumn, ...replicaColumns] : replicaColumns;

@@ -252,3 +252,28 @@ t.test('what is no class reaches no node', async (t) => {
     t.equal(exitCode, 2, text);
   }
 });
+
+t.test('volume inspect says what requests wait for', async (t) => {
+  const cluster = new FakeCluster();
+  await run(cluster, ['volume', 'create', 'db', '--size', '1GiB', '--policy', 'bronze']);
+  const volume = cluster.volumes.find(({ metadata }) => metadata.name === 'db');
+  if (!volume) throw new Error('no volume');
+  const nothing = { reason: '', source: '', limits: [], queued: 0 };
+  const waited = { limitMs: 12_340, tenantMs: 0, contentionMs: 600 };
+  const show = async (now: object) => {
+    const { qos } = volume.status;
+    if (qos) qos.throttle = { ...nothing, ...waited, ...now };
+    return (await run(cluster, ['volume', 'inspect', 'db'])).stdout;
+  };
+  const quiet = await show({});
+  t.match(quiet, /Throttled: +no\n/);
+  t.match(quiet, /Waited: +12.3 s for limits, 0.6 s for others\n/);
+  const own = { reason: 'limit', source: 'policy bronze', limits: ['iops', 'bps'], queued: 3 };
+  t.match(await show(own), /Throttled: +by iops, bps \(policy bronze\), 3 requests wait\n/);
+  const tenant = { reason: 'tenant', source: 'tenant acme', limits: ['iops'], queued: 1 };
+  t.match(await show(tenant), /Throttled: +by iops \(tenant acme\), 1 request waits\n/);
+  t.match(await show({ reason: 'contention', queued: 2 }), /other volumes of the node go first/);
+  const json = await run(cluster, ['volume', 'inspect', 'db', '-o', 'json']);
+  t.match(JSON.parse(json.stdout), { status: { qos: { throttle: { reason: 'contention' } } } });
+  t.match((await run(cluster, ['volume', 'inspect', 'db', '-o', 'yaml'])).stdout, /throttle:\n/);
+});

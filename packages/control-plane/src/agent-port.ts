@@ -111,6 +111,27 @@ export interface LiveVolume {
   /** blocks that did not verify at a member since it became primary, and those repaired (I9) */
   badBlocks?: { found: number; repaired: number };
   replicas: LiveReplica[];
+  /** absent: a node of an older version */
+  throttle?: LiveThrottle;
+}
+
+/** What the clients of a volume wait for at their limits, and what they had since it became primary. */
+export interface LiveThrottle {
+  /** what the oldest request that waits waits for: limit, tenant, contention; '': none waits */
+  waitsFor: string;
+  /** those of the volume, or of its tenant, that are used up now (readIops) */
+  limits: string[];
+  /** requests that wait now */
+  queued: number;
+  /** how long requests waited, by reason (ms) */
+  limitMs: number;
+  tenantMs: number;
+  contentionMs: number;
+  /** as limits count them; nothing while nothing limits the volume */
+  readOps: number;
+  writeOps: number;
+  readBytes: number;
+  writeBytes: number;
 }
 
 export interface SnapshotDrop {

@@ -7,7 +7,7 @@ import {
   qosValueText,
   StorError,
 } from '@stor/protocol';
-import type { QosBurst, QosField, QosSpec, Volume } from '@stor/protocol';
+import type { QosBurst, QosField, QosSpec, Volume, VolumeThrottle } from '@stor/protocol';
 import { parseDurationMs } from './duration.ts';
 
 /** What a `--qos` asks for: fields to set, and fields to take back. */
@@ -119,6 +119,32 @@ export function effectiveLines(volume: Volume): [string, string][] {
       `QoS ${qosFieldNames[field]}`,
       `${qosValueText(field, effective)} (${sourceText(sources[field], volume)})`,
     ]);
+}
+
+/** `Throttled  by iops (policy gold), 3 requests wait`, and for how long requests waited until now. */
+export function throttleLines({ status }: Volume): [string, string][] {
+  const throttle = status.qos?.throttle;
+  if (!throttle) return [];
+  const waited = [
+    ['limits', throttle.limitMs],
+    ['its tenant', throttle.tenantMs],
+    ['others', throttle.contentionMs],
+  ] as const;
+  const seconds = waited
+    .filter(([, ms]) => ms > 0)
+    .map(([what, ms]) => `${(ms / 1_000).toFixed(1)} s for ${what}`);
+  return [
+    ['Throttled', throttleText(throttle)],
+    ['Waited', seconds.join(', ')],
+  ];
+}
+
+function throttleText({ reason, source, limits, queued }: VolumeThrottle): string {
+  if (reason === '') return 'no';
+  const waiting = `${queued} ${queued === 1 ? 'request waits' : 'requests wait'}`;
+  if (reason === 'contention') return `no limit: other volumes of the node go first, ${waiting}`;
+  const what = limits.length === 0 ? 'a limit' : limits.join(', ');
+  return `by ${what} (${source}), ${waiting}`;
 }
 
 function sourceText(source: string | undefined, { spec }: Volume): string {

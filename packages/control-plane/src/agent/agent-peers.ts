@@ -217,7 +217,8 @@ function decodedLive(wire: LiveVolume): LiveVolume {
     const sourceReplicaId = resync.sourceReplicaId === '' ? null : resync.sourceReplicaId;
     return { ...replica, resync: { ...resync, sourceReplicaId } };
   });
-  return { ...wire, replicas };
+  const { throttle, ...rest } = wire;
+  return { ...rest, replicas, ...(throttle ? { throttle } : {}) };
 }
 
 function unreachable(

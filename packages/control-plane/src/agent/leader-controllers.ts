@@ -30,6 +30,7 @@ import { MemberKeeper } from './member-keeper.ts';
 import { carryOutRemoval } from './node-removals.ts';
 import { shipPolicies } from './policy-shipping.ts';
 import { writeShares } from './tenant-shares.ts';
+import { TenantWatch } from './tenant-watch.ts';
 import { SnapshotRecords } from './snapshot-records.ts';
 import { writeVolumes } from './volume-writes.ts';
 import type { VolumeWrite } from './volume-writes.ts';
@@ -65,6 +66,7 @@ export class LeaderControllers {
   readonly #logger: Logger;
   readonly #snapshots: SnapshotRecords;
   readonly #members: MemberKeeper | null;
+  readonly #tenants: TenantWatch;
   readonly #undo: (() => void)[];
   /** by volume and node: one that is slow to answer is not asked again meanwhile */
   readonly #asking = new Map<string, Promise<void>>();
@@ -91,6 +93,7 @@ export class LeaderControllers {
     this.#store = options.store;
     this.#snapshots = new SnapshotRecords(options.store);
     this.#members = MemberKeeper.of(options);
+    this.#tenants = new TenantWatch(options);
     this.#cache = options.cache;
     this.#peers = options.peers;
     this.#events = options.events;
@@ -122,6 +125,7 @@ export class LeaderControllers {
     for (const undo of this.#undo) undo();
     this.#lead(false);
     await this.#members?.close();
+    await this.#tenants.close();
     await this.#round;
     await Promise.allSettled(this.#asking.values());
   }
@@ -138,6 +142,11 @@ export class LeaderControllers {
     this.#cancel = this.#clock.after(lookMs, () => {
       this.#tick();
     });
+    if (this.#cache.loaded) {
+      this.#tenants.look(() => {
+        this.#look();
+      });
+    }
     this.#look();
   }
 
@@ -163,7 +172,9 @@ export class LeaderControllers {
     this.#again = false;
     const now = { monotonicMs: this.#clock.monotonicMs(), wallMs: this.#clock.wallMs() };
     const newReplicaId = (): ReplicaId => makeId('r', this.#random.bytes(8));
-    const actions = controllers.plan(this.#cache.state, now, newReplicaId, this.#voters());
+    const { demands } = this.#tenants;
+    const { state } = this.#cache;
+    const actions = controllers.plan(state, now, newReplicaId, this.#voters(), demands);
     const tookMs = this.#clock.monotonicMs() - now.monotonicMs;
     // what belongs to many volumes at once is written together
     const writes = actions.flatMap((action) => this.#volumeWrite(action) ?? []);

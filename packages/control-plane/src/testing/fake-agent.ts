@@ -18,6 +18,7 @@ import type {
   ChangedExtent,
   ControlPlanePort,
   DiskOrder,
+  LiveThrottle,
   LiveVolume,
   LocalReplica,
   NewReplica,
@@ -50,6 +51,8 @@ export class FakeAgent implements AgentPort {
   peers: PeerLanes[] = [];
   leaseUntilMs = 0;
   qosClasses: QosClass[] = [];
+  /** what the clients of its volumes wait for, by volume */
+  readonly throttles = new Map<VolumeId, LiveThrottle>();
   /** the control plane that releases go to */
   control: Pick<ControlPlanePort, 'release' | 'proposeSet'> | null = null;
   /**
@@ -337,9 +340,15 @@ export class FakeAgent implements AgentPort {
       connections,
       sizeBytes: grant.sizeBytes,
       allocatedBytes: 4096,
+      ...this.#throttleOf(grant.volumeId),
       settleBytesRemaining: 0,
       replicas: [],
     }));
+  }
+
+  #throttleOf(volumeId: VolumeId): { throttle?: LiveThrottle } {
+    const throttle = this.throttles.get(volumeId);
+    return throttle ? { throttle } : {};
   }
 
   async updateQosClasses(classes: QosClass[]): Promise<void> {

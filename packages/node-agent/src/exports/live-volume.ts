@@ -25,6 +25,7 @@ export function liveVolume(
     connections: entry.users.size,
     ...(entry.primary ? { sizeBytes: entry.primary.sizeBytes } : {}),
     allocatedBytes,
+    throttle: entry.qos.throttle(),
     settleBytesRemaining: segments.reduce((sum, each) => sum + each.settleBytesRemaining, 0),
     noSpaceWrites: segments.reduce((sum, each) => sum + (each.noSpaceWrites ?? 0), 0),
     badBlocks: {

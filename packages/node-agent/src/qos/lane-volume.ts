@@ -1,4 +1,5 @@
 import { defaultQosWeight, type VolumeQos } from '@stor/protocol';
+import type { LiveThrottle } from '@stor/control-plane';
 import type { BlockDevice } from '@stor/replicator';
 import type { Clock } from '@stor/runtime';
 import { Flow, type ThrottleReason } from '../core/qos/flow.ts';
@@ -25,6 +26,8 @@ export interface QosVolume {
   update(qos: VolumeQos | undefined, resourceVersion: number): void;
   /** For one client. */
   device(primary: BlockDevice): QosDevice;
+  /** Who its clients wait for, and what they had. */
+  throttle(): LiveThrottle;
   /** Nothing of it comes any more. What still waits is refused. Works twice. */
   close(): void;
 }
@@ -96,6 +99,21 @@ export class LaneVolume implements QosVolume {
       throttledRequests: { ...throttled.requests },
       throttledMs: { ...throttled.ms },
       burstCredits: limits.credits(nowMs),
+    };
+  }
+
+  throttle(): LiveThrottle {
+    const nowMs = this.#parts.clock.monotonicMs();
+    const { throttled, limits, shared, queued, used, waitsFor } = this.#clients;
+    const of = waitsFor === 'limit' ? limits : waitsFor === 'tenant' ? shared : null;
+    return {
+      waitsFor: waitsFor ?? '',
+      limits: of?.usedUp(nowMs) ?? [],
+      queued,
+      limitMs: Math.round(throttled.ms.limit),
+      tenantMs: Math.round(throttled.ms.tenant),
+      contentionMs: Math.round(throttled.ms.contention),
+      ...used,
     };
   }
 

@@ -222,6 +222,8 @@ export interface PublicationView extends Publication {
 export interface VolumeQosStatus {
   effective: QosSpec;
   sources: Partial<Record<QosField, QosSource>>;
+  /** absent: it is attached nowhere, or nobody could say */
+  throttle?: VolumeThrottle;
 }
 
 /** Why a volume is as it is, for people: `storctl volume explain`. */
@@ -267,4 +269,20 @@ export interface Rebuild {
   /** null when it cannot be said */
   etaMs: number | null;
   startedAtMs: number | null;
+}
+
+/** Whether requests of a volume wait right now, and for what. */
+export interface VolumeThrottle {
+  /** limit (its own or its policy's), tenant, contention (others go first); '': nothing waits */
+  reason: string;
+  /** whose limit it is: `volume`, `policy gold`, `tenant acme`; '' for no limit */
+  source: string;
+  /** those that are used up, as people write them: `read-iops` */
+  limits: string[];
+  /** requests that wait */
+  queued: number;
+  /** how long requests have waited since the volume was attached, all added up (ms) */
+  limitMs: number;
+  tenantMs: number;
+  contentionMs: number;
 }

@@ -19,6 +19,7 @@ import { PlacementBoard } from '../placement/placement-board.ts';
 import { isDrained } from '../node/node-intent.ts';
 import { unshipped } from '../qos/policy-rules.ts';
 import { planShares } from '../qos/tenant-rules.ts';
+import type { TenantDemands } from '../qos/tenant-rules.ts';
 import type { ShareStep } from '../qos/tenant-rules.ts';
 import { growthUndone } from '../volume/grow-volume.ts';
 import { placedSegments } from '../volume/segment-size.ts';
@@ -123,6 +124,7 @@ export class Controllers {
     now: Now,
     newReplicaId: () => ReplicaId,
     voters: readonly NodeId[] | null = null,
+    demands: TenantDemands = new Map(),
   ): Action[] {
     const nowMs = now.monotonicMs;
     const actions: Action[] = [];
@@ -170,7 +172,7 @@ export class Controllers {
     actions.push(...this.#scrubs.plan(state, now));
     const names = unshipped(state);
     if (names.length > 0) actions.push({ type: 'ship-policies', names });
-    actions.push(...planShares(state, now.wallMs));
+    actions.push(...planShares(state, now.wallMs, demands));
     return actions;
   }
 

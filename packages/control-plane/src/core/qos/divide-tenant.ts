@@ -30,16 +30,17 @@ export interface SharingNode {
 }
 
 /**
- * The next division: users get equal parts. What is taken from a node is given to another one only once
+ * The next division: users get what is their target, equal parts unless it is said. What is taken from a node is given to another one only once
  * the first has confirmed that it uses less, or is gone: the sum of what nodes may use is never more than
  * `sharedParts`, whatever is lost or late. Null: it stays as it is.
  */
 export function divideTenant(
   present: Readonly<Record<NodeId, NodeShare>>,
   nodes: readonly SharingNode[],
+  targets: ReadonlyMap<NodeId, number> = new Map(),
 ): Record<NodeId, NodeShare> | null {
   const users = nodes.filter(({ isUser, isGone }) => isUser && !isGone).length;
-  const target = users === 0 ? 0 : Math.floor(sharedParts / users);
+  const fair = users === 0 ? 0 : Math.floor(sharedParts / users);
   const next: Record<NodeId, NodeShare> = {};
   const known = new Map(nodes.map((node) => [node.id, node]));
   let free = sharedParts;
@@ -47,7 +48,7 @@ export function divideTenant(
     const node = known.get(id);
     // one that is not known at all has left for ever
     const bound = !node || node.isGone ? 0 : node.hasConfirmed ? share.parts : share.atMost;
-    const wanted = node?.isUser === true && !node.isGone ? target : 0;
+    const wanted = node?.isUser === true && !node.isGone ? (targets.get(id) ?? fair) : 0;
     free -= bound;
     // while nobody uses it, it stays where it was: what is not needed elsewhere is not moved
     const kept = users === 0 ? share.parts : Math.min(wanted, share.parts);
@@ -56,7 +57,7 @@ export function divideTenant(
   for (const { id, isUser, isGone } of nodes) {
     if (!isUser || isGone) continue;
     const { parts, atMost } = next[id] ?? { parts: 0, atMost: 0 };
-    const reach = Math.min(target, atMost + Math.max(0, free));
+    const reach = Math.min(targets.get(id) ?? fair, atMost + Math.max(0, free));
     const raised = Math.max(parts, reach);
     free -= Math.max(0, raised - atMost);
     next[id] = { parts: raised, atMost: Math.max(atMost, raised) };

@@ -7,6 +7,8 @@ import { volumesLabelled } from '../../resources/state-index.ts';
 import type { TenantRecord, TenantShares } from '../../resources/tenant-record.ts';
 import { divideTenant, firstParts, shareOf } from './divide-tenant.ts';
 import type { SharingNode } from './divide-tenant.ts';
+import { targetsByDemand } from './tenant-demand.ts';
+import type { NodeDemand } from './tenant-demand.ts';
 
 /**
  * How long after a node was seen without its lease what it had is given to others (ms): it counts the
@@ -83,8 +85,15 @@ export interface ShareStep {
   shares: TenantShares | null;
 }
 
-/** Divisions that must change now; none while nothing is attached elsewhere than before. */
-export function planShares(state: ClusterState, wallMs: number): ShareStep[] {
+/** What each node lately needed of each tenant's limits, as far as it is known. */
+export type TenantDemands = ReadonlyMap<string, ReadonlyMap<NodeId, NodeDemand>>;
+
+/** Divisions that must change now; none while volumes stay where they are and nobody needs more. */
+export function planShares(
+  state: ClusterState,
+  wallMs: number,
+  demands: TenantDemands = new Map(),
+): ShareStep[] {
   const steps: ShareStep[] = [];
   for (const name of state.tenants.keys()) {
     const now = state.tenantShares.get(name);
@@ -97,7 +106,13 @@ export function planShares(state: ClusterState, wallMs: number): ShareStep[] {
       const hasConfirmed = now !== undefined && applied >= now.modRevision;
       return { id, isUser: users.has(id), isGone: isGone(state, id, wallMs), hasConfirmed };
     });
-    const next = divideTenant(present, nodes);
+    const demanding = nodes
+      .filter(({ isUser, isGone: hasGone }) => isUser && !hasGone)
+      .map(({ id }) => {
+        const demand = demands.get(name)?.get(id) ?? null;
+        return { id, parts: present[id]?.parts ?? 0, demand };
+      });
+    const next = divideTenant(present, nodes, targetsByDemand(demanding));
     const modRevision = now?.modRevision ?? 0;
     const shares = next && { ...now?.value, nodes: next };
     if (shares) steps.push({ type: 'share-tenant', name, modRevision, shares });

@@ -1,5 +1,6 @@
-import { effectiveQos, knownQos } from '@stor/protocol';
-import type { EffectiveQos, VolumeQos } from '@stor/protocol';
+import { effectiveQos, isQosField, knownQos, qosFieldNames, tenantLabel } from '@stor/protocol';
+import type { EffectiveQos, VolumeQos, VolumeThrottle } from '@stor/protocol';
+import type { LiveThrottle } from '../../agent-port.ts';
 import type { ClusterState } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
 import { tenantOf } from './tenant-rules.ts';
@@ -8,6 +9,22 @@ import { tenantOf } from './tenant-rules.ts';
 export function qosOf({ spec }: Pick<StoredVolume, 'spec'>, state: ClusterState): EffectiveQos {
   const policy = state.policies.get(spec.policyName ?? '')?.value;
   return effectiveQos(knownQos(spec.qos), policy ? knownQos(policy.qos) : null);
+}
+
+/** What its primary says of requests that wait, and whose limit that is. */
+export function throttleOf(
+  { metadata, spec }: Pick<StoredVolume, 'metadata' | 'spec'>,
+  { sources }: EffectiveQos,
+  live: LiveThrottle,
+): VolumeThrottle {
+  const { waitsFor: reason, queued, limitMs, tenantMs, contentionMs } = live;
+  const fields = live.limits.filter(isQosField);
+  const isOwn = reason === 'limit' && fields.some((field) => sources[field] !== 'policy');
+  let source = '';
+  if (reason === 'tenant') source = `tenant ${metadata.labels[tenantLabel] ?? ''}`;
+  else if (reason === 'limit') source = isOwn ? 'volume' : `policy ${spec.policyName ?? ''}`;
+  const limits = fields.map((field) => qosFieldNames[field]);
+  return { reason, source, limits, queued, limitMs, tenantMs, contentionMs };
 }
 
 /** What its primary enforces; null: nothing, and it has the default weight. */

@@ -21,7 +21,7 @@ import { nodesOf } from '../controllers/replica-sites.ts';
 import { isUp, nodeName, snapshotsOf, withNodeNames } from '../../resources/cluster-state.ts';
 import type { ClusterState, Versioned } from '../../resources/cluster-state.ts';
 import type { StoredVolume } from '../../resources/records.ts';
-import { qosOf } from '../qos/volume-qos.ts';
+import { qosOf, throttleOf } from '../qos/volume-qos.ts';
 
 type ReplicaView = Volume['status']['replicas'][number];
 
@@ -52,7 +52,8 @@ export function describeVolume(
     segment.replicas.map((replica) => describeReplica(replica, segment, state, current)),
   );
   const health = healthOf(volume.value, replicas, current);
-  const { qos, sources } = qosOf(volume.value, state);
+  const enforced = qosOf(volume.value, state);
+  const throttle = current?.throttle && throttleOf(volume.value, enforced, current.throttle);
   return {
     metadata: { ...metadata, resourceVersion: volume.modRevision },
     spec: {
@@ -66,7 +67,11 @@ export function describeVolume(
       ...(spec.policyName === undefined ? {} : { policyName: spec.policyName }),
     },
     status: {
-      qos: { effective: qos, sources },
+      qos: {
+        effective: enforced.qos,
+        sources: enforced.sources,
+        ...(throttle ? { throttle } : {}),
+      },
       health,
       serving: current?.state ?? '',
       message: withNodeNames(state, messageOf(volume.value, health, replicas, current, state)),

@@ -96,6 +96,8 @@ export class Flow {
    * it is not known when the last one was.
    */
   isFree = false;
+  /** what limits have counted: operations and bytes, of each direction */
+  readonly used = { readOps: 0, writeOps: 0, readBytes: 0, writeBytes: 0 };
   readonly throttled: ThrottleCounters = {
     requests: { limit: 0, tenant: 0, contention: 0 },
     ms: { limit: 0, tenant: 0, contention: 0 },
@@ -122,6 +124,14 @@ export class Flow {
 
   get queued(): number {
     return this.reads.length + this.writes.length + this.rests.length;
+  }
+
+  /** What the oldest request that waits waits for; null: none waits. */
+  get waitsFor(): ThrottleReason | null {
+    const heads = [this.rests.head, this.reads.head, this.writes.head];
+    const waiting = heads.filter((head) => head !== undefined);
+    waiting.sort((a, b) => a.queuedMs - b.queuedMs);
+    return waiting[0]?.reason ?? null;
   }
 
   /** Since when something waits and nothing goes (ms). */

@@ -128,6 +128,14 @@ export class LaneScheduler {
 
   /** A request goes: its flow has had it. True when it went on account of a guarantee. */
   charge(flow: Flow, isRead: boolean, bytes: number, nowMs: number): boolean {
+    const { used } = flow;
+    if (isRead) {
+      used.readOps += 1;
+      used.readBytes += bytes;
+    } else {
+      used.writeOps += 1;
+      used.writeBytes += bytes;
+    }
     flow.limits.take(isRead, bytes);
     flow.shared?.take(isRead, bytes);
     const isFirst = this.goes(flow, nowMs);

@@ -57,6 +57,12 @@ export class LimitSet {
     return wait;
   }
 
+  /** Those that have nothing left now. */
+  usedUp(nowMs: number): QosLimitName[] {
+    const buckets = [...this.#buckets];
+    return buckets.filter(([, bucket]) => bucket.waitMs(nowMs) > 0).map(([name]) => name);
+  }
+
   take(isRead: boolean, bytes: number): void {
     for (const { bucket, isBytes } of isRead ? this.#reads : this.#writes) {
       bucket.take(isBytes ? bytes : 1);
