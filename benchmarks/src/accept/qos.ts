@@ -7,9 +7,15 @@ import { cost } from './qos/cost.ts';
 import { limits } from './qos/limits.ts';
 import { neighbour } from './qos/neighbour.ts';
 import type { QosStage } from './qos/stage.ts';
+import { together } from './qos/together.ts';
 
 /** Each adds its lines; one that needs what the machine has not throws with what is missing. */
-const parts: Record<string, (stage: QosStage) => Promise<void>> = { limits, neighbour, cost };
+const parts: Record<string, (stage: QosStage) => Promise<void>> = {
+  limits,
+  neighbour,
+  cost,
+  together,
+};
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,

@@ -19,21 +19,30 @@ export interface QosStage {
   quick: boolean;
 }
 
-/** Runs something on started clusters of one kind, with and without quality of service. */
-export async function onClusters<Name extends 'with' | 'without'>(
+/** What is loaded into the agents of a cluster: `bare` ones have no metrics and no checksums either. */
+const preloads = {
+  with: [],
+  without: ['without-qos'],
+  bare: ['without-qos', 'without-metrics', 'without-checksums'],
+} as const;
+
+/** Runs something on started clusters of one kind, with and without what is measured. */
+export async function onClusters<Name extends keyof typeof preloads>(
   stage: QosStage,
   names: readonly Name[],
   nodes: number,
   run: (clusters: Record<Name, TestCluster>) => Promise<void>,
 ): Promise<void> {
-  const preload = pathToFileURL(compiledProgram('measure/without-qos.js')).href;
   const clusters: Partial<Record<Name, TestCluster>> = {};
   try {
     for (const name of names) {
       const dir = join(stage.dir, name);
       mkdirSync(dir);
+      const imports = preloads[name].map((each) => {
+        return `--import ${pathToFileURL(compiledProgram(`measure/${each}.js`)).href}`;
+      });
       const agentEnv: Record<string, string> =
-        name === 'without' ? { NODE_OPTIONS: `--import ${preload}` } : {};
+        imports.length > 0 ? { NODE_OPTIONS: imports.join(' ') } : {};
       const cluster = await TestCluster.create({ dir, nodes, agentEnv });
       clusters[name] = cluster;
       await cluster.start();
