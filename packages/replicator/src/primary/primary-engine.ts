@@ -209,8 +209,7 @@ export class PrimaryEngine extends OrderedVolume implements SegmentPrimary {
     this.#interrupt(reason);
     // segment first: no callback may start anything on behalf of a primary that is over
     this.#segment.stopped = true;
-    this.#resyncer.abandon();
-    this.scrubber.abandon();
+    for (const part of [this.#resyncer, this.scrubber]) part.abandon();
     this.#hold.abandon(reason);
     this.#io.abandon(reason);
     this.#segment.stop(drained);
