@@ -12,11 +12,12 @@ const names = (existsSync(folder) ? readdirSync(folder) : [])
   .map((file) => file.slice(0, -'.js'.length))
   .sort();
 const [name, ...rest] = process.argv.slice(2);
-if (name === undefined || name === '--list') {
+if (name === undefined || ['--list', '--help', '-h'].includes(name)) {
   process.stdout.write(
     names.length === 0
       ? 'There is no acceptance run in benchmarks/src/accept/ yet.\n'
-      : `Usage: npm run accept -- NAME\nNames: ${names.join(', ')}\n`,
+      : `usage: npm run accept -- NAME [OPTIONS]; npm run accept -- NAME --help has the options\n` +
+          `names: ${names.join(', ')}\n`,
   );
   process.exitCode = name === undefined ? 2 : 0;
 } else if (!names.includes(name)) {

@@ -1,5 +1,4 @@
-// pnpm sim [--seeds N] [--first-seed N] [--minutes N] [--jobs N] [--mutation NAME] [--replay SEED]
-// Whole clusters in one process from seeds: see packages/sim/README.md.
+// npm run sim: whole clusters in one process from seeds. See packages/sim/README.md; --help has the options.
 
 import { bootstrapOrExit } from './bootstrap.mjs';
 

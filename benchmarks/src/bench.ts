@@ -1,6 +1,6 @@
 import { tmpdir } from 'node:os';
 import { resolve } from 'node:path';
-import { parseArgs } from 'node:util';
+import { parseOptions } from './harness/parse-options.ts';
 import { benchSystems, systemsNamed } from './matrix/systems.ts';
 import { readResult, resultsPath } from './matrix/results-file.ts';
 import { resultTable } from './matrix/result-table.ts';
@@ -26,7 +26,7 @@ and writes benchmarks/results/DATE-HOST.json.
               more to overwrite on some kernels (default: 4k, the better case for a file server)
 `;
 
-const { values } = parseArgs({
+const { values } = parseOptions(usage, {
   options: {
     quick: { type: 'boolean', default: false },
     systems: { type: 'string' },
@@ -39,15 +39,10 @@ const { values } = parseArgs({
     into: { type: 'string' },
     show: { type: 'string' },
     readme: { type: 'string' },
-    help: { type: 'boolean', default: false },
   },
 });
 
 async function main(): Promise<void> {
-  if (values.help) {
-    process.stdout.write(usage);
-    return;
-  }
   if (values.show !== undefined) {
     const shown = readResult(resolve(values.show));
     if (!shown) throw new Error(`there is no file ${values.show}`);

@@ -1,8 +1,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
+import { parseOptions } from '../harness/parse-options.ts';
 import { evacuation } from './control/evacuation.ts';
 import { failover } from './control/failover.ts';
 import { writeFigures } from './control/figures.ts';
@@ -25,7 +25,15 @@ const parts: Record<string, (stage: ControlStage) => Promise<void>> = {
   'node-orders': nodeOrders,
 };
 
-const { positionals, values } = parseArgs({
+const usage = `usage: npm run accept -- control [PART...] [--tries N] [--figures FILE] [--keep]
+Shows what is promised of the control plane, part by part.
+
+  parts      ${Object.keys(parts).join(', ')}; default: all
+  --tries    of everything that is measured several times; default 20
+  --figures  a file that the figures go to, with what machine it was
+  --keep     leaves the folders with logs and disks`;
+
+const { positionals, values } = parseOptions(usage, {
   allowPositionals: true,
   options: {
     tries: { type: 'string', default: '20' },

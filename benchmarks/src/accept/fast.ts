@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
+import { parseOptions } from '../harness/parse-options.ts';
 import { describeMachine } from '../matrix/machine.ts';
 import {
   emptyResult,
@@ -36,7 +36,7 @@ to a file of results and prints the table of all that is in it. Ends with 1 when
   --table     measures nothing
 `;
 
-const { positionals, values } = parseArgs({
+const { positionals, values } = parseOptions(usage, {
   allowPositionals: true,
   options: {
     only: { type: 'string', default: '' },
@@ -50,7 +50,6 @@ const { positionals, values } = parseArgs({
     into: { type: 'string' },
     fresh: { type: 'boolean', default: false },
     table: { type: 'boolean', default: false },
-    help: { type: 'boolean', default: false },
   },
 });
 
@@ -123,10 +122,9 @@ function printTable(result: BenchResult): boolean {
 
 async function main(): Promise<number> {
   const unknown = positionals.filter((name) => !parts.some((part) => part === name));
-  if (values.help || unknown.length > 0) {
-    if (unknown.length > 0) process.stderr.write(`error: no part ${unknown.join(', ')}\n`);
-    process.stdout.write(usage);
-    return unknown.length > 0 ? 2 : 0;
+  if (unknown.length > 0) {
+    process.stderr.write(`error: no part ${unknown.join(', ')}\n${usage}`);
+    return 2;
   }
   if (values.fresh && !values.table) rmSync(path, { force: true });
   if (!values.table) {

@@ -1,8 +1,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
+import { parseOptions } from '../harness/parse-options.ts';
 import { median, shuffled } from '../measure/statistics.ts';
 import { LaneTestCluster, type LaneFigures } from './lanes/lane-cluster.ts';
 
@@ -21,13 +21,12 @@ const wantedRatio = 1.5;
 /** Cores busy to this share are the limit: the clients and the kernel need them too. */
 const fullMachine = 0.9;
 
-const { positionals, values } = parseArgs({
+const { positionals, values } = parseOptions(usage, {
   allowPositionals: true,
   options: {
     rounds: { type: 'string', default: '5' },
     seconds: { type: 'string', default: '4' },
     dir: { type: 'string', default: tmpdir() },
-    help: { type: 'boolean', default: false },
   },
 });
 const rounds = Number(values.rounds);
@@ -161,10 +160,9 @@ async function replicas(dir: string): Promise<void> {
 
 async function main(): Promise<number> {
   const unknown = positionals.filter((name) => !parts.some((part) => part === name));
-  if (values.help || unknown.length > 0) {
-    if (unknown.length > 0) process.stderr.write(`error: no part ${unknown.join(', ')}\n`);
-    process.stdout.write(usage);
-    return unknown.length > 0 ? 2 : 0;
+  if (unknown.length > 0) {
+    process.stderr.write(`error: no part ${unknown.join(', ')}\n${usage}`);
+    return 2;
   }
   const dir = mkdtempSync(join(resolve(values.dir), 'stor-lanes-'));
   try {

@@ -1,8 +1,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
+import { parseOptions } from '../harness/parse-options.ts';
 import { cost } from './qos/cost.ts';
 import { limits } from './qos/limits.ts';
 import { neighbour } from './qos/neighbour.ts';
@@ -17,7 +17,14 @@ const parts: Record<string, (stage: QosStage) => Promise<void>> = {
   together,
 };
 
-const { positionals, values } = parseArgs({
+const usage = `usage: npm run accept -- qos [PART...] [--rounds N] [--quick] [--dir DIR]
+Shows what is promised of limits, guarantees and neighbours.
+
+  parts      ${Object.keys(parts).join(', ')}; default: all
+  --rounds   default 9; --quick: the short form
+  --dir      where the disks lie: a file system of this machine, not one in memory`;
+
+const { positionals, values } = parseOptions(usage, {
   allowPositionals: true,
   options: {
     rounds: { type: 'string', default: '9' },

@@ -1,8 +1,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
+import { parseOptions } from '../harness/parse-options.ts';
 import { runInNamespaces } from '../namespaces/run-in-namespaces.ts';
 import type { NamespaceNetwork } from '../namespaces/network.ts';
 import { failover } from '../scenarios/replication/failover.ts';
@@ -24,7 +24,14 @@ const parts: Record<string, (stage: Stage) => Promise<void>> = {
   verbs,
 };
 
-const { positionals, values } = parseArgs({
+const usage = `usage: npm run accept -- replication [PART...] [--tries N] [--keep]
+Shows what is promised of replication, in network namespaces. Needs root, ip and iptables.
+
+  parts      ${Object.keys(parts).join(', ')}; default: all
+  --tries    of everything that is measured several times; default 10
+  --keep     leaves the folders with logs and disks`;
+
+const { positionals, values } = parseOptions(usage, {
   allowPositionals: true,
   options: {
     tries: { type: 'string', default: '10' },

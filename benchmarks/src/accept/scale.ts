@@ -1,8 +1,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
+import { parseOptions } from '../harness/parse-options.ts';
 import { writeFigures } from './control/figures.ts';
 import { growth, volumeOf4TiB, volumeOf64TiB } from './scale/large-volumes.ts';
 import { manyConnections } from './scale/many-connections.ts';
@@ -17,7 +17,16 @@ const parts: Record<string, (stage: ScaleStage) => Promise<void>> = {
   connections: manyConnections,
 };
 
-const { positionals, values } = parseArgs({
+const usage = `usage: npm run accept -- scale [PART...] [--only PART] [--quick] [--dir DIR] [--figures FILE] [--keep]
+Shows what many and what large volumes cost.
+
+  parts      ${Object.keys(parts).join(', ')}; default: all
+  --only     the same as naming the part
+  --dir      where the disks lie: a file system of this machine, not one in memory
+  --figures  a file that the figures go to, with what machine it was
+  --keep     leaves the folders with logs and disks`;
+
+const { positionals, values } = parseOptions(usage, {
   allowPositionals: true,
   options: {
     // the same as naming parts: `--only 64TiB`

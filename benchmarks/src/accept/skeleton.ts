@@ -1,9 +1,9 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { prefill } from '../fio/fio.ts';
 import { checkoutRoot } from '../harness/checkout.ts';
+import { parseOptions } from '../harness/parse-options.ts';
 import { runCommand } from '../harness/run-command.ts';
 import { TestCluster } from '../harness/test-cluster.ts';
 import { runVerifier } from '../harness/writer-process.ts';
@@ -213,7 +213,11 @@ const parts: Record<string, (dir: string) => Promise<void>> = {
 };
 
 async function main(): Promise<number> {
-  const { positionals } = parseArgs({ allowPositionals: true });
+  const usage = `usage: npm run accept -- skeleton [PART...]
+Shows what is promised of a whole cluster on loopback.
+
+  parts      ${Object.keys(parts).join(', ')}; default: all`;
+  const { positionals } = parseOptions(usage, { allowPositionals: true });
   const unknown = positionals.filter((name) => !(name in parts));
   if (unknown.length > 0) {
     process.stderr.write(

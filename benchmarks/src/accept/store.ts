@@ -1,8 +1,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { AcceptReport } from '../harness/accept-report.ts';
+import { parseOptions } from '../harness/parse-options.ts';
 import { bitFlips } from './store/bit-flips.ts';
 import { brim } from './store/brim.ts';
 import { checksums } from './store/checksums.ts';
@@ -25,7 +25,15 @@ const parts: Record<string, (stage: StoreStage) => Promise<void>> = {
   wide: wideVolumes,
 };
 
-const { positionals, values } = parseArgs({
+const usage = `usage: npm run accept -- store [PART...] [--rounds N] [--quick] [--dir DIR] [--keep]
+Shows what is promised of the store, part by part.
+
+  parts      ${Object.keys(parts).join(', ')}; default: all
+  --rounds   default 9; --quick: the short form
+  --dir      where the disks lie: a file system of this machine, not one in memory
+  --keep     leaves the folders with logs and disks`;
+
+const { positionals, values } = parseOptions(usage, {
   allowPositionals: true,
   options: {
     rounds: { type: 'string', default: '9' },

@@ -1,8 +1,8 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { SeededRandom } from '@stor/runtime/testing';
+import { parseOptions } from '../harness/parse-options.ts';
 import type { NamespaceNetwork } from '../namespaces/network.ts';
 import { runInNamespaces } from '../namespaces/run-in-namespaces.ts';
 import { FaultPlan } from './plan-faults.ts';
@@ -19,14 +19,13 @@ Exit code 0: no problem; 1: problems, whose folders are kept; 130: stopped early
 const maxRoundMs = 240_000;
 const mostNodes = 5;
 
-const { values } = parseArgs({
+const { values } = parseOptions(usage, {
   options: {
     minutes: { type: 'string', default: '10' },
     seed: { type: 'string' },
     nodes: { type: 'string' },
     replicas: { type: 'string' },
     keep: { type: 'boolean', default: false },
-    help: { type: 'boolean', default: false },
   },
 });
 
@@ -73,5 +72,4 @@ async function soak(network: NamespaceNetwork): Promise<number> {
   return report.problems.length === 0 ? 0 : 1;
 }
 
-if (values.help) process.stdout.write(`${usage}\n`);
-else process.exitCode = await runInNamespaces(mostNodes, soak);
+process.exitCode = await runInNamespaces(mostNodes, soak);

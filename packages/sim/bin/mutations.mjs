@@ -1,5 +1,3 @@
-// node packages/sim/bin/mutations.mjs [--only NAME,...] [--by seeds|tests] [--seeds 200]
-//      [--minutes 3] [--jobs N]
 // Applies each mutation to a copy of the sources and lets its hunter look for it: the simulator, seed
 // by seed until a checker finds it, or the test file that the patch names. Then the same without the
 // patch, which must be clean. A patch nobody finds means a simulator, or a test, too weak.
@@ -7,20 +5,27 @@
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { addTests, buildTree, checkoutRoot, compiledTest } from './build-tree.mjs';
+import { parseOptions } from './parse-options.mjs';
 import { runPool } from './pool.mjs';
 import { runTest, stopTests } from './run-test.mjs';
 
-const { values } = parseArgs({
-  options: {
-    only: { type: 'string' },
-    by: { type: 'string' },
-    seeds: { type: 'string', default: '200' },
-    'first-seed': { type: 'string', default: '1' },
-    minutes: { type: 'string', default: '3' },
-    jobs: { type: 'string', default: String(availableParallelism()) },
-  },
+const usage = `usage: npm run sim:mutations -- [--only NAME,...] [--by seeds|tests] [--seeds N] [--first-seed N]
+                                [--minutes N] [--jobs N]
+Breaks the sources rule by rule, in copies: the simulator, or the test that a patch in
+packages/sim/mutations names, must notice.
+
+  --seeds        tried at most for each; default 200, from --first-seed (1) on
+  --minutes      of virtual time for each seed; default 3
+  --jobs         processes; default: one for each processor`;
+
+const values = parseOptions(usage, {
+  only: { type: 'string' },
+  by: { type: 'string' },
+  seeds: { type: 'string', default: '200' },
+  'first-seed': { type: 'string', default: '1' },
+  minutes: { type: 'string', default: '3' },
+  jobs: { type: 'string', default: String(availableParallelism()) },
 });
 
 const folder = join(checkoutRoot, 'packages/sim/mutations');

@@ -1,34 +1,44 @@
-// pnpm sim [--seeds N] [--first-seed N] [--minutes N] [--jobs N] [--world agents|lanes]
-//          [--mutation NAME] [--replay SEED] [--dense] [--scrub] [--snapshots] [--node-orders]
-//          [--alone] [--lanes 1|2]
-//          [--verbose]
 // Runs whole clusters from seeds, and says which seed broke which promise.
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { buildTree, checkoutRoot } from './build-tree.mjs';
+import { parseOptions } from './parse-options.mjs';
 import { Totals, runPool } from './pool.mjs';
 
-const { values } = parseArgs({
-  options: {
-    seeds: { type: 'string', default: '20' },
-    'first-seed': { type: 'string', default: '1' },
-    minutes: { type: 'string', default: '10' },
-    jobs: { type: 'string', default: String(availableParallelism()) },
-    world: { type: 'string' },
-    mutation: { type: 'string' },
-    replay: { type: 'string' },
-    dense: { type: 'boolean', default: false },
-    scrub: { type: 'boolean', default: false },
-    snapshots: { type: 'boolean', default: false },
-    'node-orders': { type: 'boolean', default: false },
-    alone: { type: 'boolean', default: false },
-    lanes: { type: 'string' },
-    verbose: { type: 'boolean', default: false },
-  },
+const usage = `usage: npm run sim -- [--seeds N] [--first-seed N] [--minutes N] [--jobs N] [--world agents|lanes]
+                      [--dense] [--scrub] [--snapshots] [--node-orders] [--alone] [--lanes 1|2]
+                      [--mutation NAME] [--replay SEED] [--verbose]
+Runs whole clusters on virtual time, one from each seed, under load and faults, and says which seed broke
+which promise. packages/sim/README.md says what is looked at.
+
+  --seeds        how many, from --first-seed on; default 20 from 1
+  --minutes      of virtual time for each; default 10
+  --jobs         processes; default: one for each processor
+  --dense        small clusters, faults one after another
+  --scrub        beside scrubs; --snapshots, --node-orders: beside snapshots, orders on nodes
+  --alone        primaries lose all others, then their disk or host
+  --lanes        data-path threads of each agent
+  --mutation     with this rule broken: a name in packages/sim/mutations
+  --replay       one seed again, with --verbose all that happens`;
+
+const values = parseOptions(usage, {
+  seeds: { type: 'string', default: '20' },
+  'first-seed': { type: 'string', default: '1' },
+  minutes: { type: 'string', default: '10' },
+  jobs: { type: 'string', default: String(availableParallelism()) },
+  world: { type: 'string' },
+  mutation: { type: 'string' },
+  replay: { type: 'string' },
+  dense: { type: 'boolean', default: false },
+  scrub: { type: 'boolean', default: false },
+  snapshots: { type: 'boolean', default: false },
+  'node-orders': { type: 'boolean', default: false },
+  alone: { type: 'boolean', default: false },
+  lanes: { type: 'string' },
+  verbose: { type: 'boolean', default: false },
 });
 
 const tree = mkdtempSync(join(tmpdir(), 'stor-sim-'));
