@@ -25,7 +25,7 @@ export interface AgentPlace {
   env?: Record<string, string>;
 }
 
-/** One real agent: a process started from `bin/stor-agent`, known by its own child handle only. */
+/** One real agent, compiled, as a process that is known by its own child handle only. */
 export class AgentProcess {
   readonly place: AgentPlace;
   #child: ChildProcess | null = null;
@@ -65,11 +65,9 @@ export class AgentProcess {
   start(): void {
     if (this.#child) throw new Error(`${this.place.name} runs already`);
     const log = openSync(this.logPath, 'a');
-    const started =
-      this.mainFile === null
-        ? [join(checkoutRoot(), 'bin/stor-agent')]
-        : [process.execPath, this.mainFile];
-    const agent = [...started, '--config', this.configPath];
+    // Not by bin/stor-agent: whether the sources have changed need not be asked at each start.
+    const main = this.mainFile ?? join(checkoutRoot(), 'packages/node-agent/dist/src/main.js');
+    const agent = [process.execPath, main, '--config', this.configPath];
     const { netns } = this.place;
     // nsenter becomes the program it runs, so the process id is the agent's. "ip netns exec" would
     // give each process mounts of its own, which looks like another mount of the disk.
@@ -77,12 +75,8 @@ export class AgentProcess {
     const [program = '', ...args] = [...inNetns, ...agent];
     const child = spawn(program, args, {
       stdio: ['ignore', log, log],
-      env: {
-        ...process.env,
-        ...(netns === undefined ? {} : { STOR_SKIP_BUILD: '1' }),
-        ...(this.mainFile === null ? {} : { UV_THREADPOOL_SIZE: '32' }),
-        ...this.place.env,
-      },
+      // as bin/stor-agent does
+      env: { UV_THREADPOOL_SIZE: '64', ...process.env, ...this.place.env },
     });
     closeSync(log);
     this.#child = child;

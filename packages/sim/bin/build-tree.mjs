@@ -3,19 +3,24 @@
 // be applied without touching the checkout. Types are not checked here.
 
 import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import {
   cpSync,
   existsSync,
   mkdirSync,
   readFileSync,
   readdirSync,
+  renameSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { createRequire } from 'node:module';
 import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import ts from 'typescript';
+
+const require = createRequire(import.meta.url);
+const { version } = require('typescript/package.json');
 
 export const checkoutRoot = resolve(dirname(fileURLToPath(import.meta.url)), '../../..');
 
@@ -31,15 +36,6 @@ const packages = [
 ];
 /** Kept beside the sources, so that unchanged files are not transpiled again. */
 const cacheFolder = join(checkoutRoot, 'node_modules/.cache/stor-sim');
-
-const compilerOptions = {
-  target: ts.ScriptTarget.ES2022,
-  module: ts.ModuleKind.ESNext,
-  verbatimModuleSyntax: true,
-  rewriteRelativeImportExtensions: true,
-  inlineSourceMap: true,
-  inlineSources: false,
-};
 
 /**
  * Builds a tree at `target`, after applying the patch files. A patch has paths from the root of the
@@ -112,28 +108,34 @@ function applyPatch(target, patch) {
 
 function transpile(folder, file) {
   const source = readFileSync(file, 'utf8');
-  const key = `${hash(source)}-${ts.version}.js`;
-  const cached = join(cacheFolder, key);
+  const hash = createHash('sha1').update(`${version}\0${source}`).digest('hex');
+  const cached = join(cacheFolder, `${hash}.js`);
   let output;
   if (existsSync(cached)) output = readFileSync(cached, 'utf8');
   else {
-    const result = ts.transpileModule(source, { compilerOptions, fileName: file });
-    output = result.outputText;
-    writeFileSync(cached, output);
+    output = compile(source, file);
+    // Another process may be about to read it.
+    const unfinished = `${cached}.${process.pid}`;
+    writeFileSync(unfinished, output);
+    renameSync(unfinished, cached);
   }
   const out = join(folder, 'dist', relative(folder, file)).replace(/\.ts$/, '.js');
   mkdirSync(dirname(out), { recursive: true });
   writeFileSync(out, output);
 }
 
-function hash(text) {
-  let low = 0x811c9dc5;
-  let high = 0x1234567;
-  for (let at = 0; at < text.length; at++) {
-    low = Math.imul(low ^ text.charCodeAt(at), 0x01000193);
-    high = Math.imul(high ^ low, 0x85ebca6b) + at;
-  }
-  return `${(high >>> 0).toString(16)}${(low >>> 0).toString(16)}-${text.length}`;
+function compile(source, fileName) {
+  // only when something is new: the compiler takes longer to load than all the rest
+  const ts = require('typescript');
+  const compilerOptions = {
+    target: ts.ScriptTarget.ES2022,
+    module: ts.ModuleKind.ESNext,
+    verbatimModuleSyntax: true,
+    rewriteRelativeImportExtensions: true,
+    inlineSourceMap: true,
+    inlineSources: false,
+  };
+  return ts.transpileModule(source, { compilerOptions, fileName }).outputText;
 }
 
 function sourcesOf(folder) {
