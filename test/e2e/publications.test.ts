@@ -1,4 +1,4 @@
-// A volume belongs to one host at a time, whatever its older hosts still have open (ADR 18).
+// A volume belongs to one host at a time, whatever its older hosts still have open (ADR 19).
 import t from 'tap';
 import { waitFor } from '../../benchmarks/src/harness/wait-for.ts';
 import { NbdClient } from '../../packages/nbd-client-js/src/index.ts';

@@ -483,7 +483,7 @@ export interface StorApi {
   detachVolume(request: { name: string } & ChangeGuards, options?: CallOptions): Promise<Volume>;
   /**
    * Gives one host (`node`; '' = the answering node) the right to use the volume as a device, and takes
-   * it from everybody else (ADR 18); again, for the same host, it answers with what there is. A host
+   * it from everybody else (ADR 19); again, for the same host, it answers with what there is. A host
    * that is down loses it, unless `keepDead`. `owner`: who uses it there, for people.
    * NOT_FOUND, ALREADY_EXISTS (the host has it the other way: `readOnly`), ATTACHED_ELSEWHERE (another
    * host has it), FAILED_PRECONDITION (a client without a publication is connected).

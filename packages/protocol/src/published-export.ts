@@ -3,7 +3,7 @@ import type { PublicationId } from './ids.ts';
 /** Before a publication's id and the name of its volume. No volume has such a name. */
 const prefix = 'published:';
 
-/** The NBD export of a host that has the right to use a volume as a device (ADR 18). */
+/** The NBD export of a host that has the right to use a volume as a device (ADR 19). */
 export function publishedExportName(id: PublicationId, volume: string): string {
   return `${prefix}${id}:${volume}`;
 }

@@ -38,7 +38,7 @@ interface PublishOrder {
   keepDead?: boolean;
 }
 
-/** Which host may use a volume as a device (ADR 18): compare-and-set on the volume record. */
+/** Which host may use a volume as a device (ADR 19): compare-and-set on the volume record. */
 export class VolumePublications {
   readonly #store: ClusterStore;
   readonly #cache: StateCache;

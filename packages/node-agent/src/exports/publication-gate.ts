@@ -12,7 +12,7 @@ export interface PublishedUser {
 }
 
 /**
- * Who is served while a volume is published (ADR 18): connections that name a publication that there is
+ * Who is served while a volume is published (ADR 19): connections that name a publication that there is
  * still, and no others. While it is published to nobody, those that name one are not served either: a
  * host that has lost its right must not write beside whoever uses the volume now.
  */

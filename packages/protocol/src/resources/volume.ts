@@ -41,7 +41,7 @@ export interface Attachment {
 }
 
 /**
- * The right of one host to use the volume as a device (ADR 18). As long as there is one, the volume is
+ * The right of one host to use the volume as a device (ADR 19). As long as there is one, the volume is
  * served to connections that name it (`published:ID:NAME`), and to no others.
  */
 export interface Publication {

@@ -17,7 +17,7 @@ export const maxPublications = 64;
 const maxOwnerChars = 128;
 
 /**
- * Publications, as changes of one volume record (ADR 18). Whoever applies them writes the result only if
+ * Publications, as changes of one volume record (ADR 19). Whoever applies them writes the result only if
  * the record is still the one they were given.
  */
 export type PublishDecision =
