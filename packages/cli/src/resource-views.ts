@@ -120,7 +120,7 @@ const purposeNotes: Readonly<Record<Replica['purpose'], string>> = {
 /** Why one is there that is to be filled, when not since the beginning; and whether it is to go. */
 /** The hosts that use it as a device; empty when there is none. */
 function publicationsText({ status }: Volume): string {
-  const texts = (status.publications ?? []).map(({ node, owner, readOnly, sinceMs }) => {
+  const texts = status.publications.map(({ node, owner, readOnly, sinceMs }) => {
     const notes = [owner, readOnly ? 'read-only' : '', `since ${formatTime(sinceMs)}`];
     return `${node} (${notes.filter((note) => note !== '').join(', ')})`;
   });

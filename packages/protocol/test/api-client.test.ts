@@ -309,6 +309,18 @@ t.test('resources survive the wire', async (t) => {
         { maxLength: 3 },
       ),
       allocatedBytes: number,
+      publications: fc.array(
+        fc.record({
+          id: text,
+          nodeId: text,
+          node: text,
+          readOnly: fc.boolean(),
+          owner: text,
+          sinceMs: number,
+          exportName: text,
+        }),
+        { maxLength: 2 },
+      ),
       nbdUri: text,
       snapshots: fc.nat(4096),
       origin: fc.option(

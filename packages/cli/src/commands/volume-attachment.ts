@@ -78,7 +78,7 @@ Examples:
           const request = { name, node, readOnly, owner, keepDead };
           const published = await api.publishVolume(request, call);
           const { metadata, status } = published;
-          const at = status.publications?.find((each) => node === '' || isAt(each, node));
+          const at = status.publications.find((each) => node === '' || isAt(each, node));
           const where = at ? `${at.node} as export ${at.exportName}` : node;
           print.changed(published, `volume ${metadata.name} published to ${where}`);
         }),

@@ -86,6 +86,7 @@ export function fakeVolume(
       snapshots: 0,
       origin: null,
       space: null,
+      publications: [],
       nbdUri: `nbd://127.0.0.1:17113/${request.name}`,
       qos: fakeQos(request.qos ?? {}),
     },

@@ -205,8 +205,8 @@ export interface Volume {
       reclaimableBytes: number;
     } | null;
     nbdUri: string;
-    /** hosts that use it as a device; absent: answered by an older version */
-    publications?: PublicationView[];
+    /** hosts that use it as a device */
+    publications: PublicationView[];
     /** absent: answered by an older version */
     qos?: VolumeQosStatus;
   };
