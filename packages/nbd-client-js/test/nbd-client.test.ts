@@ -253,6 +253,86 @@ t.test('listing', async (t) => {
   t.equal((await server.takeOption()).option, optionType.abort);
 });
 
+t.test('only contexts that were asked for, each with an id of its own', async (t) => {
+  const connecting = async (
+    queries: string[],
+    answers: [name: string, id: number][],
+  ): Promise<NbdClient> => {
+    const server = await start(t);
+    server.contexts = answers.map(([name, id]) => ({ name, id }));
+    const target = { host: '127.0.0.1', port: server.port, metaContexts: queries };
+    const shaken = server.shake().catch(() => {});
+    try {
+      return await NbdClient.connect(target);
+    } finally {
+      await server.close();
+      await shaken;
+    }
+  };
+  const refused: [queries: string[], answers: [string, number][], message: RegExp][] = [
+    [['base:allocation'], [['stor:dirty-since-a', 1]], /stor:dirty-since-a.* was not asked for/],
+    [['base:allocation'], [['base:other', 1]], /base:other.* was not asked for/],
+    [['allocation'], [['base:allocation', 1]], /base:allocation.* was not asked for/],
+    [
+      ['x-a:1', 'x-a:2'],
+      [
+        ['x-a:1', 7],
+        ['x-a:2', 7],
+      ],
+      /id 7 of two metadata contexts/,
+    ],
+    [
+      ['x-a:1'],
+      [
+        ['x-a:1', 7],
+        ['x-a:1', 8],
+      ],
+      /x-a:1.* with two ids/,
+    ],
+    [
+      ['x-a:'],
+      Array.from({ length: 257 }, (_each, id) => [`x-a:${id}`, id]),
+      /too many replies to one option/,
+    ],
+  ];
+  for (const [queries, answers, message] of refused) {
+    await t.rejects(connecting(queries, answers), { code: 'PROTOCOL', message });
+  }
+  const taken: [queries: string[], answers: [string, number][]][] = [
+    [['base:allocation', 'x-client:a:1'], [['base:allocation', 0]]],
+    [['x-a:*'], Array.from({ length: 16 }, (_each, id) => [`x-a:${id}`, id])],
+    [
+      ['base:allocation', 'base:allocation'],
+      [
+        ['base:allocation', 1],
+        ['base:allocation', 1],
+      ],
+    ],
+  ];
+  for (const [queries, answers] of taken) {
+    const client = await connecting(queries, answers);
+    t.strictSame(client.metaContexts, [...new Set(answers.map(([name]) => name))]);
+    await client.close();
+  }
+});
+
+t.test('a list has contexts of the namespaces that were asked for, and no ids', async (t) => {
+  const listing = async (queries: string[]): Promise<string[]> => {
+    const server = await start(t);
+    server.contexts = ['x-a:1', 'x-a:2'].map((name) => ({ name, id: 0 }));
+    const shaken = server.shake().catch(() => {});
+    try {
+      return await NbdClient.listMetaContexts({ host: '127.0.0.1', port: server.port }, queries);
+    } finally {
+      await server.close();
+      await shaken;
+    }
+  };
+  t.strictSame(await listing([]), ['x-a:1', 'x-a:2']);
+  t.strictSame(await listing(['x-a:']), ['x-a:1', 'x-a:2']);
+  await t.rejects(listing(['base:']), { code: 'PROTOCOL', message: /was not asked for/ });
+});
+
 t.test('connecting fails with the reason', async (t) => {
   const server = await start(t);
   const target = { host: '127.0.0.1', port: server.port, exportName: 'db' };

@@ -23,6 +23,7 @@ import {
   greetingBytes,
   optionReplyHeaderBytes,
 } from './handshake-codec.ts';
+import { MetaContextAnswers } from './meta-context-answers.ts';
 import { readText, readU64 } from './wire-integers.ts';
 
 /** Bytes of one option reply that are accepted: two strings of the largest size fit. */
@@ -107,11 +108,12 @@ export class ClientHandshake {
   #canonicalName: string | null = null;
   #description: string | null = null;
   #form: HeaderForm = 'simple';
-  #contexts = new Map<string, number>();
+  readonly #contexts: MetaContextAnswers;
   #names: string[] = [];
 
   constructor(wishes: HandshakeWishes) {
     this.#wishes = wishes;
+    this.#contexts = new MetaContextAnswers(wishes.metaContexts);
   }
 
   /**
@@ -277,7 +279,8 @@ export class ClientHandshake {
     } else if (type === optionReplyType.metaContext && this.#asksForContexts()) {
       const context = decodeMetaContextReply(body);
       if (!context) throw broken('metadata context that is not one');
-      this.#contexts.set(context.name, context.id);
+      const wrong = this.#contexts.take(context, this.#step === 'meta' ? 'set' : 'list');
+      if (wrong !== null) throw broken(wrong);
     } else if (type === optionReplyType.info && (this.#step === 'go' || this.#step === 'info')) {
       this.#takeInfo(body);
     } else {
@@ -410,7 +413,7 @@ export class ClientHandshake {
       canonicalName: this.#canonicalName,
       description: this.#description,
       form: this.#form,
-      metaContexts: this.#contexts,
+      metaContexts: this.#contexts.ids,
       exportNames: this.#names,
     };
   }

@@ -18,6 +18,8 @@ import {
 export class ScriptedServer {
   port = 0;
   socket: net.Socket | null = null;
+  /** what it says whatever it is asked for */
+  contexts = [{ id: 7, name: 'base:allocation' }];
   #got: Buffer = Buffer.alloc(0);
   #wake: () => void = () => {};
   #ended = false;
@@ -102,9 +104,11 @@ export class ScriptedServer {
         (option === optionType.extendedHeaders && !extended);
       if (isUnknown) {
         this.send(encodeOptionReply(option, optionReplyType.errUnsup));
-      } else if (option === optionType.setMetaContext) {
-        const context = encodeMetaContextReply({ id: 7, name: 'base:allocation' });
-        this.send(encodeOptionReply(option, optionReplyType.metaContext, context), ack);
+      } else if (option === optionType.setMetaContext || option === optionType.listMetaContext) {
+        const replies = this.contexts.map((context) =>
+          encodeOptionReply(option, optionReplyType.metaContext, encodeMetaContextReply(context)),
+        );
+        this.send(...replies, ack);
       } else if (option === optionType.go) {
         const info = encodeInfo({ kind: 'export', sizeBytes, flags });
         this.send(encodeOptionReply(option, optionReplyType.info, info), ack);
