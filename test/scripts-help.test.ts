@@ -43,6 +43,24 @@ t.test('what is not known is refused without a stack trace', async (t) => {
   }
 });
 
+t.test('a bench of a size or a number that is none is refused before it starts', async (t) => {
+  const cases: [option: string, value: string, message: RegExp][] = [
+    ['--size', 'large', /^error: --size: .*"large" is not valid.*512MiB/],
+    ['--size', '5XiB', /^error: --size: .*"5XiB" is not valid/],
+    ['--size', '0', /^error: --size: it must be at least 16MiB/],
+    ['--rounds', 'two', /^error: --rounds: "two" is not a whole number above 0/],
+    ['--seconds', '0', /^error: --seconds: "0" is not a whole number above 0/],
+  ];
+  for (const [option, value, message] of cases) {
+    // nothing is measured if it is taken
+    const result = await script('scripts/bench.mjs', '--only', 'nothing', option, value);
+    t.equal(result.code, 2, describeResult(result));
+    t.match(result.stderr, message);
+  }
+  const taken = await script('scripts/bench.mjs', '--only', 'nothing', '--size', '512MiB');
+  t.match(taken.stderr, /no workload's name holds nothing/);
+});
+
 t.test('an acceptance run that is not there', async (t) => {
   const result = await script('scripts/accept.mjs', 'sneeze');
   t.equal(result.code, 2);

@@ -1,6 +1,7 @@
 import { tmpdir } from 'node:os';
 import { resolve } from 'node:path';
-import { parseOptions } from './harness/parse-options.ts';
+import { parseByteSize } from '@stor/protocol';
+import { numberOption, parseOptions, readOption } from './harness/parse-options.ts';
 import { benchSystems, systemsNamed } from './matrix/systems.ts';
 import { readResult, resultsPath } from './matrix/results-file.ts';
 import { resultTable } from './matrix/result-table.ts';
@@ -8,16 +9,18 @@ import { writeReadme } from './matrix/write-readme.ts';
 import { runPiece } from './matrix/run-piece.ts';
 import { benchWorkloads, workloadsLike } from './measure/workloads.ts';
 
-const MiB = 1024 * 1024;
+/** fio reads and writes up to 1 MiB at a time, and has to have some room to choose from (bytes). */
+const minSizeBytes = 16 * 1024 * 1024;
 
 const usage = `usage: npm run bench -- [--quick] [--systems A,B] [--only TEXT] [--rounds N] [--seconds N]
-                        [--size BYTES] [--prefill 4k|1m] [--dir DIR] [--into FILE]
+                        [--size SIZE] [--prefill 4k|1m] [--dir DIR] [--into FILE]
                         [--show FILE] [--readme FILE]
 Measures Stor beside other servers on this machine, all in DIR, in interleaved rounds of random order,
 and writes benchmarks/results/DATE-HOST.json.
 
   --systems   ${benchSystems.map(({ name }) => name).join(',')}
   --only      workloads whose name holds the text: ${benchWorkloads.map(({ id }) => id).join(', ')}
+  --size      of what is measured, for example 512MiB (default: 1GiB, with --quick 256MiB)
   --into      adds the rounds to this file of results instead of writing a new one
   --show      measures nothing and prints the table of a file of results
   --readme    measures nothing: draws the picture of a file of results beside it (.svg) and writes the
@@ -42,6 +45,17 @@ const { values } = parseOptions(usage, {
   },
 });
 
+// before anything is started
+const rounds = numberOption(usage, 'rounds', values.rounds ?? (values.quick ? '2' : '5'));
+const runtimeSeconds = numberOption(usage, 'seconds', values.seconds ?? (values.quick ? '1' : '4'));
+const sizeBytes = readOption(usage, '--size', () => {
+  const bytes = parseByteSize(values.size ?? (values.quick ? '256MiB' : '1GiB'));
+  if (bytes < minSizeBytes || bytes % 4096 !== 0) {
+    throw new Error('it must be at least 16MiB, in whole blocks of 4KiB');
+  }
+  return bytes;
+});
+
 async function main(): Promise<void> {
   if (values.show !== undefined) {
     const shown = readResult(resolve(values.show));
@@ -63,9 +77,9 @@ async function main(): Promise<void> {
         ? benchSystems.filter(({ isVariant }) => isVariant !== true)
         : systemsNamed(values.systems.split(',')),
     workloads,
-    rounds: Number(values.rounds ?? (values.quick ? 2 : 5)),
-    runtimeSeconds: Number(values.seconds ?? (values.quick ? 1 : 4)),
-    sizeBytes: Number(values.size ?? (values.quick ? 256 : 1024)) * (values.size ? 1 : MiB),
+    rounds,
+    runtimeSeconds,
+    sizeBytes,
     prefill: values.prefill,
     parentDir: resolve(values.dir),
     path,

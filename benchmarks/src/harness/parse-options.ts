@@ -11,10 +11,6 @@ export function parseOptions<T extends ParseArgsConfig>(
   usage: string,
   config: T,
 ): ReturnType<typeof parseArgs<T>> {
-  const end = (stream: NodeJS.WriteStream, text: string, code: number): never => {
-    stream.write(text);
-    process.exit(code);
-  };
   try {
     const options = { ...config.options, help: { type: 'boolean', short: 'h' } } as const;
     const parsed = parseArgs<T>({ ...config, options });
@@ -22,6 +18,33 @@ export function parseOptions<T extends ParseArgsConfig>(
     if (help === true) end(process.stdout, `${usage.trimEnd()}\n`, 0);
     return parsed;
   } catch (error) {
-    return end(process.stderr, `error: ${(error as Error).message}\n${usage}\n`, invalidArgument);
+    return refuse(usage, (error as Error).message);
   }
+}
+
+/** What `read` makes of an option; what it throws is said, and the program ends, as `parseOptions` does. */
+export function readOption<T>(usage: string, option: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    return refuse(usage, `${option}: ${(error as Error).message}`);
+  }
+}
+
+/** A whole number above 0. */
+export function numberOption(usage: string, option: string, text: string): number {
+  return readOption(usage, `--${option}`, () => {
+    const value = Number(text);
+    if (Number.isSafeInteger(value) && value > 0) return value;
+    throw new Error(`${JSON.stringify(text)} is not a whole number above 0`);
+  });
+}
+
+function refuse(usage: string, message: string): never {
+  return end(process.stderr, `error: ${message}\n${usage}\n`, invalidArgument);
+}
+
+function end(stream: NodeJS.WriteStream, text: string, code: number): never {
+  stream.write(text);
+  process.exit(code);
 }
