@@ -91,6 +91,26 @@ t.test('what cannot grow stays as it was, and leaves nothing behind', async (t) 
   await rig.until(() => replicaCount(rig) === 0);
 });
 
+t.test('many new replicas get more time than few', async (t) => {
+  const { rig, client } = await openRig();
+  t.teardown(() => rig.close());
+  const slowly = async (sizeBytes: number): Promise<number> => {
+    const begunMs = rig.clock.monotonicMs();
+    const isOver = async (): Promise<boolean> => rig.clock.monotonicMs() - begunMs > 40_000;
+    let open = (): void => {};
+    const gate = new Promise<void>((resolve) => (open = resolve));
+    for (const { agent } of rig.nodes) agent.createGate = gate;
+    const resizing = client.resizeVolume({ name: 'db', sizeBytes }).finally(open);
+    resizing.catch(() => {});
+    await rig.until(isOver);
+    open();
+    return (await rig.during(resizing)).spec.sizeBytes;
+  };
+  const message = /not created within 30 s/;
+  await t.rejects(slowly(3 * gib), { code: 'TIMEOUT', message });
+  t.equal(await slowly(40 * gib), 40 * gib, 'of 78 replicas');
+});
+
 t.test('the size is recorded only under the primary that made the replicas larger', async (t) => {
   const { rig, client, volume } = await openRig();
   t.teardown(() => rig.close());

@@ -14,11 +14,12 @@ import {
 import { findVolume, readHosts, readVolume } from '../resources/find.ts';
 import { pause } from '../resources/pause.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { createWaitMs } from './create-wait.ts';
 import type { PrimaryAccess, PrimaryHandle } from './primary-access.ts';
 import type { VolumeService } from './volume-service.ts';
 
-/** How long the replicas of what is added may take to be created (ms). */
-const createWaitMs = 30_000;
+/** How long the replicas of what is added may take to be created, if they are few (ms). */
+const fewReplicasMs = 30_000;
 /** How long a primary that takes no orders now is asked again, and how often (ms). */
 const orderWaitMs = 15_000;
 const orderAgainMs = 500;
@@ -110,6 +111,9 @@ export class VolumeGrowthOrders {
   }
 
   async #replicasMade(id: VolumeId, signal: AbortSignal | undefined): Promise<void> {
+    const { growth } = (await readVolume(this.#store, id))?.value.status ?? {};
+    const added = growth?.segments.flatMap(({ replicas }) => replicas) ?? [];
+    const waitMs = createWaitMs(added.length, fewReplicasMs);
     const outcome = await this.#cache.waitFor(
       (state) => {
         const volume = state.volumes.get(id);
@@ -117,11 +121,11 @@ export class VolumeGrowthOrders {
         if (!volume?.value.status.growth) return undefined;
         return growthOutcome(volume.value, state) ?? undefined;
       },
-      { timeoutMs: createWaitMs, signal },
+      { timeoutMs: waitMs, signal },
     );
     if (outcome === 'ready') return;
     if (outcome) throw outcome.failure;
-    const seconds = createWaitMs / 1000;
+    const seconds = waitMs / 1000;
     throw new StorError('TIMEOUT', `its new replicas were not created within ${seconds} s`);
   }
 

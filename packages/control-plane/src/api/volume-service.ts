@@ -47,19 +47,15 @@ import { volumeKey, volumeNameKey } from '../resources/keys.ts';
 import { encodeRecord } from '../resources/records.ts';
 import type { NodeRecord, StoredVolume } from '../resources/records.ts';
 import type { StateCache } from '../resources/state-cache.ts';
+import { createWaitMs } from './create-wait.ts';
 import { readSoon } from './read-soon.ts';
 import type { ReplicaSpaces } from './replica-spaces.ts';
 import { findNode } from './find-node.ts';
 import { isMadeBy, requestOf } from './creation-requests.ts';
 import { liveStatus } from './live-status.ts';
 
-/**
- * How long a creation may take before it is undone (ms); one of hundreds of replicas gets more, as
- * each is made durable on its disk and in the records. Below the leader's patience.
- */
-const createWaitMs = 20_000;
-const longCreateWaitMs = 55_000;
-const manyReplicas = 64;
+/** How long a creation of few replicas may take before it is undone (ms). */
+const fewReplicasMs = 20_000;
 /** After an undone creation the reason is looked for this long (ms). */
 const reasonWaitMs = 1_000;
 /** A disk knows what a deletion has freed after this at the latest (ms). */
@@ -151,7 +147,7 @@ export class VolumeService {
   async #createWaitMs(id: VolumeId): Promise<number> {
     const volume = await readVolume(this.#store, id);
     const replicas = volume?.value.status.segments.flatMap((segment) => segment.replicas) ?? [];
-    return replicas.length > manyReplicas ? longCreateWaitMs : createWaitMs;
+    return createWaitMs(replicas.length, fewReplicasMs);
   }
 
   async list(): Promise<Volume[]> {
