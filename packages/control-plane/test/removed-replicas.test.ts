@@ -170,6 +170,7 @@ t.test('primaries are told what is new, once, and again when they could not be',
   const told: { version: number; replicas: string[] }[] = [];
   let fails = false;
   const agent = {
+    updateQosClasses: async () => {},
     updateVolume: async ({
       resourceVersion,
       segments,

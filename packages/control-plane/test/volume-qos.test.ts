@@ -30,6 +30,7 @@ t.test('limits reach the primary with its grant, and change while it serves', as
   t.same(created.status.qos, {
     effective: qos,
     sources: { iops: 'volume', burst: 'volume', minIops: 'volume' },
+    throttle: null,
   });
   await rig.during(client.attachVolume({ name: 'db', node: 'n2' }));
   const told = () => rig.node(1).agent.attached.get(created.metadata.id)?.grant.qos;
