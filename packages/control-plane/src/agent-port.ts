@@ -291,6 +291,8 @@ export interface VolumeInfo {
   labels: Readonly<Record<string, string>>;
   /** of the record; what is older than what is known says nothing */
   resourceVersion: number;
+  /** of the attachment that the record names; null: it is attached nowhere */
+  attachedEpoch: number | null;
   /** who alone is served; absent: everybody */
   publications?: VolumeSettings['publications'];
 }

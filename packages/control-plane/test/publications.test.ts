@@ -137,3 +137,48 @@ t.test('what cannot be shown in a line is refused', async (t) => {
   const unknown = { name: 'db', node: 'n9' };
   t.match(await errorOf(rig.during(client.publishVolume(unknown))), { code: 'NOT_FOUND' });
 });
+
+t.test('by force it ends at once, though its device is connected', async (t) => {
+  const { rig, client, id } = await open(t);
+  await rig.during(client.publishVolume({ name: 'db', node: 'n1' }));
+  const grant = await rig.during(rig.node(1).control.acquire('db', 'auto', { waitMs: 1_000 }));
+  await rig.node(1).agent.attach(grant);
+  const held = rig.node(1).agent.attached.get(id);
+  if (held) held.connections = 1;
+  const order = { name: 'db', node: 'n1' };
+  t.match(await errorOf(rig.during(client.unpublishVolume(order))), {
+    code: 'FAILED_PRECONDITION',
+  });
+  const ended = await rig.during(client.unpublishVolume({ ...order, force: true }));
+  t.same(published(ended), []);
+  t.equal(ended.status.primary, null);
+  t.notOk(rig.node(1).agent.attached.has(id), 'its primary serves nobody any more');
+});
+
+t.test('by force one host of a shared volume loses it, and the others go on', async (t) => {
+  const { rig, client, id } = await open(t, true);
+  await rig.during(client.publishVolume({ name: 'db', node: 'n1' }));
+  const two = await rig.during(client.publishVolume({ name: 'db', node: 'n2' }));
+  const grant = await rig.during(rig.node(1).control.acquire('db', 'auto', { waitMs: 1_000 }));
+  const { agent } = rig.node(1);
+  await agent.attach(grant);
+  const held = agent.attached.get(id);
+  if (held) held.connections = 2;
+  const detach = agent.detach.bind(agent);
+  const handOver = agent.handOver.bind(agent);
+  const calls: string[] = [];
+  agent.handOver = async (...args) => {
+    calls.push('hand over');
+    agent.detach = detach;
+    return handOver(...args);
+  };
+  agent.detach = async (...args) => {
+    calls.push('detach');
+    return detach(...args);
+  };
+  const order = { name: 'db', node: 'n1', force: true };
+  const left = await rig.during(client.unpublishVolume(order));
+  t.same(published(left), published(two).slice(1));
+  t.same(calls, ['hand over'], 'their requests wait for the next primary');
+  t.notOk(agent.attached.has(id));
+});

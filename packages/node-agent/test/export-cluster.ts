@@ -1,4 +1,10 @@
-import { StorError, defaultPolicy, type AttachmentGrant, type VolumeQos } from '@stor/protocol';
+import {
+  StorError,
+  defaultPolicy,
+  type AttachmentGrant,
+  type VolumeQos,
+  type VolumeSettings,
+} from '@stor/protocol';
 import type { BlockRequest, ChangedExtent, Extent, PrimaryVolume } from '@stor/replicator';
 import { NoSnapshots } from '@stor/replicator/testing';
 import { silentLogger, systemNetwork, type Clock, type Network } from '@stor/runtime';
@@ -178,6 +184,10 @@ export class ExportCluster {
   shared = false;
   /** of the volume */
   qos: VolumeQos = {};
+  /** what its record says */
+  published: Pick<VolumeSettings, 'resourceVersion' | 'publications'> = { resourceVersion: 1 };
+  /** how often a node has asked what the record says */
+  infoCalls = 0;
   /** of the relays */
   network: Network = systemNetwork;
   /** of all nodes and their clients; null: in the clear */
@@ -251,7 +261,7 @@ export class ExportCluster {
       mode,
       previousReleased: false,
       acceptUnflushedLoss: false,
-      resourceVersion: 1,
+      ...this.published,
       replicas: 1,
       policy: { ...defaultPolicy(1), shared: this.shared },
       qos: this.qos,
@@ -302,14 +312,19 @@ export class ExportNode {
       release: async (_id: string, epoch: number, { clean }: { clean: boolean }) => {
         if (this.isUp) cluster.release(epoch, clean);
       },
-      volumeInfo: async () => ({
-        name: 'db',
-        volumeId: 'v-1',
-        sizeBytes: cluster.memory.sizeBytes,
-        shared: cluster.shared,
-        replicas: 2,
-        labels: { tier: 'db', env: 'test' },
-      }),
+      volumeInfo: async () => {
+        cluster.infoCalls += 1;
+        return {
+          ...cluster.published,
+          attachedEpoch: cluster.holder?.epoch ?? null,
+          name: 'db',
+          volumeId: 'v-1',
+          sizeBytes: cluster.memory.sizeBytes,
+          shared: cluster.shared,
+          replicas: 2,
+          labels: { tier: 'db', env: 'test' },
+        };
+      },
       volumeNames: async () => ['db'],
       snapshotIds: async () => [{ id: 's-1', name: 'monday', sizeBytes: 2 ** 40 }],
       primaryAddress: async () => {

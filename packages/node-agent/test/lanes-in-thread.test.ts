@@ -1,4 +1,5 @@
 import { loadServices, type ApiClient, type Volume } from '@stor/protocol';
+import { transmissionFlag } from 'nbd-client-js';
 import t from 'tap';
 import { ThreadCluster } from './thread-cluster.ts';
 
@@ -74,6 +75,15 @@ t.test('each lane has a disk, and serves the volumes on it', async (t) => {
     );
     await cluster.during(crossing.disconnect());
     await cluster.during(own.disconnect());
+    const order = { name, node: node.config.nodeName, readOnly: true };
+    const { status } = await cluster.during(api.publishVolume(order));
+    const exportName = status.publications?.[0]?.exportName ?? '';
+    for (const by of [0, 1]) {
+      const reader = await cluster.connect(node, exportName, by);
+      t.ok(reader.flags & transmissionFlag.readOnly, `lane ${by} says that it is read-only`);
+      t.same(await cluster.during(reader.read(0, 4096)), block(1));
+      await cluster.during(reader.disconnect());
+    }
   }
   t.ok(lanes.size >= 4, 'volumes lie on disks of both lanes');
   await cluster.during(api.close());

@@ -258,6 +258,31 @@ t.test('a target that fails while connections wait for it ends none of them', as
   await Promise.all(writes);
 });
 
+t.test('shared: what a relay keeps is not done once others have published it', async (t) => {
+  const cluster = await ExportCluster.start(t, 2);
+  cluster.shared = true;
+  await cluster.node(1).client(t);
+  const client = await cluster.node(2).client(t);
+  t.equal(cluster.node(2).exports.relayStats.connections, 1);
+  let isClosed = false;
+  void client.closed.then(() => (isClosed = true));
+  const { holder } = cluster;
+  cluster.published = { resourceVersion: 2, publications: [{ id: 'u-1', readOnly: false }] };
+  cluster.infoCalls = 0;
+  const settings = cluster.grant(cluster.node(1), 'auto');
+  cluster.holder = holder;
+  cluster.node(1).exports.updateVolume({ ...settings, epoch: holder?.epoch ?? 0 });
+  const late = client.write(0, Buffer.alloc(4096, 9)).then(
+    () => 'done',
+    () => 'refused',
+  );
+  // it is refused once, and would be served at some later time if it asked again
+  await until(() => isClosed || cluster.infoCalls > 1);
+  t.equal(isClosed, true);
+  client.close().catch(() => {});
+  t.equal(await late, 'refused');
+});
+
 t.test('a relay is not relayed on', async (t) => {
   const cluster = await ExportCluster.start(t, 2);
   cluster.shared = true;

@@ -63,8 +63,11 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
   const published: { now: Pick<VolumeSettings, 'publications'> & { resourceVersion?: number } } = {
     now: {},
   };
+  /** the record names no attachment any more */
+  let takenAway = false;
   const control = {
     acquire: async () => {
+      takenAway = false;
       const grant = { ...grantOf(), ...published.now };
       await acquireGate;
       return grant;
@@ -75,6 +78,7 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     volumeInfo: async () => ({
       resourceVersion: 1,
       ...published.now,
+      attachedEpoch: takenAway ? null : epoch,
       name: 'db',
       volumeId: 'v-1',
       sizeBytes: 20 * 2 ** 30,
@@ -114,6 +118,9 @@ function setUp(mode: AttachmentGrant['mode'] = 'auto') {
     primaries,
     updates,
     published,
+    takeAway: () => {
+      takenAway = true;
+    },
     grantOf,
     failAttach: (error: Error | null) => {
       attachError = error;
@@ -426,3 +433,23 @@ t.test(
     await exports.open('db', client);
   },
 );
+
+t.test('who takes a published volume over is not served under an epoch that is over', async (t) => {
+  const { exports, published, primaries, released, takeAway } = setUp();
+  published.now = { resourceVersion: 2, publications: [{ id: 'u-1', readOnly: false }] };
+  const old = await exports.open('published:u-1:db', client);
+  let ended = 0;
+  old.onRevoked(() => {
+    ended += 1;
+    old.release();
+  });
+  // its host is dead, this node is not: what was attached here is taken away without asking
+  published.now = { resourceVersion: 3, publications: [{ id: 'u-2', readOnly: false }] };
+  takeAway();
+  const next = await exports.open('published:u-2:db', client);
+  t.equal(ended, 1);
+  t.same(released, [{ epoch: 1, clean: false }]);
+  t.equal(primaries.length, 2, 'under an epoch of its own');
+  t.equal(exports.liveVolumes()[0]?.epoch, 2);
+  next.release();
+});

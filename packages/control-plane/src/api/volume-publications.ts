@@ -140,6 +140,7 @@ export class VolumePublications {
       // what its primary has accepted under the publication is over with its epoch
       if (await this.#records.write(volume, force ? withoutHolder(record) : record)) {
         this.#logger.info({ volume: name, node, force }, 'volume unpublished');
+        if (holder && force) await this.#endAt(volume.value, holder, isLast, signal);
         return this.#volumes.get(id);
       }
     }
@@ -185,6 +186,33 @@ export class VolumePublications {
       throw notAnswering(record, holder, this.#cache.state);
     }
     return answer !== 'busy';
+  }
+
+  /**
+   * The attachment was taken away: who served under it is told, so that the device's requests fail now and
+   * not only when the next primary fences it. Those of other hosts go on there (`isLast` false).
+   */
+  async #endAt(
+    record: StoredVolume,
+    holder: Attachment,
+    isLast: boolean,
+    signal: AbortSignal,
+  ): Promise<void> {
+    if (!(await this.#lives(holder))) return;
+    const { epoch, nodeId } = holder;
+    const deadlineMs = this.#clock.monotonicMs() + holderWaitMs;
+    if (isLast) {
+      await this.#holders.release(record, holder, false, { deadlineMs, signal });
+      return;
+    }
+    const volumeId = record.metadata.id;
+    await this.#peers
+      .at(nodeId)
+      .handOver({ volumeId, epoch })
+      .catch((error: unknown) => {
+        const { message } = StorError.from(error);
+        this.#logger.warn({ volume: record.metadata.name, nodeId, message }, 'not handed over');
+      });
   }
 
   async #lives(holder: Attachment): Promise<boolean> {

@@ -71,7 +71,7 @@ export class LaneCrossing {
     device.start(relay);
     return {
       device,
-      readOnly: false,
+      readOnly: relay.isReadOnly,
       changedSince: (snapshot, offset, length, limit, done) => {
         device.ask<DirtyExtent>((_device, answer) => {
           relay.changedSince(snapshot, offset, length, limit, answer);

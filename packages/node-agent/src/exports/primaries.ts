@@ -241,6 +241,11 @@ export class Primaries {
     return 'released';
   }
 
+  /** The record does not name this attachment any more: another host has taken the volume over. */
+  async takenAway(entry: PrimaryEntry): Promise<void> {
+    await this.#end(entry, 'another host has taken it over', false, false);
+  }
+
   /** See AgentPort.handOver. UNAVAILABLE when it stays here, since its requests are not answered. */
   async handOver(volumeId: VolumeId, epoch: number): Promise<'released' | 'gone'> {
     const entry = this.#entries.get(volumeId);

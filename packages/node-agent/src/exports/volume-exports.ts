@@ -324,9 +324,9 @@ export class VolumeExports implements NbdExports {
 
   async #placeHere(connection: ServedConnection, entry: PrimaryEntry | null): Promise<boolean> {
     if (!entry) return false;
-    await this.#learnPublications(connection, entry);
+    if (!(await this.#learnPublications(connection, entry))) return false;
     const refusal = entry.publications.refusal(connection.publication);
-    if (refusal) throw refusal;
+    if (refusal) throw connection.isDirect ? notAgain(refusal) : refusal;
     // from this turn on it is told when that changes
     connection.enter(entry);
     const primary = await this.#primaries.use(entry, connection, connection.stopped);
@@ -345,13 +345,19 @@ export class VolumeExports implements NbdExports {
   /**
    * What this primary was told may be older than a publication of a moment ago. An ended one is never
    * taken for one that there is: who takes a volume over fences the primary that has not heard of it.
+   * False: this one is to be fenced. Others may become primary at any time, and it learns nothing more.
    */
   async #learnPublications(
     { publication, name }: ServedConnection,
     entry: PrimaryEntry,
-  ): Promise<void> {
-    if (!entry.publications.refusal(publication)) return;
-    entry.publications.update(await this.#options.control.volumeInfo(name), entry.users);
+  ): Promise<boolean> {
+    if (!entry.publications.refusal(publication)) return true;
+    const info = await this.#options.control.volumeInfo(name);
+    entry.publications.update(info, entry.users);
+    const { epoch, resourceVersion } = entry.grant;
+    if (info.attachedEpoch === epoch || info.resourceVersion < resourceVersion) return true;
+    await this.#primaries.takenAway(entry);
+    return false;
   }
 
   /** A connection that was served before must not attach again what was detached under it. */
@@ -477,6 +483,11 @@ function parseName(exportName: string): ExportName {
 
 function exportOf({ name, publication }: ServedConnection): string {
   return publication === null ? name : publishedExportName(publication, name);
+}
+
+/** As a node that relays hears it: it must not ask again, for what it kept is too old by the next time. */
+function notAgain(refusal: StorError): StorError {
+  return new StorError('NOT_FOUND', refusal.message, { cause: refusal });
 }
 
 function parseAddress(address: string): { host: string; port: number } {

@@ -43,8 +43,8 @@ export function isBackedUp(item: Pick<KeyValue, 'key' | 'leaseId'>): boolean {
 
 /**
  * The items of another store as those of a new one. What was granted by the lost store after this
- * state was read must not be granted again: so every epoch is raised, nobody holds an attachment, and
- * whoever is primary next asks all replicas which set is the newest (ARCHITECTURE, "Who may write").
+ * state was read must not be granted again: so every epoch is raised, nobody holds an attachment or a
+ * publication, and whoever is primary next asks all replicas which set is the newest (ARCHITECTURE, "Who may write").
  * Throws what `JSON.parse` throws for a record that cannot be read.
  */
 export function raisedItems(items: readonly KeyValue[], nowMs: number): KeyValue[] {
@@ -56,10 +56,12 @@ export function raisedItems(items: readonly KeyValue[], nowMs: number): KeyValue
 
 function raised(value: Uint8Array, nowMs: number): Uint8Array {
   const record = JSON.parse(new TextDecoder().decode(value)) as {
-    status: { epoch: number; attachment: unknown; cleanRelease: boolean };
+    status: { epoch: number; attachment: unknown; publications?: unknown; cleanRelease: boolean };
     trash?: { agedMs?: number };
   };
-  const { status, trash } = record;
+  const { trash } = record;
+  // one that ended after this state was read would let its host in again, with all that it has kept since
+  const { publications: _void, ...status } = record.status;
   const next = {
     ...record,
     // it may have been brought back since: there is all the time again to see that it is in the trash

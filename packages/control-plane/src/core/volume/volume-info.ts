@@ -10,6 +10,7 @@ export function volumeInfoOf({ value, modRevision }: Versioned<StoredVolume>): V
   return {
     ...{ name, volumeId, sizeBytes, shared: policy.shared, replicas, labels },
     resourceVersion: modRevision,
+    attachedEpoch: value.status.attachment?.epoch ?? null,
     ...publishedTo(value),
   };
 }
