@@ -124,8 +124,12 @@ t.test('a shared volume has several', async (t) => {
     published(two).map(({ node }) => node),
     ['n1', 'n2'],
   );
+  const alone = { name: 'db', policy: { shared: false } };
+  const refused = await errorOf(rig.during(client.updateVolume(alone)));
+  t.match(refused, { code: 'FAILED_PRECONDITION', message: /used as a device by 2 hosts/ });
   const one = await rig.during(client.unpublishVolume({ name: 'db', node: 'n1' }));
   t.match(published(one), [{ node: 'n2' }]);
+  await rig.during(client.updateVolume(alone));
 });
 
 t.test('what cannot be shown in a line is refused', async (t) => {

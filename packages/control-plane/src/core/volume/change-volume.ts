@@ -91,6 +91,7 @@ export function updatedVolume(
   const grewFromOne = spec.replicas === 1 && replicas > 1 && wanted.failureMode === undefined;
   const isDefault = grewFromOne && spec.policy.failureMode === 'alwayson';
   const policy = changePolicy(spec.policy, isDefault ? { ...wanted, failureMode: 'soft' } : wanted);
+  checkPublishedTo(record, policy);
   const rules = placement ? { placement } : {};
   const wishes = changedWishes(record.spec, update, context);
   const changed = { ...record, spec: { ...spec, ...rules, ...wishes, replicas, policy } };
@@ -101,6 +102,17 @@ export function updatedVolume(
   return record.status.segments.reduce(
     (now, segment) => withSegment(now, grown(segment, now, context, board)),
     changed,
+  );
+}
+
+/** FAILED_PRECONDITION when more hosts have it than may without being shared. */
+function checkPublishedTo({ metadata, status }: StoredVolume, { shared }: VolumePolicy): void {
+  const hosts = status.publications?.length ?? 0;
+  if (shared || hosts <= 1) return;
+  const { name } = metadata;
+  throw new StorError(
+    'FAILED_PRECONDITION',
+    `volume ${name} is used as a device by ${hosts} hosts ("storctl volume inspect ${name}" says which), so it stays shared: unpublish it on all but one first`,
   );
 }
 
