@@ -73,6 +73,8 @@ export class DirectoryDiskStore implements DiskStore {
   readonly #pool: IoPool;
   readonly #space: SpaceAccount;
   readonly #probe: DiskProbe;
+  /** the files of a replica that are being made */
+  #making: Promise<unknown> = Promise.resolve();
   #nextReplicaNumber: number;
   #nextLineageNumber: number;
   #failure: StorError | null = null;
@@ -227,19 +229,32 @@ export class DirectoryDiskStore implements DiskStore {
     await this.#deleting.get(identity.replicaId);
     const existing = this.#members.all.get(identity.replicaId);
     if (existing) return existingReplica(existing.replica, identity);
+    // hundreds may be wanted at once: one at a time, and the lane and the pool serve clients meanwhile
+    const making = this.#making.then(() => this.#makeFiles(identity, options));
+    this.#making = making.catch(() => {});
+    const { tables, origin } = await making;
+    return this.#recordCreation(tables, origin);
+  }
+
+  async #makeFiles(
+    identity: ReplicaIdentity,
+    options: CreateReplica,
+  ): Promise<{ tables: ReplicaTables; origin: Origin }> {
+    // closing waits for those that were taken
+    if (this.#failure) throw this.#failure;
     const origin = this.#originOf(identity, options);
     const tables = new ReplicaTables(this.#nextReplicaNumber, origin.lineage, identity);
     this.#nextReplicaNumber += 1;
     await makeNewReplica(this.#folders, identity, origin, () => {
       this.#parts.imageFiles.reserve(this.#members.all.size + this.#creating.size);
     });
-    return this.#recordCreation(tables, origin);
+    return { tables, origin };
   }
 
   get #folders(): NewReplicaFolders {
     const { files, path } = this.#parts.open;
     const [replicas, lineages] = [this.#replicasPath, this.#lineagesPath];
-    return { files, path, replicas, lineages, space: this.#space };
+    return { files, path, replicas, lineages, space: this.#space, pool: this.#pool };
   }
 
   #originOf(identity: ReplicaIdentity, { cloneOf }: CreateReplica): Origin {

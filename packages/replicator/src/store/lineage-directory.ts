@@ -1,5 +1,6 @@
 import path from 'node:path';
 import type { Files, OpenFile } from '@stor/runtime';
+import type { IoPool } from './io-pool.ts';
 import { creatingSuffix, removeDirectoryOf } from './replica-directory.ts';
 import { TableFile } from './table-file.ts';
 
@@ -7,17 +8,23 @@ import { TableFile } from './table-file.ts';
 const firstPages = { slots: 8, layers: 2 };
 
 /** Makes all files of a new lineage, durable, under its temporary name. */
-export function makeLineageDirectory(files: Files, parent: string, folder: string): void {
+export async function makeLineageDirectory(
+  files: Files,
+  parent: string,
+  folder: string,
+  pool: IoPool,
+): Promise<void> {
   removeDirectoryOf(files, parent, folder + creatingSuffix);
   const own = path.join(parent, folder + creatingSuffix);
   files.makeDirectory(own);
   for (const name of ['data', 'sums']) {
     const file = files.create(path.join(own, name));
-    file.datasyncSync();
-    file.close();
+    await pool.datasync(file).finally(() => {
+      file.close();
+    });
   }
-  TableFile.create(files, path.join(own, 'slots'), firstPages.slots);
-  TableFile.create(files, path.join(own, 'layers'), firstPages.layers);
+  await TableFile.createInPool(files, path.join(own, 'slots'), firstPages.slots, pool);
+  await TableFile.createInPool(files, path.join(own, 'layers'), firstPages.layers, pool);
   files.syncDirectory(own);
   files.syncDirectory(parent);
 }

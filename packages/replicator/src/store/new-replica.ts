@@ -5,6 +5,7 @@ import { regionPagesOf } from '../core/store/replica-tables.ts';
 import { pagePairBytes } from '../core/store/table-page.ts';
 import type { ReplicaIdentity } from '../replica-store.ts';
 import type { DiskMembers, Home } from './disk-members.ts';
+import type { IoPool } from './io-pool.ts';
 import { makeLineageDirectory, newLineagePages } from './lineage-directory.ts';
 import { creatingSuffix, makeReplicaDirectory, removeDirectoryOf } from './replica-directory.ts';
 import type { SpaceAccount } from './space-account.ts';
@@ -60,6 +61,7 @@ export interface NewReplicaFolders {
   replicas: string;
   lineages: string;
   space: SpaceAccount;
+  pool: IoPool;
 }
 
 /** Makes everything durable under temporary names, or nothing. NO_SPACE, ALREADY_EXISTS. */
@@ -69,7 +71,7 @@ export async function makeNewReplica(
   origin: Origin,
   reserveImage: () => void,
 ): Promise<void> {
-  const { files, replicas, lineages } = folders;
+  const { files, replicas, lineages, pool } = folders;
   if (files.exists(path.join(replicas, identity.replicaId))) {
     throw new StorError(
       'ALREADY_EXISTS',
@@ -77,14 +79,15 @@ export async function makeNewReplica(
     );
   }
   try {
-    await origin.home?.lineage.ensureLayer();
     const pages = regionPagesOf(identity.sizeBytes) + (origin.home ? 0 : newLineagePages);
     if (!folders.space.takeBytes(pages * pagePairBytes)) {
       throw new StorError('NO_SPACE', 'no room');
     }
     reserveImage();
-    makeReplicaDirectory(files, replicas, identity);
-    if (!origin.home) makeLineageDirectory(files, lineages, origin.folder);
+    await makeReplicaDirectory(files, replicas, identity, pool);
+    if (!origin.home) await makeLineageDirectory(files, lineages, origin.folder, pool);
+    // last: the caller takes the room in this turn, before somebody else does
+    await origin.home?.lineage.ensureLayer();
   } catch (error) {
     dropNewReplica(folders, identity, origin);
     throw creationError(folders.path, identity, error);

@@ -2,21 +2,24 @@ import path from 'node:path';
 import type { Files } from '@stor/runtime';
 import { regionPagesOf } from '../core/store/replica-tables.ts';
 import type { ReplicaIdentity } from '../replica-store.ts';
+import type { IoPool } from './io-pool.ts';
 import { TableFile } from './table-file.ts';
 
 export const creatingSuffix = '.creating';
 export const deletedSuffix = '.deleted';
 
 /** Makes the files of a new replica, durable, under its temporary name. */
-export function makeReplicaDirectory(
+export async function makeReplicaDirectory(
   files: Files,
   parent: string,
   identity: ReplicaIdentity,
-): void {
+  pool: IoPool,
+): Promise<void> {
   removeDirectoryOf(files, parent, identity.replicaId + creatingSuffix);
   const own = path.join(parent, identity.replicaId + creatingSuffix);
   files.makeDirectory(own);
-  TableFile.create(files, path.join(own, 'regions'), regionPagesOf(identity.sizeBytes));
+  const pages = regionPagesOf(identity.sizeBytes);
+  await TableFile.createInPool(files, path.join(own, 'regions'), pages, pool);
   files.syncDirectory(own);
   files.syncDirectory(parent);
 }
