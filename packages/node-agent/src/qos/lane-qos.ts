@@ -6,7 +6,6 @@ import type { Flow, QosItem, ThrottleReason } from '../core/qos/flow.ts';
 import { LaneScheduler } from '../core/qos/lane-scheduler.ts';
 import { minWindow } from '../core/qos/lane-window.ts';
 import { KeptRequest, type RequestKind } from '../exports/kept-request.ts';
-import { ReadBufferPool } from '../nbd/read-buffer-pool.ts';
 import { LaneTenants } from './lane-tenants.ts';
 import { LaneTurns, WaitingTurn } from './lane-turns.ts';
 import {
@@ -17,6 +16,7 @@ import {
 } from './lane-volume.ts';
 import type { QosDevice, QosLane } from './qos-device.ts';
 import { ScheduledRequest, type ScheduledOwner } from './scheduled-request.ts';
+import { countedBytes, ScheduledRequests } from './scheduled-requests.ts';
 
 const mib = 1024 * 1024;
 
@@ -27,10 +27,6 @@ const mib = 1024 * 1024;
 const maxVolumeBytes = 8 * mib;
 /** The same for all volumes of a lane together. */
 const maxLaneBytes = 64 * mib;
-/** Copies of written bytes that are kept for reuse (bytes). */
-const pooledBytes = 8 * mib;
-/** Request objects that are kept for reuse. */
-const maxPooledRequests = 1_024;
 /**
  * Requests of one volume that wait while another one with a guarantee uses the lane; with more its
  * connections are not read. To look at all that has arrived, and to copy it, would take the time that
@@ -64,9 +60,7 @@ export class LaneQos implements QosLane, ScheduledOwner {
   readonly #scheduler: LaneScheduler;
   readonly #volumes = new Set<LaneVolume>();
   readonly #tenants = new LaneTenants();
-  readonly #idle: ScheduledRequest[] = [];
-  readonly #copies = new ReadBufferPool(pooledBytes);
-  #orders = 0;
+  readonly #requests: ScheduledRequests;
   #isPumping = false;
   #cancelTimer: () => void = () => {};
   #timerAtMs = Infinity;
@@ -81,6 +75,9 @@ export class LaneQos implements QosLane, ScheduledOwner {
   constructor(clock: Clock) {
     this.#clock = clock;
     this.#scheduler = new LaneScheduler(clock.monotonicMs());
+    this.#requests = new ScheduledRequests(this, (flow, kind, offset, length) =>
+      this.#partOf(flow, kind, offset, length),
+    );
     this.turns = new LaneTurns({
       scheduler: this.#scheduler,
       clock,
@@ -160,7 +157,7 @@ export class LaneQos implements QosLane, ScheduledOwner {
     if (!device.target.readInline(offset, length, target, start)) return false;
     const isGuaranteed = scheduler.charge(flow, true, length, nowMs);
     if (!scheduler.isContended) return true;
-    const done = this.#take(device);
+    const done = this.#requests.take(device);
     done.state = 'started';
     done.cost = cost;
     done.isGuaranteed = isGuaranteed;
@@ -189,11 +186,11 @@ export class LaneQos implements QosLane, ScheduledOwner {
       target[kind](request);
       return;
     }
-    const scheduled = this.#scheduled(device, kind, request, nowMs);
+    const scheduled = this.#requests.make(device, kind, request, nowMs);
     if (refusal) this.#queue(scheduled, refusal);
     else {
       // what follows its first part needs the payload later
-      if (bytes < request.length) this.#keepPayload(scheduled);
+      if (bytes < request.length) this.#requests.keepPayload(scheduled);
       this.#start(scheduled, nowMs);
     }
   }
@@ -220,19 +217,21 @@ export class LaneQos implements QosLane, ScheduledOwner {
     if (!of || !flow) throw new Error('a request without a client was finished');
     const goesOn = scheduled.leftBytes > 0 && state === 'started' && !error;
     if (scheduled.leftBytes > 0) this.#begun.delete(scheduled);
-    if (goesOn) this.#enqueue(this.#restOf(scheduled), 'contention');
-    else if (copy) this.#copies.give(copy);
+    if (goesOn) {
+      const rest = this.#requests.restOf(scheduled, this.#clock.monotonicMs());
+      this.#enqueue(rest, 'contention');
+    } else if (copy) this.#requests.giveCopy(copy);
     scheduled.of = null;
     scheduled.copy = null;
     scheduled.bytes = null;
     scheduled.memory = null;
-    if (state === 'taken') this.#recycle(scheduled);
+    if (state === 'taken') this.#requests.recycle(scheduled);
     else if (scheduled.turn === this.#turn) this.#turnDone.push(scheduled);
     else {
       const nowMs = this.#clock.monotonicMs();
       this.#scheduler.ended(flow, scheduled.cost, scheduled.isGuaranteed);
       this.#scheduler.tookMs(scheduled, nowMs - scheduled.startedMs, nowMs);
-      this.#recycle(scheduled);
+      this.#requests.recycle(scheduled);
     }
     if (!goesOn) of.done(error);
     this.#pump();
@@ -245,95 +244,10 @@ export class LaneQos implements QosLane, ScheduledOwner {
     return Math.min(length, partBytes - (offset % partBytes));
   }
 
-  /** What follows the part that was begun, as a request of its own, with the client to answer. */
-  #restOf(begun: ScheduledRequest): ScheduledRequest {
-    const { device, kind, length } = begun;
-    if (!device) throw new Error('a request without a device has parts');
-    const rest = this.#take(device);
-    rest.of = begun.of;
-    rest.kind = kind;
-    rest.isRead = begun.isRead;
-    rest.offset = begun.offset + length;
-    rest.length = begun.leftBytes;
-    rest.leftBytes = 0;
-    rest.bytes = begun.bytes;
-    rest.start = begun.start + length;
-    rest.retained = begun.retained;
-    rest.memory = begun.memory;
-    rest.copy = begun.copy;
-    rest.fua = begun.fua;
-    rest.noHole = begun.noHole;
-    rest.isRest = true;
-    rest.cost = costOf(this.#partOf(device.flow, kind, rest.offset, rest.length), true);
-    rest.countedBytes = 0;
-    rest.queuedMs = this.#clock.monotonicMs();
-    rest.order = begun.order;
-    return rest;
-  }
-
-  /** Takes what has not begun out of a request: the client is answered when both are done with. */
+  /** Takes what has not begun out of a request. */
   #cut(begun: ScheduledRequest): ScheduledRequest {
-    const rest = this.#restOf(begun);
-    const { of, copy } = begun;
-    if (!of) throw new Error('a request without a client has parts');
-    let open = 2;
-    let failed: StorError | null = null;
-    const both = {
-      done: (error: StorError | null): void => {
-        failed ??= error;
-        open -= 1;
-        if (open > 0) return;
-        if (copy) this.#copies.give(copy);
-        of.done(failed);
-      },
-    };
     this.#begun.delete(begun);
-    for (const part of [begun, rest]) {
-      part.of = both;
-      part.copy = null;
-      part.leftBytes = 0;
-    }
-    return rest;
-  }
-
-  #scheduled(
-    device: QosDevice,
-    kind: RequestKind,
-    request: BlockRequest,
-    nowMs: number,
-  ): ScheduledRequest {
-    const scheduled = this.#take(device);
-    scheduled.of = request;
-    scheduled.kind = kind;
-    scheduled.isRead = kind === 'read';
-    scheduled.offset = request.offset;
-    scheduled.length = request.length;
-    scheduled.bytes = request.bytes;
-    scheduled.start = request.start;
-    scheduled.retained = request.retained;
-    scheduled.memory = request.retained ? (request.memory ?? null) : null;
-    scheduled.fua = request.fua;
-    scheduled.noHole = request.noHole;
-    scheduled.isRest = false;
-    scheduled.leftBytes = 0;
-    scheduled.order = this.#orders++;
-    const bytes = this.#partOf(device.flow, kind, request.offset, request.length);
-    scheduled.cost = costOf(bytes, request.bytes !== null);
-    scheduled.countedBytes = countedBytes(kind, request);
-    scheduled.queuedMs = nowMs;
-    return scheduled;
-  }
-
-  /** A write that outlives the call that brought it has its own copy of what is written. */
-  #keepPayload(scheduled: ScheduledRequest): void {
-    const { bytes, start, length } = scheduled;
-    if (!bytes || scheduled.retained) return;
-    const copy = this.#copies.take(length);
-    copy.set(bytes.subarray(start, start + length));
-    scheduled.copy = copy;
-    scheduled.bytes = copy;
-    scheduled.start = 0;
-    scheduled.retained = true;
+    return this.#requests.cut(begun, this.#clock.monotonicMs());
   }
 
   #queue(scheduled: ScheduledRequest, reason: ThrottleReason): void {
@@ -342,7 +256,7 @@ export class LaneQos implements QosLane, ScheduledOwner {
   }
 
   #enqueue(scheduled: ScheduledRequest, reason: ThrottleReason): void {
-    this.#keepPayload(scheduled);
+    this.#requests.keepPayload(scheduled);
     scheduled.heldBytes = scheduled.bytes ? scheduled.length : 0;
     scheduled.reason = reason;
     scheduled.state = 'queued';
@@ -439,22 +353,10 @@ export class LaneQos implements QosLane, ScheduledOwner {
     const nowMs = this.#clock.monotonicMs();
     for (const done of this.#turnDone) {
       this.#scheduler.ended(done.flow, done.cost, done.isGuaranteed);
-      this.#recycle(done);
+      this.#requests.recycle(done);
     }
     this.#turnDone.length = 0;
     this.#scheduler.turnTookMs(nowMs - this.#turnSinceMs, nowMs);
-  }
-
-  #take(device: QosDevice): ScheduledRequest {
-    const scheduled = this.#idle.pop() ?? new ScheduledRequest(this);
-    scheduled.device = device;
-    return scheduled;
-  }
-
-  #recycle(scheduled: ScheduledRequest): void {
-    scheduled.state = 'idle';
-    scheduled.device = null;
-    if (this.#idle.length < maxPooledRequests) this.#idle.push(scheduled);
   }
 
   #refuse(flow: Flow, name: string): void {
@@ -472,13 +374,4 @@ export class LaneQos implements QosLane, ScheduledOwner {
     this.#cancelTimer();
     this.#timerAtMs = Infinity;
   }
-}
-
-/**
- * Bytes that limits and guarantees count: those that are read or written. A range that is freed or
- * made a hole costs a request; one that keeps its space is as good as written.
- */
-function countedBytes(kind: RequestKind, { length, noHole }: BlockRequest): number {
-  if (kind === 'trim') return 0;
-  return kind === 'writeZeroes' && !noHole ? 0 : length;
 }
