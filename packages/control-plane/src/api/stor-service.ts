@@ -126,9 +126,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
       const { volumeId, safetySnapshot } = await snapshotOrders.rollback(request, signal);
       return { volume: await volumes.get(volumeId), safetySnapshot };
     },
-    attachVolume: ({ name, node }: Request<'attachVolume'>) => volumes.attach(name, node),
-    detachVolume: ({ name }: Request<'detachVolume'>) => volumes.detach(name),
-    ...publicationMethods(options.publications),
+    ...useMethods(options),
     updateVolume: (request: Request<'updateVolume'>) => changes.update(request),
     resizeVolume: ({ name, sizeBytes }: Request<'resizeVolume'>, { signal }: CallContext) =>
       options.growth.resize(name, sizeBytes, signal),
@@ -160,10 +158,16 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
   };
 }
 
-function publicationMethods(
-  publications: VolumePublications,
-): Record<'publishVolume' | 'unpublishVolume', UnaryMethod> {
+type UseMethod = 'attachVolume' | 'detachVolume' | 'publishVolume' | 'unpublishVolume';
+
+/** Which node serves a volume, and which host may use it. */
+function useMethods({
+  volumes,
+  publications,
+}: Pick<StorServiceOptions, 'volumes' | 'publications'>): Record<UseMethod, UnaryMethod> {
   return {
+    attachVolume: ({ name, node }: Request<'attachVolume'>) => volumes.attach(name, node),
+    detachVolume: ({ name }: Request<'detachVolume'>) => volumes.detach(name),
     publishVolume: (request: Request<'publishVolume'>, { signal }: CallContext) =>
       publications.publish(request, signal),
     unpublishVolume: (request: Request<'unpublishVolume'>, { signal }: CallContext) =>
