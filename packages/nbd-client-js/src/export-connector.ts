@@ -21,6 +21,8 @@ export interface ConnectorOptions {
   chance: () => number;
   /** said to servers, of the form in `ClientIdentity` */
   clientId: string;
+  /** True for a REFUSED after which no other server need be asked. */
+  isFinal: (refusal: NbdError) => boolean;
 }
 
 export interface Granted {
@@ -43,6 +45,7 @@ export class GaveUpError extends NbdError {}
 /** Finds a server that grants the export, among several addresses. */
 export class ExportConnector {
   readonly #options: ConnectorOptions;
+  #targets: readonly NbdTarget[];
   /** connections asked for: the server ends older ones of this client before it serves a newer */
   #tries = 0;
   /** what the export was when it was granted first */
@@ -56,6 +59,18 @@ export class ExportConnector {
 
   constructor(options: ConnectorOptions) {
     this.#options = options;
+    this.#targets = options.targets;
+  }
+
+  /** From the next round of tries on; a try that is under way ends by itself. Not empty. */
+  setTargets(targets: readonly NbdTarget[]): void {
+    const preferred = this.#targets[this.#preferred];
+    const isSame = (target: NbdTarget): boolean =>
+      preferred !== undefined && addressText(target.address) === addressText(preferred.address);
+    this.#preferred = Math.max(0, targets.findIndex(isSame));
+    this.#targets = targets;
+    this.#avoidUntilMs.clear();
+    this.#reasons.clear();
   }
 
   /**
@@ -96,7 +111,7 @@ export class ExportConnector {
 
   /** Null when no address granted the export, or the search was stopped. */
   async #round(isFirst: boolean, signal: AbortSignal): Promise<Granted | null> {
-    const { targets } = this.#options;
+    const targets = this.#targets;
     const errors: NbdError[] = [];
     const first = this.#preferred;
     const order = targets.map((_, step) => (first + step) % targets.length);
@@ -109,12 +124,15 @@ export class ExportConnector {
       if (!target) continue;
       try {
         const client = await this.#try(target, signal);
-        this.#preferred = index;
+        if (targets === this.#targets) this.#preferred = index;
         return { client, address: target.address };
       } catch (error) {
         if (!(error instanceof NbdError) || error instanceof ChangedExportError) throw error;
         if (error.code === 'INVALID_ARGUMENT') throw error;
         if (signal.aborted) return null;
+        if (error.code === 'REFUSED' && this.#options.isFinal(error)) throw error;
+        // those of this round are not asked any more
+        if (targets !== this.#targets) return null;
         if (error.code === 'TIMEOUT') this.#avoid(index);
         errors.push(error);
         this.#reasons.set(index, { where: addressText(target.address), why: error.message });
@@ -129,8 +147,8 @@ export class ExportConnector {
 
   /** That address went silent: others are asked for a while, if there are any. */
   avoid(address: NbdAddress): void {
-    const { targets } = this.#options;
-    this.#avoid(targets.findIndex((target) => target.address === address));
+    const index = this.#targets.findIndex((target) => target.address === address);
+    if (index >= 0) this.#avoid(index);
   }
 
   #avoid(index: number): void {

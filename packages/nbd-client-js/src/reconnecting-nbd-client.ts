@@ -47,6 +47,11 @@ export interface ReconnectingOptions extends Partial<ReconnectLimits> {
    * answered on earlier connections: otherwise a reconnect loses writes.
    */
   assumeSharedFlush?: boolean;
+  /**
+   * Whether a refusal (REFUSED) of one server ends everything, as when the name was a right that has
+   * ended and is never given again. Else a refusal may pass, once there was a connection.
+   */
+  isFinal?: (refusal: NbdError) => boolean;
   clock?: NbdClock;
   network?: NbdNetwork;
   /** 0 <= chance() < 1; spreads the pauses, and names this client to servers: never the same row twice */
@@ -74,9 +79,15 @@ export class ReconnectingNbdClient {
   /** names of the contexts that the server granted */
   readonly metaContexts: readonly string[];
   readonly #session: ReconnectingSession;
+  readonly #tls: NbdTlsOptions | undefined;
 
-  private constructor(session: ReconnectingSession, client: NbdClient) {
+  private constructor(
+    session: ReconnectingSession,
+    client: NbdClient,
+    { tls }: ReconnectingOptions,
+  ) {
     this.#session = session;
+    this.#tls = tls;
     this.exportName = client.exportName;
     this.sizeBytes = client.sizeBytes;
     this.flags = client.flags;
@@ -101,6 +112,7 @@ export class ReconnectingNbdClient {
       network,
       chance,
       clientId: randomId(chance),
+      isFinal: options.isFinal ?? (() => false),
     });
     const granted = await connector.connect({
       isFirst: true,
@@ -117,12 +129,22 @@ export class ReconnectingNbdClient {
       throw new NbdError('INVALID_ARGUMENT', text);
     }
     const session = new ReconnectingSession(connector, granted, limits, { clock, network });
-    return new ReconnectingNbdClient(session, client);
+    return new ReconnectingNbdClient(session, client, options);
   }
 
   /** `host:port` or path of the server that has the connection; null while there is none. */
   get address(): string | null {
     return this.#session.address;
+  }
+
+  /**
+   * Where to connect from the next try on; a connection that there is stays. Throws INVALID_ARGUMENT,
+   * as for addresses of another export.
+   */
+  setAddresses(addresses: readonly ExportAddress[]): void {
+    const { exportName } = this;
+    const tls = this.#tls ? { tls: this.#tls } : {};
+    this.#session.setTargets(targetsOf({ addresses, exportName, ...tls }));
   }
 
   /** As `NbdClient.read`. */

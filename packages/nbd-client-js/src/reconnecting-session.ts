@@ -7,6 +7,7 @@ import type { NbdClient } from './nbd-client.ts';
 import type { NbdClock } from './nbd-clock.ts';
 import type { NbdNetwork } from './nbd-network.ts';
 import { NbdError } from './nbd-error.ts';
+import type { NbdTarget } from './nbd-uri.ts';
 import type { ReconnectLimits } from './reconnect-limits.ts';
 import { probeServer } from './server-probe.ts';
 
@@ -81,6 +82,10 @@ export class ReconnectingSession {
   /** Where the export was granted last; null without a connection. */
   get address(): string | null {
     return this.#link && !this.#link.broken ? addressText(this.#link.address) : null;
+  }
+
+  setTargets(targets: readonly NbdTarget[]): void {
+    this.#connector.setTargets(targets);
   }
 
   submit<T>(plan: RequestPlan<T>, signal: AbortSignal | undefined): Promise<T> {

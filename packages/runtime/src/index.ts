@@ -5,6 +5,7 @@ export * from './crc32.ts';
 export * from './directory-lock.ts';
 export * from './durable-files.ts';
 export * from './files.ts';
+export * from './io-flusher.ts';
 export * from './kept-views.ts';
 export * from './logger.ts';
 export * from './metrics.ts';

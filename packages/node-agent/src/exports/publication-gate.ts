@@ -1,4 +1,9 @@
-import { StorError, type PublicationId, type VolumeSettings } from '@stor/protocol';
+import {
+  publicationEndedMessage,
+  StorError,
+  type PublicationId,
+  type VolumeSettings,
+} from '@stor/protocol';
 
 interface Known extends Pick<VolumeSettings, 'resourceVersion'> {
   publications?: VolumeSettings['publications'] | undefined;
@@ -47,9 +52,7 @@ export class PublicationGate {
       );
     }
     if (this.#publications.has(publication)) return null;
-    return refused(
-      `volume ${this.#volume} is not published as ${publication} any more: another host uses it, or it was unpublished`,
-    );
+    return refused(publicationEndedMessage(publication, this.#volume));
   }
 
   isReadOnly(publication: PublicationId | null): boolean {
