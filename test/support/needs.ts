@@ -1,4 +1,4 @@
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Test } from 'tap';
 
@@ -43,4 +43,19 @@ export function needsLoopDevices(t: Test): boolean {
     needs(t, 'wipefs', 'util-linux') &&
     needs(t, 'mkfs.xfs', 'xfsprogs')
   );
+}
+
+/** Whether volumes can be block devices here, by FUSE and loop devices, with ext4 on them. */
+export function needsFuseDevices(t: Test): boolean {
+  const programs =
+    needsRoot(t) &&
+    needs(t, 'losetup', 'mount') &&
+    needs(t, 'mkfs.ext4', 'e2fsprogs') &&
+    needs(t, 'resize2fs', 'e2fsprogs');
+  if (!programs) return false;
+  const missing = ['/dev/fuse', '/dev/loop-control'].find((file) => !existsSync(file));
+  if (missing === undefined) return true;
+  // not a package: some hosts have no such module
+  t.plan(0, `SKIPPED: this host has no ${missing}`);
+  return false;
 }

@@ -1,1 +1,2 @@
-export {};
+export * from './device-processes-suite.ts';
+export * from './fake-device-processes.ts';

@@ -1,0 +1,238 @@
+import { isPublicationEnded, StorError } from '@stor/protocol';
+import type { Clock, Logger } from '@stor/runtime';
+import {
+  errno,
+  NbdError,
+  ReconnectingNbdClient,
+  transmissionFlag,
+  type ExportAddress,
+  type ReconnectLimits,
+} from 'nbd-client-js';
+import { endsVolume } from '../core/device-errno.ts';
+import { piecesOf } from '../core/request-pieces.ts';
+import type { DeviceSpec } from './device-processes.ts';
+import type { DeviceVolume } from './fuse-server.ts';
+
+export const deviceReconnectLimits: Readonly<Partial<ReconnectLimits>> = {
+  // An error on a mounted file system is the worst: ext4 turns read-only, xfs shuts down. An outage that
+  // people can end in minutes is waited for.
+  giveUpMs: 10 * 60_000,
+  // whoever starts a device waits for it
+  firstGiveUpMs: 30_000,
+  maxUnanswered: 1_024,
+};
+
+/** Of requests that fail one line is written in so long, with their number (ms). */
+const failureLogMs = 10_000;
+
+type ConnectionSpec = Pick<
+  DeviceSpec,
+  'exportName' | 'addresses' | 'tls' | 'readOnly' | 'sizeBytes'
+>;
+
+interface ConnectionHost {
+  clock: Clock;
+  logger: Logger;
+  limits?: Partial<ReconnectLimits>;
+}
+
+/** The volume over one client; over another one when it has grown, as a connection has one size. */
+export class VolumeConnection implements DeviceVolume {
+  readonly #spec: ConnectionSpec;
+  readonly #host: ConnectionHost;
+  #client: ReconnectingNbdClient;
+  #addresses: readonly ExportAddress[];
+  #failure: string | null = null;
+  #closing = false;
+  #failed = 0;
+  #loggedMs = -Infinity;
+  /** clients that answer what they were asked still */
+  readonly #leaving = new Set<Promise<void>>();
+
+  private constructor(spec: ConnectionSpec, host: ConnectionHost, client: ReconnectingNbdClient) {
+    this.#spec = spec;
+    this.#host = host;
+    this.#client = client;
+    this.#addresses = spec.addresses;
+  }
+
+  /** NOT_FOUND, FAILED_PRECONDITION (refused, or smaller than it must be), UNAVAILABLE, ABORTED. */
+  static async open(
+    spec: ConnectionSpec,
+    host: ConnectionHost,
+    signal: AbortSignal,
+  ): Promise<VolumeConnection> {
+    const client = await connect(spec, host, spec.addresses, signal);
+    const isReadOnly = (client.flags & transmissionFlag.readOnly) !== 0;
+    const refuse = async (text: string): Promise<never> => {
+      await client.close();
+      throw new StorError('FAILED_PRECONDITION', text);
+    };
+    const { sizeBytes } = client;
+    if (sizeBytes < spec.sizeBytes) {
+      return refuse(
+        `the volume has ${sizeBytes} bytes, less than the ${spec.sizeBytes} of the device`,
+      );
+    }
+    if (isReadOnly && !spec.readOnly) return refuse('the volume may only be read by this host');
+    return new VolumeConnection(spec, host, client);
+  }
+
+  get address(): string | null {
+    return this.#client.address;
+  }
+
+  /** Why every request fails from now on. */
+  get failure(): string | null {
+    return this.#failure;
+  }
+
+  setAddresses(addresses: readonly ExportAddress[]): void {
+    try {
+      this.#client.setAddresses(addresses);
+    } catch (error) {
+      throw connectError(error);
+    }
+    this.#addresses = addresses;
+  }
+
+  /** From then on the volume has this size here. UNAVAILABLE when it has not grown so far. */
+  async grow(sizeBytes: number, signal: AbortSignal): Promise<void> {
+    if (sizeBytes <= this.#client.sizeBytes) return;
+    const larger = await connect(this.#spec, this.#host, this.#addresses, signal);
+    const old = this.#client;
+    if (larger.sizeBytes < sizeBytes) {
+      await larger.close();
+      const text = `the volume has ${larger.sizeBytes} bytes and not ${sizeBytes} yet`;
+      throw new StorError('UNAVAILABLE', text);
+    }
+    if (this.#closing) {
+      await larger.close();
+      throw new StorError('ABORTED', 'the device is being taken away');
+    }
+    this.#client = larger;
+    // What the old one was asked it answers, beside the new one: requests that overlap and are not
+    // answered may take effect in any order, and a FLUSH covers what either has answered.
+    const left = old.disconnect().finally(() => this.#leaving.delete(left));
+    this.#leaving.add(left);
+  }
+
+  async read(offset: number, length: number): Promise<Buffer> {
+    const client = this.#client;
+    const pieces = piecesOf(offset, length, client.blockSizes.maximum);
+    if (pieces.length === 1) return this.#watch(client, client.read(offset, length));
+    const target = Buffer.allocUnsafe(length);
+    const parts = pieces.map((piece) => {
+      const start = piece.offset - offset;
+      return client.read(piece.offset, piece.length, target.subarray(start, start + piece.length));
+    });
+    await this.#watch(client, allSettled(parts));
+    return target;
+  }
+
+  async write(offset: number, bytes: Buffer): Promise<void> {
+    const client = this.#client;
+    const pieces = piecesOf(offset, bytes.length, client.blockSizes.maximum);
+    const parts = pieces.map((piece) => {
+      const start = piece.offset - offset;
+      return client.write(piece.offset, bytes.subarray(start, start + piece.length));
+    });
+    await this.#watch(client, allSettled(parts));
+  }
+
+  async zero(
+    offset: number,
+    length: number,
+    { keepAllocated }: { keepAllocated: boolean },
+  ): Promise<void> {
+    const client = this.#client;
+    if ((client.flags & transmissionFlag.sendWriteZeroes) === 0) {
+      throw new NbdError('IO', 'the server has no WRITE_ZEROES', { errno: errno.ENOTSUP });
+    }
+    await this.#watch(client, client.writeZeroes(offset, length, { noHole: keepAllocated }));
+  }
+
+  async flush(): Promise<void> {
+    const client = this.#client;
+    await this.#watch(client, client.flush());
+  }
+
+  /** Makes everything durable and says goodbye. Works twice. */
+  async leave(): Promise<void> {
+    if (this.#closing) return;
+    await this.flush();
+    this.#closing = true;
+    await Promise.all([this.#client.disconnect(), ...this.#leaving]);
+  }
+
+  /** At once: what is not answered fails, and all that comes. Works twice. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    await this.#client.close();
+  }
+
+  async #watch<T>(client: ReconnectingNbdClient, request: Promise<T>): Promise<T> {
+    try {
+      return await request;
+    } catch (error) {
+      this.#noteFailure(client, error);
+      throw error;
+    }
+  }
+
+  #noteFailure(client: ReconnectingNbdClient, error: unknown): void {
+    if (this.#closing) return;
+    const { message } = error as Error;
+    const { clock, logger } = this.#host;
+    if (endsVolume(error) && client === this.#client && this.#failure === null) {
+      this.#failure = message;
+      logger.error({ error: message }, 'the volume is lost to this device: every request fails');
+    }
+    this.#failed += 1;
+    if (clock.monotonicMs() - this.#loggedMs < failureLogMs) return;
+    logger.error({ error: message, requests: this.#failed }, 'requests have failed');
+    this.#failed = 0;
+    this.#loggedMs = clock.monotonicMs();
+  }
+}
+
+/** Settles when all have: until then their bytes are in use. */
+async function allSettled(requests: Promise<unknown>[]): Promise<void> {
+  for (const result of await Promise.allSettled(requests)) {
+    if (result.status === 'rejected') throw result.reason;
+  }
+}
+
+async function connect(
+  { exportName, tls }: ConnectionSpec,
+  { limits }: ConnectionHost,
+  addresses: readonly ExportAddress[],
+  signal: AbortSignal,
+): Promise<ReconnectingNbdClient> {
+  try {
+    return await ReconnectingNbdClient.connect({
+      ...deviceReconnectLimits,
+      ...limits,
+      addresses,
+      exportName,
+      ...(tls ? { tls } : {}),
+      metaContexts: [],
+      isFinal: ({ message }) => isPublicationEnded(message, exportName),
+      signal,
+    });
+  } catch (error) {
+    throw connectError(error);
+  }
+}
+
+function connectError(error: unknown): StorError {
+  if (!(error instanceof NbdError)) return StorError.from(error);
+  const options = { cause: error };
+  const { code, message } = error;
+  if (code === 'ABORTED') return new StorError('ABORTED', message, options);
+  if (code === 'INVALID_ARGUMENT') return new StorError('INVALID_ARGUMENT', message, options);
+  if (code === 'REFUSED' || code === 'TLS') {
+    return new StorError('FAILED_PRECONDITION', `the volume is refused: ${message}`, options);
+  }
+  return new StorError('UNAVAILABLE', `no node serves the volume: ${message}`, options);
+}
