@@ -1,0 +1,64 @@
+import type { DeviceContent } from './core/judge-content.ts';
+import type { MountEntry } from './core/mount-info.ts';
+import type { FileSystem, HostCheck, MountStats } from './host-volumes.ts';
+
+/** Where a file system on a device is mounted. */
+export interface MountPlace {
+  device: string;
+  target: string;
+  fileSystem: FileSystem;
+}
+
+/**
+ * What is asked of the host: its mounts and file systems. Errors are StorError; a tool that is missing is
+ * FAILED_PRECONDITION with the Debian package that has it.
+ */
+export interface HostTools {
+  /** What a block device carries, as blkid and wipefs tell it. */
+  probe(device: string, signal: AbortSignal): Promise<DeviceContent>;
+  /** Makes a file system, come what may: the caller has seen that there is nothing. */
+  makeFileSystem(
+    device: string,
+    fileSystem: FileSystem,
+    options: readonly string[],
+    signal: AbortSignal,
+  ): Promise<void>;
+  /** Makes the whole device read as zeros again. */
+  discard(device: string, signal: AbortSignal): Promise<void>;
+  /**
+   * Before it is mounted for writing. FAILED_PRECONDITION when it has faults that nobody can mend without
+   * a person.
+   */
+  check(device: string, fileSystem: FileSystem, signal: AbortSignal): Promise<void>;
+  mount(
+    order: MountPlace & { options: readonly string[]; readOnly: boolean },
+    signal: AbortSignal,
+  ): Promise<void>;
+  /** Shows what is mounted at `from` at `target` too, for reading only. */
+  mountAgain(order: { from: string; target: string }, signal: AbortSignal): Promise<void>;
+  /** Fine when nothing is mounted there. IN_USE while files are open, unless `lazy`. */
+  unmount(target: string, options: { lazy: boolean }, signal: AbortSignal): Promise<void>;
+  /** Makes a mounted file system as large as its device. */
+  grow(place: MountPlace, signal: AbortSignal): Promise<void>;
+  /** As /proc/self/mountinfo tells them. */
+  mounts(): Promise<MountEntry[]>;
+  /** `7:3`; null: there is no such block device. */
+  deviceNumber(device: string): Promise<string | null>;
+  /** The path without symbolic links, of which the end need not exist. */
+  realTarget(target: string): Promise<string>;
+  /** Makes the directory; FAILED_PRECONDITION when something else is there. */
+  makeTarget(target: string): Promise<void>;
+  /** Who has files open below a target, or a device itself: `postgres (4711)`; the first of them. */
+  openers(path: string): Promise<string[]>;
+  stats(target: string): Promise<MountStats>;
+  /** What this host has of what devices and mounts need. */
+  checks(signal: AbortSignal): Promise<HostCheck[]>;
+}
+
+/** Without these no device can be made: names of checks. */
+export const neededForDevices: readonly string[] = ['root', 'fuse', 'loop'];
+
+/** Whether anything was ever written to a volume and not discarded since. */
+export interface AllocationProbe {
+  hasData(exportName: string, signal: AbortSignal): Promise<boolean>;
+}

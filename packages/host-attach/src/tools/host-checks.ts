@@ -1,0 +1,121 @@
+import { constants } from 'node:fs';
+import { access, readFile } from 'node:fs/promises';
+import { release } from 'node:os';
+import { mountOf, parseMountInfo } from '../core/mount-info.ts';
+import type { HostCheck } from '../host-volumes.ts';
+import { findTool, toolPackages, type Tool } from './run-tool.ts';
+
+/** Bits among the capabilities of a process (linux/capability.h). */
+const sysAdminBit = 21n;
+const sysResourceBit = 24n;
+
+/** A host without these mounts nothing; without the others it lacks one kind of file system. */
+const neededTools: readonly Tool[] = ['blkid', 'wipefs', 'mount', 'umount', 'mkfs.ext4', 'e2fsck'];
+
+/** What this host has of what devices and mounts need. */
+export async function hostChecks(): Promise<HostCheck[]> {
+  return [
+    await rootCheck(),
+    await deviceCheck('fuse', '/dev/fuse', 'fuse'),
+    await deviceCheck('loop', '/dev/loop-control', 'loop'),
+    await kernelNbdCheck(),
+    ...(Object.keys(toolPackages) as Tool[]).map(toolCheck),
+    await growthCheck(),
+    await propagationCheck(),
+  ];
+}
+
+async function rootCheck(): Promise<HostCheck> {
+  const isAdmin = await hasCapability(sysAdminBit);
+  const uid = process.geteuid?.() ?? 0;
+  if (uid === 0 && isAdmin) {
+    return { name: 'root', state: 'ok', text: 'the agent is root and may mount (CAP_SYS_ADMIN)' };
+  }
+  const lack =
+    uid === 0 ? 'the agent is root without CAP_SYS_ADMIN' : `the agent runs as uid ${uid}`;
+  return {
+    name: 'root',
+    state: 'failed',
+    text: `${lack}, and nobody else may make devices and mounts: run it as root (in a container: --privileged, or --cap-add SYS_ADMIN with the devices)`,
+  };
+}
+
+/** The kernel asks for it before it lets a mounted ext4 grow. */
+async function growthCheck(): Promise<HostCheck> {
+  const name = 'ext4-growth';
+  if (await hasCapability(sysResourceBit)) {
+    return { name, state: 'ok', text: 'ext4 can grow while it is mounted (CAP_SYS_RESOURCE)' };
+  }
+  return {
+    name,
+    state: 'warning',
+    text: 'the agent has no CAP_SYS_RESOURCE, so ext4 cannot grow while it is mounted: run it with that (in a container: --cap-add SYS_RESOURCE), or use xfs',
+  };
+}
+
+async function hasCapability(bit: bigint): Promise<boolean> {
+  const status = await readFile('/proc/self/status', 'utf8').catch(() => '');
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0';
+  return ((BigInt(`0x${effective}`) >> bit) & 1n) === 1n;
+}
+
+async function deviceCheck(name: string, path: string, kernelModule: string): Promise<HostCheck> {
+  try {
+    await access(path, constants.R_OK | constants.W_OK);
+    return { name, state: 'ok', text: `${path} is there` };
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    const why = code === 'EACCES' ? 'may not be opened' : 'is not there';
+    return {
+      name,
+      state: 'failed',
+      text: `${path} ${why}, and without it no volume becomes a device: run "modprobe ${kernelModule}" (in a container: give it ${path})`,
+    };
+  }
+}
+
+async function kernelNbdCheck(): Promise<HostCheck> {
+  const way = 'volumes become devices by FUSE and a loop device';
+  const has = await hasKernelModule('nbd');
+  const text = has
+    ? `the kernel has nbd.ko, which is not used yet: ${way}`
+    : `the kernel ${release()} has no nbd.ko: ${way}`;
+  return { name: 'nbd-kernel', state: 'ok', text };
+}
+
+async function hasKernelModule(name: string): Promise<boolean> {
+  const isThere = (path: string): Promise<boolean> =>
+    access(path).then(
+      () => true,
+      () => false,
+    );
+  if (await isThere(`/sys/module/${name}`)) return true;
+  const lists = ['modules.builtin', 'modules.dep'];
+  for (const list of lists) {
+    const text = await readFile(`/lib/modules/${release()}/${list}`, 'utf8').catch(() => '');
+    if (new RegExp(`/${name}\\.ko\\b`).test(text)) return true;
+  }
+  return false;
+}
+
+function toolCheck(tool: Tool): HostCheck {
+  const file = findTool(tool);
+  if (file !== null) return { name: tool, state: 'ok', text: file };
+  const state = neededTools.includes(tool) ? 'failed' : 'warning';
+  const install = `apt-get install ${toolPackages[tool]}`;
+  return { name: tool, state, text: `${tool} is missing: ${install}` };
+}
+
+/** What is mounted where the host does not see it is of no use to its other programs. */
+async function propagationCheck(): Promise<HostCheck> {
+  const name = 'mount-propagation';
+  const table = parseMountInfo(await readFile('/proc/self/mountinfo', 'utf8').catch(() => ''));
+  const isShared = mountOf(table, '/')?.shared === true;
+  if (isShared)
+    return { name, state: 'ok', text: 'what is mounted here is seen in containers too' };
+  return {
+    name,
+    state: 'warning',
+    text: 'mounts of this agent are seen by itself and what it starts only: run "mount --make-rshared /" on the host, or give its container the bind mount with rshared',
+  };
+}
