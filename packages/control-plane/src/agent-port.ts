@@ -15,6 +15,7 @@ import type {
   VolumeSettings,
 } from '@stor/protocol';
 import type { SnapshotExport } from './core/volume/export-snapshot.ts';
+import type { HostAnswer, HostOrder } from './host-order.ts';
 
 export interface AgentDisk {
   diskId: DiskId;
@@ -269,6 +270,11 @@ export interface AgentPort {
   scrub(order: ScrubOrder): Promise<ScrubProgress | null>;
   /** Where every node's replication listeners are; called at start and when one changes. */
   peersChanged(peers: PeerLanes[]): void;
+  /**
+   * Devices and mounts of this host; absent: it makes none. Errors as StorApi has them for the calls that
+   * carry these orders.
+   */
+  orderHost?(order: HostOrder, signal: AbortSignal): Promise<HostAnswer>;
   /** The node's lease is valid until this time on the monotonic clock of the process (ms). */
   nodeLeaseUntil(deadlineMonotonicMs: number): void;
 }

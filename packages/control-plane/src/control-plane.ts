@@ -18,6 +18,7 @@ import { coalesced } from './agent/coalesced.ts';
 import { DiskReporter } from './agent/disk-reporter.ts';
 import { EventLog } from './agent/event-log.ts';
 import { ScrubDriver } from './agent/scrub-driver.ts';
+import { nodeCalls } from './agent/node-calls.ts';
 import { LeaderControllers } from './agent/leader-controllers.ts';
 import { LocalReconciler } from './agent/local-reconciler.ts';
 import { SnapshotReconciler } from './agent/snapshot-reconciler.ts';
@@ -26,6 +27,7 @@ import { NodeSession, type NodeIdentity } from './agent/node-session.ts';
 import { scopedStore } from './api/change-scope.ts';
 import { withChangeGuards } from './api/guarded-methods.ts';
 import { OpenCalls, servedMethods } from './api/serve-unary.ts';
+import { DeviceService } from './api/device-service.ts';
 import { DiskService } from './api/disk-service.ts';
 import { memberServices } from './api/member-service.ts';
 import { NodeService } from './api/node-service.ts';
@@ -134,12 +136,13 @@ export class ControlPlane implements ControlPlanePort {
     const primaries = controlPlane.#primaries;
     const insight = new VolumeInsight({ ...options, nodeId: node.id, peers });
     const disks = new DiskService({ store, peers, logger });
+    const devices = new DeviceService({ store, peers, nodeId: node.id });
     const trash = new TrashService({ ...options, volumes, spaces: controlPlane.#spaces });
     const more = { ...snapshotServices(parts), trash };
     const growth = new VolumeGrowthOrders({ ...parts, access: more.access });
     const nodes = new NodeService({ ...options, insight, events: controlPlane.#events });
     const who = { nodes, moveStore: options.moveStore, ...memberServices(options) };
-    const some = { volumes, changes, publications, growth, primaries, insight, disks };
+    const some = { volumes, changes, publications, growth, primaries, insight, disks, devices };
     const events = controlPlane.#events;
     const rebalance = new RebalanceService({ ...options, events });
     const all = { ...some, ...who, ...more, rebalance, ...placingServices(options) };
@@ -438,19 +441,8 @@ export class ControlPlane implements ControlPlanePort {
   }
 
   #nodeCalls(): NodeCalls {
-    return {
-      releaseAttachment: ({ volumeId, epoch, ifIdle }) =>
-        this.#attachments.releaseHere(volumeId, epoch, ifIdle),
-      attachHere: ({ volumeId, mode, ...options }) =>
-        this.#attachments.attachHere(volumeId, mode, options),
-      liveVolumes: (volumeIds) => this.#options.agent.liveVolumes(volumeIds),
-      handOver: ({ volumeId, epoch }) => this.#options.agent.handOver(volumeId, epoch),
-      addDisk: (order) => this.#disks.addDisk(order),
-      removeDisk: ({ diskId, lost }) => this.#disks.removeDisk(diskId, lost),
-      orderPrimary: ({ volumeId, epoch, order }) =>
-        this.#options.agent.orderPrimary(volumeId, epoch, order),
-      replicaSpace: (volumeIds) => this.#options.agent.replicaSpace(volumeIds),
-    };
+    const { agent } = this.#options;
+    return nodeCalls({ agent, attachments: this.#attachments, disks: this.#disks });
   }
 
   #orderParts(): SnapshotServiceParts {

@@ -1,4 +1,5 @@
 export * from './agent-port.ts';
+export type * from './host-order.ts';
 export * from './cluster-store.ts';
 export * from './control-plane.ts';
 export type { NodeIdentity } from './agent/node-session.ts';

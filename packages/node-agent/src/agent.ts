@@ -14,6 +14,7 @@ import { isEtcd, lanePorts, type AgentConfig } from './config.ts';
 import { storeIdentity } from './core/store-choice.ts';
 import { DataFolder } from './data-folder.ts';
 import { checkFirstStart } from './formation/check-first-start.ts';
+import { AgentHost } from './host/agent-host.ts';
 import { metricFamilies } from './metric-families.ts';
 import { metricSnapshot } from './metrics-snapshot.ts';
 import { NodeDisks } from './node-disks.ts';
@@ -52,6 +53,7 @@ export class Agent {
   /** what to close, last opened first */
   readonly #open: (() => Promise<void>)[] = [];
   #store: ClusterStore | null = null;
+  #host: AgentHost | null = null;
   #failed: StorError | null = null;
   #closing: Promise<void> | null = null;
 
@@ -129,9 +131,22 @@ export class Agent {
     control.plane = plane;
     await this.#serve(server);
     this.#open.push(() => this.#giveUp(lanes, plane));
+    await this.#openHost(folder, node);
     await this.#serveHttp(lanes, plane, store, node);
     this.#writePidFile();
     this.#logger.info({ version: agentVersion, nodeId, agentInstance }, 'agent started');
+  }
+
+  /** Devices and mounts ask by the API, so they come after it, and end before it. */
+  async #openHost(folder: DataFolder, node: NodePort): Promise<void> {
+    const { host: parts, files, clock } = this.#platform;
+    if (!parts) return;
+    const bootId = this.#platform.bootId();
+    const options = { ...parts, files, clock, bootId, logger: this.#logger };
+    const host = await AgentHost.open({ ...options, config: this.#config, dataDir: folder.path });
+    this.#open.push(() => host.close());
+    node.setHost(host);
+    this.#host = host;
   }
 
   #disks(lanes: NodeLanes, folder: DataFolder): NodeDisks {
@@ -328,6 +343,7 @@ export class Agent {
       live,
       spaces: await lanes.replicaSpace(live.map(({ volumeId }) => volumeId)),
       disks,
+      devices: this.#host?.devices ?? [],
       raft: raft.read(),
       cluster: raft.isLeader ? await plane.observe() : null,
     });

@@ -331,4 +331,15 @@ export const metricFamilies: readonly MetricFamily[] = [
     help: 'NBD connections turned away or cut off: too many, too slow a handshake, no TLS, replies not taken',
     type: 'counter',
   },
+  {
+    name: 'stor_host_devices',
+    help: 'Volumes that are block devices of this host, by how they are made',
+    type: 'gauge',
+  },
+  {
+    name: 'stor_host_failed_devices',
+    help: 'Of these, those whose requests fail: storctl volume devices says why',
+    type: 'gauge',
+  },
+  { name: 'stor_host_mounts', help: 'File systems on them that are mounted', type: 'gauge' },
 ];

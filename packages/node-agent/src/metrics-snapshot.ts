@@ -1,4 +1,5 @@
 import type { AgentDisk, LiveVolume, ReplicaSpace } from '@stor/control-plane';
+import type { HostDevice } from '@stor/host-attach';
 import { spaceLevel } from '@stor/protocol';
 import type { Node, Pool, Scrub, Volume } from '@stor/protocol';
 import type { HistogramSample, MetricSample, MetricSnapshot } from '@stor/runtime';
@@ -13,6 +14,8 @@ export interface MetricSources {
   /** of this node's replicas of those volumes */
   spaces: ReplicaSpace[];
   disks: AgentDisk[];
+  /** volumes that are block devices of this host */
+  devices: readonly HostDevice[];
   raft: {
     term: number;
     appliedIndex: number;
@@ -81,12 +84,26 @@ export function metricSnapshot(sources: MetricSources): MetricSnapshot {
       add('stor_disk_space', { ...labels, level: each }, each === level ? 1 : 0);
     }
   }
+  addDevices(sources, add);
   add('stor_raft_term', { node }, sources.raft.term);
   add('stor_raft_applied_index', { node }, sources.raft.appliedIndex);
   add('stor_raft_leader_changes_total', { node }, sources.raft.leaderChanges);
   histograms.set('stor_raft_commit_latency_seconds', [sources.raft.commitLatency]);
   if (sources.cluster) addCluster(sources.cluster, node, add);
   return { samples, histograms };
+}
+
+/** A host without devices has no such lines. */
+function addDevices({ node, devices }: MetricSources, add: Add): void {
+  for (const means of new Set(devices.map((device) => device.means))) {
+    const made = devices.filter((device) => device.means === means);
+    add('stor_host_devices', { node, means }, made.length);
+  }
+  if (devices.length === 0) return;
+  const failed = devices.filter(({ failure }) => failure !== null);
+  add('stor_host_failed_devices', { node }, failed.length);
+  const mounts = devices.reduce((sum, device) => sum + device.mounts.length, 0);
+  add('stor_host_mounts', { node }, mounts);
 }
 
 type Add = (name: string, labels: Record<string, string>, value: number) => void;

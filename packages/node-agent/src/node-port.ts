@@ -2,6 +2,8 @@ import type {
   AgentDisk,
   AgentPort,
   DiskOrder,
+  HostAnswer,
+  HostOrder,
   LiveVolume,
   LocalReplica,
   NewReplica,
@@ -10,6 +12,7 @@ import type {
   ReplicaSpace,
   SnapshotDrop,
 } from '@stor/control-plane';
+import { StorError } from '@stor/protocol';
 import type {
   AttachmentGrant,
   DiskId,
@@ -22,6 +25,7 @@ import type {
   VolumeId,
   VolumeSettings,
 } from '@stor/protocol';
+import type { AgentHost } from './host/agent-host.ts';
 import type { NodeDisks } from './node-disks.ts';
 import type { NodeLanes } from './node-lanes.ts';
 
@@ -30,6 +34,7 @@ export class NodePort implements AgentPort {
   readonly #lanes: NodeLanes;
   readonly #disks: NodeDisks;
   #leaseUntilMs = 0;
+  #host: Pick<AgentHost, 'order'> | null = null;
 
   constructor(lanes: NodeLanes, disks: NodeDisks) {
     this.#lanes = lanes;
@@ -39,6 +44,16 @@ export class NodePort implements AgentPort {
   /** until when the node's lease holds, on the monotonic clock (ms) */
   get leaseUntilMs(): number {
     return this.#leaseUntilMs;
+  }
+
+  /** From now on orders about devices of this host are carried out. */
+  setHost(host: Pick<AgentHost, 'order'>): void {
+    this.#host = host;
+  }
+
+  async orderHost(order: HostOrder, signal: AbortSignal): Promise<HostAnswer> {
+    if (this.#host) return this.#host.order(order, signal);
+    throw new StorError('FAILED_PRECONDITION', 'this agent makes no devices, or not yet');
   }
 
   disks(): Promise<AgentDisk[]> {

@@ -10,6 +10,7 @@ import {
   type RaftLogs,
   type RpcTransport,
 } from '@stor/control-plane';
+import { SystemDeviceProcesses, systemHostTools } from '@stor/host-attach';
 import {
   systemClock,
   systemFiles,
@@ -20,6 +21,7 @@ import {
 } from '@stor/runtime';
 import type { BlockDevices } from './devices/block-devices.ts';
 import { systemBlockDevices } from './devices/system-block-devices.ts';
+import type { HostPlatform } from './host/agent-host.ts';
 import { HttpServer } from './http-server.ts';
 import { startLane, type LaneHost } from './lane/lane-host.ts';
 import type { LaneOptions, MainMethods } from './lane/lane-protocol.ts';
@@ -42,6 +44,8 @@ export interface Platform {
   readonly etcd?: EtcdAccess;
   /** what formats and mounts block devices; absent: there are only directories */
   readonly devices?: BlockDevices;
+  /** what makes devices of volumes and mounts them; absent: this agent does neither */
+  readonly host?: HostPlatform;
   /** changes with each boot of the host */
   bootId(): string;
   /**
@@ -81,6 +85,7 @@ export const systemPlatform: Platform = {
   logs: levelLogs,
   rpc: grpcTransport(),
   devices: systemBlockDevices,
+  host: { processes: new SystemDeviceProcesses(), tools: systemHostTools },
   bootId: () => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
   startLane,
   listenHttp: (options) => HttpServer.listen(options),

@@ -74,6 +74,9 @@ const ours = [
   'stor_relay_read_bytes_total',
   'stor_relay_written_bytes_total',
   'stor_handovers_total',
+  'stor_host_devices',
+  'stor_host_failed_devices',
+  'stor_host_mounts',
   'stor_scrub_bytes_total',
   'stor_scrub_diverged_blocks_total',
   'stor_scrub_bytes_remaining',
@@ -219,6 +222,10 @@ const sources: MetricSources = {
       trouble: 'it had errors',
     },
   ],
+  devices: [
+    { means: 'fuse-loop', failure: null, mounts: [{}, {}] },
+    { means: 'fuse-loop', failure: 'its process is gone', mounts: [] },
+  ] as unknown as MetricSources['devices'],
   raft: {
     term: 3,
     appliedIndex: 7,
@@ -303,6 +310,9 @@ t.test('every family has a sample on the page, labelled by volume and node', asy
   t.match(text, 'stor_volume_state{volume="db",state="suspended"} 0');
   t.match(text, 'stor_relay_written_bytes_total{node="n1"} 200');
   t.match(text, 'stor_handovers_total{node="n1"} 4');
+  t.match(text, 'stor_host_devices{node="n1",means="fuse-loop"} 2');
+  t.match(text, 'stor_host_failed_devices{node="n1"} 1');
+  t.match(text, 'stor_host_mounts{node="n1"} 2');
   t.match(text, 'stor_scrub_errors_total{node="n1",disk="d-1"} 9');
   t.match(text, 'stor_scrub_repaired_total{node="n1",disk="d-1"} 8');
   t.match(text, 'stor_scrub_bytes_total{node="n1"} 7000');

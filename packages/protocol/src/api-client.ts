@@ -7,6 +7,7 @@ import type { RpcOutcome, RpcStreamCall } from './rpc/rpc-endpoint.ts';
 import { loadServices } from './rpc/services.ts';
 import { watchResources } from './watch-client.ts';
 import type { WatchApi } from './watch-client.ts';
+import { deviceCalls } from './device-calls.ts';
 import { memberCalls } from './member-calls.ts';
 import { qosCalls } from './qos-calls.ts';
 import { rebalanceCalls } from './rebalance-calls.ts';
@@ -53,6 +54,14 @@ const kinds: Readonly<Record<keyof StorApi, Kind>> = {
   // the same again finds what the first one made
   publishVolume: 'repeatable',
   unpublishVolume: 'repeatable',
+  // '' is the node that answers: another one would make a second device
+  attachDevice: 'once',
+  detachDevice: 'once',
+  mountVolume: 'once',
+  unmountVolume: 'once',
+  growDevice: 'once',
+  listDevices: 'read',
+  checkHost: 'read',
   // the same change again changes nothing more
   updateVolume: 'repeatable',
   resizeVolume: 'repeatable',
@@ -216,6 +225,7 @@ export function openApiClient(options: ApiClientOptions): ApiClient {
     listScrubs: async (request, callOptions) =>
       decodedScrubs(await listScrubs(request, callOptions)),
     setScrub: call('setScrub'),
+    ...deviceCalls(call),
     ...memberCalls(call),
     ...qosCalls(call, () => caller.host.newRequestId()),
     ...snapshotCalls(call, () => caller.host.newRequestId()),

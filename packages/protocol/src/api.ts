@@ -1,3 +1,4 @@
+import type { DeviceApi } from './device-api.ts';
 import type { QosClass, QosClassChange, QosSpec } from './qos.ts';
 import type {
   ClusterSettings,
@@ -65,7 +66,7 @@ export interface ChangeGuards extends RequestId {
  * The public API (service `stor.v1.Stor`, proto/stor.proto). Every node answers every call. Names may
  * be ids too. Errors are StorError with the codes named here and UNAVAILABLE (no quorum).
  */
-export interface StorApi {
+export interface StorApi extends DeviceApi {
   getClusterStatus(request: Record<string, never>, options?: CallOptions): Promise<ClusterStatus>;
   listNodes(request: Record<string, never>, options?: CallOptions): Promise<{ nodes: Node[] }>;
   /** NOT_FOUND */

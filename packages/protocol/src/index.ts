@@ -2,6 +2,7 @@ export * from './api-client.ts';
 export * from './api.ts';
 export * from './backup-text.ts';
 export * from './byte-size.ts';
+export type * from './device-api.ts';
 export * from './disk-space.ts';
 export * from './errors.ts';
 export * from './ids.ts';

@@ -2,6 +2,7 @@
 export type * from './resources/attachment-grant.ts';
 export type * from './resources/disk.ts';
 export type * from './resources/event.ts';
+export type * from './resources/host-device.ts';
 export type * from './resources/member.ts';
 export type * from './resources/metadata.ts';
 export type * from './resources/node.ts';

@@ -472,7 +472,25 @@ t.test('resources survive the wire', async (t) => {
       unavailable: fc.nat(9),
     }),
   });
+  const devices = fc.record({
+    ...{ nodeId: text, node: text, volumeId: text, volume: text, publication: text },
+    ...{ means: text, path: text, sizeBytes: number, readOnly: fc.boolean() },
+    users: fc.array(text, { maxLength: 2 }),
+    mounts: fc.array(
+      fc.record({
+        ...{ target: text, fileSystem: text, readOnly: fc.boolean(), user: text },
+        options: fc.array(text, { maxLength: 2 }),
+      }),
+      { maxLength: 2 },
+    ),
+    failure: text,
+  });
+  const findings = fc.array(fc.record({ name: text, state: text, text }), { maxLength: 2 });
   const all: [string, fc.Arbitrary<object>][] = [
+    ['AttachDevice', devices],
+    ['MountVolume', devices],
+    ['ListDevices', fc.record({ devices: fc.array(devices, { maxLength: 2 }) })],
+    ['CheckHost', fc.record({ node: text, checks: findings })],
     ['GetVolume', volumes],
     ['GetNode', nodes],
     ['AddDisk', disks],
@@ -498,6 +516,7 @@ t.test('resources survive the wire', async (t) => {
     'AttachHere',
     'HandOver',
     'LiveVolumes',
+    'OrderHost',
     'OrderPrimary',
     'ReleaseAttachment',
     'RemoveDisk',

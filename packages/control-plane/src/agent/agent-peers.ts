@@ -7,6 +7,7 @@ import type {
   PrimaryOrder,
   ReplicaSpace,
 } from '../agent-port.ts';
+import type { HostAnswer, HostOrder } from '../host-order.ts';
 import { decodedAnswer, encodedOrder } from './primary-order-wire.ts';
 import { nodeName } from '../resources/cluster-state.ts';
 import { joinedSignal } from '../resources/joined-signal.ts';
@@ -35,6 +36,8 @@ export interface NodeCalls {
   }): Promise<PrimaryAnswer>;
   /** See AgentPort.replicaSpace. */
   replicaSpace(volumeIds: VolumeId[]): Promise<ReplicaSpace[]>;
+  /** See AgentPort.orderHost. */
+  orderHost(order: HostOrder, signal: AbortSignal): Promise<HostAnswer>;
 }
 
 export interface AttachOrder {
@@ -62,6 +65,8 @@ const glanceTimeoutMs = 500;
 const handOverTimeoutMs = 20_000;
 const orderTimeoutMs = 30_000;
 const spaceTimeoutMs = 2_000;
+/** To publish, to become primary, to check and to make a file system, one after the other (ms). */
+const hostTimeoutMs = 120_000;
 
 /** The other nodes, by node id; this node is called without the network. */
 export class AgentPeers {
@@ -148,6 +153,13 @@ export class AgentPeers {
         })) as { replicas: ReplicaSpace[] };
         return answer.replicas;
       },
+      orderHost: (request, signal) =>
+        this.#call(nodeId, {
+          method: 'OrderHost',
+          request,
+          timeoutMs: hostTimeoutMs,
+          signal,
+        }) as Promise<HostAnswer>,
     };
   }
 

@@ -3,6 +3,7 @@ import type { Attachment, NodeId } from '@stor/protocol';
 import type { CallContext, UnaryMethod } from '../api/serve-unary.ts';
 import { clusterIdKey, nodeIdKey } from './agent-peers.ts';
 import type { AttachOrder, NodeCalls } from './agent-peers.ts';
+import type { HostOrder } from '../host-order.ts';
 import { decodedOrder } from './primary-order-wire.ts';
 import type { WireOrder } from './primary-order-wire.ts';
 
@@ -18,7 +19,7 @@ export function agentService(
   identity: { clusterId: string; nodeId: NodeId },
 ): Record<string, UnaryMethod> {
   const checked =
-    <Q>(run: (request: Q) => Promise<object>): UnaryMethod =>
+    <Q>(run: (request: Q, context: CallContext) => Promise<object>): UnaryMethod =>
     async (request: Q, context: CallContext) => {
       const clusterId = context.header(clusterIdKey);
       const nodeId = context.header(nodeIdKey);
@@ -35,7 +36,7 @@ export function agentService(
           { details: { unreachable: nodeId } },
         );
       }
-      return run(request);
+      return run(request, context);
     };
   return {
     releaseAttachment: checked(async (request: Parameters<NodeCalls['releaseAttachment']>[0]) => ({
@@ -64,5 +65,6 @@ export function agentService(
     replicaSpace: checked(async ({ volumeIds }: { volumeIds: string[] }) => ({
       replicas: await calls.replicaSpace(volumeIds),
     })),
+    orderHost: checked((order: HostOrder, { signal }) => calls.orderHost(order, signal)),
   };
 }

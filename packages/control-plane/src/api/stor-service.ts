@@ -15,6 +15,7 @@ import type { MemberService } from './member-service.ts';
 import type { TenantService } from './tenant-service.ts';
 import type { TokenService } from './token-service.ts';
 import type { CallContext, UnaryMethod } from './serve-unary.ts';
+import { deviceMethods, type DeviceService } from './device-service.ts';
 import type { DiskService } from './disk-service.ts';
 import { findNode } from './find-node.ts';
 import type { NodeService } from './node-service.ts';
@@ -44,6 +45,7 @@ type Request<M extends keyof StorApi> = Parameters<StorApi[M]>[0];
 interface StorServiceOptions {
   store: ClusterStore;
   disks: DiskService;
+  devices: DeviceService;
   nodes: NodeService;
   members: MemberService;
   tokens: TokenService;
@@ -127,6 +129,7 @@ export function storService(options: StorServiceOptions): Record<keyof StorApi, 
       return { volume: await volumes.get(volumeId), safetySnapshot };
     },
     ...useMethods(options),
+    ...deviceMethods(options.devices),
     updateVolume: (request: Request<'updateVolume'>) => changes.update(request),
     resizeVolume: ({ name, sizeBytes }: Request<'resizeVolume'>, { signal }: CallContext) =>
       options.growth.resize(name, sizeBytes, signal),

@@ -27,6 +27,7 @@ import type {
   ReplicaSpace,
   SnapshotDrop,
 } from '../agent-port.ts';
+import type { HostAnswer, HostOrder } from '../host-order.ts';
 
 interface FakeReplica {
   replicaId: ReplicaId;
@@ -74,6 +75,9 @@ export class FakeAgent implements AgentPort {
   readonly holds = new Map<VolumeId, string>();
   /** how long a hold lasts, as its release says (ms) */
   heldMs = 1;
+  /** what its host was asked about devices, and what it answers; null: it makes none */
+  readonly hostOrders: HostOrder[] = [];
+  onHostOrder: ((order: HostOrder) => HostAnswer) | null = null;
   /** while set, creating a replica waits for it */
   createGate: Promise<void> | null = null;
 
@@ -81,6 +85,12 @@ export class FakeAgent implements AgentPort {
     const agent = new FakeAgent();
     agent.diskList.push(fakeDisk(diskId, `/disks/${diskId}`, '', freeBytes));
     return agent;
+  }
+
+  async orderHost(order: HostOrder): Promise<HostAnswer> {
+    this.hostOrders.push(order);
+    if (this.onHostOrder) return this.onHostOrder(order);
+    throw new StorError('FAILED_PRECONDITION', 'this agent makes no devices');
   }
 
   async disks(): Promise<AgentDisk[]> {
