@@ -37,6 +37,8 @@ const changing = new Set([
   'volume recover',
   'volume attach',
   'volume detach',
+  'volume mount',
+  'volume unmount',
   'volume publish',
   'volume unpublish',
   'volume rollback',

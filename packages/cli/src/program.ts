@@ -2,6 +2,7 @@ import { Command, Option } from 'commander';
 import { addGuardOptions } from './change-guards.ts';
 import { addClusterCommands } from './commands/cluster.ts';
 import { addDiskCommands } from './commands/disk.ts';
+import { addDoctorCommand } from './commands/doctor.ts';
 import { addEventsCommand } from './commands/events.ts';
 import { addHelpCommand } from './commands/help.ts';
 import { addNodeCommands } from './commands/node.ts';
@@ -80,6 +81,7 @@ export function buildProgram(io: StorctlIo, run: RunAction): Command {
   addPlacementCommands(program, run);
   addRebuildCommands(program, run);
   addScrubCommands(program, run);
+  addDoctorCommand(program, run);
   addEventsCommand(program, run);
   addSimulateCommand(program, run);
   addUpgradeCommands(program, run);

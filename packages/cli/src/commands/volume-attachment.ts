@@ -1,8 +1,10 @@
 import type { Command } from 'commander';
+import { StorError } from '@stor/protocol';
 import type { PublicationView, Volume } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
 import { confirmUnsafe } from '../confirm.ts';
 import { formatTime } from '../resource-views.ts';
+import { attachDevice, deviceCall } from './volume-device.ts';
 
 /** attach and detach, and what helps when they cannot: fence and recover. */
 export function addAttachmentCommands(volume: Command, run: RunAction): void {
@@ -14,37 +16,105 @@ export function addAttachmentCommands(volume: Command, run: RunAction): void {
   addRecover(volume, run);
 }
 
+interface AttachFlags {
+  node: string;
+  device?: true;
+  readOnly?: true;
+}
+
 function addAttach(volume: Command, run: RunAction): void {
   volume
     .command('attach')
     .argument('<volume>', 'name or id')
-    .option('--node <node>', 'node that becomes the primary (default: the one that answers)', '')
-    .description('keep a volume attached to a node until it is detached')
-    .addHelpText('after', '\nExamples:\n  storctl volume attach db --node n2')
-    .action(async (name: string, options: { node: string }, command: Command) =>
-      run(command.optsWithGlobals(), async ({ api, print, call }) => {
-        const attached = await api.attachVolume({ name, node: options.node }, call);
-        const holder = attached.status.primary?.node ?? (options.node || 'a node');
+    .option(
+      '--node <node>',
+      'node that becomes the primary, or host of the device (default: the one that answers)',
+      '',
+    )
+    .option('--device', 'make a block device of that host, and print its path')
+    .option('--read-only', 'with --device: it can only be read')
+    .description('keep a volume attached to a node, or as a device of a host, until it is detached')
+    .addHelpText(
+      'after',
+      `
+A device belongs to one host at a time; one whose node is down loses it to the next. It outlives restarts
+of the agent and goes on with other nodes when this one is down, but not a reboot of the host.
+
+Examples:
+  storctl volume attach db --node n2
+  storctl volume attach db --device
+  mkfs.ext4 "$(storctl volume attach db --device --node n2)"`,
+    )
+    .action(async (name: string, flags: AttachFlags, command: Command) => {
+      const { node, device = false, readOnly = false } = flags;
+      if (readOnly && !device) {
+        throw new StorError('INVALID_ARGUMENT', '--read-only goes with --device');
+      }
+      await run(command.optsWithGlobals(), async (context) => {
+        if (device) return attachDevice(context, { name, node, readOnly });
+        const { api, print, call } = context;
+        const attached = await api.attachVolume({ name, node }, call);
+        const holder = attached.status.primary?.node ?? (node || 'a node');
         print.changed(
           attached,
           `volume ${attached.metadata.name} attached to ${holder}: ${attached.status.nbdUri}`,
         );
-      }),
-    );
+      });
+    });
+}
+
+interface DetachFlags {
+  node: string;
+  device?: true;
+  force?: true;
 }
 
 function addDetach(volume: Command, run: RunAction): void {
   volume
     .command('detach')
     .argument('<volume>', 'name or id')
+    .option('--device', 'only the block device; who else is connected stays')
+    .option('--node <node>', 'with --device: host that has it (default: the only one)', '')
+    .option('--force', 'with --device: also while it is in use, and its requests fail')
     .description('finish what is in flight, close the connections and give the volume free')
-    .addHelpText('after', '\nExamples:\n  storctl volume detach db')
-    .action(async (name: string, _options: object, command: Command) =>
-      run(command.optsWithGlobals(), async ({ api, print, call }) => {
-        const detached = await api.detachVolume({ name }, call);
-        print.changed(detached, `volume ${detached.metadata.name} detached`);
-      }),
+    .addHelpText(
+      'after',
+      `
+A block device of the volume is taken away first. That is refused while it is mounted, open, or used by
+containers.
+
+Examples:
+  storctl volume detach db
+  storctl volume detach db --device --node n2`,
+    )
+    .action(async (name: string, flags: DetachFlags, command: Command) => {
+      if (!flags.device && (flags.force || flags.node !== '')) {
+        throw new StorError('INVALID_ARGUMENT', '--force and --node go with --device');
+      }
+      await run(command.optsWithGlobals(), (context) => detach(context, name, flags));
+    });
+}
+
+async function detach(
+  { api, print, call }: CommandContext,
+  name: string,
+  { device, node, force }: DetachFlags,
+): Promise<void> {
+  if (device) {
+    await api.detachDevice({ name, node, force: force ?? false }, deviceCall(call));
+    const where = node === '' ? 'any host' : node;
+    print.facts(
+      { name, node, detached: true },
+      `volume ${name} is no device of ${where} any more\n`,
     );
+    return;
+  }
+  const { metadata, status } = await api.getVolume({ name }, call);
+  for (const { nodeId } of status.publications) {
+    await api.detachDevice({ name: metadata.id, node: nodeId }, deviceCall(call));
+  }
+  const detached = await api.detachVolume({ name: metadata.id }, call);
+  print.changed(detached, `volume ${detached.metadata.name} detached`);
 }
 
 function addPublish(volume: Command, run: RunAction): void {

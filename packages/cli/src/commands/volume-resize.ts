@@ -1,6 +1,8 @@
 import type { Command } from 'commander';
-import { formatByteSize, parseByteSize } from '@stor/protocol';
+import { formatByteSize, hasCode, parseByteSize, StorError } from '@stor/protocol';
+import type { Volume } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
+import { deviceCall } from './volume-device.ts';
 
 export function addResizeCommand(volume: Command, run: RunAction): void {
   volume
@@ -12,8 +14,9 @@ export function addResizeCommand(volume: Command, run: RunAction): void {
       'after',
       `
 Who connects after it sees the new size; a connection that is open keeps the old one, and its file
-system grows after it has connected anew (resize2fs, xfs_growfs). A volume never becomes smaller. When
-it is broken off, the volume has one size or the other: give the same command again.
+system grows after it has connected anew (resize2fs, xfs_growfs). Devices of hosts, and the file systems that
+are mounted on them, grow at once. A volume never becomes smaller. When it is broken off, the volume has one
+size or the other: give the same command again.
 
 Examples:
   storctl volume resize db 40GiB`,
@@ -40,8 +43,27 @@ async function resizeVolume(
     return;
   }
   const was = formatByteSize(before.spec.sizeBytes);
-  print.changed(
-    after,
-    `volume ${volumeName} has ${now} now, before ${was}\nnext: clients see it when they connect anew`,
+  const notes = await growDevices({ api, call }, after);
+  print.changed(after, [`volume ${volumeName} has ${now} now, before ${was}`, ...notes].join('\n'));
+}
+
+/** Hosts look after their devices themselves, but not in the same moment. */
+async function growDevices(
+  { api, call }: Pick<CommandContext, 'api' | 'call'>,
+  { metadata, status }: Volume,
+): Promise<string[]> {
+  const { publications } = status;
+  if (publications.length === 0) return ['next: clients see it when they connect anew'];
+  return Promise.all(
+    publications.map(async ({ node, nodeId }) => {
+      try {
+        const device = await api.growDevice({ name: metadata.id, node: nodeId }, deviceCall(call));
+        return `device ${device.path} of ${node} has ${formatByteSize(device.sizeBytes)} now`;
+      } catch (error) {
+        if (hasCode(error, 'NOT_FOUND'))
+          return `next: clients of ${node} see it when they connect anew`;
+        return `note: the device of ${node} grows later: ${StorError.from(error).message}`;
+      }
+    }),
   );
 }

@@ -35,6 +35,7 @@ import { formatTime, usedSpace, volumeColumns, volumeSheet } from '../resource-v
 import { watchFlag, watchHelp, watchObjects, watchText } from '../watch-objects.ts';
 import { volumesView, volumeView } from '../watch-views.ts';
 import { addAttachmentCommands } from './volume-attachment.ts';
+import { addDeviceCommands } from './volume-device.ts';
 import { addExplainCommand } from './volume-explain.ts';
 import { addMoveCommands } from './volume-move.ts';
 import { addResizeCommand } from './volume-resize.ts';
@@ -52,6 +53,7 @@ export function addVolumeCommands(program: Command, run: RunAction): Command {
   addResizeCommand(volume, run);
   addMoveCommands(volume, run);
   addAttachmentCommands(volume, run);
+  addDeviceCommands(volume, run);
   addSnapshotVerbs(volume, run);
   addRemove(volume, run);
   return volume;

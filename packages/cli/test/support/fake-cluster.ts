@@ -27,6 +27,7 @@ import {
 } from '@stor/protocol';
 import { FakeRebalance } from './fake-rebalance.ts';
 import { FakeWatch } from './fake-watch.ts';
+import { FakeDevices } from './fake-devices.ts';
 import { FakeMembers } from './fake-members.ts';
 import { FakeQos } from './fake-qos.ts';
 import { fakeSimulation, fakeUpgrade, orderFakeNode } from './fake-node.ts';
@@ -133,6 +134,10 @@ export class FakeCluster {
   readonly rebalance = new FakeRebalance();
   readonly members = new FakeMembers(() => this.nodes);
   readonly qos = new FakeQos(() => this.volumes);
+  readonly devices = new FakeDevices(
+    (name) => this.node(name),
+    (name) => this.volume(name),
+  );
   disks: Disk[];
   volumes: Volume[] = [];
   calls: { method: string; request: unknown }[] = [];
@@ -196,6 +201,7 @@ export class FakeCluster {
     const members = this.members.methods();
     const rebalance = this.rebalance.methods();
     const qos = this.qos.methods();
+    const devices = this.devices.methods();
     const call =
       <Request, Response>(method: keyof StorApi, answer: (request: Request) => Response) =>
       async (request: Request, options?: { signal?: AbortSignal }): Promise<Response> => {
@@ -495,6 +501,13 @@ export class FakeCluster {
         volume.status.publications = [{ id, readOnly, owner, exportName, ...at }];
         return volume;
       }),
+      attachDevice: call('attachDevice', devices.attachDevice) as StorApi['attachDevice'],
+      detachDevice: call('detachDevice', devices.detachDevice) as StorApi['detachDevice'],
+      mountVolume: call('mountVolume', devices.mountVolume) as StorApi['mountVolume'],
+      unmountVolume: call('unmountVolume', devices.unmountVolume) as StorApi['unmountVolume'],
+      growDevice: call('growDevice', devices.growDevice) as StorApi['growDevice'],
+      listDevices: call('listDevices', devices.listDevices) as StorApi['listDevices'],
+      checkHost: call('checkHost', devices.checkHost) as StorApi['checkHost'],
       unpublishVolume: call('unpublishVolume', ({ name }) => {
         const volume = this.volume(name);
         volume.status.publications = [];

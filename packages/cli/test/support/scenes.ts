@@ -175,6 +175,10 @@ export const scenes: Record<string, (cluster: FakeCluster) => void> = {
     cluster.status = { quorum: false, leader: null };
     cluster.fail('createVolume', 'UNAVAILABLE', 'no quorum: 1 of 3 nodes answers');
   },
+  'a host lacks FUSE': (cluster) => {
+    const text = '/dev/fuse is not there, and without it no volume becomes a device';
+    cluster.devices.checks[1] = { name: 'fuse', state: 'failed', text };
+  },
   'db is attached elsewhere': (cluster) => {
     cluster.fail(
       'attachVolume',
