@@ -39,7 +39,7 @@ function take(
   { rig, client }: { rig: Rig; client: ApiClient },
   volume: string,
   name: string,
-  more: { requestId?: string; selector?: Record<string, string> } = {},
+  more: { requestId?: string; selector?: Record<string, string>; volumes?: string[] } = {},
 ): Promise<{ snapshots: Snapshot[] }> {
   return rig.during(client.createSnapshot({ volume, selector: {}, name, labels: {}, ...more }));
 }
@@ -241,6 +241,25 @@ t.test('a group is frozen at one instant', async (t) => {
   const none = take(all, '', 'x', { selector: { app: 'none' } });
   t.match(await codeOf(none), /^NOT_FOUND: no volume has the label app=none/);
   t.same(await take(all, '', 'friday', { selector: label, requestId: 'g' }).catch(() => 0), 0);
+});
+
+t.test('a group may be named, by names and ids', async (t) => {
+  const all = await opened(t, { log: {}, data: {} });
+  const volumes = ['log', all.ids['data'] ?? '', 'log'];
+  const { snapshots } = await take(all, '', 'friday', { volumes, requestId: 'g1' });
+  t.same(
+    snapshots.map(({ metadata }) => metadata.name),
+    ['data@friday', 'log@friday'],
+  );
+  t.equal(new Set(snapshots.map(({ spec }) => spec.groupId)).size, 1);
+  t.not(snapshots[0]?.spec.groupId, '');
+  t.same((await take(all, '', 'friday', { volumes, requestId: 'g1' })).snapshots, snapshots);
+  const unknown = take(all, '', 'x', { volumes: ['log', 'nobody'] });
+  t.match(await codeOf(unknown), /^NOT_FOUND: there is no volume "nobody"/);
+  const both = take(all, '', 'x', { volumes: ['log'], selector: { app: 'shop' } });
+  t.match(await codeOf(both), /^INVALID_ARGUMENT/);
+  t.match(await codeOf(take(all, 'db', 'x', { volumes: ['log'] })), /^INVALID_ARGUMENT/);
+  t.match(await codeOf(take(all, '', 'x')), /^INVALID_ARGUMENT/);
 });
 
 t.test('one that fails drops the whole group, and leaves nothing behind', async (t) => {

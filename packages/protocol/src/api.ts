@@ -393,15 +393,17 @@ export interface StorApi extends DeviceApi {
     options?: CallOptions,
   ): Promise<{ volumes: TrashedVolume[] }>;
   /**
-   * Takes a snapshot of one volume, or of all volumes that have every label of `selector`, at one
-   * instant. Returns when it is durable on every in-sync replica. TIMEOUT when clients would have
+   * Takes a snapshot of one volume, of those in `volumes`, or of all that have every label of
+   * `selector`, at one instant. Returns when it is durable on every in-sync replica. TIMEOUT when clients would have
    * been paused for more than 100 ms, several times; NOT_FOUND, ALREADY_EXISTS, UNAVAILABLE,
    * FAILED_PRECONDITION (limits). After an error nothing is left behind.
    */
   createSnapshot(
     request: {
-      /** name or id; '' with a selector */
+      /** name or id; '' with a selector or `volumes` */
       volume: string;
+      /** names or ids; an older version takes none */
+      volumes?: string[];
       selector: Record<string, string>;
       name: string;
       labels: Record<string, string>;

@@ -34,6 +34,7 @@ const maxDiffExtents = 10_000;
 
 export interface CreateSnapshotRequest {
   volume: string;
+  volumes?: string[];
   selector: Record<string, string>;
   name: string;
   labels: Record<string, string>;
@@ -275,35 +276,44 @@ export class SnapshotOrders {
 /** The volumes that are meant, by name or by labels; in the order of their ids. */
 function chosenVolumes(
   state: ClusterState,
-  { volume, selector }: CreateSnapshotRequest,
+  { volume, volumes = [], selector }: CreateSnapshotRequest,
 ): { id: VolumeId; name: string }[] {
   const text = Object.entries(selector).map((pair) => pair.join('='));
-  if ((volume === '') === (text.length === 0)) {
+  const ways = [volume !== '', volumes.length > 0, text.length > 0];
+  if (ways.filter(Boolean).length !== 1) {
     throw new StorError(
       'INVALID_ARGUMENT',
-      'name one volume, or give the labels of a group of volumes',
+      'name one volume or several, or give the labels of a group of volumes',
     );
   }
-  if (volume !== '') {
-    const id = state.names.get(volume)?.value ?? volume;
-    const found = state.volumes.get(id)?.value.metadata;
-    if (found) return [found];
-    throw new StorError(
-      'NOT_FOUND',
-      `there is no volume ${JSON.stringify(volume.slice(0, 128))}: see "storctl volume ls"`,
-    );
-  }
-  const group = [...state.volumes.values()].filter(({ value }) => isSelected(value, selector));
+  if (volume !== '') return [namedVolume(state, volume)];
+  const named = volumes.map((each) => namedVolume(state, each));
+  const selected = [...state.volumes.values()].filter(({ value }) => isSelected(value, selector));
+  const group =
+    named.length > 0
+      ? [...new Map(named.map((each) => [each.id, each])).values()]
+      : selected.map(({ value }) => value.metadata);
   if (group.length === 0) {
     throw new StorError('NOT_FOUND', `no volume has the label ${text.join(',')}`);
   }
   if (group.length > maxSnapshotGroup) {
+    const what = named.length > 0 ? 'are named' : `have the label ${text.join(',')}`;
     throw new StorError(
       'FAILED_PRECONDITION',
-      `${group.length} volumes have the label ${text.join(',')}: a group has at most ${maxSnapshotGroup}, because all of them are paused together`,
+      `${group.length} volumes ${what}: a group has at most ${maxSnapshotGroup}, because all of them are paused together`,
     );
   }
-  return group.map(({ value }) => value.metadata).sort((a, b) => (a.id < b.id ? -1 : 1));
+  return group.sort((a, b) => (a.id < b.id ? -1 : 1));
+}
+
+function namedVolume(state: ClusterState, nameOrId: string): { id: VolumeId; name: string } {
+  const id = state.names.get(nameOrId)?.value ?? nameOrId;
+  const found = state.volumes.get(id)?.value.metadata;
+  if (found) return found;
+  throw new StorError(
+    'NOT_FOUND',
+    `there is no volume ${JSON.stringify(nameOrId.slice(0, 128))}: see "storctl volume ls"`,
+  );
 }
 
 /** By name or id. NOT_FOUND; FAILED_PRECONDITION while it is being taken or deleted. */
