@@ -36,7 +36,8 @@ export interface CsiDriverOptions {
   clusterId: string;
   version: string;
   api: CsiApi;
-  host: HostVolumes;
+  /** null: this host can make no devices, so its side is not served */
+  host: HostVolumes | null;
   binds: HostBinds;
   clock: Clock;
   logger: Logger;
@@ -94,17 +95,22 @@ export class CsiDriver {
 interface Sides {
   identity: ServedService;
   controller: ServedService[];
-  node: ServedService;
+  node: ServedService | null;
 }
 
 function placesOf(endpoints: CsiEndpoints, sides: Sides): [string, ServedService[]][] {
   const { identity, controller, node } = sides;
-  if ('endpoint' in endpoints) return [[endpoints.endpoint, [identity, ...controller, node]]];
+  const wantsNode = 'endpoint' in endpoints || endpoints.nodeEndpoint !== undefined;
+  if (wantsNode && !node) {
+    throw new StorError('FAILED_PRECONDITION', 'this host can make no devices for CSI');
+  }
+  const own = node ? [node] : [];
+  if ('endpoint' in endpoints) return [[endpoints.endpoint, [identity, ...controller, ...own]]];
   const { controllerEndpoint, nodeEndpoint } = endpoints;
   const places: [string, ServedService[]][] = [];
   if (controllerEndpoint !== undefined)
     places.push([controllerEndpoint, [identity, ...controller]]);
-  if (nodeEndpoint !== undefined) places.push([nodeEndpoint, [identity, node]]);
+  if (nodeEndpoint !== undefined) places.push([nodeEndpoint, [identity, ...own]]);
   if (places.length === 0) throw new StorError('INVALID_ARGUMENT', 'no CSI endpoint is named');
   return places;
 }
@@ -125,7 +131,7 @@ function servicesOf(options: CsiDriverOptions): Sides {
     ...{ api, clusterId, keys, digest, maxVolumesPerNode, trashKeepMs, logger },
     pending: new PendingOperations(),
   };
-  const node: NodeContext = {
+  const node: NodeContext | null = host && {
     ...{ api, host, binds, nodeId, clusterId, keys, maxVolumesPerNode },
     pending: new PendingOperations(),
   };
@@ -140,7 +146,7 @@ function servicesOf(options: CsiDriverOptions): Sides {
   return {
     identity: identityService(new IdentityService({ driverName, version, problem })),
     controller: controllerServices(controller),
-    node: nodeService(node),
+    node: node && nodeService(node),
   };
 }
 

@@ -470,6 +470,7 @@ t.test('sockets', async (t) => {
   const rig = await driverRig(t);
   const { folder, cluster, host, binds } = rig;
   const path = join(folder, 'csi.sock');
+  const stale = join(folder, 'deep/stale.sock');
   t.equal((await stat(path)).mode & 0o777, 0o600);
   const options = {
     ...{ nodeId: idOf(rig), clusterId: cluster.clusterId, version: '1', api: cluster },
@@ -481,11 +482,18 @@ t.test('sockets', async (t) => {
   await t.rejects(open({ endpoint: path }), { code: 'IN_USE' });
   await t.rejects(open({ endpoint: `/${'x'.repeat(120)}` }), { code: 'INVALID_ARGUMENT' });
   await t.rejects(open({}), { code: 'INVALID_ARGUMENT' });
+  const without = { ...options, clock, logger, host: null };
+  const controllerEndpoint = join(folder, 'only.sock');
+  const only = await CsiDriver.open({ ...without, endpoints: { controllerEndpoint } });
+  await only.close();
+  for (const endpoints of [{ endpoint: stale }, { nodeEndpoint: stale }]) {
+    const opened = CsiDriver.open({ ...without, endpoints });
+    await t.rejects(opened, { code: 'FAILED_PRECONDITION' }, 'a host without devices');
+  }
   await writeFile(join(folder, 'file'), '');
   await t.rejects(open({ endpoint: join(folder, 'file') }), { code: 'FOREIGN_DATA' });
 
   // what a killed agent leaves behind
-  const stale = join(folder, 'deep/stale.sock');
   const first = await open({ controllerEndpoint: stale, nodeEndpoint: join(folder, 'node.sock') });
   const controller = await CsiClient.open(stale);
   const node = await CsiClient.open(join(folder, 'node.sock'));

@@ -11,6 +11,7 @@ import {
 import { StorError } from '@stor/protocol';
 import { MetricsPage, type Logger, type MetricSnapshot } from '@stor/runtime';
 import { isEtcd, lanePorts, type AgentConfig } from './config.ts';
+import { startCsiDriver } from './csi/start-csi-driver.ts';
 import { storeIdentity } from './core/store-choice.ts';
 import { DataFolder } from './data-folder.ts';
 import { checkFirstStart } from './formation/check-first-start.ts';
@@ -147,6 +148,8 @@ export class Agent {
     this.#open.push(() => host.close());
     node.setHost(host);
     this.#host = host;
+    const csi = await startCsiDriver({ config: this.#config, host, clock, logger: this.#logger });
+    if (csi) this.#open.push(() => csi.close());
   }
 
   #disks(lanes: NodeLanes, folder: DataFolder): NodeDisks {

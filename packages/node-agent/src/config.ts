@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { parseEtcdAddress } from '@stor/control-plane';
-import { checkLabels, maxLanes, StorError } from '@stor/protocol';
+import { checkLabels, maxLanes, maxTrashKeepMs, StorError } from '@stor/protocol';
 import { parseYaml } from '@stor/runtime';
 import { z } from 'zod';
 
@@ -41,6 +41,37 @@ const nbdTlsSchema = z
       );
     }
     if (pskIdentity !== undefined && pskFile === undefined) wrong('pskIdentity needs pskFile');
+  });
+
+/** A path, or `unix://` and one, as orchestrators write it. */
+const socketPath = z
+  .string()
+  .transform((text) => text.replace(/^unix:\/\/(?=\/)/, ''))
+  .refine((path) => path.startsWith('/'), 'a UNIX socket: an absolute path, or unix:///PATH');
+
+/** The CSI driver; see docs/operating/kubernetes.md. */
+const csiSchema = z
+  .strictObject({
+    /** for all services */
+    endpoint: socketPath.optional(),
+    /** instead: one for the cluster's side, one for this host's; either may be left out */
+    controllerEndpoint: socketPath.optional(),
+    nodeEndpoint: socketPath.optional(),
+    /** @default csi.stor.internal */
+    driverName: z.string().min(1).max(63).optional(),
+    /** 0: no bound @default 128 */
+    maxVolumesPerNode: z.number().int().min(0).max(10_000).optional(),
+    /** how long deleted volumes stay in the trash @default as for any other */
+    trashKeepMs: z.number().int().min(0).max(maxTrashKeepMs).optional(),
+  })
+  .superRefine(({ endpoint, controllerEndpoint, nodeEndpoint }, context) => {
+    const wrong = (message: string): void => context.addIssue({ code: 'custom', message });
+    const isSplit = controllerEndpoint !== undefined || nodeEndpoint !== undefined;
+    if (endpoint === undefined && !isSplit)
+      wrong('give endpoint, or controllerEndpoint or nodeEndpoint');
+    if (endpoint !== undefined && isSplit) wrong('endpoint stands alone');
+    if (isSplit && controllerEndpoint === nodeEndpoint)
+      wrong('the two sides are at different sockets');
   });
 
 const agentConfigSchema = z.strictObject({
@@ -86,6 +117,8 @@ const agentConfigSchema = z.strictObject({
   autoDetachMs: z.number().int().positive().optional(),
   /** of the node when it registers for the first time, such as its failure domain */
   labels: z.record(z.string(), z.string()).optional(),
+  /** absent: the agent is no CSI driver */
+  csi: csiSchema.optional(),
   /** listen beyond loopback although nothing is encrypted yet */
   insecureListen: z.boolean().default(false),
 });

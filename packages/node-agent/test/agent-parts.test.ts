@@ -41,6 +41,29 @@ t.test('config: a good one passes, a bad one is refused with the field named', a
   );
 });
 
+t.test('config: where the CSI driver listens', async (t) => {
+  const csiOf = (csi: object): unknown => checkAgentConfig({ ...good, csi }, 'c.yaml').csi;
+  t.equal(checkAgentConfig(good, 'c.yaml').csi, undefined);
+  t.same(csiOf({ endpoint: 'unix:///run/csi.sock' }), { endpoint: '/run/csi.sock' });
+  t.same(csiOf({ nodeEndpoint: '/a', controllerEndpoint: '/b', maxVolumesPerNode: 5 }), {
+    nodeEndpoint: '/a',
+    controllerEndpoint: '/b',
+    maxVolumesPerNode: 5,
+  });
+  const wrong = [
+    {},
+    { endpoint: 'run/csi.sock' },
+    { endpoint: 'tcp://127.0.0.1:1' },
+    { endpoint: '/a', nodeEndpoint: '/b' },
+    { controllerEndpoint: '/a', nodeEndpoint: '/a' },
+    { endpoint: '/a', maxVolumesPerNode: -1 },
+    { endpoint: '/a', colour: 'red' },
+  ];
+  for (const csi of wrong) {
+    t.throws(() => csiOf(csi), { code: 'INVALID_ARGUMENT', message: /csi/ }, JSON.stringify(csi));
+  }
+});
+
 t.test('config: without encryption the agent listens on loopback only, unless told', async (t) => {
   const open = { ...good, listen: { ...good.listen, host: '0.0.0.0' } };
   t.throws(() => checkAgentConfig(open, 'c.yaml'), {
