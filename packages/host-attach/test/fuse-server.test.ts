@@ -3,7 +3,7 @@ import { silentLogger } from '@stor/runtime';
 import t, { type Test } from 'tap';
 import { FuseDisk } from '../src/core/fuse-disk.ts';
 import { linuxErrno } from '../src/core/fuse-numbers.ts';
-import type { ChannelError, FuseChannel } from '../src/device/fuse-channel.ts';
+import type { FuseChannel } from '../src/device/fuse-channel.ts';
 import { FuseServer, type DeviceVolume, type FuseServerLimits } from '../src/device/fuse-server.ts';
 import {
   body,
@@ -13,60 +13,61 @@ import {
   writeMessage,
 } from './support/fuse-messages.ts';
 
-type Reader = (error: ChannelError | null, message: Buffer) => void;
+const MiB = 1024 * 1024;
 
 /** A kernel that a test plays. */
 class FakeChannel implements FuseChannel {
-  readonly #readers: Reader[] = [];
   readonly #messages: Buffer[] = [];
-  #over = false;
+  #wakeServer: (() => void) | null = null;
+  #error = '';
   readonly answers = new Map<bigint, Buffer>();
-  #wake: (() => void)[] = [];
+  #wakeTest: (() => void)[] = [];
 
-  /** reads that wait */
-  get waiting(): number {
-    return this.#readers.length;
+  /** requests that nobody has read */
+  get unread(): number {
+    return this.#messages.length;
   }
 
-  read(target: Buffer, done: (error: ChannelError | null, length: number) => void): void {
-    this.#readers.push((error, bytes) => done(error, error ? 0 : bytes.copy(target)));
-    setImmediate(() => this.#hand());
+  readNow(target: Buffer): number | string {
+    const message = this.#messages.shift();
+    if (message) return message.copy(target);
+    return this.#error === '' ? 'EAGAIN' : this.#error;
+  }
+
+  whenReadable(done: () => void): void {
+    this.#wakeServer = done;
+    if (this.#messages.length > 0 || this.#error !== '') this.#wake();
   }
 
   write(parts: readonly Buffer[]): void {
     const answer = Buffer.concat(parts);
     this.answers.set(answer.readBigUInt64LE(8), answer);
-    for (const wake of this.#wake.splice(0)) wake();
+    for (const wake of this.#wakeTest.splice(0)) wake();
   }
 
   send(...messages: Buffer[]): void {
     this.#messages.push(...messages);
-    this.#hand();
+    this.#wake();
   }
 
   /** As when it is unmounted. */
-  end(code = 'ENODEV'): void {
-    this.#over = true;
-    this.#code = code;
-    this.#hand();
+  end(): void {
+    this.#error = 'ENODEV';
+    this.#wake();
   }
-  #code = '';
 
   async answer(unique: bigint): Promise<Buffer> {
     for (;;) {
       const found = this.answers.get(unique);
       if (found) return found;
-      await new Promise<void>((resolve) => this.#wake.push(resolve));
+      await new Promise<void>((resolve) => this.#wakeTest.push(resolve));
     }
   }
 
-  #hand(): void {
-    while (this.#readers.length > 0 && this.#messages.length > 0) {
-      this.#readers.shift()?.(null, this.#messages.shift() ?? Buffer.alloc(0));
-    }
-    if (!this.#over) return;
-    const error = Object.assign(new Error(this.#code), { code: this.#code });
-    for (const reader of this.#readers.splice(0)) reader(error, Buffer.alloc(0));
+  #wake(): void {
+    const wake = this.#wakeServer;
+    this.#wakeServer = null;
+    if (wake) setImmediate(wake);
   }
 }
 
@@ -88,9 +89,9 @@ class FakeVolume implements DeviceVolume {
     this.#open();
   }
 
-  async read(offset: number, length: number): Promise<Buffer> {
+  async read(offset: number, target: Buffer): Promise<void> {
     await this.#pass();
-    return Buffer.from(this.bytes.subarray(offset, offset + length));
+    this.bytes.copy(target, 0, offset, offset + target.length);
   }
 
   async write(offset: number, bytes: Buffer): Promise<void> {
@@ -158,11 +159,17 @@ t.test('buffers of writes that wait are not overwritten by later requests', asyn
     channel.send(writeMessage(n * size, Buffer.alloc(size, n + 1), BigInt(n + 1)));
     await settle();
   }
-  channel.send(writeMessage(0, Buffer.alloc(16, 99), 99n));
+  channel.send(
+    writeMessage(0, Buffer.alloc(16, 98), 98n),
+    writeMessage(16, Buffer.alloc(16, 99), 99n),
+  );
+  await settle();
   await settle();
   volume.release();
   for (let n = 0; n < 12; n += 1) await channel.answer(BigInt(n + 1));
+  await channel.answer(98n);
   await channel.answer(99n);
+  t.strictSame([volume.bytes[15], volume.bytes[16]], [98, 99], 'small ones neither');
   for (let n = 1; n < 12; n += 1) {
     t.ok(volume.bytes.subarray(n * size, (n + 1) * size).every((byte) => byte === n + 1));
   }
@@ -192,17 +199,49 @@ t.test(
   },
 );
 
+t.test('reads that wait beside each other have buffers of their own', async (t) => {
+  const { channel, volume } = serve(t);
+  const size = 128 * 1024;
+  for (let n = 0; n < 8; n += 1) volume.bytes.fill(n + 1, n * size, (n + 1) * size);
+  for (const round of [0n, 100n]) {
+    volume.hold();
+    for (let n = 0; n < 8; n += 1) {
+      channel.send(readMessage(n * size, size, { unique: round + BigInt(n) }));
+      channel.send(writeMessage(3 * MiB, Buffer.alloc(size, 99), round + BigInt(50 + n)));
+    }
+    for (let turns = 0; turns < 5; turns += 1) await settle();
+    volume.release();
+    for (let n = 0; n < 8; n += 1) {
+      const data = body(await channel.answer(round + BigInt(n)));
+      t.ok(data.length === size && data.every((byte) => byte === n + 1));
+    }
+  }
+});
+
 t.test('no more is read than may wait', async (t) => {
-  const limits = { readers: 2, unanswered: 4 };
-  const { channel, volume } = serve(t, limits);
+  const { channel, volume } = serve(t, { unanswered: 4 });
   volume.hold();
   for (let n = 1; n <= 20; n += 1) channel.send(readMessage(0, 16, { unique: BigInt(n) }));
   for (let turns = 0; turns < 20; turns += 1) await settle();
-  t.ok(volume.held >= limits.unanswered, 'as many as may');
-  t.ok(volume.held <= limits.unanswered + limits.readers - 1, 'readers that had begun');
-  t.equal(channel.waiting, 0);
+  t.equal(volume.held, 4);
+  t.equal(channel.unread, 16);
   volume.release();
   for (let n = 1; n <= 20; n += 1) await channel.answer(BigInt(n));
+});
+
+t.test('large writes are bounded by what they hold', async (t) => {
+  const { channel, volume } = serve(t, { unansweredBytes: 2 * MiB });
+  volume.hold();
+  for (let n = 0; n < 4; n += 1)
+    channel.send(writeMessage(n * MiB, Buffer.alloc(MiB, n + 1), BigInt(n + 1)));
+  for (let turns = 0; turns < 20; turns += 1) await settle();
+  t.equal(volume.held, 2);
+  volume.release();
+  for (let n = 0; n < 4; n += 1) await channel.answer(BigInt(n + 1));
+  t.strictSame(
+    [0, 1, 2, 3].map((n) => volume.bytes[n * MiB + 5]),
+    [1, 2, 3, 4],
+  );
 });
 
 t.test('it ends when it is unmounted and all is answered', async (t) => {

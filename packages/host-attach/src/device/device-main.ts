@@ -87,7 +87,7 @@ function keepAlive(warn: (why: string) => void): void {
   for (const signal of ['SIGHUP', 'SIGINT'] as const) process.on(signal, () => {});
 }
 
-/** A thread may wait in /dev/fuse for ever, and Node's own end waits for its threads. */
+/** A thread may wait in the kernel, and Node's own end waits for its threads. */
 function endProcess(): void {
   process.kill(process.pid, 'SIGKILL');
 }

@@ -1,17 +1,22 @@
 import fs from 'node:fs';
 import { StorError } from '@stor/protocol';
+import { readNow, whenReadable } from '@stor/runtime';
 
-export type ChannelError = NodeJS.ErrnoException;
+const { O_NONBLOCK, O_RDWR } = fs.constants;
 
 /** Where FUSE requests come from and their answers go. */
 export interface FuseChannel {
-  /** One request, in a later turn. Several calls may wait at once. */
-  read(target: Buffer, done: (error: ChannelError | null, length: number) => void): void;
+  /** One request that is there, and its length; else the name of the error, `EAGAIN` when there is none. */
+  readNow(target: Buffer): number | string;
+  /** Calls `done` in a later turn, when there may be one, or it is over. It may be for nothing. */
+  whenReadable(done: () => void): void;
   /** One answer as a whole. Throws the system's error. */
   write(parts: readonly Buffer[]): void;
 }
 
 const deviceFile = '/dev/fuse';
+/** A thread waits for requests so long, and then again: a process that ends waits for its threads (ms). */
+const pollMs = 1_000;
 
 /** An open /dev/fuse. It is mounted by handing its descriptor to `mount`. */
 export class FuseDevice implements FuseChannel {
@@ -20,16 +25,19 @@ export class FuseDevice implements FuseChannel {
 
   constructor() {
     try {
-      this.fd = fs.openSync(deviceFile, 'r+');
+      this.fd = fs.openSync(deviceFile, O_RDWR | O_NONBLOCK);
     } catch (cause) {
       const text = `${deviceFile} cannot be opened (${(cause as Error).message}): load the module "fuse", and run as root`;
       throw new StorError('FAILED_PRECONDITION', text, { cause });
     }
   }
 
-  /** Waits in a thread of the pool. */
-  read(target: Buffer, done: (error: ChannelError | null, length: number) => void): void {
-    fs.read(this.fd, target, 0, target.length, null, done);
+  readNow(target: Buffer): number | string {
+    return readNow(this.fd, target);
+  }
+
+  whenReadable(done: () => void): void {
+    whenReadable(this.fd, pollMs, done);
   }
 
   /** At once: the kernel copies it and waits for nothing. */

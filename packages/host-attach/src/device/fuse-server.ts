@@ -5,11 +5,12 @@ import { linuxErrno, pageBytes } from '../core/fuse-numbers.ts';
 import { dataReplyHeader, emptyReply, errorReply, writeReply } from '../core/fuse-replies.ts';
 import { decodeFuseRequest, type FuseRequest } from '../core/fuse-requests.ts';
 import { RequestBudget } from '../core/request-budget.ts';
-import type { ChannelError, FuseChannel } from './fuse-channel.ts';
+import type { FuseChannel } from './fuse-channel.ts';
 
 /** The volume, as a device uses it. Errors are those of `ReconnectingNbdClient`. */
 export interface DeviceVolume {
-  read(offset: number, length: number): Promise<Buffer>;
+  /** Fills all of `target`, which must not be used otherwise until it has settled. */
+  read(offset: number, target: Buffer): Promise<void>;
   /** `bytes` must not change until it has settled. */
   write(offset: number, bytes: Buffer): Promise<void>;
   zero(offset: number, length: number, options: { keepAllocated: boolean }): Promise<void>;
@@ -18,8 +19,6 @@ export interface DeviceVolume {
 }
 
 export interface FuseServerLimits {
-  /** reads of the channel that wait at once; each has a thread of the pool to itself */
-  readers: number;
   /** requests that are not answered; above it none are read */
   unanswered: number;
   /** the same for the bytes that they hold */
@@ -27,8 +26,6 @@ export interface FuseServerLimits {
 }
 
 export const defaultFuseLimits: Readonly<FuseServerLimits> = {
-  // the kernel wakes one for each request: so many come in within one turn
-  readers: 4,
   // the kernel sends 64 of those that nobody waits for; the rest is for callers that wait, like stat()
   unanswered: 256,
   // 64 of the largest, and as much again
@@ -37,17 +34,19 @@ export const defaultFuseLimits: Readonly<FuseServerLimits> = {
 
 /** A request is read as a whole: the largest write, with its headers (bytes). */
 const requestBytes = maxTransferBytes + pageBytes;
-/** The data of a write up to this size are copied, so that they do not hold a large buffer (bytes). */
+/** Data up to this size have a buffer of their own; larger ones share those that are kept (bytes). */
 const copiedBytes = 64 * 1024;
-/** Buffers that are kept for the next large writes. */
+/** Requests that are read in one turn, before the answers of others are looked at. */
+const requestsPerTurn = 64;
+/** Buffers that are kept for the next large reads and writes. */
 const mostSpares = 16;
 
 /** Errors of reading after which the next one is as good as this: see fuse_dev_do_read in Linux. */
-const passingErrors: readonly (string | undefined)[] = ['EINTR', 'EAGAIN', 'ENOENT'];
+const passingErrors: readonly string[] = ['EINTR', 'ENOENT'];
 
 interface Taken {
   request: FuseRequest;
-  /** of a write */
+  /** of a write, or for a read */
   payload: Buffer;
   heldBytes: number;
   /** to be given back with the answer */
@@ -60,12 +59,16 @@ export class FuseServer {
   readonly #disk: FuseDisk;
   readonly #volume: DeviceVolume;
   readonly #logger: Logger;
-  readonly #limits: FuseServerLimits;
   readonly #budget: RequestBudget;
   readonly #spares: Buffer[] = [];
-  /** readers that wait for room */
-  #paused: Buffer[] = [];
-  #readers = 0;
+  /** where the next request is read to */
+  #buffer = newBuffer();
+  /** a thread waits for requests */
+  #waits = false;
+  /** they are read at the end of this turn */
+  #isDue = false;
+  /** nothing comes any more */
+  #isOver = false;
   #resolveEnded: () => void = () => {};
   /** Resolves when the file system is unmounted and nothing is under way any more. */
   readonly ended: Promise<void>;
@@ -81,44 +84,57 @@ export class FuseServer {
     this.#disk = parts.disk;
     this.#volume = parts.volume;
     this.#logger = parts.logger;
-    this.#limits = { ...defaultFuseLimits, ...parts.limits };
-    this.#budget = new RequestBudget(this.#limits.unanswered, this.#limits.unansweredBytes);
+    const { unanswered, unansweredBytes } = { ...defaultFuseLimits, ...parts.limits };
+    this.#budget = new RequestBudget(unanswered, unansweredBytes);
     this.ended = new Promise((resolve) => (this.#resolveEnded = resolve));
   }
 
   /** Once, when the file system is mounted. */
   start(): void {
-    this.#readers = this.#limits.readers;
-    for (let n = 0; n < this.#limits.readers; n += 1) this.#read(newBuffer());
+    this.#wait();
   }
 
-  #read(buffer: Buffer): void {
-    this.#channel.read(buffer, (error, length) => {
-      if (error) {
-        this.#readFailed(error, buffer);
-        return;
-      }
-      const next = this.#receive(buffer, length);
-      if (this.#budget.hasRoom) this.#read(next);
-      else this.#paused.push(next);
+  #wait(): void {
+    if (this.#waits || this.#isOver) return;
+    this.#waits = true;
+    this.#channel.whenReadable(() => {
+      this.#waits = false;
+      this.#readAll();
     });
   }
 
-  #readFailed(error: ChannelError, buffer: Buffer): void {
-    if (passingErrors.includes(error.code)) {
-      this.#read(buffer);
-      return;
+  #readLater(): void {
+    if (this.#isDue || this.#isOver) return;
+    this.#isDue = true;
+    setImmediate(() => {
+      this.#isDue = false;
+      this.#readAll();
+    });
+  }
+
+  /** What is there, as far as there is room; the answers that make room go on with it. */
+  #readAll(): void {
+    for (let n = 0; n < requestsPerTurn && !this.#isOver; n += 1) {
+      if (!this.#budget.hasRoom) return;
+      const length = this.#channel.readNow(this.#buffer);
+      if (typeof length === 'number') this.#buffer = this.#receive(this.#buffer, length);
+      else if (length === 'EAGAIN') {
+        this.#wait();
+        return;
+      } else if (!passingErrors.includes(length)) this.#end(length);
     }
+    this.#readLater();
+  }
+
+  #end(error: string): void {
     // ENODEV: unmounted; whatever else it is, nothing comes any more
-    if (error.code !== 'ENODEV') {
-      this.#logger.error({ error: error.message }, 'requests of the kernel cannot be read');
-    }
-    this.#readers -= 1;
+    if (error !== 'ENODEV') this.#logger.error({ error }, 'requests of the kernel cannot be read');
+    this.#isOver = true;
     this.#endIfOver();
   }
 
   #endIfOver(): void {
-    if (this.#readers === 0 && this.#budget.requests === 0) this.#resolveEnded();
+    if (this.#isOver && this.#budget.requests === 0) this.#resolveEnded();
   }
 
   /** Returns the buffer for the next one. */
@@ -155,9 +171,13 @@ export class FuseServer {
         taken: { request, payload: own, heldBytes: own.length, buffer: null },
       };
     }
-    const heldBytes = step.kind === 'read' ? step.length : 0;
-    const payload = Buffer.alloc(0);
-    return { next: buffer, taken: { request, payload, heldBytes, buffer: null } };
+    if (step.kind === 'read' && step.length > copiedBytes) {
+      const large = this.#spares.pop() ?? newBuffer();
+      const payload = large.subarray(0, step.length);
+      return { next: buffer, taken: { request, payload, heldBytes: large.length, buffer: large } };
+    }
+    const payload = Buffer.allocUnsafe(step.kind === 'read' ? step.length : 0);
+    return { next: buffer, taken: { request, payload, heldBytes: payload.length, buffer: null } };
   }
 
   /** Never rejects. */
@@ -167,10 +187,11 @@ export class FuseServer {
   ): Promise<void> {
     const { unique } = request;
     let answer: Buffer[];
+    let spare = buffer;
     try {
       if (step.kind === 'read') {
-        const data = await this.#volume.read(step.offset, step.length);
-        answer = [dataReplyHeader(unique, data.length), data];
+        await this.#volume.read(step.offset, payload);
+        answer = [dataReplyHeader(unique, payload.length), payload];
       } else if (step.kind === 'write') {
         await this.#volume.write(step.offset, payload);
         answer = [writeReply(unique, payload.length)];
@@ -182,12 +203,15 @@ export class FuseServer {
         answer = [emptyReply(unique)];
       }
     } catch (error) {
+      // a connection that is being closed may use it for a moment still
+      spare = null;
       answer = [errorReply(unique, deviceErrno(error) || linuxErrno.EIO)];
     }
     this.#answer(answer);
-    if (buffer && this.#spares.length < mostSpares) this.#spares.push(buffer);
+    if (spare && this.#spares.length < mostSpares) this.#spares.push(spare);
     this.#budget.give(heldBytes);
-    if (this.#budget.hasRoom) for (const paused of this.#paused.splice(0)) this.#read(paused);
+    // whoever was answered has often something more to ask, and to be woken for it takes longer
+    this.#readLater();
     this.#endIfOver();
   }
 
@@ -195,7 +219,7 @@ export class FuseServer {
     try {
       this.#channel.write(parts);
     } catch (error) {
-      const { code, message } = error as ChannelError;
+      const { code, message } = error as NodeJS.ErrnoException;
       // whoever asked is gone, or the file system is
       if (code === 'ENOENT' || code === 'ENODEV') return;
       this.#logger.error({ error: message }, 'the kernel did not take an answer');

@@ -117,17 +117,15 @@ export class VolumeConnection implements DeviceVolume {
     this.#leaving.add(left);
   }
 
-  async read(offset: number, length: number): Promise<Buffer> {
+  async read(offset: number, target: Buffer): Promise<void> {
     const client = this.#client;
-    const pieces = piecesOf(offset, length, client.blockSizes.maximum);
-    if (pieces.length === 1) return this.#watch(client, client.read(offset, length));
-    const target = Buffer.allocUnsafe(length);
+    const pieces = piecesOf(offset, target.length, client.blockSizes.maximum);
     const parts = pieces.map((piece) => {
       const start = piece.offset - offset;
-      return client.read(piece.offset, piece.length, target.subarray(start, start + piece.length));
+      const part = target.subarray(start, start + piece.length);
+      return client.read(piece.offset, piece.length, part);
     });
     await this.#watch(client, allSettled(parts));
-    return target;
   }
 
   async write(offset: number, bytes: Buffer): Promise<void> {
