@@ -1,6 +1,6 @@
-import { parseByteSize, qosClassNames, StorError } from '@stor/protocol';
+import { parseByteSize, parseQosCount, qosClassNames, StorError } from '@stor/protocol';
 import type { QosClassChange } from '@stor/protocol';
-import { parseCount } from './qos-text.ts';
+import { orNone } from './qos-text.ts';
 
 const fields = ['weight', 'iops', 'bps'] as const;
 type Field = (typeof fields)[number];
@@ -34,7 +34,7 @@ function isField(field: string): field is Field {
 /** 0 takes it back: the default weight, no limit. */
 function parseValue(name: string, field: Field, text: string): number {
   if (text === 'none' || text === '-') return 0;
-  if (field !== 'bps') return parseCount(name, text);
+  if (field !== 'bps') return parseQosCount(name, text, orNone);
   try {
     return parseByteSize(text.replace(/\/s$/, ''));
   } catch {

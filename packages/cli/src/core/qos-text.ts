@@ -1,14 +1,14 @@
 import {
   effectiveQos,
   knownQos,
-  parseByteSize,
+  parseQosValue,
+  qosFieldNamed,
   qosFieldNames,
   qosFields,
   qosValueText,
   StorError,
 } from '@stor/protocol';
-import type { QosBurst, QosField, QosSpec, Volume, VolumeThrottle } from '@stor/protocol';
-import { parseDurationMs } from './duration.ts';
+import type { QosField, QosSpec, Volume, VolumeThrottle } from '@stor/protocol';
 
 /** What a `--qos` asks for: fields to set, and fields to take back. */
 export interface QosChange {
@@ -16,9 +16,8 @@ export interface QosChange {
   clear: QosField[];
 }
 
-const fieldsByName: ReadonlyMap<string, QosField> = new Map(
-  qosFields.map((field) => [qosFieldNames[field], field]),
-);
+/** What may be written for a value besides the value. */
+export const orNone = ', or none to take it back';
 
 /**
  * `iops=5000,bps=100MiB,burst=2x/30s,min-iops=none`, or `none` alone, which takes all fields back.
@@ -32,65 +31,18 @@ export function parseQos(texts: readonly string[]): QosChange {
   for (const word of words) {
     const at = word.indexOf('=');
     const name = at < 0 ? word : word.slice(0, at);
-    const field = fieldsByName.get(name);
+    const field = qosFieldNamed(name);
     if (!field || at < 0) throw notKnown(word);
     if (seen.has(field)) throw invalid(`--qos names ${name} twice: say it once`);
     seen.add(field);
     const text = word.slice(at + 1).trim();
     if (isNone(text)) change.clear.push(field);
-    else Object.assign(change.set, { [field]: parseValue(field, name, text) });
+    else Object.assign(change.set, { [field]: parseQosValue(field, text, orNone) });
   }
   return change;
 }
 
 const isNone = (text: string): boolean => text === 'none' || text === '-';
-
-function parseValue(field: QosField, name: string, text: string): number | QosBurst {
-  if (field === 'burst') return parseBurst(text);
-  if (field === 'weight') return parseCount(name, text);
-  if (text === 'unlimited' || text === 'off') return 0;
-  if (!field.toLowerCase().endsWith('bps')) return parseCount(name, text.replace(/ ?iops$/i, ''));
-  try {
-    return aboveZero(name, text, parseByteSize(text.replace(/\/s$/, '')));
-  } catch {
-    throw invalid(
-      `${name}=${text} is not valid: write bytes per second, for example ${name}=100MiB, unlimited, or none to take it back`,
-    );
-  }
-}
-
-/** `5000`, `5k`, `1.5M` */
-export function parseCount(name: string, text: string): number {
-  const match = /^([0-9]+(?:\.[0-9]+)?)([kM]?)$/.exec(text);
-  const factor = match?.[2] === 'M' ? 1e6 : match?.[2] === 'k' ? 1_000 : 1;
-  const count = match ? Number((Number(match[1]) * factor).toFixed(6)) : NaN;
-  if (match && Number.isSafeInteger(count) && count > 0) return count;
-  const example = name.endsWith('weight') ? `${name}=200` : `${name}=5000 or ${name}=5k, unlimited`;
-  throw invalid(
-    `${name}=${text} is not valid: write a whole number, for example ${example}, or none to take it back`,
-  );
-}
-
-function aboveZero(name: string, text: string, value: number): number {
-  if (value > 0) return value;
-  throw invalid(`${name}=${text} is nothing at all`);
-}
-
-/** `2x/30s`; `off` is written down as one that saves nothing. */
-function parseBurst(text: string): QosBurst {
-  if (text === 'off') return { factor: 1, seconds: 1 };
-  const match = /^([0-9]+(?:\.[0-9]+)?)x\/(.+)$/.exec(text);
-  if (match) {
-    try {
-      return { factor: Number(match[1]), seconds: parseDurationMs(match[2] ?? '') / 1_000 };
-    } catch {
-      // said below
-    }
-  }
-  throw invalid(
-    `burst=${text} is not valid: write how many times the limit and for how long, for example burst=2x/30s, off, or none to take it back`,
-  );
-}
 
 function notKnown(word: string): StorError {
   return invalid(
