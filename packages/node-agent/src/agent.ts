@@ -14,6 +14,7 @@ import { isEtcd, lanePorts, type AgentConfig } from './config.ts';
 import { startCsiDriver } from './csi/start-csi-driver.ts';
 import { storeIdentity } from './core/store-choice.ts';
 import { DataFolder } from './data-folder.ts';
+import { startDockerPlugin } from './docker/start-docker-plugin.ts';
 import { checkFirstStart } from './formation/check-first-start.ts';
 import { AgentHost } from './host/agent-host.ts';
 import { metricFamilies } from './metric-families.ts';
@@ -133,6 +134,7 @@ export class Agent {
     await this.#serve(server);
     this.#open.push(() => this.#giveUp(lanes, plane));
     await this.#openHost(folder, node);
+    await this.#serveDocker(folder);
     await this.#serveHttp(lanes, plane, store, node);
     this.#writePidFile();
     this.#logger.info({ version: agentVersion, nodeId, agentInstance }, 'agent started');
@@ -150,6 +152,23 @@ export class Agent {
     this.#host = host;
     const csi = await startCsiDriver({ config: this.#config, host, clock, logger: this.#logger });
     if (csi) this.#open.push(() => csi.close());
+  }
+
+  /** Never fails: without the plug-in the node is of use all the same. */
+  async #serveDocker(folder: DataFolder): Promise<void> {
+    const { docker } = this.#config;
+    const host = this.#host;
+    if (!docker || !host) return;
+    try {
+      const plugin = await startDockerPlugin({
+        ...{ docker, dataDir: folder.path, platform: this.#platform, logger: this.#logger },
+        ...{ api: host.api, hosts: host.volumes },
+      });
+      this.#open.push(() => plugin.close());
+    } catch (thrown) {
+      const error = StorError.from(thrown).message;
+      this.#logger.error({ error }, 'the Docker volume plug-in does not serve');
+    }
   }
 
   #disks(lanes: NodeLanes, folder: DataFolder): NodeDisks {

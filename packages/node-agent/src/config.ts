@@ -3,6 +3,7 @@ import { parseEtcdAddress } from '@stor/control-plane';
 import { checkLabels, maxLanes, maxTrashKeepMs, StorError } from '@stor/protocol';
 import { parseYaml } from '@stor/runtime';
 import { z } from 'zod';
+import { dockerConfigSchema } from './docker/docker-config.ts';
 
 const port = z.number().int().min(0).max(65535);
 
@@ -96,6 +97,8 @@ const agentConfigSchema = z.strictObject({
   /** where the NBD UNIX sockets of the lanes are made; no UNIX socket when absent */
   nbdUnixDir: z.string().startsWith('/').optional(),
   nbd: z.strictObject({ tls: nbdTlsSchema.optional() }).optional(),
+  /** the Docker volume plug-in; absent: this node has none */
+  docker: dockerConfigSchema.optional(),
   members: z
     .array(z.strictObject({ id: z.string(), name: z.string(), api: z.string() }))
     .max(7)

@@ -30,6 +30,7 @@ interface Flags {
   insecureListen?: true;
   logLevel?: string;
   pidFile?: string;
+  dockerPlugin?: string | true;
   store?: string;
   etcdCa?: string;
   etcdCert?: string;
@@ -84,6 +85,10 @@ export function addAgentOptions(program: Command): Command {
     .option('--insecure-listen', 'listen beyond loopback although nothing is encrypted yet')
     .option('--log-level <level>', 'debug, info, warn or error')
     .option('--pid-file <path>', 'where to write the process id')
+    .option(
+      '--docker-plugin [name]',
+      'serve the Docker Engine of this host: volumes of the driver NAME (at first stor)',
+    )
     .option(
       '--store <address>',
       'embedded, or etcd://[USER@]HOST:PORT[,HOST:PORT...][/PREFIX] (or `store:` in the config)',
@@ -170,8 +175,16 @@ function merged(file: unknown, flags: Flags): unknown {
     ...(insecureListen ? { insecureListen } : {}),
     ...(logLevel === undefined ? {} : { logLevel }),
     ...(pidFile === undefined ? {} : { pidFile: resolve(pidFile) }),
+    ...dockerOf(known['docker'], flags),
     ...(labels === undefined ? {} : { labels }),
   };
+}
+
+/** The flag alone turns the plug-in on, with what the file says of it. */
+function dockerOf(known: unknown, { dockerPlugin }: Flags): Record<string, unknown> {
+  if (dockerPlugin === undefined) return {};
+  const docker = typeof known === 'object' && known !== null ? known : {};
+  return { docker: dockerPlugin === true ? docker : { ...docker, name: dockerPlugin } };
 }
 
 /** What the command line says of the store, as the config file would. */
