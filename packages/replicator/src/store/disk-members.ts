@@ -1,8 +1,9 @@
 import { type DiskId, type ReplicaId, StorError } from '@stor/protocol';
-import { HotBlocks, type SumsCache } from '../core/store/block-cache.ts';
+import { HotBlocks } from '../core/store/block-cache.ts';
 import { LayerImage } from '../core/store/layer-image.ts';
 import { LineageTables } from '../core/store/lineage-tables.ts';
 import type { ReplicaTables } from '../core/store/replica-tables.ts';
+import type { SumsCache } from '../core/store/sums-cache.ts';
 import { DiskReplica } from './disk-replica.ts';
 import type { IoPool } from './io-pool.ts';
 import type { Journal } from './journal.ts';

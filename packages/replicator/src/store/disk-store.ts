@@ -1,7 +1,7 @@
 import path from 'node:path';
 import { type DiskId, type ReplicaId, StorError } from '@stor/protocol';
 import type { DirectoryLock, OpenFile } from '@stor/runtime';
-import { SumsCache } from '../core/store/block-cache.ts';
+import { SumsCache } from '../core/store/sums-cache.ts';
 import type { LineageImage, StoreImage } from '../core/store/image.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
 import { LineageTables } from '../core/store/lineage-tables.ts';

@@ -1,9 +1,9 @@
 import type { Clock } from '@stor/runtime';
-import type { SumsCache } from '../core/store/block-cache.ts';
 import type { JournalRecord } from '../core/store/journal-record.ts';
 import type { LineageTables } from '../core/store/lineage-tables.ts';
 import { SlotAllocator } from '../core/store/slot-allocator.ts';
 import { holeFlag, layerMask, pendingFlag } from '../core/store/slot-table.ts';
+import type { SumsCache } from '../core/store/sums-cache.ts';
 import { layerEntriesPerPage, slotEntriesPerPage } from '../core/store/table-page.ts';
 import { InFlight } from './in-flight.ts';
 import type { IoPool } from './io-pool.ts';
@@ -53,12 +53,16 @@ export class Lineage {
     this.#parts = parts;
     this.tables = parts.tables;
     const { files, tables } = parts;
-    const { sumsCache, pool } = parts;
-    const syncFailed = (error: Error): void => {
-      parts.failed(error, 'sync');
-    };
-    const open = files ?? missingFiles;
-    this.slots = new SlotFiles(open, tables.number, sumsCache, pool, syncFailed);
+    const { sumsCache: cache, pool, clock } = parts;
+    this.slots = new SlotFiles({
+      ...{ files: files ?? missingFiles, lineage: tables.number, cache, pool, clock },
+      syncFailed: (error) => {
+        parts.failed(error, 'sync');
+      },
+      writeFailed: (error) => {
+        parts.failed(error, 'write');
+      },
+    });
     this.supply = new SlotSupply({
       slots: files ? slotsOf(tables.slots, files) : new SlotAllocator(0, []),
       files: this.slots,

@@ -1,28 +1,42 @@
 import { blockBytes, blocksPerChunk } from '@stor/protocol';
-import { crc32, type FileDone, type OpenFile, partOf } from '@stor/runtime';
-import type { SumsCache } from '../core/store/block-cache.ts';
+import { type Clock, crc32, type FileDone, type OpenFile, partOf } from '@stor/runtime';
 import { slotBytes, slotSumsBytes, sumBytes, zeroBlockCrc } from '../core/store/format.ts';
 import { joinedCrc } from '../core/store/joined-sums.ts';
+import { slotsPerSumsPage } from '../core/store/late-sums.ts';
 import type { Run } from '../core/store/runs.ts';
+import type { SumsCache } from '../core/store/sums-cache.ts';
 import { FileSync } from './file-sync.ts';
 import type { IoPool } from './io-pool.ts';
+import { SumsFile } from './sums-file.ts';
 
 if (new Uint8Array(new Uint32Array([1]).buffer)[0] !== 1) {
   throw new Error('the disk format is little-endian, and so must the host be');
 }
 
-/** Slots whose checksums share one page of the sums file. */
-const slotsPerSumsPage = blockBytes / slotSumsBytes;
 /** The stored checksum of a block of zeros is 0, so this one never fits. */
 const unreadableSum = 0xffffffff;
 const zeroChunk = new Uint8Array(blocksPerChunk * blockBytes);
+
+export interface SlotFilesParts {
+  files: { data: OpenFile; sums: OpenFile };
+  /** its number */
+  lineage: number;
+  cache: SumsCache;
+  pool: IoPool;
+  clock: Clock;
+  syncFailed: (error: Error) => void;
+  /** of a write that nobody waits for */
+  writeFailed: (error: Error) => void;
+}
 
 /**
  * The bytes of one lineage: `data` (slots) and `sums` (a checksum per block of each slot). A block is
  * named by its linear number, slot * blocksPerChunk + block in slot, in both files.
  *
  * Data go to the pool when large; sums are always written in the event loop, right after their
- * data, so that the cache, the file and what inline readers see never differ.
+ * data, so that the cache, the file and what inline readers see never differ. Those of small writes
+ * are in the cache alone for a moment (`SumsFile`): before their part of the file is read, or synced,
+ * it is written.
  */
 export class SlotFiles {
   readonly data: OpenFile;
@@ -30,31 +44,26 @@ export class SlotFiles {
   /** written since the last sync began */
   dirty = false;
 
-  readonly #lineage: number;
+  readonly #sumsFile: SumsFile;
   readonly #cache: SumsCache;
   readonly #pool: IoPool;
   /** the file system, or the host, cannot */
   #cannotPunch = false;
   #syncing: Promise<void> | null = null;
   readonly #syncs: readonly FileSync[];
-  #scratch = new Uint32Array(blocksPerChunk);
-  #scratchBytes = new Uint8Array(this.#scratch.buffer);
   /** sums pages that this process has touched: writing 4 bytes there reads nothing from disk */
   #warm = new Uint8Array(64);
 
-  constructor(
-    files: { data: OpenFile; sums: OpenFile },
-    lineage: number,
-    cache: SumsCache,
-    pool: IoPool,
-    syncFailed: (error: Error) => void,
-  ) {
+  constructor({ files, lineage, cache, pool, clock, ...parts }: SlotFilesParts) {
     this.data = files.data;
     this.sums = files.sums;
-    this.#lineage = lineage;
+    this.#sumsFile = new SumsFile({
+      ...{ file: files.sums, lineage, cache, clock },
+      failed: parts.writeFailed,
+    });
     this.#cache = cache;
     this.#pool = pool;
-    this.#syncs = [this.data, this.sums].map((file) => new FileSync(file, pool, syncFailed));
+    this.#syncs = [this.data, this.sums].map((file) => new FileSync(file, pool, parts.syncFailed));
   }
 
   isWarm(slot: number): boolean {
@@ -93,7 +102,8 @@ export class SlotFiles {
   ): void {
     this.dirty = true;
     this.data.writeSync(bytes, start, count * blockBytes, linear * blockBytes);
-    this.#writeSums(linear, count, sums, sumsStart);
+    this.#takeSums(count, sums, sumsStart);
+    this.#sumsFile.putLate(linear, count);
   }
 
   /** `isCached`: its pages are in the page cache already, as far as is known. */
@@ -111,7 +121,8 @@ export class SlotFiles {
     await this.#pool.write(this.data, bytes, start, length, linear * blockBytes, isCached);
     // a sync may have begun meanwhile, without these bytes
     this.dirty = true;
-    this.#writeSums(linear, count, sums, sumsStart);
+    this.#takeSums(count, sums, sumsStart);
+    this.#sumsFile.put(linear, count);
   }
 
   /** Zeros, at most one slot's worth. */
@@ -119,37 +130,13 @@ export class SlotFiles {
     this.dirty = true;
     await this.#pool.write(this.data, zeroChunk, 0, count * blockBytes, linear * blockBytes);
     this.dirty = true;
-    this.#scratchFor(count).fill(0, 0, count);
-    this.#putSums(linear, count);
+    this.#sumsFile.scratch(count).fill(0, 0, count);
+    this.#sumsFile.put(linear, count);
   }
 
-  #scratchFor(count: number): Uint32Array {
-    if (this.#scratch.length < count) {
-      this.#scratch = new Uint32Array(count);
-      this.#scratchBytes = new Uint8Array(this.#scratch.buffer);
-    }
-    return this.#scratch;
-  }
-
-  #writeSums(linear: number, count: number, sums: Uint32Array, sumsStart: number): void {
-    const scratch = this.#scratchFor(count);
+  #takeSums(count: number, sums: Uint32Array, sumsStart: number): void {
+    const scratch = this.#sumsFile.scratch(count);
     for (let i = 0; i < count; i++) scratch[i] = (sums[sumsStart + i] ?? 0) ^ zeroBlockCrc;
-    this.#putSums(linear, count);
-  }
-
-  #putSums(linear: number, count: number): void {
-    this.sums.writeSync(this.#scratchBytes, 0, count * sumBytes, linear * sumBytes);
-    const cached = this.#cache.sums;
-    for (let i = 0; i < count;) {
-      const slot = Math.floor((linear + i) / blocksPerChunk);
-      const within = (linear + i) % blocksPerChunk;
-      const n = Math.min(count - i, blocksPerChunk - within);
-      const line = this.#cache.find(this.#lineage, slot);
-      if (line >= 0) {
-        for (let k = 0; k < n; k++) cached[line + within + k] = this.#scratch[i + k] ?? 0;
-      }
-      i += n;
-    }
   }
 
   /** Reads within one slot and verifies; false when a block does not match. */
@@ -162,7 +149,7 @@ export class SlotFiles {
   #areSumsAtHand(linear: number, count: number): boolean {
     const last = Math.floor((linear + count - 1) / blocksPerChunk);
     for (let slot = Math.floor(linear / blocksPerChunk); slot <= last; slot++) {
-      if (!this.isWarm(slot) && this.#cache.find(this.#lineage, slot) < 0) return false;
+      if (!this.isWarm(slot) && this.#sumsFile.find(slot) < 0) return false;
     }
     return true;
   }
@@ -173,20 +160,11 @@ export class SlotFiles {
       const slot = Math.floor((linear + i) / blocksPerChunk);
       const within = (linear + i) % blocksPerChunk;
       const n = Math.min(count - i, blocksPerChunk - within);
-      let line = this.#cache.find(this.#lineage, slot);
-      if (line < 0) line = this.#load(slot);
+      const line = this.#sumsFile.load(slot);
       for (let k = 0; k < n; k++) sums[i + k] = this.#cache.sums[line + within + k] ?? 0;
       i += n;
     }
     return sums;
-  }
-
-  #load(slot: number): number {
-    const scratch = this.#scratchFor(blocksPerChunk);
-    this.sums.readSync(this.#scratchBytes, 0, slotSumsBytes, slot * slotSumsBytes);
-    const line = this.#cache.claim(this.#lineage, slot);
-    for (let i = 0; i < blocksPerChunk; i++) this.#cache.sums[line + i] = scratch[i] ?? 0;
-    return line;
   }
 
   /**
@@ -205,6 +183,9 @@ export class SlotFiles {
     const length = count * blockBytes;
     const isAtHand = !storedSums && this.#areSumsAtHand(linear, count);
     const read = new Uint32Array(isAtHand ? 0 : count);
+    const firstSlot = Math.floor(linear / blocksPerChunk);
+    const lastSlot = Math.floor((linear + count - 1) / blocksPerChunk);
+    if (!isAtHand) this.#sumsFile.settle(firstSlot, lastSlot);
     const reads = [this.#pool.read(this.data, target, start, length, linear * blockBytes)];
     if (!isAtHand) {
       const readBytes = new Uint8Array(read.buffer);
@@ -217,8 +198,6 @@ export class SlotFiles {
     const isWhole = crc32(target.subarray(start, start + length)) === joinedCrc(sums, 0, count);
     if (isWhole) valid.fill(1, validStart, validStart + count);
     else this.#judgeBlocks(target, start, sums, valid, validStart);
-    const firstSlot = Math.floor(linear / blocksPerChunk);
-    const lastSlot = Math.floor((linear + count - 1) / blocksPerChunk);
     this.#setWarm(
       Math.floor(firstSlot / slotsPerSumsPage),
       Math.floor(lastSlot / slotsPerSumsPage),
@@ -259,9 +238,7 @@ export class SlotFiles {
 
   /** Blocks of one slot are what their checksums say. */
   matches(linear: number, count: number, target: Uint8Array, start: number): boolean {
-    const slot = Math.floor(linear / blocksPerChunk);
-    let line = this.#cache.find(this.#lineage, slot);
-    if (line < 0) line = this.#load(slot);
+    const line = this.#sumsFile.load(Math.floor(linear / blocksPerChunk));
     const first = line + (linear % blocksPerChunk);
     const sum = crc32(partOf(target, start, count * blockBytes));
     return sum === joinedCrc(this.#cache.sums, first, count);
@@ -272,6 +249,7 @@ export class SlotFiles {
     const bytes = new Uint8Array(slotBytes);
     const stored = new Uint32Array(blocksPerChunk);
     const sums = new Uint8Array(stored.buffer);
+    this.#sumsFile.settle(slot, slot);
     const results = await Promise.allSettled([
       this.#pool.read(this.data, bytes, 0, slotBytes, slot * slotBytes),
       this.#pool.read(this.sums, sums, 0, slotSumsBytes, slot * slotSumsBytes),
@@ -285,6 +263,7 @@ export class SlotFiles {
     const bytes = new Uint8Array(slotBytes);
     const stored = new Uint32Array(blocksPerChunk);
     const sums = new Uint8Array(stored.buffer);
+    this.#sumsFile.settle(slot, slot);
     for (let block = 0; block < blocksPerChunk; block++) {
       const linear = slot * blocksPerChunk + block;
       const at = block * blockBytes;
@@ -304,8 +283,8 @@ export class SlotFiles {
     this.dirty = true;
     await this.#pool.write(this.data, bytes, 0, slotBytes, slot * slotBytes);
     this.dirty = true;
-    this.#scratchFor(blocksPerChunk).set(stored);
-    this.#putSums(slot * blocksPerChunk, blocksPerChunk);
+    this.#sumsFile.scratch(blocksPerChunk).set(stored);
+    this.#sumsFile.put(slot * blocksPerChunk, blocksPerChunk);
   }
 
   /** Freed slots can be given back to the file system. */
@@ -337,8 +316,8 @@ export class SlotFiles {
       return false;
     }
     for (const slot of slots) {
-      this.#scratchFor(blocksPerChunk).fill(0, 0, blocksPerChunk);
-      this.#putSums(slot * blocksPerChunk, blocksPerChunk);
+      this.#sumsFile.scratch(blocksPerChunk).fill(0, 0, blocksPerChunk);
+      this.#sumsFile.put(slot * blocksPerChunk, blocksPerChunk);
     }
     return true;
   }
@@ -366,12 +345,13 @@ export class SlotFiles {
   }
 
   async #sync(sync: (file: FileSync) => Promise<void>): Promise<void> {
+    this.#sumsFile.settleAll();
     const results = await Promise.allSettled(this.#syncs.map(sync));
     for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
 
   close(): void {
     this.data.close();
-    this.sums.close();
+    this.#sumsFile.close();
   }
 }

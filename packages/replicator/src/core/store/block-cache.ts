@@ -1,4 +1,4 @@
-import { blockBytes, blocksPerChunk, regionBytes } from '@stor/protocol';
+import { blockBytes, regionBytes } from '@stor/protocol';
 
 import { PagedNumbers } from './paged-numbers.ts';
 
@@ -85,48 +85,6 @@ export class HotBlocks {
     }
     this.#place.put(region, this.#used);
     return this.#used;
-  }
-}
-
-/**
- * Checksums of recently read slots, direct-mapped. Always equal to the file: whoever writes sums
- * updates both in the same turn.
- */
-export class SumsCache {
-  readonly #lines: number;
-  readonly #tags: Float64Array;
-  readonly #sums: Uint32Array;
-
-  constructor(lines: number) {
-    this.#lines = lines;
-    this.#tags = new Float64Array(lines).fill(-1);
-    this.#sums = new Uint32Array(lines * blocksPerChunk);
-  }
-
-  #line(lineage: number, slot: number): number {
-    return (slot + lineage * 7919) % this.#lines;
-  }
-
-  /** Index of the slot's first checksum in `sums`, or -1. */
-  find(lineage: number, slot: number): number {
-    const line = this.#line(lineage, slot);
-    return this.#tags[line] === lineage * 2 ** 31 + slot ? line * blocksPerChunk : -1;
-  }
-
-  /** Takes a line for the slot, whose sums the caller puts at the index in the same turn. */
-  claim(lineage: number, slot: number): number {
-    const line = this.#line(lineage, slot);
-    this.#tags[line] = lineage * 2 ** 31 + slot;
-    return line * blocksPerChunk;
-  }
-
-  drop(lineage: number, slot: number): void {
-    const line = this.#line(lineage, slot);
-    if (this.#tags[line] === lineage * 2 ** 31 + slot) this.#tags[line] = -1;
-  }
-
-  get sums(): Uint32Array {
-    return this.#sums;
   }
 }
 
