@@ -55,6 +55,8 @@ export class LocalMember implements Member {
   generation: Generation = noGeneration;
   space: MemberSpace | null = null;
   session: GateSession | null = null;
+  /** before any call but a client's read or write: what those were given before is done then */
+  beforeCall: () => void = () => {};
   /** new chunks of writes that are under way */
   #allocating = 0;
   #room: RoomPromise | null = null;
@@ -387,6 +389,7 @@ export class LocalMember implements Member {
 
   /** The store while this primary may use it; else answers the caller. */
   #use(done: StoreDone): ReplicaStore | null {
+    this.beforeCall();
     if (this.session?.alive) return this.session.store;
     done(new StorError('UNAVAILABLE', 'the local replica is not open'));
     return null;

@@ -13,6 +13,7 @@ import { TrimmedChunks } from '../core/replication/trimmed-chunks.ts';
 import { maxUnackedBytesPerMember } from '../replication/limits.ts';
 import type { GateSession } from '../replication/replica-gate.ts';
 import { PendingOps, type IoOp } from './io-op.ts';
+import { LateLocalWrites } from './late-local-writes.ts';
 import type { LocalMember } from './local-member.ts';
 import type { Member } from './member.ts';
 import type { Segment, SegmentPart } from './segment.ts';
@@ -35,6 +36,12 @@ export interface WriteHooks {
 }
 
 /**
+ * Writes of one turn that leave together. More wait for less when they leave in parts: the secondaries
+ * begin with the first while this node takes the next; each part costs each node a turn of its own.
+ */
+const writesSentTogether = 16;
+
+/**
  * The way of an aligned write whose range is locked: to the members' links first, then to the local
  * store, then wait until all that must have it have it (I1), under valid leases (I6).
  */
@@ -48,7 +55,10 @@ export class WritePath implements SegmentPart {
   #held: IoOp[] = [];
   /** ops that every member has applied, while those are fewer than the failure mode asks for */
   #withheld: IoOp[] = [];
+  readonly #late: LateLocalWrites;
   #sums = new Uint32Array(64);
+  /** given to the outbox since it last sent */
+  #unsent = 0;
   #pumping = false;
   /** members that were asked for room and have not answered */
   #asked = 0;
@@ -60,6 +70,16 @@ export class WritePath implements SegmentPart {
   constructor(segment: Segment, hooks: WriteHooks) {
     this.#segment = segment;
     this.#hooks = hooks;
+    this.#late = new LateLocalWrites(
+      segment.options.clock,
+      (op, sums) => {
+        this.#issueLocal(op, sums);
+      },
+      () => {
+        this.#unsent = 0;
+        if (segment.required.length === 0) this.pump();
+      },
+    );
   }
 
   get inFlight(): number {
@@ -259,12 +279,20 @@ export class WritePath implements SegmentPart {
     this.#noteAllocation(op);
     this.#noteTrims(op);
     this.#pending.append(op);
-    if (isAlone && segment.targets.length > 0) {
-      // on its way before this node writes it too, so that all do at the same time
-      outbox.flush();
-    }
-    if (segment.localIsTarget) this.#issueLocal(op);
+    const isSent = segment.targets.length > 0 && this.#sendsNow(isAlone);
+    // on its way before this node writes it too, so that all do at the same time
+    if (isSent) outbox.flush();
+    const { local, localIsTarget } = segment;
+    const isLate = localIsTarget && !isAlone && local !== null && this.#late.add(op, local);
+    if (localIsTarget && !isLate) this.#issueLocal(op, this.#sums);
     if (segment.required.length === 0) this.pump();
+  }
+
+  #sendsNow(isAlone: boolean): boolean {
+    this.#unsent += 1;
+    if (!isAlone && this.#unsent < writesSentTogether) return false;
+    this.#unsent = 0;
+    return true;
   }
 
   #sum(op: IoOp): void {
@@ -318,20 +346,20 @@ export class WritePath implements SegmentPart {
    * Inline when the store can; the client's bytes are used where they lie. No closure here: one that is
    * not even made costs every write the memory of what it would catch.
    */
-  #issueLocal(op: IoOp): void {
+  #issueLocal(op: IoOp, sums: Uint32Array): void {
     const { local } = this.#segment;
     const session = local?.session;
     op.localPending = true;
     // the epoch is checked in the turn in which the write is issued (I2)
     if (!local || !session?.alive) return;
     if (op.kind === 'zero') {
-      this.#issueToStore(op, local, session);
+      this.#issueToStore(op, local, session, sums);
       return;
     }
     const { offset, length, bytes, start } = op;
     if (!bytes) return;
     try {
-      if (session.store.writeInline(offset, length, bytes, start, this.#sums, 0)) {
+      if (session.store.writeInline(offset, length, bytes, start, sums, 0)) {
         local.release(op.localChunks);
         op.localPending = false;
         return;
@@ -341,11 +369,11 @@ export class WritePath implements SegmentPart {
       local.drop(StorError.from(error));
       return;
     }
-    this.#issueToStore(op, local, session);
+    this.#issueToStore(op, local, session, sums);
   }
 
   /** What the store cannot do at once. */
-  #issueToStore(op: IoOp, local: LocalMember, session: GateSession): void {
+  #issueToStore(op: IoOp, local: LocalMember, session: GateSession, sums: Uint32Array): void {
     const { store } = session;
     const done = local.tracked(session, (error) => {
       local.release(op.localChunks);
@@ -367,7 +395,7 @@ export class WritePath implements SegmentPart {
     }
     const { bytes, start } = this.#keptPayload(op);
     op.localRunning = true;
-    store.write(offset, length, bytes, start, this.#sums, 0, done);
+    store.write(offset, length, bytes, start, sums, 0, done);
   }
 
   /** The payload where it stays unchanged until the op is recycled. */

@@ -1,0 +1,170 @@
+/** Writes that the local replica gets at the end of the turn: when, and what keeps them from it. */
+import t from 'tap';
+import { blockBytes } from '@stor/protocol';
+import { BufferPool, crc32 } from '@stor/runtime';
+import { FakeClock } from '@stor/runtime/testing';
+import { Outbox } from '../src/peer/outbox.ts';
+import { IoOp } from '../src/primary/io-op.ts';
+import { LateLocalWrites } from '../src/primary/late-local-writes.ts';
+import { LocalMember, type LocalMemberOptions } from '../src/primary/local-member.ts';
+import type { GateSession } from '../src/replication/replica-gate.ts';
+
+/** A local member whose store writes down what it is asked for. */
+class Stage {
+  readonly clock = new FakeClock();
+  readonly outbox = new Outbox(this.clock);
+  readonly log: string[] = [];
+  readonly local: LocalMember;
+  readonly late: LateLocalWrites;
+  session = { alive: true };
+  #sequence = 0;
+
+  constructor() {
+    const options = {
+      ...{ replica: { id: 'r', nodeId: 'n', diskId: 'd' }, epoch: 1, holder: 'h' },
+      ...{ clock: this.clock, buffers: new BufferPool(0) },
+    };
+    this.local = new LocalMember(options as unknown as LocalMemberOptions);
+    this.open();
+    this.late = new LateLocalWrites(
+      this.clock,
+      (op, sums) => {
+        const { bytes, start, length } = op;
+        if (!bytes) throw new Error('no bytes');
+        const isRight = sums[0] === crc32(bytes.subarray(start, start + blockBytes));
+        this.log.push(`write ${bytes[start] ?? -1} of ${length} ${isRight ? 'ok' : 'bad sum'}`);
+        op.localPending = false;
+      },
+      () => {
+        this.log.push('done');
+      },
+    );
+  }
+
+  open(): void {
+    this.session = Object.assign(
+      { alive: true },
+      {
+        store: { flush: () => this.log.push('flush'), failure: null },
+        tracked: (done: unknown) => done,
+      },
+    );
+    this.local.session = this.session as unknown as GateSession;
+  }
+
+  /** An op that has been sent to others, of a client whose bytes change at once. */
+  op(value: number, blocks = 1): IoOp {
+    const length = blocks * blockBytes;
+    const bytes = Buffer.alloc(length, value);
+    const op = new IoOp(() => {});
+    op.setRange('write', 0, length);
+    op.bytes = bytes;
+    op.sequence = ++this.#sequence;
+    const sums = new Uint32Array(blocks).fill(crc32(bytes.subarray(0, blockBytes)));
+    const frame = this.outbox.encodeWrite(0, 1, op.sequence, 0, length, bytes, 0, sums);
+    op.keepFrame(frame, length);
+    bytes.fill(0xee);
+    return op;
+  }
+}
+
+t.test('the others are sent to first, then all are written in their order', (t) => {
+  const stage = new Stage();
+  for (const value of [1, 2, 3]) {
+    const op = stage.op(value, value);
+    t.ok(stage.late.add(op, stage.local));
+    t.ok(op.localPending, 'it is not acknowledged before');
+    if (value === 1) stage.clock.endOfTurn(() => stage.log.push('end of turn'));
+  }
+  t.same(stage.log, []);
+  stage.clock.runTurn();
+  t.same(stage.log, [
+    `write 1 of ${blockBytes} ok`,
+    `write 2 of ${2 * blockBytes} ok`,
+    `write 3 of ${3 * blockBytes} ok`,
+    'done',
+    'end of turn',
+  ]);
+  stage.late.add(stage.op(4), stage.local);
+  stage.clock.runTurn();
+  t.same(stage.log.slice(5), [`write 4 of ${blockBytes} ok`, 'done'], 'and again in the next turn');
+  t.end();
+});
+
+t.test('any other call of the local replica finds them done', (t) => {
+  const stage = new Stage();
+  stage.late.add(stage.op(1), stage.local);
+  stage.local.flush(() => {});
+  t.same(stage.log, [`write 1 of ${blockBytes} ok`, 'done', 'flush']);
+  stage.clock.runTurn();
+  t.equal(stage.log.length, 3, 'once');
+  t.end();
+});
+
+t.test('a fence ends them, also when the replica is open again at once (I2)', (t) => {
+  for (const isOpenAgain of [false, true]) {
+    const stage = new Stage();
+    const op = stage.op(1);
+    stage.late.add(op, stage.local);
+    stage.session.alive = false;
+    if (isOpenAgain) stage.open();
+    stage.clock.runTurn();
+    t.same(stage.log, ['done']);
+    t.ok(op.localPending);
+    t.equal(stage.late.add(stage.op(2), stage.local), isOpenAgain);
+  }
+  t.end();
+});
+
+t.test('those issued under a session that has ended are not written under the next', (t) => {
+  const stage = new Stage();
+  stage.late.add(stage.op(1), stage.local);
+  stage.session.alive = false;
+  stage.open();
+  stage.late.add(stage.op(2), stage.local);
+  stage.clock.runTurn();
+  t.same(stage.log, ['done', `write 2 of ${blockBytes} ok`, 'done']);
+  t.end();
+});
+
+t.test('an op that is over meanwhile is left alone, whatever it is used for now', (t) => {
+  const stage = new Stage();
+  const [over, again] = [stage.op(1), stage.op(2)];
+  stage.late.add(over, stage.local);
+  stage.late.add(again, stage.local);
+  over.recycle(stage.outbox);
+  again.recycle(stage.outbox);
+  again.setRange('write', blockBytes, blockBytes);
+  again.sequence = 99;
+  again.localPending = true;
+  stage.clock.runTurn();
+  t.same(stage.log, ['done']);
+  t.end();
+});
+
+t.test('one that the store fails drops the replica, and the rest is not written', (t) => {
+  const stage = new Stage();
+  const seen: number[] = [];
+  const late = new LateLocalWrites(
+    stage.clock,
+    (op) => {
+      seen.push(op.sequence);
+      stage.session.alive = false;
+    },
+    () => {},
+  );
+  for (const value of [1, 2]) late.add(stage.op(value), stage.local);
+  stage.clock.runTurn();
+  t.same(seen, [1]);
+  t.end();
+});
+
+t.test('what is not a small write is not for it', (t) => {
+  const stage = new Stage();
+  const zero = stage.op(1);
+  zero.kind = 'zero';
+  t.notOk(stage.late.add(zero, stage.local));
+  const unsent = new IoOp(() => {});
+  t.notOk(stage.late.add(unsent, stage.local));
+  t.end();
+});
