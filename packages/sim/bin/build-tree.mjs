@@ -31,6 +31,9 @@ const packages = [
   'nbd-client-js',
   'replicator',
   'control-plane',
+  'host-attach',
+  'docker-plugin',
+  'csi-driver',
   'node-agent',
   'sim',
 ];
