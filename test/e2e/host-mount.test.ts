@@ -126,6 +126,18 @@ t.test('volumes as devices and mounts of hosts', async (t) => {
     t.ok(statfsSync(target).blocks > 1.5 * before, 'df shows it');
     t.equal(await readFile(join(target, 'one'), 'utf8'), 'one');
     t.equal(await readFile(join(target, 'two'), 'utf8'), 'two');
+    const second = join(dir, 'second');
+    await cluster.must('volume', 'mount', 'db', second, '--node', 'n1', '--read-only');
+    t.equal(await readFile(join(second, 'one'), 'utf8'), 'one');
+    await t.rejects(writeFile(join(second, 'three'), ''), { code: 'EROFS' });
+    await cluster.must('volume', 'unmount', second, '--node', 'n1');
+    // a clone has the UUID of what it was made of
+    await cluster.must('snapshot', 'create', 'db@now');
+    await cluster.must('volume', 'clone', 'db@now', 'copy', '--size', '768MiB');
+    await cluster.must('volume', 'mount', 'copy', second, '--node', 'n1');
+    t.equal(await readFile(join(second, 'two'), 'utf8'), 'two');
+    t.ok(statfsSync(second).blocks > statfsSync(target).blocks, 'as large as the clone is');
+    await cluster.must('volume', 'unmount', 'copy');
     const file = await open(join(target, 'one'), 'r');
     const busy = await cluster.storctl('volume', 'unmount', 'db');
     t.equal(busy.code, 5);

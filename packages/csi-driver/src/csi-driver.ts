@@ -116,7 +116,7 @@ function placesOf(endpoints: CsiEndpoints, sides: Sides): [string, ServedService
 }
 
 function servicesOf(options: CsiDriverOptions): Sides {
-  const { api, host, binds, nodeId, clusterId, logger, version } = options;
+  const { api, host, binds, nodeId, clusterId, clock, logger, version } = options;
   const { driverName = defaultDriverName, trashKeepMs = null } = options;
   if (!isDriverName(driverName)) {
     throw new StorError(
@@ -128,7 +128,7 @@ function servicesOf(options: CsiDriverOptions): Sides {
   const maxVolumesPerNode = options.maxVolumesPerNode ?? defaultMaxVolumesPerNode;
   const digest = (text: string): string => createHash('sha256').update(text).digest('hex');
   const controller: ControllerContext = {
-    ...{ api, clusterId, keys, digest, maxVolumesPerNode, trashKeepMs, logger },
+    ...{ api, clusterId, keys, digest, maxVolumesPerNode, trashKeepMs, clock, logger },
     pending: new PendingOperations(),
   };
   const node: NodeContext | null = host && {

@@ -448,6 +448,40 @@ t.test('places on the host', async (t) => {
   t.equal(await client.codeOf('Node.NodeUnpublishVolume', publish), 'OK');
 });
 
+t.test('nobody writes beneath a file system', async (t) => {
+  const rig = await driverRig(t);
+  const { client, host } = rig;
+  const signal = new AbortController().signal;
+  const { volumeId } = await create(rig, 'db');
+  const raw = access('block', 'SINGLE_NODE_WRITER');
+  await stage(rig, volumeId, raw);
+  const publish = {
+    volumeId,
+    stagingTargetPath: '/stage',
+    targetPath: '/raw',
+    volumeCapability: raw,
+  };
+  await client.call('Node.NodePublishVolume', publish);
+  const mount = { volumeId, stagingTargetPath: '/stage', volumeCapability: writer };
+  t.equal(await client.codeOf('Node.NodeStageVolume', mount), 'ALREADY_EXISTS');
+  await client.call('Node.NodeUnpublishVolume', publish);
+  await client.call('Node.NodeUnstageVolume', publish);
+  await host.mount({ volume: volumeId, user: 'docker', target: '/docker' }, signal);
+  const refused = await client.outcome('Node.NodeStageVolume', publish);
+  t.match(refused, { code: 'FAILED_PRECONDITION', message: /mounted at \/docker by docker/ });
+  t.equal(await client.codeOf('Node.NodeStageVolume', mount), 'OK', 'one more mount is fine');
+});
+
+t.test('a connection that is counted for a moment longer', async (t) => {
+  const rig = await driverRig(t);
+  const { client, cluster } = rig;
+  const { volumeId } = await create(rig, 'db');
+  const order = { volumeId, nodeId: idOf(rig), volumeCapability: writer };
+  await client.call('Controller.ControllerPublishVolume', order);
+  cluster.failNext('unpublishVolume', new StorError('FAILED_PRECONDITION', 'connected'));
+  t.equal(await client.codeOf('Controller.ControllerUnpublishVolume', order), 'OK');
+});
+
 t.test('a dying volume is shown as it is', async (t) => {
   const rig = await driverRig(t);
   const { volumeId } = await create(rig, 'db');

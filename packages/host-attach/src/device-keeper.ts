@@ -1,4 +1,4 @@
-import { hasCode, publishedExportName, StorError, type Node } from '@stor/protocol';
+import { hasCode, publishedExportName, StorError, type Node, type Volume } from '@stor/protocol';
 import { nbdPlaces } from './core/device-addresses.ts';
 import type { DeviceRecord } from './core/host-records.ts';
 import { leftAction } from './core/plan-reconcile.ts';
@@ -99,14 +99,30 @@ export class DeviceKeeper {
   }
 
   async #tend(id: string, nodes: Node[] | null, signal: AbortSignal): Promise<void> {
-    const { parts, devices } = this.#options;
+    const { parts, devices, mounts } = this.#options;
     await this.#finishLeft(id, signal);
     const record = parts.file.byId(id);
     if (record?.phase !== 'ready') return;
     const state = await devices.look(record, signal);
     if (!state) return;
-    if (nodes) await this.#tellAddresses(record, nodes, signal);
-    await this.#grow(record, signal);
+    const volume = await this.#volume(record, signal);
+    if (!volume) return;
+    if (nodes) await this.#tellAddresses(record, nodes, volume, signal);
+    const { sizeBytes } = volume.spec;
+    if (sizeBytes > record.sizeBytes || mounts.needsGrowth(record)) {
+      await mounts.grow(record, sizeBytes, signal);
+    }
+  }
+
+  /** Null while the control plane is away. */
+  async #volume(record: DeviceRecord, signal: AbortSignal): Promise<Volume | null> {
+    const { volumes } = this.#options.parts;
+    try {
+      return await volumes.getVolume({ name: record.volumeId }, { signal });
+    } catch (error) {
+      if (hasCode(error, 'UNAVAILABLE', 'TIMEOUT')) return null;
+      throw error;
+    }
   }
 
   /** What an order that was cut off has left; each step leaves less. */
@@ -129,27 +145,19 @@ export class DeviceKeeper {
     }
   }
 
-  async #tellAddresses(record: DeviceRecord, nodes: Node[], signal: AbortSignal): Promise<void> {
+  async #tellAddresses(
+    record: DeviceRecord,
+    nodes: Node[],
+    { status }: Volume,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { nodeId, tls, processes, folder } = this.#options.parts;
     const { id, publication, volume } = record;
     const exportName = publishedExportName(publication ?? '', volume);
-    const addresses = exportAddresses(nbdPlaces(nodes, nodeId), exportName, tls);
+    const addresses = exportAddresses(nbdPlaces(nodes, nodeId, status), exportName, tls);
     const text = `${publication ?? ''} ${JSON.stringify(addresses)}`;
     if (addresses.length === 0 || this.#told.get(id) === text) return;
     await processes.setAddresses(id, folder, addresses, signal);
     this.#told.set(id, text);
-  }
-
-  async #grow(record: DeviceRecord, signal: AbortSignal): Promise<void> {
-    const { parts, mounts } = this.#options;
-    try {
-      const { spec } = await parts.volumes.getVolume({ name: record.volumeId }, { signal });
-      if (spec.sizeBytes > record.sizeBytes || mounts.needsGrowth(record)) {
-        await mounts.grow(record, spec.sizeBytes, signal);
-      }
-    } catch (error) {
-      // the control plane is away: the volume has not grown then
-      if (!hasCode(error, 'UNAVAILABLE', 'TIMEOUT')) throw error;
-    }
   }
 }

@@ -181,7 +181,7 @@ export class DeviceOrders {
     const record = file.put({ ...made, users: [...others, wanted.user] });
     const published = await this.#publish(record, wanted.user, signal);
     try {
-      const state = await this.#start(published, signal);
+      const state = await this.#start(published, volume, signal);
       const { path, sizeBytes, means } = state;
       const made: DeviceRecord = { ...published, phase: 'ready', path, sizeBytes, means };
       return file.put(pendingFor(made, wanted));
@@ -213,12 +213,16 @@ export class DeviceOrders {
     }
   }
 
-  async #start(record: DeviceRecord, signal: AbortSignal): Promise<DeviceState> {
+  async #start(
+    record: DeviceRecord,
+    { status }: Volume,
+    signal: AbortSignal,
+  ): Promise<DeviceState> {
     const { volumes, processes, nodeId, tls, logger, folder: dir } = this.#parts;
     const { id, volume, publication, readOnly, sizeBytes, means } = record;
     const { nodes } = await volumes.listNodes({}, { signal });
     const exportName = publishedExportName(publication ?? '', volume);
-    const addresses = exportAddresses(nbdPlaces(nodes, nodeId), exportName, tls);
+    const addresses = exportAddresses(nbdPlaces(nodes, nodeId, status), exportName, tls);
     const spec = { id, exportName, addresses, readOnly, sizeBytes, means, dir };
     const state = await processes.start(spec, signal);
     logger.info({ volume, device: state.path, means: state.means, readOnly }, 'volume is a device');

@@ -25,7 +25,11 @@ export class NbdAllocation implements AllocationProbe {
   /** UNAVAILABLE when nobody answers. */
   async hasData(exportName: string, signal: AbortSignal): Promise<boolean> {
     const { nodes } = await this.#volumes.listNodes({}, { signal });
-    const addresses = exportAddresses(nbdPlaces(nodes, this.#nodeId), exportName, this.#tls);
+    const addresses = exportAddresses(
+      nbdPlaces(nodes, this.#nodeId, { nbdUri: '' }),
+      exportName,
+      this.#tls,
+    );
     try {
       const client = await ReconnectingNbdClient.connect({
         addresses,

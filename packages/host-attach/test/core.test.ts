@@ -116,7 +116,8 @@ t.test('a device asks this node first, then those that are up', async (t) => {
   const n4 = nodes.find(({ metadata }) => metadata.name === 'n4') as Node;
   n4.status.addresses.nbd = ['[fd00::4]:17143'];
   n4.status.addresses.nbdTls = 'required';
-  const places = nbdPlaces(nodes, local.metadata.id);
+  const none = { nbdUri: '' };
+  const places = nbdPlaces(nodes, local.metadata.id, none);
   t.same(places, [
     { path: '/run/stor/n3.sock' },
     { host: '127.0.0.1', port: 17123, tls: '' },
@@ -131,5 +132,13 @@ t.test('a device asks this node first, then those that are up', async (t) => {
   ]);
   t.equal(addresses[3], 'nbds://[fd00::4]:17143/published%3Au-1%3Adb?tls-certificates=%2Ftls');
   n4.status.addresses.nbd = ['nonsense'];
-  t.equal(nbdPlaces(nodes, local.metadata.id).length, 4);
+  t.equal(nbdPlaces(nodes, local.metadata.id, none).length, 4);
+  // of a node with several lanes the one that has the volume
+  local.status.addresses.nbd = ['127.0.0.1:17123', '127.0.0.1:17124'];
+  local.status.addresses.nbdUnix = ['/run/0.sock', '/run/1.sock'];
+  const nbdUri = 'nbds://127.0.0.1:17124/db';
+  t.same(nbdPlaces(nodes, local.metadata.id, { nbdUri }).slice(0, 2), [
+    { path: '/run/1.sock' },
+    { host: '127.0.0.1', port: 17124, tls: '' },
+  ]);
 });

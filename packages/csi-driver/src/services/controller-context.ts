@@ -1,4 +1,4 @@
-import type { Logger } from '@stor/runtime';
+import type { Clock, Logger } from '@stor/runtime';
 import type { Digest } from '../core/csi-names.ts';
 import type { PendingOperations } from '../core/pending-operations.ts';
 import type { TopologyKeys } from '../core/topology.ts';
@@ -15,6 +15,7 @@ export interface ControllerContext {
   maxVolumesPerNode: number;
   /** how long deleted volumes stay in the trash (ms); null: as long as the cluster keeps them */
   trashKeepMs: number | null;
+  clock: Clock;
   logger: Logger;
 }
 

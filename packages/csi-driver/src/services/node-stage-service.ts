@@ -72,9 +72,17 @@ export class NodeStageService {
   ): Promise<void> {
     const { host, binds } = this.#context;
     const { id, labels, name } = volume.metadata;
-    const elsewhere = stagedVolume(this.#context, id)?.mount;
-    if (elsewhere && elsewhere.target !== target) {
-      throw csiError('ALREADY_EXISTS', `volume ${name} is staged at ${elsewhere.target}`);
+    const staged = stagedVolume(this.#context, id);
+    if (staged?.mount && staged.mount.target !== target) {
+      throw csiError('ALREADY_EXISTS', `volume ${name} is staged at ${staged.mount.target}`);
+    }
+    // a workload that has the block device would write beneath the file system
+    const [raw] = staged && !staged.mount ? await bindsOf(this.#context, staged) : [];
+    if (raw) {
+      throw csiError(
+        'ALREADY_EXISTS',
+        `volume ${name} is published as a block device at ${raw.target}`,
+      );
     }
     const readOnly = publication.readOnly || access.readOnly;
     // one that began as another has that one's file system already
@@ -103,6 +111,14 @@ export class NodeStageService {
       throw csiError(
         'ALREADY_EXISTS',
         `volume ${name} is staged as a file system at ${mount.target}`,
+      );
+    }
+    const device = this.#context.host.list().find((each) => each.volumeId === id);
+    const [other] = device?.mounts ?? [];
+    if (other) {
+      throw csiError(
+        'FAILED_PRECONDITION',
+        `volume ${name} is mounted at ${other.target} by ${other.user}: as a block device it would be written beneath that`,
       );
     }
     return this.#context.host.attach({ volume: id, user: 'csi', readOnly }, signal);

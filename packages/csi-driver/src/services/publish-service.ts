@@ -11,6 +11,9 @@ import type { ControllerContext } from './controller-context.ts';
 
 /** Before the access mode, in the owner of a publication. */
 const ownerPrefix = 'csi ';
+/** A node may count a connection for a moment after its end: tries to unpublish, and their distance (ms). */
+const unpublishTries = 4;
+const unpublishPauseMs = 250;
 
 /** Which host may use a volume: publications (ADR 19). See csi.proto. */
 export class PublishService {
@@ -60,14 +63,27 @@ export class PublishService {
         ({ nodeId }) => node === '' || nodeId === node,
       );
       for (const { id: publication } of ending) {
-        // by its id: the node itself may be forgotten by now
-        const order = { name, node: '', publication };
-        await api.unpublishVolume(order, { signal }).catch((error: unknown) => {
-          if (!hasCode(error, 'NOT_FOUND')) throw error;
-        });
+        await this.#unpublish(name, publication, signal);
       }
     });
     return {};
+  }
+
+  /** FAILED_PRECONDITION while the device is connected. */
+  async #unpublish(name: string, publication: string, signal: AbortSignal): Promise<void> {
+    const { api, clock } = this.#context;
+    // by its id: the node itself may be forgotten by now
+    const order = { name, node: '', publication };
+    for (let tried = 1; ; tried++) {
+      try {
+        await api.unpublishVolume(order, { signal });
+        return;
+      } catch (error) {
+        if (hasCode(error, 'NOT_FOUND')) return;
+        if (!hasCode(error, 'FAILED_PRECONDITION') || tried === unpublishTries) throw error;
+        await new Promise<void>((resolve) => clock.after(unpublishPauseMs, resolve));
+      }
+    }
   }
 
   /** RESOURCE_EXHAUSTED when the host has as many as it may. */
