@@ -79,7 +79,7 @@ t.test('volumes as devices and mounts of hosts', async (t) => {
   const dir = mountFolder(t, cluster);
   const target = join(dir, 'db');
   const create = (name: string, size: string): Promise<string> =>
-    cluster.must('volume', 'create', name, '--size', size, '--replicas', '3');
+    cluster.must('volume', 'create', name, '--size', size, '--replicas', '2');
   // the smallest for XFS, which needs less of the kernel to grow than ext4 (CAP_SYS_RESOURCE)
   await create('db', '320MiB');
 

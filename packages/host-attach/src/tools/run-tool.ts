@@ -9,8 +9,9 @@ const toolFolders = ['/usr/sbin', '/sbin', '/usr/bin', '/bin', '/usr/local/sbin'
 const toolTimeoutMs = 10 * 60_000;
 /** What a tool says at most (bytes). */
 const maxOutputBytes = 1024 * 1024;
-/** Of what a failed tool said this much is told on (characters). */
-const maxSaidChars = 1_000;
+/** Of what a failed tool said this much is told on: some go on with how they are used. */
+const maxSaidLines = 3;
+const maxSaidChars = 500;
 
 /** The Debian package of each tool that is called. */
 export const toolPackages = {
@@ -90,7 +91,8 @@ export function findTool(tool: Tool): string | null {
 
 /** What a failed tool said, in one line. */
 export function toolError(tool: Tool, what: string, result: ToolResult): StorError {
-  const said = (result.stderr.trim() || result.stdout.trim()).replaceAll(/\s*\n\s*/g, '; ');
+  const lines = (result.stderr.trim() || result.stdout.trim()).split(/\s*\n\s*/);
+  const said = lines.slice(0, maxSaidLines).join('; ');
   return new StorError(
     'FAILED_PRECONDITION',
     `${what}: ${tool} ended with ${result.code}: ${said.slice(0, maxSaidChars)}`,
