@@ -11,7 +11,7 @@ export interface ReconnectLimits {
   backoffMaxMs: number;
   /** an address that did not greet is left out for so long, when there are others (ms) */
   avoidSilentMs: number;
-  /** time without a connection after which every request fails (ms) */
+  /** time without a connection that the oldest request has waited, after which every request fails (ms) */
   giveUpMs: number;
   /** the same for `connect` (ms); servers that all refuse end it at once */
   firstGiveUpMs: number;

@@ -24,6 +24,7 @@ export interface RequestPlan<T> {
 
 interface Pending {
   readonly heldBytes: number;
+  readonly sinceMs: number;
   run(client: NbdClient): Promise<unknown>;
   /** Once; later calls do nothing. */
   settle(outcome: { value: unknown } | { error: NbdError }): void;
@@ -38,6 +39,8 @@ interface Link extends Granted {
   /** no longer used; over when nothing runs and the socket is closed */
   broken: NbdError | null;
   closed: boolean;
+  /** it ended by itself; the next request finds that out */
+  gone: boolean;
 }
 
 /** Looks for a byte from the server within `silenceMs`. */
@@ -76,12 +79,13 @@ export class ReconnectingSession {
     this.#limits = limits;
     this.#clock = clock;
     this.#network = network;
-    this.#link = { ...granted, running: 0, broken: null, closed: false };
+    this.#link = linkOf(granted);
   }
 
   /** Where the export was granted last; null without a connection. */
   get address(): string | null {
-    return this.#link && !this.#link.broken ? addressText(this.#link.address) : null;
+    const link = this.#link;
+    return link && !link.broken && !link.gone ? addressText(link.address) : null;
   }
 
   setTargets(targets: readonly NbdTarget[]): void {
@@ -101,6 +105,7 @@ export class ReconnectingSession {
       };
       const pending: Pending = {
         heldBytes: plan.heldBytes,
+        sinceMs: this.#clock.monotonicMs(),
         run: (client) => plan.run(client),
         settle: (outcome) => {
           signal?.removeEventListener('abort', onAbort);
@@ -250,14 +255,18 @@ export class ReconnectingSession {
         signal: this.#stop.signal,
       });
       this.#disconnectedMs += this.#clock.monotonicMs() - startMs;
-      this.#link = { ...granted, running: 0, broken: null, closed: false };
+      this.#link = linkOf(granted);
       if (this.#failure) await granted.client.close();
     } catch (thrown) {
       const error = thrown instanceof NbdError ? thrown : unexpected(thrown);
       this.#losses = 1;
-      this.#disconnectedMs = 0;
-      // all callers may have given up meanwhile: then nothing has failed, and a later one may try
-      if (!(error instanceof GaveUpError) || this.#order.count > 0) this.#fail(error);
+      // Those who began to wait may have given up meanwhile, and nothing has failed then. Whoever waits
+      // now waits as long as the limit says, and not what was left of it.
+      const [oldest] = this.#order.unanswered();
+      const nowMs = this.#clock.monotonicMs();
+      this.#disconnectedMs = oldest ? nowMs - oldest.value.sinceMs : 0;
+      const isOver = oldest && this.#disconnectedMs >= this.#limits.giveUpMs;
+      if (!(error instanceof GaveUpError) || isOver) this.#fail(error);
     } finally {
       this.#connecting = null;
     }
@@ -316,6 +325,12 @@ export class ReconnectingSession {
     }
     if (this.#link) this.#break(this.#link, error);
   }
+}
+
+function linkOf(granted: Granted): Link {
+  const link = { ...granted, running: 0, broken: null, closed: false, gone: false };
+  void granted.client.closed.then(() => (link.gone = true));
+  return link;
 }
 
 function aborted(signal: AbortSignal | undefined): NbdError {

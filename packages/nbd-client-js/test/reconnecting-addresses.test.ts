@@ -87,3 +87,38 @@ t.test('a refusal that is final ends everything, whoever else may be asked', asy
   await t.rejects(client.flush(), refused);
   t.equal(b.accepted, 0);
 });
+
+t.test('an idle client knows that its connection is gone', async (t) => {
+  const { servers } = await startServers(t, 1);
+  const [server] = servers as [FakeNbdServer];
+  const client = await connect(servers);
+  t.teardown(() => client.close());
+  t.equal(client.address, `127.0.0.1:${server.port}`);
+  server.drop();
+  while (client.address !== null) await new Promise((resolve) => setImmediate(resolve));
+  await client.write(0, block);
+  t.equal(client.address, `127.0.0.1:${server.port}`);
+});
+
+t.test('who comes while a search goes on waits as long as anybody', async (t) => {
+  const { servers } = await startServers(t, 1);
+  const [server] = servers as [FakeNbdServer];
+  const clock = new PacedClock();
+  const giveUpMs = 100;
+  const client = await connect(servers, { clock, giveUpMs });
+  t.teardown(() => client.close());
+  server.meeting = 'policy';
+  server.drop();
+  const stop = new AbortController();
+  const first = client.write(0, block, { signal: stop.signal });
+  const startMs = clock.monotonicMs();
+  const passed = (ms: number): Promise<void> =>
+    new Promise((resolve) => clock.after(startMs + ms - clock.monotonicMs(), resolve));
+  await passed(20);
+  stop.abort();
+  await t.rejects(first, { code: 'ABORTED' });
+  await passed(70);
+  const beganMs = clock.monotonicMs();
+  await t.rejects(client.write(0, block), { code: 'DISCONNECTED' });
+  t.ok(clock.monotonicMs() - beganMs >= giveUpMs);
+});

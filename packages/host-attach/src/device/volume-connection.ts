@@ -22,6 +22,13 @@ export const deviceReconnectLimits: Readonly<Partial<ReconnectLimits>> = {
   maxUnanswered: 1_024,
 };
 
+/**
+ * An idle device asks for a byte so often (ms). So its connection stands while nobody uses it: the
+ * volume stays with its primary, nobody takes its publication for unused, and its state is true.
+ */
+const keepAliveMs = 10_000;
+/** Without an answer by then it is tried again later (ms). */
+const keepAliveTimeoutMs = 60_000;
 /** Of requests that fail one line is written in so long, with their number (ms). */
 const failureLogMs = 10_000;
 
@@ -46,6 +53,10 @@ export class VolumeConnection implements DeviceVolume {
   #closing = false;
   #failed = 0;
   #loggedMs = -Infinity;
+  /** requests that were made, and those that were answered */
+  #asked = 0;
+  #answered = 0;
+  #cancelKeepAlive: () => void = () => {};
   /** clients that answer what they were asked still */
   readonly #leaving = new Set<Promise<void>>();
 
@@ -54,6 +65,7 @@ export class VolumeConnection implements DeviceVolume {
     this.#host = host;
     this.#client = client;
     this.#addresses = spec.addresses;
+    this.#keepAliveLater();
   }
 
   /** NOT_FOUND, FAILED_PRECONDITION (refused, or smaller than it must be), UNAVAILABLE, ABORTED. */
@@ -160,21 +172,49 @@ export class VolumeConnection implements DeviceVolume {
     if (this.#closing) return;
     await this.flush();
     this.#closing = true;
+    this.#cancelKeepAlive();
     await Promise.all([this.#client.disconnect(), ...this.#leaving]);
   }
 
   /** At once: what is not answered fails, and all that comes. Works twice. */
   async close(): Promise<void> {
     this.#closing = true;
+    this.#cancelKeepAlive();
     await this.#client.close();
   }
 
+  #keepAliveLater(): void {
+    const seen = this.#answered;
+    this.#cancelKeepAlive = this.#host.clock.after(keepAliveMs, () => {
+      const isIdle = this.#asked === this.#answered && this.#answered === seen;
+      void (isIdle ? this.#keepAlive() : Promise.resolve()).then(() => {
+        if (!this.#closing && this.#failure === null) this.#keepAliveLater();
+      });
+    });
+  }
+
+  /** Never rejects. */
+  async #keepAlive(): Promise<void> {
+    const client = this.#client;
+    const stop = new AbortController();
+    const cancel = this.#host.clock.after(keepAliveTimeoutMs, () => stop.abort());
+    try {
+      await client.read(0, 1, undefined, { signal: stop.signal });
+    } catch (error) {
+      if (!stop.signal.aborted) this.#noteFailure(client, error);
+    }
+    cancel();
+  }
+
   async #watch<T>(client: ReconnectingNbdClient, request: Promise<T>): Promise<T> {
+    this.#asked += 1;
     try {
       return await request;
     } catch (error) {
       this.#noteFailure(client, error);
       throw error;
+    } finally {
+      this.#answered += 1;
     }
   }
 
