@@ -47,6 +47,11 @@ t.test('volumes of containers on two Docker Engines', async (t) => {
       { Driver: string; Scope: string; Status: object },
     ];
     t.match(shown, { Driver: 'stor', Scope: 'global', Status: { size: '64MiB', fs: 'ext4' } });
+    const xfs = ['-o', 'fs=xfs', '-o', 'size=300MiB', '-o', 'mount-options=noatime'];
+    await one.must('volume', 'create', '-d', 'stor', ...xfs, 'files');
+    const mounted = out(await two.shell('files', 'cat /proc/mounts'));
+    t.match(mounted, / \/data xfs rw,noatime/, 'as it was told to the other one');
+    await one.must('volume', 'rm', 'files');
     const wrong = await one.docker('volume', 'create', '-d', 'stor', '-o', 'sise=1GiB', 'x');
     t.match(wrong.stderr, /did you mean size/);
   });
@@ -68,7 +73,11 @@ t.test('volumes of containers on two Docker Engines', async (t) => {
     await first.waitReady();
     await one.must('exec', 'c1', 'sh', '-c', 'echo three >> /data/file; sync');
     t.equal(await one.must('exec', 'c1', 'cat', '/data/file'), 'two\nthree');
-    t.equal(out(await one.shell('db', 'cat /data/file')), 'two\nthree', 'beside the first one');
+    await first.kill9();
+    const beside = one.shell('db', 'cat /data/file');
+    first.start();
+    t.equal(out(await beside), 'two\nthree', 'dockerd waits for the agent');
+    await first.waitReady();
   });
 
   await t.test('nothing is left of many containers, one after another and together', async (t) => {

@@ -178,9 +178,16 @@ export class DockerVolumes {
 
   async #mountHere(name: string, call: OpenCall): Promise<Omit<MountedVolume, 'mounts'>> {
     const known = mountedByName(this.#book.table, name);
-    // needs no control plane: containers start while there is no quorum
-    if (known && this.#host.isMounted(known.volumeId)) return known;
+    if (known) {
+      const failure = this.#host.failureOf(known.volumeId);
+      if (failure !== null) throw fails(known, failure);
+      // needs no control plane: containers start while there is no quorum
+      if (await this.#host.isMounted(known.volumeId)) return known;
+    }
     const volume = await this.#ready(name, call);
+    const { id } = volume.metadata;
+    // one that nobody uses is made anew
+    if (!known && this.#host.failureOf(id) !== null) await this.#host.clear(id, name);
     const mountpoint = await this.#host.mount(volume, call);
     return { volumeId: volume.metadata.id, name, mountpoint };
   }
@@ -308,6 +315,13 @@ function usedHere({ name, mounts }: MountedVolume): StorError {
   return new StorError(
     'FAILED_PRECONDITION',
     `volume ${name} is in use: ${who} it on this host (mount ids ${ids.join(', ')}${more}); stop them first`,
+  );
+}
+
+function fails({ name }: MountedVolume, failure: string): StorError {
+  return new StorError(
+    'FAILED_PRECONDITION',
+    `volume ${name} is mounted on this host and its device fails (${failure}): stop the containers that use it here; after the last of them it is attached anew`,
   );
 }
 

@@ -60,9 +60,16 @@ export class HostMounts {
     }
   }
 
-  isMounted(volumeId: VolumeId): boolean {
+  /** Somebody may have unmounted it by hand: what is believed to be mounted is looked at. */
+  async isMounted(volumeId: VolumeId): Promise<boolean> {
     const device = this.#device(volumeId);
-    return device !== null && device.failure === null && this.#isAt(device);
+    if (!device || !this.#isAt(device)) return false;
+    return this.#options.folders.isMountPoint(this.#target(volumeId));
+  }
+
+  /** Why requests of its device fail; null: they do not, or there is none. */
+  failureOf(volumeId: VolumeId): string | null {
+    return this.#device(volumeId)?.failure ?? null;
   }
 
   /** Mounts it, with a new file system if it has none, and returns the folder for containers. */

@@ -1,7 +1,10 @@
-import { mkdir, readdir, rmdir } from 'node:fs/promises';
+import { mkdir, readdir, rmdir, stat } from 'node:fs/promises';
+import path from 'node:path';
 
 /** What is done in and around a mounted file system. */
 export interface MountedFolders {
+  /** Whether a file system is mounted at a folder: else what is written there stays on this host. */
+  isMountPoint(folder: string): Promise<boolean>;
   /** names in a folder; none when it is not there */
   names(folder: string): Promise<string[]>;
   /** Makes it, for everybody to read; one that is there stays as it is. */
@@ -17,6 +20,15 @@ const isThere = 'EEXIST';
 const stays: readonly unknown[] = ['EBUSY', 'ENOTEMPTY', 'EEXIST', 'ENOENT', 'ENOTDIR'];
 
 export const systemMountedFolders: MountedFolders = {
+  async isMountPoint(folder) {
+    try {
+      const [own, above] = await Promise.all([stat(folder), stat(path.dirname(folder))]);
+      return own.dev !== above.dev;
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return false;
+      throw error;
+    }
+  },
   async names(folder) {
     try {
       return await readdir(folder);

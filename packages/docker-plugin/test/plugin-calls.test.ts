@@ -275,6 +275,28 @@ t.test('a new agent finds what the old one has left', async (t) => {
   });
 });
 
+t.test('nothing is given to containers that is not mounted, or fails', async (t) => {
+  const rig = await rigWithVolume();
+  const { id } = rig.cluster.volumes.find('db').metadata;
+  const target = `${mountDir}/${id}`;
+  await rig.send('Mount', mount('c1'));
+  rig.folders.bare.add(target);
+  const before = rig.hosts.calls.length;
+  await rig.send('Mount', mount('c2'));
+  t.same(rig.hosts.calls.slice(before), [`mount ${id} ${target} docker`], 'it is mounted again');
+  rig.folders.bare.clear();
+
+  rig.hosts.setFailure('db', 'its right has ended');
+  t.match(await rig.error('Mount', mount('c3')), /its device fails \(its right has ended\)/);
+  await rig.send('Unmount', mount('c1'));
+  rig.hosts.setOpenFiles(target, 'bash (1234)');
+  await rig.send('Unmount', mount('c2'));
+  t.ok(rig.isMounted('db'));
+  rig.hosts.setOpenFiles(target, null);
+  t.equal(await rig.error('Mount', mount('c3')), '', 'nobody uses it any more: it is made anew');
+  t.match(rig.hosts.list(), [{ failure: null }]);
+});
+
 t.test('more calls than a host makes are refused', async (t) => {
   const rig = await rigWithVolume();
   const release = rig.hosts.hold('mount');

@@ -7,6 +7,12 @@ import type { MountedFolders } from '../mounted-folders.ts';
  */
 export class MemoryFolders implements MountedFolders {
   readonly folders = new Set<string>();
+  /** on which nothing is mounted any more, for somebody has unmounted it by hand */
+  readonly bare = new Set<string>();
+
+  async isMountPoint(folder: string): Promise<boolean> {
+    return !this.bare.has(folder);
+  }
 
   async names(folder: string): Promise<string[]> {
     const below = [...this.folders].filter((each) => path.dirname(each) === folder);
