@@ -97,7 +97,7 @@ t.test('the manifests are those of the chart', async (t) => {
 t.test('each object has what every one has, and a name of its own', async (t) => {
   const names = all.map(({ kind, metadata }) => `${kind}/${metadata.name}`);
   t.equal(new Set(names).size, names.length);
-  t.equal(names.length, 15);
+  t.equal(names.length, 19);
   const cluster = /^(CSIDriver|ClusterRole|ClusterRoleBinding|StorageClass|Volume.*Class)$/;
   for (const { apiVersion, kind, metadata } of all) {
     t.match(apiVersion, /^([a-z.0-9]+\/)?v1$/, kind);

@@ -42,11 +42,11 @@ export interface CsiDriverOptions {
   clock: Clock;
   logger: Logger;
   /** @default csi.stor.internal */
-  driverName?: string;
+  driverName?: string | undefined;
   /** 0: as many as the orchestrator likes @default 128 */
-  maxVolumesPerNode?: number;
+  maxVolumesPerNode?: number | undefined;
   /** how long a deleted volume stays in the trash (ms) @default as for any other */
-  trashKeepMs?: number;
+  trashKeepMs?: number | undefined;
 }
 
 /** CSI for this cluster (Controller) and this host (Node), on UNIX sockets. */

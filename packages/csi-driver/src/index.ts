@@ -5,3 +5,5 @@ export { loadCsiServices } from './csi-services.ts';
 export type { Bind, BindOrder, HostBinds } from './host-binds.ts';
 export { defaultDriverName, isDriverName } from './core/driver-info.ts';
 export { SystemHostBinds } from './system-host-binds.ts';
+export { KubernetesClient } from './node-loss/kubernetes-client.ts';
+export { NodeLossWatch } from './node-loss/node-loss-watch.ts';

@@ -482,6 +482,21 @@ t.test('a connection that is counted for a moment longer', async (t) => {
   t.equal(await client.codeOf('Controller.ControllerUnpublishVolume', order), 'OK');
 });
 
+t.test('a host that is dead lets go of its volume, whatever is connected still', async (t) => {
+  const rig = await driverRig(t);
+  const { client, cluster } = rig;
+  const { volumeId } = await create(rig, 'db');
+  const order = { volumeId, nodeId: idOf(rig, 1), volumeCapability: writer };
+  await client.call('Controller.ControllerPublishVolume', order);
+  const [publication] = cluster.volumes.publications('db');
+  cluster.volumes.setConnected(publication?.id ?? '', true);
+  const unpublish = 'Controller.ControllerUnpublishVolume';
+  t.equal(await client.codeOf(unpublish, order), 'FAILED_PRECONDITION', 'it lives');
+  cluster.volumes.setNode('n2', 'down');
+  t.equal(await client.codeOf(unpublish, order), 'OK');
+  t.same(cluster.volumes.publications('db'), []);
+});
+
 t.test('a dying volume is shown as it is', async (t) => {
   const rig = await driverRig(t);
   const { volumeId } = await create(rig, 'db');

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { parseEtcdAddress } from '@stor/control-plane';
-import { checkLabels, maxLanes, maxTrashKeepMs, StorError } from '@stor/protocol';
+import { checkLabels, maxLanes, maxTrashKeepMs, nodeLeaseMs, StorError } from '@stor/protocol';
 import { parseYaml } from '@stor/runtime';
 import { z } from 'zod';
 import { dockerConfigSchema } from './docker/docker-config.ts';
@@ -50,6 +50,13 @@ const socketPath = z
   .transform((text) => text.replace(/^unix:\/\/(?=\/)/, ''))
   .refine((path) => path.startsWith('/'), 'a UNIX socket: an absolute path, or unix:///PATH');
 
+/** A token is sent there. */
+function isSafeServer(text: string): boolean {
+  if (!URL.canParse(text)) return false;
+  const { protocol, hostname } = new URL(text);
+  return protocol === 'https:' || (protocol === 'http:' && loopback.test(hostname));
+}
+
 /** The CSI driver; see docs/operating/kubernetes.md. */
 const csiSchema = z
   .strictObject({
@@ -64,6 +71,16 @@ const csiSchema = z
     maxVolumesPerNode: z.number().int().min(0).max(10_000).optional(),
     /** how long deleted volumes stay in the trash @default as for any other */
     trashKeepMs: z.number().int().min(0).max(maxTrashKeepMs).optional(),
+    /** takes lost nodes out of service in Kubernetes; absent: nobody does */
+    nodeLoss: z
+      .strictObject({
+        server: z.url().refine(isSafeServer, 'https://HOST:PORT; without TLS only on loopback'),
+        tokenFile: tlsFile,
+        caFile: tlsFile.optional(),
+        /** how long both sides must agree @default 30,000 */
+        waitMs: z.number().int().min(nodeLeaseMs).max(3_600_000).optional(),
+      })
+      .optional(),
   })
   .superRefine(({ endpoint, controllerEndpoint, nodeEndpoint }, context) => {
     const wrong = (message: string): void => context.addIssue({ code: 'custom', message });

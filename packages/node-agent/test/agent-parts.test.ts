@@ -50,7 +50,13 @@ t.test('config: where the CSI driver listens', async (t) => {
     controllerEndpoint: '/b',
     maxVolumesPerNode: 5,
   });
+  const nodeLoss = { server: 'https://10.96.0.1:443', tokenFile: '/token' };
+  t.same(csiOf({ endpoint: '/a', nodeLoss }), { endpoint: '/a', nodeLoss });
+  const server = 'http://10.96.0.1:8080';
   const wrong = [
+    { endpoint: '/a', nodeLoss: { ...nodeLoss, server } },
+    { endpoint: '/a', nodeLoss: { ...nodeLoss, server: 'kubernetes' } },
+    { endpoint: '/a', nodeLoss: { ...nodeLoss, waitMs: 1 } },
     {},
     { endpoint: 'run/csi.sock' },
     { endpoint: 'tcp://127.0.0.1:1' },

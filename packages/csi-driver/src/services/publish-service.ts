@@ -1,5 +1,5 @@
 import { hasCode } from '@stor/protocol';
-import type { Volume } from '@stor/protocol';
+import type { NodeId, PublicationView, Volume } from '@stor/protocol';
 import { readAccess, unsupportedBy } from '../core/access-modes.ts';
 import type { Access } from '../core/access-modes.ts';
 import { checkId, invalid } from '../core/check-fields.ts';
@@ -62,28 +62,42 @@ export class PublishService {
       const ending = (volume?.status.publications ?? []).filter(
         ({ nodeId }) => node === '' || nodeId === node,
       );
-      for (const { id: publication } of ending) {
-        await this.#unpublish(name, publication, signal);
-      }
+      for (const publication of ending) await this.#unpublish(name, publication, signal);
     });
     return {};
   }
 
-  /** FAILED_PRECONDITION while the device is connected. */
-  async #unpublish(name: string, publication: string, signal: AbortSignal): Promise<void> {
+  /**
+   * FAILED_PRECONDITION while the device is connected. Not of a host whose agent is down: nobody is left there to
+   * unstage it, and the orchestrator asks for this only when it has given the host up. What such a host still sends
+   * is fenced, as by a publication to another one.
+   */
+  async #unpublish(
+    name: string,
+    { id: publication, nodeId }: PublicationView,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { api, clock } = this.#context;
     // by its id: the node itself may be forgotten by now
     const order = { name, node: '', publication };
+    let force = false;
     for (let tried = 1; ; tried++) {
       try {
-        await api.unpublishVolume(order, { signal });
+        await api.unpublishVolume({ ...order, force }, { signal });
         return;
       } catch (error) {
         if (hasCode(error, 'NOT_FOUND')) return;
-        if (!hasCode(error, 'FAILED_PRECONDITION') || tried === unpublishTries) throw error;
-        await new Promise<void>((resolve) => clock.after(unpublishPauseMs, resolve));
+        if (!hasCode(error, 'FAILED_PRECONDITION') || tried >= unpublishTries) throw error;
+        force = await this.#isDown(nodeId, signal);
+        if (!force) await new Promise<void>((resolve) => clock.after(unpublishPauseMs, resolve));
       }
     }
+  }
+
+  async #isDown(nodeId: NodeId, signal: AbortSignal): Promise<boolean> {
+    const { nodes } = await this.#context.api.listNodes({}, { signal });
+    const node = nodes.find(({ metadata }) => metadata.id === nodeId);
+    return node?.status.state !== 'up';
   }
 
   /** RESOURCE_EXHAUSTED when the host has as many as it may. */

@@ -37,6 +37,9 @@ const extentsPerAnswer = 2;
 export class MemoryCluster implements CsiApi {
   readonly volumes = new MemoryVolumes();
   readonly clusterId = 'c-00000000000000c1';
+  /** of the control plane; '' while there is none */
+  leaderId = '';
+  hasQuorum = true;
   /** names of policies that there are */
   readonly policies = new Set(['gold', 'silver']);
   /** calls that were carried out, by method */
@@ -93,9 +96,9 @@ export class MemoryCluster implements CsiApi {
       clusterId: this.clusterId,
       name: 'memory',
       version: '0.1.0',
-      leader: null,
+      leader: this.leaderId === '' ? null : { nodeId: this.leaderId, node: this.leaderId },
       term: 1,
-      quorum: true,
+      quorum: this.hasQuorum,
       nodes: { total: 1, up: 1 },
       disks: { total: 1, online: 1, capacityBytes: diskBytes, usedBytes: 0 },
       volumes: { total: 0, healthy: 0, degraded: 0, suspended: 0, unavailable: 0 },

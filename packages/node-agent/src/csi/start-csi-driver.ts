@@ -1,9 +1,15 @@
-import type { CsiDriver, CsiEndpoints } from '@stor/csi-driver';
+import type { CsiEndpoints } from '@stor/csi-driver';
 import type { HostVolumes } from '@stor/host-attach';
 import { StorError, type ApiClient } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
 import type { AgentConfig } from '../config.ts';
 import { agentVersion } from '../version.ts';
+
+/** What is open for orchestrators. */
+export interface StartedCsi {
+  /** Waits for calls that are under way. Works twice. */
+  close(): Promise<void>;
+}
 
 export interface CsiDriverParts {
   config: AgentConfig;
@@ -17,26 +23,38 @@ export interface CsiDriverParts {
  * The CSI driver of this agent; null: the configuration wants none. A host that can make no devices still serves
  * the cluster's side, when that has an endpoint of its own. IN_USE, FOREIGN_DATA (see CsiServer).
  */
-export async function startCsiDriver(parts: CsiDriverParts): Promise<CsiDriver | null> {
+export async function startCsiDriver(parts: CsiDriverParts): Promise<StartedCsi | null> {
   const { config, host, clock, logger } = parts;
   const { csi, nodeId, clusterId } = config;
   if (!csi) return null;
   const volumes = devicesOf(host, logger);
   const endpoints = endpointsOf(csi, volumes !== null);
-  if (!endpoints) return null;
-  const { driverName, maxVolumesPerNode, trashKeepMs } = csi;
   // an agent that is no driver does not load one
-  const { CsiDriver, SystemHostBinds } = await import('@stor/csi-driver');
-  return CsiDriver.open({
-    endpoints,
-    ...{ nodeId, clusterId, clock, logger, version: agentVersion },
-    api: host.api,
-    host: volumes,
-    binds: new SystemHostBinds(),
-    ...(driverName === undefined ? {} : { driverName }),
-    ...(maxVolumesPerNode === undefined ? {} : { maxVolumesPerNode }),
-    ...(trashKeepMs === undefined ? {} : { trashKeepMs }),
-  });
+  const { CsiDriver, KubernetesClient, NodeLossWatch, SystemHostBinds, defaultDriverName } =
+    await import('@stor/csi-driver');
+  const { driverName = defaultDriverName, maxVolumesPerNode, trashKeepMs, nodeLoss } = csi;
+  const common = { api: host.api, nodeId, driverName, clock, logger };
+  const driver =
+    endpoints &&
+    (await CsiDriver.open({
+      ...common,
+      ...{ endpoints, clusterId, version: agentVersion, host: volumes },
+      ...{ binds: new SystemHostBinds(), maxVolumesPerNode, trashKeepMs },
+    }));
+  const watch =
+    nodeLoss &&
+    new NodeLossWatch({
+      ...common,
+      kubernetes: new KubernetesClient(nodeLoss),
+      waitMs: nodeLoss.waitMs,
+    });
+  watch?.start();
+  return {
+    close: async () => {
+      await watch?.close();
+      await driver?.close();
+    },
+  };
 }
 
 function devicesOf(host: CsiDriverParts['host'], logger: Logger): HostVolumes | null {
