@@ -213,7 +213,7 @@ t.test('parameters', async (t) => {
     { failureMode: 'maybe' },
     { failureMode: 'threshold=9' },
     { onLoss: 'panic' },
-    { ioTimeout: '30' },
+    { ioTimeout: 'soon' },
     { ioTimeout: '999999s' },
     { policy: 'not a name' },
     { nodeSelector: 'class' },

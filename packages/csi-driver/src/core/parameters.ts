@@ -5,6 +5,7 @@ import {
   maxIoTimeoutMs,
   maxReplicas,
   parseFailureMode,
+  parseTimeMs,
 } from '@stor/protocol';
 import type { PlacementRules, VolumePolicy } from '@stor/protocol';
 import type { FileSystem } from '@stor/host-attach';
@@ -102,7 +103,7 @@ function readMutable(mutable: Texts, values: Texts): MutableSettings {
   const settings: MutableSettings = { policy: {}, qos: readQos(values) };
   if (failureMode !== undefined) settings.policy.failureMode = readMode(failureMode);
   if (onLoss !== undefined) settings.policy.onLoss = readOnLoss(onLoss);
-  if (ioTimeout !== undefined) settings.policy.ioTimeoutMs = readSeconds('ioTimeout', ioTimeout);
+  if (ioTimeout !== undefined) settings.policy.ioTimeoutMs = readTime('ioTimeout', ioTimeout);
   if (policy !== undefined) settings.policyName = readPolicyName(policy);
   return settings;
 }
@@ -155,13 +156,12 @@ function readOnLoss(text: string): VolumePolicy['onLoss'] {
   throw invalid(`onLoss: ${JSON.stringify(text)} is none: use suspend or error`);
 }
 
-/** `30s`; `0s`: for as long as it takes. */
-function readSeconds(key: string, text: string): number {
-  const match = /^([0-9]{1,6})s$/.exec(text);
-  const ms = match ? Number(match[1]) * 1_000 : NaN;
+/** `30s`, `5m`; `0s`: for as long as it takes. */
+function readTime(key: string, text: string): number {
+  const ms = parseTimeMs(text);
   if (ms <= maxIoTimeoutMs) return ms;
   throw invalid(
-    `${key}: ${JSON.stringify(text)} is not valid: write seconds, for example 30s, of at most a day`,
+    `${key}: ${JSON.stringify(text)} is not valid: write a time, for example 30s, of at most a day`,
   );
 }
 
