@@ -127,6 +127,13 @@ export class DeviceOrders {
     await this.#finish(ending, signal);
   }
 
+  /** FAILED_PRECONDITION: its requests fail for good, so what is mounted on it is of no use. */
+  async checkAlive(record: DeviceRecord, signal: AbortSignal): Promise<void> {
+    const state = await this.look(record, signal);
+    const failure = state ? state.failure : goneText(record);
+    if (failure !== null) throw lostDevice(record, failure);
+  }
+
   /** Of the device's process; null when it is gone. What it says is remembered. */
   async look(record: DeviceRecord, signal: AbortSignal): Promise<DeviceState | null> {
     const { processes, failures } = this.#parts;
@@ -148,12 +155,7 @@ export class DeviceOrders {
     if (state && isRight && state.failure === null) return false;
     if (record.mounts.length === 0) return true;
     if (state && isRight) return false;
-    const targets = record.mounts.map(({ target }) => target).join(', ');
-    const why = isRight ? goneText(record) : `its right to the volume has ended`;
-    throw new StorError(
-      'FAILED_PRECONDITION',
-      `the device of volume ${record.volume} does not work any more (${why}): unmount ${targets} first`,
-    );
+    throw lostDevice(record, isRight ? goneText(record) : 'its right to the volume has ended');
   }
 
   async #make(
@@ -274,7 +276,10 @@ export class DeviceOrders {
         });
       }
     }
-    await processes.stop(id, folder, { force }, signal);
+    // of one that has failed for good nothing can be written back: it is lost already
+    const state = force ? null : await processes.find(id, folder, signal);
+    const isLost = state !== null && state.failure !== null;
+    await processes.stop(id, folder, { force: force || isLost }, signal);
   }
 
   async #finish(record: DeviceRecord, signal: AbortSignal): Promise<void> {
@@ -325,7 +330,15 @@ function pendingFor(record: DeviceRecord, { user, isPending = false }: WantedDev
 }
 
 function goneText({ path, volume }: DeviceRecord): string {
-  return `the process of device ${path} is gone: unmount what is mounted, and attach volume ${volume} again`;
+  return `the process of device ${path} of volume ${volume} is gone`;
+}
+
+function lostDevice({ volume, mounts }: DeviceRecord, why: string): StorError {
+  const targets = mounts.map(({ target }) => target).join(', ');
+  return new StorError(
+    'FAILED_PRECONDITION',
+    `the device of volume ${volume} does not work any more (${why}): unmount ${targets} first`,
+  );
 }
 
 function otherWay({ volume, readOnly }: DeviceRecord): StorError {

@@ -147,7 +147,10 @@ export class MountOrders {
       if (!isSame) throw mountedOtherwise(record, mount);
       if (mount.phase === 'mounting') await this.undoMount(record, mount, signal);
       else if (mount.phase === 'unmounting') await this.finishUnmount(record, mount, signal);
-      else if (await this.#isMounted(record, target)) return mount;
+      else if (await this.#isMounted(record, target)) {
+        await this.#devices.checkAlive(record, signal);
+        return mount;
+      }
       // somebody has unmounted it by hand
       else file.put(withoutMount(record, target));
     }

@@ -196,7 +196,9 @@ export class FakeHostVolumes implements HostVolumes {
       if (!found.users.includes(user)) found.users.push(user);
       return found;
     }
-    if (found && found.mounts.length > 0) throw lostRight(found);
+    if (found && found.mounts.length > 0) {
+      throw lostDevice(found, 'its right to the volume has ended');
+    }
     this.#devices.delete(metadata.id);
     const published = await this.#volumes.publishVolume({
       name: metadata.id,
@@ -271,6 +273,9 @@ export class FakeHostVolumes implements HostVolumes {
         known.mount.readOnly === readOnly &&
         (fileSystem ?? known.mount.fileSystem) === known.mount.fileSystem &&
         sameOptions(known.mount.options, options);
+      if (isSame && known.device.failure !== null) {
+        throw lostDevice(known.device, known.device.failure);
+      }
       if (isSame) return structuredClone(known.mount);
       throw new StorError(
         'ALREADY_EXISTS',
@@ -396,10 +401,11 @@ function otherWay({ volume, readOnly }: FakeDevice): StorError {
   );
 }
 
-function lostRight({ volume, mounts }: FakeDevice): StorError {
+function lostDevice({ volume, mounts }: FakeDevice, why: string): StorError {
+  const targets = mounts.map(({ target }) => target).join(', ');
   return new StorError(
     'FAILED_PRECONDITION',
-    `the device of volume ${volume} has lost its right to it: unmount ${mounts.map(({ target }) => target).join(', ')} first`,
+    `the device of volume ${volume} does not work any more (${why}): unmount ${targets} first`,
   );
 }
 

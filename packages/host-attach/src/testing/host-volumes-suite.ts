@@ -337,6 +337,8 @@ export const hostVolumesSuite: readonly HostVolumesTest[] = [
       const first = n1.list()[0]?.publication;
       await volumes.unpublishVolume({ name: 'db', node: '', force: true });
       world.breakDevice('db');
+      // what is mounted is of no use, so it is not answered as if it were
+      await rejects(n1.mount(order(), signal), 'FAILED_PRECONDITION', /does not work/);
       await rejects(
         n1.attach({ volume: 'db', user }, signal),
         'FAILED_PRECONDITION',
