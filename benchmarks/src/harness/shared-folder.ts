@@ -51,10 +51,12 @@ export async function clearFolder(dir: string): Promise<void> {
   await waitFor('the processes to end', () => processesOf(dir).length === 0, {
     deadlineMs: 10_000,
   });
-  for (const target of mountsBelow(dir)) await runCommand('umount', ['-l', target]);
+  // First these: once the file system of their file is unmounted, nothing says where that was. One that is
+  // mounted itself goes when that ends.
   for (const line of await loopDevicesOf(dir)) {
     await runCommand('losetup', ['-d', line.trim().split(/\s+/)[0] ?? '']);
   }
+  for (const target of mountsBelow(dir)) await runCommand('umount', ['-l', target]);
 }
 
 function commandOf(pid: string): string {
