@@ -3,8 +3,10 @@ import { AcceptReport, seconds } from '../harness/accept-report.ts';
 import { DockerStage, leftBehind, type Leftovers } from '../harness/docker-stage.ts';
 import { describeResult, type CommandResult } from '../harness/run-command.ts';
 import { waitFor } from '../harness/wait-for.ts';
+import { postgres } from './containers/postgres.ts';
 
-const { values } = parseArgs({
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
   options: {
     cycles: { type: 'string', default: '200' },
     parallel: { type: 'string', default: '20' },
@@ -106,14 +108,33 @@ async function failover(stage: DockerStage): Promise<void> {
   report.add('with its data', there === sum ? 'the same' : 'another', 'the same', there === sum);
 }
 
-const stage = await DockerStage.create();
-try {
+const parts: Record<string, (stage: DockerStage) => Promise<void>> = {
+  cycles,
+  parallel,
+  postgres: (stage) => postgres(stage, report),
+  // the last one: a host is dead after it
+  failover,
+};
+
+async function run(): Promise<void> {
   await stage.start();
   // what is made once and stays: the first device's libraries, connections between nodes
   await cycle(stage, 'warm');
-  await report.part('cycles', () => cycles(stage));
-  await report.part('parallel', () => parallel(stage));
-  await report.part('failover', () => failover(stage));
+  for (const [name, part] of Object.entries(parts)) {
+    if (positionals.length > 0 && !positionals.includes(name)) continue;
+    await report.part(name, () => part(stage));
+  }
+}
+
+const unknown = positionals.filter((name) => !(name in parts));
+if (unknown.length > 0) {
+  const known = Object.keys(parts).join(', ');
+  process.stderr.write(`error: no part ${unknown.join(', ')}; there are: ${known}\n`);
+  process.exit(2);
+}
+const stage = await DockerStage.create();
+try {
+  await run();
 } finally {
   await stage.close();
 }
