@@ -7,6 +7,9 @@ import { Outbox } from '../src/peer/outbox.ts';
 import { IoOp } from '../src/primary/io-op.ts';
 import { LateLocalWrites } from '../src/primary/late-local-writes.ts';
 import { LocalMember, type LocalMemberOptions } from '../src/primary/local-member.ts';
+import type { Member } from '../src/primary/member.ts';
+import type { Segment } from '../src/primary/segment.ts';
+import { WritePath, type WriteHooks } from '../src/primary/write-path.ts';
 import type { GateSession } from '../src/replication/replica-gate.ts';
 
 /** A local member whose store writes down what it is asked for. */
@@ -45,7 +48,12 @@ class Stage {
     this.session = Object.assign(
       { alive: true },
       {
-        store: { flush: () => this.log.push('flush'), failure: null },
+        store: {
+          flush: () => this.log.push('flush'),
+          writeInline: (offset: number) => this.log.push(`inline at ${offset}`) > 0,
+          freeChunks: () => 100,
+          failure: null,
+        },
         tracked: (done: unknown) => done,
       },
     );
@@ -166,5 +174,72 @@ t.test('what is not a small write is not for it', (t) => {
   t.notOk(stage.late.add(zero, stage.local));
   const unsent = new IoOp(() => {});
   t.notOk(stage.late.add(unsent, stage.local));
+  t.end();
+});
+
+/** A write path with one other replica, which has all that it is sent when the test says so. */
+class Path {
+  readonly stage = new Stage();
+  readonly answered: number[] = [];
+  readonly remote = {
+    ...{ isOpen: true, ackedSequence: 0, unackedBytes: 0, availableChunks: 100 },
+    ...{ space: null, credits: { spend: () => {} }, send: () => {} },
+  };
+  readonly path: WritePath;
+
+  constructor(localIsRequired: boolean) {
+    const { clock, outbox, local } = this.stage;
+    const segment = {
+      options: { clock, outbox, index: 0, channel: 1 },
+      ...{ targets: [this.remote], required: [this.remote], local, localIsTarget: true },
+      ...{ localIsRequired, membership: { holding: false }, regionUse: { touch: () => {} } },
+      ...{ isHeld: false, stopped: false, leased: true, sequence: 0, sizeBytes: 2 ** 30 },
+      ...{ rule: { writes: 'start', acknowledges: true }, syncing: new Set<Member>() },
+    };
+    const hooks = {
+      answer: (op: IoOp) => this.answered.push(op.offset),
+      recycle: (op: IoOp) => {
+        op.recycle(outbox);
+      },
+    };
+    this.path = new WritePath(segment as unknown as Segment, hooks as unknown as WriteHooks);
+  }
+
+  /** The first of a turn is written at once, the others wait for its end. */
+  write(count: number): void {
+    for (let i = 0; i < count; i++) {
+      const op = new IoOp(() => {});
+      op.setRange('write', i * blockBytes, blockBytes);
+      op.bytes = Buffer.alloc(blockBytes, 1);
+      this.path.start(op);
+    }
+  }
+}
+
+for (const localIsRequired of [true, false]) {
+  const who = localIsRequired ? 'must have it' : 'is being filled';
+  t.test(`the others have a write before the turn ends, and this node ${who}`, (t) => {
+    const each = new Path(localIsRequired);
+    const { stage, path, remote, answered } = each;
+    each.write(2);
+    t.same(stage.log, ['inline at 0'], 'the second one waits');
+    remote.ackedSequence = 2;
+    path.pump();
+    t.same(stage.log, ['inline at 0', `inline at ${blockBytes}`], 'no replica misses it');
+    t.same(answered, [0, blockBytes], 'it is acknowledged, though nothing comes any more');
+    stage.clock.runTurn();
+    t.equal(stage.log.length, 2, 'once');
+    t.end();
+  });
+}
+
+t.test('room that was kept for writes that a fence ended is free again', (t) => {
+  const each = new Path(true);
+  const { stage } = each;
+  each.write(3);
+  t.equal(stage.local.availableChunks, 98);
+  stage.session.alive = false;
+  stage.clock.runTurn();
+  t.equal(stage.local.availableChunks, 100);
   t.end();
 });

@@ -20,6 +20,7 @@ export class LateLocalWrites {
   /** lists that are empty, to be used in turn */
   #spareOps: IoOp[] = [];
   #spareSequences: number[] = [];
+  #local: LocalMember | null = null;
   /** what they were issued under: its fence ends them (I2) */
   #session: GateSession | null = null;
   #sums = new Uint32Array(64);
@@ -32,12 +33,18 @@ export class LateLocalWrites {
     this.#done = done;
   }
 
+  /** Sequence of the first that waits; Infinity: none does. */
+  get first(): number {
+    return this.#sequences[0] ?? Infinity;
+  }
+
   /** False: this op is to be written now. It must have its frame. */
   add(op: IoOp, local: LocalMember): boolean {
     const { session } = local;
     if (!session?.alive || !op.frame || op.frame.payload || op.kind !== 'write') return false;
     if (this.#session !== session) this.drain();
     this.#session = session;
+    this.#local = local;
     op.localPending = true;
     this.#ops.push(op);
     this.#sequences.push(op.sequence);
@@ -66,6 +73,7 @@ export class LateLocalWrites {
     for (const op of ops) {
       const isSame = op.sequence === sequences[i++] && op.localPending;
       if (isSame && session?.alive === true) this.#write(op, this.#sumsOf(op));
+      else if (isSame) this.#local?.release(op.localChunks);
     }
     ops.length = sequences.length = 0;
     this.#spareOps = ops;

@@ -222,6 +222,7 @@ export class WritePath implements SegmentPart {
 
   #acknowledge(): void {
     const segment = this.#segment;
+    this.#writeAcknowledged();
     if ((!this.#pending.head && this.#withheld.length === 0) || segment.stopped) return;
     if (!segment.leased) return;
     if (this.#withheld.length > 0 && segment.rule.writes === 'start') {
@@ -229,8 +230,7 @@ export class WritePath implements SegmentPart {
       this.#withheld = [];
       for (const op of withheld) this.#finish(op, null);
     }
-    let acked = Infinity;
-    for (const member of segment.required) acked = Math.min(acked, member.ackedSequence);
+    const acked = this.#acked;
     let op: IoOp | null = this.#pending.head;
     while (op && op.sequence <= acked) {
       const next: IoOp | null = op.next;
@@ -240,6 +240,24 @@ export class WritePath implements SegmentPart {
       }
       op = next;
     }
+  }
+
+  /** The last write that all required members of other nodes have. */
+  get #acked(): number {
+    let acked = Infinity;
+    for (const member of this.#segment.required) acked = Math.min(acked, member.ackedSequence);
+    return acked;
+  }
+
+  /**
+   * The others may have a write before the turn ends in which it was sent to them. Then this node's replica
+   * gets it now: it may be the last that is waited for, or be in the way of being filled, when nobody waits for
+   * it and the op is over with the acknowledgement.
+   */
+  #writeAcknowledged(): void {
+    const { required, localIsRequired } = this.#segment;
+    if (required.length === 0 && localIsRequired) return;
+    if (this.#acked >= this.#late.first) this.#late.drain();
   }
 
   /** All that must have it have it (I1); whether they are enough the failure mode says. */
