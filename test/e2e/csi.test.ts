@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { runCommand } from '../../benchmarks/src/harness/run-command.ts';
 import { TestCluster } from '../../benchmarks/src/harness/test-cluster.ts';
+import { waitFor } from '../../benchmarks/src/harness/wait-for.ts';
 import { csiConformanceSuite, CsiClient } from '../../packages/csi-driver/src/testing/index.ts';
 import { mountTable } from '../../packages/host-attach/src/device/mount-table.ts';
 import { SystemDeviceProcesses } from '../../packages/host-attach/src/index.ts';
@@ -85,7 +86,7 @@ t.test('the CSI driver on real devices', async (t) => {
       controller: first,
       node: first,
       volumeBytes,
-      parameters: { replicas: '2', fs: 'xfs' },
+      parameters: { replicas: '1', fs: 'xfs' },
       folder,
       exists: (path) =>
         lstat(path).then(
@@ -149,11 +150,35 @@ t.test('the CSI driver on real devices', async (t) => {
     const there = await begin(second, 1, 'two');
     t.equal(await readFile(join(there, 'file'), 'utf8'), 'hello');
     t.equal(await readFile(join(there, 'more'), 'utf8'), 'without an agent');
+    await writeSynced(join(there, 'last'), 'from n2');
+
+    // its agent dies; the host and its device live on, and nobody unstages anything
+    await cluster.agent(1).kill9();
+    await writeSynced(join(there, 'alive'), 'still there');
+    const lostNode = { volumeId, nodeId: nodeOf(1) };
+    await waitFor('n2 to be down', async () => {
+      const code = await again.codeOf('Controller.ControllerUnpublishVolume', lostNode);
+      return code === 'OK';
+    });
+    const back = await begin(again, 0, 'three');
+    t.equal(await readFile(join(back, 'last'), 'utf8'), 'from n2');
+    t.equal(await readFile(join(back, 'alive'), 'utf8'), 'still there');
+    await writeSynced(join(back, 'new'), 'from n1');
+    await t.rejects(writeSynced(join(there, 'old'), 'too late'), 'the old host is fenced');
+    cluster.agent(1).start();
+    await cluster.agent(1).waitReady();
+    const late = await client(1);
     const left = { volumeId, ...places('two') };
-    await second.call('Node.NodeUnpublishVolume', left);
-    await second.call('Node.NodeUnstageVolume', left);
-    await second.call('Controller.ControllerUnpublishVolume', { volumeId });
-    await second.call('Controller.DeleteVolume', { volumeId });
+    await late.call('Node.NodeUnpublishVolume', left);
+    await late.call('Node.NodeUnstageVolume', left);
+    t.equal(existsSync(left.targetPath), false, 'and can be tidied');
+    t.equal(await readFile(join(back, 'new'), 'utf8'), 'from n1');
+    t.equal(existsSync(join(back, 'old')), false);
+    const end = { volumeId, ...places('three') };
+    await again.call('Node.NodeUnpublishVolume', end);
+    await again.call('Node.NodeUnstageVolume', end);
+    await again.call('Controller.ControllerUnpublishVolume', { volumeId });
+    await again.call('Controller.DeleteVolume', { volumeId });
   });
 
   const ours = mountTable().filter(({ target }) => target.startsWith(`${folder}/`));

@@ -497,6 +497,25 @@ t.test('a host that is dead lets go of its volume, whatever is connected still',
   t.same(cluster.volumes.publications('db'), []);
 });
 
+t.test('a device whose volume another host has by now is given up', async (t) => {
+  const rig = await driverRig(t);
+  const { client, cluster, host } = rig;
+  const { volumeId } = await create(rig, 'db');
+  const staged = await stage(rig, volumeId);
+  cluster.volumes.setNode('n1', 'down');
+  const order = { volumeId, nodeId: idOf(rig, 1), volumeCapability: writer };
+  await client.call('Controller.ControllerPublishVolume', order);
+  cluster.volumes.setNode('n1', 'up');
+  t.equal(await client.codeOf('Node.NodeUnstageVolume', staged), 'OK');
+  t.equal(host.calls.at(-1), `detach ${volumeId} csi force`, 'nothing is written back any more');
+  t.same(host.list(), []);
+  t.equal(cluster.volumes.publications('db')[0]?.node, 'n2');
+  const own = await create(rig, 'own');
+  const another = await stage(rig, own.volumeId, writer, '/own');
+  await client.call('Node.NodeUnstageVolume', another);
+  t.equal(host.calls.at(-1), `detach ${own.volumeId} csi`, 'else everything is');
+});
+
 t.test('a dying volume is shown as it is', async (t) => {
   const rig = await driverRig(t);
   const { volumeId } = await create(rig, 'db');

@@ -5,7 +5,7 @@ import type { Access } from '../core/access-modes.ts';
 import { checkId, checkPath } from '../core/check-fields.ts';
 import { csiError } from '../core/csi-error.ts';
 import { labelKeys } from '../core/csi-names.ts';
-import { theVolume } from '../find-object.ts';
+import { findVolume, theVolume } from '../find-object.ts';
 import type { StageRequest, UnstageRequest } from '../messages.ts';
 import { exclusively } from './controller-context.ts';
 import type { NodeContext } from './node-context.ts';
@@ -125,7 +125,7 @@ export class NodeStageService {
   }
 
   async #unstage(volume: string, target: string, signal: AbortSignal): Promise<void> {
-    const { host } = this.#context;
+    const { api, host } = this.#context;
     const staged = stagedVolume(this.#context, volume);
     if (!staged) return;
     const { device, mount } = staged;
@@ -139,7 +139,11 @@ export class NodeStageService {
         `volume ${device.volume} is published at ${targets}: NodeUnpublishVolume comes first`,
       );
     }
+    const known = await findVolume(api, volume, signal);
+    const isOurs = known?.status.publications.some(({ id }) => id === device.publication) ?? false;
     if (mount) await host.unmount({ target, user: 'csi', keepAttached: true }, signal);
-    await host.detach({ volume, user: 'csi', keepPublication: true }, signal);
+    // a volume that another host has takes nothing from this one: what waits to be written would wait for ever
+    const force = !isOurs;
+    await host.detach({ volume, user: 'csi', keepPublication: true, force }, signal);
   }
 }
