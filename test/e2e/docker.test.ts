@@ -71,7 +71,7 @@ t.test('volumes of containers on two Docker Engines', async (t) => {
     await first.stop();
     first.start();
     await first.waitReady();
-    await one.must('exec', 'c1', 'sh', '-c', 'echo three >> /data/file; sync');
+    await one.must('exec', 'c1', 'sh', '-c', 'echo three >> /data/file; sync /data/file');
     t.equal(await one.must('exec', 'c1', 'cat', '/data/file'), 'two\nthree');
     await first.kill9();
     const beside = one.shell('db', 'cat /data/file');
