@@ -5,7 +5,7 @@ import { checkoutRoot } from '../benchmarks/src/harness/checkout.ts';
 import { describeResult, runCommand } from '../benchmarks/src/harness/run-command.ts';
 import { ensureBuilt } from './support/cluster.ts';
 
-const acceptRuns = 'control fast lanes qos replication scale skeleton store'.split(' ');
+const acceptRuns = 'control fast lanes postgres qos replication scale skeleton store'.split(' ');
 
 function script(...args: string[]): ReturnType<typeof runCommand> {
   const [file = '', ...rest] = args;
