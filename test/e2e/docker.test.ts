@@ -71,6 +71,7 @@ t.test('volumes of containers on two Docker Engines', async (t) => {
     await first.stop();
     first.start();
     await first.waitReady();
+    // of this file only: other tests have file systems whose devices are made to wait
     await one.must('exec', 'c1', 'sh', '-c', 'echo three >> /data/file; sync /data/file');
     t.equal(await one.must('exec', 'c1', 'cat', '/data/file'), 'two\nthree');
     await first.kill9();
@@ -117,10 +118,10 @@ t.test('the plug-ins of a real cluster do what dockerd relies on', async (t) => 
   t.teardown(() => stage.close());
   await stage.cluster.start();
   await stage.cluster.waitFit();
-  const [one, two] = stage.engines;
+  const [first, second] = stage.sockets;
   await pluginCompliance(t, {
-    first: `${one.pluginDir}/stor.sock`,
-    second: `${two.pluginDir}/stor.sock`,
+    first,
+    second,
     firstNode: 'n1',
     size: '64MiB',
   });

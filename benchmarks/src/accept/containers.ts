@@ -83,7 +83,11 @@ async function failover(stage: DockerStage): Promise<void> {
   const [one, two] = stage.engines;
   await one.must(
     ...['run', '-d', '--network', 'none', '--volume-driver', 'stor', '-v', 'db:/data', 'bb'],
-    ...['sh', '-c', 'dd if=/dev/urandom of=/data/file bs=1M count=8; sync; sleep 1000000'],
+    ...[
+      'sh',
+      '-c',
+      'dd if=/dev/urandom of=/data/file bs=1M count=8; sync -f /data/file; sleep 1000000',
+    ],
   );
   const sum = await waitFor('the data to be written', async () => {
     const shown = await one.docker('ps', '-q');
@@ -93,7 +97,7 @@ async function failover(stage: DockerStage): Promise<void> {
       id,
       'sh',
       '-c',
-      'sync; md5sum /data/file; ls -l /data/file',
+      'sync -f /data/file; md5sum /data/file; ls -l /data/file',
     );
     return / 8388608 /.test(size.stdout) ? size.stdout.split(' ')[0] : null;
   });

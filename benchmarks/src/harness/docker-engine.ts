@@ -15,6 +15,8 @@ export const busyboxImage = 'bb';
 export class DockerEngine {
   /** for the sockets of its plug-ins */
   readonly pluginDir: string;
+  /** for spec files, which name sockets elsewhere */
+  readonly specDir: string;
   readonly #dir: string;
   #child: ChildProcess | null = null;
   #exited: Promise<void> = Promise.resolve();
@@ -22,12 +24,15 @@ export class DockerEngine {
   constructor(dir: string) {
     this.#dir = dir;
     this.pluginDir = join(dir, 'plugins');
-    mkdirSync(this.pluginDir, { recursive: true });
+    this.specDir = join(dir, 'specs');
+    for (const each of [this.pluginDir, this.specDir]) mkdirSync(each, { recursive: true });
   }
 
   /** Starts it, as often as it was ended, and waits until it answers. Containers outlive it. */
   async start(): Promise<void> {
-    mkdirSync('/run/docker/plugins', { recursive: true });
+    // where every dockerd looks for plug-ins
+    const [sockets, specs] = ['/run/docker/plugins', '/etc/docker/plugins'] as const;
+    for (const each of [sockets, specs]) mkdirSync(each, { recursive: true });
     const log = openSync(this.logPath, 'a');
     const dockerd = [
       ...[
@@ -42,11 +47,21 @@ export class DockerEngine {
       ...['--config-file', join(this.#dir, 'daemon.json')],
     ];
     writeFileSync(join(this.#dir, 'daemon.json'), '{}');
-    const script = 'mount --bind "$1" /run/docker/plugins && shift && exec "$@"';
+    const script = `mount --bind "$1" ${sockets} && mount --bind "$2" ${specs} && shift 2 && exec "$@"`;
     const child = spawn(
       'unshare',
       [
-        ...['--mount', '--propagation', 'slave', 'sh', '-c', script, 'sh', this.pluginDir],
+        ...[
+          '--mount',
+          '--propagation',
+          'slave',
+          'sh',
+          '-c',
+          script,
+          'sh',
+          this.pluginDir,
+          this.specDir,
+        ],
         ...dockerd,
       ],
       { stdio: ['ignore', log, log] },

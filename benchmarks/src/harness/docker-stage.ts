@@ -24,24 +24,35 @@ export interface Leftovers {
 export class DockerStage {
   readonly cluster: TestCluster;
   readonly engines: readonly [DockerEngine, DockerEngine];
+  /** of the plug-ins */
+  readonly sockets: readonly [string, string];
 
-  private constructor(cluster: TestCluster, engines: [DockerEngine, DockerEngine]) {
+  private constructor(
+    cluster: TestCluster,
+    engines: [DockerEngine, DockerEngine],
+    sockets: [string, string],
+  ) {
     this.cluster = cluster;
     this.engines = engines;
+    this.sockets = sockets;
   }
 
   /** Lays out folders and configs; starts nothing. */
   static async create(): Promise<DockerStage> {
     const cluster = await TestCluster.create();
     await shareMounts(cluster.dir);
-    const engineOf = (index: number): DockerEngine => {
-      const engine = new DockerEngine(join(cluster.dir, `docker-${index + 1}`));
-      const { configPath } = cluster.agent(index);
-      const socket = join(engine.pluginDir, 'stor.sock');
-      appendFileSync(configPath, `docker: { socket: ${socket}, defaults: { size: 64MiB } }\n`);
-      return engine;
-    };
-    return new DockerStage(cluster, [engineOf(0), engineOf(1)]);
+    const [one, two] = [1, 2].map((n) => new DockerEngine(join(cluster.dir, `docker-${n}`)));
+    if (!one || !two) throw new Error('two engines are wanted');
+    // one is found by its socket, the other one by a spec file
+    const socketOne = join(one.pluginDir, 'stor.sock');
+    const socketTwo = join(cluster.agent(1).place.dir, 'run/docker.sock');
+    const spec = `specFile: ${join(two.specDir, 'stor.spec')}, `;
+    const defaults = 'defaults: { size: 64MiB }';
+    const add = (index: number, line: string): void =>
+      appendFileSync(cluster.agent(index).configPath, `${line}\n`);
+    add(0, `docker: { socket: ${socketOne}, ${defaults} }`);
+    add(1, `docker: { socket: ${socketTwo}, ${spec}${defaults} }`);
+    return new DockerStage(cluster, [one, two], [socketOne, socketTwo]);
   }
 
   async start(): Promise<void> {
