@@ -239,6 +239,7 @@ async function failures(t: Test, cluster: TestCluster): Promise<void> {
   await killed(pid);
   t.equal(await processes.find('db', dir, signal), null);
   await mustRun('umount', [mnt]);
+  await processes.stop('db', dir, {}, signal);
   nothingLeft(t, spec);
   t.notOk(isLoopOf(path, join(dir, 'db.fuse', 'disk')));
   const larger = { ...spec, sizeBytes: 160 * MiB };

@@ -433,6 +433,7 @@ t.test('places on the host', async (t) => {
     volumeCondition: { abnormal: true, message: 'no node answers' },
   });
 
+  host.setFailure('db', null);
   binds.mountForeign('/data/kubelet/pods/b');
   const foreign = { ...staged, targetPath: '/var/lib/kubelet/pods/b' };
   t.equal(await client.codeOf('Node.NodePublishVolume', foreign), 'ALREADY_EXISTS');
@@ -470,6 +471,30 @@ t.test('nobody writes beneath a file system', async (t) => {
   const refused = await client.outcome('Node.NodeStageVolume', publish);
   t.match(refused, { code: 'FAILED_PRECONDITION', message: /mounted at \/docker by docker/ });
   t.equal(await client.codeOf('Node.NodeStageVolume', mount), 'OK', 'one more mount is fine');
+});
+
+t.test('a device that fails is given to no workload, and not made anew beneath one', async (t) => {
+  const rig = await driverRig(t);
+  const { client, host, binds } = rig;
+  const { volumeId } = await create(rig, 'db');
+  const raw = access('block', 'SINGLE_NODE_WRITER');
+  const staged = await stage(rig, volumeId, raw);
+  const publish = { ...staged, targetPath: '/raw' };
+  host.setFailure('db', 'its process is gone');
+  const refused = await client.outcome('Node.NodePublishVolume', publish);
+  t.match(refused, { code: 'FAILED_PRECONDITION', message: /its process is gone/ });
+  t.same(binds.all, []);
+  host.setFailure('db', null);
+  t.equal(await client.codeOf('Node.NodePublishVolume', publish), 'OK');
+  host.setFailure('db', 'its process is gone');
+  const before = host.list();
+  const again = await client.outcome('Node.NodeStageVolume', staged);
+  t.match(again, { code: 'FAILED_PRECONDITION', message: /published at \/raw/ });
+  t.same(host.list(), before);
+  await client.call('Node.NodeUnpublishVolume', publish);
+  await client.call('Node.NodeUnstageVolume', staged);
+  await client.call('Node.NodeStageVolume', staged);
+  t.equal(await client.codeOf('Node.NodePublishVolume', publish), 'OK');
 });
 
 t.test('a connection that is counted for a moment longer', async (t) => {

@@ -130,7 +130,8 @@ export class DeviceOrders {
   /** FAILED_PRECONDITION: its requests fail for good, so what is mounted on it is of no use. */
   async checkAlive(record: DeviceRecord, signal: AbortSignal): Promise<void> {
     const state = await this.look(record, signal);
-    const failure = state ? state.failure : goneText(record);
+    const isHere = state?.path === record.path;
+    const failure = isHere ? state.failure : goneText(record);
     if (failure !== null) throw lostDevice(record, failure);
   }
 
@@ -335,9 +336,10 @@ function goneText({ path, volume }: DeviceRecord): string {
 
 function lostDevice({ volume, mounts }: DeviceRecord, why: string): StorError {
   const targets = mounts.map(({ target }) => target).join(', ');
+  const advice = targets === '' ? 'try again' : `unmount ${targets} first`;
   return new StorError(
     'FAILED_PRECONDITION',
-    `the device of volume ${volume} does not work any more (${why}): unmount ${targets} first`,
+    `the device of volume ${volume} does not work any more (${why}): ${advice}`,
   );
 }
 

@@ -16,14 +16,22 @@ export interface MountPlace {
 export interface HostTools {
   /** What a block device carries, as blkid and wipefs tell it. */
   probe(device: string, signal: AbortSignal): Promise<DeviceContent>;
-  /** Makes a file system, come what may: the caller has seen that there is nothing. */
+  /**
+   * Keeps a block device open, until what is returned is called: so long its name is no other device's, whoever
+   * takes it away.
+   */
+  hold(device: string): Promise<() => Promise<void>>;
+  /**
+   * Makes a file system: the caller has seen that there is nothing. IN_USE: somebody else has mounted the device, or
+   * has made one, and nothing was changed.
+   */
   makeFileSystem(
     device: string,
     fileSystem: FileSystem,
     options: readonly string[],
     signal: AbortSignal,
   ): Promise<void>;
-  /** Makes the whole device read as zeros again. */
+  /** Makes the whole device read as zeros again; not one that is mounted anywhere. */
   discard(device: string, signal: AbortSignal): Promise<void>;
   /**
    * Before it is mounted for writing. FAILED_PRECONDITION when it has faults that nobody can mend without

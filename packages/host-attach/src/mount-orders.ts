@@ -54,11 +54,27 @@ export class MountOrders {
     const wanted = { volume: id, user, readOnly: isReadOnly, isPending: isNewUser };
     const device = await this.#devices.attach(wanted, signal);
     try {
-      const way = await this.#choose(order, device, signal);
-      return await this.#mountOn(order, device, { target, way, isNewUser }, signal);
+      return await this.#mountHeld(order, device, { target, isNewUser }, signal);
     } catch (error) {
       if (isNewUser) await this.#leaveAgain(device.id, user);
       throw error;
+    }
+  }
+
+  /** While it is held, the path is this volume's device: what is seen there is what is formatted. */
+  async #mountHeld(
+    order: MountOrder,
+    device: DeviceRecord,
+    at: { target: string; isNewUser: boolean },
+    signal: AbortSignal,
+  ): Promise<MountRecord> {
+    const release = await this.#parts.tools.hold(device.path);
+    try {
+      await this.#devices.checkAlive(device, signal);
+      const way = await this.#choose(order, device, signal);
+      return await this.#mountOn(order, device, { ...at, way }, signal);
+    } finally {
+      await release();
     }
   }
 
@@ -266,6 +282,8 @@ export class MountOrders {
     try {
       await tools.makeFileSystem(path, fileSystem, options, always);
     } catch (error) {
+      // what is on it was made by somebody else
+      if (hasCode(error, 'IN_USE')) throw error;
       await tools.discard(path, always).catch((again: unknown) => {
         logger.warn({ device: path, error: StorError.from(again).message }, 'half a file system');
       });

@@ -135,6 +135,34 @@ t.test('a failed mkfs leaves an empty volume', async (t) => {
   t.equal(world.volumes.content('db').fileSystem, 'ext4');
 });
 
+t.test('what was on the device before mkfs began is left as it is', async (t) => {
+  const world = oneHost();
+  const host = await world.start();
+  await host.attach({ volume: 'db', user }, signal);
+  world.tools.failNext('makeFileSystem', new StorError('IN_USE', 'mkfs: it is mounted'));
+  await t.rejects(host.mount({ volume: 'db', user, target }, signal), { message: /mkfs/ });
+  t.notOk(world.tools.calls.some((call) => call.startsWith('discard')));
+});
+
+t.test('a path that is no device of the volume any more is not formatted', async (t) => {
+  const world = oneHost();
+  const host = await world.start();
+  const { tools } = world;
+  const hold = tools.hold.bind(tools);
+  tools.hold = async (path) => {
+    world.breakDevice('db', `${path} was taken away`);
+    return hold(path);
+  };
+  await t.rejects(host.mount({ volume: 'db', user, target }, signal), {
+    code: 'FAILED_PRECONDITION',
+    message: /was taken away\): try again/,
+  });
+  t.same(tools.calls, []);
+  t.same([host.list(), world.volumes.publications('db')], [[], []]);
+  tools.hold = hold;
+  await host.mount({ volume: 'db', user, target }, signal);
+});
+
 t.test('a host that lacks something says what', async (t) => {
   const world = oneHost();
   const host = await world.start();

@@ -57,6 +57,13 @@ export class NodePublishService {
     const { binds } = this.#context;
     const staged = await this.#staged(id, request, access, signal);
     const { device, mount, source } = staged;
+    // nothing that is lost is given to a workload; its path may soon be another volume's
+    if (device.failure !== null) {
+      throw csiError(
+        'FAILED_PRECONDITION',
+        `the device of volume ${device.volume} fails (${device.failure}): unpublish and unstage the volume here, and stage it again`,
+      );
+    }
     const target = await binds.real(checkPath('target_path', request.targetPath));
     const isStagedSo = mount ? mount.readOnly : device.readOnly;
     const readOnly = request.readonly || access.readOnly || isStagedSo;

@@ -121,6 +121,15 @@ export class NodeStageService {
         `volume ${name} is mounted at ${other.target} by ${other.user}: as a block device it would be written beneath that`,
       );
     }
+    const staged = stagedVolume(this.#context, id);
+    const [published] = staged ? await bindsOf(this.#context, staged) : [];
+    if (staged && published && staged.device.failure !== null) {
+      // a workload has it by its number, which another volume's device may get when this one is made anew
+      throw csiError(
+        'FAILED_PRECONDITION',
+        `the device of volume ${name} fails (${staged.device.failure}) and is published at ${published.target}: NodeUnpublishVolume comes first`,
+      );
+    }
     return this.#context.host.attach({ volume: id, user: 'csi', readOnly }, signal);
   }
 

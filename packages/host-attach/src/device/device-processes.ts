@@ -35,7 +35,11 @@ export interface DeviceState {
 export interface DeviceProcesses {
   /** Resolves when the block device is there; after an error nothing is left behind. */
   start(spec: DeviceSpec, signal: AbortSignal): Promise<DeviceState>;
-  /** Of one that runs; null: there is none with this id in `dir` (what it left is cleared away). */
+  /**
+   * Of one that runs; null: there is none with this id in `dir`. What it left stays until `stop` or the next
+   * `start`: a loop device without its process fails, and nobody else's volume gets its name while somebody still
+   * uses that.
+   */
   find(id: string, dir: string, signal: AbortSignal): Promise<DeviceState | null>;
   setAddresses(
     id: string,

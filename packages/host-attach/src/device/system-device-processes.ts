@@ -53,6 +53,7 @@ export class SystemDeviceProcesses implements DeviceProcesses {
       throw new StorError('ALREADY_EXISTS', `device ${spec.id} in ${spec.dir} runs already`);
     }
     refuseAborted(signal, `starting device ${spec.id}`);
+    await this.#clear(files);
     fs.mkdirSync(spec.dir, { recursive: true, mode: 0o700 });
     fs.chmodSync(spec.dir, 0o700);
     fs.writeFileSync(files.spec, specText(spec), { mode: 0o600 });
@@ -70,10 +71,7 @@ export class SystemDeviceProcesses implements DeviceProcesses {
 
   async find(id: string, dir: string, signal: AbortSignal): Promise<DeviceState | null> {
     const files = deviceFiles(id, dir);
-    const state = await this.#ask(files, { call: 'state' }, answerTimeoutMs, signal);
-    if (state) return state;
-    await this.#clear(files);
-    return null;
+    return this.#ask(files, { call: 'state' }, answerTimeoutMs, signal);
   }
 
   async setAddresses(

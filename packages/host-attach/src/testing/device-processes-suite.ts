@@ -112,10 +112,15 @@ function killedTest(t: Test, open: OpenTarget): void {
     const { id, dir } = spec;
     const other = specOf('other');
     const kept = await processes.start(other, signal);
-    const { pid } = await processes.start(spec, signal);
+    const { pid, path } = await processes.start(spec, signal);
     await kill(spec, pid);
     t.equal(await processes.find(id, dir, signal), null);
+    const third = await processes.start(specOf('third'), signal);
+    t.not(third.path, path, "what may still be used under this name is nobody else's device");
+    await processes.stop(third.id, dir, {}, signal);
+    await processes.stop(id, dir, {}, signal);
     nothingLeft(spec);
+    await kill(spec, (await processes.start(spec, signal)).pid);
     const again = await processes.start(spec, signal);
     t.match(again, { readOnly: true, failure: null });
     t.strictSame(await processes.find(other.id, other.dir, signal), kept, 'of others nothing');

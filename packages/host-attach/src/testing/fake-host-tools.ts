@@ -52,6 +52,12 @@ export class FakeHostTools implements HostTools {
     return { fileSystem, signatures: what === null ? [] : [`a signature of ${what}`] };
   }
 
+  async hold(device: string): Promise<() => Promise<void>> {
+    this.#begin('hold');
+    this.#device(device);
+    return async () => {};
+  }
+
   async makeFileSystem(
     device: string,
     fileSystem: FileSystem,

@@ -1,4 +1,4 @@
-import { mkdir, open, readFile, realpath, stat, statfs } from 'node:fs/promises';
+import { mkdir, open, readFile, realpath, stat, statfs, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, resolve } from 'node:path';
 import { blockBytes, StorError } from '@stor/protocol';
 import type { DeviceContent } from '../core/judge-content.ts';
@@ -23,8 +23,14 @@ export const systemHostTools: HostTools = {
   probe,
   makeFileSystem,
 
+  async hold(device) {
+    const file = await openDevice(device);
+    return () => file.close();
+  },
+
+  // without --force: whoever has mounted the device meanwhile keeps what is on it
   async discard(device, signal) {
-    const done = await runTool('blkdiscard', ['--force', device], signal);
+    const done = await runTool('blkdiscard', ['--', device], signal);
     if (done.code !== 0) throw toolError('blkdiscard', `${device} cannot be discarded`, done);
   },
 
@@ -137,16 +143,29 @@ async function probe(device: string, signal: AbortSignal): Promise<DeviceContent
 
 /** What somebody has written to the device, and the kernel has kept so far, counts as its data too. */
 async function writeBack(device: string): Promise<void> {
+  const file = await openDevice(device);
   try {
-    const file = await open(device, 'r');
-    await file.sync().finally(() => file.close());
+    await file.sync();
   } catch (error) {
-    throw new StorError(
-      'FAILED_PRECONDITION',
-      `${device} cannot be looked at: ${(error as Error).message}`,
-      { cause: error },
-    );
+    throw notSeen(device, error);
+  } finally {
+    await file.close();
   }
+}
+
+async function openDevice(device: string): Promise<FileHandle> {
+  try {
+    return await open(device, 'r');
+  } catch (error) {
+    throw notSeen(device, error);
+  }
+}
+
+function notSeen(device: string, cause: unknown): StorError {
+  const { message } = cause as Error;
+  return new StorError('FAILED_PRECONDITION', `${device} cannot be looked at: ${message}`, {
+    cause,
+  });
 }
 
 async function makeFileSystem(
@@ -158,16 +177,25 @@ async function makeFileSystem(
   const what = `no ${fileSystem} can be made on ${device}`;
   if (fileSystem === 'xfs') {
     // -K: nothing is discarded, as there is nothing
-    const args = ['-q', '-K', '-s', `size=${blockBytes}`, ...options, device];
+    const args = ['-q', '-K', '-s', `size=${blockBytes}`, ...options, '--', device];
     const made = await runTool('mkfs.xfs', args, signal);
-    if (made.code !== 0) throw toolError('mkfs.xfs', what, made);
+    if (made.code !== 0) throw mkfsError('mkfs.xfs', what, made);
     return;
   }
   const made = await makeExt4(device, ['nodiscard', 'assume_storage_prezeroed=1'], options, signal);
   // e2fsprogs before 1.47 do not know that a thin volume is zero already, and have changed nothing
   const isOld = made.code !== 0 && /option|assume_storage_prezeroed/i.test(made.stderr);
   const last = isOld ? await makeExt4(device, ['nodiscard'], options, signal) : made;
-  if (last.code !== 0) throw toolError('mkfs.ext4', what, last);
+  if (last.code !== 0) throw mkfsError('mkfs.ext4', what, last);
+}
+
+/** Both say one of these when they refuse to begin. */
+function mkfsError(tool: 'mkfs.ext4' | 'mkfs.xfs', what: string, result: ToolResult): StorError {
+  const error = toolError(tool, what, result);
+  const isRefused = /\b(in use|busy|mounted|existing filesystem|partition table)\b/i.test(
+    result.stderr,
+  );
+  return isRefused ? new StorError('IN_USE', error.message) : error;
 }
 
 /** In the blocks of a volume, and without reserved ones: those are for the root file system of a host. */
@@ -178,7 +206,7 @@ function makeExt4(
   signal: AbortSignal,
 ): Promise<ToolResult> {
   const block = ['-b', String(blockBytes)];
-  const args = ['-q', '-m', '0', ...block, '-E', extended.join(','), ...options, device];
+  const args = ['-q', '-m', '0', ...block, '-E', extended.join(','), ...options, '--', device];
   return runTool('mkfs.ext4', args, signal);
 }
 
