@@ -49,7 +49,10 @@ async function greet(primary: PeerIdentity, secondary: PeerIdentity) {
   await during(network.host('two').listen(target, accept, defaultReceive));
   const socket = await during(network.host('one').connect(target, defaultReceive));
   const version = await during(
-    greetPeer(socket, primary, secondary.nodeId, clock).catch((error: unknown) => error),
+    greetPeer(socket, primary, secondary.nodeId, clock).then(
+      (greeting): unknown => greeting.version,
+      (error: unknown) => error,
+    ),
   );
   return { version, spoken };
 }
@@ -67,9 +70,12 @@ async function greetOld(primary: PeerIdentity, version: number) {
   };
   await during(network.host('two').listen(target, accept, defaultReceive));
   const socket = await during(network.host('one').connect(target, defaultReceive));
-  const greeting = greetPeer(socket, primary, two.nodeId, clock);
+  const greeting = greetPeer(socket, primary, two.nodeId, clock).then(
+    (found): unknown => found.version,
+    (error: unknown) => error,
+  );
   return {
-    version: await during(greeting.catch((error: unknown) => error)),
+    version: await during(greeting),
     heard: heard[0]?.version,
   };
 }

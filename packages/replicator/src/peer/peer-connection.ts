@@ -48,6 +48,8 @@ export class PeerConnection {
   readonly nodeId: string;
   /** of the peer protocol: what both sides speak */
   readonly version: number;
+  /** the process at the other end */
+  readonly agentInstance: string;
   readonly output: LinkOutput;
   /** Leases of this connection's channels run until then on the monotonic clock. */
   leaseUntilMs = 0;
@@ -66,7 +68,7 @@ export class PeerConnection {
 
   constructor(
     socket: StreamSocket,
-    { nodeId, version }: { nodeId: string; version: number },
+    { nodeId, version, agentInstance }: { nodeId: string } & PeerGreeting,
     clock: Clock,
     outbox: Outbox,
     onOver: () => void,
@@ -74,6 +76,7 @@ export class PeerConnection {
     this.#socket = socket;
     this.nodeId = nodeId;
     this.version = version;
+    this.agentInstance = agentInstance;
     this.#clock = clock;
     this.output = new LinkOutput(outbox, socket);
     this.#heardMs = clock.monotonicMs();
@@ -218,33 +221,41 @@ export interface PeerIdentity extends Pick<PeerHello, 'clusterId' | 'nodeId' | '
   versions?: VersionRange;
 }
 
+/** What the hellos came to. */
+export interface PeerGreeting {
+  /** of the peer protocol: what both sides speak */
+  version: number;
+  /** of the peer */
+  agentInstance: string;
+}
+
 /**
- * Says hello on a new socket and waits for the peer's; resolves with the version that both speak.
- * PROTOCOL, FOREIGN_DATA, TIMEOUT.
+ * Says hello on a new socket and waits for the peer's. PROTOCOL, FOREIGN_DATA, TIMEOUT.
  */
 export function greetPeer(
   socket: StreamSocket,
   own: PeerIdentity,
   expectNodeId: string,
   clock: Clock,
-): Promise<number> {
+): Promise<PeerGreeting> {
   return new Promise((resolve, reject) => {
     const header = newPeerHeader();
-    const finish = (error: StorError | null, version: number): void => {
+    const finish = (error: StorError | null, greeting: PeerGreeting | null): void => {
       cancel();
       socket.onClose = () => {};
       // nothing follows a hello before the first request, so nothing is lost here
       socket.onData = (_bytes, start, end) => end - start;
-      if (error) {
+      if (greeting) resolve(greeting);
+      else {
         socket.destroy();
-        reject(error);
-      } else resolve(version);
+        reject(error ?? new StorError('PROTOCOL', `${socket.remote} sent no hello`));
+      }
     };
     const cancel = clock.after(peerHandshakeMs, () => {
-      finish(new StorError('TIMEOUT', `${socket.remote} sent no hello`), 0);
+      finish(new StorError('TIMEOUT', `${socket.remote} sent no hello`), null);
     });
     socket.onClose = (cause) => {
-      finish(new StorError('UNAVAILABLE', `${socket.remote} closed`, { cause }), 0);
+      finish(new StorError('UNAVAILABLE', `${socket.remote} closed`, { cause }), null);
     };
     socket.onData = (bytes, start, end) => {
       try {
@@ -259,10 +270,11 @@ export function greetPeer(
         const bodyEnd = start + peerHeaderBytes + header.bodyBytes;
         if (bodyEnd > end) return 0;
         const hello = parsePeerBody(peerHello, bytes, start + peerHeaderBytes, bodyEnd);
-        finish(null, greetedVersion(hello, own, expectNodeId));
+        const version = greetedVersion(hello, own, expectNodeId);
+        finish(null, { version, agentInstance: hello.agentInstance });
         return bodyEnd - start;
       } catch (error) {
-        finish(StorError.from(error), 0);
+        finish(StorError.from(error), null);
         return end - start;
       }
     };

@@ -103,13 +103,14 @@ export class PeerDirectory {
         cause,
       });
     }
-    const version = await greetPeer(socket, this.#own, nodeId, this.#clock);
+    const greeting = await greetPeer(socket, this.#own, nodeId, this.#clock);
     if (this.#abort.signal.aborted) {
       socket.destroy();
       throw new StorError('ABORTED', 'this lane is closing');
     }
     if (socket.destroyed) throw new StorError('UNAVAILABLE', `${nodeId} closed the connection`);
-    const peer = { nodeId, version };
+    const { version } = greeting;
+    const peer = { nodeId, ...greeting };
     const connection = new PeerConnection(socket, peer, this.#clock, this.#outbox, () => {
       if (this.#live.get(key)?.connection === connection) this.#live.delete(key);
       this.#logger.info({ peer: nodeId, reason: connection.over?.message }, 'peer link ended');

@@ -11,6 +11,8 @@ interface Absence {
   /** regions written by this primary in this second of it or later may differ (RegionUse) */
   second: number;
   generation: Generation;
+  /** the process that it was in */
+  instance: string;
   /** that it had then */
   snapshots: ReadonlySet<SnapshotId>;
 }
@@ -61,7 +63,8 @@ export class Absences {
     // writes that are under way may or may not have reached it
     for (const { offset, length } of pending) regionUse.touch(offset, length);
     const snapshots = new Set(member.snapshots.map(({ snapshotId }) => snapshotId));
-    this.#absences.set(replicaId, { second: regionUse.now, generation, snapshots });
+    const { instance } = member;
+    this.#absences.set(replicaId, { second: regionUse.now, generation, instance, snapshots });
     return true;
   }
 
@@ -87,7 +90,8 @@ export class Absences {
   /**
    * A member that was equal when this primary lost it, and has its memory, can differ only where
    * this primary has written since: marks of regions in use need not be compared. Its set view shows
-   * that it is the replica that was lost.
+   * that it is the replica that was lost. One whose process has ended may have lost checksums, anywhere in
+   * the regions that it has marked (docs/on-disk-format.md).
    */
   writtenSinceLost(member: Member): number[] | null {
     const absence = this.#absences.get(member.replicaId);
@@ -95,7 +99,9 @@ export class Absences {
     if (!absence || !answer?.keptMemory) return null;
     if (answer.setView?.epoch !== this.#segment.options.epoch) return null;
     if (compareGenerations(answer.generation, absence.generation) < 0) return null;
-    return this.#segment.regionUse.since(absence.second);
+    const written = this.#segment.regionUse.since(absence.second);
+    if (member.instance === absence.instance) return written;
+    return [...new Set([...written, ...answer.marks.list()])];
   }
 
   /**

@@ -48,6 +48,7 @@ export class LocalMember implements Member {
   readonly nodeId: string;
   readonly diskId: string;
   readonly isLocal = true;
+  readonly instance = '';
   readonly credits = new SpaceCredits();
   readonly unackedBytes = 0;
   answer: OpenAnswer | null = null;

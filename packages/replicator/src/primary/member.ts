@@ -83,6 +83,8 @@ export interface Member extends MemberImage {
   readonly isLocal: boolean;
   /** the fence was answered and the connection lives */
   readonly isOpen: boolean;
+  /** the process that it was opened in last */
+  readonly instance: string;
   /** null until first opened */
   readonly answer: OpenAnswer | null;
   /** Everything up to this sequence that was sent to it is applied; not used for the local one. */

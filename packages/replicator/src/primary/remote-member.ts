@@ -64,6 +64,7 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
   readonly nodeId: string;
   readonly diskId: string;
   readonly isLocal = false;
+  instance = '';
   readonly link: number;
   readonly credits = new SpaceCredits();
   answer: OpenAnswer | null = null;
@@ -306,6 +307,7 @@ export class RemoteMember extends RemoteReplica implements Member, ChannelListen
     }
     const { events } = this.#options;
     this.#phase = 'open';
+    this.instance = this.#connection?.agentInstance ?? '';
     this.takeSpace(opened);
     // a failed replica is asked again ever more rarely
     if (!opened.failure) this.#backoffMs = reconnectMinMs;

@@ -26,6 +26,7 @@ import { GrantedReplicas } from './granted-replicas.ts';
 import type { LocalMember } from './local-member.ts';
 import type { Member, MemberEvents, OpenAnswer } from './member.ts';
 import type { RemoteMember } from './remote-member.ts';
+import { ReturnCheck } from './return-check.ts';
 import { confirmSet, proposeChange } from './set-changes.ts';
 
 /** Until the first set is decided nothing is refused. */
@@ -59,6 +60,8 @@ export interface SegmentOptions {
 export interface SegmentPart {
   /** who is a member, target or required may have changed */
   membersChanged(): void;
+  /** what the member is sent again when it may go on */
+  resentTo?(member: Member): { offset: number; length: number }[];
   /** the member is open again, or for the first time */
   memberOpened?(member: Member): void;
   memberLost?(member: Member): void;
@@ -105,6 +108,7 @@ export class Segment implements MemberEvents {
   readonly lastErrors = new Map<string, StorError>();
   /** replicas whose disk does not keep what is written: never filled again by this primary (I7) */
   readonly distrusted = new Set<string>();
+  readonly #returns = new ReturnCheck();
   #isStarted = false;
   #granted: GrantedReplicas;
   #progress: () => void = () => {};
@@ -293,6 +297,7 @@ export class Segment implements MemberEvents {
     const mattered = membership.required().includes(replicaId);
     this.syncing.delete(member);
     this.joining.delete(member);
+    if (this.isInSync(member)) this.#returns.lost(member);
     membership.lost(replicaId);
     membership.settleRecording();
     if (mattered) {
@@ -346,6 +351,7 @@ export class Segment implements MemberEvents {
     if (!membership?.suspended || this.stopped) return;
     for (const member of this.members) {
       if (!member.isOpen || !member.answer?.keptMemory) continue;
+      if (!membership.isAway(member.replicaId) || !this.#mayGoOn(member)) continue;
       if (!membership.readmit(member.replicaId)) continue;
       this.options.logger.info({ replica: member.replicaId }, 'the last in-sync replica is back');
       this.#refresh();
@@ -353,6 +359,19 @@ export class Segment implements MemberEvents {
       this.#advance();
       return;
     }
+  }
+
+  /** Else it is looked at once more, or this primary has ended. */
+  #mayGoOn(member: Member): boolean {
+    const resent = this.parts.flatMap((part) => part.resentTo?.(member) ?? []);
+    const result = this.#returns.look(member, this.sizeBytes, resent, () => {
+      if (!this.stopped) this.changed();
+    });
+    if (result === 'bad') {
+      const reason = `replica ${member.replicaId} was killed before all checksums were on its disk`;
+      this.superseded(new StorError('UNAVAILABLE', reason));
+    }
+    return result === 'good' && !this.stopped;
   }
 
   /** Takes in what the record has now; members that it has no more go when nobody needs them. */

@@ -132,6 +132,15 @@ export class WritePath implements SegmentPart {
     }
   }
 
+  resentTo(member: Member): { offset: number; length: number }[] {
+    const ranges: { offset: number; length: number }[] = [];
+    for (let op = this.#pending.head; op; op = op.next) {
+      const { offset, length } = op;
+      if (op.sequence > member.ackedSequence) ranges.push({ offset, length });
+    }
+    return ranges;
+  }
+
   /** A member that could not be dropped is back: it gets again what it has not acknowledged. */
   memberOpened(member: Member): void {
     const remote = this.#segment.remotes.find((each) => each === member);
