@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { StorError } from '@stor/protocol';
+import { hasCode, StorError } from '@stor/protocol';
 import type { PublicationView, Volume } from '@stor/protocol';
 import type { CommandContext, RunAction } from '../command-context.ts';
 import { confirmUnsafe } from '../confirm.ts';
@@ -110,8 +110,18 @@ async function detach(
     return;
   }
   const { metadata, status } = await api.getVolume({ name }, call);
-  for (const { nodeId } of status.publications) {
-    await api.detachDevice({ name: metadata.id, node: nodeId }, deviceCall(call));
+  for (const { nodeId, node: host } of status.publications) {
+    try {
+      await api.detachDevice({ name: metadata.id, node: nodeId }, deviceCall(call));
+    } catch (error) {
+      if (!hasCode(error, 'UNAVAILABLE')) throw error;
+      const { message, details } = error;
+      throw new StorError(
+        'UNAVAILABLE',
+        `${message}; what is left of a host that is gone for good ends with "storctl volume unpublish ${metadata.name} --node ${host}"`,
+        { cause: error, details: { ...details } },
+      );
+    }
   }
   const detached = await api.detachVolume({ name: metadata.id }, call);
   print.changed(detached, `volume ${detached.metadata.name} detached`);

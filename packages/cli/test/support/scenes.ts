@@ -175,6 +175,10 @@ export const scenes: Record<string, (cluster: FakeCluster) => void> = {
     cluster.status = { quorum: false, leader: null };
     cluster.fail('createVolume', 'UNAVAILABLE', 'no quorum: 1 of 3 nodes answers');
   },
+  'the host of db does not answer': (cluster) => {
+    const message = 'node n1 cannot be reached at 127.0.0.1:17110: check that its agent runs';
+    cluster.fail('detachDevice', 'UNAVAILABLE', message);
+  },
   'a host lacks FUSE': (cluster) => {
     const text = '/dev/fuse is not there, and without it no volume becomes a device';
     cluster.devices.checks[1] = { name: 'fuse', state: 'failed', text };
