@@ -134,6 +134,56 @@ t.test('what may not be fenced, and what is too much at once', async (t) => {
   t.equal(kubernetes.taints('host-5').length, 1, 'an operator’s taint is the operator’s');
 });
 
+t.test('a pod with storage that nobody fences keeps its node', async (t) => {
+  const { kubernetes, look, lose } = await rigOf(t);
+  const podOf = (name: string, more: object, kind = 'StatefulSet'): object => ({
+    metadata: { namespace: 'apps', name, ownerReferences: [{ kind }] },
+    spec: { volumes: [{ name: 'v', ...more }] },
+    status: { phase: 'Running' },
+  });
+  const claimed = (name: string, more: object): object => ({
+    spec: { capacity: {}, accessModes: [], claimRef: { namespace: 'apps', name }, ...more },
+  });
+  const claim = (claimName: string): object => ({ persistentVolumeClaim: { claimName } });
+  kubernetes.volumes.push(
+    claimed('ours', { csi: { driver: 'csi.stor.internal' } }),
+    claimed('bound-v', { csi: { driver: 'csi.stor.internal' } }),
+    claimed('disk', { local: { path: '/disk' } }),
+    claimed('share', { nfs: { server: 'nfs', path: '/' } }),
+    claimed('cloud', { csi: { driver: 'files.example' } }),
+    { spec: { csi: { driver: 'files.example' } } },
+  );
+  const harmless = [
+    podOf('db', claim('ours')),
+    podOf('bound', { ephemeral: { volumeClaimTemplate: {} } }),
+    podOf('local', claim('disk')),
+    podOf('settings', { configMap: { name: 'c' } }),
+    podOf('scratch', { emptyDir: {} }),
+    podOf('agent', { nfs: { server: 'nfs' } }, 'DaemonSet'),
+    { ...podOf('job', claim('share')), status: { phase: 'Succeeded' } },
+    { metadata: { namespace: 'apps', name: 'bare' }, spec: {} },
+  ];
+  lose('host-2');
+  await look();
+  const foreign = [
+    claim('share'),
+    claim('cloud'),
+    claim('unknown'),
+    { nfs: { server: 'nfs' } },
+    { csi: { driver: 'files.example' } },
+    { ephemeral: {} },
+    { somethingNew: {} },
+  ];
+  for (const each of foreign) {
+    kubernetes.pods.set('host-2', [...harmless, podOf('web', each)]);
+    await look(waitMs);
+    t.same(kubernetes.taints('host-2'), [], JSON.stringify(each));
+  }
+  kubernetes.pods.set('host-2', harmless);
+  await look();
+  t.same(kubernetes.taints('host-2'), [taint]);
+});
+
 t.test('only the leader does anything, and only with a quorum', async (t) => {
   const { cluster, kubernetes, look, lose } = await rigOf(t);
   const { leaderId } = cluster;

@@ -13,7 +13,7 @@ export interface WatchedNode {
   isReady: boolean;
   /** value of the taint; null: it has none */
   outOfService: string | null;
-  /** drivers other than this one with a volume attached there */
+  /** storage there that is not this driver's, nor the host's own: drivers, or kinds such as `nfs` */
   otherDrivers: readonly string[];
 }
 

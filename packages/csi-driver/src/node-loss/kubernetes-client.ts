@@ -3,6 +3,7 @@ import { request as plainRequest } from 'node:http';
 import { request as tlsRequest } from 'node:https';
 import { StorError } from '@stor/protocol';
 import { z } from 'zod';
+import type { ClaimedVolume, PodStorage } from '../core/foreign-storage.ts';
 
 /** Of one answer: a list of 5,000 nodes with all that they say of themselves. */
 const maxBodyBytes = 64 * 1024 * 1024;
@@ -33,6 +34,40 @@ const csiNodeList = listOf(
 const attachmentList = listOf(
   z.object({ spec: z.object({ attacher: z.string(), nodeName: z.string() }) }),
 );
+const claimName = z.object({ claimName: z.string() });
+const podList = listOf(
+  z.object({
+    metadata: z.object({
+      namespace: z.string(),
+      name: z.string(),
+      ownerReferences: z.array(z.object({ kind: z.string() })).default([]),
+    }),
+    spec: z.object({
+      volumes: z
+        .array(z.looseObject({ name: z.string(), persistentVolumeClaim: claimName.optional() }))
+        .default([]),
+    }),
+    status: z.object({ phase: z.string().default('') }).default({ phase: '' }),
+  }),
+);
+const volumeList = listOf(
+  z.object({
+    spec: z.looseObject({
+      claimRef: z.object({ namespace: z.string(), name: z.string() }).optional(),
+      csi: z.object({ driver: z.string() }).optional(),
+    }),
+  }),
+);
+/** What a PersistentVolume says beside what it is made of. */
+const volumeFields: readonly string[] = [
+  ...['accessModes', 'capacity', 'claimRef', 'csi', 'mountOptions', 'nodeAffinity'],
+  ...[
+    'persistentVolumeReclaimPolicy',
+    'storageClassName',
+    'volumeAttributesClassName',
+    'volumeMode',
+  ],
+];
 
 export interface KubernetesClientOptions {
   /** `https://10.96.0.1:443`; without TLS on loopback only */
@@ -72,6 +107,33 @@ export class KubernetesClient {
     const path = '/apis/storage.k8s.io/v1/volumeattachments';
     const { items } = await this.#get(path, attachmentList, signal);
     return items.map(({ spec }) => spec);
+  }
+
+  /** What the pods of a node have for storage. */
+  async podsOf(node: string, signal: AbortSignal): Promise<PodStorage[]> {
+    const selector = encodeURIComponent(`spec.nodeName=${node}`);
+    const path = `/api/v1/pods?fieldSelector=${selector}`;
+    const { items } = await this.#get(path, podList, signal);
+    return items.map(({ metadata: { namespace, name, ownerReferences }, spec, status }) => ({
+      ...{ namespace, name, phase: status.phase },
+      owners: ownerReferences.map(({ kind }) => kind),
+      volumes: spec.volumes.map(({ name: volume, persistentVolumeClaim: claim, ...rest }) => ({
+        name: volume,
+        kind: claim ? 'persistentVolumeClaim' : (Object.keys(rest)[0] ?? 'emptyDir'),
+        claimName: claim?.claimName,
+      })),
+    }));
+  }
+
+  async persistentVolumes(signal: AbortSignal): Promise<ClaimedVolume[]> {
+    const { items } = await this.#get('/api/v1/persistentvolumes', volumeList, signal);
+    return items.map(({ spec }) => ({
+      claim: spec.claimRef ?? null,
+      source:
+        spec.csi?.driver ??
+        Object.keys(spec).find((key) => !volumeFields.includes(key)) ??
+        'a volume of no known kind',
+    }));
   }
 
   /** Changes the taints of a node, unless it has changed since it was read: then it is CONFLICT. */

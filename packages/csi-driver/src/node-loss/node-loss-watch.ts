@@ -1,6 +1,7 @@
 import { hasCode, StorError } from '@stor/protocol';
 import type { NodeId } from '@stor/protocol';
 import type { Clock, Logger } from '@stor/runtime';
+import { foreignStorage } from '../core/foreign-storage.ts';
 import { outOfServiceKey, outOfServiceValue, planNodeLoss } from '../core/node-loss.ts';
 import type { WatchedNode } from '../core/node-loss.ts';
 import type { CsiApi } from '../csi-api.ts';
@@ -105,7 +106,10 @@ export class NodeLossWatch {
     const found = await kubernetes.nodes(signal);
     const watched = await this.#watched(found, signal);
     const nowMs = clock.monotonicMs();
-    const plan = planNodeLoss(watched, this.#downFor(watched, nowMs), { waitMs });
+    const downForMs = this.#downFor(watched, nowMs);
+    const first = planNodeLoss(watched, downForMs, { waitMs });
+    const looked = await this.#withPods(watched, first.lost, signal);
+    const plan = planNodeLoss(looked, downForMs, { waitMs });
     const refused = new Map(plan.refused.map(({ name, reason }) => [name, reason]));
     for (const [name, reason] of refused) {
       if (this.#refusals.get(name) === reason) continue;
@@ -154,6 +158,28 @@ export class NodeLossWatch {
         },
       ];
     });
+  }
+
+  /** Adds what pods of the named nodes use without attaching it. */
+  async #withPods(
+    watched: readonly WatchedNode[],
+    names: readonly string[],
+    signal: AbortSignal,
+  ): Promise<WatchedNode[]> {
+    if (names.length === 0) return [...watched];
+    const { kubernetes, driverName } = this.#options;
+    const volumes = await kubernetes.persistentVolumes(signal);
+    const looked: WatchedNode[] = [];
+    for (const node of watched) {
+      if (!names.includes(node.name)) {
+        looked.push(node);
+        continue;
+      }
+      const pods = await kubernetes.podsOf(node.name, signal);
+      const foreign = foreignStorage(pods, volumes, driverName);
+      looked.push({ ...node, otherDrivers: [...node.otherDrivers, ...foreign] });
+    }
+    return looked;
   }
 
   #downFor(watched: readonly WatchedNode[], nowMs: number): Map<string, number> {

@@ -20,6 +20,9 @@ export class FakeKubernetes {
   readonly nodes = new Map<string, FakeNode>();
   readonly csiNodes = new Map<string, { name: string; nodeID: string }[] | null>();
   readonly attachments: { attacher: string; nodeName: string }[] = [];
+  /** by node */
+  readonly pods = new Map<string, object[]>();
+  readonly volumes: object[] = [];
   readonly calls: string[] = [];
   readonly token = 'secret-token';
   /** what the next call is answered with */
@@ -107,6 +110,9 @@ export class FakeKubernetes {
     if (url === '/apis/storage.k8s.io/v1/volumeattachments') {
       return this.attachments.map((spec) => ({ spec }));
     }
+    if (url === '/api/v1/persistentvolumes') return this.volumes;
+    const ofNode = /^\/api\/v1\/pods\?fieldSelector=spec.nodeName%3D(.+)$/.exec(url);
+    if (ofNode) return this.pods.get(ofNode[1] ?? '') ?? [];
     throw new Error(`nobody asks for ${url}`);
   }
 
