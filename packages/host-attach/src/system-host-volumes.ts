@@ -1,4 +1,4 @@
-import { resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { StorError, type NodeId } from '@stor/protocol';
 import type { Clock, Files, Logger } from '@stor/runtime';
 import { checkMountOrder, checkTarget } from './core/check-order.ts';
@@ -119,12 +119,25 @@ export class SystemHostVolumes implements HostVolumes {
     this.#targets.set(given, finding);
     try {
       return await this.#queue.run(await finding, signal, async () => {
-        const target = await this.#parts.tools.realTarget(order.target);
+        const target = await this.#placeOf(order);
         return shownMount(await this.#mounts.mount(order, target, signal));
       });
     } finally {
       if (this.#targets.get(given) === finding) this.#targets.delete(given);
     }
+  }
+
+  /** Where links lead to counts. INVALID_ARGUMENT: what a volume must not lie over. */
+  async #placeOf({ target }: MountOrder): Promise<string> {
+    const { tools, folder } = this.#parts;
+    const place = await tools.realTarget(target);
+    checkTarget(place);
+    const data = await tools.realTarget(dirname(folder));
+    if (data !== place && !data.startsWith(`${place}/`)) return place;
+    throw new StorError(
+      'INVALID_ARGUMENT',
+      `target ${JSON.stringify(target)} would hide ${data}, where this agent has its data: choose another directory`,
+    );
   }
 
   async unmount(

@@ -163,6 +163,34 @@ t.test('a path that is no device of the volume any more is not formatted', async
   await host.mount({ volume: 'db', user, target }, signal);
 });
 
+t.test('a volume lies over nothing that the host or the agent needs', async (t) => {
+  const world = oneHost();
+  const host = await world.start();
+  const { tools } = world;
+  const refused = async (at: string, message: RegExp): Promise<void> => {
+    const order = { volume: 'db', user, target: at };
+    await t.rejects(host.mount(order, signal), { code: 'INVALID_ARGUMENT', message }, at);
+  };
+  const system = /a folder of the operating system/;
+  for (const at of ['/etc', '/etc/ssh', '//usr//bin/', '/var/', '/proc/1', '/lib64']) {
+    await refused(at, system);
+  }
+  await refused('/data', /would hide \/data, where this agent has its data/);
+  const realTarget = tools.realTarget.bind(tools);
+  tools.realTarget = async (at) => realTarget(at === '/srv/link' ? '/etc/ssh' : at);
+  await refused('/srv/link', system);
+  t.same([tools.calls, host.list(), world.volumes.publications('db')], [[], [], []]);
+  for (const at of [
+    '/var/lib/db',
+    '/run/db',
+    '/usr/local/db',
+    '/data/docker/mounts/x',
+    '/etcetera',
+  ]) {
+    await host.mount({ volume: 'db', user, target: at }, signal);
+  }
+});
+
 t.test('a host that lacks something says what', async (t) => {
   const world = oneHost();
   const host = await world.start();

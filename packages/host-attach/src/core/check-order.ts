@@ -6,6 +6,9 @@ const maxOptions = 32;
 const maxOptionChars = 256;
 /** As the kernel bounds a path (PATH_MAX, bytes). */
 const maxTargetBytes = 4095;
+/** A volume that lies over one of these, or over something below it, takes the host's own programs away. */
+const systemFolders =
+  /^\/+((bin|boot|dev|etc|lib|lib32|lib64|libx32|proc|sbin|sys|usr\/+(bin|lib|lib64|sbin))(\/|$)|(run|usr|var)\/*$)/;
 
 /** INVALID_ARGUMENT unless the order can be given to mount(8) as it is. */
 export function checkMountOrder(order: MountOrder): void {
@@ -35,7 +38,7 @@ export function checkMountOrder(order: MountOrder): void {
   }
 }
 
-/** INVALID_ARGUMENT unless it is absolute and not the root itself. */
+/** INVALID_ARGUMENT unless it is absolute, and neither the root itself nor the system's. */
 export function checkTarget(target: string): void {
   const problem = ((): string | null => {
     if (!target.startsWith('/')) return 'it is not absolute';
@@ -43,6 +46,7 @@ export function checkTarget(target: string): void {
     if (new TextEncoder().encode(target).length > maxTargetBytes) return 'it is too long';
     if (target.split('/').some((part) => part === '..')) return 'it goes upwards by ".."';
     if (/^\/+$/.test(target)) return 'it is the root of the host';
+    if (systemFolders.test(target)) return 'it is a folder of the operating system';
     return null;
   })();
   if (problem === null) return;
