@@ -9,6 +9,7 @@ export * from './io-flusher.ts';
 export * from './kept-views.ts';
 export * from './logger.ts';
 export * from './metrics.ts';
+export * from './netlink-nbd.ts';
 export * from './nonblocking-read.ts';
 export * from './random.ts';
 export * from './receive-buffer.ts';

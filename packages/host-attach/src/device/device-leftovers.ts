@@ -1,6 +1,8 @@
 import fs from 'node:fs';
+import { NetlinkNbd } from '@stor/runtime';
 import type { DeviceFiles } from './device-files.ts';
 import { removeMountPoint, unmountAll } from './fuse-mount.ts';
+import { backendOf, kernelDevicesOf } from './kernel-nbd-files.ts';
 import { isLoopOf, loopDevicesOf } from './loop-device.ts';
 import { readProcessRecord } from './process-record.ts';
 import { runProgram } from './run-program.ts';
@@ -17,6 +19,10 @@ export async function clearLeftovers(files: DeviceFiles): Promise<void> {
   for (const path of paths) {
     await runProgram('losetup', ['--detach', path], { debianPackage: 'mount' });
   }
+  const ofKernel = kernelDevicesOf(backendOf(files));
+  const link = ofKernel.length > 0 ? NetlinkNbd.open() : null;
+  for (const index of ofKernel) link?.disconnect(index);
+  link?.close();
   await unmountAll(mountPoint, { lazy: true });
   for (const file of [files.controlSocket, files.record, `${files.record}.new`, files.spec]) {
     fs.rmSync(file, { force: true });

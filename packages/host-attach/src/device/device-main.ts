@@ -8,6 +8,7 @@ import { openDeviceLog } from './device-log.ts';
 import { deviceFiles } from './device-files.ts';
 import { errorText, parseSpec, stateText } from './device-messages.ts';
 import { DeviceProcess } from './device-process.ts';
+import { KernelDeviceProcess } from './kernel-device-process.ts';
 import { readLine } from './line-socket.ts';
 import { writeProcessRecord } from './process-record.ts';
 
@@ -43,7 +44,7 @@ async function serve(file: string, note: string): Promise<void> {
   agent.on('error', () => {});
   const text = fs.readFileSync(file, 'utf8');
   fs.rmSync(file);
-  let device: DeviceProcess | null = null;
+  let device: DeviceProcess | KernelDeviceProcess | null = null;
   const aborted = new AbortController();
   process.on('SIGTERM', () => {
     if (device) void device.stopIfUnused();
@@ -59,7 +60,8 @@ async function serve(file: string, note: string): Promise<void> {
     const { record } = deviceFiles(spec.id, spec.dir);
     writeProcessRecord(record);
     try {
-      device = await DeviceProcess.start(spec, { clock: systemClock, logger }, aborted.signal);
+      const form = spec.means === 'nbd-kernel' ? KernelDeviceProcess : DeviceProcess;
+      device = await form.start(spec, { clock: systemClock, logger }, aborted.signal);
     } catch (error) {
       fs.rmSync(record, { force: true });
       logger.error({ error: StorError.from(error).message }, 'there is no device');
