@@ -165,7 +165,7 @@ export class DeviceOrders {
     users: readonly DeviceUser[],
     signal: AbortSignal,
   ): Promise<DeviceRecord> {
-    const { file, nodeId } = this.#parts;
+    const { file, nodeId, means } = this.#parts;
     const { metadata, spec, status } = volume;
     await this.#checkHost(signal);
     const own = status.publications.find((each) => each.nodeId === nodeId);
@@ -177,7 +177,7 @@ export class DeviceOrders {
       publication: own?.id ?? null,
       readOnly: wanted.readOnly,
       sizeBytes: spec.sizeBytes,
-      means: 'fuse-loop',
+      means,
       user: wanted.user,
     });
     const others = users.filter((each) => each !== wanted.user);
@@ -234,9 +234,10 @@ export class DeviceOrders {
 
   /** FAILED_PRECONDITION names what the host lacks. */
   async #checkHost(signal: AbortSignal): Promise<void> {
-    const checks = await this.#parts.tools.checks(signal);
+    const { tools, means } = this.#parts;
+    const checks = await tools.checks(signal);
     const missing = checks.filter(
-      ({ name, state }) => state === 'failed' && neededForDevices.includes(name),
+      ({ name, state }) => state === 'failed' && neededForDevices[means].includes(name),
     );
     if (missing.length === 0) return;
     const text = missing.map((check) => check.text).join('; ');

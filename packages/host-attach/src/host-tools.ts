@@ -1,6 +1,6 @@
 import type { DeviceContent } from './core/judge-content.ts';
 import type { MountEntry } from './core/mount-info.ts';
-import type { FileSystem, HostCheck, MountStats } from './host-volumes.ts';
+import type { DeviceMeans, FileSystem, HostCheck, MountStats } from './host-volumes.ts';
 
 /** Where a file system on a device is mounted. */
 export interface MountPlace {
@@ -64,7 +64,10 @@ export interface HostTools {
 }
 
 /** Without these no device can be made: names of checks. */
-export const neededForDevices: readonly string[] = ['root', 'fuse', 'loop'];
+export const neededForDevices: Readonly<Record<DeviceMeans, readonly string[]>> = {
+  'fuse-loop': ['root', 'fuse', 'loop'],
+  'nbd-kernel': ['root'],
+};
 
 /** Whether anything was ever written to a volume and not discarded since. */
 export interface AllocationProbe {

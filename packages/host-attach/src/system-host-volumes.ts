@@ -14,6 +14,7 @@ import type { AllocationProbe, HostTools } from './host-tools.ts';
 import type {
   AttachOrder,
   DetachOrder,
+  DeviceMeans,
   DeviceUser,
   HostCheck,
   HostDevice,
@@ -39,6 +40,8 @@ export interface SystemHostVolumesOptions {
   bootId: string;
   /** towards nodes that speak TLS; null: this host has no certificates and keys */
   tls: HostTls | null;
+  /** how devices are made; `fuse-loop` unless given */
+  means?: DeviceMeans;
   clock: Clock;
   logger: Logger;
 }
@@ -70,7 +73,7 @@ export class SystemHostVolumes implements HostVolumes {
     const { bootId, ...rest } = options;
     const { files, folder, tools, logger } = rest;
     const file = HostStateFile.open(files, folder, bootId);
-    const parts: HostParts = { ...rest, file, failures: new Map() };
+    const parts: HostParts = { means: 'fuse-loop', ...rest, file, failures: new Map() };
     const host = new SystemHostVolumes(parts);
     const isSameBoot = file.state.bootId === bootId;
     const found = isSameBoot ? file.devices.map((record) => host.#factsOf(record)) : [];

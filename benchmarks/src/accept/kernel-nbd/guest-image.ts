@@ -13,13 +13,22 @@ import { mustRun } from '../../harness/run-command.ts';
 
 /** Modules of Debian's cloud kernel that the guest's network needs, in the order of their needs. */
 const networkModules = [
-  ...['drivers/virtio/virtio.ko', 'drivers/virtio/virtio_ring.ko'],
+  ...['drivers/virtio/virtio_ring.ko', 'drivers/virtio/virtio.ko'],
   ...['drivers/virtio/virtio_pci_legacy_dev.ko', 'drivers/virtio/virtio_pci_modern_dev.ko'],
   ...['drivers/virtio/virtio_pci.ko', 'net/core/failover.ko', 'drivers/net/net_failover.ko'],
   'drivers/net/virtio_net.ko',
 ];
 const nbdModule = 'kernel/drivers/block/nbd.ko';
 const programs = ['/usr/sbin/mke2fs', '/usr/sbin/e2fsck', '/usr/sbin/resize2fs'];
+/** What Node's native modules load beside what Node itself does. */
+const libraries = '/lib/x86_64-linux-gnu';
+const nativeLibraries = [
+  'librt.so.1',
+  'libpthread.so.0',
+  'libdl.so.2',
+  'libm.so.6',
+  'libgcc_s.so.1',
+];
 /** Packages of this checkout that a device process is made of. */
 const ownPackages = ['host-attach', 'nbd-client-js', 'protocol', 'runtime'];
 
@@ -48,6 +57,8 @@ export async function buildGuestImage(dir: string, root: string, version: string
   await copyProgram('/bin/busybox', tree, '/bin/busybox');
   await copyProgram(realpathSync(process.execPath), tree, '/usr/bin/node');
   for (const program of programs) await copyProgram(realpathSync(program), tree, program);
+  for (const name of nativeLibraries)
+    copy(realpathSync(join(libraries, name)), join(tree, libraries, name));
   const modules = join(root, 'lib/modules', version);
   for (const file of [nbdModule, ...networkModules.map((name) => `kernel/${name}`)]) {
     copy(join(modules, file), join(tree, 'lib/modules', version, file));
@@ -105,7 +116,7 @@ function copyCheckout(tree: string): void {
 
 const initProgram = (version: string): string => `#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin:/usr/sbin:/usr/bin HOME=/tmp
+export PATH=/usr/sbin:/usr/bin:/bin HOME=/tmp
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
 stty -F /dev/ttyS0 raw -echo
 for m in ${networkModules.join(' ')}; do insmod /lib/modules/${version}/kernel/$m; done

@@ -27,7 +27,18 @@ export class Guest {
   static async boot(kernel: string, initrd: string): Promise<Guest> {
     const guest = new Guest(
       spawn('qemu-system-x86_64', [
-        ...['-machine', 'q35,accel=kvm:tcg', '-cpu', 'max', '-smp', '2', '-m', '1536'],
+        ...[
+          '-machine',
+          'q35',
+          '-accel',
+          'tcg,thread=multi',
+          '-cpu',
+          'max',
+          '-smp',
+          '2',
+          '-m',
+          '1536',
+        ],
         ...['-nographic', '-nodefaults', '-no-reboot', '-serial', 'stdio'],
         ...['-nic', 'user,model=virtio-net-pci', '-kernel', kernel, '-initrd', initrd],
         ...['-append', 'console=ttyS0 quiet panic=-1 rdinit=/init'],

@@ -41,7 +41,7 @@ export class FakeDeviceProcesses implements DeviceProcesses {
     const planned = this.startErrors.shift();
     if (planned) throw planned;
     if (!this.#means.includes(spec.means)) {
-      const text = `devices by ${spec.means} cannot be made yet: use fuse-loop`;
+      const text = `devices by ${spec.means} cannot be made here: use fuse-loop`;
       throw new StorError('FAILED_PRECONDITION', text);
     }
     this.#needSize(spec.exportName, spec.sizeBytes, 'FAILED_PRECONDITION');
