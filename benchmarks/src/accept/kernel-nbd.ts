@@ -38,11 +38,27 @@ async function goesOn(guest: Guest, name: string): Promise<void> {
   report.add(name, `goes on after ${seconds(tookMs)}`, 'goes on, no error', failed === '');
 }
 
-async function proof(cluster: TestCluster, guest: Guest): Promise<void> {
+/** What the guest's program gives to the device process. */
+interface DeviceSpec {
+  id: string;
+  exportName: string;
+  addresses: { host: string; port: number }[];
+  readOnly: boolean;
+  sizeBytes: number;
+  means: string;
+  dir: string;
+}
+
+interface Attached {
+  spec: DeviceSpec;
+  path: string;
+}
+
+async function attach(cluster: TestCluster, guest: Guest): Promise<Attached> {
   await cluster.must('volume', 'create', 'db', '--size', '128MiB', '--replicas', '3');
   const told = await cluster.must('volume', 'publish', 'db', '--node', 'n1', '-o', 'json');
   const { status } = JSON.parse(told) as { status: { publications: { exportName: string }[] } };
-  const spec = {
+  const spec: DeviceSpec = {
     id: 'db',
     exportName: status.publications[0]?.exportName ?? '',
     addresses: cluster.agents.map(({ place }) => ({ host: hostAddress, port: place.nbdPort })),
@@ -62,11 +78,15 @@ async function proof(cluster: TestCluster, guest: Guest): Promise<void> {
     'a device of nbd.ko',
     said.path.startsWith('/dev/nbd'),
   );
-  await guest.run(`mke2fs -q -t ext4 -b 4096 ${said.path}`);
+  await guest.run(`/usr/sbin/mke2fs -q -t ext4 -b 4096 ${said.path}`);
   await guest.run(`mount -t ext4 ${said.path} /mnt`);
   await guest.run('touch /tmp/sums; setsid sh /writer.sh > /dev/null 2>&1 &');
   await goesOn(guest, 'a file system, written with fsync');
 
+  return { spec, path: said.path };
+}
+
+async function failures(cluster: TestCluster, guest: Guest): Promise<void> {
   const first = (await cluster.primary('db')) ?? 0;
   await cluster.agent(first).stop();
   cluster.agent(first).start();
@@ -87,25 +107,29 @@ async function proof(cluster: TestCluster, guest: Guest): Promise<void> {
   cluster.agent(second).start();
   await cluster.agent(second).waitReady();
   await cluster.waitHealth('db', 'healthy');
+}
 
+async function growth(cluster: TestCluster, guest: Guest, { spec, path }: Attached): Promise<void> {
   await cluster.must('volume', 'resize', 'db', '192MiB');
   const grown = { ...spec, sizeBytes: 192 * MiB };
   await guest.run(`node /device.mjs grow ${quoted(grown)}`);
-  const sectors = Number(await guest.run(`cat /sys/block/${said.path.slice(5)}/size`));
+  const sectors = Number(await guest.run(`cat /sys/block/${path.slice(5)}/size`));
   report.add(
     'grown in use',
     `${(sectors * 512) / MiB} MiB`,
     '192 MiB',
     sectors * 512 === 192 * MiB,
   );
-  await guest.run(`resize2fs ${said.path}`);
+  await guest.run(`/usr/sbin/resize2fs ${path}`);
   await goesOn(guest, 'written after it has grown');
+}
 
+async function check(guest: Guest, { spec, path }: Attached): Promise<void> {
   await guest.run('touch /tmp/stop; while [ ! -e /tmp/done ]; do sleep 0.1; done; umount /mnt');
   await guest.run('echo 3 > /proc/sys/vm/drop_caches');
-  const checked = await guest.run(`e2fsck -fn ${said.path} > /tmp/fsck 2>&1; echo $?`);
+  const checked = await guest.run(`/usr/sbin/e2fsck -fn ${path} > /tmp/fsck 2>&1; echo $?`);
   report.add('e2fsck -f', `ends with ${checked}`, '0', checked === '0');
-  await guest.run(`mount -t ext4 -o ro ${said.path} /mnt`);
+  await guest.run(`mount -t ext4 -o ro ${path} /mnt`);
   const wrong = await guest.run('cd /mnt; md5sum -c /tmp/sums 2>&1 | grep -v ": OK" || true');
   const files = await guest.run('wc -l < /tmp/sums');
   if (wrong !== '') process.stderr.write(`${wrong}\n`);
@@ -123,7 +147,7 @@ async function proof(cluster: TestCluster, guest: Guest): Promise<void> {
   await guest.run('umount /mnt');
   await guest.run(`node /device.mjs stop ${quoted(spec)}`);
   const left = await guest.run(
-    `cat /sys/block/${said.path.slice(5)}/pid /tmp/dev/*.json 2>/dev/null || true`,
+    `cat /sys/block/${path.slice(5)}/pid /tmp/dev/*.json 2>/dev/null || true`,
   );
   report.add(
     'after it was taken away',
@@ -131,6 +155,13 @@ async function proof(cluster: TestCluster, guest: Guest): Promise<void> {
     'nothing',
     left === '',
   );
+}
+
+async function proof(cluster: TestCluster, guest: Guest): Promise<void> {
+  const attached = await attach(cluster, guest);
+  await failures(cluster, guest);
+  await growth(cluster, guest, attached);
+  await check(guest, attached);
 }
 
 async function main(): Promise<void> {
