@@ -78,7 +78,7 @@ async function kernelNbdCheck(): Promise<HostCheck> {
   const way = 'volumes become devices by FUSE and a loop device';
   const has = await hasKernelModule('nbd');
   const text = has
-    ? `the kernel has nbd.ko: used with "deviceMeans: nbd-kernel" in the configuration, otherwise ${way}`
+    ? `the kernel has nbd.ko: not used unless "deviceMeans: nbd-kernel" is configured, which is not proven yet: ${way}`
     : `the kernel ${release()} has no nbd.ko: ${way}`;
   return { name: 'nbd-kernel', state: 'ok', text };
 }
