@@ -108,9 +108,11 @@ export class PostgresStage {
   async close(): Promise<void> {
     this.ledger.kill();
     await Promise.all([this.#endBench(), this.server.kill9(), this.ledger.stop()]);
+    // while the cluster lives: a file system whose device waits for a node cannot be unmounted
+    for (const target of mountsBelow(this.#dir)) await runCommand('umount', [target]);
     await this.cluster.kill9All();
-    for (const target of mountsBelow(this.#dir)) await runCommand('umount', ['-l', target]);
     await clearFolder(this.cluster.dir);
+    for (const target of mountsBelow(this.#dir)) await runCommand('umount', ['-l', target]);
     await this.cluster.close();
     rmSync(this.#dir, { recursive: true, force: true });
   }
