@@ -108,7 +108,9 @@ export class DeviceOrders {
       return;
     }
     const keepPublication = keepsPublication(now);
-    const ending = file.put({ ...now, phase: 'stopping', force: false, keepPublication });
+    // with its mount: whoever asks once more for the same waits until it is over
+    const { mounts } = before;
+    const ending = file.put({ ...now, mounts, phase: 'stopping', force: false, keepPublication });
     await this.#endOr(before, ending, signal);
   }
 

@@ -191,6 +191,23 @@ t.test('a volume lies over nothing that the host or the agent needs', async (t) 
   }
 });
 
+t.test('an unmount that is asked for again waits for the one that is under way', async (t) => {
+  const world = oneHost();
+  const host = await world.start();
+  await host.mount({ volume: 'db', user, target }, signal);
+  const { processes } = world;
+  const stop = processes.stop.bind(processes);
+  const again: Promise<void>[] = [];
+  processes.stop = async () => {
+    processes.stop = stop;
+    again.push(host.unmount({ target, user }, signal));
+    throw new StorError('IN_USE', 'a container has a copy of the mount');
+  };
+  await t.rejects(host.unmount({ target, user }, signal), { code: 'FAILED_PRECONDITION' });
+  await Promise.all(again);
+  t.same([host.list(), world.volumes.publications('db')], [[], []], 'what was said is so');
+});
+
 t.test('a host that lacks something says what', async (t) => {
   const world = oneHost();
   const host = await world.start();
