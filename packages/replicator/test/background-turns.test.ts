@@ -135,6 +135,25 @@ t.test('turns of a resync that is over are given back, also those that come late
   t.equal(turns[0]?.underWay, 0);
 });
 
+t.test('a resync that loses its sources in the middle gives every turn back', async (t) => {
+  // where the pace stops it is chance: among these are many that stop after the last chunk that fails
+  for (let copied = 1; copied < chunks / 2; copied++) {
+    const { cluster, turns } = rig();
+    for (const each of turns) each.open();
+    const volume = await cluster.wait(cluster.attach(2));
+    await write(cluster, volume, 1);
+    cluster.addReplica(2);
+    cluster.push();
+    const own = turns[2];
+    t.ok(await cluster.until(() => (own?.given.length ?? 0) >= copied, 10_000));
+    cluster.kill(0);
+    cluster.kill(1);
+    await cluster.run(20_000);
+    await cluster.wait(volume.stop());
+    t.equal(own?.underWay, 0, `${copied} chunks were begun`);
+  }
+});
+
 t.test('a scrub takes a turn on the node of every replica for each chunk', async (t) => {
   const { cluster, turns } = rig();
   const volume = await cluster.wait(cluster.attach(0));

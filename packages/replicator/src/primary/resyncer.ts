@@ -335,7 +335,10 @@ export class Resyncer implements SegmentPart {
   }
 
   #fill(filling: Filling): void {
-    while (filling.inFlight < maxChunksInFlight && this.#inFlight() < maxChunksPerSegment) {
+    const hasRoom = (): boolean =>
+      filling.inFlight < maxChunksInFlight && this.#inFlight() < maxChunksPerSegment;
+    // a chunk that fails at once may have ended it: turns that it asks for then nobody gives back
+    while (this.#isCurrent(filling) && hasRoom()) {
       const mustFlush = filling.unflushedBytes >= resyncFlushBytes;
       const chunk = mustFlush && !this.#flush(filling) ? -1 : filling.peek();
       if (chunk < 0) {
