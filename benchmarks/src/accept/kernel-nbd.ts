@@ -22,7 +22,9 @@ function quoted(value: unknown): string {
 }
 
 async function writtenFiles(guest: Guest): Promise<number> {
-  return Number(await guest.run('cat /tmp/count 2>/dev/null || echo 0'));
+  const said = await guest.run('cat /tmp/count 2>/dev/null || echo 0');
+  if (!/^\d*$/.test(said)) throw new Error(`the guest counts ${JSON.stringify(said)} files`);
+  return Number(said);
 }
 
 /** The longest that a file took, more or less (ms). */

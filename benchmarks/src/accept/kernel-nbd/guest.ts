@@ -41,7 +41,8 @@ export class Guest {
         ],
         ...['-nographic', '-nodefaults', '-no-reboot', '-serial', 'stdio'],
         ...['-nic', 'user,model=virtio-net-pci', '-kernel', kernel, '-initrd', initrd],
-        ...['-append', 'console=ttyS0 quiet panic=-1 rdinit=/init'],
+        // the serial port is for what commands print: the kernel's messages would end up in the middle of it
+        ...['-append', 'console=ttyS0 quiet loglevel=1 panic=-1 rdinit=/init'],
       ]),
     );
     try {
