@@ -7,15 +7,16 @@ import { silentLogger } from '@stor/runtime';
 import t from 'tap';
 import { FuseDisk } from '../src/core/fuse-disk.ts';
 import { syncBlockDevice, usersOf } from '../src/device/block-device-use.ts';
+import type { DeviceVolume } from '../src/device/device-volume.ts';
 import { FuseDevice } from '../src/device/fuse-channel.ts';
 import { mountFuse, removeMountPoint, unmountAll } from '../src/device/fuse-mount.ts';
-import { FuseServer, type DeviceVolume } from '../src/device/fuse-server.ts';
+import { FuseServer } from '../src/device/fuse-server.ts';
 import { attachLoop, detachLoop, growLoop, loopDevicesOf } from '../src/device/loop-device.ts';
 
 const MiB = 1024 * 1024;
 const blockBytes = 4096;
 
-class MemoryVolume implements DeviceVolume {
+class MemoryVolume implements Omit<DeviceVolume, 'trim'> {
   readonly bytes = Buffer.alloc(8 * MiB);
   flushes = 0;
   /** bytes that were answered when the last flush came */

@@ -3,8 +3,9 @@ import { silentLogger } from '@stor/runtime';
 import t, { type Test } from 'tap';
 import { FuseDisk } from '../src/core/fuse-disk.ts';
 import { linuxErrno } from '../src/core/fuse-numbers.ts';
+import type { DeviceVolume } from '../src/device/device-volume.ts';
 import type { FuseChannel } from '../src/device/fuse-channel.ts';
-import { FuseServer, type DeviceVolume, type FuseServerLimits } from '../src/device/fuse-server.ts';
+import { FuseServer, type FuseServerLimits } from '../src/device/fuse-server.ts';
 import {
   body,
   fallocateMessage,
@@ -72,7 +73,7 @@ class FakeChannel implements FuseChannel {
 }
 
 /** A volume in memory whose requests a test may hold. */
-class FakeVolume implements DeviceVolume {
+class FakeVolume implements Omit<DeviceVolume, 'trim'> {
   readonly bytes = Buffer.alloc(4 * 1024 * 1024);
   flushes = 0;
   error: Error | null = null;

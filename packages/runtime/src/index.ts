@@ -14,6 +14,7 @@ export * from './nonblocking-read.ts';
 export * from './random.ts';
 export * from './receive-buffer.ts';
 export * from './shared-bytes.ts';
+export * from './socket-pair.ts';
 export * from './sockets.ts';
 export * from './thread-read-bytes.ts';
 export {

@@ -10,9 +10,6 @@ import {
   nbdCommand,
   nbdFamilyName,
   nbdFamilyVersion,
-  nbdIndexOf,
-  nbdMulticastGroup,
-  nbdStatusOf,
   type NbdNetlinkSettings,
 } from './core/nbd-netlink.ts';
 import {
@@ -20,34 +17,33 @@ import {
   encodeNetlinkRequest,
   netlinkFlag,
   type NetlinkAttribute,
-  type NetlinkMessage,
 } from './core/netlink-codec.ts';
 
 /** AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_GENERIC (linux/netlink.h) */
 const netlinkSocket = [16, 3 | 0o2000000, 16] as const;
-/** SOL_NETLINK and NETLINK_ADD_MEMBERSHIP */
-const netlinkLevel = 270;
-const addMembership = 1;
-/** MSG_DONTWAIT, and MSG_PEEK with it */
+/** MSG_DONTWAIT */
 const dontWait = 0x40;
-const peek = 0x02 | dontWait;
-const shutdownBoth = 2;
-const errno = { noEntry: 2, again: 11, noBuffers: 105 } as const;
+const noEntry = 2;
+const tryAgain = 11;
 /** The kernel writes no longer message here (bytes). */
 const receiveBytes = 64 * 1024;
-/** It answers within the call that sends, in some messages; more would be another's. */
+/** It answers before the call that sends is over, in some messages; more would be another's. */
 const maxAnswers = 64;
 
-type Call = (...args: (number | Buffer | null)[]) => number;
-
 interface SystemCalls {
-  socket: Call;
-  sendto: Call;
-  recv: Call;
-  setsockopt: Call;
-  close: Call;
-  dup: Call;
-  shutdown: Call;
+  socket(domain: number, type: number, protocol: number): number;
+  /** on a thread of its own, as the kernel may wait for others meanwhile */
+  sendto(
+    fd: number,
+    bytes: Buffer,
+    length: number,
+    flags: number,
+    to: Buffer,
+    toLength: number,
+    done: (error: Error | null, sent: number) => void,
+  ): void;
+  recv(fd: number, bytes: Buffer, length: number, flags: number): number;
+  close(fd: number): number;
   errno(): number;
 }
 
@@ -58,18 +54,14 @@ function systemCalls(): SystemCalls {
     try {
       const ffi = createRequire(import.meta.url)('koffi') as typeof koffi;
       const libc = ffi.load('libc.so.6');
+      const sendto = libc.func(
+        'int64_t sendto(int fd, const void *bytes, size_t length, int flags, const void *to, uint32_t toLength)',
+      );
       loaded = {
         socket: libc.func('int socket(int domain, int type, int protocol)'),
-        sendto: libc.func(
-          'int64_t sendto(int fd, const void *bytes, size_t length, int flags, const void *to, uint32_t toLength)',
-        ),
+        sendto: sendto.async.bind(sendto) as SystemCalls['sendto'],
         recv: libc.func('int64_t recv(int fd, void *bytes, size_t length, int flags)'),
-        setsockopt: libc.func(
-          'int setsockopt(int fd, int level, int name, const void *value, uint32_t length)',
-        ),
         close: libc.func('int close(int fd)'),
-        dup: libc.func('int dup(int fd)'),
-        shutdown: libc.func('int shutdown(int fd, int how)'),
         errno: () => ffi.errno(),
       };
     } catch (cause) {
@@ -92,99 +84,24 @@ export class NetlinkError extends Error {
 
 /**
  * The kernel's NBD devices, by generic netlink. Node has no netlink. The kernel carries a request out
- * within the call that sends it, so nothing here waits for anybody else.
+ * within the call that sends it, and may wait in it for requests of the device: whoever answers those
+ * must be able to go on, so the calls are made on threads.
  */
 export class NetlinkNbd {
   readonly #calls: SystemCalls;
-  readonly #fd: number;
-  readonly #events: number;
-  readonly #buffer = Buffer.alloc(receiveBytes);
-  #family = 0;
-  #sequence = 0;
-  #closed = false;
+  readonly #family: number;
 
-  private constructor(calls: SystemCalls) {
+  private constructor(calls: SystemCalls, family: number) {
     this.#calls = calls;
-    this.#fd = this.#open();
-    this.#events = this.#open();
+    this.#family = family;
   }
 
   /** Null: the kernel has no NBD, or its module is not loaded. Throws for all else. */
-  static open(): NetlinkNbd | null {
-    const link = new NetlinkNbd(systemCalls());
-    try {
-      if (link.#resolve()) return link;
-    } catch (error) {
-      link.close();
-      throw error;
-    }
-    link.close();
-    return null;
-  }
-
-  /** The number of the device; it is there, with this size. */
-  connect(settings: NbdNetlinkSettings): number {
-    const answers = this.#ask('CONNECT', nbdCommand.connect, nbdAttributes(null, settings));
-    for (const answer of answers) {
-      const index = nbdIndexOf(answer);
-      if (index !== null) return index;
-    }
-    throw new Error('the kernel connected an NBD device and did not say which');
-  }
-
-  /** Its sockets take the place of connections that are dead. */
-  reconfigure(index: number, settings: NbdNetlinkSettings): void {
-    this.#ask('RECONFIGURE', nbdCommand.reconfigure, nbdAttributes(index, settings));
-  }
-
-  /** What is not answered fails. One that is not connected is fine. */
-  disconnect(index: number): void {
-    this.#ask('DISCONNECT', nbdCommand.disconnect, nbdAttributes(index, {}));
-  }
-
-  isConnected(index: number): boolean {
-    const answers = this.#ask('STATUS', nbdCommand.status, nbdAttributes(index, {}));
-    return answers.some((answer) => nbdStatusOf(answer).get(index) === true);
-  }
-
-  /** Devices that have lost a connection since the last call; `lost`: some may not be told. */
-  takeDeadLinks(): { devices: Set<number>; lost: boolean } {
-    const devices = new Set<number>();
-    let lost = false;
-    for (let n = 0; n < maxAnswers; n += 1) {
-      const received = this.#receive(this.#events);
-      if (received === 'nothing') break;
-      if (received === 'lost') {
-        lost = true;
-        continue;
-      }
-      for (const message of received) {
-        if (message.kind !== 'message' || message.command !== nbdCommand.linkDead) continue;
-        const index = nbdIndexOf(message.attributes);
-        if (index !== null) devices.add(index);
-      }
-    }
-    return { devices, lost };
-  }
-
-  /** Works twice. */
-  close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    this.#calls.close(this.#fd);
-    this.#calls.close(this.#events);
-  }
-
-  #open(): number {
-    const fd = this.#calls.socket(...netlinkSocket);
-    if (fd < 0) throw new NetlinkError('a netlink socket', this.#calls.errno());
-    return fd;
-  }
-
-  #resolve(): boolean {
+  static async open(): Promise<NetlinkNbd | null> {
+    const calls = systemCalls();
     let answers: Buffer[];
     try {
-      answers = this.#send({
+      answers = await send(calls, {
         what: 'GETFAMILY',
         family: controlFamily,
         version: controlFamilyVersion,
@@ -192,99 +109,96 @@ export class NetlinkNbd {
         attributes: familyQuery(nbdFamilyName),
       });
     } catch (error) {
-      if (error instanceof NetlinkError && error.errno === errno.noEntry) return false;
+      if (error instanceof NetlinkError && error.errno === noEntry) return null;
       throw error;
     }
-    const found = answers.map(familyOf).find((family) => family !== null);
-    const group = found?.groups.get(nbdMulticastGroup);
-    if (!found || group === undefined) throw new Error('netlink tells no family and group of nbd');
-    this.#family = found.id;
-    const value = Buffer.alloc(4);
-    value.writeUInt32LE(group);
-    if (this.#calls.setsockopt(this.#events, netlinkLevel, addMembership, value, 4) === 0) {
-      return true;
-    }
-    throw new NetlinkError('joining the events of nbd', this.#calls.errno());
+    const family = answers.map(familyOf).find((found) => found !== null);
+    if (family === undefined) throw new Error('netlink tells no family of nbd');
+    return new NetlinkNbd(calls, family);
   }
 
-  #ask(what: string, command: number, attributes: NetlinkAttribute[]): Buffer[] {
+  /** The device of this number, which is made if need be; it has this size then. EBUSY: it is in use. */
+  async connect(index: number, settings: NbdNetlinkSettings): Promise<void> {
+    await this.#ask('CONNECT', nbdCommand.connect, nbdAttributes(index, settings));
+  }
+
+  async reconfigure(index: number, settings: NbdNetlinkSettings): Promise<void> {
+    await this.#ask('RECONFIGURE', nbdCommand.reconfigure, nbdAttributes(index, settings));
+  }
+
+  /** What is not answered fails. One that is not connected is fine. */
+  async disconnect(index: number): Promise<void> {
+    await this.#ask('DISCONNECT', nbdCommand.disconnect, nbdAttributes(index, {}));
+  }
+
+  #ask(what: string, command: number, attributes: NetlinkAttribute[]): Promise<Buffer[]> {
     const family = this.#family;
-    return this.#send({ what, family, version: nbdFamilyVersion, command, attributes });
-  }
-
-  /** The attributes of each answer. */
-  #send({
-    what,
-    ...request
-  }: {
-    what: string;
-    family: number;
-    version: number;
-    command: number;
-    attributes: NetlinkAttribute[];
-  }): Buffer[] {
-    this.#sequence += 1;
-    const sequence = this.#sequence;
-    const flags = netlinkFlag.request | netlinkFlag.ack;
-    const bytes = encodeNetlinkRequest({ ...request, flags, sequence });
-    const kernel = Buffer.alloc(12);
-    kernel.writeUInt16LE(netlinkSocket[0]);
-    if (this.#calls.sendto(this.#fd, bytes, bytes.length, 0, kernel, kernel.length) < 0) {
-      throw new NetlinkError(`netlink ${what}`, this.#calls.errno());
-    }
-    const answers: Buffer[] = [];
-    for (let n = 0; n < maxAnswers; n += 1) {
-      const received = this.#receive(this.#fd);
-      if (typeof received === 'string') break;
-      for (const message of received) {
-        if (message.sequence !== sequence) continue;
-        if (message.kind === 'message') answers.push(message.attributes);
-        if (message.kind !== 'ack') continue;
-        if (message.errno === 0) return answers;
-        throw new NetlinkError(`netlink ${what}`, message.errno);
-      }
-    }
-    throw new Error(`netlink ${what} was not answered`);
-  }
-
-  #receive(fd: number): NetlinkMessage[] | 'nothing' | 'lost' {
-    const length = this.#calls.recv(fd, this.#buffer, this.#buffer.length, dontWait);
-    if (length >= 0) return decodeNetlinkMessages(Buffer.from(this.#buffer.subarray(0, length)));
-    const number = this.#calls.errno();
-    if (number === errno.again) return 'nothing';
-    if (number === errno.noBuffers) return 'lost';
-    throw new NetlinkError('receiving from netlink', number);
+    const version = nbdFamilyVersion;
+    return send(this.#calls, { what, family, version, command, attributes });
   }
 }
 
-/** A connection that the kernel uses, and this process holds as well. */
-export class SharedSocket {
-  readonly fd: number;
-  readonly #calls: SystemCalls;
-  #closed = false;
+interface NetlinkQuestion {
+  /** for messages of errors */
+  what: string;
+  family: number;
+  version: number;
+  command: number;
+  attributes: NetlinkAttribute[];
+}
 
-  /** @param fd stays the caller's: this has its own for the same connection */
-  constructor(fd: number) {
-    this.#calls = systemCalls();
-    this.fd = this.#calls.dup(fd);
-    if (this.fd < 0) throw new NetlinkError('another descriptor of a socket', this.#calls.errno());
+/** The attributes of each answer. Over a socket of its own, so that nobody takes another's answers. */
+async function send(calls: SystemCalls, { what, ...question }: NetlinkQuestion): Promise<Buffer[]> {
+  const fd = calls.socket(...netlinkSocket);
+  if (fd < 0) throw new NetlinkError('a netlink socket', calls.errno());
+  try {
+    const flags = netlinkFlag.request | netlinkFlag.ack;
+    const bytes = encodeNetlinkRequest({ ...question, flags, sequence });
+    const sent = await new Promise<number>((resolve, reject) => {
+      calls.sendto(
+        fd,
+        bytes,
+        bytes.length,
+        0,
+        kernelAddress,
+        kernelAddress.length,
+        (error, length) => {
+          if (error) reject(error);
+          else resolve(length);
+        },
+      );
+    });
+    if (sent !== bytes.length) throw new Error(`netlink ${what} was not sent`);
+    return answersTo(what, calls, fd);
+  } finally {
+    calls.close(fd);
   }
+}
 
-  /** The other side, this side or the network has ended it. */
-  get isOver(): boolean {
-    const length = this.#calls.recv(this.fd, Buffer.alloc(1), 1, peek);
-    return length === 0 || (length < 0 && this.#calls.errno() !== errno.again);
-  }
+/** `struct sockaddr_nl` of the kernel itself. */
+const kernelAddress = Buffer.alloc(12);
+kernelAddress.writeUInt16LE(netlinkSocket[0]);
 
-  /** For the kernel too. */
-  end(): void {
-    this.#calls.shutdown(this.fd, shutdownBoth);
-  }
+/** What one socket asks is the only question there: its number says nothing. */
+const sequence = 1;
 
-  /** For this process only. Works twice. */
-  close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    this.#calls.close(this.fd);
+function answersTo(what: string, calls: SystemCalls, fd: number): Buffer[] {
+  const answers: Buffer[] = [];
+  const buffer = Buffer.alloc(receiveBytes);
+  for (let n = 0; n < maxAnswers; n += 1) {
+    const length = calls.recv(fd, buffer, buffer.length, dontWait);
+    if (length < 0) {
+      const number = calls.errno();
+      if (number === tryAgain) break;
+      throw new NetlinkError(`the answer to netlink ${what}`, number);
+    }
+    for (const message of decodeNetlinkMessages(Buffer.from(buffer.subarray(0, length)))) {
+      if (message.sequence !== sequence) continue;
+      if (message.kind === 'message') answers.push(message.attributes);
+      if (message.kind !== 'ack') continue;
+      if (message.errno === 0) return answers;
+      throw new NetlinkError(`netlink ${what}`, message.errno);
+    }
   }
+  throw new Error(`netlink ${what} was not answered`);
 }

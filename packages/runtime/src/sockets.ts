@@ -315,6 +315,26 @@ export function connectSocket(
   });
 }
 
+/** A UNIX socket that is connected, as one of a pair; its descriptor is this one's from now on. */
+export function adoptSocket(
+  fd: number,
+  name: string,
+  { sendBytes, ...receiveOptions }: ReceiveOptions & Pick<ListenOptions, 'sendBytes'>,
+): StreamSocket {
+  const receive = new ReceiveBuffer(receiveOptions);
+  let wrapped: NodeSocket | null = null;
+  const socket = new net.Socket({
+    fd,
+    readable: true,
+    writable: true,
+    onread: onreadOf(receive, () => wrapped),
+  } as net.SocketConstructorOpts);
+  if (sendBytes !== undefined) setSendBuffer(socket, sendBytes);
+  wrapped = new NodeSocket(socket, receive, name);
+  socket.resume();
+  return wrapped;
+}
+
 /** What Node gives to a server's handle; not in its documentation, so its absence is handled. */
 interface ServerHandle {
   onconnection: ((error: number, handle: unknown) => void) | null;

@@ -1,8 +1,7 @@
 import fs from 'node:fs';
-import { NetlinkNbd } from '@stor/runtime';
 import type { DeviceFiles } from './device-files.ts';
 import { removeMountPoint, unmountAll } from './fuse-mount.ts';
-import { backendOf, kernelDevicesOf } from './kernel-nbd-files.ts';
+import { backendOf, kernelDevices, openKernelNbd } from './kernel-nbd.ts';
 import { isLoopOf, loopDevicesOf } from './loop-device.ts';
 import { readProcessRecord } from './process-record.ts';
 import { runProgram } from './run-program.ts';
@@ -19,15 +18,24 @@ export async function clearLeftovers(files: DeviceFiles): Promise<void> {
   for (const path of paths) {
     await runProgram('losetup', ['--detach', path], { debianPackage: 'mount' });
   }
-  const ofKernel = kernelDevicesOf(backendOf(files));
-  const link = ofKernel.length > 0 ? NetlinkNbd.open() : null;
-  for (const index of ofKernel) link?.disconnect(index);
-  link?.close();
+  await failKernelDevice(files);
   await unmountAll(mountPoint, { lazy: true });
   for (const file of [files.controlSocket, files.record, `${files.record}.new`, files.spec]) {
     fs.rmSync(file, { force: true });
   }
   removeMountPoint(files.mountPoint);
+}
+
+/**
+ * Nobody answers the kernel's NBD device of a process that has ended: its requests fail then, as all that
+ * come. Its name stays its own while somebody has it open, and as long as the process's record is there.
+ */
+export async function failKernelDevice(files: DeviceFiles): Promise<void> {
+  const backend = backendOf(files);
+  const own = [...kernelDevices()].filter(([, made]) => made === backend);
+  if (own.length === 0) return;
+  const kernel = await openKernelNbd(new AbortController().signal);
+  for (const [index] of own) await kernel?.disconnect(index);
 }
 
 /** As the kernel writes the paths. */

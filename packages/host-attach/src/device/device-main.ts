@@ -8,7 +8,6 @@ import { openDeviceLog } from './device-log.ts';
 import { deviceFiles } from './device-files.ts';
 import { errorText, parseSpec, stateText } from './device-messages.ts';
 import { DeviceProcess } from './device-process.ts';
-import { KernelDeviceProcess } from './kernel-device-process.ts';
 import { readLine } from './line-socket.ts';
 import { writeProcessRecord } from './process-record.ts';
 
@@ -44,7 +43,7 @@ async function serve(file: string, note: string): Promise<void> {
   agent.on('error', () => {});
   const text = fs.readFileSync(file, 'utf8');
   fs.rmSync(file);
-  let device: DeviceProcess | KernelDeviceProcess | null = null;
+  let device: DeviceProcess | null = null;
   const aborted = new AbortController();
   process.on('SIGTERM', () => {
     if (device) void device.stopIfUnused();
@@ -60,8 +59,7 @@ async function serve(file: string, note: string): Promise<void> {
     const { record } = deviceFiles(spec.id, spec.dir);
     writeProcessRecord(record);
     try {
-      const form = spec.means === 'nbd-kernel' ? KernelDeviceProcess : DeviceProcess;
-      device = await form.start(spec, { clock: systemClock, logger }, aborted.signal);
+      device = await DeviceProcess.start(spec, { clock: systemClock, logger }, aborted.signal);
     } catch (error) {
       fs.rmSync(record, { force: true });
       logger.error({ error: StorError.from(error).message }, 'there is no device');

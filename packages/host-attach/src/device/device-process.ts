@@ -1,61 +1,41 @@
 import fs from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { StorError } from '@stor/protocol';
-import type { Clock, Logger } from '@stor/runtime';
-import type { ReconnectLimits } from 'nbd-client-js';
-import { FuseDisk } from '../core/fuse-disk.ts';
+import type { BlockDevice } from './block-device.ts';
 import { isOnlyOpen, syncBlockDevice, usersOf } from './block-device-use.ts';
 import { refuseAborted } from './call-device.ts';
 import { DeviceControlServer } from './device-control-server.ts';
 import { deviceFiles, type DeviceFiles } from './device-files.ts';
-import { withoutLinks } from './device-leftovers.ts';
 import type { DeviceCall } from './device-messages.ts';
+import type { DeviceHost } from './device-parts.ts';
+import type { DeviceMeans } from '../host-volumes.ts';
 import type { DeviceSpec, DeviceState } from './device-processes.ts';
-import { FuseDevice } from './fuse-channel.ts';
-import { mountFuse, removeMountPoint, unmountAll } from './fuse-mount.ts';
-import { FuseServer } from './fuse-server.ts';
-import {
-  attachLoop,
-  detachLoop,
-  detachWaitMs,
-  growLoop,
-  isLoopOf,
-  loopDevicesOf,
-} from './loop-device.ts';
+import { KernelBlockDevice } from './kernel-block-device.ts';
+import { LoopBlockDevice } from './loop-block-device.ts';
 import { writeProcessRecord } from './process-record.ts';
 import { VolumeConnection } from './volume-connection.ts';
+import { within } from './within.ts';
 
 /** Programs that look at each device for a moment, as udev does, are waited for (ms). */
 const passingUseMs = 2_000;
 const passingLookMs = 50;
-/** With force nobody waits for the users of the block device (ms). */
-const forcedWaitMs = 500;
 /** After the block device is gone nothing but a goodbye is left to say to the volume (ms). */
 const leaveTimeoutMs = 15_000;
-/** An unmounted file system ends the reads of its requests at once (ms). */
-const endTimeoutMs = 5_000;
 
-export interface DeviceHost {
-  clock: Clock;
-  logger: Logger;
-  limits?: Partial<ReconnectLimits>;
-}
-
-/** What a device is made of, in the order in which it is made. */
-interface DeviceParts {
-  volume: VolumeConnection;
-  disk: FuseDisk;
-  fuse: FuseDevice;
-  server: FuseServer;
-  loopPath: string;
-}
+const forms: Readonly<
+  Record<DeviceMeans, { open: typeof LoopBlockDevice.open | typeof KernelBlockDevice.open }>
+> = {
+  'fuse-loop': LoopBlockDevice,
+  'nbd-kernel': KernelBlockDevice,
+};
 
 /** One volume as one block device: the whole of what a device process does. */
 export class DeviceProcess {
   readonly #spec: DeviceSpec;
   readonly #files: DeviceFiles;
   readonly #host: DeviceHost;
-  readonly #parts: DeviceParts;
+  readonly #volume: VolumeConnection;
+  readonly #device: BlockDevice;
   #control: DeviceControlServer | null = null;
   /** calls that change something go one after another */
   #last: Promise<unknown> = Promise.resolve();
@@ -64,11 +44,17 @@ export class DeviceProcess {
   /** Resolves after `stop`; false: threads wait for requests that will never come. */
   readonly ended: Promise<boolean>;
 
-  private constructor(spec: DeviceSpec, files: DeviceFiles, host: DeviceHost, parts: DeviceParts) {
+  private constructor(
+    spec: DeviceSpec,
+    files: DeviceFiles,
+    host: DeviceHost,
+    { volume, device }: { volume: VolumeConnection; device: BlockDevice },
+  ) {
     this.#spec = spec;
     this.#files = files;
     this.#host = host;
-    this.#parts = parts;
+    this.#volume = volume;
+    this.#device = device;
     this.ended = new Promise((resolve) => (this.#resolveEnded = resolve));
   }
 
@@ -79,52 +65,42 @@ export class DeviceProcess {
     signal: AbortSignal,
   ): Promise<DeviceProcess> {
     const files = deviceFiles(spec.id, spec.dir);
-    if (spec.means !== 'fuse-loop') {
-      const text = `devices by ${spec.means} cannot be made yet: use fuse-loop`;
-      throw new StorError('FAILED_PRECONDITION', text);
-    }
-    const undo: (() => Promise<void> | void)[] = [];
+    const { logger } = host;
+    const { sizeBytes, readOnly } = spec;
+    const volume = await VolumeConnection.open(spec, host, signal);
+    let device: BlockDevice | null = null;
+    let made: DeviceProcess | null = null;
     try {
-      const parts = await makeParts(spec, files, host, { undo, signal });
-      const device = new DeviceProcess(spec, files, host, parts);
-      device.#control = await DeviceControlServer.listen(
+      logger.info({ address: volume.address, sizeBytes }, 'connected to the volume');
+      device = await forms[spec.means].open({ spec, files, volume, host }, signal);
+      writeProcessRecord(files.record, device.path);
+      const { path } = device;
+      logger.info({ path, readOnly, means: spec.means }, 'the device is there');
+      const process = new DeviceProcess(spec, files, host, { volume, device });
+      made = process;
+      process.#control = await DeviceControlServer.listen(
         files.controlSocket,
-        (call, gone) => device.#carryOut(call, gone),
-        host.logger,
+        (call, gone) => process.#carryOut(call, gone),
+        logger,
       );
-      undo.push(() => device.#control?.close());
       refuseAborted(signal, 'the call');
-      return device;
+      return process;
     } catch (error) {
-      for (const step of undo.reverse()) {
-        try {
-          await step();
-        } catch (thrown) {
-          const { message } = StorError.from(thrown);
-          host.logger.error({ error: message }, 'something could not be taken away again');
-        }
-      }
+      await made?.close();
+      await takeBack(volume, device).catch((thrown: unknown) => {
+        const { message } = StorError.from(thrown);
+        logger.error({ error: message }, 'something could not be taken away again');
+      });
       throw error;
     }
   }
 
   state(): DeviceState {
-    const { volume, disk, loopPath } = this.#parts;
-    return {
-      id: this.#spec.id,
-      pid: process.pid,
-      path: loopPath,
-      means: this.#spec.means,
-      sizeBytes: disk.sizeBytes,
-      readOnly: disk.readOnly,
-      address: volume.address,
-      failure: volume.failure ?? (this.#hasLoop ? null : `${loopPath} was taken away`),
-    };
-  }
-
-  /** Somebody else may have detached it, and its name may be another device's by now. */
-  get #hasLoop(): boolean {
-    return isLoopOf(this.#parts.loopPath, withoutLinks(this.#files).disk);
+    const { path, sizeBytes, failure } = this.#device;
+    const { id, means, readOnly } = this.#spec;
+    const { address, failure: lost } = this.#volume;
+    const why = lost ?? failure;
+    return { id, pid: process.pid, path, means, sizeBytes, readOnly, address, failure: why };
   }
 
   /** Takes the device away if nobody uses it, as when the host is told to end all programs. */
@@ -138,12 +114,12 @@ export class DeviceProcess {
   }
 
   async #carryOut(call: DeviceCall, signal: AbortSignal): Promise<DeviceState> {
-    if (call.call === 'setAddresses') this.#parts.volume.setAddresses(call.addresses);
+    if (call.call === 'setAddresses') this.#volume.setAddresses(call.addresses);
     // at once: what goes on may wait for a node that can be reached at the new addresses
     if (call.call === 'state' || call.call === 'setAddresses') return this.state();
     if (call.call === 'stop' && call.force) {
       // others may wait for what will never be answered
-      await this.#parts.volume.close();
+      await this.#volume.close();
     }
     const turn = this.#last.then(() => this.#change(call, signal));
     this.#last = turn.catch(() => {});
@@ -165,49 +141,42 @@ export class DeviceProcess {
   }
 
   async #grow(sizeBytes: number, signal: AbortSignal): Promise<void> {
-    const { volume, disk, loopPath } = this.#parts;
-    if (sizeBytes < disk.sizeBytes) {
-      const text = `a device of ${disk.sizeBytes} bytes cannot become smaller (${sizeBytes} bytes)`;
+    const { sizeBytes: is } = this.#device;
+    if (sizeBytes < is) {
+      const text = `a device of ${is} bytes cannot become smaller (${sizeBytes} bytes)`;
       throw new StorError('INVALID_ARGUMENT', text);
     }
-    await volume.grow(sizeBytes, signal);
-    disk.grow(sizeBytes);
-    // the kernel asks for the size, which older ones do not when the loop device is told
-    await fs.promises.stat(this.#files.disk);
-    await growLoop(loopPath, sizeBytes);
+    await this.#volume.grow(sizeBytes, signal);
+    await this.#device.grow(sizeBytes);
     this.#host.logger.info({ sizeBytes }, 'the device has grown');
   }
 
   async #stop(force: boolean, signal: AbortSignal): Promise<void> {
-    const { volume, fuse, server, loopPath } = this.#parts;
-    const { logger } = this.#host;
-    const { disk, mountPoint } = withoutLinks(this.#files);
-    if (force) await volume.close();
-    else if (this.#hasLoop) await this.#writeBack(signal);
-    const isDetached = await detachLoop(loopPath, disk, force ? forcedWaitMs : detachWaitMs);
+    const device = this.#device;
+    const { path } = device;
+    if (force) await this.#volume.close();
+    else if (device.failure === null) await this.#writeBack(signal);
+    const isDetached = await device.detach({ force });
     if (!isDetached && !force) {
-      const text = `${loopPath} is open in a program that could not be found: end it, and detach again`;
+      const text = `${path} is open in a program that could not be found: end it, and detach again`;
       throw new StorError('IN_USE', text);
     }
     this.#stopped = true;
-    await unmountAll(mountPoint, { lazy: force });
+    await device.dismantle({ force });
     if (!force) await this.#leave();
-    // of a file system that a block device in use holds no read of a request ever ends
-    const inOrder = isDetached && (await within(endTimeoutMs, server.ended));
-    if (inOrder) fuse.close();
+    const inOrder = await device.end(isDetached);
     fs.rmSync(this.#files.record, { force: true });
-    removeMountPoint(this.#files.mountPoint);
-    logger.info({ force, path: loopPath }, 'the device is gone');
+    this.#host.logger.info({ force, path }, 'the device is gone');
     this.#resolveEnded(inOrder);
   }
 
   async #writeBack(signal: AbortSignal): Promise<void> {
-    const { loopPath } = this.#parts;
+    const { path } = this.#device;
     await this.#refuseInUse();
     try {
-      await syncBlockDevice(loopPath);
+      await syncBlockDevice(path);
     } catch (cause) {
-      const text = `what was written to ${loopPath} cannot be written back (${(cause as Error).message}): detach with force to give it up`;
+      const text = `what was written to ${path} cannot be written back (${(cause as Error).message}): detach with force to give it up`;
       throw new StorError('UNAVAILABLE', text, { cause });
     }
     // that may have taken as long as an outage of the volume
@@ -216,19 +185,19 @@ export class DeviceProcess {
   }
 
   async #refuseInUse(): Promise<void> {
-    const { loopPath } = this.#parts;
-    let users = await usersOf(loopPath);
+    const { path } = this.#device;
+    let users = await usersOf(path);
     for (let ms = 0; isOnlyOpen(users) && ms < passingUseMs; ms += passingLookMs) {
       await delay(passingLookMs);
-      users = await usersOf(loopPath);
+      users = await usersOf(path);
     }
     if (users.length === 0) return;
-    const text = `${loopPath} is in use: ${users.join(', ')}`;
+    const text = `${path} is in use: ${users.join(', ')}`;
     throw new StorError('IN_USE', text, { details: { users: users.join(', ') } });
   }
 
   async #leave(): Promise<void> {
-    const { volume } = this.#parts;
+    const volume = this.#volume;
     const { logger } = this.#host;
     // all is durable already: the sync of the block device was answered
     const left = volume.leave().catch((error: unknown) => {
@@ -244,41 +213,10 @@ export class DeviceProcess {
   }
 }
 
-async function makeParts(
-  spec: DeviceSpec,
-  files: DeviceFiles,
-  host: DeviceHost,
-  { undo, signal }: { undo: (() => Promise<void> | void)[]; signal: AbortSignal },
-): Promise<DeviceParts> {
-  const { logger } = host;
-  const { disk: diskFile, mountPoint } = withoutLinks(files);
-  const volume = await VolumeConnection.open(spec, host, signal);
-  undo.push(() => volume.close());
-  logger.info({ address: volume.address, sizeBytes: spec.sizeBytes }, 'connected to the volume');
-  const disk = new FuseDisk(spec);
-  const fuse = new FuseDevice();
-  const server = new FuseServer({ channel: fuse, disk, volume, logger });
-  undo.push(async () => {
-    await unmountAll(mountPoint, { lazy: true });
-    removeMountPoint(files.mountPoint);
-  });
-  await mountFuse(fuse.fd, { source: `stor-${spec.id}`, target: mountPoint }, signal);
-  server.start();
-  undo.push(async () => {
-    for (const made of loopDevicesOf(diskFile)) await detachLoop(made, diskFile);
-  });
-  const { path, directIo } = await attachLoop(diskFile, spec, signal);
-  writeProcessRecord(files.record, path);
-  if (!directIo) logger.warn({ path }, 'without direct I/O: one request at a time, and slower');
-  logger.info({ path, directIo, readOnly: spec.readOnly }, 'the device is there');
-  return { volume, disk, fuse, server, loopPath: path };
-}
-
-/** Whether it resolved within the time. */
-async function within(ms: number, done: Promise<unknown>): Promise<boolean> {
-  const timer = new AbortController();
-  const late = delay(ms, false, { signal: timer.signal }).catch(() => false);
-  const inTime = await Promise.race([done.then(() => true), late]);
-  timer.abort();
-  return inTime;
+async function takeBack(volume: VolumeConnection, device: BlockDevice | null): Promise<void> {
+  await volume.close();
+  if (!device) return;
+  const isDetached = await device.detach({ force: true });
+  await device.dismantle({ force: true });
+  await device.end(isDetached);
 }

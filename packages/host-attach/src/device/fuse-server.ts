@@ -5,18 +5,8 @@ import { linuxErrno, pageBytes } from '../core/fuse-numbers.ts';
 import { dataReplyHeader, emptyReply, errorReply, writeReply } from '../core/fuse-replies.ts';
 import { decodeFuseRequest, type FuseRequest } from '../core/fuse-requests.ts';
 import { RequestBudget } from '../core/request-budget.ts';
+import type { DeviceVolume } from './device-volume.ts';
 import type { FuseChannel } from './fuse-channel.ts';
-
-/** The volume, as a device uses it. Errors are those of `ReconnectingNbdClient`. */
-export interface DeviceVolume {
-  /** Fills all of `target`, which must not be used otherwise until it has settled. */
-  read(offset: number, target: Buffer): Promise<void>;
-  /** `bytes` must not change until it has settled. */
-  write(offset: number, bytes: Buffer): Promise<void>;
-  zero(offset: number, length: number, options: { keepAllocated: boolean }): Promise<void>;
-  /** Everything answered before is durable then. */
-  flush(): Promise<void>;
-}
 
 export interface FuseServerLimits {
   /** requests that are not answered; above it none are read */
@@ -57,7 +47,7 @@ interface Taken {
 export class FuseServer {
   readonly #channel: FuseChannel;
   readonly #disk: FuseDisk;
-  readonly #volume: DeviceVolume;
+  readonly #volume: Omit<DeviceVolume, 'trim'>;
   readonly #logger: Logger;
   readonly #budget: RequestBudget;
   readonly #spares: Buffer[] = [];
@@ -76,7 +66,7 @@ export class FuseServer {
   constructor(parts: {
     channel: FuseChannel;
     disk: FuseDisk;
-    volume: DeviceVolume;
+    volume: Omit<DeviceVolume, 'trim'>;
     logger: Logger;
     limits?: Partial<FuseServerLimits>;
   }) {

@@ -7,7 +7,7 @@ import { hasCode, StorError } from '@stor/protocol';
 import type { ExportAddress } from 'nbd-client-js';
 import { callDevice, refuseAborted } from './call-device.ts';
 import { deviceFiles, type DeviceFiles } from './device-files.ts';
-import { clearLeftovers } from './device-leftovers.ts';
+import { clearLeftovers, failKernelDevice } from './device-leftovers.ts';
 import { parseAnswer, specText, type DeviceCall } from './device-messages.ts';
 import type { DeviceProcesses, DeviceSpec, DeviceState } from './device-processes.ts';
 import { readLine } from './line-socket.ts';
@@ -71,7 +71,9 @@ export class SystemDeviceProcesses implements DeviceProcesses {
 
   async find(id: string, dir: string, signal: AbortSignal): Promise<DeviceState | null> {
     const files = deviceFiles(id, dir);
-    return this.#ask(files, { call: 'state' }, answerTimeoutMs, signal);
+    const state = await this.#ask(files, { call: 'state' }, answerTimeoutMs, signal);
+    if (!state) await failKernelDevice(files);
+    return state;
   }
 
   async setAddresses(

@@ -11,7 +11,7 @@ import {
 import { endsVolume } from '../core/device-errno.ts';
 import { piecesOf } from '../core/request-pieces.ts';
 import type { DeviceSpec } from './device-processes.ts';
-import type { DeviceVolume } from './fuse-server.ts';
+import type { DeviceVolume } from './device-volume.ts';
 
 export const deviceReconnectLimits: Readonly<Partial<ReconnectLimits>> = {
   // An error on a mounted file system is the worst: ext4 turns read-only, xfs shuts down. An outage that
@@ -94,6 +94,11 @@ export class VolumeConnection implements DeviceVolume {
     return this.#client.address;
   }
 
+  /** `transmissionFlag` bits of the server */
+  get flags(): number {
+    return this.#client.flags;
+  }
+
   /** Why every request fails from now on. */
   get failure(): string | null {
     return this.#failure;
@@ -140,12 +145,12 @@ export class VolumeConnection implements DeviceVolume {
     await this.#watch(client, allSettled(parts));
   }
 
-  async write(offset: number, bytes: Buffer): Promise<void> {
+  async write(offset: number, bytes: Buffer, { fua } = { fua: false }): Promise<void> {
     const client = this.#client;
     const pieces = piecesOf(offset, bytes.length, client.blockSizes.maximum);
     const parts = pieces.map((piece) => {
       const start = piece.offset - offset;
-      return client.write(piece.offset, bytes.subarray(start, start + piece.length));
+      return client.write(piece.offset, bytes.subarray(start, start + piece.length), { fua });
     });
     await this.#watch(client, allSettled(parts));
   }
@@ -160,6 +165,11 @@ export class VolumeConnection implements DeviceVolume {
       throw new NbdError('IO', 'the server has no WRITE_ZEROES', { errno: errno.ENOTSUP });
     }
     await this.#watch(client, client.writeZeroes(offset, length, { noHole: keepAllocated }));
+  }
+
+  async trim(offset: number, length: number): Promise<void> {
+    const client = this.#client;
+    await this.#watch(client, client.trim(offset, length));
   }
 
   async flush(): Promise<void> {
