@@ -13,6 +13,8 @@ import { buildGuestImage, findKernel } from './kernel-nbd/guest-image.ts';
 const { values } = parseArgs({ options: { root: { type: 'string', default: '/' } } });
 
 const MiB = 1024 * 1024;
+/** Kills of the serving agent, one after another. */
+const kills = 3;
 const report = new AcceptReport();
 /** where a guest of QEMU's user network finds the host's 127.0.0.1 */
 const hostAddress = '10.0.2.2';
@@ -80,6 +82,8 @@ async function attach(cluster: TestCluster, guest: Guest): Promise<Attached> {
     'a device of nbd.ko',
     said.path.startsWith('/dev/nbd'),
   );
+  const queues = Number(await guest.run(`ls /sys/block/${said.path.slice(5)}/mq | wc -l`));
+  report.add('connections of the kernel', String(queues), 'several', queues > 1);
   await guest.run(`/usr/sbin/mke2fs -q -t ext4 -b 4096 ${said.path}`);
   await guest.run(`mount -t ext4 ${said.path} /mnt`);
   await guest.run('touch /tmp/sums; setsid sh /writer.sh > /dev/null 2>&1 &');
@@ -96,22 +100,28 @@ async function failures(cluster: TestCluster, guest: Guest): Promise<void> {
   await cluster.agent(first).waitReady();
   await cluster.waitHealth('db', 'healthy');
 
-  const second = (await cluster.primary('db')) ?? 0;
-  await cluster.agent(second).kill9();
-  await goesOn(guest, 'kill -9 of the agent that serves');
-  const third = await cluster.primary('db');
-  report.add(
-    'served by',
-    `n${(third ?? -1) + 1} instead of n${second + 1}`,
-    'another',
-    third !== second,
-  );
-  cluster.agent(second).start();
-  await cluster.agent(second).waitReady();
-  await cluster.waitHealth('db', 'healthy');
+  for (let kill = 1; kill <= kills; kill += 1) {
+    const second = (await cluster.primary('db')) ?? 0;
+    await cluster.agent(second).kill9();
+    await goesOn(guest, `kill -9 of the agent that serves, ${kill} of ${kills}`);
+    const third = await cluster.primary('db');
+    report.add(
+      'served by',
+      `n${(third ?? -1) + 1} instead of n${second + 1}`,
+      'another',
+      third !== second,
+    );
+    cluster.agent(second).start();
+    await cluster.agent(second).waitReady();
+    await cluster.waitHealth('db', 'healthy');
+  }
 }
 
-async function growth(cluster: TestCluster, guest: Guest, { spec, path }: Attached): Promise<void> {
+async function growth(
+  cluster: TestCluster,
+  guest: Guest,
+  { spec, path }: Attached,
+): Promise<Attached> {
   await cluster.must('volume', 'resize', 'db', '192MiB');
   const grown = { ...spec, sizeBytes: 192 * MiB };
   await guest.run(`node /device.mjs grow ${quoted(grown)}`);
@@ -124,15 +134,20 @@ async function growth(cluster: TestCluster, guest: Guest, { spec, path }: Attach
   );
   await guest.run(`/usr/sbin/resize2fs ${path}`);
   await goesOn(guest, 'written after it has grown');
+  return { spec: grown, path };
 }
 
-async function check(guest: Guest, { spec, path }: Attached): Promise<void> {
+async function wrongFiles(guest: Guest): Promise<string> {
+  return guest.run('cd /mnt; md5sum -c /tmp/sums 2>&1 | grep -v ": OK" || true');
+}
+
+async function check(guest: Guest, { path }: Attached): Promise<void> {
   await guest.run('touch /tmp/stop; while [ ! -e /tmp/done ]; do sleep 0.1; done; umount /mnt');
   await guest.run('echo 3 > /proc/sys/vm/drop_caches');
   const checked = await guest.run(`/usr/sbin/e2fsck -fn ${path} > /tmp/fsck 2>&1; echo $?`);
   report.add('e2fsck -f', `ends with ${checked}`, '0', checked === '0');
   await guest.run(`mount -t ext4 -o ro ${path} /mnt`);
-  const wrong = await guest.run('cd /mnt; md5sum -c /tmp/sums 2>&1 | grep -v ": OK" || true');
+  const wrong = await wrongFiles(guest);
   const files = await guest.run('wc -l < /tmp/sums');
   if (wrong !== '') process.stderr.write(`${wrong}\n`);
   report.add(
@@ -141,15 +156,49 @@ async function check(guest: Guest, { spec, path }: Attached): Promise<void> {
     'right',
     wrong === '',
   );
-  const errors = await guest.run('dmesg | grep -iE "i/o error|ext4-fs error" || true');
+  const errors = await guest.run('dmesg | grep -iE "i/o error|ext4-fs error|nbd.*dead" || true');
   if (errors !== '') process.stderr.write(`${errors}\n`);
   report.add('errors in the kernel’s log', errors === '' ? 'none' : 'some', 'none', errors === '');
+}
+
+/** What a device process leaves that is killed, as the agent that looks for it next clears it away. */
+async function deviceProcessKilled(guest: Guest, { spec, path }: Attached): Promise<void> {
+  const pid = await guest.run('sed \'s/.*"pid":\\([0-9]*\\).*/\\1/\' /tmp/dev/db.process.json');
+  await guest.run(`kill -9 ${pid}; while [ -e /proc/${pid}/exe ]; do sleep 0.1; done`);
+  await guest.run('echo 3 > /proc/sys/vm/drop_caches');
+  const reads = `(dd if=${path} of=/dev/null bs=64k count=1 iflag=direct; echo $? > /tmp/read) 2> /dev/null`;
+  await guest.run(`rm -f /tmp/read; ${reads} &`);
+  const found = await guest.run(`node /device.mjs find ${quoted(spec)}`);
+  await guest.run('while [ ! -s /tmp/read ]; do sleep 0.1; done');
+  const read = await guest.run('cat /tmp/read');
+  report.add(
+    'kill -9 of the device process',
+    found === 'null' && read !== '0' ? 'found out, and a read fails' : `${found}, ${read}`,
+    'requests fail',
+    found === 'null' && read !== '0',
+  );
+  await guest.run('umount /mnt');
+  const said = await guest.run(`node /device.mjs start ${quoted(spec)}`);
+  const again = (JSON.parse(said) as { path: string }).path;
+  await guest.run(`mount -t ext4 -o ro ${again} /mnt`);
+  const wrong = await wrongFiles(guest);
+  if (wrong !== '') process.stderr.write(`${wrong}\n`);
+  report.add(
+    'made and mounted again',
+    `${wrong === '' ? 0 : 'some'} files wrong`,
+    '0',
+    wrong === '',
+  );
+}
+
+async function goodbye(guest: Guest, { spec, path }: Attached): Promise<void> {
   const busy = await guest.run(`node /device.mjs stop ${quoted(spec)} 2>&1 || true`);
-  report.add('taken away while mounted', 'refused', 'refused', busy.includes('mounted at /mnt'));
+  const isRefused = busy.includes('mounted at /mnt');
+  report.add('taken away while mounted', isRefused ? 'refused' : busy, 'refused', isRefused);
   await guest.run('umount /mnt');
   await guest.run(`node /device.mjs stop ${quoted(spec)}`);
   const left = await guest.run(
-    `cat /sys/block/${path.slice(5)}/pid /tmp/dev/*.json 2>/dev/null || true`,
+    `cat /sys/block/${path.slice(5)}/pid /tmp/dev/*.json 2>/dev/null; ls /tmp/dev | grep -v .log; ps | grep stor-devic[e]; true`,
   );
   report.add(
     'after it was taken away',
@@ -162,8 +211,10 @@ async function check(guest: Guest, { spec, path }: Attached): Promise<void> {
 async function proof(cluster: TestCluster, guest: Guest): Promise<void> {
   const attached = await attach(cluster, guest);
   await failures(cluster, guest);
-  await growth(cluster, guest, attached);
-  await check(guest, attached);
+  const grown = await growth(cluster, guest, attached);
+  await check(guest, grown);
+  await deviceProcessKilled(guest, grown);
+  await goodbye(guest, grown);
 }
 
 async function main(): Promise<void> {

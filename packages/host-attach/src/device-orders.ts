@@ -237,7 +237,7 @@ export class DeviceOrders {
   /** FAILED_PRECONDITION names what the host lacks. */
   async #checkHost(signal: AbortSignal): Promise<void> {
     const { tools, means } = this.#parts;
-    const checks = await tools.checks(signal);
+    const checks = await tools.checks(means, signal);
     const missing = checks.filter(
       ({ name, state }) => state === 'failed' && neededForDevices[means].includes(name),
     );

@@ -59,14 +59,14 @@ export interface HostTools {
   /** Who has files open below a target, or a device itself: `postgres (4711)`; the first of them. */
   openers(path: string): Promise<string[]>;
   stats(target: string): Promise<MountStats>;
-  /** What this host has of what devices and mounts need. */
-  checks(signal: AbortSignal): Promise<HostCheck[]>;
+  /** What this host has of what devices by these means, and mounts, need. */
+  checks(means: DeviceMeans, signal: AbortSignal): Promise<HostCheck[]>;
 }
 
 /** Without these no device can be made: names of checks. */
 export const neededForDevices: Readonly<Record<DeviceMeans, readonly string[]>> = {
   'fuse-loop': ['root', 'fuse', 'loop'],
-  'nbd-kernel': ['root'],
+  'nbd-kernel': ['root', 'nbd-kernel'],
 };
 
 /** Whether anything was ever written to a volume and not discarded since. */

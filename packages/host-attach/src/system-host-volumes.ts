@@ -185,7 +185,8 @@ export class SystemHostVolumes implements HostVolumes {
   }
 
   checks(signal: AbortSignal): Promise<HostCheck[]> {
-    return this.#parts.tools.checks(signal);
+    const { tools, means } = this.#parts;
+    return tools.checks(means, signal);
   }
 
   /** Looks after all devices now, as it does every few seconds. */

@@ -16,7 +16,7 @@ import { attachLoop, detachLoop, growLoop, loopDevicesOf } from '../src/device/l
 const MiB = 1024 * 1024;
 const blockBytes = 4096;
 
-class MemoryVolume implements Omit<DeviceVolume, 'trim'> {
+class MemoryVolume implements DeviceVolume {
   readonly bytes = Buffer.alloc(8 * MiB);
   flushes = 0;
   /** bytes that were answered when the last flush came */

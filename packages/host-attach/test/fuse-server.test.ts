@@ -73,7 +73,7 @@ class FakeChannel implements FuseChannel {
 }
 
 /** A volume in memory whose requests a test may hold. */
-class FakeVolume implements Omit<DeviceVolume, 'trim'> {
+class FakeVolume implements DeviceVolume {
   readonly bytes = Buffer.alloc(4 * 1024 * 1024);
   flushes = 0;
   error: Error | null = null;

@@ -13,6 +13,7 @@ import type { DeviceCall } from '../src/device/device-messages.ts';
 import { DeviceProcess } from '../src/device/device-process.ts';
 import type { DeviceSpec, DeviceState } from '../src/device/device-processes.ts';
 import { processRecordOf } from '../src/device/process-record.ts';
+import { kernelNbdCheck } from '../src/tools/host-checks.ts';
 import { FakeKernelNbd } from './support/fake-kernel-nbd.ts';
 import { MiniNbdServer } from './support/mini-nbd-server.ts';
 
@@ -36,7 +37,7 @@ async function setUp(t: Test): Promise<Setup> {
   t.teardown(() => rmSync(dir, { recursive: true, force: true }));
   const server = await MiniNbdServer.start(t);
   const other = await MiniNbdServer.start(t);
-  server.flags |= transmissionFlag.sendFua | transmissionFlag.sendTrim;
+  server.flags |= transmissionFlag.sendFua;
   other.flags = server.flags;
   const kernel = new FakeKernelNbd(dir);
   const spec: DeviceSpec = {
@@ -174,6 +175,17 @@ t.test('a device that is somebody else’s is not taken', async (t) => {
   const device = await start();
   t.equal(device.state().path, kernel.path(2));
   await kernel.device.write(0, Buffer.alloc(512, 1));
+});
+
+t.test('doctor says which of the means is used, and why', async (t) => {
+  const check = (means: DeviceSpec['means'], has: boolean) => kernelNbdCheck(means, '6.1.0', has);
+  t.match(check('fuse-loop', false), {
+    state: 'ok',
+    text: /by FUSE .*: the kernel 6\.1\.0 has no nbd/,
+  });
+  t.match(check('fuse-loop', true), { state: 'ok', text: /by FUSE .* "deviceMeans: nbd-kernel"/ });
+  t.match(check('nbd-kernel', true), { state: 'ok', text: /^volumes become devices of nbd\.ko/ });
+  t.match(check('nbd-kernel', false), { state: 'failed', text: /configure fuse-loop$/ });
 });
 
 t.test('somebody takes the device away', async (t) => {

@@ -12,7 +12,6 @@ export * from './nbd-client.ts';
 export type { NbdClock } from './nbd-clock.ts';
 export type { NbdNetwork, NbdStream, TlsClientStart } from './nbd-network.ts';
 export * from './nbd-error.ts';
-export { openNegotiated, type NegotiatedSocket, type OpenOptions } from './nbd-socket.ts';
 export type {
   BlockStatusExtent,
   BlockStatusOptions,

@@ -137,7 +137,7 @@ const agentConfigSchema = z.strictObject({
   autoDetachMs: z.number().int().positive().optional(),
   /** of the node when it registers for the first time, such as its failure domain */
   labels: z.record(z.string(), z.string()).optional(),
-  /** how volumes become block devices of this host; nbd-kernel is not for use yet, see docs/operating/devices.md @default fuse-loop */
+  /** how volumes become block devices of this host; nbd-kernel needs nbd.ko, see docs/operating/devices.md @default fuse-loop */
   deviceMeans: z.enum(['fuse-loop', 'nbd-kernel']).optional(),
   /** absent: the agent is no CSI driver */
   csi: csiSchema.optional(),

@@ -210,18 +210,6 @@ t.test('a client may say who it is, and which of its connections this is', async
   );
   t.equal(log.at(-1), 'transmission {"form":"structured","contexts":["base:allocation"]}');
   t.equal(log.filter((line) => line.includes(hex('x-client'))).length, 0, 'and is no context');
-
-  // a kernel reads simple replies alone: the option is refused, as the specification says
-  const ofKernel = run(
-    Buffer.concat([
-      flags,
-      encodeOption(optionType.setMetaContext, metaBody('db', 'x-client:ab-1:8')),
-      encodeOption(optionType.go, encodeGoBody({ name: 'db', infos: [] })),
-    ]),
-  );
-  const asked = '{"kind":"open","name":"db","client":{"id":"ab-1","sequence":[8]},"contexts":[]}';
-  t.ok(ofKernel.includes(`ask ${asked}`), 'but what it says is heard');
-  t.equal(ofKernel.at(-1), 'transmission {"form":"simple","contexts":[]}');
 });
 
 t.test(

@@ -381,14 +381,6 @@ t.test(
     named.request({ type: command.flush });
     t.equal(await named.simple(), errno.ESHUTDOWN);
     named.socket.destroy();
-
-    // a kernel, for which somebody else said who it is, hands every error on
-    const kernel = rawClient(t, port);
-    await kernel.greet();
-    await kernel.option(optionType.setMetaContext, encodeMetaContextBody({ name: 'db', queries }));
-    await kernel.option(optionType.go, encodeGoBody({ name: 'db', infos: [] }));
-    kernel.request({ type: command.flush });
-    t.equal((await kernel.rest()).length, 0, 'it gets no error, but the end of the connection');
     await until(() => server.connectionCount === 0);
     t.equal(exports.released, exports.opened);
   },

@@ -22,7 +22,7 @@ export function addDoctorCommand(program: Command, run: RunAction): void {
       'after',
       `
 failed: something cannot work there. warning: a part of it cannot. Each line says what was found and what to
-do. Whether volumes become devices by the kernel's NBD or by FUSE and a loop device says "nbd-kernel".
+do. "nbd-kernel" says whether volumes become devices by the kernel's NBD or by FUSE and a loop device, and why.
 
 Examples:
   storctl doctor --node n2

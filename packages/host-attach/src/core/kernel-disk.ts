@@ -4,7 +4,6 @@ import { command, commandFlag, errno, transmissionFlag, type RequestFields } fro
 export type KernelStep =
   | { kind: 'read' }
   | { kind: 'write'; fua: boolean }
-  | { kind: 'trim' }
   | { kind: 'zero'; keepAllocated: boolean }
   | { kind: 'flush' }
   | { kind: 'refuse'; errno: number }
@@ -12,9 +11,8 @@ export type KernelStep =
   | { kind: 'end' };
 
 const always = transmissionFlag.hasFlags | transmissionFlag.sendFlush;
-/** As far as the volume's server has them. */
-const passedOn =
-  transmissionFlag.sendFua | transmissionFlag.sendTrim | transmissionFlag.sendWriteZeroes;
+/** What was discarded reads as zeros, as of a fuse-loop device: whoever discards may count on it. */
+const ifZeroes = transmissionFlag.sendTrim | transmissionFlag.sendWriteZeroes;
 
 /** A volume as the kernel's NBD sees it: what it is told of it, and what its requests mean. */
 export class KernelDisk {
@@ -33,7 +31,8 @@ export class KernelDisk {
     this.flags =
       always |
       transmissionFlag.canMultiConn |
-      (serverFlags & passedOn) |
+      (serverFlags & transmissionFlag.sendFua) |
+      ((serverFlags & transmissionFlag.sendWriteZeroes) !== 0 ? ifZeroes : 0) |
       (readOnly ? transmissionFlag.readOnly : 0);
   }
 
@@ -62,8 +61,8 @@ export class KernelDisk {
     if (this.readOnly) return { kind: 'refuse', errno: errno.EPERM };
     if (!this.#isInside(offset, length)) return { kind: 'refuse', errno: errno.ENOSPC };
     if (type === command.write) return { kind: 'write', fua: (flags & commandFlag.fua) !== 0 };
-    if (type === command.trim) return { kind: 'trim' };
-    return { kind: 'zero', keepAllocated: (flags & commandFlag.noHole) !== 0 };
+    const keepAllocated = type === command.writeZeroes && (flags & commandFlag.noHole) !== 0;
+    return { kind: 'zero', keepAllocated };
   }
 
   #isInside(offset: number, length: number): boolean {

@@ -5,8 +5,6 @@ export interface DeviceVolume {
   /** `bytes` must not change until it has settled. `fua`: they are durable then. */
   write(offset: number, bytes: Buffer, options?: { fua: boolean }): Promise<void>;
   zero(offset: number, length: number, options: { keepAllocated: boolean }): Promise<void>;
-  /** What is read there afterwards may be anything. */
-  trim(offset: number, length: number): Promise<void>;
   /** Everything answered before is durable then. */
   flush(): Promise<void>;
 }

@@ -47,7 +47,7 @@ interface Taken {
 export class FuseServer {
   readonly #channel: FuseChannel;
   readonly #disk: FuseDisk;
-  readonly #volume: Omit<DeviceVolume, 'trim'>;
+  readonly #volume: DeviceVolume;
   readonly #logger: Logger;
   readonly #budget: RequestBudget;
   readonly #spares: Buffer[] = [];
@@ -66,7 +66,7 @@ export class FuseServer {
   constructor(parts: {
     channel: FuseChannel;
     disk: FuseDisk;
-    volume: Omit<DeviceVolume, 'trim'>;
+    volume: DeviceVolume;
     logger: Logger;
     limits?: Partial<FuseServerLimits>;
   }) {

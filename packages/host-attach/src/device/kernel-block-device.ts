@@ -1,4 +1,5 @@
 import fs from 'node:fs';
+import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { StorError } from '@stor/protocol';
 import { adoptSocket, openSocketPair } from '@stor/runtime';
@@ -17,8 +18,8 @@ import { KernelNbdServer } from './kernel-nbd-server.ts';
 import { readProcessRecord } from './process-record.ts';
 import { within } from './within.ts';
 
-/** The kernel keeps a queue for each, and sends from several processors at once. */
-const connections = 4;
+/** The kernel keeps a queue for each, so that processors send beside each other; it has no more than those. */
+const mostConnections = 4;
 /** A request of the usual size is received into this, with others (bytes). */
 const receiveBytes = 256 * 1024;
 /** The kernel's largest request, with its header: 65,536 sectors (bytes). */
@@ -144,9 +145,10 @@ async function connectFree(
 ): Promise<number> {
   const taken = takenPaths(files);
   const used = kernel.devices();
+  const length = Math.min(mostConnections, Math.max(2, cpus().length));
   for (let index = 0; index < mostDevices; index += 1) {
     if (used.has(index) || taken.has(kernel.path(index))) continue;
-    const pairs = Array.from({ length: connections }, () => openSocketPair());
+    const pairs = Array.from({ length }, () => openSocketPair());
     const sockets = pairs.map(([ofKernel]) => ofKernel);
     const own = pairs.map(([, fd]) =>
       adoptSocket(fd, kernel.path(index), { receiveBytes, maxReceiveBytes, sendBytes }),

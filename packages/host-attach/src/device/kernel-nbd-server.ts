@@ -212,8 +212,7 @@ export class KernelNbdServer {
         await this.#volume.write(offset, payload ?? Buffer.alloc(0), { fua: step.fua });
         // after an error a connection that is being closed may use it for a moment still
         memory?.release();
-      } else if (step.kind === 'trim') await this.#volume.trim(offset, length);
-      else if (step.kind === 'zero') {
+      } else if (step.kind === 'zero') {
         await this.#volume.zero(offset, length, { keepAllocated: step.keepAllocated });
       } else await this.#volume.flush();
     } catch (error) {

@@ -167,11 +167,6 @@ export class VolumeConnection implements DeviceVolume {
     await this.#watch(client, client.writeZeroes(offset, length, { noHole: keepAllocated }));
   }
 
-  async trim(offset: number, length: number): Promise<void> {
-    const client = this.#client;
-    await this.#watch(client, client.trim(offset, length));
-  }
-
   async flush(): Promise<void> {
     const client = this.#client;
     await this.#watch(client, client.flush());

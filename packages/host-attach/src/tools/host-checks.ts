@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { release } from 'node:os';
 import { mountOf, parseMountInfo } from '../core/mount-info.ts';
-import type { HostCheck } from '../host-volumes.ts';
+import type { DeviceMeans, HostCheck } from '../host-volumes.ts';
 import { findTool, toolPackages, type Tool } from './run-tool.ts';
 
 /** Bits among the capabilities of a process (linux/capability.h). */
@@ -12,13 +12,13 @@ const sysResourceBit = 24n;
 /** A host without these mounts nothing; without the others it lacks one kind of file system. */
 const neededTools: readonly Tool[] = ['blkid', 'wipefs', 'mount', 'umount', 'mkfs.ext4', 'e2fsck'];
 
-/** What this host has of what devices and mounts need. */
-export async function hostChecks(): Promise<HostCheck[]> {
+/** What this host has of what devices and mounts need; `means` is what the agent is configured to use. */
+export async function hostChecks(means: DeviceMeans): Promise<HostCheck[]> {
   return [
     await rootCheck(),
-    await deviceCheck('fuse', '/dev/fuse', 'fuse'),
-    await deviceCheck('loop', '/dev/loop-control', 'loop'),
-    await kernelNbdCheck(),
+    await deviceCheck('fuse', '/dev/fuse', means),
+    await deviceCheck('loop', '/dev/loop-control', means),
+    kernelNbdCheck(means, release(), await hasKernelModule('nbd')),
     ...(Object.keys(toolPackages) as Tool[]).map(toolCheck),
     await growthCheck(),
     await propagationCheck(),
@@ -59,28 +59,41 @@ async function hasCapability(bit: bigint): Promise<boolean> {
   return ((BigInt(`0x${effective}`) >> bit) & 1n) === 1n;
 }
 
-async function deviceCheck(name: string, path: string, kernelModule: string): Promise<HostCheck> {
+/** The module has the name of the check. */
+async function deviceCheck(name: string, path: string, means: DeviceMeans): Promise<HostCheck> {
   try {
     await access(path, constants.R_OK | constants.W_OK);
     return { name, state: 'ok', text: `${path} is there` };
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     const why = code === 'EACCES' ? 'may not be opened' : 'is not there';
+    if (means !== 'fuse-loop') {
+      return { name, state: 'ok', text: `${path} ${why}, and devices of ${means} need none` };
+    }
     return {
       name,
       state: 'failed',
-      text: `${path} ${why}, and without it no volume becomes a device: run "modprobe ${kernelModule}" (in a container: give it ${path})`,
+      text: `${path} ${why}, and without it no volume becomes a device: run "modprobe ${name}" (in a container: give it ${path})`,
     };
   }
 }
 
-async function kernelNbdCheck(): Promise<HostCheck> {
-  const way = 'volumes become devices by FUSE and a loop device';
-  const has = await hasKernelModule('nbd');
-  const text = has
-    ? `the kernel has nbd.ko: not used unless "deviceMeans: nbd-kernel" is configured, which is not proven yet: ${way}`
-    : `the kernel ${release()} has no nbd.ko: ${way}`;
-  return { name: 'nbd-kernel', state: 'ok', text };
+/** Which of the means is used, and why. */
+export function kernelNbdCheck(means: DeviceMeans, kernel: string, has: boolean): HostCheck {
+  const name = 'nbd-kernel';
+  const byFuse = 'volumes become devices by FUSE and a loop device';
+  if (means === 'fuse-loop') {
+    const why = has
+      ? 'the kernel has nbd.ko, which is used where "deviceMeans: nbd-kernel" is configured'
+      : `the kernel ${kernel} has no nbd.ko`;
+    return { name, state: 'ok', text: `${byFuse}: ${why}` };
+  }
+  if (has) {
+    const text = 'volumes become devices of nbd.ko: "deviceMeans: nbd-kernel" is configured';
+    return { name, state: 'ok', text };
+  }
+  const text = `"deviceMeans: nbd-kernel" is configured, and the kernel ${kernel} has no nbd.ko: install a kernel that has it, or configure fuse-loop`;
+  return { name, state: 'failed', text };
 }
 
 async function hasKernelModule(name: string): Promise<boolean> {

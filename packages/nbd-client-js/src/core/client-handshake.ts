@@ -48,11 +48,6 @@ export interface HandshakeWishes {
   /** asked for before structured replies, which they include */
   extendedHeaders?: boolean;
   metaContexts: readonly string[];
-  /**
-   * With simple replies, `metaContexts` are said all the same: the server refuses them, as the
-   * specification demands, but may learn from them who the client is (`ClientIdentity`).
-   */
-  saysContexts?: boolean;
   /** true: ask for the names of all exports and leave */
   listOnly: boolean;
   /** ask which contexts of the export match `metaContexts`, all of them without any, and leave */
@@ -196,8 +191,6 @@ export class ClientHandshake {
       this.#ask('exportName');
     } else if (this.#wishes.structuredReplies) {
       this.#ask(this.#wishes.extendedHeaders ? 'extended' : 'structured');
-    } else if (this.#wishes.saysContexts) {
-      this.#askForContexts();
     } else {
       this.#askForExport();
     }

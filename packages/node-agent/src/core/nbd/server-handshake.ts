@@ -137,12 +137,9 @@ export class ServerHandshake {
     return this.#contextsOf(this.#exportName);
   }
 
-  /**
-   * The client said who it is, as only those do that know what this server says and mean to come back.
-   * Not when a kernel reads the answers: it hands every error on.
-   */
+  /** The client said who it is, as only those do that know what this server says and mean to come back. */
   get isNamed(): boolean {
-    return this.#client !== null && this.form !== 'simple';
+    return this.#client !== null;
   }
 
   #contextsOf(exportName: string): readonly string[] {
@@ -278,9 +275,6 @@ export class ServerHandshake {
     const isSet = option === optionType.setMetaContext;
     if (isSet) this.#set = null;
     if (this.form === 'simple') {
-      // a kernel's connection can have no contexts, but its client says who it is all the same
-      const named = isSet ? decodeMetaContextBody(data) : null;
-      if (named) this.#client = identityIn(named.queries);
       return refuse(option, 'needs STRUCTURED_REPLY or EXTENDED_HEADERS first');
     }
     const body = decodeMetaContextBody(data);
