@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { runCommand } from '../../benchmarks/src/harness/run-command.ts';
+import { mountsBelow, shareMounts } from '../../benchmarks/src/harness/shared-folder.ts';
 import { TestCluster } from '../../benchmarks/src/harness/test-cluster.ts';
 import { waitFor } from '../../benchmarks/src/harness/wait-for.ts';
 import { csiConformanceSuite, CsiClient } from '../../packages/csi-driver/src/testing/index.ts';
@@ -38,13 +39,13 @@ async function csiCluster(t: Test): Promise<CsiCluster> {
   t.teardown(async () => {
     if (!t.passing()) for (const line of cluster.logTails().split('\n')) t.comment(line);
     for (const client of clients) client.close();
-    for (const { target } of mountTable().reverse()) {
-      if (target.startsWith(`${folder}/`)) await runCommand('umount', ['-l', target]);
-    }
+    for (const target of mountsBelow(folder)) await runCommand('umount', ['-l', target]);
     await stopDevices(cluster);
     await cluster.close();
     rmSync(folder, { recursive: true, force: true });
   });
+  // what is unmounted here is so in the namespaces of engines that other tests run, too
+  await shareMounts(folder);
   for (const index of [0, 1]) {
     const { configPath } = cluster.agent(index);
     appendFileSync(configPath, `csi: { endpoint: '${socketOf(cluster, index)}' }\n`);
@@ -71,9 +72,12 @@ async function stopDevices(cluster: TestCluster): Promise<void> {
 
 async function writeSynced(path: string, text: string): Promise<void> {
   const file = await open(path, 'w');
-  await file.writeFile(text);
-  await file.sync();
-  await file.close();
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
 }
 
 t.test('the CSI driver on real devices', async (t) => {

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { mustRun, runCommand } from '../../benchmarks/src/harness/run-command.ts';
+import { mountsBelow, shareMounts } from '../../benchmarks/src/harness/shared-folder.ts';
 import type { TestCluster } from '../../benchmarks/src/harness/test-cluster.ts';
 import { waitFor } from '../../benchmarks/src/harness/wait-for.ts';
 import { mountTable } from '../../packages/host-attach/src/device/mount-table.ts';
@@ -17,12 +18,10 @@ import { needs, needsFuseDevices } from '../support/needs.ts';
 const { signal } = new AbortController();
 
 /** Folders where volumes are mounted; whatever happens, nothing stays there, and no device either. */
-function mountFolder(t: Test, cluster: TestCluster): string {
+async function mountFolder(t: Test, cluster: TestCluster): Promise<string> {
   const dir = mkdtempSync(join(tmpdir(), 'stor-mnt-'));
   t.teardown(async () => {
-    for (const { target } of mountTable().reverse()) {
-      if (target.startsWith(`${dir}/`)) await runCommand('umount', ['-l', target]);
-    }
+    for (const target of mountsBelow(dir)) await runCommand('umount', ['-l', target]);
     const processes = new SystemDeviceProcesses();
     for (const agent of cluster.agents) {
       const folder = hostFolder(cluster, agent.place.name);
@@ -33,6 +32,8 @@ function mountFolder(t: Test, cluster: TestCluster): string {
     }
     rmSync(dir, { recursive: true, force: true });
   });
+  // what is unmounted here is so in the namespaces of engines that other tests run, too
+  await shareMounts(dir);
   return dir;
 }
 
@@ -94,7 +95,7 @@ async function writeSynced(path: string, text: string): Promise<void> {
 t.test('volumes as devices and mounts of hosts', async (t) => {
   if (!needsFuseDevices(t) || !needs(t, 'mkfs.xfs', 'xfsprogs')) return;
   const cluster = await startCluster(t);
-  const dir = mountFolder(t, cluster);
+  const dir = await mountFolder(t, cluster);
   const target = join(dir, 'db');
   const create = (name: string, size: string): Promise<string> =>
     cluster.must('volume', 'create', name, '--size', size, '--replicas', '2');

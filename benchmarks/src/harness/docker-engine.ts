@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { describeResult, mustRun, runCommand, type CommandResult } from './run-command.ts';
 import { waitFor } from './wait-for.ts';
 
@@ -8,9 +9,17 @@ import { waitFor } from './wait-for.ts';
 export const busyboxImage = 'bb';
 
 /**
+ * A new mount namespace has copies of all mounts there are. Those that other tests have below the folder of
+ * temporary files are given up: their devices would stay in use until this engine ends.
+ */
+const forgetOthers =
+  'for at in $(cut -d " " -f 2 /proc/self/mounts); do case "$at" in ' +
+  '"$1"|"$1"/*) ;; "$2"/*) umount -l "$at" 2>/dev/null || true ;; esac; done';
+
+/**
  * One Docker Engine in a folder, as a process that is known by its own child handle. It lives in mount
- * namespaces of its own, in which it finds only its own plug-ins; what the folder's owner mounts in a shared
- * folder is seen there too. Needs root, Debian's docker.io and busybox-static.
+ * namespaces of its own, in which it finds only its own plug-ins; what is mounted beside its folder, in one that
+ * is shared, is seen there too. Needs root, Debian's docker.io and busybox-static.
  */
 export class DockerEngine {
   /** for the sockets of its plug-ins */
@@ -47,21 +56,13 @@ export class DockerEngine {
       ...['--config-file', join(this.#dir, 'daemon.json')],
     ];
     writeFileSync(join(this.#dir, 'daemon.json'), '{}');
-    const script = `mount --bind "$1" ${sockets} && mount --bind "$2" ${specs} && shift 2 && exec "$@"`;
+    const script = `${forgetOthers}; shift 2
+mount --bind "$1" ${sockets} && mount --bind "$2" ${specs} && shift 2 && exec "$@"`;
     const child = spawn(
       'unshare',
       [
-        ...[
-          '--mount',
-          '--propagation',
-          'slave',
-          'sh',
-          '-c',
-          script,
-          'sh',
-          this.pluginDir,
-          this.specDir,
-        ],
+        ...['--mount', '--propagation', 'slave', 'sh', '-c', script, 'sh'],
+        ...[dirname(this.#dir), tmpdir(), this.pluginDir, this.specDir],
         ...dockerd,
       ],
       { stdio: ['ignore', log, log] },
