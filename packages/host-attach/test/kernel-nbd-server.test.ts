@@ -249,6 +249,25 @@ t.test('no more is read than there is room for', async (t) => {
   t.equal(volume.bytes[19 * 4096], 20);
 });
 
+t.test('what was written stays as it was until the volume has it', async (t) => {
+  const { kernel, volume } = setUp(t, { connections: 1 });
+  let open: () => void = () => {};
+  volume.gate = new Promise((resolve) => (open = resolve));
+  const asked: Promise<void>[] = [];
+  // each comes when the one before has been taken up, so that it is received where that was
+  for (const [n, bytes] of [512, 4096, 65_536, 131_072, 512, 131_072, 4096].entries()) {
+    asked.push(kernel.write(n * 131_072, Buffer.alloc(bytes, n + 1)));
+    await until(() => volume.seen.length === n + 1);
+  }
+  open();
+  await Promise.all(asked);
+  for (const [n, what] of volume.seen.entries()) {
+    const bytes = Number(what.split(' ')[2]);
+    const is = volume.bytes.subarray(n * 131_072, n * 131_072 + bytes);
+    t.ok(is.equals(Buffer.alloc(bytes, n + 1)), what);
+  }
+});
+
 t.test('a device that cannot go on fails as a whole', async (t) => {
   await t.test('the kernel ends one connection', async (t) => {
     const { server, kernel, volume, failures } = setUp(t);
