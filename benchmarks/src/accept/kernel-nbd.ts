@@ -10,11 +10,17 @@ import { Guest } from './kernel-nbd/guest.ts';
 import { buildGuestImage, findKernel } from './kernel-nbd/guest-image.ts';
 
 /** Devices by the kernel's NBD, in a virtual machine with Debian's kernel; the agents run outside of it. */
-const { values } = parseArgs({ options: { root: { type: 'string', default: '/' } } });
+const usualKills = 3;
+const { values } = parseArgs({
+  options: {
+    root: { type: 'string', default: '/' },
+    kills: { type: 'string', default: String(usualKills) },
+  },
+});
 
 const MiB = 1024 * 1024;
 /** Kills of the serving agent, one after another. */
-const kills = 3;
+const kills = Number(values.kills);
 const report = new AcceptReport();
 /** where a guest of QEMU's user network finds the host's 127.0.0.1 */
 const hostAddress = '10.0.2.2';
@@ -251,7 +257,9 @@ async function main(): Promise<void> {
       }
     });
     const tookMs = performance.now() - startMs;
-    report.add('all of it', seconds(tookMs), 'under 5 min', tookMs < 300_000);
+    if (kills <= usualKills) {
+      report.add('all of it', seconds(tookMs), 'under 5 min', tookMs < 300_000);
+    }
   } finally {
     await guest?.close();
     await cluster.close();
