@@ -12,9 +12,11 @@ import { readAllReplicas } from '../../benchmarks/src/scenarios/replicas.ts';
 import { startCluster } from '../support/cluster.ts';
 
 const MiB = 1024 * 1024;
-const sizeBytes = 96 * MiB;
-/** Of it the client writes here; the rest makes the copy last long enough to be cut off. */
+const sizeBytes = 48 * MiB;
+/** Of it the client writes here. */
 const writtenBytes = 16 * MiB;
+/** The copy lasts long enough then to be cut off, however fast or busy the machine is. */
+const slowRebuild = 'rebuild.bps=4MiB';
 const deadlineMs = 150_000;
 
 async function diskOf(cluster: TestCluster, node: string, path: string): Promise<Disk> {
@@ -60,6 +62,7 @@ for (const [where, victim] of [
     t.teardown(() => writer.kill());
     await waitFor('writes', () => writer.acknowledged >= 150);
 
+    await cluster.must('cluster', 'update', '--qos-class', slowRebuild);
     const plan = await cluster.must('disk', 'evacuate', old.metadata.id, '--plan');
     t.match(plan, new RegExp(`db .* ${node}:.*second-${node}`), 'its neighbour is the only place');
     await cluster.must('disk', 'evacuate', old.metadata.id, '--no-wait');
@@ -67,12 +70,12 @@ for (const [where, victim] of [
       const volume = await cluster.inspect('db');
       return replicasOf(volume, node)[1]?.state === 'syncing' ? volume : null;
     });
-    // at once: on a machine with nothing else to do the copy takes about a second
     await agent.kill9();
     t.equal(before.status.replicas.length, 4);
     t.equal(before.status.health, 'healthy');
     const halfway = await cluster.inspect('db');
     t.equal(replicasOf(halfway, node).length, 2, 'it was not over yet');
+    await cluster.must('cluster', 'update', '--qos-class', 'rebuild.bps=none');
     agent.start();
     await agent.waitReady();
 

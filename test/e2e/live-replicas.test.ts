@@ -8,7 +8,7 @@ import { VerifyingWriter } from '../../benchmarks/src/verify/verifying-writer.ts
 import { NbdClient } from '../../packages/nbd-client-js/src/index.ts';
 import { startCluster } from '../support/cluster.ts';
 
-const sizeBytes = 64 * 1024 * 1024;
+const sizeBytes = 32 * 1024 * 1024;
 
 t.test('the replicas of a volume change under load', async (t) => {
   const cluster = await startCluster(t, { nodes: 4 });
@@ -28,7 +28,7 @@ t.test('the replicas of a volume change under load', async (t) => {
     depth: 8,
     writes: Infinity,
     flushEvery: 50,
-    rate: 1_000,
+    rate: 500,
     readShare: 0.2,
     signal: stop.signal,
   });

@@ -59,10 +59,10 @@ t.test('the first five minutes', async (t) => {
       uri: cluster.tcpUri(primary, 'db'),
       logPath,
       offset: 64 * MiB,
-      length: 64 * MiB,
+      length: 16 * MiB,
       depth: 8,
       flushEvery: 200,
-      rate: 2_000,
+      rate: 1_000,
     });
     t.teardown(() => writer.kill());
     await waitFor('the writer to get going', () => writer.acknowledged > 500);

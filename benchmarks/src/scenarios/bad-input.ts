@@ -133,10 +133,12 @@ async function refusedAll(
   checks: CheckList,
   cases: readonly Refusal[],
 ): Promise<void> {
-  for (const [name, args, code, message] of cases) {
+  for (const [at, [name, args, code, message]] of cases.entries()) {
     await checks.run(`storctl: ${name}`, async () => {
       const before = await traces(cluster);
-      expectRefusal(await cluster.storctlProcess(...args), code, message);
+      // one as people call it: a process for each takes more than all the rest
+      const result = at === 0 ? cluster.storctlProcess(...args) : cluster.storctl(...args);
+      expectRefusal(await result, code, message);
       const after = await traces(cluster);
       expect(before === after, `something was left behind: ${before} -> ${after}`);
     });

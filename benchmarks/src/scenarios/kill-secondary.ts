@@ -23,6 +23,12 @@ const writerRate = 400;
 /** The writer must get this many answers while the victim is dead before the victim returns. */
 export const writesWhileDead = 600;
 
+/**
+ * While clients work a resync may have no more than 4 MiB/s: 128 MiB that are compared, and 64 that are copied,
+ * take 48 s then (ms).
+ */
+const healthyDeadlineMs = 120_000;
+
 export interface KillCycle {
   victim: string;
   victimWasLeader: boolean;
@@ -122,7 +128,7 @@ async function runCycle(
   const returnedMs = Date.now();
   agent.start();
   await agent.waitReady();
-  await cluster.waitHealth(name, 'healthy');
+  await cluster.waitHealth(name, 'healthy', healthyDeadlineMs);
   const healthyMs = Date.now();
   const { result: run, times } = await fio;
   const records = readAckLog(logPath);

@@ -144,7 +144,10 @@ const client: NbdPeer = {
   tls: null,
   client: null,
   contexts: [],
-  left: new AbortController().signal,
+  /** each connection's own */
+  get left(): AbortSignal {
+    return new AbortController().signal;
+  },
 };
 
 t.test(
