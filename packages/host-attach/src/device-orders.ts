@@ -13,7 +13,7 @@ import type { DeviceState } from './device/device-processes.ts';
 import { exportAddresses } from './export-addresses.ts';
 import type { HostParts } from './host-parts.ts';
 import { neededForDevices } from './host-tools.ts';
-import type { DetachOrder, DeviceUser } from './host-volumes.ts';
+import type { DetachOrder, DeviceUser, UsedMeans } from './host-volumes.ts';
 
 /** What an order that failed has begun is taken back within this (ms); the rest is tried again later. */
 const takeBackMs = 30_000;
@@ -167,9 +167,10 @@ export class DeviceOrders {
     users: readonly DeviceUser[],
     signal: AbortSignal,
   ): Promise<DeviceRecord> {
-    const { file, nodeId, means } = this.#parts;
+    const { file, nodeId } = this.#parts;
     const { metadata, spec, status } = volume;
-    await this.#checkHost(signal);
+    const used = await this.#parts.means.next();
+    await this.#checkHost(used, signal);
     const own = status.publications.find((each) => each.nodeId === nodeId);
     const made = newDeviceRecord({
       // its log is the volume's, whichever device it has at the time
@@ -179,14 +180,14 @@ export class DeviceOrders {
       publication: own?.id ?? null,
       readOnly: wanted.readOnly,
       sizeBytes: spec.sizeBytes,
-      means,
+      means: used.means,
       user: wanted.user,
     });
     const others = users.filter((each) => each !== wanted.user);
     const record = file.put({ ...made, users: [...others, wanted.user] });
     const published = await this.#publish(record, wanted.user, signal);
     try {
-      const state = await this.#start(published, volume, signal);
+      const state = await this.#startBy(used, published, volume, signal);
       const { path, sizeBytes, means } = state;
       const made: DeviceRecord = { ...published, phase: 'ready', path, sizeBytes, means };
       return file.put(pendingFor(made, wanted));
@@ -218,6 +219,26 @@ export class DeviceOrders {
     }
   }
 
+  async #startBy(
+    used: UsedMeans,
+    record: DeviceRecord,
+    volume: Volume,
+    signal: AbortSignal,
+  ): Promise<DeviceState> {
+    const { file, means } = this.#parts;
+    try {
+      return await this.#start(record, volume, signal);
+    } catch (error) {
+      const other = means.otherThan(used, error);
+      if (!other) throw error;
+      await this.#checkHost(other, signal);
+      const { means: otherMeans } = other;
+      const state = await this.#start(file.put({ ...record, means: otherMeans }), volume, signal);
+      means.settle(other);
+      return state;
+    }
+  }
+
   async #start(
     record: DeviceRecord,
     { status }: Volume,
@@ -235,11 +256,10 @@ export class DeviceOrders {
   }
 
   /** FAILED_PRECONDITION names what the host lacks. */
-  async #checkHost(signal: AbortSignal): Promise<void> {
-    const { tools, means } = this.#parts;
-    const checks = await tools.checks(means, signal);
+  async #checkHost(used: UsedMeans, signal: AbortSignal): Promise<void> {
+    const checks = await this.#parts.tools.checks(used, signal);
     const missing = checks.filter(
-      ({ name, state }) => state === 'failed' && neededForDevices[means].includes(name),
+      ({ name, state }) => state === 'failed' && neededForDevices[used.means].includes(name),
     );
     if (missing.length === 0) return;
     const text = missing.map((check) => check.text).join('; ');

@@ -1,7 +1,7 @@
 import type { NodeId } from '@stor/protocol';
 import type { Clock, Files, Logger } from '@stor/runtime';
 import type { DeviceProcesses } from './device/device-processes.ts';
-import type { DeviceMeans } from './host-volumes.ts';
+import type { ChosenMeans } from './chosen-means.ts';
 import type { HostTls } from './export-addresses.ts';
 import type { HostStateFile } from './host-state-file.ts';
 import type { AllocationProbe, HostTools } from './host-tools.ts';
@@ -20,7 +20,7 @@ export interface HostParts {
   nodeId: NodeId;
   tls: HostTls | null;
   /** of devices that are made from now on */
-  means: DeviceMeans;
+  means: ChosenMeans;
   clock: Clock;
   logger: Logger;
   /** why devices do not work, by id; one that is not there works */

@@ -1,6 +1,6 @@
 import type { DeviceContent } from './core/judge-content.ts';
 import type { MountEntry } from './core/mount-info.ts';
-import type { DeviceMeans, FileSystem, HostCheck, MountStats } from './host-volumes.ts';
+import type { DeviceMeans, FileSystem, HostCheck, MountStats, UsedMeans } from './host-volumes.ts';
 
 /** Where a file system on a device is mounted. */
 export interface MountPlace {
@@ -59,8 +59,10 @@ export interface HostTools {
   /** Who has files open below a target, or a device itself: `postgres (4711)`; the first of them. */
   openers(path: string): Promise<string[]>;
   stats(target: string): Promise<MountStats>;
+  /** The kernel has an NBD with which a device can be found again. Whether this process may use it, an attempt tells. */
+  hasKernelNbd(): Promise<boolean>;
   /** What this host has of what devices by these means, and mounts, need. */
-  checks(means: DeviceMeans, signal: AbortSignal): Promise<HostCheck[]>;
+  checks(used: UsedMeans, signal: AbortSignal): Promise<HostCheck[]>;
 }
 
 /** Without these no device can be made: names of checks. */

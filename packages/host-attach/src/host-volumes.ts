@@ -8,6 +8,16 @@ export type DeviceUser = 'storctl' | 'docker' | 'csi';
 
 /** How a volume becomes a block device of this host (ADR 20). */
 export type DeviceMeans = 'nbd-kernel' | 'fuse-loop';
+/** `auto`: by the kernel's NBD where that can be used. */
+export type WantedMeans = DeviceMeans | 'auto';
+
+export interface UsedMeans {
+  /** as configured */
+  wanted: WantedMeans;
+  means: DeviceMeans;
+  /** why the kernel's NBD did not do when it was tried; null: it was not tried, or it did */
+  refusal: string | null;
+}
 
 export const fileSystems = ['ext4', 'xfs'] as const;
 export type FileSystem = (typeof fileSystems)[number];

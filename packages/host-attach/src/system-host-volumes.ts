@@ -1,6 +1,7 @@
 import { dirname, resolve } from 'node:path';
 import { StorError, type NodeId } from '@stor/protocol';
 import type { Clock, Files, Logger } from '@stor/runtime';
+import { ChosenMeans } from './chosen-means.ts';
 import { checkMountOrder, checkTarget } from './core/check-order.ts';
 import { hostDeviceOf, type DeviceRecord, type MountRecord } from './core/host-records.ts';
 import { planReconcile, type DeviceFacts } from './core/plan-reconcile.ts';
@@ -14,7 +15,6 @@ import type { AllocationProbe, HostTools } from './host-tools.ts';
 import type {
   AttachOrder,
   DetachOrder,
-  DeviceMeans,
   DeviceUser,
   HostCheck,
   HostDevice,
@@ -22,6 +22,7 @@ import type {
   HostVolumes,
   MountOrder,
   MountStats,
+  WantedMeans,
 } from './host-volumes.ts';
 import { MountOrders } from './mount-orders.ts';
 import { OrderQueue } from './order-queue.ts';
@@ -40,8 +41,8 @@ export interface SystemHostVolumesOptions {
   bootId: string;
   /** towards nodes that speak TLS; null: this host has no certificates and keys */
   tls: HostTls | null;
-  /** how devices are made; `fuse-loop` unless given */
-  means?: DeviceMeans;
+  /** how devices are made; `auto` unless given */
+  means?: WantedMeans;
   clock: Clock;
   logger: Logger;
 }
@@ -70,10 +71,11 @@ export class SystemHostVolumes implements HostVolumes {
    * background, as the control plane may not answer yet. FOREIGN_DATA (see HostStateFile).
    */
   static async open(options: SystemHostVolumesOptions): Promise<SystemHostVolumes> {
-    const { bootId, ...rest } = options;
+    const { bootId, means: wanted = 'auto', ...rest } = options;
     const { files, folder, tools, logger } = rest;
     const file = HostStateFile.open(files, folder, bootId);
-    const parts: HostParts = { means: 'fuse-loop', ...rest, file, failures: new Map() };
+    const means = new ChosenMeans(wanted, { tools, logger });
+    const parts: HostParts = { ...rest, means, file, failures: new Map() };
     const host = new SystemHostVolumes(parts);
     const isSameBoot = file.state.bootId === bootId;
     const found = isSameBoot ? file.devices.map((record) => host.#factsOf(record)) : [];
@@ -184,9 +186,9 @@ export class SystemHostVolumes implements HostVolumes {
       .map((record) => this.#shown(record));
   }
 
-  checks(signal: AbortSignal): Promise<HostCheck[]> {
+  async checks(signal: AbortSignal): Promise<HostCheck[]> {
     const { tools, means } = this.#parts;
-    return tools.checks(means, signal);
+    return tools.checks(await means.next(), signal);
   }
 
   /** Looks after all devices now, as it does every few seconds. */

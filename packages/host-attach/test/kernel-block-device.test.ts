@@ -13,7 +13,8 @@ import type { DeviceCall } from '../src/device/device-messages.ts';
 import { DeviceProcess } from '../src/device/device-process.ts';
 import type { DeviceSpec, DeviceState } from '../src/device/device-processes.ts';
 import { processRecordOf } from '../src/device/process-record.ts';
-import { kernelNbdCheck } from '../src/tools/host-checks.ts';
+import type { WantedMeans } from '../src/host-volumes.ts';
+import { isNewEnough, kernelNbdCheck } from '../src/tools/host-checks.ts';
 import { FakeKernelNbd } from './support/fake-kernel-nbd.ts';
 import { MiniNbdServer } from './support/mini-nbd-server.ts';
 
@@ -178,14 +179,27 @@ t.test('a device that is somebody else’s is not taken', async (t) => {
 });
 
 t.test('doctor says which of the means is used, and why', async (t) => {
-  const check = (means: DeviceSpec['means'], has: boolean) => kernelNbdCheck(means, '6.1.0', has);
-  t.match(check('fuse-loop', false), {
-    state: 'ok',
-    text: /by FUSE .*: the kernel 6\.1\.0 has no nbd/,
+  const check = (
+    means: DeviceSpec['means'],
+    has: boolean,
+    wanted: WantedMeans = means,
+    refusal: string | null = null,
+  ) => kernelNbdCheck({ wanted, means, refusal }, '6.1.0', has);
+  t.match(check('fuse-loop', false), { state: 'ok', text: /"deviceMeans: fuse-loop"/ });
+  t.match(check('fuse-loop', true), { state: 'ok', text: /by FUSE .* "deviceMeans: fuse-loop"/ });
+  t.match(check('fuse-loop', false, 'auto'), { text: /by FUSE .*: the kernel 6\.1\.0 has no nbd/ });
+  t.match(check('fuse-loop', true, 'auto'), { text: /older than Linux 5\.14$/ });
+  t.match(check('fuse-loop', true, 'auto', 'no /dev/nbd0'), {
+    text: /did not do: no \/dev\/nbd0$/,
   });
-  t.match(check('fuse-loop', true), { state: 'ok', text: /by FUSE .* "deviceMeans: nbd-kernel"/ });
+  t.match(check('nbd-kernel', true, 'auto'), { state: 'ok', text: /nbd\.ko: the kernel has it$/ });
   t.match(check('nbd-kernel', true), { state: 'ok', text: /^volumes become devices of nbd\.ko/ });
   t.match(check('nbd-kernel', false), { state: 'failed', text: /configure fuse-loop$/ });
+});
+
+t.test('kernels that say whose a device is', async (t) => {
+  const kernels = ['6.1.0-56-cloud-amd64', '5.14.0', '5.13.19-2-pve', '4.19.0', '5.4.0', '6.18.2'];
+  t.same(kernels.map(isNewEnough), [true, true, false, false, false, true]);
 });
 
 t.test('somebody takes the device away', async (t) => {

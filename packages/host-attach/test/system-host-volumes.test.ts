@@ -1,6 +1,7 @@
 // Agents that start on a host on which others have left something.
 import { StorError } from '@stor/protocol';
 import t from 'tap';
+import type { WantedMeans } from '../src/host-volumes.ts';
 import type { DeviceUser } from '../src/index.ts';
 import { MemoryVolumes } from '../src/testing/index.ts';
 import { HostWorld } from './support/host-world.ts';
@@ -219,6 +220,63 @@ t.test('a host that lacks something says what', async (t) => {
   });
   t.same([host.list(), world.volumes.publications('db')], [[], []]);
   t.equal((await host.checks(signal))[1]?.state, 'failed');
+});
+
+t.test('devices are made by the NBD of the kernel where it is there', async (t) => {
+  const volumes = new MemoryVolumes();
+  volumes.addNode('n1');
+  volumes.add('db');
+  const world = new HostWorld(volumes, 'n1', ['nbd-kernel', 'fuse-loop']);
+  const means = async (wanted: WantedMeans): Promise<string> => {
+    const host = await world.start(world.ports(), wanted);
+    const { means } = await host.attach({ volume: 'db', user }, signal);
+    await host.detach({ volume: 'db', user }, signal);
+    await host.close();
+    return means;
+  };
+  t.equal(await means('auto'), 'fuse-loop');
+  t.equal(await means('nbd-kernel'), 'nbd-kernel');
+  world.tools.hostChecks.push({ name: 'nbd-kernel', state: 'failed', text: 'there is no nbd.ko' });
+  await t.rejects(means('nbd-kernel'), { message: /there is no nbd\.ko/ });
+  world.tools.hostChecks.pop();
+  world.tools.kernelNbd = true;
+  t.equal(await means('auto'), 'nbd-kernel');
+  t.equal(await means('fuse-loop'), 'fuse-loop');
+});
+
+t.test('an NBD of the kernel that is of no use is not asked again', async (t) => {
+  const world = oneHost();
+  world.volumes.add('log');
+  world.tools.kernelNbd = true;
+  const tried: string[] = [];
+  const ports = world.ports();
+  const { processes } = ports;
+  const start = processes.start.bind(processes);
+  processes.start = (spec, signal) => {
+    tried.push(spec.means);
+    return start(spec, signal);
+  };
+  const host = await world.start(ports);
+  t.equal((await host.attach({ volume: 'db', user }, signal)).means, 'fuse-loop');
+  await host.attach({ volume: 'log', user }, signal);
+  t.same(tried, ['nbd-kernel', 'fuse-loop', 'fuse-loop']);
+  await host.close();
+  // what failed for another reason says nothing of it
+  tried.length = 0;
+  world.killAll();
+  const next = await world.start(ports);
+  await next.detach({ volume: 'db', user, force: true }, signal);
+  const error = new StorError('FAILED_PRECONDITION', 'there is no server');
+  world.processes.startErrors.push(error, error);
+  await t.rejects(next.attach({ volume: 'db', user }, signal), error);
+  world.processes.startErrors.push(new StorError('UNAVAILABLE', 'no node answers'));
+  await t.rejects(next.attach({ volume: 'db', user }, signal), { code: 'UNAVAILABLE' });
+  t.same(tried, ['nbd-kernel', 'fuse-loop', 'nbd-kernel']);
+  t.same(world.volumes.publications('db'), []);
+  // only asked for
+  const asked = await world.start(ports, 'nbd-kernel');
+  await t.rejects(asked.attach({ volume: 'db', user }, signal), { code: 'FAILED_PRECONDITION' });
+  t.same(tried.slice(3), ['nbd-kernel']);
 });
 
 t.test('the state of a newer agent, or one that is damaged, is refused', async (t) => {

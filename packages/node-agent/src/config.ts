@@ -137,8 +137,8 @@ const agentConfigSchema = z.strictObject({
   autoDetachMs: z.number().int().positive().optional(),
   /** of the node when it registers for the first time, such as its failure domain */
   labels: z.record(z.string(), z.string()).optional(),
-  /** how volumes become block devices of this host; nbd-kernel needs nbd.ko, see docs/operating/devices.md @default fuse-loop */
-  deviceMeans: z.enum(['fuse-loop', 'nbd-kernel']).optional(),
+  /** how volumes become block devices of this host; auto: by nbd.ko where it is there, else FUSE and a loop device, see docs/operating/devices.md @default auto */
+  deviceMeans: z.enum(['auto', 'fuse-loop', 'nbd-kernel']).optional(),
   /** absent: the agent is no CSI driver */
   csi: csiSchema.optional(),
   /** listen beyond loopback although nothing is encrypted yet */

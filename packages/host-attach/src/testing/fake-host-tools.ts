@@ -24,6 +24,8 @@ export class FakeHostTools implements HostTools {
     { name: 'fuse', state: 'ok', text: '/dev/fuse is there' },
     { name: 'loop', state: 'ok', text: '/dev/loop-control is there' },
   ];
+  /** the kernel has an NBD */
+  kernelNbd = false;
   /** who has files open, by target or device */
   readonly openFiles = new Map<string, string>();
   table: MountEntry[] = [];
@@ -147,6 +149,11 @@ export class FakeHostTools implements HostTools {
     const usedBytes = Math.floor(totalBytes / 10);
     const inodes = { totalInodes: 1000, usedInodes: 11, availableInodes: 989 };
     return { totalBytes, usedBytes, availableBytes: totalBytes - usedBytes, ...inodes };
+  }
+
+  async hasKernelNbd(): Promise<boolean> {
+    this.#begin('hasKernelNbd');
+    return this.kernelNbd;
   }
 
   async checks(): Promise<HostCheck[]> {

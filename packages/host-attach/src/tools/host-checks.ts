@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { release } from 'node:os';
 import { mountOf, parseMountInfo } from '../core/mount-info.ts';
-import type { DeviceMeans, HostCheck } from '../host-volumes.ts';
+import type { DeviceMeans, HostCheck, UsedMeans } from '../host-volumes.ts';
 import { findTool, toolPackages, type Tool } from './run-tool.ts';
 
 /** Bits among the capabilities of a process (linux/capability.h). */
@@ -12,13 +12,17 @@ const sysResourceBit = 24n;
 /** A host without these mounts nothing; without the others it lacks one kind of file system. */
 const neededTools: readonly Tool[] = ['blkid', 'wipefs', 'mount', 'umount', 'mkfs.ext4', 'e2fsck'];
 
-/** What this host has of what devices and mounts need; `means` is what the agent is configured to use. */
-export async function hostChecks(means: DeviceMeans): Promise<HostCheck[]> {
+/** The first one that says, in sysfs, whose a device of its NBD is. */
+const oldestKernel = [5, 14] as const;
+
+/** What this host has of what devices and mounts need. */
+export async function hostChecks(used: UsedMeans): Promise<HostCheck[]> {
+  const { means } = used;
   return [
     await rootCheck(),
     await deviceCheck('fuse', '/dev/fuse', means),
     await deviceCheck('loop', '/dev/loop-control', means),
-    kernelNbdCheck(means, release(), await hasKernelModule('nbd')),
+    kernelNbdCheck(used, release(), await hasKernelModule('nbd')),
     ...(Object.keys(toolPackages) as Tool[]).map(toolCheck),
     await growthCheck(),
     await propagationCheck(),
@@ -79,21 +83,37 @@ async function deviceCheck(name: string, path: string, means: DeviceMeans): Prom
 }
 
 /** Which of the means is used, and why. */
-export function kernelNbdCheck(means: DeviceMeans, kernel: string, has: boolean): HostCheck {
+export function kernelNbdCheck(used: UsedMeans, kernel: string, has: boolean): HostCheck {
+  const { wanted, means, refusal } = used;
   const name = 'nbd-kernel';
-  const byFuse = 'volumes become devices by FUSE and a loop device';
+  const none = `the kernel ${kernel} has no nbd.ko`;
   if (means === 'fuse-loop') {
-    const why = has
-      ? 'the kernel has nbd.ko, which is used where "deviceMeans: nbd-kernel" is configured'
-      : `the kernel ${kernel} has no nbd.ko`;
-    return { name, state: 'ok', text: `${byFuse}: ${why}` };
-  }
-  if (has) {
-    const text = 'volumes become devices of nbd.ko: "deviceMeans: nbd-kernel" is configured';
+    let why = none;
+    if (wanted === 'fuse-loop') why = '"deviceMeans: fuse-loop" is configured';
+    else if (refusal !== null) why = `the kernel's NBD was tried and did not do: ${refusal}`;
+    else if (has)
+      why = `the NBD of the kernel ${kernel} is older than Linux ${oldestKernel.join('.')}`;
+    const text = `volumes become devices by FUSE and a loop device: ${why}`;
     return { name, state: 'ok', text };
   }
-  const text = `"deviceMeans: nbd-kernel" is configured, and the kernel ${kernel} has no nbd.ko: install a kernel that has it, or configure fuse-loop`;
+  if (has) {
+    const why = wanted === 'auto' ? 'the kernel has it' : '"deviceMeans: nbd-kernel" is configured';
+    return { name, state: 'ok', text: `volumes become devices of nbd.ko: ${why}` };
+  }
+  const text = `"deviceMeans: nbd-kernel" is configured, and ${none}: install a kernel that has it, or configure fuse-loop`;
   return { name, state: 'failed', text };
+}
+
+/** See HostTools.hasKernelNbd. */
+export async function hasKernelNbd(): Promise<boolean> {
+  return isNewEnough(release()) && (await hasKernelModule('nbd'));
+}
+
+/** `kernel` as uname tells it: `6.1.0-56-cloud-amd64`. */
+export function isNewEnough(kernel: string): boolean {
+  const [major = 0, minor = 0] = kernel.split(/[.-]/).map(Number);
+  const [oldMajor, oldMinor] = oldestKernel;
+  return major > oldMajor || (major === oldMajor && minor >= oldMinor);
 }
 
 async function hasKernelModule(name: string): Promise<boolean> {

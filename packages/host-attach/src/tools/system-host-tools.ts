@@ -6,7 +6,7 @@ import { mountAt, parseMountInfo, type MountEntry } from '../core/mount-info.ts'
 import { parseBlkid, parseSignatures } from '../core/parse-probe.ts';
 import type { HostTools } from '../host-tools.ts';
 import type { FileSystem } from '../host-volumes.ts';
-import { hostChecks } from './host-checks.ts';
+import { hasKernelNbd, hostChecks } from './host-checks.ts';
 import { findOpeners } from './find-openers.ts';
 import { runTool, toolError, type ToolResult } from './run-tool.ts';
 
@@ -118,6 +118,7 @@ export const systemHostTools: HostTools = {
     };
   },
 
+  hasKernelNbd,
   checks: hostChecks,
 };
 

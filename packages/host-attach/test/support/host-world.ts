@@ -7,6 +7,7 @@ import type {
   DeviceState,
 } from '../../src/device/device-processes.ts';
 import type { AllocationProbe, HostTools } from '../../src/host-tools.ts';
+import type { DeviceMeans, WantedMeans } from '../../src/host-volumes.ts';
 import { SystemHostVolumes } from '../../src/index.ts';
 import {
   FakeDeviceProcesses,
@@ -30,13 +31,15 @@ export interface HostPorts {
 export class HostWorld {
   readonly volumes: MemoryVolumes;
   readonly node: string;
-  readonly processes = new FakeDeviceProcesses();
+  readonly processes: FakeDeviceProcesses;
   readonly tools: FakeHostTools;
   readonly disk = new FaultyFiles({ seed: 1 });
   readonly clock = new FakeClock();
   bootId = 'boot-1';
 
-  constructor(volumes: MemoryVolumes, node: string) {
+  /** `means`: by which devices can be made there; FUSE and a loop device unless given */
+  constructor(volumes: MemoryVolumes, node: string, means?: readonly DeviceMeans[]) {
+    this.processes = new FakeDeviceProcesses(means ? { means } : {});
     this.volumes = volumes;
     this.node = node;
     this.tools = new FakeHostTools({ volumes, deviceAt: (path) => this.#deviceAt(path) });
@@ -72,7 +75,10 @@ export class HostWorld {
   }
 
   /** An agent starts on it. */
-  async start(ports: HostPorts = this.ports()): Promise<SystemHostVolumes> {
+  async start(
+    ports: HostPorts = this.ports(),
+    means: WantedMeans = 'auto',
+  ): Promise<SystemHostVolumes> {
     const { nodes } = await this.volumes.listNodes({});
     const nodeId = nodes.find(({ metadata }) => metadata.name === this.node)?.metadata.id ?? '';
     return SystemHostVolumes.open({
@@ -80,6 +86,7 @@ export class HostWorld {
       folder: '/data/host',
       nodeId,
       bootId: this.bootId,
+      means,
       tls: null,
       clock: this.clock,
       logger: silentLogger,

@@ -59,7 +59,7 @@ export class AgentHost {
     try {
       const tls = hostTls(config, folder);
       const allocation = new NbdAllocation({ volumes: api, nodeId, tls });
-      const means = config.deviceMeans ?? 'fuse-loop';
+      const means = config.deviceMeans ?? 'auto';
       const common = { ...options, folder, nodeId, tls, allocation, means };
       return new AgentHost(api, await SystemHostVolumes.open({ ...common, volumes: api }), null);
     } catch (thrown) {
