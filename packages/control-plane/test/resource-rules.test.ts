@@ -231,29 +231,33 @@ t.test('placement against a stupid version', async () => {
           const limit = Math.floor((d.capacityBytes / 100) * settings.overprovisionPercent);
           return promisedOn(d.id) + need.sizeBytes <= limit;
         };
-        const best = new Map<string, number>();
+        const best = new Map<string, { score: number; offered: number }>();
         for (const { value } of state.disks.values()) {
           if (!fits(value) || !state.leases.has(value.nodeId)) continue;
           const score = scoreOf(value.id, value.freeBytes);
-          best.set(value.nodeId, Math.max(best.get(value.nodeId) ?? -Infinity, score));
+          const known = best.get(value.nodeId);
+          if (known && known.score >= score) continue;
+          // 1 % of a disk decides nothing among a node's disks
+          best.set(value.nodeId, { score, offered: score - 0.01 * value.capacityBytes });
         }
         if (best.size < replicas) {
           const text = messageOf(() => placeReplicas(state, replicas, need));
           return /^(FAILED_PRECONDITION|NO_SPACE): /.test(text);
         }
         const places = placeReplicas(state, replicas, need);
-        const wanted = [...best.values()].sort((a, b) => b - a).slice(0, replicas);
+        const offers = [...best.values()].map(({ offered }) => offered).sort((a, b) => b - a);
+        const wanted = offers.slice(0, replicas);
         const got = places.map((p) => {
           const found = state.disks.get(p.diskId)?.value;
           const { freeBytes = 0, capacityBytes = 0 } = found ?? {};
           const score = scoreOf(p.diskId, freeBytes);
-          return { score, near: score + 0.02 * capacityBytes };
+          return { score, near: score + 0.01 * capacityBytes };
         });
         got.sort((a, b) => b.near - a.near);
         return (
           new Set(places.map((p) => p.nodeId)).size === replicas &&
           places.every((p) => state.disks.get(p.diskId)?.value.nodeId === p.nodeId) &&
-          // 1 % of a disk decides nothing, neither among a node's disks nor among nodes
+          // nor among nodes
           got.length === wanted.length &&
           got.every(({ near }, i) => near >= (wanted[i] ?? 0))
         );

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import type { ServiceError } from '@grpc/grpc-js';
 import { status } from '../core/csi-error.ts';
@@ -7,6 +8,9 @@ import type { CsiServiceName, CsiServices } from '../csi-services.ts';
 
 /** Longer than any call of a test takes (ms). */
 const callTimeoutMs = 60_000;
+/** An orchestrator asks again when the driver cannot reach its cluster for now; so often, after so long (ms). */
+const mostAsked = 10;
+const askAgainMs = 1_000;
 
 /** What came of a call: its answer, or the code of the specification and the message. */
 export type CsiOutcome =
@@ -48,11 +52,16 @@ export class CsiClient {
     });
   }
 
-  /** The answer; rejects with code and message. */
+  /** The answer, asked for again while it is UNAVAILABLE; rejects with code and message. */
   async call<T = Record<string, never>>(call: string, request: object = {}): Promise<T> {
-    const outcome = await this.outcome(call, request);
-    if ('answer' in outcome) return outcome.answer as T;
-    throw new Error(`${call}: ${outcome.code}: ${outcome.message}`);
+    for (let asked = 1; ; asked += 1) {
+      const outcome = await this.outcome(call, request);
+      if ('answer' in outcome) return outcome.answer as T;
+      if (outcome.code !== 'UNAVAILABLE' || asked >= mostAsked) {
+        throw new Error(`${call}: ${outcome.code}: ${outcome.message}`);
+      }
+      await delay(askAgainMs);
+    }
   }
 
   async codeOf(call: string, request: object = {}): Promise<CsiCode> {
