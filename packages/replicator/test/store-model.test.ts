@@ -10,6 +10,7 @@ import { FakeClock, FaultyFiles } from '@stor/runtime/testing';
 import type { DiskStore, Generation, ReplicaStore, SetView } from '../src/index.ts';
 import { compareGenerations, noGeneration, openDiskStore } from '../src/index.ts';
 import type { DiskReplica } from '../src/store/disk-replica.ts';
+import { writePieceBytes } from '../src/store/io-pool.ts';
 
 const sizeBytes = 3 * regionBytes;
 const blocksInChunk = chunkBytes / blockBytes;
@@ -687,7 +688,7 @@ const controls: Record<string, Breakage> = {
     write: (bytes, start, length, position, done) => {
       const zeros = bytes.subarray(start, start + length).every((byte) => byte === 0);
       // a slot is zeroed in pieces of this size
-      if (zeros && length === 64 * 1024) setImmediate(done, null);
+      if (zeros && length === writePieceBytes) setImmediate(done, null);
       else file.write(bytes, start, length, position, done);
     },
   })),

@@ -68,12 +68,14 @@ export class LinkOutput {
   queue(batch: Batch, start: number, end: number): void {
     if (this.#closed) return;
     this.pendingBytes += end - start;
-    const last = this.#ranges[this.#ranges.length - 1];
+    const count = this.#ranges.length;
+    // not the index -1, which makes every later access here slow
+    const last = count > 0 ? this.#ranges[count - 1] : undefined;
     if (last && last.batch === batch && last.end === start) {
       last.end = end;
       return;
     }
-    if (this.#ranges.length === 0) this.#outbox.schedule(this);
+    if (count === 0) this.#outbox.schedule(this);
     batch.refs += 1;
     this.#ranges.push({ batch, start, end });
   }

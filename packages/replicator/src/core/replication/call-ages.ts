@@ -39,7 +39,9 @@ export class CallAges {
   }
 
   sent(sequence: number): void {
-    const last = this.#writes[this.#writes.length - 1];
+    const count = this.#writes.length;
+    // not the index -1, which makes every later access here slow
+    const last = count > 0 ? this.#writes[count - 1] : undefined;
     if (last && last.sinceMs === this.#awakeMs) last.sequence = sequence;
     else this.#writes.push({ sequence, sinceMs: this.#awakeMs });
   }
