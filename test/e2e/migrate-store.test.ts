@@ -62,7 +62,7 @@ async function moveUnderWriter(
 ): Promise<void> {
   const uri = cluster.tcpUri(0, volume);
   const logPath = `${cluster.dir}/${volume}.log`;
-  const writer = new WriterProcess({ uri, logPath, length, seed: 7, flushEvery: 300 });
+  const writer = new WriterProcess({ uri, logPath, length, seed: 7, flushEvery: 300, rate: 500 });
   try {
     await waitFor('some writes', () => writer.acknowledged >= 200);
     await meanwhile();

@@ -33,7 +33,7 @@ t.test('a volume grows while it is written', async (t) => {
       depth: 8,
       writes: Infinity,
       flushEvery: 40,
-      rate: 800,
+      rate: 400,
       readShare: 0.2,
       signal: stop.signal,
     });

@@ -37,7 +37,7 @@ t.test('a volume of several segments goes on while its replicas change', async (
     depth: 8,
     writes: Infinity,
     flushEvery: 50,
-    rate: 1_000,
+    rate: 500,
     readShare: 0.2,
     signal: stop.signal,
   });

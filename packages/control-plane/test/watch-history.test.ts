@@ -255,6 +255,8 @@ t.test('what a watcher folds is the list at that revision, wherever it watches',
         const fold = new WatchFold();
         const watcher = new Watcher();
         let at = 0;
+        /** the newest revision of which it has been told at least a part */
+        let told = 0;
         let cursor: WatchCursor | null = null;
         const applyOne = (index: number): void => {
           const here = nodes[index] as Node;
@@ -264,6 +266,8 @@ t.test('what a watcher folds is the list at that revision, wherever it watches',
         const compare = (): void => {
           const here = nodes[at] as Node;
           if (fold.position?.revision !== here.state.revision) return;
+          // one that went to a node that is behind, in the middle of a revision, knows more than that node
+          if (told > here.state.revision) return;
           assert.deepEqual(watcher.objects, listed(here.state, here.roles, kinds));
           seen.compared += 1;
         };
@@ -289,7 +293,9 @@ t.test('what a watcher folds is the list at that revision, wherever it watches',
             }
             const batch: WatchBatch | null = cursor.next();
             const before = fold.position?.revision ?? 0;
-            watcher.take(fold.apply(batch ?? cursor.bookmark()));
+            const taken = batch ?? cursor.bookmark();
+            watcher.take(fold.apply(taken));
+            told = Math.max(told, taken.revision);
             assert.ok((fold.position?.revision ?? 0) >= before, 'never goes back');
             if (batch === null) compare();
             return batch !== null;

@@ -110,7 +110,7 @@ async function requests(t: Test, socket: string): Promise<void> {
   }
   for (const text of ['{', 'Name=db', '{"Name":"db"}}', '\u0000']) {
     const answer = await callPlugin(socket, '/VolumeDriver.Get', text);
-    t.equal(answer.status, 400, text);
+    t.equal(answer.status, 400, JSON.stringify(text));
     t.match(answer.body['Err'], /no JSON/);
   }
   const large = JSON.stringify({ Name: 'x'.repeat(maxBodyBytes) });
