@@ -70,7 +70,11 @@ async function fillAndRecover(cluster: TestCluster): Promise<void> {
     cluster.must('volume', 'create', 'next', '--size', String(8 * MiB), '--replicas', '3'),
   );
   const next = await NbdClient.connect({ uri: cluster.tcpUri(0, 'next') });
-  await writePiece(next, 0, 1);
+  // the replicas of the removed volume are deleted after its removal was answered
+  await waitFor('the space to come back', async () => {
+    await writePiece(next, 0, 1);
+    return true;
+  });
   await next.flush();
   await next.disconnect();
   await cluster.waitHealth('next', 'healthy');
