@@ -75,6 +75,20 @@ t.test('a volume that grows goes on; what was under way is answered', async (t) 
   t.equal(server.seen.at(-1)?.type, command.flush);
 });
 
+t.test('the end at once is also that of what is under way from before it has grown', async (t) => {
+  const { server, open } = await setUp(t);
+  const volume = await open();
+  server.gate = new Promise(() => {});
+  const written = volume.write(0, Buffer.alloc(4096, 7));
+  await until(() => server.seen.length === 1);
+  server.sizeBytes = 2 * sizeBytes;
+  await volume.grow(2 * sizeBytes, signal);
+  const refused = t.rejects(written, { code: 'DISCONNECTED' });
+  await volume.close();
+  await refused;
+  await until(() => server.connections === 0);
+});
+
 t.test('a volume that does not fit the device is refused', async (t) => {
   const { server, open } = await setUp(t);
   server.sizeBytes = sizeBytes - 4096;

@@ -58,7 +58,7 @@ export class VolumeConnection implements DeviceVolume {
   #answered = 0;
   #cancelKeepAlive: () => void = () => {};
   /** clients that answer what they were asked still */
-  readonly #leaving = new Set<Promise<void>>();
+  readonly #leaving = new Map<ReconnectingNbdClient, Promise<void>>();
 
   private constructor(spec: ConnectionSpec, host: ConnectionHost, client: ReconnectingNbdClient) {
     this.#spec = spec;
@@ -130,8 +130,10 @@ export class VolumeConnection implements DeviceVolume {
     this.#client = larger;
     // What the old one was asked it answers, beside the new one: requests that overlap and are not
     // answered may take effect in any order, and a FLUSH covers what either has answered.
-    const left = old.disconnect().finally(() => this.#leaving.delete(left));
-    this.#leaving.add(left);
+    this.#leaving.set(
+      old,
+      old.disconnect().finally(() => this.#leaving.delete(old)),
+    );
   }
 
   async read(offset: number, target: Buffer): Promise<void> {
@@ -178,14 +180,15 @@ export class VolumeConnection implements DeviceVolume {
     await this.flush();
     this.#closing = true;
     this.#cancelKeepAlive();
-    await Promise.all([this.#client.disconnect(), ...this.#leaving]);
+    await Promise.all([this.#client.disconnect(), ...this.#leaving.values()]);
   }
 
   /** At once: what is not answered fails, and all that comes. Works twice. */
   async close(): Promise<void> {
     this.#closing = true;
     this.#cancelKeepAlive();
-    await this.#client.close();
+    const clients = [this.#client, ...this.#leaving.keys()];
+    await Promise.all(clients.map((client) => client.close()));
   }
 
   #keepAliveLater(): void {
