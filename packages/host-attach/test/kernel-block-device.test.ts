@@ -212,6 +212,31 @@ t.test('somebody takes the device away', async (t) => {
   t.equal(await device.ended, true);
 });
 
+t.test('somebody disconnects the device while it is open: it fails, and says so', async (t) => {
+  const { kernel, start, call } = await setUp(t);
+  const device = await start();
+  const path = kernel.path(0);
+  kernel.isOpened = true;
+  await kernel.disconnect(0);
+  await until(() => kernel.all[0]?.broken === kernel.all[0]?.sockets.length);
+  t.match(await call({ call: 'state' }), { path, failure: `${path} was disconnected` });
+  await call({ call: 'stop', force: true });
+  t.equal(await device.ended, true);
+});
+
+t.test('the number of a device that was lost is another program’s by now', async (t) => {
+  const { server, kernel, start, call } = await setUp(t);
+  await start();
+  const [old] = kernel.all;
+  // the kernel has let go by itself, and somebody else has taken the number
+  await kernel.connect({ ...kernel.device.settings, sockets: [], backend: 'another' });
+  old?.sockets[1]?.destroy();
+  await until(() => server.connections === 0);
+  t.match(await call({ call: 'state' }), { failure: /the kernel has ended a connection/ });
+  await new Promise((resolve) => setImmediate(resolve));
+  t.equal(kernel.connected.get(0)?.settings.backend, 'another', 'which is left alone');
+});
+
 t.test('the kernel gives up a connection', async (t) => {
   const { server, kernel, start, call } = await setUp(t);
   await start();

@@ -126,10 +126,12 @@ t.test('what its requests mean', async (t) => {
   t.strictSame(ask(command.read, MiB - 512, 512), { kind: 'read' });
   t.strictSame(ask(command.write, 0, 512), { kind: 'write', fua: false });
   t.strictSame(ask(command.write, 0, 512, commandFlag.fua), { kind: 'write', fua: true });
-  t.strictSame(ask(command.trim, 0, MiB), { kind: 'zero', keepAllocated: false });
-  t.strictSame(ask(command.writeZeroes, 0, 512), { kind: 'zero', keepAllocated: false });
+  const zero = { kind: 'zero' as const, keepAllocated: false, fua: false };
+  t.strictSame(ask(command.trim, 0, MiB), zero);
+  t.strictSame(ask(command.trim, 0, MiB, commandFlag.fua), { ...zero, fua: true });
+  t.strictSame(ask(command.writeZeroes, 0, 512), zero);
   t.strictSame(ask(command.writeZeroes, 0, 512, commandFlag.noHole), {
-    kind: 'zero',
+    ...zero,
     keepAllocated: true,
   });
   t.strictSame(ask(command.flush, 0, 0), { kind: 'flush' });
@@ -164,9 +166,12 @@ t.test('every kind of request is carried out and answered', async (t) => {
   const flags = commandFlag.noHole;
   t.equal((await kernel.ask({ type: command.writeZeroes, ...say, flags })).errno, 0);
   t.equal((await kernel.ask({ type: command.flush })).errno, 0);
+  const durable = { type: command.writeZeroes, ...say, flags: commandFlag.fua };
+  t.equal((await kernel.ask(durable)).errno, 0);
   t.strictSame(volume.seen, [
     ...[`write 4096 ${MiB}`, 'write 512 512 fua', `read 4096 ${MiB}`, 'read 512 512'],
     ...['zero 8192 4096', 'zero 8192 4096', 'zero 8192 4096 kept', 'flush'],
+    ...['zero 8192 4096', 'flush'],
   ]);
   t.equal(
     (await kernel.ask({ type: command.read, offset: 2 * MiB, length: 512 })).errno,

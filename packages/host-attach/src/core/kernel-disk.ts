@@ -4,7 +4,7 @@ import { command, commandFlag, errno, transmissionFlag, type RequestFields } fro
 export type KernelStep =
   | { kind: 'read' }
   | { kind: 'write'; fua: boolean }
-  | { kind: 'zero'; keepAllocated: boolean }
+  | { kind: 'zero'; keepAllocated: boolean; fua: boolean }
   | { kind: 'flush' }
   | { kind: 'refuse'; errno: number }
   /** the kernel says goodbye */
@@ -60,9 +60,10 @@ export class KernelDisk {
     }
     if (this.readOnly) return { kind: 'refuse', errno: errno.EPERM };
     if (!this.#isInside(offset, length)) return { kind: 'refuse', errno: errno.ENOSPC };
-    if (type === command.write) return { kind: 'write', fua: (flags & commandFlag.fua) !== 0 };
+    const fua = (flags & commandFlag.fua) !== 0;
+    if (type === command.write) return { kind: 'write', fua };
     const keepAllocated = type === command.writeZeroes && (flags & commandFlag.noHole) !== 0;
-    return { kind: 'zero', keepAllocated };
+    return { kind: 'zero', keepAllocated, fua };
   }
 
   #isInside(offset: number, length: number): boolean {

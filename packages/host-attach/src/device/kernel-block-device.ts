@@ -42,7 +42,6 @@ export class KernelBlockDevice implements BlockDevice {
   readonly #kernel: KernelNbd;
   readonly #disk: KernelDisk;
   readonly #server: KernelNbdServer;
-  #failure: string | null = null;
 
   private constructor(
     index: number,
@@ -55,15 +54,20 @@ export class KernelBlockDevice implements BlockDevice {
     this.#kernel = kernel;
     this.#disk = disk;
     this.#server = server;
-    server.onFailure = (why) => {
-      this.#failure = why;
+    const onFailure = (): void => {
       // What it was asked must not take effect after what the next device of this volume writes.
-      const ended = volume.close().then(() => kernel.disconnect(index));
+      const ended = volume.close().then(async () => {
+        // by now the number may be another program's, and the kernel does not ask whose a device is
+        if (this.#isThere) await kernel.disconnect(index);
+      });
       ended.catch((error: unknown) => {
         const { message } = StorError.from(error);
         host.logger.error({ error: message }, 'the kernel has not let go of the device');
       });
     };
+    server.onFailure = onFailure;
+    // it may have failed since it was connected
+    if (server.failure !== null) onFailure();
   }
 
   /** FAILED_PRECONDITION: this host has no NBD, or an old one, or no device file. */
@@ -100,8 +104,11 @@ export class KernelBlockDevice implements BlockDevice {
   }
 
   get failure(): string | null {
-    if (this.#failure !== null) return this.#failure;
-    return this.#isThere ? null : `${this.path} was taken away`;
+    const { failure, wasLeft } = this.#server;
+    if (failure !== null) return failure;
+    if (!this.#isThere) return `${this.path} was taken away`;
+    // it stays there while somebody has it open, and every request of it fails
+    return wasLeft ? `${this.path} was disconnected` : null;
   }
 
   get #isThere(): boolean {

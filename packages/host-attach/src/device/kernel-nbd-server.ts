@@ -74,6 +74,7 @@ export class KernelNbdServer {
   /** the oldest first */
   readonly #taken = new Set<Taken>();
   #failure: string | null = null;
+  #wasLeft = false;
   #cancelLook: () => void = () => {};
   #resolveEnded: () => void = () => {};
   /** Resolves when all connections are over and nothing is under way any more. */
@@ -97,6 +98,16 @@ export class KernelNbdServer {
     this.#budget = new RequestBudget(unanswered, unansweredBytes);
     this.ended = new Promise((resolve) => (this.#resolveEnded = resolve));
     this.#lookLater();
+  }
+
+  /** Why the kernel cannot be answered any more. */
+  get failure(): string | null {
+    return this.#failure;
+  }
+
+  /** The kernel has said goodbye: it sends nothing any more. */
+  get wasLeft(): boolean {
+    return this.#wasLeft;
   }
 
   /** One connection of the kernel, after the handshake; in the turn in which it was got. */
@@ -172,6 +183,7 @@ export class KernelNbdServer {
     }
     const step = this.#disk.step(header);
     if (step.kind === 'end') {
+      this.#wasLeft = true;
       this.#leave(link);
       return 0;
     }
@@ -214,6 +226,7 @@ export class KernelNbdServer {
         memory?.release();
       } else if (step.kind === 'zero') {
         await this.#volume.zero(offset, length, { keepAllocated: step.keepAllocated });
+        if (step.fua) await this.#volume.flush();
       } else await this.#volume.flush();
     } catch (error) {
       data = null;
