@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { publicationEndedMessage } from '@stor/protocol';
-import { silentLogger, systemClock } from '@stor/runtime';
+import { NetlinkError, silentLogger, systemClock } from '@stor/runtime';
 import { command, transmissionFlag } from 'nbd-client-js';
 import t, { type Test } from 'tap';
 import { callDevice } from '../src/device/call-device.ts';
@@ -156,7 +156,13 @@ t.test('where the kernel cannot be used nothing is left', async (t) => {
   };
   const host = { clock: systemClock, logger: silentLogger, openKernelNbd: async () => null };
   await fails(DeviceProcess.start(spec, host, signal), /this kernel has no NBD/);
+  const openKernelNbd = () => Promise.reject(new Error('no foreign function interface'));
+  const noCalls = DeviceProcess.start(spec, { ...host, openKernelNbd }, signal);
+  await fails(noCalls, /cannot be used \(no foreign function interface\): use fuse-loop/);
   t.equal(kernel.all.length, 0);
+  kernel.refusal = new NetlinkError('netlink CONNECT', 1);
+  await fails(start(), /cannot be used \(netlink CONNECT: errno 1\)/);
+  kernel.refusal = null;
   kernel.isOld = true;
   await fails(start(), /needs Linux 5\.14/);
   kernel.isOld = false;

@@ -73,7 +73,7 @@ export class KernelBlockDevice implements BlockDevice {
   /** FAILED_PRECONDITION: this host has no NBD, or an old one, or no device file. */
   static async open(parts: DeviceParts, signal: AbortSignal): Promise<KernelBlockDevice> {
     const { spec, files, volume, host } = parts;
-    const kernel = await (host.openKernelNbd ?? openKernelNbd)(signal);
+    const kernel = await (host.openKernelNbd ?? openKernelNbd)(signal).catch(refuse);
     if (!kernel) {
       const text = 'this kernel has no NBD, or it may not be loaded: use fuse-loop';
       throw new StorError('FAILED_PRECONDITION', text);
@@ -162,10 +162,18 @@ async function connectFree(
     );
     // the kernel may ask before it has answered
     for (const socket of own) server.serve(socket);
-    if (await kernel.connect({ ...settings, index, sockets })) return index;
+    if (await kernel.connect({ ...settings, index, sockets }).catch(refuse)) return index;
     server.drop(own);
   }
   throw new StorError('FAILED_PRECONDITION', `none of ${mostDevices} NBD devices is free`);
+}
+
+/** Whatever the kernel says, as that it is not permitted: another means may do. */
+function refuse(cause: unknown): never {
+  const error = StorError.from(cause);
+  if (error.code !== 'INTERNAL') throw error;
+  const text = `the kernel's NBD cannot be used (${error.message}): use fuse-loop`;
+  throw new StorError('FAILED_PRECONDITION', text, { cause });
 }
 
 /** Of all processes of this folder, also of those that have died. */

@@ -123,6 +123,8 @@ export class FakeKernelNbd implements KernelNbd {
   isOld = false;
   /** /dev is another one than this kernel's */
   hasNoFiles = false;
+  /** it connects no device */
+  refusal: Error | null = null;
   /** somebody has the device open, so it stays after it was disconnected */
   isOpened = false;
 
@@ -140,8 +142,9 @@ export class FakeKernelNbd implements KernelNbd {
   async connect(settings: KernelConnect): Promise<boolean> {
     const device = new FakeKernelDevice(settings);
     this.all.push(device);
-    if (this.busy.has(settings.index)) {
+    if (this.refusal !== null || this.busy.has(settings.index)) {
       for (const socket of device.sockets) socket.destroy();
+      if (this.refusal !== null) throw this.refusal;
       return false;
     }
     this.connected.set(settings.index, device);
