@@ -25,7 +25,7 @@ t.test('nothing acknowledged is lost on real stores under any faults', async (t)
 
 t.test('full disks refuse writes, lose nothing, and take their replicas back', async (t) => {
   const capacityBytes = 9_000_000;
-  for (const seed of [2, 9]) {
+  for (const seed of [5, 9]) {
     const scenario = new DiskScenario({ seed, capacityBytes, diskless: seed === 9 });
     t.same(await scenario.run(), []);
     t.ok((scenario.counts['write NO_SPACE'] ?? 0) > 10, 'the disks were full');
