@@ -113,7 +113,13 @@ const agentConfigSchema = z.strictObject({
   lanes: z.number().int().min(1).max(maxLanes).optional(),
   /** where the NBD UNIX sockets of the lanes are made; no UNIX socket when absent */
   nbdUnixDir: z.string().startsWith('/').optional(),
-  nbd: z.strictObject({ tls: nbdTlsSchema.optional() }).optional(),
+  nbd: z
+    .strictObject({
+      tls: nbdTlsSchema.optional(),
+      /** wait awake for a client that sends one request after another, see docs/operating/lanes.md @default true */
+      busyPoll: z.boolean().optional(),
+    })
+    .optional(),
   /** the Docker volume plug-in; absent: this node has none */
   docker: dockerConfigSchema.optional(),
   members: z

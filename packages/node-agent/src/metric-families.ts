@@ -320,6 +320,11 @@ export const metricFamilies: readonly MetricFamily[] = [
     type: 'counter',
   },
   {
+    name: 'stor_lane_busy_poll_seconds_total',
+    help: 'Time in which lanes waited awake for clients that send one request after another',
+    type: 'counter',
+  },
+  {
     name: 'stor_handovers_total',
     help: 'Volumes that this node gave over to another while they were in use',
     type: 'counter',

@@ -168,6 +168,7 @@ function addLane(
   add('stor_lane_relay_connections', { node }, lane.crossings.connections);
   add('stor_lane_relay_read_bytes_total', { node }, lane.crossings.readBytes);
   add('stor_lane_relay_written_bytes_total', { node }, lane.crossings.writtenBytes);
+  add('stor_lane_busy_poll_seconds_total', { node }, lane.busyPollSeconds);
   add('stor_handovers_total', { node }, lane.handovers);
   const { disks, diverged, scrubbedBytes } = lane.integrity;
   for (const { diskId, found, repaired } of disks) {

@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { ControlPlane } from '@stor/control-plane';
 import { StorError, autoDetachMs } from '@stor/protocol';
@@ -76,6 +77,8 @@ function laneOptions(options: StartLanesOptions): LaneOptions[] {
     diskReserveBytes: config.diskReserveBytes ?? null,
     autoDetachMs: config.autoDetachMs ?? autoDetachMs,
     logLevel: config.logLevel,
+    // a lane that waits awake leaves a core for everybody else
+    busyPoll: (config.nbd?.busyPoll ?? true) && availableParallelism() > ports.length,
     ...tlsOf(config),
   }));
 }

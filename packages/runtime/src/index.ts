@@ -17,6 +17,7 @@ export * from './shared-bytes.ts';
 export * from './socket-pair.ts';
 export * from './sockets.ts';
 export * from './thread-read-bytes.ts';
+export * from './thread-queued-ms.ts';
 export {
   tlsServer,
   type TlsClient,

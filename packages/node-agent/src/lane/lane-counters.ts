@@ -33,6 +33,7 @@ export function laneCounters(
     latencyBucketsSeconds: [...latencyBucketsSeconds],
     nbdErrors: [...(stats?.errors ?? [])].map(([error, count]) => ({ error, count })),
     nbdRefused: [...(stats?.refused ?? [])].map(([reason, count]) => ({ reason, count })),
+    busyPollSeconds: (stats?.busyPollMs ?? 0) / 1000,
     disks: disks.map((disk) => ({
       diskId: disk.diskId,
       errors: (disk.failure ? 1 : 0) + disk.replicas().filter(({ failure }) => failure).length,

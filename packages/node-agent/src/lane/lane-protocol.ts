@@ -50,6 +50,8 @@ export interface LaneOptions {
   diskReserveBytes: number | null;
   autoDetachMs: number;
   logLevel: string;
+  /** may use up a core to wait for a client that sends one request after another @default false */
+  busyPoll?: boolean;
   /** absent: NBD in the clear */
   nbdTls?: TlsSettings;
 }
@@ -97,6 +99,7 @@ export interface LaneCounters {
   nbdErrors: { error: string; count: number }[];
   /** connections that were turned away or cut off, see RefusalReason */
   nbdRefused: { reason: string; count: number }[];
+  busyPollSeconds: number;
   disks: { diskId: DiskId; errors: number }[];
   /** connections of this node's clients that another node's primary serves, and what they carried */
   relays: { connections: number; readBytes: number; writtenBytes: number };

@@ -36,6 +36,7 @@ import {
   makeDurableDirectory,
   systemFiles,
   systemNetwork,
+  threadQueuedMs,
   type Clock,
   type Files,
   type Listener,
@@ -71,6 +72,8 @@ interface OpenDisk {
 
 /** The host as a lane sees it. */
 export interface LaneMachine {
+  /** how long the calling thread has waited for a core so far (ms); absent: nobody knows, and lanes always sleep */
+  queuedMs?: () => number | null;
   files: Files;
   network: Network;
   /** of the disks; a simulator has small journals, so that they fill */
@@ -79,7 +82,11 @@ export interface LaneMachine {
   checkpointPace?: NonNullable<LaneReplicatorOptions['checkpointPace']>;
 }
 
-const systemMachine: LaneMachine = { files: systemFiles, network: systemNetwork };
+const systemMachine: LaneMachine = {
+  files: systemFiles,
+  network: systemNetwork,
+  queuedMs: threadQueuedMs,
+};
 
 /**
  * One lane: a thread that owns disks, sockets and primaries. Composes the disk stores, the
@@ -174,7 +181,8 @@ export class Lane implements LaneMethods {
   };
 
   async listen(): Promise<{ peersPort: number; nbdPort: number }> {
-    const { host, peersPort, nbdPort, nbdUnixPath } = this.#options;
+    const { host, peersPort, nbdPort, nbdUnixPath, busyPoll } = this.#options;
+    const { queuedMs } = this.#machine;
     this.#peers = await listening('replication', host, peersPort, () =>
       this.#machine.network.listen({ host, port: peersPort }, (socket) => {
         this.#replicator.acceptPeer(socket);
@@ -187,6 +195,7 @@ export class Lane implements LaneMethods {
         clock: this.#clock,
         logger: this.#logger,
         network: this.#machine.network,
+        ...(busyPoll && queuedMs ? { queuedMs } : {}),
         ...(this.#tls ? { tls: connectionTls(this.#tls) } : {}),
       }),
     );

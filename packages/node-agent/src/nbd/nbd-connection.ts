@@ -12,6 +12,7 @@ import {
   type HandshakeStep,
 } from '../core/nbd/server-handshake.ts';
 import type { NbdCaller, NbdExportLease, NbdExports } from './nbd-exports.ts';
+import type { BusyPoll } from './busy-poll.ts';
 import { ExportStats, type NbdStats } from './nbd-stats.ts';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
 import type { OutputBufferPool } from './reply-output.ts';
@@ -28,6 +29,7 @@ export interface ConnectionOptions {
   readBuffers: ReadBufferPool;
   outputBuffers: OutputBufferPool;
   memory: PayloadMemory;
+  busyPoll: BusyPoll | null;
   /** null: there is no TLS here */
   tls: ConnectionTls | null;
 }
@@ -312,7 +314,8 @@ export class NbdConnection {
     const lease = this.#lease;
     if (!lease) throw new Error('transmission without an export');
     this.#stopTimer();
-    const { stats, socket, limits, clock, readBuffers, outputBuffers, memory } = this.#options;
+    const { stats, socket, limits, clock, readBuffers, outputBuffers, memory, busyPoll } =
+      this.#options;
     const { volumeId, name } = lease;
     const exportStats = lease.isRelay
       ? new ExportStats(volumeId, name)
@@ -332,6 +335,7 @@ export class NbdConnection {
       readBuffers,
       outputBuffers,
       memory,
+      busyPoll,
       sendsAgain: this.#handshake.isNamed,
       onDrained: () => {
         this.#releaseLease();

@@ -11,6 +11,7 @@ import {
 } from '@stor/runtime';
 import { defaultNbdLimits, type NbdLimits } from '../core/nbd/nbd-limits.ts';
 import { PayloadMemory } from '../core/nbd/payload-memory.ts';
+import { BusyPoll } from './busy-poll.ts';
 import { NbdConnection, type ConnectionTls } from './nbd-connection.ts';
 import type { NbdExports } from './nbd-exports.ts';
 import { NbdStats } from './nbd-stats.ts';
@@ -39,6 +40,11 @@ export interface NbdServerOptions {
   tls?: ConnectionTls;
   /** @default the host's */
   network?: Network;
+  /**
+   * how long the calling thread has waited for a core so far (ms), null when nobody knows: with it the server may
+   * use up a core to wait for a client that sends one request after another
+   */
+  queuedMs?: () => number | null;
 }
 
 /** Serves block devices over NBD, on any number of TCP ports and UNIX sockets. */
@@ -46,11 +52,12 @@ export class NbdServer {
   readonly stats: NbdStats;
   /** in the order of the targets */
   readonly listeners: readonly Listener[];
-  readonly #shared: Omit<NbdServerOptions, 'targets' | 'limits' | 'stats' | 'network'>;
+  readonly #shared: Omit<NbdServerOptions, 'targets' | 'limits' | 'stats' | 'network' | 'queuedMs'>;
   readonly #limits: NbdLimits;
   readonly #readBuffers: ReadBufferPool;
   readonly #outputBuffers = new OutputBufferPool();
   readonly #memory: PayloadMemory;
+  readonly #busyPoll: BusyPoll | null;
   /** with the address or UNIX socket that each came from */
   readonly #connections = new Map<NbdConnection, string>();
   readonly #perPeer = new Map<string, number>();
@@ -66,6 +73,9 @@ export class NbdServer {
       options.clock.endOfTurn(wake);
     });
     this.stats = options.stats ?? new NbdStats();
+    const { stats } = this;
+    const { clock, queuedMs } = options;
+    this.#busyPoll = queuedMs ? new BusyPoll({ clock, queuedMs, stats }) : null;
     this.listeners = listeners;
   }
 
@@ -118,6 +128,7 @@ export class NbdServer {
 
   async #closeOnce(): Promise<void> {
     this.#cancelLook?.();
+    this.#busyPoll?.close();
     const connections = [...this.#connections.keys()];
     for (const connection of connections) connection.shutDown();
     const { clock } = this.#shared;
@@ -162,6 +173,7 @@ export class NbdServer {
       readBuffers: this.#readBuffers,
       outputBuffers: this.#outputBuffers,
       memory: this.#memory,
+      busyPoll: this.#busyPoll,
       tls: this.#tlsFor(socket),
     });
     this.#connections.set(connection, peer);

@@ -93,6 +93,8 @@ export class NbdStats {
   readonly errors = new Map<string, number>();
   /** connections that the server has turned away or cut off, by reason */
   readonly refused = new Map<RefusalReason, number>(refusalReasons.map((reason) => [reason, 0]));
+  /** how long the lane has waited awake for a client (see BusyPoll) */
+  busyPollMs = 0;
 
   ofExport(volumeId: string, name: string): ExportStats {
     let stats = this.exports.get(volumeId);

@@ -4,6 +4,7 @@ import type { NbdLimits } from '../core/nbd/nbd-limits.ts';
 import type { PayloadMemory } from '../core/nbd/payload-memory.ts';
 import type { NbdExportLease } from './nbd-exports.ts';
 import type { RequestRules } from '../core/nbd/request-check.ts';
+import type { BusyPoll } from './busy-poll.ts';
 import type { ExportStats, NbdStats } from './nbd-stats.ts';
 import type { ReadBufferPool } from './read-buffer-pool.ts';
 import type { OutputBufferPool } from './reply-output.ts';
@@ -23,6 +24,8 @@ export interface TransmissionOptions {
   outputBuffers: OutputBufferPool;
   /** of all connections */
   memory: PayloadMemory;
+  /** null: the lane sleeps whenever it has nothing to do */
+  busyPoll: BusyPoll | null;
   /** the client is known to send again, elsewhere, what was answered ESHUTDOWN */
   sendsAgain: boolean;
   /** Called once when no request is in the device any more and none will be started. */

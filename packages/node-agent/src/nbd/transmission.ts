@@ -101,10 +101,6 @@ export class Transmission implements RequestOwner {
     this.#rules = requestRules(options);
   }
 
-  get inFlight(): number {
-    return this.#inFlight;
-  }
-
   /** Handler of the socket's data. */
   receive(bytes: Buffer, start: number, end: number): number {
     this.#receiving = true;
@@ -112,6 +108,7 @@ export class Transmission implements RequestOwner {
     const pendingBytes = this.#socket.pendingBytes;
     let at = start;
     let isNext = false;
+    let taken = 0;
     while (this.#isReading) {
       if (this.#skipBytes > 0) {
         const length = Math.min(this.#skipBytes, end - at);
@@ -128,7 +125,9 @@ export class Transmission implements RequestOwner {
       if (used === 0) break;
       at += used;
       isNext = true;
+      taken += 1;
     }
+    if (taken > 0) this.#options.busyPoll?.took(this, taken, this.#inFlight, arrivedMs);
     if (this.#paused || (at === end && this.#skipBytes === 0)) this.#unfinished.none();
     else this.#unfinished.heard(arrivedMs, this.#requestBytes, isNext);
     this.#receiving = false;

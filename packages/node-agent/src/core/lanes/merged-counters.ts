@@ -27,6 +27,7 @@ export function mergedCounters(lanes: readonly LaneCounters[]): LaneCounters {
       ({ reason }) => reason,
       (a, b) => ({ ...a, count: a.count + b.count }),
     ),
+    busyPollSeconds: sum((lane) => lane.busyPollSeconds),
     disks: lanes.flatMap((lane) => lane.disks),
     relays: traffic((lane) => lane.relays),
     crossings: traffic((lane) => lane.crossings),

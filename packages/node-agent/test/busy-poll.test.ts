@@ -1,0 +1,129 @@
+import t from 'tap';
+import { FakeClock } from '@stor/runtime/testing';
+import { BusyPollRule } from '../src/core/nbd/busy-poll-rule.ts';
+import { BusyPoll } from '../src/nbd/busy-poll.ts';
+
+const cycleMs = 0.1;
+
+/** Requests one after another until the rule wants to wait awake; how many it took. */
+function warm(rule: BusyPollRule, fromMs: number, everyMs = cycleMs, most = 1_000): number {
+  let count = 1;
+  while (!rule.alone(fromMs + count * everyMs) && count < most) count += 1;
+  return count;
+}
+
+t.test('a client that asks one after another is waited for, one with pauses is not', async (t) => {
+  const quick = new BusyPollRule();
+  t.ok(warm(quick, 0) < 50);
+  t.equal(warm(new BusyPollRule(), 0, 1), 1_000, 'a request each millisecond');
+  const pausing = new BusyPollRule();
+  let polls = 0;
+  for (let nowMs = 0, i = 0; i < 10_000; i++) {
+    nowMs += i % 4 === 3 ? 2 : cycleMs;
+    if (pausing.alone(nowMs)) polls += 1;
+  }
+  t.equal(polls, 0, 'three quick ones and a pause');
+});
+
+t.test('a single late request does not end it, several do', async (t) => {
+  const rule = new BusyPollRule();
+  let nowMs = warm(rule, 0) * cycleMs;
+  for (let i = 0; i < 40; i++) rule.alone((nowMs += cycleMs));
+  t.ok(rule.alone((nowMs += 5)), 'one');
+  rule.alone((nowMs += 5));
+  t.notOk(rule.alone((nowMs += 5)), 'three');
+  rule.crowded();
+  t.notOk(rule.alone((nowMs += cycleMs)), 'and others end it at once');
+});
+
+t.test('it looks for as long as a cycle takes, and never without end', async (t) => {
+  const rule = new BusyPollRule();
+  const nowMs = warm(rule, 0) * cycleMs;
+  t.ok(rule.goesOn(nowMs + 0.3));
+  t.notOk(rule.goesOn(nowMs + 0.5), 'nothing came');
+  t.ok(rule.alone(nowMs + 0.3 + cycleMs));
+  let turns = 0;
+  while (rule.goesOn(nowMs + 0.4)) turns += 1;
+  t.ok(turns > 100 && turns < 1_000, `${turns} turns while the clock stood still`);
+});
+
+t.test(
+  'a thread that has to wait for a core stops, longer each time, until all is calm',
+  async (t) => {
+    const rule = new BusyPollRule();
+    let nowMs = 0;
+    const busySpan = (queuedMs: number): boolean => {
+      nowMs += warm(rule, nowMs) * cycleMs;
+      rule.begin(nowMs, 7);
+      nowMs += 100;
+      t.ok(rule.isLong(nowMs));
+      return rule.end(nowMs, 7 + queuedMs);
+    };
+    t.ok(busySpan(20), 'a fifth of the time');
+    const rests: number[] = [];
+    for (let i = 0; i < 10; i++) {
+      t.notOk(busySpan(30), 'a third of it');
+      const sinceMs = nowMs;
+      while (warm(rule, nowMs, cycleMs, 100) === 100) nowMs += 100 * cycleMs;
+      rests.push(Math.round((nowMs - sinceMs) / 1_000));
+    }
+    t.same(rests, [1, 2, 4, 8, 16, 32, 64, 64, 64, 64]);
+    for (let i = 0; i < 100; i++) t.ok(busySpan(0));
+    t.notOk(busySpan(100));
+    const sinceMs = nowMs;
+    while (warm(rule, nowMs, cycleMs, 100) === 100) nowMs += 100 * cycleMs;
+    t.equal(Math.round((nowMs - sinceMs) / 1_000), 1, 'as short as the first');
+  },
+);
+
+t.test('short spans count together', async (t) => {
+  const rule = new BusyPollRule();
+  let nowMs = 0;
+  let judged = true;
+  for (let i = 0; i < 100 && judged; i++) {
+    nowMs += warm(rule, nowMs) * cycleMs;
+    rule.begin(nowMs, 0);
+    nowMs += 2;
+    judged = rule.end(nowMs, 1);
+  }
+  t.notOk(judged, 'half of each of 50 spans of 2 ms');
+  t.equal(rule.end(nowMs, 0), false, 'none was under way');
+});
+
+t.test(
+  'the lane looks again at the end of each turn, for one client only, and counts it',
+  async (t) => {
+    const clock = new FakeClock();
+    const stats = { busyPollMs: 0 };
+    let asked = 0;
+    const poll = new BusyPoll({ clock, stats, queuedMs: () => ((asked += 1), 0) });
+    const client = {};
+    for (let i = 0; i < 40; i++) {
+      poll.took(client, 1, 1, clock.monotonicMs());
+      clock.advance(cycleMs);
+    }
+    // the fake clock stands still while turns run, so each look ends by the number of turns
+    t.notOk(poll.isPolling);
+    t.ok(asked > 0, 'it has looked');
+    poll.took(client, 1, 1, clock.monotonicMs());
+    t.ok(poll.isPolling);
+    clock.runTurn();
+    t.notOk(poll.isPolling);
+    poll.took({}, 1, 1, clock.monotonicMs());
+    t.notOk(poll.isPolling, 'another client begins anew');
+    t.ok(stats.busyPollMs >= 0);
+    for (let i = 0; i < 100; i++) poll.took(client, 1, 2, clock.monotonicMs());
+    t.notOk(poll.isPolling, 'nor one with two under way');
+    poll.close();
+    for (let i = 0; i < 100; i++) poll.took(client, 1, 1, clock.monotonicMs());
+    t.notOk(poll.isPolling, 'nothing after the end');
+  },
+);
+
+t.test('where nobody knows who waits for a core, the lane sleeps', async (t) => {
+  const clock = new FakeClock();
+  const poll = new BusyPoll({ clock, stats: { busyPollMs: 0 }, queuedMs: () => null });
+  const client = {};
+  for (let i = 0; i < 100; i++) poll.took(client, 1, 1, clock.monotonicMs());
+  t.notOk(poll.isPolling);
+});
