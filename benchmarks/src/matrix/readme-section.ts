@@ -57,13 +57,14 @@ function about({ date, machine, pieces }: BenchResult, resultPath: string): stri
   const rounds = pieces.map((piece) => piece.rounds);
   const seconds = [...new Set(pieces.map((piece) => piece.runtimeSeconds))].join(' or ');
   const sizes = [...new Set(pieces.map((piece) => `${piece.sizeBytes / MiB} MiB`))].join(', ');
+  const filled = [...new Set(pieces.map((piece) => piece.prefill))].join(' or ');
   const fact = (name: string): string => String(machine[name] ?? '');
   return (
     `Measured on ${date.slice(0, 10)} on one machine with ${fact('cpus')} cores and ` +
     `${fact('memoryGiB')} GiB (${fact('cpu')}, Linux ${fact('kernel')}, ${fact('fileSystem')}, Node ` +
     `${fact('node')}, ${fact('fio')}), all servers on it beside each other, in ${pieces.length} ` +
     `${pieces.length === 1 ? 'piece' : 'pieces'} of ${Math.min(...rounds)} to ${Math.max(...rounds)} ` +
-    `interleaved rounds of ${seconds} s, on volumes of ${sizes}. Three replicas share one disk and the ` +
+    `interleaved rounds of ${seconds} s, on volumes of ${sizes}, filled before by requests of ${filled}. Three replicas share one disk and the ` +
     `cores with fio. Repeat it with \`npm run accept -- fast\`; [every sample](${resultPath}).`
   );
 }
