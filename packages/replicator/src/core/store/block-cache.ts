@@ -4,6 +4,12 @@ import { PagedNumbers } from './paged-numbers.ts';
 
 const blocksPerRegion = regionBytes / blockBytes;
 const bytesPerRegion = blocksPerRegion / 8;
+/**
+ * Blocks whose pages are likely to have left the cache with that of one of them: 64 KiB, a large folio or what
+ * the kernel reads ahead. A system that takes back memory little by little takes single folios from anywhere, and a
+ * region that was forgotten for each would soon be forgotten always.
+ */
+const neighbours = 16;
 
 /**
  * Which blocks are likely to be in the page cache, because this process wrote or read them. One bit
@@ -37,13 +43,16 @@ export class HotBlocks {
     this.#used = 0;
   }
 
-  /** Forgets the regions of these blocks. */
+  /** Forgets these blocks and those that lie next to them. */
   drop(firstBlock: number, count: number): void {
-    const last = Math.floor((firstBlock + count - 1) / blocksPerRegion);
-    for (let region = Math.floor(firstBlock / blocksPerRegion); region <= last; region++) {
-      const place = this.#place.get(region);
+    const last = Math.floor((firstBlock + count - 1) / neighbours);
+    for (let group = Math.floor(firstBlock / neighbours); group <= last; group++) {
+      const first = group * neighbours;
       // the place stays the region's own: places are only given back all at once
-      if (place !== 0) this.#bits.fill(0, (place - 1) * bytesPerRegion, place * bytesPerRegion);
+      const place = this.#place.get(Math.floor(first / blocksPerRegion));
+      if (place === 0) continue;
+      const at = (place - 1) * bytesPerRegion + ((first % blocksPerRegion) >> 3);
+      this.#bits.fill(0, at, at + neighbours / 8);
     }
   }
 
@@ -92,8 +101,11 @@ export class HotBlocks {
 const slowReadMs = 0.2;
 /** One that took so long did, whatever the counter says: not every file system counts (ms). */
 const surelyColdReadMs = 20;
-/** Cold reads among so many inline ones that mean more than a few pages gone. */
-const coldReadsToForget = 4;
+/**
+ * Cold reads among so many inline ones that mean more than a few pages gone. Each has held up the lane for some
+ * 150 us; a read in the pool takes 30 us more of it than one inline, so below a fifth they cost less than forgetting.
+ */
+const coldReadsToForget = 12;
 const coldReadWindow = 64;
 
 /** What an inline read tells about the page cache. */
@@ -102,7 +114,7 @@ export type ReadWarmth = 'warm' | 'cold' | 'all cold';
 /**
  * Judges inline reads. A slow one has waited for the disk, or its thread had to wait for a core: the
  * bytes that the thread has fetched from disks tell the two apart, and are asked for after slow reads
- * only. Where they are not known, slow counts as cold. One cold read makes its region suspect; several
+ * only. Where they are not known, slow counts as cold. One cold read makes its neighbours suspect; many
  * close together mean that the page cache lost what we rely on.
  */
 export class ColdReads {
