@@ -40,9 +40,10 @@ const maxQueuedBesideGuarantee = minWindow / smallRequestCost;
 const partBytes = 64 * 1024;
 /**
  * While a volume with a guarantee uses the lane, nothing of others begins in a turn of the event loop that
- * has worked for so long: a request that comes meanwhile waits for the rest of the turn (ms).
+ * has worked for so long: a request that comes meanwhile waits for the rest of the turn (ms). What the turn took from
+ * sockets before comes on top.
  */
-const turnBesideGuaranteeMs = 0.05;
+const turnBesideGuaranteeMs = 0.02;
 /** Timers are no finer (ms). */
 const minTimerMs = 1;
 /** A timer of the system takes at most 2^31 ms, and one that is longer comes at once; it is set anew then (ms). */

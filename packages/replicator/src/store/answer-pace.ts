@@ -2,13 +2,14 @@ import type { Clock } from '@stor/runtime';
 
 /**
  * Answers of the disk that are handled in one turn of the event loop while several volumes use it. Each
- * takes 20 to 40 us of the lane, and whoever is served from memory waits for all of a turn.
+ * takes 20 to 40 us of the lane, and whoever is served from memory waits for all of a turn. With two a volume in
+ * memory kept 28 % of what it has alone beside 32 cold reads, with one 43 %, for a tenth of the cold reads.
  */
-export const answersPerTurn = 2;
+export const answersPerTurn = 1;
 
 /**
  * Lets requests get between the answers of a disk. Those that came in one turn are handled in one go
- * when nobody else uses the lane, which costs the least; otherwise a few in each turn, after all sockets
+ * when nobody else uses the lane, which costs the least; otherwise one in each turn, after all sockets
  * have been read.
  */
 export class AnswerPace {
