@@ -1,7 +1,11 @@
 import t from 'tap';
 import { judge } from '../../benchmarks/src/accept/fast/judge.ts';
 import { coldHotWorkloads } from '../../benchmarks/src/accept/fast/cold-hot.ts';
-import { readRecordedPeers, type RecordedPeer } from '../../benchmarks/src/accept/fast/recorded.ts';
+import {
+  readRecordedPeers,
+  recordedRatio,
+  type RecordedPeer,
+} from '../../benchmarks/src/accept/fast/recorded.ts';
 import {
   groups,
   systemsOf,
@@ -41,7 +45,13 @@ const cpu = three.find(({ figure }) => figure === 'cpuUsPerIo');
 
 const longhorn: RecordedPeer = {
   ...{ name: 'longhorn', date: '', source: '', acknowledges: '', beside: 'qemu-nbd' },
-  ratios: { 'write-qd32': { iops: 0.5, cpuUsPerIo: 2 } },
+  measured: { 'write-qd32': { iops: 10_000, cpuUsPerIo: 200 } },
+  measuredBeside: {
+    'write-qd32': [
+      { iops: 50_000, cpuUsPerIo: 40 },
+      { iops: 20_000, cpuUsPerIo: 100 },
+    ],
+  },
 };
 
 t.test('the fastest peer counts, also one that is only recorded', async (t) => {
@@ -51,7 +61,7 @@ t.test('the fastest peer counts, also one that is only recorded', async (t) => {
     sample('stor-3', qd32, round, { iops: 80_000 }),
     sample('qemu-quorum', qd32, round, { iops: 16_000 }),
     sample('gluster', qd32, round, { iops: 4_000 }),
-    sample('qemu-nbd', qd32, round, { iops: 40_000 }),
+    sample('qemu-nbd', qd32, round, { iops: 40_000, cpuUsPerIo: 90 }),
   ]);
   const without = judge(target, samples, []);
   t.match(without, { peer: 'qemu-quorum', isMet: true, isAimMet: false, ratio: { ofMedians: 5 } });
@@ -69,6 +79,16 @@ t.test('the fastest peer counts, also one that is only recorded', async (t) => {
   );
   t.equal(judge(target, samples.slice(0, 1), [longhorn]), null, 'nothing to compare with');
 });
+
+t.test(
+  'of several records the one counts that was made beside a server in the same state',
+  async (t) => {
+    const ratio = (cpuUs: number) => recordedRatio(longhorn, 'write-qd32', 'iops', cpuUs);
+    t.same([ratio(30), ratio(60), ratio(65), ratio(200)], [0.2, 0.2, 0.5, 0.5]);
+    t.equal(recordedRatio(longhorn, 'write-qd32', 'cpuUsPerIo', 50), 5);
+    t.equal(recordedRatio(longhorn, 'write-flush', 'iops', 50), null);
+  },
+);
 
 t.test('of CPU time the thriftiest peer counts, and less is better', async (t) => {
   const samples = [

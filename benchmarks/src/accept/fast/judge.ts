@@ -1,7 +1,7 @@
 import type { Sample } from '../../measure/rounds.ts';
 import { ratioOf, type Ratio } from '../../measure/ratios.ts';
 import { workloadById } from '../../measure/workloads.ts';
-import type { RecordedPeer } from './recorded.ts';
+import { recordedRatio, type RecordedPeer } from './recorded.ts';
 import { isMoreBetter, type Target } from './targets.ts';
 
 /** How one promise was kept. */
@@ -67,9 +67,12 @@ function compare(
     const ratio = ratioOf(samples, ours, theirs, figure);
     return ratio && { peer, ratio };
   }
-  const factor = record.ratios[target.workload]?.[figure];
-  const beside = ratioOf(samples, ours, { server: record.beside, workload }, figure);
-  if (factor === undefined || !beside) return null;
+  const yardstick = { server: record.beside, workload };
+  const beside = ratioOf(samples, ours, yardstick, figure);
+  const cpuUs = ratioOf(samples, ours, yardstick, 'cpuUsPerIo')?.theirs;
+  if (!beside || cpuUs === undefined) return null;
+  const factor = recordedRatio(record, target.workload, figure, cpuUs);
+  if (factor === null) return null;
   const { min, median: middle, max } = beside.perRound;
   return {
     peer,

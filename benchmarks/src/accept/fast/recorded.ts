@@ -11,8 +11,31 @@ export interface RecordedPeer {
   acknowledges: string;
   /** the system that it was measured beside */
   beside: string;
-  /** its figure divided by that of the system beside it, by workload */
-  ratios: Record<string, Partial<Record<keyof Figures, number>>>;
+  /** by workload */
+  measured: Record<string, RecordedFigures>;
+  /** of the system beside it, by workload; several where it was measured in several states */
+  measuredBeside: Record<string, RecordedFigures[]>;
+}
+
+export type RecordedFigures = Pick<Figures, 'iops' | 'cpuUsPerIo'>;
+
+/**
+ * Its figure divided by that of the system beside it. What a server on a plain file does depends on the folios of that file
+ * by a factor of two, what a peer with direct I/O does not: so of several figures beside it the one counts whose CPU
+ * time per request, which a busy machine changes least, is nearest to what was measured now. Null: not recorded.
+ */
+export function recordedRatio(
+  record: RecordedPeer,
+  workload: string,
+  figure: keyof RecordedFigures,
+  besideCpuUs: number,
+): number | null {
+  const own = record.measured[workload];
+  const distance = ({ cpuUsPerIo }: RecordedFigures): number =>
+    Math.abs(Math.log(cpuUsPerIo / besideCpuUs));
+  const beside = [...(record.measuredBeside[workload] ?? [])];
+  const [nearest] = beside.sort((a, b) => distance(a) - distance(b));
+  return own && nearest ? own[figure] / nearest[figure] : null;
 }
 
 export function readRecordedPeers(): RecordedPeer[] {
