@@ -1,3 +1,5 @@
+import { releasePages } from './release-pages.ts';
+
 /** Smaller buffers are cheap to allocate and are not kept (bytes). */
 const minPooledBytes = 64 * 1024;
 
@@ -40,7 +42,11 @@ export class BufferPool {
     if (size < minPooledBytes || size !== classOf(size)) return;
     // two users of one buffer would write into each other's data
     if (this.#isSpare.has(buffer)) throw new Error('a buffer was given back twice');
-    if (this.#spareBytes + size > this.#maxSpareBytes) return;
+    if (this.#spareBytes + size > this.#maxSpareBytes) {
+      // the collector comes when more is allocated; a process that has gone quiet would keep the memory until then
+      releasePages(buffer);
+      return;
+    }
     const list = this.#spare.get(size);
     if (list) list.push(buffer);
     else this.#spare.set(size, [buffer]);

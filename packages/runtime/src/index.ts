@@ -13,6 +13,7 @@ export * from './netlink-nbd.ts';
 export * from './nonblocking-read.ts';
 export * from './random.ts';
 export * from './receive-buffer.ts';
+export { releasePages } from './release-pages.ts';
 export * from './shared-bytes.ts';
 export * from './socket-pair.ts';
 export * from './sockets.ts';

@@ -1,6 +1,6 @@
 import t from 'tap';
 import fc from 'fast-check';
-import { BufferPool } from '../src/index.ts';
+import { BufferPool, releasePages } from '../src/index.ts';
 
 t.test(
   'nobody is given a buffer that somebody has, and no more is kept than allowed',
@@ -43,4 +43,17 @@ t.test('a buffer is reused, and giving it back twice is a fault', async (t) => {
   }, /twice/);
   t.equal(pool.take(1024 * 1024 + 1), first);
   t.equal(pool.spareBytes, 0);
+});
+
+t.test('what is not kept gives its memory back at once', async (t) => {
+  const pool = new BufferPool(0);
+  const buffer = pool.take(1024 * 1024).fill(7);
+  pool.give(buffer);
+  t.equal(pool.spareBytes, 0);
+  if (!releasePages(Buffer.allocUnsafeSlow(64 * 1024))) {
+    t.comment('skipped: there is no foreign function interface to give memory back by');
+    return;
+  }
+  const left = buffer.reduce((count, byte) => count + (byte === 7 ? 1 : 0), 0);
+  t.ok(left < 2 * 4096, `${left} bytes beside whole pages`);
 });
