@@ -90,35 +90,31 @@ t.test('short spans count together', async (t) => {
   t.equal(rule.end(nowMs, 0), false, 'none was under way');
 });
 
-t.test(
-  'the lane looks again at the end of each turn, for one client only, and counts it',
-  async (t) => {
-    const clock = new FakeClock();
-    const stats = { busyPollMs: 0 };
-    let asked = 0;
-    const poll = new BusyPoll({ clock, stats, queuedMs: () => ((asked += 1), 0) });
-    const client = {};
-    for (let i = 0; i < 40; i++) {
-      poll.took(client, 1, 1, clock.monotonicMs());
-      clock.advance(cycleMs);
-    }
-    // the fake clock stands still while turns run, so each look ends by the number of turns
-    t.notOk(poll.isPolling);
-    t.ok(asked > 0, 'it has looked');
+t.test('the lane looks again at the end of each turn, for one client only', async (t) => {
+  const clock = new FakeClock();
+  const stats = { busyPollMs: 0 };
+  let asked = 0;
+  const poll = new BusyPoll({ clock, stats, queuedMs: () => ((asked += 1), 0) });
+  const client = {};
+  for (let i = 0; i < 40; i++) {
     poll.took(client, 1, 1, clock.monotonicMs());
-    t.ok(poll.isPolling);
-    clock.runTurn();
-    t.notOk(poll.isPolling);
-    poll.took({}, 1, 1, clock.monotonicMs());
-    t.notOk(poll.isPolling, 'another client begins anew');
-    t.ok(stats.busyPollMs >= 0);
-    for (let i = 0; i < 100; i++) poll.took(client, 1, 2, clock.monotonicMs());
-    t.notOk(poll.isPolling, 'nor one with two under way');
-    poll.close();
-    for (let i = 0; i < 100; i++) poll.took(client, 1, 1, clock.monotonicMs());
-    t.notOk(poll.isPolling, 'nothing after the end');
-  },
-);
+    clock.advance(cycleMs);
+  }
+  // the fake clock stands still while turns run, so each look ends by the number of turns
+  t.notOk(poll.isPolling);
+  t.ok(asked > 0, 'it has looked');
+  poll.took(client, 1, 1, clock.monotonicMs());
+  t.ok(poll.isPolling);
+  clock.runTurn();
+  t.notOk(poll.isPolling);
+  poll.took({}, 1, 1, clock.monotonicMs());
+  t.notOk(poll.isPolling, 'another client begins anew');
+  for (let i = 0; i < 100; i++) poll.took(client, 1, 2, clock.monotonicMs());
+  t.notOk(poll.isPolling, 'nor one with two under way');
+  poll.close();
+  for (let i = 0; i < 100; i++) poll.took(client, 1, 1, clock.monotonicMs());
+  t.notOk(poll.isPolling, 'nothing after the end');
+});
 
 t.test('where nobody knows who waits for a core, the lane sleeps', async (t) => {
   const clock = new FakeClock();
@@ -126,4 +122,33 @@ t.test('where nobody knows who waits for a core, the lane sleeps', async (t) => 
   const client = {};
   for (let i = 0; i < 100; i++) poll.took(client, 1, 1, clock.monotonicMs());
   t.notOk(poll.isPolling);
+});
+
+t.test('what it has waited awake is counted, until nothing has come for a cycle', async (t) => {
+  let nowMs = 0;
+  let planned: (() => void) | null = null;
+  const clock = Object.assign(new FakeClock(), {
+    monotonicMs: () => nowMs,
+    endOfTurn: (fn: () => void) => {
+      planned = fn;
+    },
+  });
+  const stats = { busyPollMs: 0 };
+  const poll = new BusyPoll({ clock, stats, queuedMs: () => 0 });
+  const client = {};
+  for (let i = 0; i < 100; i++) poll.took(client, 1, 0, (nowMs += cycleMs));
+  t.ok(poll.isPolling);
+  const startMs = nowMs;
+  let looks = 0;
+  while (poll.isPolling && looks < 1_000) {
+    const look: () => void = planned ?? (() => t.fail('nothing is planned'));
+    planned = null;
+    nowMs += 0.01;
+    look();
+    looks += 1;
+  }
+  t.ok(nowMs - startMs > 0.4 && nowMs - startMs < 0.45, `${nowMs - startMs} ms`);
+  t.equal(planned, null, 'and it sleeps');
+  // the requests before count too: it was awake from the one that made it wait
+  t.ok(stats.busyPollMs >= nowMs - startMs && stats.busyPollMs <= nowMs, `${stats.busyPollMs} ms`);
 });
