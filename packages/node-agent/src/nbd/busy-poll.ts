@@ -1,4 +1,5 @@
 import type { Clock } from '@stor/runtime';
+import { command, commandFlag, type RequestHeader } from 'nbd-client-js';
 import { BusyPollRule } from '../core/nbd/busy-poll-rule.ts';
 
 export interface BusyPollOptions {
@@ -26,19 +27,25 @@ export class BusyPoll {
     return this.#isPolling;
   }
 
-  /** So many requests of a client came at once, and it has so many under way now. */
-  took(client: object, requests: number, inFlight: number, nowMs: number): void {
+  /** So many requests of a client came at once, the last one with this header, and it has so many under way now. */
+  took(
+    client: object,
+    requests: number,
+    last: Pick<RequestHeader, 'type' | 'flags'>,
+    inFlight: number,
+    nowMs: number,
+  ): void {
     // a lane with so much to do hardly sleeps
     if (requests > 1 || inFlight > 1) this.#rule.crowded();
-    else this.#alone(client, nowMs);
+    else this.#alone(client, waitsForDisk(last), nowMs);
   }
 
-  #alone(client: object, nowMs: number): void {
+  #alone(client: object, isSync: boolean, nowMs: number): void {
     if (this.#client !== client) {
       this.#client = client;
       this.#rule.crowded();
     }
-    if (!this.#rule.alone(nowMs) || this.#isPolling || this.#isClosed) return;
+    if (!this.#rule.alone(nowMs, isSync) || this.#isPolling || this.#isClosed) return;
     const queuedMs = this.#options.queuedMs();
     if (queuedMs === null) return;
     this.#begin(nowMs, queuedMs);
@@ -68,4 +75,8 @@ export class BusyPoll {
     }
     if (goesOn) this.#options.clock.endOfTurn(this.#look);
   };
+}
+
+function waitsForDisk({ type, flags }: Pick<RequestHeader, 'type' | 'flags'>): boolean {
+  return type === command.flush || (flags & commandFlag.fua) !== 0;
 }

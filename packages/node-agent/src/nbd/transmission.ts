@@ -127,7 +127,8 @@ export class Transmission implements RequestOwner {
       isNext = true;
       taken += 1;
     }
-    if (taken > 0) this.#options.busyPoll?.took(this, taken, this.#inFlight, arrivedMs);
+    if (taken > 0)
+      this.#options.busyPoll?.took(this, taken, this.#header, this.#inFlight, arrivedMs);
     if (this.#paused || (at === end && this.#skipBytes === 0)) this.#unfinished.none();
     else this.#unfinished.heard(arrivedMs, this.#requestBytes, isNext);
     this.#receiving = false;

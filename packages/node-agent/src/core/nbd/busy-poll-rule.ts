@@ -1,4 +1,7 @@
-/** A client that asks again within this after its last request asks one after another (ms). */
+/**
+ * A client that asks again within this after its last request asks one after another (ms). A request that waits for
+ * a disk (FLUSH, FUA) says nothing about its client, and is too long to be waited for without sleep.
+ */
 const shortCycleMs = 0.4;
 /** So many of them in a row, on balance, and it is waited for without sleep. */
 const pollsFrom = 32;
@@ -35,6 +38,7 @@ const maxTurns = 400;
 export class BusyPollRule {
   #score = 0;
   #aloneMs = -Infinity;
+  #waitsForDisk = false;
   #turns = 0;
   #isPolling = false;
   /** since when this span runs, and how long the thread had waited for a core before */
@@ -48,12 +52,13 @@ export class BusyPollRule {
   #restUntilMs = -Infinity;
 
   /** A request came, and it is the only one. True: what follows is worth waiting for without sleep (`begin`). */
-  alone(nowMs: number): boolean {
+  alone(nowMs: number, waitsForDisk: boolean): boolean {
     const cycleMs = nowMs - this.#aloneMs;
+    // a database writes and syncs in turn: the cycle of the sync must not make its writes look slow
+    if (!this.#waitsForDisk) this.#rate(cycleMs);
     this.#aloneMs = nowMs;
+    this.#waitsForDisk = waitsForDisk;
     this.#turns = 0;
-    if (cycleMs <= shortCycleMs) this.#score = Math.min(this.#score + 1, mostScore);
-    else this.#score = Math.max(this.#score - longCycleCost, 0);
     return this.#isWorth && nowMs >= this.#restUntilMs;
   }
 
@@ -96,7 +101,12 @@ export class BusyPollRule {
   }
 
   get #isWorth(): boolean {
-    return this.#score >= pollsFrom;
+    return !this.#waitsForDisk && this.#score >= pollsFrom;
+  }
+
+  #rate(cycleMs: number): void {
+    if (cycleMs <= shortCycleMs) this.#score = Math.min(this.#score + 1, mostScore);
+    else this.#score = Math.max(this.#score - longCycleCost, 0);
   }
 
   #rest(nowMs: number): void {
