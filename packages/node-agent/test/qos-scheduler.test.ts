@@ -5,6 +5,7 @@ import { costOf } from '../src/core/qos/cost.ts';
 import { Flow, type QosItem } from '../src/core/qos/flow.ts';
 import { Guarantee } from '../src/core/qos/guarantee.ts';
 import { LaneScheduler } from '../src/core/qos/lane-scheduler.ts';
+import { firstWindow } from '../src/core/qos/lane-window.ts';
 
 interface Item extends QosItem {
   id: number;
@@ -318,4 +319,27 @@ t.test('what becomes ready between two looks is not left until somebody else com
   t.equal(scheduler.next(dueMs - 0.1), null);
   t.equal(scheduler.wakeMs(dueMs + 0.1), dueMs + 0.1, 'at once, though others are under way');
   t.ok(scheduler.next(dueMs + 0.1));
+});
+
+t.test('while a guarantee is there, less is under way at once', async (t) => {
+  const scheduler = new LaneScheduler(0);
+  const loud = new Flow('client');
+  const sure = new Flow('client');
+  sure.guarantee = new Guarantee(100, 0, 0);
+  let nowMs = 0;
+  /** Requests of a second take 1.6 times what the quickest took, and something always waits for room. */
+  const sizeAfter = (flows: Flow[]): number => {
+    for (let i = 0; i < 1_000; i++) {
+      nowMs += 1;
+      for (const flow of flows) scheduler.see(flow, nowMs);
+      scheduler.turnTookMs(i % 20 === 0 ? 1 : 1.6, nowMs);
+      scheduler.window.noteFull();
+    }
+    return scheduler.window.size(nowMs);
+  };
+  const usual = sizeAfter([loud]);
+  t.ok(usual > firstWindow, `${usual}: it grows`);
+  const beside = sizeAfter([loud, sure]);
+  t.ok(beside < usual / 2, `${beside}: it shrinks`);
+  t.ok(sizeAfter([loud]) > beside, 'and grows when the other one has gone');
 });

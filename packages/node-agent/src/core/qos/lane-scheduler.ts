@@ -281,14 +281,18 @@ export class LaneScheduler {
       this.#activeClients -= 1;
       this.#activeWeight -= flow.weight;
     }
-    if (flow.isSeenGuaranteed) this.#activeGuaranteed -= 1;
-    flow.isSeenGuaranteed = false;
+    this.#setGuaranteed(flow, false);
   }
 
   #countGuaranteed(flow: Flow): void {
-    const has = flow.guarantee !== null;
-    if (has !== flow.isSeenGuaranteed) this.#activeGuaranteed += has ? 1 : -1;
+    this.#setGuaranteed(flow, flow.guarantee !== null);
+  }
+
+  #setGuaranteed(flow: Flow, has: boolean): void {
+    if (has === flow.isSeenGuaranteed) return;
     flow.isSeenGuaranteed = has;
+    this.#activeGuaranteed += has ? 1 : -1;
+    this.window.guard(this.hasGuaranteed);
   }
 
   #sweep(nowMs: number): void {
