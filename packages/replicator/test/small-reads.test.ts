@@ -2,7 +2,7 @@
 import { type FileDone, type OpenFile, systemClock } from '@stor/runtime';
 import { FaultyFiles } from '@stor/runtime/testing';
 import t from 'tap';
-import { AnswerPace, answersPerTurn } from '../src/store/answer-pace.ts';
+import { AnswerPace, answersPerTurn, turnsForMemory } from '../src/store/answer-pace.ts';
 import { IoPool } from '../src/store/io-pool.ts';
 import { blockBytes, chunkBytes, identity, openStore, read, write } from './store-fixture.ts';
 
@@ -55,12 +55,35 @@ t.test('beside others a few answers are handled in a turn, in their order', (t) 
   t.end();
 });
 
+t.test('answers and requests served from memory take turns, for as long as these come', (t) => {
+  const turns = new Turns();
+  const pace = new AnswerPace(turns, () => true);
+  let handled = 0;
+  for (let i = 0; i < 200; i++) pace.later(() => (handled += 1));
+  const handledIn = (most: number): number => {
+    const before = handled;
+    for (let i = 0; i < most; i++) turns.end();
+    return handled - before;
+  };
+  t.equal(handledIn(5), 5 * answersPerTurn, 'nobody else is there');
+  for (let i = 0; i < 5; i++) {
+    pace.served();
+    t.equal(handledIn(turnsForMemory), answersPerTurn, 'one for one');
+  }
+  handledIn(turnsForMemory);
+  t.equal(handledIn(5), 5 * answersPerTurn, 'no other came in time');
+  pace.served();
+  t.equal(handledIn(2), answersPerTurn, 'and it begins again');
+  t.end();
+});
+
 t.test('who has the lane for himself again gets all that waits at once', (t) => {
   const turns = new Turns();
   let isShared = true;
   const pace = new AnswerPace(turns, () => isShared);
   let handled = 0;
   for (let i = 0; i < 50; i++) pace.later(() => (handled += 1));
+  pace.served();
   isShared = false;
   t.ok(pace.isNeeded, 'none overtakes those that wait');
   turns.end();

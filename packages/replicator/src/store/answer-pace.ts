@@ -8,6 +8,12 @@ import type { Clock } from '@stor/runtime';
 export const answersPerTurn = 1;
 
 /**
+ * So many turns the next answer waits for a request that is served from memory, after one of those came and an answer
+ * was handled since. It is some 0.1 ms, in which a client that asks one by one has asked again.
+ */
+export const turnsForMemory = 32;
+
+/**
  * Lets requests get between the answers of a disk. Those that came in one turn are handled in one go
  * when nobody else uses the lane, which costs the least; otherwise one in each turn, after all sockets
  * have been read.
@@ -18,6 +24,11 @@ export class AnswerPace {
   #answers: (() => void)[] = [];
   #next = 0;
   #isPlanned = false;
+  /** Somebody is served from memory; until an answer has waited in vain. */
+  #isMemoryUsed = false;
+  /** That was since the last answer. */
+  #wasServed = false;
+  #waitedTurns = 0;
 
   /** `isShared`: several volumes use this event loop now */
   constructor(clock: Pick<Clock, 'endOfTurn'>, isShared: () => boolean) {
@@ -36,12 +47,22 @@ export class AnswerPace {
     if (!this.#isPlanned) this.#plan();
   }
 
+  /** A request was served from memory: it and the answers take turns. */
+  served(): void {
+    this.#isMemoryUsed = true;
+    this.#wasServed = true;
+  }
+
   #plan(): void {
     this.#isPlanned = true;
     this.#clock.endOfTurn(this.#handle);
   }
 
   readonly #handle = (): void => {
+    if (this.#waitsForMemory()) {
+      this.#plan();
+      return;
+    }
     const waiting = this.#answers.length - this.#next;
     const count = this.#isShared() ? Math.min(waiting, answersPerTurn) : waiting;
     // planned before they are handled: what they do must not make others overtake those that wait
@@ -59,4 +80,16 @@ export class AnswerPace {
     this.#answers = [];
     this.#next = 0;
   };
+
+  // counted in turns, not in time: the clock of a simulation stands still during turns
+  #waitsForMemory(): boolean {
+    if (this.#isMemoryUsed && !this.#wasServed && this.#isShared()) {
+      this.#waitedTurns += 1;
+      if (this.#waitedTurns <= turnsForMemory) return true;
+      this.#isMemoryUsed = false;
+    }
+    this.#waitedTurns = 0;
+    this.#wasServed = false;
+    return false;
+  }
 }

@@ -207,7 +207,9 @@ export class DiskReplica implements ReplicaStore {
     if (this.#calls.order.size > 0 && this.#calls.order.blocks(offset, offset + length, true))
       return false;
     try {
-      return this.#inline.write(offset, length, bytes, start, sums, sumsStart);
+      const isDone = this.#inline.write(offset, length, bytes, start, sums, sumsStart);
+      if (isDone) this.#parts.pool.servedInline();
+      return isDone;
     } catch (error) {
       throw this.#failure.write(error);
     }
@@ -238,7 +240,9 @@ export class DiskReplica implements ReplicaStore {
     this.#checkRange(offset, length);
     if (this.#calls.order.size > 0 && this.#calls.order.blocks(offset, offset + length, false))
       return false;
-    return this.#inline.read(offset, length, target, start);
+    const isDone = this.#inline.read(offset, length, target, start);
+    if (isDone) this.#parts.pool.servedInline();
+    return isDone;
   }
 
   read(offset: number, length: number, target: Uint8Array, start: number, done: StoreDone): void {

@@ -67,6 +67,11 @@ export class IoPool {
     else this.#waiting.push(begin);
   }
 
+  /** A request was served without the pool. */
+  servedInline(): void {
+    this.#pace?.served();
+  }
+
   #answer(done: FileDone, error: Error | null): void {
     this.#running -= 1;
     this.#waiting.shift()?.();
