@@ -26,7 +26,7 @@ export class AnswerPace {
   #isPlanned = false;
   /** Somebody is served from memory; until an answer has waited in vain. */
   #isMemoryUsed = false;
-  /** That was since the last answer. */
+  /** Somebody was, since the last answer. */
   #wasServed = false;
   #waitedTurns = 0;
 
